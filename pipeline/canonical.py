@@ -1,0 +1,29 @@
+"""Canonical JSON and digests: the one way in which anything of ours is hashed."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+
+from pydantic import BaseModel, ConfigDict, JsonValue
+
+
+class Frozen(BaseModel):
+    """Base of everything that crosses a process border: immutable, unknown fields refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def canonical_json(value: JsonValue | Mapping[str, JsonValue] | BaseModel) -> bytes:
+    """UTF-8 JSON with sorted keys, no spaces, and no NaN: equal values give equal bytes."""
+    plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def sha256_hex(data: bytes) -> str:
+    """Lower-case hexadecimal SHA-256 of some bytes."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def digest_of(value: JsonValue | Mapping[str, JsonValue] | BaseModel) -> str:
+    """Digest of a value by its canonical JSON."""
+    return sha256_hex(canonical_json(value))
