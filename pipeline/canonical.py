@@ -16,7 +16,9 @@ class Frozen(BaseModel):
 def canonical_json(value: JsonValue | Mapping[str, JsonValue] | BaseModel) -> bytes:
     """UTF-8 JSON with sorted keys, no spaces, and no NaN: equal values give equal bytes."""
     plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
-    return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    return json.dumps(
+        plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    ).encode()
 
 
 def sha256_hex(data: bytes) -> str:

@@ -1,0 +1,11 @@
+"""Allocations: how sparse each block becomes. One file each; a new one is a file and a name in this union."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from pipeline.allocations.explicit import Explicit
+from pipeline.allocations.owl import Owl
+from pipeline.allocations.uniform import Uniform
+
+Allocation = Annotated[Uniform | Owl | Explicit, Field(discriminator="kind")]

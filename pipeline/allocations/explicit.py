@@ -1,0 +1,58 @@
+"""Sparsity per block as the user states it."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pipeline.allocations.base import AllocationBase
+from pipeline.errors import InvalidSpec
+from pipeline.patterns import NM, Pattern
+from pipeline.plan import SparsityPlan, with_keep, with_sparsity
+
+FIELD = "spec.prune.allocation.sparsity"
+
+
+class Explicit(AllocationBase):
+    """One sparsity per decoder block, in block order. With N:M each must be a whole number of zeros per group."""
+
+    kind: Literal["explicit"] = "explicit"
+    sparsity: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field(min_length=1)
+
+    def check(self, pattern: Pattern, *, blocks: int | None) -> None:
+        """One value per block; their mean is the pattern's sparsity; whole zeros per group with N:M."""
+        if blocks is not None and len(self.sparsity) != blocks:
+            raise InvalidSpec(
+                f"got {len(self.sparsity)} values, the model has {blocks} blocks; give one per block", FIELD
+            )
+        mean = sum(self.sparsity) / len(self.sparsity)
+        if abs(mean - pattern.target) > 1e-6:
+            raise InvalidSpec(
+                f"the values have mean {mean:.6g}, the pattern asks for {pattern.target:.6g}; make them agree",
+                FIELD,
+            )
+        if isinstance(pattern, NM):
+            for block, sparsity in enumerate(self.sparsity):
+                _keep_of(pattern, block, sparsity)
+
+    def plan(self, pattern: Pattern, *, blocks: int, outlier_ratios: tuple[float, ...]) -> SparsityPlan:
+        """The stated values."""
+        self.check(pattern, blocks=blocks)
+        if isinstance(pattern, NM):
+            planned: tuple[Pattern, ...] = tuple(
+                with_keep(pattern, _keep_of(pattern, block, sparsity))
+                for block, sparsity in enumerate(self.sparsity)
+            )
+        else:
+            planned = tuple(with_sparsity(pattern, sparsity) for sparsity in self.sparsity)
+        return SparsityPlan(asked=pattern.target, blocks=planned)
+
+
+def _keep_of(pattern: NM, block: int, sparsity: float) -> int:
+    keep = round((1 - sparsity) * pattern.group)
+    if abs((1 - sparsity) * pattern.group - keep) > 1e-6 or not 1 <= keep < pattern.group:
+        raise InvalidSpec(
+            f"block {block}: sparsity {sparsity} is no whole number of zeros of {pattern.group} "
+            f"(1 to {pattern.group - 1}); use multiples of 1/{pattern.group}",
+            FIELD,
+        )
+    return keep

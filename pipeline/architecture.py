@@ -1,0 +1,82 @@
+"""Where blocks and linears of each model type live: one row of data each.
+
+A new type is a new row. Modules are named relative to the causal language model (`blocks`) or to one
+decoder block (`linears`).
+"""
+
+import difflib
+from dataclasses import dataclass
+
+from pipeline.errors import UnsupportedModel
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One model type.
+
+    `linears`: groups of linears of a block that see the same input, in the order in which they run; one
+    statistic serves a group. `transposed`: weights are stored [in_features, out_features] (GPT-2's Conv1D).
+    `blocks_key`, `positions_key`: names in config.json.
+    """
+
+    model_type: str
+    blocks: str
+    linears: tuple[tuple[str, ...], ...]
+    transposed: bool = False
+    blocks_key: str = "num_hidden_layers"
+    positions_key: str = "max_position_embeddings"
+
+    @property
+    def linear_names(self) -> tuple[str, ...]:
+        """Every prunable linear of a block."""
+        return tuple(name for group in self.linears for name in group)
+
+
+_GATED = (
+    ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    ("self_attn.o_proj",),
+    ("mlp.gate_proj", "mlp.up_proj"),
+    ("mlp.down_proj",),
+)
+
+ROWS = {
+    row.model_type: row
+    for row in (
+        Architecture("llama", "model.layers", _GATED),
+        Architecture("mistral", "model.layers", _GATED),
+        Architecture("qwen2", "model.layers", _GATED),
+        Architecture("qwen3", "model.layers", _GATED),
+        Architecture(
+            "opt",
+            "model.decoder.layers",
+            (
+                ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+                ("self_attn.out_proj",),
+                ("fc1",),
+                ("fc2",),
+            ),
+        ),
+        Architecture(
+            "gpt2",
+            "transformer.h",
+            (("attn.c_attn",), ("attn.c_proj",), ("mlp.c_fc",), ("mlp.c_proj",)),
+            transposed=True,
+            blocks_key="n_layer",
+            positions_key="n_positions",
+        ),
+    )
+}
+
+
+def row_for(model_type: str) -> Architecture:
+    """The row of a model type. Raises UnsupportedModel with the nearest name and the whole list."""
+    row = ROWS.get(model_type)
+    if row is not None:
+        return row
+    near = difflib.get_close_matches(model_type, ROWS, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise UnsupportedModel(
+        f"model type {model_type!r} has no row in pipeline/architecture.py{hint}; "
+        f"known types: {', '.join(sorted(ROWS))}",
+        "spec.model.source",
+    )

@@ -1,0 +1,137 @@
+"""What stages make: one reference class per kind, each a list of content-addressed files."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pipeline.canonical import Frozen, digest_of
+from pipeline.storage.content import BlobRef
+
+
+class FileRef(Frozen):
+    """One file of an artifact: its path inside it and the blob that holds it."""
+
+    path: str
+    blob: BlobRef
+
+
+class _Artifact(Frozen):
+    files: tuple[FileRef, ...]
+
+    @property
+    def digest(self) -> str:
+        """Content hash: of kind, paths and blobs. Equal artifacts have equal digests, wherever they were made."""
+        return digest_of(self)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.blob.size for file in self.files)
+
+    def file(self, path: str) -> BlobRef:
+        """The blob of one file. Raises KeyError that names what is there."""
+        for file in self.files:
+            if file.path == path:
+                return file.blob
+        raise KeyError(f"{path!r} is not among {[file.path for file in self.files]}")
+
+
+class CheckpointRef(_Artifact):
+    """A Hugging Face directory. `tensors.json` indexes every tensor with its digest (checkpoint/index.py)."""
+
+    kind: Literal["checkpoint"] = "checkpoint"
+
+
+class SamplesRef(_Artifact):
+    """Calibration samples: `samples.safetensors` with int64 `tokens` [samples, sequence_length]."""
+
+    kind: Literal["samples"] = "samples"
+
+
+class OutliersRef(_Artifact):
+    """Outlier ratios per block: `outliers.json`."""
+
+    kind: Literal["outliers"] = "outliers"
+
+
+class PlanRef(_Artifact):
+    """A SparsityPlan: `plan.json`."""
+
+    kind: Literal["plan"] = "plan"
+
+
+class KeepRef(_Artifact):
+    """Bit-packed keep tensors, one safetensors file per block, and `sparsity.json` with zeros per linear."""
+
+    kind: Literal["keep"] = "keep"
+
+
+class EvaluationRef(_Artifact):
+    """An EvaluationResult: `evaluation.json`."""
+
+    kind: Literal["evaluation"] = "evaluation"
+
+
+class ManifestRef(_Artifact):
+    """The published directory: `manifest.json` lists every file with size and SHA-256; `prefix` is where it lies."""
+
+    kind: Literal["manifest"] = "manifest"
+    prefix: str
+
+
+class ReportRef(_Artifact):
+    """`report.html` and `report.json`. They hold timings, so equal jobs have unequal reports."""
+
+    kind: Literal["report"] = "report"
+
+
+ArtifactRef = Annotated[
+    CheckpointRef | SamplesRef | OutliersRef | PlanRef | KeepRef | EvaluationRef | ManifestRef | ReportRef,
+    Field(discriminator="kind"),
+]
+
+
+class ManifestEntry(Frozen):
+    """One published file."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+class Manifest(Frozen):
+    """Everything that belongs to a published directory. Written last: without it nothing was published."""
+
+    files: tuple[ManifestEntry, ...]
+
+
+class LinearSparsity(Frozen):
+    """Zeros achieved in one linear."""
+
+    block: int
+    linear: str
+    zeros: int
+    weights: int
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction of zeros."""
+        return self.zeros / self.weights
+
+
+class Outliers(Frozen):
+    """Content of `outliers.json`: percent of a block's saliencies above `multiplier` times their mean."""
+
+    multiplier: float
+    ratios: tuple[float, ...]
+
+
+class SparsityTable(Frozen):
+    """Content of `sparsity.json`."""
+
+    linears: tuple[LinearSparsity, ...]
+
+    @property
+    def sparsity(self) -> float:
+        """Over all prunable weights."""
+        return sum(linear.zeros for linear in self.linears) / sum(linear.weights for linear in self.linears)

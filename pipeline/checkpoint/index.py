@@ -1,0 +1,29 @@
+"""tensors.json: where each tensor of a checkpoint lies and what its bytes hash to.
+
+With it one tensor is read from any store by one ranged read, and verified on its own.
+"""
+
+from pipeline.canonical import Frozen
+
+TENSORS_JSON = "tensors.json"
+WEIGHTS_INDEX_JSON = "model.safetensors.index.json"
+
+
+class TensorEntry(Frozen):
+    """One tensor: the artifact's file that holds it, byte range in that file, type, shape, SHA-256 of its bytes.
+
+    `dtype` is the safetensors name (F32, BF16, F16, U8 ...).
+    """
+
+    file: str
+    start: int
+    length: int
+    dtype: str
+    shape: tuple[int, ...]
+    sha256: str
+
+
+class TensorIndex(Frozen):
+    """All tensors of a checkpoint by name."""
+
+    tensors: dict[str, TensorEntry]

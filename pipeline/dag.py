@@ -1,0 +1,141 @@
+"""plan(spec, pins) -> Dag. Read `plan` top to bottom and you know the system."""
+
+from collections.abc import Iterator, Mapping
+
+from pipeline.artifacts import ArtifactRef
+from pipeline.canonical import Frozen
+from pipeline.evaluation import Evaluation
+from pipeline.sources.pins import Pins
+from pipeline.sources.uri import parse_uri
+from pipeline.spec import PruneSpec
+from pipeline.stages import (
+    Allocate,
+    Calibrate,
+    Evaluate,
+    ImportModel,
+    MeasureOutliers,
+    PruneBlocks,
+    Publish,
+    Report,
+    Stage,
+    stage_key,
+)
+
+
+class Input(Frozen):
+    """An artifact of an earlier node."""
+
+    node: str
+    artifact: str
+
+
+class Node(Frozen):
+    """One stage of one job. `inputs`: the runner's name for each artifact → where it comes from."""
+
+    id: str
+    stage: Stage
+    inputs: dict[str, Input]
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Ids of the nodes that must be done first."""
+        return frozenset(source.node for source in self.inputs.values())
+
+
+class Dag(Frozen):
+    """Nodes in an order in which they may run one after the other."""
+
+    nodes: tuple[Node, ...]
+
+    def __getitem__(self, node_id: str) -> Node:
+        for node in self.nodes:
+            if node.id == node_id:
+                return node
+        raise KeyError(node_id)
+
+
+def plan(spec: PruneSpec, pins: Pins) -> Dag:
+    """All stages of a job with their inputs; stages that nothing asks for are left out."""
+    return Dag(nodes=tuple(_nodes(spec, pins)))
+
+
+def _nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
+    dense = Input(node="import_model", artifact="checkpoint")
+    samples = Input(node="calibrate", artifact="samples")
+    pruned = Input(node="prune", artifact="checkpoint")
+    keep = Input(node="prune", artifact="keep")
+    sparsity_plan = Input(node="allocate", artifact="plan")
+    outliers = {}
+    name = _model_name(spec)
+    dtype = spec.compute_dtype
+
+    yield Node(id="import_model", stage=ImportModel(files=pins.model.files), inputs={})
+
+    if spec.calibration is not None and spec.needs_calibration:
+        assert pins.calibration is not None, "a spec with calibration is pinned with it"
+        stage = Calibrate(files=pins.calibration.files, calibration=spec.calibration)
+        yield Node(id="calibrate", stage=stage, inputs={"checkpoint": dense})
+
+    multiplier = spec.prune.allocation.outlier_multiplier
+    if multiplier is not None:
+        measure = MeasureOutliers(multiplier=multiplier, compute_dtype=dtype)
+        yield Node(id="measure_outliers", stage=measure, inputs={"checkpoint": dense, "samples": samples})
+        outliers = {"outliers": Input(node="measure_outliers", artifact="outliers")}
+
+    allocate = Allocate(allocation=spec.prune.allocation, pattern=spec.prune.pattern)
+    yield Node(id="allocate", stage=allocate, inputs={"checkpoint": dense, **outliers})
+
+    prune = PruneBlocks(method=spec.prune.method, propagation=spec.prune.propagation, compute_dtype=dtype)
+    measured = {"samples": samples} if spec.prune.method.needs_statistics else {}
+    yield Node(id="prune", stage=prune, inputs={"checkpoint": dense, "plan": sparsity_plan, **measured})
+
+    judge = Evaluate(
+        texts=tuple(pin.files for pin in pins.perplexity),
+        evaluation=_named(spec.evaluation),
+        compute_dtype=dtype,
+    )
+    yield Node(id="evaluate:dense", stage=judge, inputs={"checkpoint": dense})
+    yield Node(id="evaluate:pruned", stage=judge, inputs={"checkpoint": pruned})
+
+    made = {
+        "checkpoint": pruned,
+        "keep": keep,
+        "plan": sparsity_plan,
+        "dense": Input(node="evaluate:dense", artifact="evaluation"),
+        "pruned": Input(node="evaluate:pruned", artifact="evaluation"),
+        **outliers,
+    }
+    yield Node(id="publish", stage=Publish(model_name=name, spec=spec), inputs=made)
+
+    manifest = Input(node="publish", artifact="manifest")
+    report = Report(model_name=name, spec=spec)
+    yield Node(id="report", stage=report, inputs={**made, "dense_checkpoint": dense, "manifest": manifest})
+
+
+def resolve_inputs(
+    node: Node, made: Mapping[str, Mapping[str, ArtifactRef]]
+) -> dict[str, ArtifactRef] | None:
+    """The artifacts that a node takes, from `made` (node id → artifact name → artifact); None if one is missing."""
+    found = {}
+    for name, source in node.inputs.items():
+        artifact = made.get(source.node, {}).get(source.artifact)
+        if artifact is None:
+            return None
+        found[name] = artifact
+    return found
+
+
+def node_key(node: Node, made: Mapping[str, Mapping[str, ArtifactRef]]) -> str | None:
+    """Stage key of a node; None while an input is still to be made."""
+    inputs = resolve_inputs(node, made)
+    return None if inputs is None else stage_key(node.stage, inputs)
+
+
+def _model_name(spec: PruneSpec) -> str:
+    return parse_uri(spec.model.source).location.rstrip("/").rsplit("/", 1)[-1] or "model"
+
+
+def _named(evaluation: Evaluation) -> Evaluation:
+    """Names fixed, because stage keys leave the sources out."""
+    texts = tuple(text.model_copy(update={"name": text.label}) for text in evaluation.perplexity)
+    return Evaluation(perplexity=texts)

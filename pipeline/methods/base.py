@@ -1,0 +1,39 @@
+"""What every method is to the rest of the system."""
+
+from typing import TYPE_CHECKING, ClassVar
+
+from pipeline.canonical import Frozen
+from pipeline.patterns import ComparisonGroup, Pattern
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipeline.tensor.statistics import LinearStatistics
+
+
+class MethodBase(Frozen):
+    """Shape legend: O out_features, I in_features.
+
+    `needs_statistics`: whether calibration is run. `comparison_group`: the method's own, used where the
+    pattern leaves it open.
+    """
+
+    needs_statistics: ClassVar[bool]
+    comparison_group: ClassVar[ComparisonGroup]
+
+    def saliency(self, weight_OI: "Tensor", statistics: "LinearStatistics | None") -> "Tensor":
+        """Importance of each weight, float32 [O, I]; the smallest are pruned."""
+        raise AssertionError(f"{type(self).__name__} does not define its saliency")
+
+    def choose(
+        self, weight_OI: "Tensor", statistics: "LinearStatistics | None", pattern: Pattern
+    ) -> "tuple[Tensor, Tensor]":
+        """keep, bool [O, I], and the weights' new values, [O, I] in the weight's dtype.
+
+        Methods that only rank weights inherit this; solvers override it.
+        """
+        from pipeline.tensor.masks import keep_by_saliency
+
+        saliency_OI = self.saliency(weight_OI, statistics)
+        keep_OI = keep_by_saliency(saliency_OI, pattern, default_group=self.comparison_group)
+        return keep_OI, weight_OI.masked_fill(~keep_OI, 0)

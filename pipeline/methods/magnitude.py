@@ -1,0 +1,23 @@
+"""Magnitude pruning: the smallest weights go (Han et al., 2015)."""
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pipeline.methods.base import MethodBase
+from pipeline.patterns import ComparisonGroup
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipeline.tensor.statistics import LinearStatistics
+
+
+class Magnitude(MethodBase):
+    """Saliency |W|, competing over the whole matrix unless the pattern says otherwise."""
+
+    kind: Literal["magnitude"] = "magnitude"
+    needs_statistics: ClassVar[bool] = False
+    comparison_group: ClassVar[ComparisonGroup] = "matrix"
+
+    def saliency(self, weight_OI: "Tensor", statistics: "LinearStatistics | None") -> "Tensor":
+        """|W| in float32."""
+        return weight_OI.float().abs()

@@ -1,0 +1,31 @@
+"""SparsityPlan: how sparse each block becomes."""
+
+from pipeline.canonical import Frozen
+from pipeline.patterns import NM, Pattern, Unstructured
+
+
+class SparsityPlan(Frozen):
+    """One pattern per block, in block order, and what the allocation wants the reader to know.
+
+    `asked` is the global sparsity of the spec; `notes` name every deviation (equal outlier ratios,
+    clamped blocks), so that the report can show them.
+    """
+
+    asked: float
+    blocks: tuple[Pattern, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def sparsity(self) -> tuple[float, ...]:
+        """Sparsity per block, in [0, 1)."""
+        return tuple(block.target for block in self.blocks)
+
+
+def with_sparsity(pattern: Unstructured, sparsity: float) -> Unstructured:
+    """The same pattern at another sparsity, checked again."""
+    return Unstructured.model_validate({**pattern.model_dump(), "sparsity": sparsity})
+
+
+def with_keep(pattern: NM, keep: int) -> NM:
+    """The same group with another number of kept weights, checked again."""
+    return NM.model_validate({**pattern.model_dump(), "keep": keep})

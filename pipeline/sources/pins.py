@@ -1,0 +1,45 @@
+"""What a source held when the job was accepted, so that every attempt works on the same bytes."""
+
+from pipeline.canonical import Frozen
+
+
+class PinnedFile(Frozen):
+    """One file of a source.
+
+    `tag` tells content apart: `sha256:<hex>` where the content was hashed (files up to 256 MiB, and all
+    hub files that carry a hash), `etag:<value>` on S3, `stat:<mtime_ns>` for large local files, whose
+    SHA-256 is taken while they are imported.
+    """
+
+    path: str
+    size: int
+    tag: str
+
+
+class Pin(Frozen):
+    """A source with its revision fixed. `files` alone enters stage keys: a copy elsewhere is the same."""
+
+    source: str
+    files: tuple[PinnedFile, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files together."""
+        return sum(file.size for file in self.files)
+
+
+class ModelFacts(Frozen):
+    """What the API learns of a model from its config.json, without loading it."""
+
+    model_type: str
+    blocks: int
+    max_positions: int | None
+
+
+class Pins(Frozen):
+    """All sources of one spec, resolved. `perplexity` is parallel to `evaluation.perplexity`."""
+
+    model: Pin
+    facts: ModelFacts
+    calibration: Pin | None = None
+    perplexity: tuple[Pin, ...] = ()

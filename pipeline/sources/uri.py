@@ -1,0 +1,59 @@
+"""Where a model or text comes from: `file:/path`, `s3://bucket/key`, `hub:org/name@revision`."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator
+
+Scheme = Literal["file", "s3", "hub"]
+EXAMPLES = "file:/models/llama, s3://bucket/models/llama, hub:org/name@revision"
+
+
+@dataclass(frozen=True)
+class Uri:
+    """A parsed source. `location` is a path, `bucket/key`, or `org/name`; only hub sources have a revision."""
+
+    scheme: Scheme
+    location: str
+    revision: str | None = None
+
+    def __str__(self) -> str:
+        if self.scheme == "s3":
+            return f"s3://{self.location}"
+        return f"{self.scheme}:{self.location}" + (f"@{self.revision}" if self.revision else "")
+
+
+def parse_uri(text: str) -> Uri:
+    """Parse a source. Raises ValueError that names the allowed forms."""
+    scheme, colon, rest = text.partition(":")
+    if not colon or not rest:
+        raise ValueError(f"got {text!r}; a source is one of {EXAMPLES}")
+    if any(ord(c) < 32 for c in text):
+        raise ValueError("a source holds no control characters")
+    if scheme == "file":
+        path = "/" + rest.lstrip("/") if rest.startswith("/") else rest
+        if not path.startswith("/"):
+            raise ValueError(
+                f"got {text!r}; a file: source needs an absolute path, such as file:/models/llama"
+            )
+        if ".." in path.split("/"):
+            raise ValueError(f"got {text!r}; a file: source may not contain '..'")
+        return Uri("file", path.rstrip("/") or "/")
+    if scheme == "s3":
+        location = rest.removeprefix("//").strip("/")
+        if not rest.startswith("//") or not location:
+            raise ValueError(f"got {text!r}; write s3://bucket/prefix")
+        return Uri("s3", location)
+    if scheme == "hub":
+        name, _, revision = rest.partition("@")
+        if not name or name.count("/") > 1 or name.startswith("/") or name.endswith("/"):
+            raise ValueError(f"got {text!r}; write hub:org/name or hub:org/name@revision")
+        return Uri("hub", name, revision or None)
+    raise ValueError(f"unknown scheme {scheme!r}; a source is one of {EXAMPLES}")
+
+
+def _normalised(text: str) -> str:
+    return str(parse_uri(text))
+
+
+SourceUri = Annotated[str, AfterValidator(_normalised)]

@@ -1,0 +1,138 @@
+"""Every kind of work: its version, what it takes, and the key under which its result is found again.
+
+`version` is raised when numbers change; the golden tests notice when someone forgets.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, JsonValue
+
+from pipeline.allocations import Allocation
+from pipeline.artifacts import ArtifactRef
+from pipeline.canonical import Frozen, digest_of
+from pipeline.evaluation import Evaluation
+from pipeline.methods import Method
+from pipeline.patterns import Pattern
+from pipeline.sources.pins import PinnedFile
+from pipeline.spec import Dtype, PruneSpec
+from pipeline.texts import Calibration
+
+
+class _Stage(Frozen):
+    """`outputs`: names of the artifacts that the stage makes. `unit`: what its progress counts."""
+
+    version: ClassVar[int] = 1
+    outputs: ClassVar[tuple[str, ...]]
+    unit: ClassVar[str] = "step"
+
+
+class ImportModel(_Stage):
+    """Copies a checkpoint into the content store, verified against its pin."""
+
+    kind: Literal["import_model"] = "import_model"
+    outputs: ClassVar = ("checkpoint",)
+    unit: ClassVar = "MB"
+    files: tuple[PinnedFile, ...]
+
+
+class Calibrate(_Stage):
+    """Documents → calibration samples. Reads `checkpoint` for its tokenizer only."""
+
+    kind: Literal["calibrate"] = "calibrate"
+    outputs: ClassVar = ("samples",)
+    files: tuple[PinnedFile, ...]
+    calibration: Calibration
+
+
+class MeasureOutliers(_Stage):
+    """Dense sweep over all blocks: share of outlying saliencies per block."""
+
+    kind: Literal["measure_outliers"] = "measure_outliers"
+    outputs: ClassVar = ("outliers",)
+    unit: ClassVar = "block"
+    multiplier: float
+    compute_dtype: Dtype
+
+
+class Allocate(_Stage):
+    """Outlier ratios → SparsityPlan."""
+
+    kind: Literal["allocate"] = "allocate"
+    outputs: ClassVar = ("plan",)
+    allocation: Allocation
+    pattern: Pattern
+
+
+class PruneBlocks(_Stage):
+    """Masks block by block; each finished block is stored, so that a later attempt goes on after it."""
+
+    kind: Literal["prune"] = "prune"
+    outputs: ClassVar = ("checkpoint", "keep")
+    unit: ClassVar = "block"
+    method: Method
+    propagation: Literal["pruned", "dense"]
+    compute_dtype: Dtype
+
+
+class Evaluate(_Stage):
+    """Perplexities of one checkpoint. `texts`: the pinned files of each text, parallel to the evaluation."""
+
+    kind: Literal["evaluate"] = "evaluate"
+    outputs: ClassVar = ("evaluation",)
+    unit: ClassVar = "block"
+    texts: tuple[tuple[PinnedFile, ...], ...]
+    evaluation: Evaluation
+    compute_dtype: Dtype
+
+
+class Publish(_Stage):
+    """An ordinary Hugging Face directory with model card, side file and manifest."""
+
+    kind: Literal["publish"] = "publish"
+    outputs: ClassVar = ("manifest",)
+    unit: ClassVar = "file"
+    model_name: str
+    spec: PruneSpec
+
+
+class Report(_Stage):
+    """One page and one JSON with every figure."""
+
+    kind: Literal["report"] = "report"
+    outputs: ClassVar = ("report",)
+    model_name: str
+    spec: PruneSpec
+
+
+Stage = Annotated[
+    ImportModel | Calibrate | MeasureOutliers | Allocate | PruneBlocks | Evaluate | Publish | Report,
+    Field(discriminator="kind"),
+]
+
+
+def stage_key(stage: Stage, inputs: Mapping[str, ArtifactRef]) -> str:
+    """SHA-256 over name, version, all fields (defaults too) and the digests of the input artifacts.
+
+    Where texts lie is left out: the same content elsewhere is the same work. (What is published names its
+    sources, so there they count.)
+    """
+    fields: JsonValue = stage.model_dump(mode="json")
+    if stage.kind in ("calibrate", "evaluate"):
+        fields = _without_sources(fields)
+    return digest_of(
+        {
+            "stage": stage.kind,
+            "version": stage.version,
+            "fields": fields,
+            "inputs": {name: artifact.digest for name, artifact in sorted(inputs.items())},
+        }
+    )
+
+
+def _without_sources(value: JsonValue) -> JsonValue:
+    if isinstance(value, dict):
+        return {name: _without_sources(inner) for name, inner in value.items() if name != "source"}
+    if isinstance(value, list):
+        return [_without_sources(inner) for inner in value]
+    return value
