@@ -61,7 +61,10 @@ class PerplexityContract(Frozen):
 
 
 class PerplexityResult(Frozen):
-    """`loss`: mean over windows of the mean cross-entropy in nats; `perplexity` = exp(loss)."""
+    """`loss`: mean cross-entropy over all scored tokens, in nats; `perplexity` = exp(loss).
+
+    Without overlap all windows score equally many tokens, and this is the papers' mean over windows.
+    """
 
     name: str
     contract: PerplexityContract

@@ -14,6 +14,7 @@ from pipeline.artifacts import ArtifactRef
 from pipeline.canonical import Frozen
 from pipeline.sources.pins import Pins
 from pipeline.spec import JobRequest
+from pipeline.storage.content import ContentStore
 
 
 class Measured(Frozen):
@@ -91,3 +92,12 @@ def order_key(job: str, attempt: int) -> str:
 def job_result_key(job: str) -> str:
     """Where a succeeded job's result lies."""
     return f"jobs/{job}/result.json"
+
+
+def find_result(content: ContentStore, key: str) -> StageResult | None:
+    """A stored stage result whose files are all there; None when the stage must run."""
+    stored = content.find_model(stage_result_key(key), StageResult)
+    if stored is None:
+        return None
+    files = (file for artifact in stored.artifacts.values() for file in artifact.files)
+    return stored if all(content.has(file.blob) for file in files) else None

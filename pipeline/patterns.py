@@ -9,8 +9,10 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from pipeline.canonical import Frozen
+from pipeline.errors import InvalidSpec
 
 ComparisonGroup = Literal["row", "matrix"]
+LARGEST_GROUP = 64
 
 
 class Unstructured(Frozen):
@@ -18,9 +20,10 @@ class Unstructured(Frozen):
 
     `comparison_group`: saliencies compete within an output row or the whole matrix; left out, the
     method's own (Wanda: row, magnitude: matrix).
-    `rounding`: `exact` gives every matrix round(O·I·s) zeros (the remainder of the rows goes to the rows
-    with the next smallest saliencies); `floor` reproduces the published code: int(I·s) per row, and
-    everything up to and including the int(O·I·s)-th smallest of a matrix.
+    `rounding`: `exact` gives every matrix round(O·I·s) zeros (comparing rows, each gets int(I·s) and the
+    remainder goes to the rows with the next smallest saliencies); `floor` reproduces the published code:
+    int(I·s) per row, and everything up to and including the saliency at position int(O·I·s) of a sorted
+    matrix. A sparsity of 0 prunes nothing in either.
     """
 
     kind: Literal["unstructured"] = "unstructured"
@@ -35,19 +38,23 @@ class Unstructured(Frozen):
 
 
 class NM(Frozen):
-    """N:M sparsity: `keep` of every `group` consecutive input weights are kept. Ties prune the lowest index."""
+    """N:M sparsity: `keep` of every `group` consecutive input weights are kept. Ties prune the lowest index.
+
+    `rounding` matters to allocations that give blocks different `keep`: `exact` meets the asked sparsity on
+    average over the blocks, `floor` rounds each block for itself, as the published code does.
+    """
 
     kind: Literal["nm"] = "nm"
     keep: int = Field(ge=1)
-    group: int = Field(ge=2, le=64)
+    group: int = Field(ge=2, le=LARGEST_GROUP)
     rounding: Literal["exact", "floor"] = "exact"
 
     @model_validator(mode="after")
     def _keep_below_group(self) -> "NM":
         if self.keep >= self.group:
             raise ValueError(
-                f"NM({self.keep},{self.group}) prunes nothing: keep must be below group; "
-                f"keep counts the weights that stay, NM({self.group // 2},{self.group}) is half of them"
+                f"NM({self.keep},{self.group}) prunes nothing: keep counts the weights that stay and must be "
+                f"below group, 1 to {self.group - 1}"
             )
         return self
 
@@ -55,6 +62,18 @@ class NM(Frozen):
     def target(self) -> float:
         """Sparsity asked for, in (0, 1)."""
         return 1 - self.keep / self.group
+
+    def check_in_features(self, in_features: int, *, linear: str = "a linear") -> None:
+        """Raise InvalidSpec when the rows of a linear do not fall into whole groups."""
+        if in_features % self.group == 0:
+            return
+        whole = [str(group) for group in range(2, LARGEST_GROUP + 1) if in_features % group == 0]
+        advice = f"use a group of {', '.join(whole)}" if whole else "use pattern kind unstructured"
+        raise InvalidSpec(
+            f"NM({self.keep},{self.group}) needs in_features divisible by {self.group}, {linear} has {in_features}; "
+            f"{advice}",
+            "spec.prune.pattern.group",
+        )
 
 
 Pattern = Annotated[Unstructured | NM, Field(discriminator="kind")]

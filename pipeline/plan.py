@@ -1,5 +1,7 @@
 """SparsityPlan: how sparse each block becomes."""
 
+import math
+
 from pipeline.canonical import Frozen
 from pipeline.patterns import NM, Pattern, Unstructured
 
@@ -7,8 +9,8 @@ from pipeline.patterns import NM, Pattern, Unstructured
 class SparsityPlan(Frozen):
     """One pattern per block, in block order, and what the allocation wants the reader to know.
 
-    `asked` is the global sparsity of the spec; `notes` name every deviation (equal outlier ratios,
-    clamped blocks), so that the report can show them.
+    `asked` is the global sparsity of the spec; the plan's `mean_sparsity` equals it, and `notes` name every
+    deviation (equal outlier ratios, published rounding), so that the report can show them.
     """
 
     asked: float
@@ -19,6 +21,11 @@ class SparsityPlan(Frozen):
     def sparsity(self) -> tuple[float, ...]:
         """Sparsity per block, in [0, 1)."""
         return tuple(block.target for block in self.blocks)
+
+    @property
+    def mean_sparsity(self) -> float:
+        """Mean of the blocks' sparsities, in [0, 1)."""
+        return math.fsum(self.sparsity) / len(self.blocks)
 
 
 def with_sparsity(pattern: Unstructured, sparsity: float) -> Unstructured:

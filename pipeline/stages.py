@@ -20,9 +20,11 @@ from pipeline.texts import Calibration
 
 
 class _Stage(Frozen):
-    """`outputs`: names of the artifacts that the stage makes. `unit`: what its progress counts."""
+    """`outputs`: names of the artifacts that the stage makes. `unit`: what its progress counts.
+    `reusable`: whether a stored result serves other jobs."""
 
     version: ClassVar[int] = 1
+    reusable: ClassVar[bool] = True
     outputs: ClassVar[tuple[str, ...]]
     unit: ClassVar[str] = "step"
 
@@ -97,10 +99,11 @@ class Publish(_Stage):
 
 
 class Report(_Stage):
-    """One page and one JSON with every figure."""
+    """One page and one JSON with every figure. They tell what this very job did, so each job makes its own."""
 
     kind: Literal["report"] = "report"
     outputs: ClassVar = ("report",)
+    reusable: ClassVar = False
     model_name: str
     spec: PruneSpec
 

@@ -21,6 +21,9 @@ class MethodBase(Frozen):
     needs_statistics: ClassVar[bool]
     comparison_group: ClassVar[ComparisonGroup]
 
+    def check(self, pattern: Pattern) -> None:
+        """Raise InvalidSpec for patterns that the method cannot follow. Most follow every pattern."""
+
     def saliency(self, weight_OI: "Tensor", statistics: "LinearStatistics | None") -> "Tensor":
         """Importance of each weight, float32 [O, I]; the smallest are pruned."""
         raise AssertionError(f"{type(self).__name__} does not define its saliency")
@@ -30,7 +33,10 @@ class MethodBase(Frozen):
     ) -> "tuple[Tensor, Tensor]":
         """keep, bool [O, I], and the weights' new values, [O, I] in the weight's dtype.
 
-        Methods that only rank weights inherit this; solvers override it.
+        `statistics`: of the linear's input, None for methods that need none. This one ranks weights by their
+        saliency and leaves the values of the kept ones as they are, to the bit; solvers override it.
+
+        Raises NumericalError for saliencies that are not finite, InvalidSpec when the pattern does not fit.
         """
         from pipeline.tensor.masks import keep_by_saliency
 

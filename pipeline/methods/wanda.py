@@ -2,8 +2,11 @@
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from pydantic import Field
+
+from pipeline.errors import InvalidSpec
 from pipeline.methods.base import MethodBase
-from pipeline.patterns import ComparisonGroup
+from pipeline.patterns import NM, ComparisonGroup, Pattern
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -12,13 +15,45 @@ if TYPE_CHECKING:
 
 
 class Wanda(MethodBase):
-    """Saliency |W|·norm_j, competing within an output row unless the pattern says otherwise."""
+    """Saliency |W|·norm_j, competing within an output row unless the pattern says otherwise.
+
+    `variant`: instead of the same count, every row of a matrix loses the same share of its saliency.
+    """
 
     kind: Literal["wanda"] = "wanda"
+    variant: bool = Field(default=False, description="Same share of saliency pruned per row, not same count.")
     needs_statistics: ClassVar[bool] = True
     comparison_group: ClassVar[ComparisonGroup] = "row"
+
+    def check(self, pattern: Pattern) -> None:
+        """The variant defines which weights compete; it takes unstructured patterns by row."""
+        if not self.variant:
+            return
+        if isinstance(pattern, NM):
+            got = f"pattern NM({pattern.keep},{pattern.group})"
+        elif pattern.comparison_group == "matrix":
+            got = "pattern.comparison_group=matrix"
+        else:
+            return
+        raise InvalidSpec(
+            f"method.variant=true finds one share of saliency for all rows of a matrix, got {got}; set variant to "
+            f"false, or use an unstructured pattern with comparison_group row or left out",
+            "spec.prune.method.variant",
+        )
 
     def saliency(self, weight_OI: "Tensor", statistics: "LinearStatistics | None") -> "Tensor":
         """|W_ij| · ||x_j||, float32 [O, I]."""
         assert statistics is not None, "the DAG gives statistics to methods that need them"
-        return weight_OI.float().abs() * statistics.input_norm_I
+        return weight_OI.float().abs() * statistics.input_norm_I.to(weight_OI.device)
+
+    def choose(
+        self, weight_OI: "Tensor", statistics: "LinearStatistics | None", pattern: Pattern
+    ) -> "tuple[Tensor, Tensor]":
+        """As every method; the variant by its own selection."""
+        self.check(pattern)
+        if not self.variant or isinstance(pattern, NM):
+            return super().choose(weight_OI, statistics, pattern)
+        from pipeline.tensor.masks import keep_by_row_share
+
+        keep_OI = keep_by_row_share(self.saliency(weight_OI, statistics), pattern)
+        return keep_OI, weight_OI.masked_fill(~keep_OI, 0)

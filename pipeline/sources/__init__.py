@@ -1,0 +1,5 @@
+"""Where models and texts come from: parsed, pinned, and read against their pins."""
+
+from pipeline.sources.access import Source, SourceAccess, open_source
+
+__all__ = ["Source", "SourceAccess", "open_source"]

@@ -1,8 +1,9 @@
 """A dumb byte store: five methods, no knowledge of what the bytes mean.
 
-Keys are `/`-separated relative paths of printable ASCII without empty, `.` or `..` parts. A `put` is
-visible whole or not at all, also when the writer is killed. Nothing here relies on conditional writes:
-content addressing (content.py) makes every repeated write harmless.
+Keys are `/`-separated relative paths of printable ASCII without empty, `.` or `..` parts; no key lies
+below another (`a` and `a/b`), because a directory cannot be a file. A `put` is visible whole or not at
+all, also when the writer is killed. Nothing here relies on conditional writes: content addressing
+(content.py) makes every repeated write harmless.
 """
 
 from collections.abc import Iterable, Iterator
@@ -10,6 +11,9 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 CHUNK_BYTES = 8 * 1024 * 1024
+MAX_KEY_LENGTH = 900  # S3 allows 1024 with the prefix of the store
+MAX_PART_LENGTH = 255  # file systems
+INCOMING = ".incoming"  # first part of no key: LocalStore keeps half-written files there
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,8 @@ class Store(Protocol):
     def get(self, key: str, *, start: int = 0, length: int | None = None) -> Iterator[bytes]:
         """Stream `length` bytes (to the end when None) from byte `start`.
 
-        Raises ObjectNotFound, and CorruptObject when the object ends before `start + length`.
+        Raises ObjectNotFound, and CorruptObject when the object ends before `start + length`; both on
+        the first `next`, because nothing is opened before it.
         """
         ...
 
@@ -55,3 +60,62 @@ class Presigner(Protocol):
     def presign(self, key: str, *, seconds: int, filename: str) -> str:
         """HTTPS address from which anyone may read `key` for `seconds`."""
         ...
+
+
+@runtime_checkable
+class Prober(Protocol):
+    """A store that can tell within seconds whether it can be used."""
+
+    def probe(self) -> None:
+        """Raise StorageUnavailable or StorageError when puts and gets would not work."""
+        ...
+
+
+def check_key(key: str) -> str:
+    """The key itself; ValueError when it could leave the store or not every store could hold it."""
+    problem = _problem(key)
+    if problem is not None:
+        raise ValueError(f"storage key {key!r} {problem}")
+    return key
+
+
+def is_key(text: str) -> bool:
+    """Whether `check_key` accepts the text."""
+    return _problem(text) is None
+
+
+def check_prefix(prefix: str) -> str:
+    """The prefix itself; ValueError when no key could start with it, but for its unfinished last part."""
+    directory, slash, last = prefix.rpartition("/")
+    problem = _problem(directory) if slash else None
+    if problem is None and not _is_printable(last):
+        problem = "must be printable ASCII"
+    if problem is not None:
+        raise ValueError(f"storage prefix {prefix!r} {problem}")
+    return prefix
+
+
+def check_range(key: str, *, start: int, length: int | None) -> None:
+    """ValueError when a range is negative."""
+    if start < 0 or (length is not None and length < 0):
+        raise ValueError(f"range of {key!r} must not be negative, got start={start} length={length}")
+
+
+def _problem(key: str) -> str | None:
+    """Why no store takes this key, as the end of a sentence."""
+    if not key or len(key) > MAX_KEY_LENGTH:
+        return f"must have 1 to {MAX_KEY_LENGTH} characters, got {len(key)}"
+    if not _is_printable(key):
+        return "must be printable ASCII"
+    parts = key.split("/")
+    if any(part in ("", ".", "..") for part in parts):
+        return "must be a relative path without empty, '.' or '..' parts"
+    if any(len(part) > MAX_PART_LENGTH for part in parts):
+        return f"has a part of more than {MAX_PART_LENGTH} characters"
+    if parts[0] == INCOMING:
+        return f"must not begin with {INCOMING}/, which is reserved"
+    return None
+
+
+def _is_printable(text: str) -> bool:
+    return text.isascii() and (not text or text.isprintable())

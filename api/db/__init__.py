@@ -1,0 +1,1 @@
+"""What the service remembers: jobs, their attempts and their events."""

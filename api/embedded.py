@@ -1,0 +1,231 @@
+"""A Ray of our own on this machine: started when there is none, found again after the API was killed.
+
+`<state>/ray.json` says which process it is. Only that process is ever ended.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import httpx
+
+from api.submit import RayEndpoint, RayUnavailable
+from pipeline.canonical import Frozen
+
+log = logging.getLogger(__name__)
+HOST = "127.0.0.1"
+START_SECONDS = 120.0
+STOP_SECONDS = 30.0
+LONGEST_TEMP_DIR = 40  # Ray puts sockets 65 characters deeper; addresses of sockets end at 107
+
+
+class RayProcess(Frozen):
+    """Which process the local Ray is. `started`: its start time by the kernel, because pids are used again."""
+
+    pid: int
+    started: str
+    address: str
+    temp_dir: str
+
+
+class EmbeddedRay:
+    """Starts, finds and ends the local Ray. `environment` is added to what its workers inherit."""
+
+    def __init__(
+        self, state_dir: Path, *, environment: Mapping[str, str] | None = None, num_cpus: int | None = None
+    ) -> None:
+        self.state_dir = state_dir
+        self.token_path = state_dir / "ray-token"
+        self._record = state_dir / "ray.json"
+        self._environment = dict(environment or {})
+        self._num_cpus = num_cpus or os.cpu_count() or 1
+        self._lock = threading.Lock()
+        self._process: RayProcess | None = None
+        self._child: subprocess.Popen[bytes] | None = None
+
+    def endpoint(self) -> RayEndpoint:
+        """Where it listens. Raises RayUnavailable while it does not run."""
+        process = self._process
+        if process is None:
+            raise RayUnavailable("the local Ray is not running yet")
+        return RayEndpoint(process.address, self._token())
+
+    def ensure(self) -> None:
+        """Make it run: find the recorded one, or start a new one. Raises RayUnavailable when that fails."""
+        with self._lock:
+            process = self._process or self._recorded()
+            if process is not None and self._lives(process):
+                self._process = process
+                return
+            self._process = None
+            if process is not None:
+                self._end(process)
+            self._process = self._start()
+
+    def stop(self) -> None:
+        """End it, and wait until it has ended."""
+        with self._lock:
+            process, self._process = self._process, None
+            if process is not None:
+                self._end(process)
+                self._record.unlink(missing_ok=True)
+
+    def _start(self) -> RayProcess:
+        self.state_dir.mkdir(parents=True, exist_ok=True)
+        token = self._token()
+        temp_dir = _fresh_temp_dir(self.state_dir)
+        gcs, dashboard, client, agent_http, agent_grpc, metrics = _free_ports(6)
+        command = [
+            str(Path(sys.executable).parent / "ray"),
+            *("start", "--head", "--block", "--disable-usage-stats", "--log-color", "false"),
+            *("--node-ip-address", HOST, "--port", str(gcs), "--temp-dir", str(temp_dir)),
+            *("--include-dashboard", "true", "--dashboard-host", HOST, "--dashboard-port", str(dashboard)),
+            *("--dashboard-agent-listen-port", str(agent_http)),
+            *("--dashboard-agent-grpc-port", str(agent_grpc)),
+            *("--ray-client-server-port", str(client), "--metrics-export-port", str(metrics)),
+            *("--num-cpus", str(self._num_cpus)),
+        ]
+        environment = os.environ | {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(self.token_path),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "OMP_WAIT_POLICY": "PASSIVE",
+            "PYTHONPATH": _python_path(),
+            "PYTHONUNBUFFERED": "1",
+            **self._environment,
+        }
+        environment.pop("RAY_ADDRESS", None)
+        log.info("starting a local Ray")
+        with (self.state_dir / "ray.log").open("ab") as output:
+            child = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=self.state_dir,
+                env=environment,
+                start_new_session=True,  # a Ctrl-C for the API is not for Ray
+            )
+        self._child = child
+        process = RayProcess(
+            pid=child.pid,
+            started=_start_time(child.pid),
+            address=f"http://{HOST}:{dashboard}",
+            temp_dir=str(temp_dir),
+        )
+        self._remember(process)
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline and child.poll() is None:
+            if _answers(process.address, token):
+                log.info("the local Ray runs; its dashboard is at %s", process.address)
+                return process
+            time.sleep(0.3)
+        self._end(process)
+        raise RayUnavailable(f"the local Ray did not start; its log is {self.state_dir / 'ray.log'}")
+
+    def _lives(self, process: RayProcess) -> bool:
+        """Whether the recorded process is there, and is ours: it takes our token."""
+        return _same_process(process) and _answers(process.address, self._token(), tries=3)
+
+    def _end(self, process: RayProcess) -> None:
+        """End the process, and what it has started: Ray's head ends its own children on SIGTERM."""
+        for stop_signal in (signal.SIGTERM, signal.SIGKILL):
+            if not _same_process(process):
+                break
+            log.info("ending the local Ray, process %d", process.pid)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, stop_signal)
+            self._wait(process)
+        shutil.rmtree(process.temp_dir, ignore_errors=True)
+
+    def _wait(self, process: RayProcess) -> None:
+        deadline = time.monotonic() + STOP_SECONDS
+        while time.monotonic() < deadline and _same_process(process):
+            if self._child is not None and self._child.pid == process.pid and self._child.poll() is not None:
+                self._child = None
+                return
+            time.sleep(0.1)
+
+    def _token(self) -> str:
+        """The token of the local Ray; made at the first use, readable by us alone."""
+        with contextlib.suppress(FileExistsError):
+            self.state_dir.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.token_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "w") as file:
+                file.write(secrets.token_hex(32))
+        return self.token_path.read_text().strip()
+
+    def _remember(self, process: RayProcess) -> None:
+        aside = self._record.with_suffix(".tmp")
+        aside.write_text(process.model_dump_json())
+        aside.replace(self._record)
+
+    def _recorded(self) -> RayProcess | None:
+        try:
+            return RayProcess.model_validate(json.loads(self._record.read_text()))
+        except (FileNotFoundError, ValueError):
+            return None
+
+
+def _answers(address: str, token: str, *, tries: int = 1) -> bool:
+    """Whether Ray at this address is ready to take jobs with this token."""
+    headers = {"Authorization": f"Bearer {token}"}
+    for left in range(tries - 1, -1, -1):
+        with contextlib.suppress(httpx.HTTPError):
+            answer = httpx.get(f"{address}/api/jobs/", headers=headers, timeout=5, trust_env=False)
+            if answer.is_success:
+                return True
+        if left:
+            time.sleep(1)
+    return False
+
+
+def _same_process(process: RayProcess) -> bool:
+    """Whether that very process still runs."""
+    started = _start_time(process.pid)
+    return started != "" and started == process.started
+
+
+def _start_time(pid: int) -> str:
+    """When a process started, in the kernel's words; empty when it has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+    return "" if fields[0] in ("Z", "X") else fields[19]
+
+
+def _fresh_temp_dir(state_dir: Path) -> Path:
+    """A short directory of our own, closed to others."""
+    parent = Path(tempfile.gettempdir())
+    if len(str(parent)) > LONGEST_TEMP_DIR - 20:
+        parent = Path("/tmp")
+    mark = hashlib.sha256(str(state_dir).encode()).hexdigest()[:6]
+    return Path(tempfile.mkdtemp(prefix=f"scr-{mark}-", dir=parent))
+
+
+def _free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for candidate in sockets:
+            candidate.bind((HOST, 0))
+        return [int(candidate.getsockname()[1]) for candidate in sockets]
+
+
+def _python_path() -> str:
+    """Where this code lies, so that workers import the same."""
+    here = str(Path(__file__).resolve().parent.parent)
+    return os.pathsep.join(part for part in (here, os.environ.get("PYTHONPATH", "")) if part)

@@ -1,0 +1,150 @@
+"""Every error leaves in one shape: {"error": {code, message, param, type}}."""
+
+import logging
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from sqlalchemy.exc import InterfaceError, OperationalError
+from starlette.exceptions import HTTPException
+
+from api.hints import explained
+from pipeline.canonical import Frozen
+from pipeline.errors import InvalidRequest, ObjectNotFound, SecateurError, StorageError
+
+log = logging.getLogger(__name__)
+
+TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    409: "conflict_error",
+    410: "conflict_error",
+}
+CODES = {405: "method_not_allowed", 404: "not_found", 400: "malformed_request", 415: "unsupported_media_type"}
+
+
+class ErrorBody(Frozen):
+    """What went wrong. `code` is stable; `param` is the path of the field to change, if there is one."""
+
+    code: str
+    message: str
+    param: str | None = None
+    type: str
+
+
+class ErrorAnswer(Frozen):
+    """Body of every answer from 400 upwards."""
+
+    error: ErrorBody
+
+
+class ApiError(Exception):
+    """An error that belongs to HTTP: what is asked for does not exist, or not in this state."""
+
+    def __init__(self, status: int, code: str, message: str, param: str | None = None, **details: int) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.param = param
+        self.details = details
+
+
+def install(app: FastAPI) -> None:
+    """Register the handlers."""
+    app.add_exception_handler(ApiError, _api_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(SecateurError, _secateur_error)
+    app.add_exception_handler(OperationalError, _database_error)
+    app.add_exception_handler(InterfaceError, _database_error)
+
+
+def answer(
+    status: int,
+    code: str,
+    message: str,
+    *,
+    param: str | None = None,
+    headers: dict[str, str] | None = None,
+    **details: int,
+) -> JSONResponse:
+    """The one shape. Text that is no Unicode (lone surrogates in what was sent) is made printable."""
+    kind = TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
+    body = {"code": code, "message": _printable(message), "param": param and _printable(param), "type": kind}
+    return JSONResponse({"error": {**body, **details}}, status_code=status, headers=headers)
+
+
+def unexpected() -> JSONResponse:
+    """For what nobody foresaw; the log has the rest."""
+    return answer(500, "internal_error", "something went wrong here; the log of the API has the details")
+
+
+async def _api_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, ApiError)
+    headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else None
+    return answer(error.status, error.code, error.message, param=error.param, headers=headers, **error.details)
+
+
+async def _validation_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    problems: Sequence[dict[str, Any]] = error.errors()
+    first = problems[0]
+    if first["type"] == "json_invalid":
+        position = first["loc"][-1]
+        return answer(400, "malformed_json", f"the body is not JSON: {first['ctx']['error']} at byte {position}")
+    if isinstance(error.body, bytes):
+        got = request.headers.get("content-type") or "none"
+        return answer(415, "unsupported_media_type", f"send Content-Type: application/json; got {got}")
+    in_body = first["loc"][0] == "body"
+    explanations = [explained(problem, error.body) for problem in problems[:5]]
+    more = f"\n... and {len(problems) - 5} more" if len(problems) > 5 else ""
+    return answer(
+        422,
+        "invalid_spec" if in_body else "invalid_parameter",
+        "\n".join(message for _, message in explanations) + more,
+        param=explanations[0][0] or None,
+    )
+
+
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    code = CODES.get(error.status_code, HTTPStatus(error.status_code).phrase.lower().replace(" ", "_"))
+    messages = {
+        400: "the body could not be read: it must be JSON in UTF-8",
+        404: f"there is nothing at {request.url.path}",
+        405: f"{request.method} is not possible at {request.url.path}",
+    }
+    headers = dict(error.headers) if error.headers else None
+    message = messages.get(error.status_code, str(error.detail))
+    return answer(error.status_code, code, message, headers=headers)
+
+
+async def _secateur_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, SecateurError)
+    match error:
+        case InvalidRequest():
+            status = 422
+        case ObjectNotFound():
+            status = 404
+        case StorageError():
+            status = 503
+            log.error("%s %s: %s", request.method, request.url.path, error.message)
+        case _:
+            status = 500
+            log.error("%s %s", request.method, request.url.path, exc_info=error)
+    return answer(status, error.code, error.message, param=error.param)
+
+
+async def _database_error(request: Request, error: Exception) -> JSONResponse:
+    log.error("%s %s: %s", request.method, request.url.path, error)
+    message = "the database does not answer; try again"
+    return answer(503, "database_unavailable", message, headers={"Retry-After": "5"})
+
+
+def _printable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,21 @@
+"""Job ids: `job-` and 20 characters that grow with time, so that ids sort as jobs were made."""
+
+import secrets
+import time
+
+ALPHABET = "0123456789abcdefghijklmnopqrstuv"  # base32 in an order that sorts
+LENGTH = 20
+RANDOM_BITS = 5 * LENGTH - 48
+JOB_ID_PATTERN = rf"^job-[0-9a-v]{{{LENGTH}}}$"
+
+
+def new_job_id() -> str:
+    """48 bits of milliseconds, then 52 random bits."""
+    number = (time.time_ns() // 1_000_000) << RANDOM_BITS | secrets.randbits(RANDOM_BITS)
+    digits = (ALPHABET[number >> shift & 31] for shift in range(5 * (LENGTH - 1), -1, -5))
+    return "job-" + "".join(digits)
+
+
+def submission_id(job: str, attempt: int) -> str:
+    """Name of an attempt on Ray."""
+    return f"{job}-{attempt}"

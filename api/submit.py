@@ -1,0 +1,184 @@
+"""Ray's Jobs REST API over httpx, so that the service needs no Ray."""
+
+import logging
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import httpx
+
+from pipeline.canonical import Frozen
+
+log = logging.getLogger(__name__)
+TIMEOUT = httpx.Timeout(30, connect=5)
+
+RayStatus = Literal["PENDING", "RUNNING", "STOPPED", "SUCCEEDED", "FAILED"]
+RAY_ENDED: frozenset[RayStatus] = frozenset({"STOPPED", "SUCCEEDED", "FAILED"})
+
+
+class RayUnavailable(Exception):
+    """Ray did not answer, or not sensibly."""
+
+
+@dataclass(frozen=True)
+class RayEndpoint:
+    """Where Ray's dashboard listens, and the token that it asks for."""
+
+    address: str
+    token: str | None = field(default=None, repr=False)
+
+
+class RayJob(Frozen):
+    """What Ray says of one submission."""
+
+    status: RayStatus
+    message: str | None = None
+    exit_code: int | None = None
+
+
+class Submission(Frozen):
+    """What Ray is asked to run."""
+
+    submission_id: str
+    entrypoint: str
+    environment: dict[str, str]
+    metadata: dict[str, str]
+
+
+class RayJobsClient:
+    """`endpoint` is asked before every call, because the local Ray may come back elsewhere.
+
+    Every method raises RayUnavailable when Ray does not answer.
+    """
+
+    def __init__(self, endpoint: Callable[[], RayEndpoint]) -> None:
+        self._endpoint = endpoint
+        self._client = httpx.Client(timeout=TIMEOUT, trust_env=False)
+
+    def close(self) -> None:
+        """Close connections."""
+        self._client.close()
+
+    @property
+    def dashboard(self) -> str:
+        """Where people can look."""
+        return self._endpoint().address
+
+    def ping(self) -> None:
+        """Raise RayUnavailable unless Ray answers and takes our token."""
+        self._call("GET", "/api/version")
+
+    def submit(self, submission: Submission) -> None:
+        """Start a job. One with this id that is there already is the same job: nothing happens."""
+        body = {
+            "submission_id": submission.submission_id,
+            "entrypoint": submission.entrypoint,
+            "runtime_env": {"env_vars": submission.environment},
+            "metadata": submission.metadata,
+            "entrypoint_num_cpus": 0,
+        }
+        try:
+            self._call("POST", "/api/jobs/", json=body)
+        except RayUnavailable:
+            if self.find(submission.submission_id) is None:  # Ray answers 500 to an id that it knows
+                raise
+
+    def find(self, submission_id: str) -> RayJob | None:
+        """What Ray knows of a job; None when it knows nothing."""
+        answer = self._call("GET", f"/api/jobs/{submission_id}", missing_is_fine=True)
+        if answer is None:
+            return None
+        data = _object(answer)
+        return RayJob.model_validate(
+            {
+                "status": data.get("status"),
+                "message": data.get("message"),
+                "exit_code": data.get("driver_exit_code"),
+            }
+        )
+
+    def stop(self, submission_id: str) -> None:
+        """Ask a job to end (SIGTERM, after a while SIGKILL). One that is not there needs no asking."""
+        self._call("POST", f"/api/jobs/{submission_id}/stop", missing_is_fine=True)
+
+    def log(self, submission_id: str) -> Iterator[bytes]:
+        """All output of a driver so far, piece by piece; nothing when Ray has no log of it."""
+        endpoint, query = self._endpoint(), _log_query(submission_id)
+        try:
+            with self._client.stream(
+                "GET", f"{endpoint.address}/api/v0/logs/file", params=query, headers=_headers(endpoint)
+            ) as answer:
+                if answer.status_code == httpx.codes.OK:
+                    yield from answer.iter_bytes()
+        except httpx.HTTPError as error:
+            raise RayUnavailable(f"{endpoint.address}: {error!r}") from error
+
+    @asynccontextmanager
+    async def followed_log(self, submission_id: str) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Output of a driver as it comes. Ray does not end it with the job."""
+        endpoint, query = self._endpoint(), _log_query(submission_id)
+        timeout = httpx.Timeout(30, read=None)
+        async with (
+            httpx.AsyncClient(timeout=timeout, trust_env=False) as client,
+            client.stream(
+                "GET",
+                f"{endpoint.address}/api/v0/logs/stream",
+                params=query | {"interval": "0.5"},
+                headers=_headers(endpoint),
+            ) as answer,
+        ):
+            if answer.status_code != httpx.codes.OK:
+                raise RayUnavailable(f"{endpoint.address}: HTTP {answer.status_code}")
+            yield answer.aiter_bytes()
+
+    def _call(
+        self, method: str, path: str, *, json: Mapping[str, object] | None = None, missing_is_fine: bool = False
+    ) -> httpx.Response | None:
+        endpoint = self._endpoint()
+        try:
+            answer = self._client.request(
+                method, endpoint.address + path, json=json, headers=_headers(endpoint)
+            )
+        except httpx.HTTPError as error:
+            raise RayUnavailable(f"Ray at {endpoint.address} does not answer: {error!r}") from error
+        if answer.status_code == httpx.codes.NOT_FOUND and missing_is_fine:
+            return None
+        if answer.is_success:
+            return answer
+        raise RayUnavailable(
+            f"Ray at {endpoint.address} answered {method} {path} with HTTP {answer.status_code}: "
+            f"{answer.text[-500:]}"
+        )
+
+
+def cluster(address: str, token_path: Path | None) -> Callable[[], RayEndpoint]:
+    """The endpoint of a cluster that someone else runs; the token is read each time, for it may change."""
+
+    def endpoint() -> RayEndpoint:
+        try:
+            token = token_path.read_text().strip() if token_path is not None else None
+        except OSError as error:
+            raise RayUnavailable(f"SECATEUR_RAY_TOKEN_PATH {token_path}: {error.strerror}") from error
+        return RayEndpoint(address.rstrip("/"), token)
+
+    return endpoint
+
+
+def _headers(endpoint: RayEndpoint) -> dict[str, str]:
+    return {"Authorization": f"Bearer {endpoint.token}"} if endpoint.token else {}
+
+
+def _log_query(submission_id: str) -> dict[str, str]:
+    return {"submission_id": submission_id, "lines": "-1"}
+
+
+def _object(answer: httpx.Response) -> dict[str, object]:
+    try:
+        data = answer.json()
+    except ValueError as error:
+        raise RayUnavailable(f"{answer.url} answered no JSON") from error
+    if not isinstance(data, dict):
+        raise RayUnavailable(f"{answer.url} answered no object")
+    return data

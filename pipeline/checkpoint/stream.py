@@ -1,0 +1,231 @@
+"""A causal language model whose decoder blocks are in memory one at a time.
+
+The skeleton is transformers' own model, built without weights (non-persistent buffers are real). What a
+block is called with (masks, rotary embeddings, positions) is not rebuilt but captured from the model's own
+call, per block and per sequence length, so that streaming gives the bits of the whole model.
+
+Shape legend: L tokens of one sequence, H hidden size, V vocabulary.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from accelerate import init_empty_weights
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from pipeline.architecture import Architecture, row_for
+from pipeline.checkpoint.reader import CheckpointReader
+from pipeline.errors import UnsupportedCheckpoint
+
+
+@dataclass(frozen=True)
+class BlockCall:
+    """What the model hands to one block beside the hidden states."""
+
+    args: tuple[object, ...]
+    kwargs: dict[str, object]
+
+
+class _Captured(Exception):  # noqa: N818 - control flow, not an error
+    """Ends the capturing pass before the final norm and head."""
+
+
+class BlockStream:
+    """Runs sequences through embedding, blocks and head, loading each part when it is needed."""
+
+    def __init__(self, reader: CheckpointReader, *, dtype: torch.dtype, device: torch.device) -> None:
+        self._reader = reader
+        self._dtype = dtype
+        self._device = device
+        self._model = _skeleton(reader, dtype)
+        self.row: Architecture = row_for(self._model.config.model_type)
+        blocks = self._model.get_submodule(self.row.blocks)
+        assert isinstance(blocks, nn.ModuleList)
+        self._blocks = blocks
+        self._disk_names = _disk_names(self._model, reader)
+        self._token_rows: dict[int, int] = {}
+        self._calls: dict[int, list[BlockCall]] = {}
+        for module in self._model.modules():
+            for name, buffer in module.named_buffers(recurse=False):
+                module._buffers[name] = buffer.to(device)
+
+    @property
+    def num_blocks(self) -> int:
+        """Decoder blocks of the model."""
+        return len(self._blocks)
+
+    def block_tensors(self, block: int) -> dict[str, str]:
+        """Name inside the block → name in the checkpoint, for every stored tensor of a block."""
+        prefix = f"{self.row.blocks}.{block}."
+        return {
+            name.removeprefix(prefix): disk for name, disk in self._disk_names.items() if name.startswith(prefix)
+        }
+
+    def outer_tensors(self) -> tuple[str, ...]:
+        """Checkpoint names of everything outside the blocks, tied ones once."""
+        prefix = f"{self.row.blocks}."
+        return tuple(sorted({disk for name, disk in self._disk_names.items() if not name.startswith(prefix)}))
+
+    def embed(self, sequences: Sequence[Tensor]) -> list[Tensor]:
+        """Hidden states [1, L, H] that enter block 0, for token sequences [L]. Captures the block calls.
+
+        Only the embedding rows that the sequences use stay in memory.
+        """
+        self._load_outer(sequences)
+        return [self._embed_one(tokens_L) for tokens_L in sequences]
+
+    def load(self, block: int, tensors: dict[str, Tensor]) -> nn.Module:
+        """Fill a block with `tensors` (names inside the block, any type) and return it."""
+        module = self._blocks[block]
+        state = {name: tensor.to(self._device, self._dtype) for name, tensor in tensors.items()}
+        module.load_state_dict(state, strict=True, assign=True)
+        return module
+
+    def release(self, block: int) -> None:
+        """Give a block's weights back."""
+        module = self._blocks[block]
+        state = {name: torch.empty_like(tensor, device="meta") for name, tensor in module.state_dict().items()}
+        module.load_state_dict(state, strict=True, assign=True)
+
+    def run(self, block: int, hidden_1LH: Tensor) -> Tensor:
+        """Output of a loaded block, [1, L, H]."""
+        call = self._calls[hidden_1LH.shape[1]][block]
+        output = self._blocks[block](hidden_1LH, *call.args, **call.kwargs)
+        return cast(Tensor, output[0] if isinstance(output, tuple) else output)
+
+    def load_head(self) -> None:
+        """Fill the output head, tied or not."""
+        head = self._model.get_output_embeddings()
+        name = _name_of(self._model, head)
+        state = {
+            key: self._reader.tensor(self._disk_names[f"{name}.{key}"]).to(self._device, self._dtype)
+            for key in head.state_dict()
+        }
+        head.load_state_dict(state, strict=True, assign=True)
+
+    def logits(self, tokens_L: Tensor, hidden_1LH: Tensor) -> Tensor:
+        """Logits [L, V] from the last block's output, through the model's own norm and head."""
+        last = self.num_blocks - 1
+
+        def forward(block: int, hidden: Tensor, args: tuple[object, ...], kwargs: dict[str, object]) -> Tensor:
+            return hidden_1LH if block == last else hidden
+
+        output = self._through_patched_blocks(tokens_L, forward)
+        return cast(Tensor, output.logits)[0]
+
+    def _load_outer(self, sequences: Iterable[Tensor]) -> None:
+        prefix = f"{self.row.blocks}."
+        embedding = self._model.get_input_embeddings()
+        embedding_name = f"{_name_of(self._model, embedding)}.weight"
+        head_name = _name_of(self._model, self._model.get_output_embeddings()) + "."
+        for name, disk in self._disk_names.items():
+            if name.startswith((prefix, head_name)) or name == embedding_name:
+                continue
+            _assign(self._model, name, self._reader.tensor(disk).to(self._device, self._dtype))
+        used = torch.cat([tokens_L.reshape(-1) for tokens_L in sequences]).unique()
+        table = self._reader.tensor(self._disk_names[embedding_name])
+        if int(used.max()) >= table.shape[0]:
+            raise UnsupportedCheckpoint(
+                f"the tokenizer makes id {int(used.max())}, the embedding has {table.shape[0]} rows; "
+                "use the tokenizer that belongs to the model",
+                "spec.model.source",
+            )
+        self._token_rows = {int(token): row for row, token in enumerate(used)}
+        rows = table[used].to(self._device, self._dtype)
+        embedding.weight = nn.Parameter(rows, requires_grad=False)  # fewer rows than the config says
+
+    def _embed_one(self, tokens_L: Tensor) -> Tensor:
+        calls: list[BlockCall] = []
+        entering: list[Tensor] = []
+        last = self.num_blocks - 1
+
+        def forward(block: int, hidden: Tensor, args: tuple[object, ...], kwargs: dict[str, object]) -> Tensor:
+            calls.append(BlockCall(args, kwargs))
+            if block == 0:
+                entering.append(hidden)
+            if block == last:
+                raise _Captured
+            return hidden
+
+        try:
+            self._through_patched_blocks(tokens_L, forward)
+        except _Captured:
+            self._calls.setdefault(tokens_L.shape[0], calls)
+            return entering[0].detach()
+        raise UnsupportedCheckpoint(f"{self.row.model_type} did not call its {self.num_blocks} blocks in order")
+
+    def _through_patched_blocks(
+        self,
+        tokens_L: Tensor,
+        forward: Callable[[int, Tensor, tuple[object, ...], dict[str, object]], Tensor],
+    ) -> object:
+        rows = torch.tensor([[self._token_rows[int(token)] for token in tokens_L]], device=self._device)
+        for i, block in enumerate(self._blocks):
+            block.forward = _patched(i, forward)
+        try:
+            with torch.no_grad():
+                return self._model(input_ids=rows, use_cache=False)
+        finally:
+            for block in self._blocks:
+                del block.forward
+
+
+def _patched(
+    block: int, forward: Callable[[int, Tensor, tuple[object, ...], dict[str, object]], Tensor]
+) -> Callable[..., Tensor]:
+    def call(hidden_states: Tensor, *args: object, **kwargs: object) -> Tensor:
+        return forward(block, hidden_states, args, kwargs)
+
+    return call
+
+
+def _skeleton(reader: CheckpointReader, dtype: torch.dtype) -> PreTrainedModel:
+    config = AutoConfig.for_model(**reader.config)
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    model.tie_weights()  # building without weights has made tied ones two
+    return cast(PreTrainedModel, model.eval().requires_grad_(False))
+
+
+def _disk_names(model: PreTrainedModel, reader: CheckpointReader) -> dict[str, str]:
+    """Module name → checkpoint name, for every parameter and persistent buffer; tied ones share a name.
+
+    Checkpoints saved from the base model lack its prefix; buffers that older versions stored are ignored.
+    """
+    prefix = f"{model.base_model_prefix}."
+    stored = set(reader.index.tensors)
+    state = model.state_dict(keep_vars=True)
+    names: dict[str, str] = {}
+    by_tensor: dict[int, str] = {}
+    for name, tensor in state.items():
+        disk = name if name in stored else name.removeprefix(prefix)
+        if disk in stored:
+            names[name] = disk
+            by_tensor[id(tensor)] = disk
+    missing = []
+    for name, tensor in state.items():
+        if name not in names:
+            if id(tensor) in by_tensor:
+                names[name] = by_tensor[id(tensor)]
+            else:
+                missing.append(name)
+    if missing:
+        raise UnsupportedCheckpoint(
+            f"the checkpoint lacks {len(missing)} tensors of its model, the first: {missing[0]}; "
+            "save it again with save_pretrained",
+            "spec.model.source",
+        )
+    return names
+
+
+def _name_of(model: nn.Module, wanted: nn.Module) -> str:
+    return next(name for name, module in model.named_modules() if module is wanted)
+
+
+def _assign(model: nn.Module, name: str, tensor: Tensor) -> None:
+    module_name, _, leaf = name.rpartition(".")
+    module = model.get_submodule(module_name)
+    module.load_state_dict({leaf: tensor}, strict=False, assign=True)

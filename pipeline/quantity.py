@@ -1,0 +1,31 @@
+"""Quantities as people read them: bytes, durations, figures."""
+
+_BYTES = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+
+
+def human_bytes(size: float) -> str:
+    """1536 → `1.5 KiB`; whole bytes without a fraction."""
+    power = 0
+    while abs(size) >= 1024 and power < len(_BYTES) - 1:
+        size /= 1024
+        power += 1
+    return f"{size:.0f} B" if power == 0 else f"{size:.1f} {_BYTES[power]}"
+
+
+def human_seconds(seconds: float) -> str:
+    """0.42 → `0.4 s`, 75 → `1 min 15 s`, 7325 → `2 h 02 min`."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def human_perplexity(value: float) -> str:
+    """Two decimals while they mean something, then fewer."""
+    if value < 1000:
+        return f"{value:.2f}"
+    return f"{value:,.0f}" if value < 1e7 else f"{value:.2e}"

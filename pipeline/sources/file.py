@@ -1,0 +1,110 @@
+"""`file:` sources: a file, or the files directly inside a directory, below an allowed root."""
+
+import os
+import stat
+from collections.abc import Iterator
+from io import FileIO
+from pathlib import Path
+
+from pipeline.errors import SourceChanged, SourceNotAllowed, SourceNotFound
+from pipeline.sources.access import ROOTS_SETTING, Wanted
+from pipeline.sources.pins import Pin, PinnedFile
+from pipeline.sources.tags import HASHED_BYTES, changed, checked, sha256_tag
+from pipeline.storage.base import CHUNK_BYTES
+
+
+class FileSource:
+    """Links are followed, but what they lead to must lie below an allowed root as well."""
+
+    def __init__(self, path: Path, roots: tuple[Path, ...]) -> None:
+        self.path = path
+        self.roots = roots
+
+    def names(self) -> tuple[str, ...]:
+        """See Source."""
+        real = self._real(self.path)
+        try:
+            if not real.exists():
+                raise SourceNotFound(f"{self.path} does not exist")
+            if not real.is_dir():
+                return (self.path.name,)
+            return tuple(sorted(entry.name for entry in os.scandir(real) if entry.is_file()))
+        except PermissionError:
+            raise SourceNotAllowed(f"{self.path} cannot be listed: the service has no permission") from None
+
+    def pin(self, wanted: Wanted) -> Pin:
+        """See Source. Files up to 256 MiB are hashed, larger ones are known by their modification time."""
+        files = tuple(self._pinned(name) for name in self.names() if wanted(name))
+        return Pin(source=f"file:{self.path}", files=files)
+
+    def read(self, file: PinnedFile) -> Iterator[bytes]:
+        """See Source."""
+        path = self._locate(file.path)
+        try:
+            opened = self._open(path)
+        except SourceNotFound as error:
+            raise changed(str(path), f"{file.size} bytes", "nothing") from error
+        with opened:
+            self._compare(path, opened.fileno(), file)
+            yield from checked(_chunks(opened), file, what=str(path))
+            self._compare(path, opened.fileno(), file)
+
+    def _pinned(self, name: str) -> PinnedFile:
+        path = self._locate(name)
+        with self._open(path) as opened:
+            found = os.fstat(opened.fileno())
+            if found.st_size > HASHED_BYTES:
+                return PinnedFile(path=name, size=found.st_size, tag=f"stat:{found.st_mtime_ns}")
+            file = PinnedFile(path=name, size=found.st_size, tag=sha256_tag(_chunks(opened)))
+            after = os.fstat(opened.fileno())
+        if (after.st_size, after.st_mtime_ns) != (found.st_size, found.st_mtime_ns):
+            raise SourceChanged(f"{path} is being written; submit the job again when it is finished")
+        return file
+
+    def _compare(self, path: Path, descriptor: int, file: PinnedFile) -> None:
+        found = os.fstat(descriptor)
+        if found.st_size != file.size:
+            raise changed(str(path), f"{file.size} bytes", f"{found.st_size} bytes")
+        tag = f"stat:{found.st_mtime_ns}"
+        if file.tag.startswith("stat:") and tag != file.tag:
+            raise changed(str(path), file.tag, tag)
+
+    def _locate(self, name: str) -> Path:
+        """Path of a file of this source: its own when the source is one file."""
+        if os.sep in name or name in ("", ".", ".."):
+            raise SourceNotAllowed(f"{name!r} is not the name of a file directly inside {self.path}")
+        return self.path if self.path.name == name and not self.path.is_dir() else self.path / name
+
+    def _open(self, path: Path) -> FileIO:
+        """Open what lies at the end of all links, unless it is outside of the roots or no ordinary file."""
+        real = self._real(path)
+        try:
+            # NOFOLLOW: a link put there since `_real` looked. NONBLOCK: a pipe would wait for its writer.
+            descriptor = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
+            raise SourceNotFound(f"{path} does not exist") from None
+        except OSError as error:
+            raise SourceNotAllowed(f"{path} cannot be read by the service: {error.strerror}") from None
+        opened = FileIO(descriptor)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            opened.close()
+            raise SourceNotFound(f"{path} is not a file")
+        return opened
+
+    def _real(self, path: Path) -> Path:
+        """The path without links. Checked before anything tells whether it exists."""
+        real = Path(os.path.realpath(path))
+        if any(real.is_relative_to(os.path.realpath(root)) for root in self.roots):
+            return real
+        if not self.roots:
+            raise SourceNotAllowed(
+                f"file: sources are off on this service; set {ROOTS_SETTING} to the directories that may be read"
+            )
+        roots = ", ".join(str(root) for root in self.roots)
+        raise SourceNotAllowed(f"{path} does not lie below an allowed root ({roots}); see {ROOTS_SETTING}")
+
+
+
+def _chunks(file: FileIO) -> Iterator[bytes]:
+    while chunk := file.read(CHUNK_BYTES):
+        yield chunk

@@ -1,0 +1,187 @@
+"""`hub:` sources: repositories of a Hugging Face hub, or of the cache that its client keeps."""
+
+import contextlib
+from collections.abc import Generator, Iterator
+
+import huggingface_hub
+from huggingface_hub import errors as hub_errors
+from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff
+
+from pipeline.errors import (
+    InvalidRequest,
+    InvalidSpec,
+    SourceNotAllowed,
+    SourceNotFound,
+    SourceUnreachable,
+    StorageUnavailable,
+)
+from pipeline.sources.access import TOKEN_SETTING, Repository, SourceAccess, Wanted
+from pipeline.sources.hub_cache import HubCache
+from pipeline.sources.pins import Pin, PinnedFile
+from pipeline.sources.tags import changed, checked
+from pipeline.sources.uri import Uri
+from pipeline.storage.base import CHUNK_BYTES
+from pipeline.storage.resume import Body, BrokenBody, read_resuming
+
+ANSWER_SECONDS = 10.0
+# The client's HTTP library changed its name between releases; its base error is the one that they share.
+NETWORK_ERRORS = (hub_errors.HTTPError, OSError)  # type: ignore[attr-defined]
+
+
+class HubSource:
+    """One repository. What is listed first fixes the commit for the life of this object."""
+
+    def __init__(self, uri: Uri, access: SourceAccess, repository: Repository) -> None:
+        self.name = uri.location
+        self.revision = uri.revision or "main"
+        self.repository = repository
+        self.access = access
+        try:
+            huggingface_hub.utils.validate_repo_id(self.name)
+        except hub_errors.HFValidationError as error:
+            raise InvalidSpec(f"hub:{self.name} names no repository: {error}") from error
+        self.cache = HubCache(repository, self.name, access.hub_cache_dir)
+        # False instead of None: the client would look for a token in the environment and at home.
+        self.api = huggingface_hub.HfApi(access.hub_endpoint, token=access.hub_token or False)
+        self._listing: tuple[str, tuple[PinnedFile, ...]] | None = None
+
+    def names(self) -> tuple[str, ...]:
+        """See Source."""
+        return tuple(file.path for file in self._listed()[1])
+
+    def pin(self, wanted: Wanted) -> Pin:
+        """See Source. Tags are SHA-256, or git object ids for small files; a dataset's is its commit."""
+        commit, files = self._listed()
+        if self.repository == "dataset":
+            files = (PinnedFile(path=f"datasets/{self.name}", size=0, tag=f"commit:{commit}"),)
+        else:
+            files = tuple(file for file in files if wanted(file.path))
+        return Pin(source=f"hub:{self.name}@{commit}", files=files)
+
+    def read(self, file: PinnedFile) -> Iterator[bytes]:
+        """See Source. From the cache when it holds the file at this commit, else streamed over HTTP."""
+        what = f"hub:{self.name}@{self.revision}/{file.path}"
+        if self.repository == "dataset":
+            raise InvalidSpec(f"hub:{self.name} is a dataset; its rows are read, not its files")
+        cached = self.cache.path(self.revision, file.path)
+        if cached is None and self.access.hub_offline:
+            raise changed(what, "a cached file (the hub is off)", "nothing")
+        if cached is None and file.size > huggingface_hub.constants.MAX_HTTP_DOWNLOAD_SIZE:
+            cached = self._downloaded(file, what=what)
+        if cached is not None:
+            with cached.open("rb") as opened:
+                yield from checked(iter(lambda: opened.read(CHUNK_BYTES), b""), file, what=what)
+            return
+        streamed = read_resuming(
+            lambda position, _: Body(self._stream(file, position, what=what), file.size, file.tag),
+            start=0,
+            what=what,
+        )
+        yield from checked(streamed, file, what=what)
+
+    def _listed(self) -> tuple[str, tuple[PinnedFile, ...]]:
+        """Commit and files directly inside the repository."""
+        if self._listing is None:
+            self._listing = self._cached() if self.access.hub_offline else self._asked()
+        return self._listing
+
+    def _asked(self) -> tuple[str, tuple[PinnedFile, ...]]:
+        try:
+            with self._translated():
+                info = self.api.repo_info(
+                    self.name,
+                    revision=self.revision,
+                    repo_type=self.repository,
+                    files_metadata=self.repository == "model",
+                    timeout=ANSWER_SECONDS,
+                )
+                if getattr(info, "gated", False):
+                    self.api.auth_check(self.name, repo_type=self.repository)
+        except SourceUnreachable:
+            if self.cache.commit(self.revision) == self.revision:  # a commit is the same wherever it lies
+                return self._cached()
+            raise
+        siblings = info.siblings if self.repository == "model" else None
+        found = [file for file in siblings or () if "/" not in file.rfilename]
+        files = [
+            PinnedFile(
+                path=file.rfilename,
+                size=file.size or 0,
+                tag=f"sha256:{file.lfs.sha256}" if file.lfs else f"git:{file.blob_id}",
+            )
+            for file in found
+        ]
+        if info.sha is None:
+            raise SourceUnreachable(f"the hub told no commit for hub:{self.name}@{self.revision}")
+        return info.sha, tuple(sorted(files, key=lambda file: file.path))
+
+    def _cached(self) -> tuple[str, tuple[PinnedFile, ...]]:
+        commit = self.cache.commit(self.revision)
+        if commit is None:
+            raise SourceNotFound(
+                f"hub:{self.name}@{self.revision} is not in the hub cache {self.cache.folder}, and the hub is "
+                f"off on this service; download it there first: hf download {self.name} "
+                f"--repo-type {self.repository} --revision {self.revision}"
+            )
+        return commit, self.cache.files(commit) if self.repository == "model" else ()
+
+    def _stream(self, file: PinnedFile, position: int, *, what: str) -> Generator[bytes, None, None]:
+        """One GET from a byte on."""
+        url = huggingface_hub.hf_hub_url(
+            self.name, file.path, revision=self.revision, endpoint=self.api.endpoint
+        )
+        headers = build_hf_headers(token=self.api.token) | {"Accept-Encoding": "identity"}
+        if position:
+            headers["Range"] = f"bytes={position}-"
+        try:
+            with http_stream_backoff("GET", url, headers=headers, timeout=ANSWER_SECONDS) as response:
+                hf_raise_for_status(response)
+                if position and response.status_code != 206:
+                    raise StorageUnavailable(f"{what}: the hub does not continue at byte {position}")
+                for chunk in response.iter_bytes(CHUNK_BYTES):
+                    position += len(chunk)
+                    yield chunk
+        except hub_errors.HfHubHTTPError as error:
+            refusal = self._refusal(error)
+            if isinstance(refusal, SourceUnreachable):
+                raise StorageUnavailable(refusal.message) from error
+            raise refusal from error
+        except NETWORK_ERRORS as error:
+            raise BrokenBody(f"{type(error).__name__}: {error}", short=False) from error
+        if position < file.size:
+            raise BrokenBody("the hub closed the connection", short=True)
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except hub_errors.HfHubHTTPError as error:
+            raise self._refusal(error) from error
+        except NETWORK_ERRORS as error:
+            raise SourceUnreachable(
+                f"the hub at {self.api.endpoint} did not answer for hub:{self.name} "
+                f"({type(error).__name__}: {error}); if this service has no network, turn hub_offline on"
+            ) from error
+
+    def _refusal(self, error: hub_errors.HfHubHTTPError) -> InvalidRequest:
+        """What an HTTP error of the hub means to the submitter."""
+        status = error.response.status_code
+        remedy = (
+            f"accept its terms on {self.api.endpoint}/{self.name} and check what the token in {TOKEN_SETTING} "
+            f"may read"
+            if self.access.hub_token
+            else f"set {TOKEN_SETTING} to the token of an account that may read it"
+        )
+        if isinstance(error, hub_errors.RevisionNotFoundError):
+            return SourceNotFound(f"hub:{self.name} has no revision {self.revision!r}; check the branch or commit")
+        if isinstance(error, hub_errors.GatedRepoError) or status == 403:
+            return SourceNotAllowed(f"hub:{self.name} is gated; {remedy}")
+        if isinstance(error, hub_errors.RepositoryNotFoundError):
+            return SourceNotFound(
+                f"the hub knows no {self.repository} {self.name!r}, or it is private; check the name, or {remedy}"
+            )
+        if status == 401:
+            return SourceNotAllowed(f"the hub refused the token for hub:{self.name}; {remedy}")
+        if status == 404:
+            return SourceNotFound(f"hub:{self.name}@{self.revision}: {error.server_message or 'not found'}")
+        return SourceUnreachable(f"the hub answered HTTP {status} for hub:{self.name}; try again later")

@@ -1,0 +1,103 @@
+"""`s3:` sources: an object, or the objects directly below a prefix."""
+
+from collections.abc import Iterator
+
+from pipeline.errors import (
+    InvalidSpec,
+    ObjectNotFound,
+    SourceNotAllowed,
+    SourceNotFound,
+    SourceUnreachable,
+    StorageError,
+    StorageUnavailable,
+)
+from pipeline.sources.access import Wanted
+from pipeline.sources.pins import Pin, PinnedFile
+from pipeline.sources.tags import changed, checked
+from pipeline.storage.base import ObjectInfo
+from pipeline.storage.options import S3Options
+from pipeline.storage.s3 import S3Store
+from pipeline.storage.s3_answers import REFUSED
+
+
+class S3Source:
+    """`location` is `bucket/key`. An object of that very key wins over objects below it."""
+
+    def __init__(self, location: str, options: S3Options | None) -> None:
+        self.location = location
+        bucket, _, key = location.partition("/")
+        directory, _, self.name = key.rpartition("/")
+        try:
+            self.store = S3Store(bucket, directory, options)
+        except ValueError as error:
+            raise InvalidSpec(f"s3://{location}: {error}") from error
+
+    def names(self) -> tuple[str, ...]:
+        """See Source."""
+        return tuple(self._objects())
+
+    def pin(self, wanted: Wanted) -> Pin:
+        """See Source. Tags are ETags."""
+        files = tuple(
+            PinnedFile(path=name, size=found.size, tag=_tag(found))
+            for name, found in self._objects().items()
+            if wanted(name)
+        )
+        return Pin(source=f"s3://{self.location}", files=files)
+
+    def read(self, file: PinnedFile) -> Iterator[bytes]:
+        """See Source. The ETag is compared before the first chunk and after the last."""
+        key = self.name if file.path == self.name else self._below(file.path)
+        what = f"s3://{self.location}" + ("" if key == self.name else f"/{file.path}")
+        self._compare(key, file, what=what)
+        try:
+            yield from checked(self.store.get(key), file, what=what)
+        except ObjectNotFound as error:
+            raise changed(what, file.tag, "nothing") from error
+        self._compare(key, file, what=what)
+
+    def _compare(self, key: str, file: PinnedFile, *, what: str) -> None:
+        found = self.store.stat(key)
+        if found is None:
+            raise changed(what, file.tag, "nothing")
+        if found.size != file.size:
+            raise changed(what, f"{file.size} bytes", f"{found.size} bytes")
+        if _tag(found) != file.tag:
+            raise changed(what, file.tag, _tag(found))
+
+    def _objects(self) -> dict[str, ObjectInfo]:
+        """Objects by name, in order of names."""
+        try:
+            self.store.probe()  # gives up within seconds, where other requests are patient
+            single = self.store.stat(self.name) if self.name else None
+            if single is not None:
+                return {self.name: single}
+            prefix = self._below("")
+            listed = {found.key.removeprefix(prefix): found for found in self.store.list(prefix)}
+        except StorageUnavailable as error:
+            raise SourceUnreachable(f"s3://{self.location} cannot be reached: {error.message}") from error
+        except StorageError as error:
+            raise self._refusal(error) from error
+        except ValueError as error:
+            raise InvalidSpec(f"s3://{self.location}: {error}") from error
+        inside = {name: found for name, found in sorted(listed.items()) if name and "/" not in name}
+        if not inside:
+            raise SourceNotFound(f"nothing lies at s3://{self.location}; check bucket and prefix")
+        return inside
+
+    def _below(self, name: str) -> str:
+        return f"{self.name}/{name}" if self.name else name
+
+    def _refusal(self, error: StorageError) -> SourceNotFound | SourceNotAllowed | SourceUnreachable:
+        """What the server's answer means to the submitter; the store keeps the answer as the cause."""
+        answer = getattr(error.__cause__, "response", {})
+        code = str(answer.get("Error", {}).get("Code", ""))
+        if code == "NoSuchBucket":
+            return SourceNotFound(f"the bucket of s3://{self.location} does not exist: {error.message}")
+        if code in REFUSED:
+            return SourceNotAllowed(f"s3://{self.location} may not be read by the service: {error.message}")
+        return SourceUnreachable(f"s3://{self.location} cannot be read: {error.message}")
+
+
+def _tag(found: ObjectInfo) -> str:
+    return f"etag:{found.version}"

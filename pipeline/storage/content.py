@@ -1,0 +1,157 @@
+"""Content addressing on top of any store: a blob's key is its SHA-256, so that every put may be repeated.
+
+Blobs are verified whenever they are read whole. Records are small JSON documents under keys of their
+own choice; each carries the digest of its body, so that alteration is noticed there too.
+"""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, Annotated, TypeVar
+
+from pydantic import BaseModel, Field, ValidationError
+
+from pipeline.canonical import Frozen, canonical_json, digest_of, sha256_hex
+from pipeline.errors import CorruptObject, ObjectNotFound, SourceChanged
+from pipeline.storage.base import CHUNK_BYTES, Store
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class BlobRef(Frozen):
+    """What a blob holds: the lower-case hexadecimal SHA-256 of its bytes, and how many these are."""
+
+    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    size: Annotated[int, Field(ge=0)]
+
+
+class ContentStore:
+    """Blobs and records in a store. Streams of unknown length are spooled in `spool_dir`."""
+
+    def __init__(self, store: Store, *, spool_dir: Path | None = None) -> None:
+        self.store = store
+        self._spool_dir = None if spool_dir is None else str(spool_dir)
+
+    def __repr__(self) -> str:
+        return f"ContentStore({self.store!r})"
+
+    def key(self, ref: BlobRef) -> str:
+        """Where a blob lies in the store."""
+        return f"blobs/sha256/{ref.digest[:2]}/{ref.digest}"
+
+    def has(self, ref: BlobRef) -> bool:
+        """Whether an object of the right size lies there; only reading it tells more."""
+        found = self.store.stat(self.key(ref))
+        return found is not None and found.size == ref.size
+
+    def put_bytes(self, data: bytes) -> BlobRef:
+        """Store a blob that is in memory, unless it is there."""
+        ref = BlobRef(digest=sha256_hex(data), size=len(data))
+        if not self.has(ref):
+            self.store.put(self.key(ref), [data])
+        return ref
+
+    def put_file(self, path: Path) -> BlobRef:
+        """Store a file, unless it is there. Reads it twice; SourceChanged when the reads differ."""
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            ref = BlobRef(digest=digest, size=file.tell())
+            if not self.has(ref):
+                file.seek(0)
+                self.store.put(self.key(ref), _unchanged(_chunks(file), ref, path=path))
+        return ref
+
+    def put_stream(self, chunks: Iterable[bytes]) -> BlobRef:
+        """Store a stream, unless it is there. It waits in a temporary file until its digest is known."""
+        digest, size = hashlib.sha256(), 0
+        with tempfile.SpooledTemporaryFile(max_size=CHUNK_BYTES, dir=self._spool_dir) as spool:
+            for chunk in chunks:
+                digest.update(chunk)
+                size += len(chunk)
+                spool.write(chunk)
+            spool.seek(0)
+            ref = BlobRef(digest=digest.hexdigest(), size=size)
+            if not self.has(ref):
+                self.store.put(self.key(ref), _chunks(spool))
+        return ref
+
+    def get_bytes(self, ref: BlobRef) -> bytes:
+        """A whole blob, verified. For what fits into memory."""
+        return b"".join(self.stream(ref))
+
+    def stream(self, ref: BlobRef) -> Iterator[bytes]:
+        """A blob chunk by chunk. Raises CorruptObject before the first when the size is wrong, and in place
+        of the end when the digest is: whoever acts on the chunks must wait for the end."""
+        key = self.key(ref)
+        found = self.store.stat(key)
+        if found is None:
+            raise ObjectNotFound(f"{key} does not exist in {self.store!r}")
+        if found.size != ref.size:
+            raise self._corrupt(key, f"{ref.size} bytes", f"{found.size} bytes")
+        digest, size = hashlib.sha256(), 0
+        for chunk in self.store.get(key):
+            digest.update(chunk)
+            size += len(chunk)
+            yield chunk
+        if size != ref.size:
+            raise self._corrupt(key, f"{ref.size} bytes", f"{size} bytes")
+        if digest.hexdigest() != ref.digest:
+            raise self._corrupt(key, f"sha256 {ref.digest}", f"sha256 {digest.hexdigest()}")
+
+    def read_range(self, ref: BlobRef, *, start: int, length: int) -> bytes:
+        """Some bytes of a blob, not verified: a part cannot be checked against the digest of the whole."""
+        if start < 0 or length < 0 or start + length > ref.size:
+            raise ValueError(f"range {start}+{length} is not inside of blob {ref.digest} of {ref.size} bytes")
+        return b"".join(self.store.get(self.key(ref), start=start, length=length))
+
+    def put_model(self, key: str, model: BaseModel) -> None:
+        """Store a record under a key of its own, replacing what was there."""
+        body = model.model_dump(mode="json")
+        self.store.put(key, [canonical_json({"body": body, "sha256": digest_of(body)})])
+
+    def get_model(self, key: str, cls: type[Model]) -> Model:
+        """Read a record. Raises ObjectNotFound; CorruptObject when it is cut, altered or not a `cls`."""
+        data = b"".join(self.store.get(key))
+        try:
+            record = json.loads(data)
+            body, expected = record["body"], record["sha256"]
+            actual = digest_of(body)
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise self._corrupt(
+                key, "a JSON record with body and sha256", f"{len(data)} other bytes"
+            ) from error
+        if actual != expected:
+            raise self._corrupt(key, f"body of sha256 {expected}", f"sha256 {actual}")
+        try:
+            return cls.model_validate_json(canonical_json(body))
+        except ValidationError as error:
+            raise self._corrupt(key, f"a valid {cls.__name__}", str(error)) from error
+
+    def find_model(self, key: str, cls: type[Model]) -> Model | None:
+        """Like get_model, with None for a record that does not exist."""
+        try:
+            return self.get_model(key, cls)
+        except ObjectNotFound:
+            return None
+
+    def _corrupt(self, key: str, expected: str, actual: str) -> CorruptObject:
+        return CorruptObject(f"{key} in {self.store!r} is damaged: expected {expected}, got {actual}")
+
+
+def _chunks(file: IO[bytes]) -> Iterator[bytes]:
+    while chunk := file.read(CHUNK_BYTES):
+        yield chunk
+
+
+def _unchanged(chunks: Iterable[bytes], ref: BlobRef, *, path: Path) -> Iterator[bytes]:
+    """The chunks; an error before their end keeps a file that changed from becoming visible."""
+    digest = hashlib.sha256()
+    for chunk in chunks:
+        digest.update(chunk)
+        yield chunk
+    if digest.hexdigest() != ref.digest:
+        raise SourceChanged(
+            f"{path} changed while it was being stored; store it again when nothing writes it"
+        )

@@ -1,0 +1,298 @@
+"""A store in an S3 bucket, or in anything that speaks S3. The only file that imports boto3.
+
+Single requests are retried by botocore; a body that breaks off is continued from the byte that was
+received last (resume.py). Uploads of unknown length go up in parts with bounded memory (parts.py) and
+become visible as a whole. A killed writer leaves an unfinished multipart upload, which no reader sees;
+give the bucket a lifecycle rule that aborts these after some days.
+"""
+
+import base64
+import contextlib
+import hashlib
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from http.client import IncompleteRead
+from itertools import islice
+
+from boto3.session import Session
+from botocore.client import BaseClient
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    FlexibleChecksumError,
+    HTTPClientError,
+    IncompleteReadError,
+    ResponseStreamingError,
+)
+from botocore.exceptions import ConnectionError as EndpointError
+from botocore.response import StreamingBody
+from urllib3.exceptions import HTTPError
+
+from pipeline.errors import CorruptObject, ObjectNotFound, StorageError, StorageUnavailable
+from pipeline.storage.base import ObjectInfo, check_key, check_prefix, check_range, is_key
+from pipeline.storage.options import S3Options
+from pipeline.storage.parts import MAX_PARTS, cut, drained, send
+from pipeline.storage.resume import Body, BrokenBody, read_resuming
+from pipeline.storage.s3_answers import attachment, bare, check_range_served, meaning
+
+READ_BYTES = 1024 * 1024  # what a broken connection can cost
+REQUEST_ATTEMPTS = 5
+UPLOAD_THREADS = 3  # parts in flight, each in memory
+MAX_PRESIGN_SECONDS = 7 * 24 * 3600
+
+Receipt = dict[str, str | int]  # one entry of the list that completes a multipart upload
+
+
+class S3Store:
+    """Objects under `prefix/` in one bucket. Opening asks nothing of the server; see `probe`."""
+
+    def __init__(self, bucket: str, prefix: str = "", options: S3Options | None = None) -> None:
+        self.bucket = bucket
+        self.prefix = f"{check_key(prefix)}/" if prefix else ""
+        self.options = options or S3Options()
+        self.endpoint = self.options.endpoint_url or "AWS"
+        self._client = self._connect(connect_seconds=10, read_seconds=60, attempts=REQUEST_ATTEMPTS)
+        self.endpoint = str(self._client.meta.endpoint_url)
+
+    def __repr__(self) -> str:
+        return f"S3Store('s3://{self.bucket}/{self.prefix}', endpoint={self.endpoint!r})"
+
+    def __reduce__(self) -> tuple[type["S3Store"], tuple[str, str, S3Options]]:
+        return type(self), (self.bucket, self.prefix.rstrip("/"), self.options)
+
+    def put(self, key: str, chunks: Iterable[bytes]) -> None:
+        """See Store. More than one part of 16 MiB becomes a multipart upload with three parts in flight."""
+        check_key(key)
+        parts = cut(chunks)
+        first = list(islice(parts, 2))
+        if len(first) == 2:
+            self._put_parts(key, drained(first, parts))
+        else:
+            self._put_whole(key, first.pop() if first else b"")
+
+    def get(self, key: str, *, start: int = 0, length: int | None = None) -> Iterator[bytes]:
+        """See Store. A dropped connection is continued; StorageUnavailable when that fails repeatedly."""
+        check_range(check_key(key), start=start, length=length)
+        return self._read(key, start=start, length=length)
+
+    def stat(self, key: str) -> ObjectInfo | None:
+        """See Store. The version is the ETag."""
+        check_key(key)
+        try:
+            with self._translated(f"looking up {key}"):
+                found = self._client.head_object(Bucket=self.bucket, Key=self.prefix + key)
+        except ObjectNotFound:
+            return None
+        return ObjectInfo(key=key, size=found["ContentLength"], version=bare(found.get("ETag")))
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        """See Store. Sorted here, all in memory: not every server lists in key order."""
+        check_prefix(prefix)
+        found: list[ObjectInfo] = []
+        with self._translated(f"listing {prefix}*"):
+            paginator = self._client.get_paginator("list_objects_v2")
+            for page in paginator.paginate(Bucket=self.bucket, Prefix=self.prefix + prefix):
+                for entry in page.get("Contents", ()):
+                    key = entry["Key"].removeprefix(self.prefix)
+                    if is_key(key) and key.startswith(prefix):
+                        found.append(ObjectInfo(key, entry["Size"], bare(entry.get("ETag"))))
+        return iter(sorted(found, key=lambda info: info.key))
+
+    def delete(self, key: str) -> None:
+        """See Store."""
+        check_key(key)
+        with contextlib.suppress(ObjectNotFound), self._translated(f"deleting {key}"):
+            self._client.delete_object(Bucket=self.bucket, Key=self.prefix + key)
+
+    def presign(self, key: str, *, seconds: int, filename: str) -> str:
+        """See Presigner. At most seven days; the browser saves the object as `filename`."""
+        check_key(key)
+        if not 1 <= seconds <= MAX_PRESIGN_SECONDS:
+            raise ValueError(f"seconds must be 1 to {MAX_PRESIGN_SECONDS}, got {seconds}")
+        wanted = {"Bucket": self.bucket, "Key": self.prefix + key}
+        wanted["ResponseContentDisposition"] = attachment(filename)
+        with self._translated(f"presigning {key}"):
+            return str(self._client.generate_presigned_url("get_object", Params=wanted, ExpiresIn=seconds))
+
+    def probe(self) -> None:
+        """Raise within seconds: StorageUnavailable when nothing answers, StorageError when it refuses us."""
+        client = self._connect(connect_seconds=3, read_seconds=5, attempts=2)
+        try:
+            with self._translated("probing"):
+                client.list_objects_v2(Bucket=self.bucket, Prefix=self.prefix, MaxKeys=1)
+        finally:
+            client.close()
+
+    def _connect(self, *, connect_seconds: float, read_seconds: float, attempts: int) -> BaseClient:
+        options = self.options
+        with self._translated("connecting"):
+            return Session().client(
+                "s3",
+                endpoint_url=options.endpoint_url,
+                region_name=options.region,
+                aws_access_key_id=options.access_key,
+                aws_secret_access_key=options.secret_key,
+                config=Config(
+                    signature_version="s3v4",
+                    s3={"addressing_style": "path" if options.endpoint_url else "auto"},
+                    retries={"mode": "standard", "total_max_attempts": attempts},
+                    connect_timeout=connect_seconds,
+                    read_timeout=read_seconds,
+                    tcp_keepalive=True,
+                    # Our SHA-256 travels in a header; botocore's trailing checksums confuse some servers.
+                    request_checksum_calculation="when_required",
+                    response_checksum_validation="when_required",
+                ),
+            )
+
+    def _put_whole(self, key: str, data: bytes) -> None:
+        extra = self._checksum(data) | self._encryption()
+        with self._translated(f"putting {key}"):
+            self._client.put_object(Bucket=self.bucket, Key=self.prefix + key, Body=data, **extra)
+
+    def _put_parts(self, key: str, parts: Iterator[bytes]) -> None:
+        before = self.stat(key)
+        target = {"Bucket": self.bucket, "Key": self.prefix + key}
+        extra = self._encryption() | ({"ChecksumAlgorithm": "SHA256"} if self.options.checksums else {})
+        with self._translated(f"putting {key}"):
+            upload = self._client.create_multipart_upload(**target, **extra)["UploadId"]
+        target["UploadId"] = upload
+        try:
+            receipts = list(
+                send(parts, lambda n, part: self._put_part(target, n, part), threads=UPLOAD_THREADS)
+            )
+            self._complete(key, target, receipts, before=before)
+        except BaseException as error:
+            try:
+                self._client.abort_multipart_upload(**target)
+            except (BotoCoreError, ClientError) as failure:
+                error.add_note(f"multipart upload {upload} of {key} could not be aborted: {failure}")
+            raise
+
+    def _put_part(self, target: dict[str, str], number: int, part: bytes) -> Receipt:
+        if number > MAX_PARTS:
+            raise StorageError(f"{target['Key']} is larger than S3 takes in {MAX_PARTS} parts")
+        checksum = self._checksum(part)
+        with self._translated(f"putting {target['Key']}, part {number}"):
+            etag = self._client.upload_part(**target, PartNumber=number, Body=part, **checksum)["ETag"]
+        return {"PartNumber": number, "ETag": etag, **checksum}
+
+    def _complete(
+        self, key: str, target: dict[str, str], receipts: Sequence[Receipt], *, before: ObjectInfo | None
+    ) -> None:
+        with self._translated(f"putting {key}"):
+            try:
+                self._client.complete_multipart_upload(**target, MultipartUpload={"Parts": receipts})
+            except ClientError as error:
+                # When the first answer was lost, botocore's retry finds the upload gone and the object there.
+                if _code(error) != "NoSuchUpload" or self.stat(key) in (None, before):
+                    raise
+
+    def _checksum(self, data: bytes) -> dict[str, str]:
+        if not self.options.checksums:
+            return {}
+        return {"ChecksumSHA256": base64.b64encode(hashlib.sha256(data).digest()).decode()}
+
+    def _encryption(self) -> dict[str, str]:
+        asked = {"ServerSideEncryption": self.options.sse, "SSEKMSKeyId": self.options.kms_key_id}
+        return {name: value for name, value in asked.items() if value is not None}
+
+    def _read(self, key: str, *, start: int, length: int | None) -> Iterator[bytes]:
+        end = None if length is None else start + length
+        if end == start or (end is None and start > 0):  # S3 knows no ranges that may be empty
+            size = self._expect(key, at_least=start)
+            end = size if end is None else end
+            if end == start:
+                return
+        yield from read_resuming(
+            lambda position, previous: self._open(key, position, end=end, previous=previous),
+            start=start,
+            what=self._named(key),
+        )
+
+    def _open(self, key: str, position: int, *, end: int | None, previous: Body | None) -> Body:
+        """One GET from `position`; of the same version as `previous`, which broke off."""
+        end = previous.end if previous is not None else end
+        wanted = {"Bucket": self.bucket, "Key": self.prefix + key}
+        if end is not None:
+            wanted["Range"] = f"bytes={position}-{end - 1}"
+        elif self.options.checksums:
+            wanted["ChecksumMode"] = "ENABLED"  # checksums belong to whole objects
+        if previous is not None and previous.version:
+            wanted["IfMatch"] = f'"{previous.version}"'
+        with self._translated(f"getting {key}"):
+            try:
+                found = self._client.get_object(**wanted)
+            except ClientError as error:
+                if _code(error) in ("InvalidRange", "416"):
+                    self._expect(key, at_least=end or 0)
+                raise
+        version = bare(found.get("ETag"))
+        try:
+            if end is not None:
+                check_range_served(found.get("ContentRange", ""), position, end=end, what=self._named(key))
+            if previous is not None and previous.version != version:
+                raise StorageUnavailable(f"{self._named(key)} was replaced while it was read")
+        except StorageError:
+            found["Body"].close()
+            raise
+        return Body(
+            chunks=self._chunks(key, found["Body"]),
+            end=found["ContentLength"] if end is None else end,
+            version=version,
+        )
+
+    def _chunks(self, key: str, body: StreamingBody) -> Generator[bytes, None, None]:
+        """The bytes of one answer, up to the empty read that makes botocore compare length and checksum."""
+        with contextlib.closing(body):
+            try:
+                while chunk := body.read(READ_BYTES):
+                    yield chunk
+            except FlexibleChecksumError as error:
+                raise CorruptObject(f"{self._named(key)} does not match its checksum: {error}") from error
+            except (BotoCoreError, HTTPError, OSError) as error:
+                raise BrokenBody(f"{type(error).__name__}: {error}", short=_is_short(error)) from error
+
+    def _expect(self, key: str, *, at_least: int) -> int:
+        """Size of an object; ObjectNotFound, or CorruptObject when it is smaller than that."""
+        found = self.stat(key)
+        if found is None:
+            raise ObjectNotFound(f"{self._named(key)}: it does not exist")
+        if found.size < at_least:
+            raise CorruptObject(
+                f"{self._named(key)} is truncated: expected at least {at_least} bytes, got {found.size}"
+            )
+        return found.size
+
+    def _named(self, doing: str) -> str:
+        return f"{doing} in bucket s3://{self.bucket}/{self.prefix} at {self.endpoint}"
+
+    @contextlib.contextmanager
+    def _translated(self, doing: str) -> Iterator[None]:
+        """Turn botocore's errors into ours: they name what was done, bucket and endpoint, never a secret."""
+        try:
+            yield
+        except ClientError as error:
+            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+            kind, told = meaning(_code(error), status)
+            answer = (
+                f"HTTP {status}, {_code(error)}, {error.response.get('Error', {}).get('Message', '')[:300]}"
+            )
+            raise kind(f"{self._named(doing)}: {told} (answer: {answer})") from error
+        except (EndpointError, HTTPClientError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise StorageUnavailable(f"{self._named(doing)}: no answer ({reason})") from error
+        except (BotoCoreError, ValueError) as error:
+            raise StorageError(f"{self._named(doing)}: {error}") from error
+
+
+def _code(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def _is_short(error: Exception) -> bool:
+    """Whether a body ended in good order before its length was reached."""
+    if isinstance(error, IncompleteReadError):
+        return True
+    inner = error.kwargs.get("error") if isinstance(error, ResponseStreamingError) else error
+    return isinstance(getattr(inner, "__cause__", None), IncompleteRead)

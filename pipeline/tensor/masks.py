@@ -1,0 +1,150 @@
+"""Which weights stay: saliencies become keep tensors.
+
+Shape legend: O out_features, I in_features, R sets that compete apart from each other, C competitors in each.
+
+Rows, a whole matrix and the groups of N:M differ only in what R and C are; the selection is the same. Equal
+saliencies go lowest index first (row-major), on every device.
+"""
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import NumericalError
+from pipeline.patterns import NM, ComparisonGroup, Pattern, Unstructured
+
+ALPHA_START, ALPHA_LIMIT, ALPHA_TOLERANCE = 0.4, 0.8, 0.001
+
+
+def keep_by_saliency(saliency_OI: Tensor, pattern: Pattern, *, default_group: ComparisonGroup) -> Tensor:
+    """keep, bool [O, I]: True at the most salient weights.
+
+    `saliency_OI`: importance per weight, floating point [O, I], any unit. `default_group`: used where the
+    pattern leaves the comparison group open.
+
+    Zeros of an unstructured sparsity s: with `rounding: exact` the matrix gets round(O·I·s); comparing rows,
+    each gets int(I·s) and the remainder goes to the rows whose next smallest saliency is smallest. With
+    `rounding: floor` the published counts: int(I·s) per row, or everything up to and including the saliency at
+    position int(O·I·s) of the sorted matrix. s = 0 prunes nothing in either (the published code would prune
+    one weight of a matrix). N:M prunes the group - keep smallest of each group of consecutive inputs.
+
+    Raises NumericalError for saliencies that are not finite and InvalidSpec when the group of N:M does not
+    divide I.
+    """
+    _check_finite(saliency_OI)
+    if isinstance(pattern, NM):
+        pattern.check_in_features(saliency_OI.shape[1])
+        groups_RC = saliency_OI.reshape(-1, pattern.group)
+        prune_RC = _smallest(groups_RC, each=pattern.group - pattern.keep, extra=0)
+        return ~prune_RC.reshape(saliency_OI.shape)
+    if pattern.sparsity == 0:
+        return torch.ones_like(saliency_OI, dtype=torch.bool)
+    by_row = (pattern.comparison_group or default_group) == "row"
+    competitors_RC = saliency_OI if by_row else saliency_OI.reshape(1, -1)
+    if pattern.rounding == "exact":
+        prune_RC = _exact_share(competitors_RC, pattern.sparsity)
+    elif by_row:
+        prune_RC = _smallest(competitors_RC, each=int(saliency_OI.shape[1] * pattern.sparsity), extra=0)
+    else:
+        position = int(saliency_OI.numel() * pattern.sparsity)
+        prune_RC = competitors_RC <= _kth_smallest(competitors_RC, position + 1)
+    return ~prune_RC.reshape(saliency_OI.shape)
+
+
+def keep_by_row_share(saliency_OI: Tensor, pattern: Unstructured) -> Tensor:
+    """keep, bool [O, I], of Wanda's variant (arXiv 2306.11695): every row loses the same share of its saliency.
+
+    Within a row the smallest saliencies go, as long as their sum is at most α times the sum of the row; one α
+    serves the matrix, so rows get unequal counts. `rounding: exact` sets α so that round(O·I·s) weights go
+    (equal shares: lowest index first). `rounding: floor` is the published search: α halves its way from 0.4
+    within [0, 0.8] until the matrix is within 0.001 of s or the interval is shorter than 0.001. s = 0 prunes
+    nothing in either.
+
+    Raises NumericalError for saliencies that are not finite.
+    """
+    _check_finite(saliency_OI)
+    if pattern.sparsity == 0 or saliency_OI.numel() == 0:
+        return torch.ones_like(saliency_OI, dtype=torch.bool)
+    # Sums on the CPU, in float64: CUDA adds up in an order that changes from run to run.
+    ascending = saliency_OI.cpu().sort(dim=1, stable=True)
+    summed_OI = ascending.values.cumsum(dim=1, dtype=torch.float64)
+    if pattern.rounding == "floor":
+        counts_O = _count_by_alpha_search(ascending.values, summed_OI, pattern.sparsity)
+        prune_sorted_OI = torch.arange(summed_OI.shape[1]) < counts_O[:, None]
+        prune_OI = torch.empty_like(prune_sorted_OI).scatter_(1, ascending.indices, prune_sorted_OI)
+    else:
+        # A row of zeros has no shares; 0 lets its weights go first, which costs nothing.
+        share_sorted_OI = torch.nan_to_num(summed_OI / summed_OI[:, -1:], nan=0.0)
+        share_OI = torch.empty_like(share_sorted_OI).scatter_(1, ascending.indices, share_sorted_OI)
+        prune_OI = _exact_share(share_OI.reshape(1, -1), pattern.sparsity).reshape(share_OI.shape)
+    return ~prune_OI.to(saliency_OI.device)
+
+
+def _check_finite(saliency_OI: Tensor) -> None:
+    finite_OI = torch.isfinite(saliency_OI)
+    if finite_OI.all():
+        return
+    bad = saliency_OI.numel() - int(finite_OI.sum())
+    raise NumericalError(
+        f"{bad} of {saliency_OI.numel()} saliencies are not finite; the weights or the activations hold inf or "
+        f"NaN: check the checkpoint, or raise compute_dtype (float16 overflows above 65504)"
+    )
+
+
+def _exact_share(x_RC: Tensor, sparsity: float) -> Tensor:
+    """bool [R, C]: True at round(R·C·s) entries, int(C·s) in each row and the remainder by next smallest."""
+    rows, columns = x_RC.shape
+    each = int(columns * sparsity)
+    return _smallest(x_RC, each=each, extra=round(rows * columns * sparsity) - rows * each)
+
+
+def _smallest(x_RC: Tensor, *, each: int, extra: int) -> Tensor:
+    """bool [R, C]: True at the `each` smallest of every row, and at one more of `extra` rows.
+
+    Those are the rows whose next smallest entry is smallest, equal ones lowest index first. `each` < C.
+    """
+    if each == extra == 0:
+        return torch.zeros_like(x_RC, dtype=torch.bool)
+    # The next smallest entry serves both counts: below it lie at most `each`, up to it more than `each`.
+    threshold_R1 = _kth_smallest(x_RC, each + 1)
+    count_R1 = torch.full_like(threshold_R1, each, dtype=torch.long)
+    count_R1[threshold_R1[:, 0].sort(stable=True).indices[:extra]] += 1
+
+    below_RC = x_RC < threshold_R1
+    tied_RC = x_RC == threshold_R1
+    missing_R1 = count_R1 - below_RC.sum(dim=1, keepdim=True)
+    prune_RC = below_RC | (tied_RC & (missing_R1 > 0))
+    too_many_R = (prune_RC.sum(dim=1, keepdim=True) > count_R1)[:, 0]
+    if too_many_R.any():
+        tied_TC = tied_RC[too_many_R]
+        first_TC = tied_TC.cumsum(dim=1, dtype=torch.int32) <= missing_R1[too_many_R]
+        prune_RC[too_many_R] = below_RC[too_many_R] | (tied_TC & first_TC)
+    return prune_RC
+
+
+def _kth_smallest(x_RC: Tensor, k: int) -> Tensor:
+    """The k-th smallest entry of each row, k from 1, [R, 1]."""
+    if x_RC.is_cuda:  # kthvalue is refused there under torch.use_deterministic_algorithms
+        return x_RC.sort(dim=1).values[:, k - 1 : k]
+    return x_RC.kthvalue(k, dim=1, keepdim=True).values  # 3 times cheaper than a sort
+
+
+def _count_by_alpha_search(ascending_OI: Tensor, summed_OI: Tensor, sparsity: float) -> Tensor:
+    """Zeros per row, int64 [O], where the published bisection of α stops."""
+    low, alpha, high = 0.0, ALPHA_START, ALPHA_LIMIT
+    while True:
+        counts_O = _count_below_share(ascending_OI, summed_OI, alpha)
+        reached = int(counts_O.sum()) / ascending_OI.numel()
+        if abs(reached - sparsity) <= ALPHA_TOLERANCE or high - low < ALPHA_TOLERANCE:
+            return counts_O
+        if reached > sparsity:
+            alpha, high = (alpha + low) / 2, alpha
+        else:
+            alpha, low = (alpha + high) / 2, alpha
+
+
+def _count_below_share(ascending_OI: Tensor, summed_OI: Tensor, alpha: float) -> Tensor:
+    """Weights of each row, int64 [O], up to the last whose running sum is at most α of the row, equals included."""
+    within_O1 = (summed_OI <= alpha * summed_OI[:, -1:]).sum(dim=1, keepdim=True)
+    threshold_O1 = ascending_OI.gather(1, (within_O1 - 1).clamp(min=0))
+    upto_O1 = torch.searchsorted(ascending_OI, threshold_O1, right=True)
+    return torch.where(within_O1 > 0, upto_O1, 0)[:, 0]

@@ -1,0 +1,36 @@
+"""Outlier ratio of a block (OWL, arXiv 2310.05175).
+
+Shape legend: O out_features, I in_features.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import NumericalError
+
+LARGEST = torch.finfo(torch.float32).max
+
+
+def outlier_ratio(saliencies: Sequence[Tensor], multiplier: float) -> float:
+    """Percent of a block's saliencies above `multiplier` times their mean, in [0, 100].
+
+    `saliencies`: float32 [O, I] of each linear of the block; mean and count run over all of them together, in
+    two passes, so that nothing the size of the block is built. The mean is taken in float64, the comparison in
+    float32 as in the published code.
+
+    Raises NumericalError when there is no weight, or a saliency is not finite.
+    """
+    weights = sum(saliency_OI.numel() for saliency_OI in saliencies)
+    if weights == 0:
+        raise NumericalError("outlier ratio of a block without weights")
+    total = sum(saliency_OI.sum(dtype=torch.float64).item() for saliency_OI in saliencies)
+    if not abs(total) < float("inf"):
+        raise NumericalError(
+            f"the saliencies of a block sum to {total}; the weights or the activations hold inf or NaN: check the "
+            f"checkpoint, or raise compute_dtype (float16 overflows above 65504)"
+        )
+    threshold = min(multiplier * total / weights, LARGEST)
+    outliers = sum(int((saliency_OI > threshold).sum()) for saliency_OI in saliencies)
+    return outliers / weights * 100

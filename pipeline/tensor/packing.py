@@ -1,0 +1,43 @@
+"""Keep tensors at one bit a weight.
+
+Weight 8·i + j of a keep tensor, in row-major order, is bit j of byte i, lowest bit first: what
+`numpy.packbits(keep, axis=None, bitorder="little")` writes. Unused bits of the last byte are 0.
+
+Shape legend: O out_features, I in_features, B bytes.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pipeline.errors import CorruptObject
+
+
+def pack_keep(keep_OI: Tensor) -> Tensor:
+    """A bool tensor of any shape as bits: uint8 [B], B = ceil(number of weights / 8)."""
+    assert keep_OI.dtype == torch.bool, f"keep tensors are bool, got {keep_OI.dtype}"
+    bits = keep_OI.reshape(-1).view(torch.uint8)
+    bits_B8 = functional.pad(bits, (0, -len(bits) % 8)).reshape(-1, 8)
+    packed_B = bits_B8[:, 0].clone()
+    for j in range(1, 8):
+        packed_B |= bits_B8[:, j] << j
+    return packed_B
+
+
+def unpack_keep(packed_B: Tensor, shape: Sequence[int]) -> Tensor:
+    """The bool tensor of that shape. Raises CorruptObject when the bytes are not those of such a tensor."""
+    weights = math.prod(shape)
+    length = -(-weights // 8)
+    if packed_B.dtype != torch.uint8 or packed_B.shape != (length,):
+        raise CorruptObject(
+            f"a packed keep tensor of shape {tuple(shape)} is uint8 [{length}], "
+            f"got {packed_B.dtype} {list(packed_B.shape)}"
+        )
+    bits_B8 = torch.stack([(packed_B >> j) & 1 for j in range(8)], dim=1)
+    bits = bits_B8.reshape(-1)
+    if bits[weights:].any():
+        raise CorruptObject(f"a packed keep tensor of shape {tuple(shape)} has bits set behind its last weight")
+    return bits[:weights].bool().reshape(*shape)

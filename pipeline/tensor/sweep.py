@@ -1,0 +1,254 @@
+"""One worker's share of a sweep over the blocks: its samples' activations, and one block at a time.
+
+Measuring, pruning and evaluating all walk the model in the same way:
+
+    worker.start()                          embed the sequences
+    for block in range(worker.num_blocks):
+        worker.load(block)
+        worker.measure() / .advance()       run the block on every sequence
+        worker.choose(...); worker.apply(...)   new weights for some linears, then for all of the block
+    worker.losses()                         cross-entropy per sequence, for evaluation
+
+Workers never talk to each other: whoever drives them merges what they return, in sequence order.
+
+Shape legend: L tokens, O out_features, I in_features, V vocabulary.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipeline.artifacts import CheckpointRef, FileRef, LinearSparsity
+from pipeline.canonical import Frozen
+from pipeline.checkpoint.index import TensorEntry
+from pipeline.checkpoint.reader import CheckpointReader, read_tensor
+from pipeline.checkpoint.stream import BlockStream
+from pipeline.checkpoint.writer import copy_tensors, put_tensors
+from pipeline.errors import NumericalError
+from pipeline.methods import Method
+from pipeline.patterns import Pattern
+from pipeline.storage.content import ContentStore
+from pipeline.tensor.outliers import outlier_ratio
+from pipeline.tensor.packing import pack_keep
+from pipeline.tensor.statistics import LinearStatistics, squared_norm
+
+LOSS_ROWS = 256  # logits are turned into losses this many tokens at a time
+
+SquaredNorms = tuple[Tensor, ...]  # one [I] per group of linears that see the same input
+
+
+class StoredTensors(Frozen):
+    """One safetensors file and where each tensor lies in it."""
+
+    file: FileRef
+    tensors: dict[str, TensorEntry]
+
+
+class StoredBlock(Frozen):
+    """A finished block: its weights, its packed keep tensors, and the zeros of each linear."""
+
+    block: int
+    weights: StoredTensors
+    keep: FileRef
+    linears: tuple[LinearSparsity, ...]
+
+
+@dataclass(frozen=True)
+class ChosenLinear:
+    """What a method decided for one linear: packed keep, and the new values as they are stored."""
+
+    packed_keep: Tensor
+    pruned: int
+    weight_OI: Tensor
+
+
+class SweepWorker:
+    """See the module's text. `sequences` are token sequences [L], of any lengths."""
+
+    def __init__(
+        self,
+        content: ContentStore,
+        checkpoint: CheckpointRef,
+        sequences: Sequence[Tensor],
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        self._content = content
+        self._device = device
+        self._reader = CheckpointReader(content, checkpoint)
+        self._stream = BlockStream(self._reader, dtype=dtype, device=device)
+        self._sequences = list(sequences)
+        self._hidden: list[Tensor] = []
+        self._block = -1
+        self._module: nn.Module | None = None
+        self._stored: dict[str, Tensor] = {}
+        self._chosen: dict[str, ChosenLinear] = {}
+
+    @property
+    def num_blocks(self) -> int:
+        """Decoder blocks of the model."""
+        return self._stream.num_blocks
+
+    def linear_names(self) -> tuple[str, ...]:
+        """Prunable linears of a block."""
+        return self._stream.row.linear_names
+
+    def start(self) -> int:
+        """Embed the sequences (if there are any); number of blocks."""
+        if self._sequences:
+            self._hidden = self._stream.embed(self._sequences)
+        return self.num_blocks
+
+    def load(self, block: int, stored: StoredBlock | None = None) -> None:
+        """Bring one block into memory, as the checkpoint has it or as it was stored after pruning."""
+        if self._module is not None:
+            self._stream.release(self._block)
+        names = self._stream.block_tensors(block)
+        if stored is None:
+            self._stored = {name: self._reader.tensor(disk) for name, disk in names.items()}
+        else:
+            self._stored = {
+                name: read_tensor(self._content, stored.weights.file.blob, stored.weights.tensors[disk], name=disk)
+                for name, disk in names.items()
+            }
+        self._block = block
+        self._chosen = {}
+        self._module = self._stream.load(block, self._stored)
+
+    def measure(self, *, advance: bool) -> list[SquaredNorms]:
+        """Run the block on each sequence; squared input norms per sequence and group of linears.
+
+        With `advance` the outputs become the next block's inputs (`propagation: dense`).
+        """
+        module = self._loaded()
+        seen: list[SquaredNorms] = []
+        firsts = [group[0] for group in self._stream.row.linears]
+        current: dict[str, Tensor] = {}
+        hooks = [module.get_submodule(name).register_forward_pre_hook(_recorder(current, name)) for name in firsts]
+        try:
+            for i, hidden in enumerate(self._hidden):
+                current.clear()
+                output = self._stream.run(self._block, hidden)
+                seen.append(tuple(current[name] for name in firsts))
+                if advance:
+                    self._hidden[i] = output
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return seen
+
+    def advance(self) -> None:
+        """Run the block, as it is now, on each sequence; its outputs become the next block's inputs."""
+        for i, hidden in enumerate(self._hidden):
+            self._hidden[i] = self._stream.run(self._block, hidden)
+
+    def outlier_ratio(self, statistics: Sequence[LinearStatistics], multiplier: float) -> float:
+        """Percent of the block's saliencies |W|·norm above `multiplier` times their mean (OWL)."""
+        saliencies = [
+            self._weight(name).to(self._device).float().abs() * group_statistics.input_norm_I
+            for group, group_statistics in zip(self._stream.row.linears, self._moved(statistics), strict=True)
+            for name in group
+        ]
+        return outlier_ratio(saliencies, multiplier)
+
+    def choose(
+        self,
+        linears: Sequence[str],
+        statistics: Sequence[LinearStatistics] | None,
+        method: Method,
+        pattern: Pattern,
+    ) -> dict[str, ChosenLinear]:
+        """The method's decision for some linears of the block."""
+        by_linear = self._statistics_by_linear(statistics)
+        chosen = {}
+        for name in linears:
+            where = f"block {self._block} {name}"
+            weight_OI = self._weight(name).to(self._device)
+            try:
+                keep_OI, new_OI = method.choose(weight_OI, by_linear.get(name), pattern)
+            except NumericalError as error:
+                raise NumericalError(f"{where}: {error.message}", error.param) from error
+            if not torch.isfinite(new_OI).all():
+                raise NumericalError(f"{where}: method {method.kind} made non-finite weights")
+            chosen[name] = ChosenLinear(
+                packed_keep=pack_keep(keep_OI.cpu()),
+                pruned=int((~keep_OI).sum()),
+                weight_OI=new_OI.to(weight_OI.dtype).cpu().contiguous(),
+            )
+        return chosen
+
+    def apply(self, *parts: dict[str, ChosenLinear]) -> None:
+        """Put the decisions of all workers into the block in memory."""
+        self._chosen = {name: linear for part in parts for name, linear in part.items()}
+        for name, linear in self._chosen.items():
+            weight = linear.weight_OI.t().contiguous() if self._stream.row.transposed else linear.weight_OI
+            self._stored[f"{name}.weight"] = weight
+        self._module = self._stream.load(self._block, self._stored)
+
+    def store(self) -> StoredBlock:
+        """Write the block with its new weights and its keep tensors."""
+        names = self._stream.block_tensors(self._block)
+        tensors = {disk: self._stored[name] for name, disk in names.items()}
+        file, entries = put_tensors(self._content, f"block-{self._block:05d}.safetensors", tensors)
+        packed = {names[f"{name}.weight"]: linear.packed_keep for name, linear in self._chosen.items()}
+        keep, _ = put_tensors(self._content, f"keep-{self._block:05d}.safetensors", packed)
+        linears = tuple(
+            LinearSparsity(
+                block=self._block,
+                linear=name,
+                pruned=self._chosen[name].pruned,
+                zeros=int((self._weight(name) == 0).sum()),
+                weights=self._weight(name).numel(),
+            )
+            for name in self._stream.row.linear_names
+        )
+        return StoredBlock(block=self._block, weights=StoredTensors(file=file, tensors=entries), keep=keep, linears=linears)
+
+    def store_outer(self) -> StoredTensors:
+        """Write everything outside the blocks, unchanged, one tensor in memory at a time."""
+        file, entries = copy_tensors(self._content, "outer.safetensors", self._reader, self._stream.outer_tensors())
+        return StoredTensors(file=file, tensors=entries)
+
+    def losses(self, scored: Sequence[int], progress: Callable[[], None] = lambda: None) -> list[tuple[float, int]]:
+        """Cross-entropy in nats, summed over the last `scored[i]` predicted tokens of sequence i, and their count."""
+        self._stream.load_head()
+        results = []
+        for tokens_L, hidden, count in zip(self._sequences, self._hidden, scored, strict=True):
+            logits_LV = self._stream.logits(tokens_L, hidden)[:-1][-count:]
+            targets_L = tokens_L[1:][-count:].to(logits_LV.device)
+            total = sum(
+                functional.cross_entropy(rows.float(), targets, reduction="sum").double().item()
+                for rows, targets in zip(logits_LV.split(LOSS_ROWS), targets_L.split(LOSS_ROWS), strict=True)
+            )
+            results.append((total, len(targets_L)))
+            progress()
+        return results
+
+    def _loaded(self) -> nn.Module:
+        assert self._module is not None, "load(block) comes first"
+        return self._module
+
+    def _weight(self, linear: str) -> Tensor:
+        weight = self._stored[f"{linear}.weight"]
+        return weight.t() if self._stream.row.transposed else weight
+
+    def _statistics_by_linear(self, statistics: Sequence[LinearStatistics] | None) -> dict[str, LinearStatistics]:
+        if statistics is None:
+            return {}
+        groups = zip(self._stream.row.linears, self._moved(statistics), strict=True)
+        return {name: group_statistics for group, group_statistics in groups for name in group}
+
+    def _moved(self, statistics: Sequence[LinearStatistics]) -> list[LinearStatistics]:
+        return [LinearStatistics(input_norm_I=one.input_norm_I.to(self._device)) for one in statistics]
+
+
+def _recorder(current: dict[str, Tensor], name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        x = args[0]
+        current[name] = squared_norm(x.reshape(-1, x.shape[-1])).cpu()
+
+    return hook

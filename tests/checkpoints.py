@@ -1,0 +1,20 @@
+"""Checkpoints in a store, as import_model leaves them."""
+
+from pathlib import Path
+
+from pipeline.artifacts import CheckpointRef
+from pipeline.checkpoint.importing import import_checkpoint
+from pipeline.resolve import model_pin
+from pipeline.sources import SourceAccess, open_source
+from pipeline.storage import ContentStore, LocalStore
+
+
+def imported(directory: Path, store: Path) -> tuple[ContentStore, CheckpointRef]:
+    """A Hugging Face directory, imported into a local store."""
+    access = SourceAccess(allowed_roots=(directory.parent,))
+    source = open_source(f"file:{directory}", access)
+    content = ContentStore(LocalStore(store))
+    pin = model_pin(source)
+    steps = list(import_checkpoint(pin, source, content))
+    assert isinstance(steps[-1], CheckpointRef)
+    return content, steps[-1]

@@ -1,0 +1,61 @@
+"""Streaming one block at a time gives the bits of the whole model in transformers."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from pipeline.checkpoint.reader import CheckpointReader
+from pipeline.checkpoint.stream import BlockStream
+from tests.checkpoints import imported
+from tests.models import KINDS, tiny_checkpoint
+
+LENGTHS = (24, 7)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_streamed_logits_equal_the_whole_models_bit_for_bit(kind: str, tmp_path: Path) -> None:
+    directory = tiny_checkpoint(kind, tmp_path / "model")
+    content, checkpoint = imported(directory, tmp_path / "store")
+    whole = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    generator = torch.Generator().manual_seed(1)
+    sequences = [torch.randint(0, whole.config.vocab_size, (length,), generator=generator) for length in LENGTHS]
+
+    stream = BlockStream(
+        CheckpointReader(content, checkpoint), dtype=torch.float32, device=torch.device("cpu")
+    )
+    reader = CheckpointReader(content, checkpoint)
+    with torch.no_grad():
+        hidden = stream.embed(sequences)
+        for block in range(stream.num_blocks):
+            stream.load(block, {name: reader.tensor(disk) for name, disk in stream.block_tensors(block).items()})
+            hidden = [stream.run(block, one) for one in hidden]
+            stream.release(block)
+        stream.load_head()
+        for tokens, one in zip(sequences, hidden, strict=True):
+            expected = whole(input_ids=tokens[None]).logits[0]
+            assert torch.equal(stream.logits(tokens, one), expected)
+
+
+def test_only_one_block_holds_weights(tmp_path: Path) -> None:
+    directory = tiny_checkpoint("llama", tmp_path / "model")
+    content, checkpoint = imported(directory, tmp_path / "store")
+    reader = CheckpointReader(content, checkpoint)
+    stream = BlockStream(reader, dtype=torch.float32, device=torch.device("cpu"))
+    stream.embed([torch.arange(8)])
+    for block in range(stream.num_blocks):
+        module = stream.load(
+            block, {name: reader.tensor(disk) for name, disk in stream.block_tensors(block).items()}
+        )
+        assert all(parameter.device.type == "cpu" for parameter in module.parameters())
+        stream.release(block)
+        assert all(parameter.device.type == "meta" for parameter in module.parameters())

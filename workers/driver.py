@@ -1,0 +1,46 @@
+"""Entrypoint of one attempt, started by Ray as `python -m workers.driver --job J --attempt N`."""
+
+import argparse
+import logging
+
+import ray
+
+from pipeline.events import AttemptFailed
+from pipeline.ledger import WorkOrder, order_key
+from workers.failures import reason_for
+from workers.job import AttemptEnded, leave, run_job
+from workers.reporter import ApiReporter, LinesReporter, Reporter
+from workers.settings import WorkerSettings
+
+log = logging.getLogger("secateur.driver")
+
+
+def main() -> None:
+    """Exit codes: 0 all is made, 1 the attempt failed (the reason has been reported)."""
+    parser = argparse.ArgumentParser(prog="python -m workers.driver", description="Work on one attempt of a job.")
+    parser.add_argument("--job", required=True)
+    parser.add_argument("--attempt", required=True, type=int)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+
+    settings = WorkerSettings()  # type: ignore[call-arg]
+    order = settings.content().get_model(order_key(arguments.job, arguments.attempt), WorkOrder)
+    reporter: Reporter = ApiReporter(order) if order.report_to else LinesReporter()
+    ray.init(log_to_driver=True, logging_level=logging.WARNING)
+    code = 0
+    try:
+        run_job(order, settings, reporter)
+    except AttemptEnded as end:
+        log.error("attempt %d of %s failed: %s", order.attempt, order.job, end.reason.message)
+        code = 1
+    except Exception as error:
+        log.exception("attempt %d of %s broke", order.attempt, order.job)
+        reporter.emit(AttemptFailed(reason=reason_for(error, node=None)))
+        code = 1
+    reporter.close(settings.report_deadline_seconds)
+    leave(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""From any exception to a FailureReason: what to tell the user, and whether trying again may help."""
+
+import ray.exceptions
+from ray.exceptions import RayError, RayTaskError
+
+from pipeline.errors import SecateurError, WorkerLost
+from pipeline.events import FailureReason
+
+LOST = (
+    ray.exceptions.RayActorError,
+    ray.exceptions.WorkerCrashedError,
+    ray.exceptions.NodeDiedError,
+    ray.exceptions.ObjectLostError,
+    ray.exceptions.OutOfMemoryError,
+    ray.exceptions.RaySystemError,
+    ray.exceptions.LocalRayletDiedError,
+)
+
+
+def unwrapped(error: BaseException) -> BaseException:
+    """The error that the user's work raised, out of Ray's wrapping; lost processes become WorkerLost."""
+    while isinstance(error, RayTaskError) and error.cause is not None and error.cause is not error:
+        error = error.cause
+    if isinstance(error, LOST):
+        detail = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        return WorkerLost(f"a worker died: {type(error).__name__}: {detail}")
+    return error
+
+
+def reason_for(error: BaseException, *, node: str | None) -> FailureReason:
+    """What the event says. Errors that are not ours keep their type's name; another attempt may help."""
+    error = unwrapped(error)
+    if isinstance(error, SecateurError):
+        return FailureReason(
+            code=error.code, message=error.message, param=error.param, node=node, retryable=error.retryable
+        )
+    message = f"{type(error).__name__}: {error}" if not isinstance(error, RayError) else str(error)
+    return FailureReason(code="internal_error", message=message[:2000], node=node, retryable=True)
+
+
+def may_go_on(error: BaseException) -> bool:
+    """Whether the stage itself may be tried again within this attempt: a lost worker or a store that was away."""
+    error = unwrapped(error)
+    return isinstance(error, SecateurError) and error.retryable

@@ -1,0 +1,174 @@
+"""A gang of sweep actors: reserved together or not at all, so that two stages never wait for each other's half."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import ray
+import torch
+from ray.actor import ActorHandle
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from torch import Tensor
+
+from pipeline.artifacts import CheckpointRef
+from pipeline.errors import ResourcesUnavailable
+from pipeline.spec import Dtype, Resources
+from pipeline.tensor.statistics import LinearStatistics, merge
+from pipeline.tensor.sweep import SquaredNorms, SweepWorker
+from workers.memory import peak_memory_bytes, reset_peak_memory
+from workers.settings import WorkerSettings
+from workers.stages.base import StageContext
+
+Item = TypeVar("Item")
+
+TORCH_DTYPES: dict[Dtype, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+@ray.remote
+class SweepActor:
+    """A SweepWorker in a process of its own, with as many threads as it has CPUs."""
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        checkpoint: CheckpointRef,
+        sequences: Sequence[Tensor],
+        *,
+        dtype: Dtype,
+        threads: int,
+        cuda: bool,
+    ) -> None:
+        torch.set_num_threads(threads)
+        torch.set_grad_enabled(False)
+        reset_peak_memory()
+        self._worker = SweepWorker(
+            settings.content(),
+            checkpoint,
+            sequences,
+            dtype=TORCH_DTYPES[dtype],
+            device=torch.device("cuda" if cuda else "cpu"),
+        )
+
+    def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """One of SweepWorker's methods. Object references among `args` arrive as their values."""
+        return getattr(self._worker, method)(*args, **kwargs)
+
+    def peak_memory(self) -> int:
+        """Highest resident memory of this process so far, in bytes."""
+        return peak_memory_bytes()
+
+
+class Gang:
+    """The actors of one stage. Each holds a contiguous share of the sequences; results come back in order."""
+
+    def __init__(self, actors: Sequence[ActorHandle], node: str) -> None:
+        self.actors = tuple(actors)
+        self._node = node
+
+    def all(self, method: str, *args: Any, label: str = "", **kwargs: Any) -> list[Any]:
+        """Call a method on every actor at once; results in actor order."""
+        return ray.get(self.start(method, *args, label=label, **kwargs))
+
+    def start(self, method: str, *args: Any, label: str = "", **kwargs: Any) -> list[Any]:
+        """Like `all`, giving references."""
+        return [self.one(i, method, *args, label=label, **kwargs) for i in range(len(self.actors))]
+
+    def one(self, index: int, method: str, *args: Any, label: str = "", **kwargs: Any) -> Any:
+        """Call a method on one actor; a reference to its result. `label` shows in the Ray dashboard."""
+        name = " ".join(filter(None, (self._node, method, label)))
+        return self.actors[index].call.options(name=name).remote(method, *args, **kwargs)
+
+    def statistics(self, *, samples: int, advance: bool, label: str) -> list[LinearStatistics]:
+        """Run the loaded block on all samples; statistics per group of linears, merged in sample order."""
+        shares: list[list[SquaredNorms]] = self.all("measure", advance=advance, label=label)
+        per_sample = [norms for share in shares for norms in share]
+        return [merge(group, samples=samples) for group in zip(*per_sample, strict=True)]
+
+    def shared_out(self, items: Sequence[Item]) -> list[list[Item]]:
+        """Items that belong to the sequences, dealt as the sequences were."""
+        return _shares(items, len(self.actors))
+
+    def peak_memory(self) -> int:
+        """Highest resident memory of any actor, in bytes."""
+        return max(ray.get([actor.peak_memory.remote() for actor in self.actors]))
+
+
+@contextmanager
+def gang(
+    context: StageContext,
+    checkpoint: CheckpointRef,
+    sequences: Sequence[Tensor],
+    *,
+    dtype: Dtype,
+    waiting: Callable[[str], None],
+    at_most: int | None = None,
+) -> Iterator[Gang]:
+    """Reserve the workers that the job's resources ask for, and start one actor on each.
+
+    Never more workers than there are sequences (or `at_most`). Raises ResourcesUnavailable when the cluster
+    has not given them within resources.placement_timeout_seconds.
+    """
+    resources = context.order.request.resources
+    count = min(resources.workers, at_most if at_most is not None else max(len(sequences), 1))
+    name = f"{context.order.job}-{context.order.attempt} {context.node}"
+    bundle = {"CPU": resources.cpus_per_worker, "memory": resources.memory_bytes}
+    if resources.gpus_per_worker:
+        bundle["GPU"] = resources.gpus_per_worker
+    group = placement_group([bundle] * count, strategy="PACK", name=name)
+    try:
+        _wait(group, resources, count, waiting)
+        shares = _shares(sequences, count)
+        actors = [
+            SweepActor.options(
+                name=f"{name} worker {i} try {context.tries}",
+                num_cpus=resources.cpus_per_worker,
+                num_gpus=resources.gpus_per_worker,
+                memory=resources.memory_bytes,
+                scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=i),
+            ).remote(
+                context.settings,
+                checkpoint,
+                shares[i],
+                dtype=dtype,
+                threads=resources.cpus_per_worker,
+                cuda=resources.gpus_per_worker > 0,
+            )
+            for i in range(count)
+        ]
+        yield Gang(actors, context.node)
+    finally:
+        remove_placement_group(group)  # ends its actors too
+
+
+def _wait(group: Any, resources: Resources, count: int, waiting: Callable[[str], None]) -> None:
+    if group.wait(timeout_seconds=min(5, resources.placement_timeout_seconds)):
+        return
+    asked = (
+        f"{count} workers with {resources.cpus_per_worker} CPUs, {resources.gpus_per_worker:g} GPUs "
+        f"and {resources.memory_per_worker} each"
+    )
+    waiting(f"waiting for {asked}; free now: {_readable(ray.available_resources())}")
+    if not group.wait(timeout_seconds=resources.placement_timeout_seconds):
+        raise ResourcesUnavailable(
+            f"the cluster did not give {asked} within {resources.placement_timeout_seconds} s; "
+            f"it has {_readable(ray.cluster_resources())} in all; lower resources.workers or what each asks for",
+            "resources.workers",
+        )
+
+
+def _readable(resources: dict[str, float]) -> str:
+    return (
+        f"{resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs, "
+        f"{resources.get('memory', 0) / 2**30:.1f} GiB memory"
+    )
+
+
+def _shares(items: Sequence[Item], count: int) -> list[list[Item]]:
+    """Contiguous shares whose sizes differ by one at most."""
+    edges = [i * len(items) // count for i in range(count + 1)]
+    return [list(items[edges[i] : edges[i + 1]]) for i in range(count)]

@@ -1,0 +1,180 @@
+"""One attempt at a job: plan the DAG, then loop {schedule -> look up -> run -> store} until all is made."""
+
+import logging
+import os
+import time
+from collections.abc import Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from datetime import UTC, datetime
+
+from ray.util.metrics import Gauge
+
+from pipeline.dag import Dag, Node, node_key, plan, resolve_inputs
+from pipeline.events import (
+    AttemptFailed,
+    AttemptFinished,
+    AttemptStarted,
+    FailureReason,
+    Message,
+    NodePlanned,
+    StageFinished,
+    StageProgress,
+    StageRetried,
+    StageStarted,
+)
+from pipeline.ledger import find_result, JobResult, Measured, NodeResult, StageResult, WorkOrder, job_result_key, stage_result_key
+from pipeline.schedule import MAX_STAGE_TRIES, decide, next_actions
+from pipeline.storage.content import ContentStore
+from workers.failures import may_go_on, reason_for
+from workers.placement import launch
+from workers.reporter import Reporter
+from workers.settings import WorkerSettings
+from workers.stages.base import Made, Note, Progress, StageContext
+
+log = logging.getLogger(__name__)
+
+
+class AttemptEnded(Exception):  # noqa: N818 - not every end is an error of ours
+    """The attempt cannot go on; the reason has been reported."""
+
+    def __init__(self, reason: FailureReason) -> None:
+        super().__init__(reason.message)
+        self.reason = reason
+
+
+def run_job(order: WorkOrder, settings: WorkerSettings, reporter: Reporter) -> JobResult:
+    """Make everything that the order asks for. Raises AttemptEnded after reporting why."""
+    dag = plan(order.request.spec, order.pins)
+    planned = tuple(NodePlanned(node=n.id, stage=n.stage.kind, needs=tuple(sorted(n.needs))) for n in dag.nodes)
+    reporter.emit(AttemptStarted(nodes=planned))
+    attempt = _Attempt(order, settings, reporter)
+    try:
+        results = _run_all(dag, attempt, reporter)
+    except AttemptEnded as end:
+        reporter.emit(AttemptFailed(reason=end.reason))
+        raise
+    result = JobResult(nodes=tuple(results[node.id] for node in dag.nodes))
+    settings.content().put_model(job_result_key(order.job), result)
+    reporter.emit(AttemptFinished())
+    return result
+
+
+def _run_all(dag: Dag, attempt: "_Attempt", reporter: Reporter) -> dict[str, NodeResult]:
+    results: dict[str, NodeResult] = {}
+    running: dict[Future[NodeResult], Node] = {}
+    pool = ThreadPoolExecutor(max_workers=len(dag.nodes), thread_name_prefix="stage")
+    try:
+        while len(results) < len(dag.nodes):
+            started = {node.id for node in running.values()}
+            for node in next_actions(dag, done=results.keys(), started=started):
+                running[pool.submit(attempt.run_node, node, dict(results))] = node
+            finished, _ = wait(running, timeout=2, return_when=FIRST_COMPLETED)
+            if reporter.revoked:
+                reason = FailureReason(code="attempt_revoked", message="the API gave this attempt up", retryable=False)
+                raise AttemptEnded(reason)
+            for future in finished:
+                node = running.pop(future)
+                error = future.exception()
+                if error is not None:
+                    log.error("stage %s failed", node.id, exc_info=error)
+                    raise AttemptEnded(reason_for(error, node=node.id)) from error
+                results[node.id] = future.result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+    return results
+
+
+class _Attempt:
+    """What every node of the attempt shares."""
+
+    def __init__(self, order: WorkOrder, settings: WorkerSettings, reporter: Reporter) -> None:
+        self._order = order
+        self._settings = settings
+        self._reporter = reporter
+        self._done = Gauge("secateur_stage_done", description="Finished units of a stage", tag_keys=("job", "node"))
+        self._total = Gauge("secateur_stage_total", description="All units of a stage", tag_keys=("job", "node"))
+
+    def run_node(self, node: Node, earlier: Mapping[str, NodeResult]) -> NodeResult:
+        """Find the node's result, or make it, trying again after lost workers."""
+        made = {node_id: result.artifacts for node_id, result in earlier.items()}
+        inputs = resolve_inputs(node, made)
+        key = node_key(node, made)
+        assert inputs is not None, "next_actions starts a node when its inputs are made"
+        assert key is not None
+        content = self._settings.content()
+        stored = find_result(content, key) if node.stage.reusable else None
+        if stored is not None:
+            return self._finished(node, stored, cached=True)
+        self._reporter.emit(StageStarted(node=node.id, key=key))
+        tries = 0
+        while True:
+            tries += 1
+            context = StageContext(
+                node=node.id,
+                key=key,
+                order=self._order,
+                inputs=inputs,
+                earlier=tuple(earlier.values()),
+                settings=self._settings,
+                tries=tries,
+            )
+            try:
+                return self._finished(node, self._make(node, context, content), cached=False)
+            except Exception as error:
+                reason = reason_for(error, node=node.id)
+                decision = decide(reason, tries=tries, limit=MAX_STAGE_TRIES)
+                if decision.action == "fail" or not may_go_on(error):
+                    raise
+                log.warning("stage %s: %s; %s", node.id, reason.message, decision.why)
+                self._reporter.emit(StageRetried(node=node.id, reason=reason))
+                time.sleep(decision.delay_seconds)
+
+    def _make(self, node: Node, context: StageContext, content: ContentStore) -> StageResult:
+        started = time.monotonic()
+        made: Made | None = None
+        for step in launch(node.stage, context):
+            match step:
+                case Progress(done, total, note):
+                    self._progress(node, done, total, note)
+                case Note(text, level):
+                    self._reporter.emit(Message(level=level, node=node.id, text=text))
+                case Made():
+                    made = step
+        assert made is not None, f"stage {node.stage.kind} ended without a result"
+        measured = Measured(
+            seconds=time.monotonic() - started,
+            peak_memory_bytes=made.peak_memory_bytes,
+            details=dict(made.details),
+        )
+        result = StageResult(
+            kind=node.stage.kind,
+            version=node.stage.version,
+            key=context.key,
+            artifacts=dict(made.artifacts),
+            measured=measured,
+            made_at=datetime.now(UTC),
+        )
+        content.put_model(stage_result_key(context.key), result)
+        return result
+
+    def _progress(self, node: Node, done: float, total: float, note: str | None) -> None:
+        unit = node.stage.unit
+        log.info("stage %s: %g of %g %s %s", node.id, done, total, unit, note or "")
+        self._reporter.emit(StageProgress(node=node.id, done=done, total=total, unit=unit, note=note))
+        tags = {"job": self._order.job, "node": node.id}
+        self._done.set(done, tags=tags)
+        self._total.set(total, tags=tags)
+
+    def _finished(self, node: Node, stored: StageResult, *, cached: bool) -> NodeResult:
+        result = NodeResult(
+            node=node.id, key=stored.key, cached=cached, artifacts=stored.artifacts, measured=stored.measured
+        )
+        log.info("stage %s %s", node.id, "found in storage" if cached else f"made in {stored.measured.seconds:.1f} s")
+        self._reporter.emit(StageFinished(result=result))
+        return result
+
+
+def leave(code: int) -> None:
+    """End the process now: stage threads may wait on actors that nobody needs any more."""
+    logging.shutdown()
+    os._exit(code)

@@ -1,0 +1,22 @@
+"""Peak resident memory of this process, from the kernel."""
+
+from pathlib import Path
+
+STATUS = Path("/proc/self/status")
+CLEAR_REFS = Path("/proc/self/clear_refs")
+
+
+def reset_peak_memory() -> None:
+    """Let the peak start again from what is resident now. Ray may give us a process that has worked before."""
+    try:
+        CLEAR_REFS.write_text("5")
+    except OSError:
+        return  # not Linux, or not permitted: the peak is then the process's whole life
+
+
+def peak_memory_bytes() -> int:
+    """Highest resident set size since the last reset."""
+    for line in STATUS.read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"{STATUS} has no VmHWM line")

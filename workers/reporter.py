@@ -1,0 +1,131 @@
+"""How a driver tells the world: to the API, or to a terminal as JSON lines."""
+
+import logging
+import queue
+import sys
+import threading
+import time
+from datetime import UTC, datetime
+from typing import Protocol
+
+import httpx
+
+from pipeline.events import DriverEvent, EventBody
+from pipeline.ledger import WorkOrder
+
+log = logging.getLogger(__name__)
+BATCH = 100
+LONGEST_PAUSE_SECONDS = 5.0
+
+
+class Reporter(Protocol):
+    """Takes events in order; never raises, never blocks the work."""
+
+    def emit(self, body: EventBody) -> None:
+        """Report one event."""
+        ...
+
+    def close(self, deadline_seconds: float) -> None:
+        """Deliver what is left, for at most so long."""
+        ...
+
+    @property
+    def revoked(self) -> bool:
+        """The API says that this attempt is over: whoever works on it should stop."""
+        ...
+
+
+class LinesReporter:
+    """One DriverEvent as JSON on each line of standard output."""
+
+    revoked = False
+
+    def __init__(self) -> None:
+        self._sequence = 0
+        self._lock = threading.Lock()
+
+    def emit(self, body: EventBody) -> None:
+        """Write one line at once."""
+        with self._lock:
+            self._sequence += 1
+            event = DriverEvent(sequence=self._sequence, at=datetime.now(UTC), body=body)
+            sys.stdout.write(event.model_dump_json() + "\n")
+            sys.stdout.flush()
+
+    def close(self, deadline_seconds: float) -> None:
+        """Nothing is left: lines are written at once."""
+
+
+class ApiReporter:
+    """Posts events to the API, oldest first, from a thread of its own; an API that is away is tried again."""
+
+    def __init__(self, order: WorkOrder) -> None:
+        assert order.report_to is not None
+        self._url = f"{order.report_to.rstrip('/')}/internal/attempts/{order.job}/{order.attempt}/events"
+        headers = {"Authorization": f"Bearer {order.token}"}
+        self._client = httpx.Client(headers=headers, timeout=10, trust_env=False)
+        self._queue: queue.Queue[DriverEvent | None] = queue.Queue()
+        self._sequence = 0
+        self._lock = threading.Lock()
+        self._give_up_at = float("inf")
+        self._revoked = threading.Event()
+        self._thread = threading.Thread(target=self._deliver, name="reporter", daemon=True)
+        self._thread.start()
+
+    @property
+    def revoked(self) -> bool:
+        """Whether the API has refused our token."""
+        return self._revoked.is_set()
+
+    def emit(self, body: EventBody) -> None:
+        """Queue one event."""
+        with self._lock:
+            self._sequence += 1
+            self._queue.put(DriverEvent(sequence=self._sequence, at=datetime.now(UTC), body=body))
+
+    def close(self, deadline_seconds: float) -> None:
+        """Deliver what is queued. What an API that stays away misses, it finds in storage later."""
+        self._give_up_at = time.monotonic() + deadline_seconds
+        self._queue.put(None)
+        self._thread.join(deadline_seconds + 15)
+        self._client.close()
+
+    def _deliver(self) -> None:
+        ended = False
+        while not ended:
+            batch, ended = self._next_batch()
+            if batch and not self.revoked:
+                self._post_until_accepted(batch)
+
+    def _next_batch(self) -> tuple[list[DriverEvent], bool]:
+        batch = []
+        event = self._queue.get()
+        while event is not None:
+            batch.append(event)
+            if len(batch) == BATCH or self._queue.empty():
+                return batch, False
+            event = self._queue.get()
+        return batch, True
+
+    def _post_until_accepted(self, batch: list[DriverEvent]) -> None:
+        body = {"events": [event.model_dump(mode="json") for event in batch]}
+        pause = 0.2
+        while True:
+            try:
+                answer = self._client.post(self._url, json=body)
+            except httpx.HTTPError as error:
+                why = type(error).__name__
+            else:
+                if answer.is_success:
+                    return
+                if answer.status_code in (401, 403, 404, 410):
+                    log.error("the API refuses this attempt's events: %s", answer.text[:300])
+                    self._revoked.set()
+                    return
+                why = f"HTTP {answer.status_code} {answer.text[:300]}"
+            if time.monotonic() > self._give_up_at:
+                log.error("events not delivered in time: %s", why)
+                return
+            log.warning("events not delivered yet: %s", why)
+            time.sleep(pause)
+            pause = min(pause * 2, LONGEST_PAUSE_SECONDS)

@@ -1,0 +1,66 @@
+"""What every stage runner is: a generator that yields Progress and ends with Made.
+
+Light stages run whole as one Ray task. Stages that walk the blocks run in the driver and let a gang of
+actors do the work (gang.py).
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from pipeline.artifacts import ArtifactRef, CheckpointRef
+from pipeline.ledger import NodeResult, WorkOrder
+from pipeline.storage.content import ContentStore
+from workers.settings import WorkerSettings
+
+
+@dataclass(frozen=True)
+class Progress:
+    """`done` of `total` units of the stage; `note` for people."""
+
+    done: float
+    total: float
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class Note:
+    """A sentence that belongs in the job's events."""
+
+    text: str
+    level: str = "info"
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a stage made, and what it cost beyond its wall time."""
+
+    artifacts: Mapping[str, ArtifactRef]
+    peak_memory_bytes: int | None = None
+    details: Mapping[str, float] = field(default_factory=dict)
+
+
+Steps = Iterator[Progress | Note | Made]
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """Where a runner finds things. Crosses process borders; `content` is opened anew on each side."""
+
+    node: str
+    key: str
+    order: WorkOrder
+    inputs: Mapping[str, ArtifactRef]
+    earlier: tuple[NodeResult, ...]
+    settings: WorkerSettings
+    tries: int = 1
+
+    @property
+    def content(self) -> ContentStore:
+        """The job's storage."""
+        return self.settings.content()
+
+    def checkpoint(self, name: str = "checkpoint") -> CheckpointRef:
+        """An input that is a checkpoint."""
+        artifact = self.inputs[name]
+        assert isinstance(artifact, CheckpointRef)
+        return artifact

@@ -1,0 +1,131 @@
+"""Perplexities of one checkpoint, its blocks in memory one at a time."""
+
+import math
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+from torch import Tensor
+from transformers import AutoTokenizer
+
+from pipeline.artifacts import CheckpointRef, EvaluationRef, FileRef
+from pipeline.canonical import canonical_json
+from pipeline.documents import (
+    materialise_tokenizer,
+    perplexity_tokens,
+    perplexity_windows,
+    read_documents,
+    tokenizer_digest,
+)
+from pipeline.errors import NumericalError
+from pipeline.evaluation import EvaluationResult, PerplexityContract, PerplexityResult
+from pipeline.sources import open_source
+from pipeline.stages import Evaluate
+from workers.gang import gang
+from workers.stages.base import Made, Note, Progress, StageContext, Steps
+
+
+@dataclass(frozen=True)
+class _Windows:
+    """One text, cut: window i holds `tokens[i]` [L] and scores its last `scored[i]` predictions."""
+
+    text_digest: str
+    tokens: list[Tensor]
+    scored: list[int]
+
+
+def run(stage: Evaluate, context: StageContext) -> Steps:
+    """All windows of all texts go through the blocks together, shared out over the workers."""
+    checkpoint = context.checkpoint()
+    texts: list[_Windows] = ray.get(_cut.options(name=f"{context.node} tokenise", num_cpus=0.1).remote(stage, context))
+    windows = [window for text in texts for window in text.tokens]
+    scored = [count for text in texts for count in text.scored]
+    outcomes: list[tuple[float, int]] = []
+    peak = None
+    notes: list[Note] = []
+    if windows:
+        with gang(
+            context,
+            checkpoint,
+            windows,
+            dtype=stage.compute_dtype,
+            waiting=lambda text: notes.append(Note(text)),
+        ) as workers:
+            blocks = workers.all("start")[0]
+            yield from notes
+            for block in range(blocks):
+                label = f"block {block + 1}/{blocks}"
+                workers.all("load", block, label=label)
+                workers.all("advance", label=label)
+                yield Progress(block + 1, blocks + 1)
+            shares = workers.shared_out(scored)
+            losses = [workers.one(i, "losses", share, label="head") for i, share in enumerate(shares)]
+            outcomes = [outcome for share in ray.get(losses) for outcome in share]
+            peak = workers.peak_memory()
+            yield Progress(blocks + 1, blocks + 1)
+    result = EvaluationResult(
+        checkpoint_digest=checkpoint.digest, perplexity=_results(stage, texts, outcomes, tokenizer_digest(checkpoint))
+    )
+    blob = context.content.put_bytes(canonical_json(result))
+    yield Made(
+        {"evaluation": EvaluationRef(files=(FileRef(path="evaluation.json", blob=blob),))},
+        peak_memory_bytes=peak,
+        details={"tokens": float(sum(len(window) for window in windows))},
+    )
+
+
+@ray.remote(max_retries=0)
+def _cut(stage: Evaluate, context: StageContext) -> list[_Windows]:
+    evaluation = context.order.request.spec.evaluation
+    access = context.settings.access()
+    cut = []
+    with tempfile.TemporaryDirectory() as directory:
+        checkpoint = context.checkpoint()
+        assert isinstance(checkpoint, CheckpointRef)
+        materialise_tokenizer(checkpoint, context.content, Path(directory))
+        tokenizer = AutoTokenizer.from_pretrained(directory)
+    for i, text in enumerate(evaluation.perplexity):
+        pin = context.order.pins.perplexity[i]
+        documents = read_documents(text, pin, open_source(pin.source, access), access)
+        tokens_T, text_digest = perplexity_tokens(text, documents, tokenizer)
+        windows = perplexity_windows(text, tokens_T)
+        cut.append(
+            _Windows(text_digest, [tokens for tokens, _ in windows], [scored for _, scored in windows])
+        )
+    return cut
+
+
+def _results(
+    stage: Evaluate, texts: list[_Windows], outcomes: list[tuple[float, int]], tokenizer: str
+) -> tuple[PerplexityResult, ...]:
+    results = []
+    rest = iter(outcomes)
+    for text, windows in zip(stage.evaluation.perplexity, texts, strict=True):
+        own = [next(rest) for _ in windows.tokens]
+        losses = tuple(total / count for total, count in own)
+        loss = sum(total for total, _ in own) / sum(count for _, count in own)
+        if not math.isfinite(loss):
+            raise NumericalError(
+                f"the loss on {text.label} is {loss}; the weights or activations overflow in {stage.compute_dtype}"
+            )
+        contract = PerplexityContract(
+            text_digest=windows.text_digest,
+            tokenizer_digest=tokenizer,
+            sequence_length=text.sequence_length,
+            stride=text.stride or text.sequence_length,
+            bos=text.bos,
+            windows=len(losses),
+            tokens_scored=sum(count for _, count in own),
+            dtype=stage.compute_dtype,
+        )
+        try:
+            perplexity = math.exp(loss)
+        except OverflowError as error:
+            raise NumericalError(f"perplexity on {text.label} overflows: loss {loss}") from error
+        results.append(
+            PerplexityResult(
+                name=text.label, contract=contract, loss=loss, perplexity=perplexity, window_losses=losses
+            )
+        )
+    return tuple(results)

@@ -1,0 +1,22 @@
+"""Copies the pinned checkpoint into the content store."""
+
+from pipeline.checkpoint.importing import import_checkpoint
+from pipeline.sources import open_source
+from pipeline.stages import ImportModel
+from workers.stages.base import Made, Progress, StageContext, Steps
+
+MEGABYTE = 1_000_000
+
+
+def run(stage: ImportModel, context: StageContext) -> Steps:
+    """Streams file by file; memory stays bounded by one chunk."""
+    pin = context.order.pins.model
+    source = open_source(pin.source, context.settings.access())
+    checkpoint = None
+    for step in import_checkpoint(pin, source, context.content):
+        if isinstance(step, int):
+            yield Progress(step / MEGABYTE, max(pin.size, 1) / MEGABYTE)
+        else:
+            checkpoint = step
+    assert checkpoint is not None
+    yield Made({"checkpoint": checkpoint})

@@ -1,0 +1,37 @@
+"""Dense sweep: outlier ratio of every block."""
+
+import ray
+
+from pipeline.artifacts import FileRef, Outliers, OutliersRef
+from pipeline.canonical import canonical_json
+from pipeline.stages import MeasureOutliers
+from workers.gang import gang
+from workers.samples import load_samples
+from workers.stages.base import Made, Note, Progress, StageContext, Steps
+
+
+def run(stage: MeasureOutliers, context: StageContext) -> Steps:
+    """One forward a block: its statistics, and the inputs of the next."""
+    samples = load_samples(context)
+    notes: list[Note] = []
+    with gang(
+        context,
+        context.checkpoint(),
+        samples,
+        dtype=stage.compute_dtype,
+        waiting=lambda text: notes.append(Note(text)),
+    ) as workers:
+        blocks = workers.all("start")[0]
+        yield from notes
+        ratios = []
+        for block in range(blocks):
+            label = f"block {block + 1}/{blocks}"
+            workers.all("load", block, label=label)
+            statistics = workers.statistics(samples=len(samples), advance=True, label=label)
+            ratios.append(workers.one(0, "outlier_ratio", statistics, stage.multiplier, label=label))
+            yield Progress(block + 1, blocks)
+        outliers = Outliers(multiplier=stage.multiplier, ratios=tuple(ray.get(ratios)))
+        peak = workers.peak_memory()
+    blob = context.content.put_bytes(canonical_json(outliers))
+    artifact = OutliersRef(files=(FileRef(path="outliers.json", blob=blob),))
+    yield Made({"outliers": artifact}, peak_memory_bytes=peak)
