@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import logging
@@ -17,7 +18,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import httpx
@@ -33,7 +34,7 @@ LONGEST_TEMP_DIR = 40  # Ray puts sockets 65 characters deeper; addresses of soc
 
 
 class RayProcess(Frozen):
-    """Which process the local Ray is. `started`: its start time by the kernel, because pids are used again."""
+    """Which process the local Ray is. `started`: when, by the kernel, because pids are used again."""
 
     pid: int
     started: str
@@ -65,8 +66,10 @@ class EmbeddedRay:
 
     def ensure(self) -> None:
         """Make it run: find the recorded one, or start a new one. Raises RayUnavailable when that fails."""
-        with self._lock:
-            process = self._process or self._recorded()
+        with self._lock, self._alone():
+            if self._process is not None and _same_process(self._process):
+                return
+            process = self._recorded()
             if process is not None and self._lives(process):
                 self._process = process
                 return
@@ -84,7 +87,6 @@ class EmbeddedRay:
                 self._record.unlink(missing_ok=True)
 
     def _start(self) -> RayProcess:
-        self.state_dir.mkdir(parents=True, exist_ok=True)
         token = self._token()
         temp_dir = _fresh_temp_dir(self.state_dir)
         gcs, dashboard, client, agent_http, agent_grpc, metrics = _free_ports(6)
@@ -122,7 +124,7 @@ class EmbeddedRay:
         self._child = child
         process = RayProcess(
             pid=child.pid,
-            started=_start_time(child.pid),
+            started=start_time(child.pid),
             address=f"http://{HOST}:{dashboard}",
             temp_dir=str(temp_dir),
         )
@@ -158,6 +160,14 @@ class EmbeddedRay:
                 self._child = None
                 return
             time.sleep(0.1)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No other process with this state directory starts a Ray meanwhile."""
+        self.state_dir.mkdir(parents=True, exist_ok=True)
+        with (self.state_dir / "ray.lock").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     def _token(self) -> str:
         """The token of the local Ray; made at the first use, readable by us alone."""
@@ -195,11 +205,11 @@ def _answers(address: str, token: str, *, tries: int = 1) -> bool:
 
 def _same_process(process: RayProcess) -> bool:
     """Whether that very process still runs."""
-    started = _start_time(process.pid)
+    started = start_time(process.pid)
     return started != "" and started == process.started
 
 
-def _start_time(pid: int) -> str:
+def start_time(pid: int) -> str:
     """When a process started, in the kernel's words; empty when it has ended."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -45,7 +45,9 @@ class ErrorAnswer(Frozen):
 class ApiError(Exception):
     """An error that belongs to HTTP: what is asked for does not exist, or not in this state."""
 
-    def __init__(self, status: int, code: str, message: str, param: str | None = None, **details: int) -> None:
+    def __init__(
+        self, status: int, code: str, message: str, param: str | None = None, **details: int
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
@@ -87,7 +89,9 @@ def unexpected() -> JSONResponse:
 async def _api_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ApiError)
     headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else None
-    return answer(error.status, error.code, error.message, param=error.param, headers=headers, **error.details)
+    return answer(
+        error.status, error.code, error.message, param=error.param, headers=headers, **error.details
+    )
 
 
 async def _validation_error(request: Request, error: Exception) -> JSONResponse:
@@ -96,7 +100,9 @@ async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     first = problems[0]
     if first["type"] == "json_invalid":
         position = first["loc"][-1]
-        return answer(400, "malformed_json", f"the body is not JSON: {first['ctx']['error']} at byte {position}")
+        return answer(
+            400, "malformed_json", f"the body is not JSON: {first['ctx']['error']} at byte {position}"
+        )
     if isinstance(error.body, bytes):
         got = request.headers.get("content-type") or "none"
         return answer(415, "unsupported_media_type", f"send Content-Type: application/json; got {got}")

@@ -39,8 +39,9 @@ def _sentence(problem: Mapping[str, Any], path: Loc, body: object) -> str:
             return f"is not a known field{suggestion(path[-1], allowed)}{listing}"
         case "union_tag_invalid":
             allowed = [tag.strip(" '") for tag in context["expected_tags"].split(",")]
-            return f"is unknown: got {_shown(context['tag'])}{suggestion(context['tag'], allowed)}; allowed: " + (
-                ", ".join(allowed)
+            return (
+                f"is unknown: got {_shown(context['tag'])}{suggestion(context['tag'], allowed)}; allowed: "
+                + (", ".join(allowed))
             )
         case "union_tag_not_found":
             allowed = _kinds_at(path[:-1], body)
@@ -117,10 +118,7 @@ def _nodes_at(path: Loc, body: object) -> list[dict[str, Any]]:
 def _below(node: dict[str, Any], part: str | int, value: object) -> list[dict[str, Any]]:
     found = []
     for member in _members(node, value):
-        if isinstance(part, int):
-            inner = member.get("items")
-        else:
-            inner = member.get("properties", {}).get(part)
+        inner = member.get("items") if isinstance(part, int) else member.get("properties", {}).get(part)
         if inner is not None:
             found.append(inner)
     return found

@@ -45,7 +45,8 @@ class Settings(BaseSettings):
     )
     storage_url: str = Field(
         default="",
-        description="`file:///absolute/path` or `s3://bucket/prefix`. Default: `storage` in the state directory.",
+        description="`file:///absolute/path` or "
+        "`s3://bucket/prefix`. Left out: `storage` in the state directory.",
     )
     s3_endpoint_url: str | None = Field(default=None, description="S3 server other than AWS.")
     s3_region: str | None = Field(default=None, description="S3 region.")

@@ -1,8 +1,6 @@
 """Ray's Jobs REST API over httpx, so that the service needs no Ray."""
 
-import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -11,15 +9,18 @@ import httpx
 
 from pipeline.canonical import Frozen
 
-log = logging.getLogger(__name__)
 TIMEOUT = httpx.Timeout(30, connect=5)
 
 RayStatus = Literal["PENDING", "RUNNING", "STOPPED", "SUCCEEDED", "FAILED"]
 RAY_ENDED: frozenset[RayStatus] = frozenset({"STOPPED", "SUCCEEDED", "FAILED"})
 
 
-class RayUnavailable(Exception):
+class RayUnavailable(Exception):  # noqa: N818 - a state, like pipeline's StorageUnavailable
     """Ray did not answer, or not sensibly."""
+
+
+class RayRefused(RayUnavailable):
+    """Ray answered, and would not."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class RayJobsClient:
         }
         try:
             self._call("POST", "/api/jobs/", json=body)
-        except RayUnavailable:
+        except RayRefused:
             if self.find(submission.submission_id) is None:  # Ray answers 500 to an id that it knows
                 raise
 
@@ -103,38 +104,18 @@ class RayJobsClient:
         """Ask a job to end (SIGTERM, after a while SIGKILL). One that is not there needs no asking."""
         self._call("POST", f"/api/jobs/{submission_id}/stop", missing_is_fine=True)
 
-    def log(self, submission_id: str) -> Iterator[bytes]:
-        """All output of a driver so far, piece by piece; nothing when Ray has no log of it."""
-        endpoint, query = self._endpoint(), _log_query(submission_id)
-        try:
-            with self._client.stream(
-                "GET", f"{endpoint.address}/api/v0/logs/file", params=query, headers=_headers(endpoint)
-            ) as answer:
-                if answer.status_code == httpx.codes.OK:
-                    yield from answer.iter_bytes()
-        except httpx.HTTPError as error:
-            raise RayUnavailable(f"{endpoint.address}: {error!r}") from error
-
-    @asynccontextmanager
-    async def followed_log(self, submission_id: str) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Output of a driver as it comes. Ray does not end it with the job."""
-        endpoint, query = self._endpoint(), _log_query(submission_id)
-        timeout = httpx.Timeout(30, read=None)
-        async with (
-            httpx.AsyncClient(timeout=timeout, trust_env=False) as client,
-            client.stream(
-                "GET",
-                f"{endpoint.address}/api/v0/logs/stream",
-                params=query | {"interval": "0.5"},
-                headers=_headers(endpoint),
-            ) as answer,
-        ):
-            if answer.status_code != httpx.codes.OK:
-                raise RayUnavailable(f"{endpoint.address}: HTTP {answer.status_code}")
-            yield answer.aiter_bytes()
+    def log(self, submission_id: str) -> str | None:
+        """All output of a driver so far; None when Ray knows nothing of it."""
+        answer = self._call("GET", f"/api/jobs/{submission_id}/logs", missing_is_fine=True)
+        return str(_object(answer).get("logs", "")) if answer is not None else None
 
     def _call(
-        self, method: str, path: str, *, json: Mapping[str, object] | None = None, missing_is_fine: bool = False
+        self,
+        method: str,
+        path: str,
+        *,
+        json: Mapping[str, object] | None = None,
+        missing_is_fine: bool = False,
     ) -> httpx.Response | None:
         endpoint = self._endpoint()
         try:
@@ -147,7 +128,7 @@ class RayJobsClient:
             return None
         if answer.is_success:
             return answer
-        raise RayUnavailable(
+        raise RayRefused(
             f"Ray at {endpoint.address} answered {method} {path} with HTTP {answer.status_code}: "
             f"{answer.text[-500:]}"
         )
@@ -168,10 +149,6 @@ def cluster(address: str, token_path: Path | None) -> Callable[[], RayEndpoint]:
 
 def _headers(endpoint: RayEndpoint) -> dict[str, str]:
     return {"Authorization": f"Bearer {endpoint.token}"} if endpoint.token else {}
-
-
-def _log_query(submission_id: str) -> dict[str, str]:
-    return {"submission_id": submission_id, "lines": "-1"}
 
 
 def _object(answer: httpx.Response) -> dict[str, object]:

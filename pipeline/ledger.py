@@ -17,6 +17,9 @@ from pipeline.spec import JobRequest
 from pipeline.storage.content import ContentStore
 
 
+MANIFEST_JSON = "manifest.json"
+
+
 class Measured(Frozen):
     """What a stage cost. Never part of a digest."""
 
@@ -99,5 +102,10 @@ def find_result(content: ContentStore, key: str) -> StageResult | None:
     stored = content.find_model(stage_result_key(key), StageResult)
     if stored is None:
         return None
-    files = (file for artifact in stored.artifacts.values() for file in artifact.files)
-    return stored if all(content.has(file.blob) for file in files) else None
+    return stored if all(_is_there(content, artifact) for artifact in stored.artifacts.values()) else None
+
+
+def _is_there(content: ContentStore, artifact: ArtifactRef) -> bool:
+    if artifact.kind == "manifest" and content.store.stat(f"{artifact.prefix}/{MANIFEST_JSON}") is None:
+        return False
+    return all(content.has(file.blob) for file in artifact.files)

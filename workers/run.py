@@ -34,16 +34,13 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
 
     request = JobRequest.model_validate(yaml.safe_load(arguments.spec.read_text()))
+    os.environ.setdefault("SECATEUR_ALLOWED_ROOTS", "/")  # a local run reads what its user may read
     os.environ["SECATEUR_STORAGE_URL"] = f"file://{arguments.storage.resolve()}"
     settings = WorkerSettings()  # type: ignore[call-arg]
     reporter = LinesReporter()
     code = 0
     try:
-        # A local run reads what its user can read.
-        access = settings.access() if settings.allowed_roots else settings.model_copy(
-            update={"allowed_roots": (Path("/"),)}
-        ).access()
-        pins = resolve(request.spec, access)
+        pins = resolve(request.spec, settings.access())
         order = WorkOrder(job=f"local-{digest_of(request)[:12]}", attempt=1, request=request, pins=pins)
         with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as directory:
             _start_ray(Path(directory))

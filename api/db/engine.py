@@ -25,7 +25,6 @@ class Database:
         """A session that sees one state and changes nothing."""
         with Session(self.engine) as session:
             yield session
-            session.rollback()
 
     @contextmanager
     def write(self) -> Iterator[Session]:

@@ -1,5 +1,7 @@
 """Takes the events that drivers report."""
 
+from itertools import pairwise
+
 from pydantic import Field, ValidationError, field_validator
 from sqlalchemy.orm import Session
 
@@ -23,7 +25,7 @@ class DriverEvents(Frozen):
     @field_validator("events")
     @classmethod
     def _in_order(cls, value: tuple[DriverEvent, ...]) -> tuple[DriverEvent, ...]:
-        for before, after in zip(value, value[1:], strict=False):
+        for before, after in pairwise(value):
             if after.sequence != before.sequence + 1:
                 raise ValueError(f"sequence {after.sequence} follows {before.sequence}; they count by one")
         for event in value:

@@ -72,7 +72,14 @@ def find(services: Services, job_id: str) -> Job:
     return job
 
 
-def page(services: Services, filters: Filters, *, after: str | None, limit: int) -> tuple[Sequence[Job], bool]:
+def status_of(session: Session, job_id: str) -> str | None:
+    """Status of one job, alone."""
+    return session.scalar(select(Job.status).where(Job.id == job_id))
+
+
+def page(
+    services: Services, filters: Filters, *, after: str | None, limit: int
+) -> tuple[Sequence[Job], bool]:
     """Jobs older than the job `after`, newest first, and whether there are more."""
     query = select(Job).order_by(Job.id.desc()).limit(limit + 1)
     if after is not None:
@@ -101,8 +108,11 @@ def cancel(services: Services, job_id: str) -> Job:
         if job.status in ("cancelling", "cancelled"):
             return job
         if job.status in TERMINAL:
-            raise ApiError(409, "job_ended", f"job {job_id} has {job.status}; only a job that has not ended "
-                           "can be cancelled")
+            raise ApiError(
+                409,
+                "job_ended",
+                f"job {job_id} has {job.status}; only a job that has not ended can be cancelled",
+            )
         body = JobCancelRequested() if job.live else JobCancelled()
         journal.append(session, job, [journal.said_now(body, attempt=job.attempt)])
     services.wake.set()
@@ -114,8 +124,11 @@ def retry(services: Services, job_id: str) -> Job:
     with services.database.write() as session:
         job = _locked(session, job_id)
         if job.status not in ("failed", "cancelled"):
-            raise ApiError(409, "job_not_retryable", f"job {job_id} is {job.status}; only a failed or cancelled "
-                           "job can be retried")
+            raise ApiError(
+                409,
+                "job_not_retryable",
+                f"job {job_id} is {job.status}; only a failed or cancelled job can be retried",
+            )
         job.tries = 0
         job.not_before = None
         journal.append(session, job, [journal.said_now(JobQueued(), attempt=job.attempt)])

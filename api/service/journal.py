@@ -13,8 +13,9 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api.db.models import EventRow, Job
-from pipeline.events import Event, EventBody, NodeResult
+from pipeline.events import Event, EventBody
 from pipeline.job import JobState, fold
+from pipeline.ledger import NodeResult
 
 BODY: TypeAdapter[EventBody] = TypeAdapter(EventBody)
 
@@ -79,7 +80,9 @@ def events_after(session: Session, job: str, *, after: int, limit: int) -> Seque
 
 def node_results(session: Session, job: str) -> dict[str, NodeResult]:
     """What the nodes of a job have made so far; the latest result of each."""
-    query = select(EventRow).where(EventRow.job == job, EventRow.type == "stage.finished").order_by(EventRow.id)
+    query = (
+        select(EventRow).where(EventRow.job == job, EventRow.type == "stage.finished").order_by(EventRow.id)
+    )
     found: dict[str, NodeResult] = {}
     for row in session.scalars(query):
         body = BODY.validate_json(row.body)

@@ -10,7 +10,7 @@ class AllocationBase(Frozen):
 
     @property
     def outlier_multiplier(self) -> float | None:
-        """The multiple of the mean above which a saliency is an outlier; None when outliers are not measured."""
+        """The multiple of the mean above which a saliency is an outlier; None: outliers are not measured."""
         return None
 
     def check(self, pattern: Pattern, *, blocks: int | None) -> None:

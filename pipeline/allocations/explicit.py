@@ -13,7 +13,7 @@ FIELD = "spec.prune.allocation.sparsity"
 
 
 class Explicit(AllocationBase):
-    """One sparsity per decoder block, in block order. With N:M each must be a whole number of zeros per group."""
+    """One sparsity per decoder block, in block order. With N:M each is a whole number of zeros per group."""
 
     kind: Literal["explicit"] = "explicit"
     sparsity: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field(min_length=1)
@@ -27,7 +27,8 @@ class Explicit(AllocationBase):
         mean = sum(self.sparsity) / len(self.sparsity)
         if abs(mean - pattern.target) > 1e-6:
             raise InvalidSpec(
-                f"the values have mean {mean:.6g}, the pattern asks for {pattern.target:.6g}; make them agree",
+                f"the values have mean {mean:.6g}, the pattern asks for {pattern.target:.6g}; "
+                f"make them agree",
                 FIELD,
             )
         if isinstance(pattern, NM):

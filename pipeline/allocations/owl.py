@@ -5,7 +5,7 @@ density is the asked one plus 2·spread·(p_b - mean p), so the mean over blocks
 """
 
 import math
-from typing import Literal
+from typing import Literal, NoReturn
 
 from pydantic import Field
 
@@ -44,55 +44,59 @@ class Owl(AllocationBase):
         """
         if len(outlier_ratios) != blocks:
             raise InvalidSpec(
-                f"{len(outlier_ratios)} outlier ratios for {blocks} blocks; give one per block", "spec.prune.allocation"
+                f"{len(outlier_ratios)} outlier ratios for {blocks} blocks; give one per block",
+                "spec.prune.allocation",
             )
         if not all(math.isfinite(ratio) for ratio in outlier_ratios):
             raise NumericalError(
-                f"outlier ratios are not finite: {outlier_ratios}; check the weights and the calibration texts"
+                f"outlier ratios are not finite: {outlier_ratios}; check weights and calibration texts"
             )
         low, high = min(outlier_ratios), max(outlier_ratios)
         if low == high:
-            note = f"every block has the outlier ratio {low:.4g} %: nothing to tell apart, the plan is uniform"
+            note = (
+                f"every block has the outlier ratio {low:.4g} %: nothing to tell apart, the plan is uniform"
+            )
             return SparsityPlan(asked=pattern.target, blocks=(pattern,) * blocks, notes=(note,))
-        positions = [(ratio - low) / (high - low) for ratio in outlier_ratios]
         if isinstance(pattern, NM):
-            return self._plan_nm(pattern, positions)
-        return self._plan_unstructured(pattern, positions)
+            return self._plan_nm(pattern, outlier_ratios)
+        return self._plan_unstructured(pattern, outlier_ratios)
 
-    def _plan_unstructured(self, pattern: Unstructured, positions: list[float]) -> SparsityPlan:
-        mean = math.fsum(positions) / len(positions)
-        sparsity = [pattern.sparsity - 2 * self.spread * (position - mean) for position in positions]
-        # The densest block reaches sparsity 0, or the sparsest reaches 1, whichever comes first.
-        largest_dense = pattern.sparsity / (2 * (1 - mean))
-        largest_sparse = (1 - pattern.sparsity) / (2 * mean)
-        if max(sparsity) >= 1 and largest_sparse <= largest_dense:
-            self._refuse(sparsity.index(max(sparsity)), max(sparsity), "< 1", f"below {_down(largest_sparse)}")
-        if min(sparsity) < -ROUNDING_ERROR:
-            limit = f"to {_down(largest_dense)} or less"
-            self._refuse(sparsity.index(min(sparsity)), min(sparsity), "at least 0", limit)
+    def _plan_unstructured(self, pattern: Unstructured, ratios: tuple[float, ...]) -> SparsityPlan:
+        # In the published order of operations: the bits decide where a count is rounded down.
+        sparsity = [1 - (shift + (1 - pattern.sparsity)) for shift in _shifts(ratios, 2 * self.spread)]
+        if min(sparsity) < -ROUNDING_ERROR or max(sparsity) >= 1:
+            self._refuse(pattern, sparsity, _mean_position(ratios))
         planned = tuple(with_sparsity(pattern, max(value, 0.0)) for value in sparsity)
         return SparsityPlan(asked=pattern.sparsity, blocks=planned)
 
-    def _refuse(self, block: int, sparsity: float, allowed: str, limit: str) -> None:
+    def _refuse(self, pattern: Unstructured, sparsity: list[float], mean: float) -> NoReturn:
+        # As spread grows, the densest block reaches 0 or the sparsest reaches 1, whichever comes first.
+        largest_dense = pattern.sparsity / (2 * (1 - mean))
+        largest_sparse = (1 - pattern.sparsity) / (2 * mean)
+        if largest_sparse <= largest_dense:
+            value, allowed, limit = max(sparsity), "< 1", f"below {_down(largest_sparse)}"
+        else:
+            value, allowed, limit = min(sparsity), "at least 0", f"to {_down(largest_dense)} or less"
         raise InfeasiblePlan(
-            f"allocation.spread={self.spread} gives block {block} sparsity {sparsity:.4f} (must be {allowed}); "
-            f"lower spread {limit}",
+            f"allocation.spread={self.spread} gives block {sparsity.index(value)} sparsity {value:.4g} "
+            f"(must be {allowed}); lower spread {limit}",
             "spec.prune.allocation.spread",
         )
 
-    def _plan_nm(self, pattern: NM, positions: list[float]) -> SparsityPlan:
-        mean = math.fsum(positions) / len(positions)
-        shifts = [self.nm_spread * (position - mean) for position in positions]
+    def _plan_nm(self, pattern: NM, ratios: tuple[float, ...]) -> SparsityPlan:
+        shifts = _shifts(ratios, self.nm_spread)
         if pattern.rounding == "floor":
             keeps = [pattern.keep + round(shift) for shift in shifts]  # half to even
         else:
             keeps = [pattern.keep + shift for shift in _largest_remainder(shifts)]
         for block, keep in enumerate(keeps):
             if not 1 <= keep < pattern.group:
+                mean = _mean_position(ratios)
                 fits = min((pattern.keep - 1) / mean, (pattern.group - 1 - pattern.keep) / (1 - mean))
                 raise InfeasiblePlan(
-                    f"allocation.nm_spread={self.nm_spread} gives block {block} {keep} kept of {pattern.group} "
-                    f"(must be 1 to {pattern.group - 1}); {_down(fits)} or less always fits these ratios",
+                    f"allocation.nm_spread={self.nm_spread} gives block {block} {keep} kept of "
+                    f"{pattern.group} (must be 1 to {pattern.group - 1}); lower nm_spread: "
+                    f"{_down(fits)} or less always fits these ratios",
                     "spec.prune.allocation.nm_spread",
                 )
         plan = SparsityPlan(asked=pattern.target, blocks=tuple(with_keep(pattern, keep) for keep in keeps))
@@ -103,6 +107,21 @@ class Owl(AllocationBase):
             f"asked {plan.asked:.6g}"
         )
         return plan.model_copy(update={"notes": (note,)})
+
+
+def _shifts(ratios: tuple[float, ...], span: float) -> list[float]:
+    """span·(p_b - mean p) for each block."""
+    low, high = min(ratios), max(ratios)
+    scale = 1 / (high - low) * span
+    scaled = [(ratio - low) * scale for ratio in ratios]
+    mean = sum(scaled) / len(scaled)
+    return [value - mean for value in scaled]
+
+
+def _mean_position(ratios: tuple[float, ...]) -> float:
+    """Mean p, above 0 and below 1 for ratios that are not all equal."""
+    low, high = min(ratios), max(ratios)
+    return math.fsum((ratio - low) / (high - low) for ratio in ratios) / len(ratios)
 
 
 def _down(value: float) -> str:

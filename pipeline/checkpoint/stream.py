@@ -61,7 +61,9 @@ class BlockStream:
         """Name inside the block → name in the checkpoint, for every stored tensor of a block."""
         prefix = f"{self.row.blocks}.{block}."
         return {
-            name.removeprefix(prefix): disk for name, disk in self._disk_names.items() if name.startswith(prefix)
+            name.removeprefix(prefix): disk
+            for name, disk in self._disk_names.items()
+            if name.startswith(prefix)
         }
 
     def outer_tensors(self) -> tuple[str, ...]:
@@ -87,7 +89,9 @@ class BlockStream:
     def release(self, block: int) -> None:
         """Give a block's weights back."""
         module = self._blocks[block]
-        state = {name: torch.empty_like(tensor, device="meta") for name, tensor in module.state_dict().items()}
+        state = {
+            name: torch.empty_like(tensor, device="meta") for name, tensor in module.state_dict().items()
+        }
         module.load_state_dict(state, strict=True, assign=True)
 
     def run(self, block: int, hidden_1LH: Tensor) -> Tensor:
@@ -110,7 +114,9 @@ class BlockStream:
         """Logits [L, V] from the last block's output, through the model's own norm and head."""
         last = self.num_blocks - 1
 
-        def forward(block: int, hidden: Tensor, args: tuple[object, ...], kwargs: dict[str, object]) -> Tensor:
+        def forward(
+            block: int, hidden: Tensor, args: tuple[object, ...], kwargs: dict[str, object]
+        ) -> Tensor:
             return hidden_1LH if block == last else hidden
 
         output = self._through_patched_blocks(tokens_L, forward)
@@ -142,7 +148,9 @@ class BlockStream:
         entering: list[Tensor] = []
         last = self.num_blocks - 1
 
-        def forward(block: int, hidden: Tensor, args: tuple[object, ...], kwargs: dict[str, object]) -> Tensor:
+        def forward(
+            block: int, hidden: Tensor, args: tuple[object, ...], kwargs: dict[str, object]
+        ) -> Tensor:
             calls.append(BlockCall(args, kwargs))
             if block == 0:
                 entering.append(hidden)
@@ -155,7 +163,9 @@ class BlockStream:
         except _Captured:
             self._calls.setdefault(tokens_L.shape[0], calls)
             return entering[0].detach()
-        raise UnsupportedCheckpoint(f"{self.row.model_type} did not call its {self.num_blocks} blocks in order")
+        raise UnsupportedCheckpoint(
+            f"{self.row.model_type} did not call its {self.num_blocks} blocks in order"
+        )
 
     def _through_patched_blocks(
         self,

@@ -28,6 +28,12 @@ class MethodBase(Frozen):
         """Importance of each weight, float32 [O, I]; the smallest are pruned."""
         raise AssertionError(f"{type(self).__name__} does not define its saliency")
 
+    def keep(self, saliency_OI: "Tensor", pattern: Pattern) -> "Tensor":
+        """Which weights stay, bool [O, I]: the most salient of each comparison group."""
+        from pipeline.tensor.masks import keep_by_saliency
+
+        return keep_by_saliency(saliency_OI, pattern, default_group=self.comparison_group)
+
     def choose(
         self, weight_OI: "Tensor", statistics: "LinearStatistics | None", pattern: Pattern
     ) -> "tuple[Tensor, Tensor]":
@@ -38,8 +44,6 @@ class MethodBase(Frozen):
 
         Raises NumericalError for saliencies that are not finite, InvalidSpec when the pattern does not fit.
         """
-        from pipeline.tensor.masks import keep_by_saliency
-
-        saliency_OI = self.saliency(weight_OI, statistics)
-        keep_OI = keep_by_saliency(saliency_OI, pattern, default_group=self.comparison_group)
+        self.check(pattern)
+        keep_OI = self.keep(self.saliency(weight_OI, statistics), pattern)
         return keep_OI, weight_OI.masked_fill(~keep_OI, 0)

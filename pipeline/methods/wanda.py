@@ -36,8 +36,8 @@ class Wanda(MethodBase):
         else:
             return
         raise InvalidSpec(
-            f"method.variant=true finds one share of saliency for all rows of a matrix, got {got}; set variant to "
-            f"false, or use an unstructured pattern with comparison_group row or left out",
+            f"method.variant=true finds one share of saliency for all rows of a matrix, got {got}; set "
+            f"variant to false, or use an unstructured pattern with comparison_group row or left out",
             "spec.prune.method.variant",
         )
 
@@ -46,14 +46,10 @@ class Wanda(MethodBase):
         assert statistics is not None, "the DAG gives statistics to methods that need them"
         return weight_OI.float().abs() * statistics.input_norm_I.to(weight_OI.device)
 
-    def choose(
-        self, weight_OI: "Tensor", statistics: "LinearStatistics | None", pattern: Pattern
-    ) -> "tuple[Tensor, Tensor]":
-        """As every method; the variant by its own selection."""
-        self.check(pattern)
-        if not self.variant or isinstance(pattern, NM):
-            return super().choose(weight_OI, statistics, pattern)
+    def keep(self, saliency_OI: "Tensor", pattern: Pattern) -> "Tensor":
+        """Which weights stay, bool [O, I]; the variant has its own selection."""
         from pipeline.tensor.masks import keep_by_row_share
 
-        keep_OI = keep_by_row_share(self.saliency(weight_OI, statistics), pattern)
-        return keep_OI, weight_OI.masked_fill(~keep_OI, 0)
+        if self.variant and not isinstance(pattern, NM):
+            return keep_by_row_share(saliency_OI, pattern)
+        return super().keep(saliency_OI, pattern)

@@ -37,15 +37,20 @@ class Source(Protocol):
     """A place with files: one file, the files directly inside a directory or prefix, or a hub repository.
 
     A hub dataset is the exception: it is pinned whole, as one entry without bytes, and read through the
-    `datasets` library (pipeline/documents.py).
+    `datasets` library (pipeline/hub_rows.py).
     """
+
+    @property
+    def uri(self) -> str:
+        """Where this is, as the spec says it."""
+        ...
 
     def names(self) -> tuple[str, ...]:
         """Names of the files, sorted. Raises SourceNotFound, SourceNotAllowed, SourceUnreachable."""
         ...
 
     def pin(self, wanted: Wanted) -> Pin:
-        """The files whose names are wanted, with sizes and tags, in order of names. Raises as `names` does."""
+        """The files whose names are wanted, with sizes and tags, by name. Raises as `names` does."""
         ...
 
     def read(self, file: PinnedFile) -> Iterator[bytes]:

@@ -19,6 +19,7 @@ class FileSource:
     def __init__(self, path: Path, roots: tuple[Path, ...]) -> None:
         self.path = path
         self.roots = roots
+        self.uri = f"file:{path}"
 
     def names(self) -> tuple[str, ...]:
         """See Source."""
@@ -35,7 +36,7 @@ class FileSource:
     def pin(self, wanted: Wanted) -> Pin:
         """See Source. Files up to 256 MiB are hashed, larger ones are known by their modification time."""
         files = tuple(self._pinned(name) for name in self.names() if wanted(name))
-        return Pin(source=f"file:{self.path}", files=files)
+        return Pin(source=self.uri, files=files)
 
     def read(self, file: PinnedFile) -> Iterator[bytes]:
         """See Source."""
@@ -46,8 +47,17 @@ class FileSource:
             raise changed(str(path), f"{file.size} bytes", "nothing") from error
         with opened:
             self._compare(path, opened.fileno(), file)
+            if path == self.path:  # a text: its reader may stop before the end, where the hash is compared
+                self._verify(opened, file)
             yield from checked(_chunks(opened), file, what=str(path))
             self._compare(path, opened.fileno(), file)
+
+    def _verify(self, opened: FileIO, file: PinnedFile) -> None:
+        """Raise SourceChanged unless the content is the pinned one; costs a second reading."""
+        if file.tag.startswith("sha256:"):
+            for _ in checked(_chunks(opened), file, what=str(self.path)):
+                pass
+            opened.seek(0)
 
     def _pinned(self, name: str) -> PinnedFile:
         path = self._locate(name)
@@ -98,11 +108,11 @@ class FileSource:
             return real
         if not self.roots:
             raise SourceNotAllowed(
-                f"file: sources are off on this service; set {ROOTS_SETTING} to the directories that may be read"
+                f"file: sources are off on this service; set {ROOTS_SETTING} to the directories that may "
+                f"be read"
             )
         roots = ", ".join(str(root) for root in self.roots)
         raise SourceNotAllowed(f"{path} does not lie below an allowed root ({roots}); see {ROOTS_SETTING}")
-
 
 
 def _chunks(file: FileIO) -> Iterator[bytes]:

@@ -2,10 +2,16 @@
 
 import contextlib
 from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import huggingface_hub
 from huggingface_hub import errors as hub_errors
-from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff
+from huggingface_hub.utils import (  # type: ignore[attr-defined]  # exported lazily
+    build_hf_headers,
+    hf_raise_for_status,
+    http_stream_backoff,
+    validate_repo_id,
+)
 
 from pipeline.errors import (
     InvalidRequest,
@@ -24,6 +30,7 @@ from pipeline.storage.base import CHUNK_BYTES
 from pipeline.storage.resume import Body, BrokenBody, read_resuming
 
 ANSWER_SECONDS = 10.0
+BUSY_RETRIES = 3
 # The client's HTTP library changed its name between releases; its base error is the one that they share.
 NETWORK_ERRORS = (hub_errors.HTTPError, OSError)  # type: ignore[attr-defined]
 
@@ -32,12 +39,13 @@ class HubSource:
     """One repository. What is listed first fixes the commit for the life of this object."""
 
     def __init__(self, uri: Uri, access: SourceAccess, repository: Repository) -> None:
+        self.uri = str(uri)
         self.name = uri.location
         self.revision = uri.revision or "main"
         self.repository = repository
         self.access = access
         try:
-            huggingface_hub.utils.validate_repo_id(self.name)
+            validate_repo_id(self.name)
         except hub_errors.HFValidationError as error:
             raise InvalidSpec(f"hub:{self.name} names no repository: {error}") from error
         self.cache = HubCache(repository, self.name, access.hub_cache_dir)
@@ -60,20 +68,21 @@ class HubSource:
 
     def read(self, file: PinnedFile) -> Iterator[bytes]:
         """See Source. From the cache when it holds the file at this commit, else streamed over HTTP."""
-        what = f"hub:{self.name}@{self.revision}/{file.path}"
+        commit = self._listing[0] if self._listing is not None else self.revision
+        what = f"hub:{self.name}@{commit}/{file.path}"
         if self.repository == "dataset":
             raise InvalidSpec(f"hub:{self.name} is a dataset; its rows are read, not its files")
-        cached = self.cache.path(self.revision, file.path)
+        cached = self.cache.path(commit, file.path)
         if cached is None and self.access.hub_offline:
             raise changed(what, "a cached file (the hub is off)", "nothing")
         if cached is None and file.size > huggingface_hub.constants.MAX_HTTP_DOWNLOAD_SIZE:
-            cached = self._downloaded(file, what=what)
+            cached = self._downloaded(commit, file)
         if cached is not None:
             with cached.open("rb") as opened:
                 yield from checked(iter(lambda: opened.read(CHUNK_BYTES), b""), file, what=what)
             return
         streamed = read_resuming(
-            lambda position, _: Body(self._stream(file, position, what=what), file.size, file.tag),
+            lambda position, _: Body(self._stream(commit, file, position), file.size, file.tag),
             start=0,
             what=what,
         )
@@ -96,12 +105,12 @@ class HubSource:
                     timeout=ANSWER_SECONDS,
                 )
                 if getattr(info, "gated", False):
-                    self.api.auth_check(self.name, repo_type=self.repository)
+                    self._check_terms_accepted()
         except SourceUnreachable:
             if self.cache.commit(self.revision) == self.revision:  # a commit is the same wherever it lies
                 return self._cached()
             raise
-        siblings = info.siblings if self.repository == "model" else None
+        siblings = info.siblings if isinstance(info, huggingface_hub.ModelInfo) else None
         found = [file for file in siblings or () if "/" not in file.rfilename]
         files = [
             PinnedFile(
@@ -115,29 +124,51 @@ class HubSource:
             raise SourceUnreachable(f"the hub told no commit for hub:{self.name}@{self.revision}")
         return info.sha, tuple(sorted(files, key=lambda file: file.path))
 
+    def _check_terms_accepted(self) -> None:
+        """A gated repository is listed for everyone, and read by those who accepted its terms."""
+        url = f"{self.api.endpoint}/api/{self.repository}s/{self.name}/auth-check"
+        headers = build_hf_headers(token=self.api.token)
+        with http_stream_backoff(
+            "GET", url, headers=headers, timeout=ANSWER_SECONDS, max_retries=0
+        ) as answer:
+            hf_raise_for_status(answer)
+
     def _cached(self) -> tuple[str, tuple[PinnedFile, ...]]:
         commit = self.cache.commit(self.revision)
         if commit is None:
             raise SourceNotFound(
-                f"hub:{self.name}@{self.revision} is not in the hub cache {self.cache.folder}, and the hub is "
-                f"off on this service; download it there first: hf download {self.name} "
+                f"hub:{self.name}@{self.revision} is not in the hub cache {self.cache.folder}, and the hub "
+                f"is off on this service; download it there first: hf download {self.name} "
                 f"--repo-type {self.repository} --revision {self.revision}"
             )
         return commit, self.cache.files(commit) if self.repository == "model" else ()
 
-    def _stream(self, file: PinnedFile, position: int, *, what: str) -> Generator[bytes, None, None]:
+    def _downloaded(self, commit: str, file: PinnedFile) -> Path:
+        """For files too large for plain HTTP: the client has another protocol, which needs a file."""
+        with self._translated():
+            path = self.api.hf_hub_download(
+                self.name, file.path, revision=commit, cache_dir=self.access.hub_cache_dir
+            )
+        return Path(path)
+
+    def _stream(self, commit: str, file: PinnedFile, position: int) -> Generator[bytes, None, None]:
         """One GET from a byte on."""
-        url = huggingface_hub.hf_hub_url(
-            self.name, file.path, revision=self.revision, endpoint=self.api.endpoint
-        )
+        url = huggingface_hub.hf_hub_url(self.name, file.path, revision=commit, endpoint=self.api.endpoint)
         headers = build_hf_headers(token=self.api.token) | {"Accept-Encoding": "identity"}
         if position:
             headers["Range"] = f"bytes={position}-"
         try:
-            with http_stream_backoff("GET", url, headers=headers, timeout=ANSWER_SECONDS) as response:
+            with http_stream_backoff(
+                "GET",
+                url,
+                headers=headers,
+                timeout=ANSWER_SECONDS,
+                max_retries=BUSY_RETRIES,
+                retry_on_exceptions=(),  # read_resuming goes on after broken connections
+            ) as response:
                 hf_raise_for_status(response)
                 if position and response.status_code != 206:
-                    raise StorageUnavailable(f"{what}: the hub does not continue at byte {position}")
+                    raise StorageUnavailable(f"the hub does not continue {file.path} at byte {position}")
                 for chunk in response.iter_bytes(CHUNK_BYTES):
                     position += len(chunk)
                     yield chunk
@@ -167,18 +198,21 @@ class HubSource:
         """What an HTTP error of the hub means to the submitter."""
         status = error.response.status_code
         remedy = (
-            f"accept its terms on {self.api.endpoint}/{self.name} and check what the token in {TOKEN_SETTING} "
-            f"may read"
+            f"accept its terms on {self.api.endpoint}/{self.name} and check what the token in "
+            f"{TOKEN_SETTING} may read"
             if self.access.hub_token
             else f"set {TOKEN_SETTING} to the token of an account that may read it"
         )
         if isinstance(error, hub_errors.RevisionNotFoundError):
-            return SourceNotFound(f"hub:{self.name} has no revision {self.revision!r}; check the branch or commit")
+            return SourceNotFound(
+                f"hub:{self.name} has no revision {self.revision!r}; check the branch or commit"
+            )
         if isinstance(error, hub_errors.GatedRepoError) or status == 403:
             return SourceNotAllowed(f"hub:{self.name} is gated; {remedy}")
         if isinstance(error, hub_errors.RepositoryNotFoundError):
             return SourceNotFound(
-                f"the hub knows no {self.repository} {self.name!r}, or it is private; check the name, or {remedy}"
+                f"the hub knows no {self.repository} {self.name!r}, or it is private; check the name, "
+                f"or {remedy}"
             )
         if status == 401:
             return SourceNotAllowed(f"the hub refused the token for hub:{self.name}; {remedy}")

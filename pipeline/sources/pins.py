@@ -6,9 +6,11 @@ from pipeline.canonical import Frozen
 class PinnedFile(Frozen):
     """One file of a source.
 
-    `tag` tells content apart: `sha256:<hex>` where the content was hashed (files up to 256 MiB, and all
-    hub files that carry a hash), `etag:<value>` on S3, `stat:<mtime_ns>` for large local files, whose
-    SHA-256 is taken while they are imported.
+    `tag` tells content apart: `sha256:<hex>` where the content was hashed (files up to 256 MiB, and hub
+    files that carry a hash), `git:<object id>` for the hub's small files, `etag:<value>` on S3,
+    `stat:<mtime_ns>` for large local files, whose SHA-256 is taken while they are imported. A hub dataset
+    is one entry `datasets/org/name` without a size, `commit:<sha>`: it may have thousands of files, of
+    which a job reads a few.
     """
 
     path: str

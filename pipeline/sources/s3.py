@@ -24,13 +24,13 @@ class S3Source:
     """`location` is `bucket/key`. An object of that very key wins over objects below it."""
 
     def __init__(self, location: str, options: S3Options | None) -> None:
-        self.location = location
+        self.uri = f"s3://{location}"
         bucket, _, key = location.partition("/")
         directory, _, self.name = key.rpartition("/")
         try:
             self.store = S3Store(bucket, directory, options)
         except ValueError as error:
-            raise InvalidSpec(f"s3://{location}: {error}") from error
+            raise InvalidSpec(f"{self.uri}: {error}") from error
 
     def names(self) -> tuple[str, ...]:
         """See Source."""
@@ -43,12 +43,12 @@ class S3Source:
             for name, found in self._objects().items()
             if wanted(name)
         )
-        return Pin(source=f"s3://{self.location}", files=files)
+        return Pin(source=self.uri, files=files)
 
     def read(self, file: PinnedFile) -> Iterator[bytes]:
         """See Source. The ETag is compared before the first chunk and after the last."""
         key = self.name if file.path == self.name else self._below(file.path)
-        what = f"s3://{self.location}" + ("" if key == self.name else f"/{file.path}")
+        what = self.uri + ("" if key == self.name else f"/{file.path}")
         self._compare(key, file, what=what)
         try:
             yield from checked(self.store.get(key), file, what=what)
@@ -75,14 +75,14 @@ class S3Source:
             prefix = self._below("")
             listed = {found.key.removeprefix(prefix): found for found in self.store.list(prefix)}
         except StorageUnavailable as error:
-            raise SourceUnreachable(f"s3://{self.location} cannot be reached: {error.message}") from error
+            raise SourceUnreachable(f"{self.uri} cannot be reached: {error.message}") from error
         except StorageError as error:
             raise self._refusal(error) from error
         except ValueError as error:
-            raise InvalidSpec(f"s3://{self.location}: {error}") from error
+            raise InvalidSpec(f"{self.uri}: {error}") from error
         inside = {name: found for name, found in sorted(listed.items()) if name and "/" not in name}
         if not inside:
-            raise SourceNotFound(f"nothing lies at s3://{self.location}; check bucket and prefix")
+            raise SourceNotFound(f"nothing lies at {self.uri}; check bucket and prefix")
         return inside
 
     def _below(self, name: str) -> str:
@@ -93,10 +93,10 @@ class S3Source:
         answer = getattr(error.__cause__, "response", {})
         code = str(answer.get("Error", {}).get("Code", ""))
         if code == "NoSuchBucket":
-            return SourceNotFound(f"the bucket of s3://{self.location} does not exist: {error.message}")
+            return SourceNotFound(f"the bucket of {self.uri} does not exist: {error.message}")
         if code in REFUSED:
-            return SourceNotAllowed(f"s3://{self.location} may not be read by the service: {error.message}")
-        return SourceUnreachable(f"s3://{self.location} cannot be read: {error.message}")
+            return SourceNotAllowed(f"{self.uri} may not be read by the service: {error.message}")
+        return SourceUnreachable(f"{self.uri} cannot be read: {error.message}")
 
 
 def _tag(found: ObjectInfo) -> str:

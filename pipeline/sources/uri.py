@@ -11,7 +11,7 @@ EXAMPLES = "file:/models/llama, s3://bucket/models/llama, hub:org/name@revision"
 
 @dataclass(frozen=True)
 class Uri:
-    """A parsed source. `location` is a path, `bucket/key`, or `org/name`; only hub sources have a revision."""
+    """A parsed source. `location` is a path, `bucket/key`, or `org/name`; only the hub has revisions."""
 
     scheme: Scheme
     location: str

@@ -1,9 +1,9 @@
 """Which weights stay: saliencies become keep tensors.
 
-Shape legend: O out_features, I in_features, R sets that compete apart from each other, C competitors in each.
+Shape legend: O out_features, I in_features, R sets that compete apart from each other (rows, or one matrix),
+C competitors in each, M place within a group of N:M, G groups.
 
-Rows, a whole matrix and the groups of N:M differ only in what R and C are; the selection is the same. Equal
-saliencies go lowest index first (row-major), on every device.
+Equal saliencies go lowest index first (row-major), on every device.
 """
 
 import torch
@@ -23,9 +23,9 @@ def keep_by_saliency(saliency_OI: Tensor, pattern: Pattern, *, default_group: Co
 
     Zeros of an unstructured sparsity s: with `rounding: exact` the matrix gets round(O·I·s); comparing rows,
     each gets int(I·s) and the remainder goes to the rows whose next smallest saliency is smallest. With
-    `rounding: floor` the published counts: int(I·s) per row, or everything up to and including the saliency at
-    position int(O·I·s) of the sorted matrix. s = 0 prunes nothing in either (the published code would prune
-    one weight of a matrix). N:M prunes the group - keep smallest of each group of consecutive inputs.
+    `rounding: floor` the published counts: int(I·s) per row, or everything up to and including the saliency
+    at position int(O·I·s) of the sorted matrix. s = 0 prunes nothing in either (the published code would
+    prune one weight of a matrix). N:M prunes the group - keep smallest of each group of consecutive inputs.
 
     Raises NumericalError for saliencies that are not finite and InvalidSpec when the group of N:M does not
     divide I.
@@ -33,10 +33,8 @@ def keep_by_saliency(saliency_OI: Tensor, pattern: Pattern, *, default_group: Co
     _check_finite(saliency_OI)
     if isinstance(pattern, NM):
         pattern.check_in_features(saliency_OI.shape[1])
-        groups_RC = saliency_OI.reshape(-1, pattern.group)
-        prune_RC = _smallest(groups_RC, each=pattern.group - pattern.keep, extra=0)
-        return ~prune_RC.reshape(saliency_OI.shape)
-    if pattern.sparsity == 0:
+        return _keep_of_groups(saliency_OI, keep=pattern.keep, group=pattern.group)
+    if pattern.sparsity == 0 or saliency_OI.numel() == 0:
         return torch.ones_like(saliency_OI, dtype=torch.bool)
     by_row = (pattern.comparison_group or default_group) == "row"
     competitors_RC = saliency_OI if by_row else saliency_OI.reshape(1, -1)
@@ -51,7 +49,7 @@ def keep_by_saliency(saliency_OI: Tensor, pattern: Pattern, *, default_group: Co
 
 
 def keep_by_row_share(saliency_OI: Tensor, pattern: Unstructured) -> Tensor:
-    """keep, bool [O, I], of Wanda's variant (arXiv 2306.11695): every row loses the same share of its saliency.
+    """keep, bool [O, I], of Wanda's variant (arXiv 2306.11695): rows lose the same share of their saliency.
 
     Within a row the smallest saliencies go, as long as their sum is at most α times the sum of the row; one α
     serves the matrix, so rows get unequal counts. `rounding: exact` sets α so that round(O·I·s) weights go
@@ -85,9 +83,28 @@ def _check_finite(saliency_OI: Tensor) -> None:
         return
     bad = saliency_OI.numel() - int(finite_OI.sum())
     raise NumericalError(
-        f"{bad} of {saliency_OI.numel()} saliencies are not finite; the weights or the activations hold inf or "
-        f"NaN: check the checkpoint, or raise compute_dtype (float16 overflows above 65504)"
+        f"{bad} of {saliency_OI.numel()} saliencies are not finite; the weights or the activations hold inf "
+        f"or NaN: check the checkpoint, or raise compute_dtype (float16 overflows above 65504)"
     )
+
+
+def _keep_of_groups(saliency_OI: Tensor, *, keep: int, group: int) -> Tensor:
+    """bool [O, I]: True at the `keep` largest of each `group` consecutive inputs.
+
+    A weight's rank is the number of weights in its group that go before it: the smaller ones, and the equal
+    ones at a lower index. Comparing all pairs beats sorting groups this small.
+    """
+    x_MG = saliency_OI.reshape(-1, group).t().contiguous()
+    keep_MG = torch.empty_like(x_MG, dtype=torch.bool)
+    for m, x_G in enumerate(x_MG):
+        rank_G = torch.zeros_like(x_G, dtype=torch.uint8)
+        for other, y_G in enumerate(x_MG):
+            if other < m:
+                rank_G += y_G <= x_G
+            elif other > m:
+                rank_G += y_G < x_G
+        keep_MG[m] = rank_G >= group - keep
+    return keep_MG.t().reshape(saliency_OI.shape)
 
 
 def _exact_share(x_RC: Tensor, sparsity: float) -> Tensor:
@@ -143,7 +160,7 @@ def _count_by_alpha_search(ascending_OI: Tensor, summed_OI: Tensor, sparsity: fl
 
 
 def _count_below_share(ascending_OI: Tensor, summed_OI: Tensor, alpha: float) -> Tensor:
-    """Weights of each row, int64 [O], up to the last whose running sum is at most α of the row, equals included."""
+    """Zeros per row, int64 [O]: up to the last weight whose running sum is at most α of the row, with equals."""
     within_O1 = (summed_OI <= alpha * summed_OI[:, -1:]).sum(dim=1, keepdim=True)
     threshold_O1 = ascending_OI.gather(1, (within_O1 - 1).clamp(min=0))
     upto_O1 = torch.searchsorted(ascending_OI, threshold_O1, right=True)

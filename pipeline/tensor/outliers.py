@@ -3,6 +3,7 @@
 Shape legend: O out_features, I in_features.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -16,9 +17,9 @@ LARGEST = torch.finfo(torch.float32).max
 def outlier_ratio(saliencies: Sequence[Tensor], multiplier: float) -> float:
     """Percent of a block's saliencies above `multiplier` times their mean, in [0, 100].
 
-    `saliencies`: float32 [O, I] of each linear of the block; mean and count run over all of them together, in
-    two passes, so that nothing the size of the block is built. The mean is taken in float64, the comparison in
-    float32 as in the published code.
+    `saliencies`: float32 [O, I] of each linear of the block; mean and count run over all of them together,
+    in two passes, so that nothing the size of the block is built. The mean is taken in float64, the
+    comparison in float32 as in the published code.
 
     Raises NumericalError when there is no weight, or a saliency is not finite.
     """
@@ -26,10 +27,10 @@ def outlier_ratio(saliencies: Sequence[Tensor], multiplier: float) -> float:
     if weights == 0:
         raise NumericalError("outlier ratio of a block without weights")
     total = sum(saliency_OI.sum(dtype=torch.float64).item() for saliency_OI in saliencies)
-    if not abs(total) < float("inf"):
+    if not math.isfinite(total):
         raise NumericalError(
-            f"the saliencies of a block sum to {total}; the weights or the activations hold inf or NaN: check the "
-            f"checkpoint, or raise compute_dtype (float16 overflows above 65504)"
+            f"the saliencies of a block sum to {total}; the weights or the activations hold inf or NaN: "
+            f"check the checkpoint, or raise compute_dtype (float16 overflows above 65504)"
         )
     threshold = min(multiplier * total / weights, LARGEST)
     outliers = sum(int((saliency_OI > threshold).sum()) for saliency_OI in saliencies)

@@ -39,5 +39,7 @@ def unpack_keep(packed_B: Tensor, shape: Sequence[int]) -> Tensor:
     bits_B8 = torch.stack([(packed_B >> j) & 1 for j in range(8)], dim=1)
     bits = bits_B8.reshape(-1)
     if bits[weights:].any():
-        raise CorruptObject(f"a packed keep tensor of shape {tuple(shape)} has bits set behind its last weight")
+        raise CorruptObject(
+            f"a packed keep tensor of shape {tuple(shape)} has bits set behind its last weight"
+        )
     return bits[:weights].bool().reshape(*shape)

@@ -97,6 +97,14 @@ class SweepWorker:
         """Prunable linears of a block."""
         return self._stream.row.linear_names
 
+    def linear_groups(self) -> tuple[tuple[str, ...], ...]:
+        """Linears of a block that share an input, and so a statistic."""
+        return self._stream.row.linears
+
+    def tensor_name(self, linear: str) -> str:
+        """Checkpoint name of a linear's weight in the loaded block."""
+        return self._stream.block_tensors(self._block)[f"{linear}.weight"]
+
     def start(self) -> int:
         """Embed the sequences (if there are any); number of blocks."""
         if self._sequences:

@@ -2,7 +2,7 @@
 
 import random
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from itertools import pairwise
@@ -98,11 +98,12 @@ def test_a_put_mends_a_blob_of_another_size(content: ContentStore, tmp_path: Pat
     path = tmp_path / "file"
     path.write_bytes(DATA)
     ref = content.put_bytes(DATA)
-    for put in (
+    puts: list[Callable[[], BlobRef]] = [
         lambda: content.put_bytes(DATA),
         lambda: content.put_file(path),
         lambda: content.put_stream([DATA]),
-    ):
+    ]
+    for put in puts:
         content.store.put(content.key(ref), [b"cut"])
         assert put() == ref
         assert content.get_bytes(ref) == DATA

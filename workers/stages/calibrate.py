@@ -5,7 +5,8 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from pipeline.documents import cut_samples, materialise_tokenizer, read_documents
+from pipeline.documents import read_documents
+from pipeline.tokens import cut_samples, materialise_tokenizer
 from pipeline.sources import open_source
 from pipeline.stages import Calibrate
 from workers.samples import put_samples
@@ -19,7 +20,7 @@ def run(stage: Calibrate, context: StageContext) -> Steps:
     assert calibration is not None
     assert pin is not None
     access = context.settings.access()
-    documents = read_documents(calibration, pin, open_source(pin.source, access), access)
+    documents = read_documents(calibration, pin, open_source(pin.source, access, repository="dataset"), access)
     with tempfile.TemporaryDirectory() as directory:
         materialise_tokenizer(context.checkpoint(), context.content, Path(directory))
         tokenizer = AutoTokenizer.from_pretrained(directory)

@@ -11,17 +11,12 @@ from transformers import AutoTokenizer
 
 from pipeline.artifacts import CheckpointRef, EvaluationRef, FileRef
 from pipeline.canonical import canonical_json
-from pipeline.documents import (
-    materialise_tokenizer,
-    perplexity_tokens,
-    perplexity_windows,
-    read_documents,
-    tokenizer_digest,
-)
+from pipeline.documents import read_documents
 from pipeline.errors import NumericalError
 from pipeline.evaluation import EvaluationResult, PerplexityContract, PerplexityResult
 from pipeline.sources import open_source
 from pipeline.stages import Evaluate
+from pipeline.tokens import materialise_tokenizer, perplexity_tokens, perplexity_windows, tokenizer_digest
 from workers.gang import gang
 from workers.stages.base import Made, Note, Progress, StageContext, Steps
 
@@ -42,7 +37,7 @@ def run(stage: Evaluate, context: StageContext) -> Steps:
     windows = [window for text in texts for window in text.tokens]
     scored = [count for text in texts for count in text.scored]
     outcomes: list[tuple[float, int]] = []
-    peak = None
+    memory = None
     notes: list[Note] = []
     if windows:
         with gang(
@@ -62,17 +57,15 @@ def run(stage: Evaluate, context: StageContext) -> Steps:
             shares = workers.shared_out(scored)
             losses = [workers.one(i, "losses", share, label="head") for i, share in enumerate(shares)]
             outcomes = [outcome for share in ray.get(losses) for outcome in share]
-            peak = workers.peak_memory()
+            memory = workers.memory()
             yield Progress(blocks + 1, blocks + 1)
     result = EvaluationResult(
         checkpoint_digest=checkpoint.digest, perplexity=_results(stage, texts, outcomes, tokenizer_digest(checkpoint))
     )
     blob = context.content.put_bytes(canonical_json(result))
-    yield Made(
-        {"evaluation": EvaluationRef(files=(FileRef(path="evaluation.json", blob=blob),))},
-        peak_memory_bytes=peak,
-        details={"tokens": float(sum(len(window) for window in windows))},
-    )
+    artifacts = {"evaluation": EvaluationRef(files=(FileRef(path="evaluation.json", blob=blob),))}
+    tokens = float(sum(len(window) for window in windows))
+    yield Made(artifacts) if memory is None else memory.made(artifacts, tokens=tokens)
 
 
 @ray.remote(max_retries=0)
@@ -87,7 +80,7 @@ def _cut(stage: Evaluate, context: StageContext) -> list[_Windows]:
         tokenizer = AutoTokenizer.from_pretrained(directory)
     for i, text in enumerate(evaluation.perplexity):
         pin = context.order.pins.perplexity[i]
-        documents = read_documents(text, pin, open_source(pin.source, access), access)
+        documents = read_documents(text, pin, open_source(pin.source, access, repository="dataset"), access)
         tokens_T, text_digest = perplexity_tokens(text, documents, tokenizer)
         windows = perplexity_windows(text, tokens_T)
         cut.append(

@@ -7,7 +7,7 @@ from pipeline.canonical import canonical_json
 from pipeline.stages import MeasureOutliers
 from workers.gang import gang
 from workers.samples import load_samples
-from workers.stages.base import Made, Note, Progress, StageContext, Steps
+from workers.stages.base import Note, Progress, StageContext, Steps
 
 
 def run(stage: MeasureOutliers, context: StageContext) -> Steps:
@@ -31,7 +31,7 @@ def run(stage: MeasureOutliers, context: StageContext) -> Steps:
             ratios.append(workers.one(0, "outlier_ratio", statistics, stage.multiplier, label=label))
             yield Progress(block + 1, blocks)
         outliers = Outliers(multiplier=stage.multiplier, ratios=tuple(ray.get(ratios)))
-        peak = workers.peak_memory()
+        memory = workers.memory()
     blob = context.content.put_bytes(canonical_json(outliers))
     artifact = OutliersRef(files=(FileRef(path="outliers.json", blob=blob),))
-    yield Made({"outliers": artifact}, peak_memory_bytes=peak)
+    yield memory.made({"outliers": artifact})

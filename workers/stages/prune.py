@@ -15,7 +15,7 @@ from pipeline.storage.content import ContentStore
 from pipeline.tensor.sweep import StoredBlock, StoredTensors
 from workers.gang import Gang, gang
 from workers.samples import load_samples
-from workers.stages.base import Made, Note, Progress, StageContext, Steps
+from workers.stages.base import Note, Progress, StageContext, Steps
 
 WEIGHT_FILES = (".safetensors", WEIGHTS_INDEX_JSON, TENSORS_JSON)
 
@@ -52,9 +52,9 @@ def run(stage: PruneBlocks, context: StageContext) -> Steps:
                 done.append(stored)
             yield Progress(block + 1, blocks)
         outer_tensors: StoredTensors = ray.get(outer)
-        peak = workers.peak_memory()
+        memory = workers.memory()
     checkpoint = _assemble(content, context.checkpoint(), outer_tensors, done)
-    yield Made({"checkpoint": checkpoint, "keep": _keep(content, done)}, peak_memory_bytes=peak)
+    yield memory.made({"checkpoint": checkpoint, "keep": _keep(content, done)})
 
 
 def _prune_block(

@@ -1,0 +1,144 @@
+"""The application: `create_app(settings)`, and `serve(settings)` to run it."""
+
+import contextlib
+import logging
+import logging.config
+from collections.abc import AsyncIterator, Callable
+from functools import partial
+from threading import Event
+
+import uvicorn
+from fastapi import FastAPI
+from fastapi.concurrency import run_in_threadpool
+
+from api import errors
+from api.db.engine import Database
+from api.db.migrate import upgrade
+from api.embedded import EmbeddedRay
+from api.metrics import Metrics
+from api.middleware import REQUEST_ID, BodyLimit, RequestLog
+from api.routes import events, internal, jobs, logs
+from api.service.attempts import jobs_by_status
+from api.service.context import Services
+from api.service.dispatcher import Dispatcher
+from api.settings import Settings
+from api.submit import RayJobsClient, cluster
+from pipeline.resolve import resolve
+from pipeline.sources.access import SourceAccess
+from pipeline.sources.pins import Pins
+from pipeline.spec import PruneSpec
+from pipeline.storage import ContentStore, open_store
+
+ROUTERS = (jobs.router, events.router, logs.router, internal.router)
+GRACE_SECONDS = 5  # for streams, when the service is stopped
+
+Resolver = Callable[[PruneSpec], Pins]
+
+
+def create_app(settings: Settings, *, resolver: Resolver | None = None, dispatch: bool = True) -> FastAPI:
+    """The service. `resolver` pins sources in another way than by the settings; without `dispatch` jobs stay
+    queued (tests, and an API beside another that dispatches)."""
+    database = Database(settings.database_url)
+    embedded = _embedded(settings) if settings.ray_address is None else None
+    if settings.ray_address is None:
+        assert embedded is not None
+        endpoint = embedded.endpoint
+    else:
+        endpoint = cluster(settings.ray_address, settings.ray_token_path)
+    metrics = Metrics(lambda: jobs_by_status(database))
+    services = Services(
+        settings=settings,
+        database=database,
+        content=ContentStore(open_store(settings.storage_url, settings.s3_options)),
+        ray=RayJobsClient(endpoint),
+        resolve=resolver or partial(resolve, access=source_access(settings)),
+        metrics=metrics,
+        wake=Event(),
+    )
+    dispatcher = Dispatcher(services, embedded) if dispatch else None
+
+    app = FastAPI(
+        title="Secateur",
+        summary="A pruning service for large language models.",
+        version="0.1.0",
+        lifespan=partial(_lifespan, services=services, dispatcher=dispatcher),
+    )
+    app.state.services = services
+    app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
+    app.add_middleware(RequestLog, metrics=metrics)
+    errors.install(app)
+    for router in ROUTERS:
+        app.include_router(router)
+    return app
+
+
+def source_access(settings: Settings) -> SourceAccess:
+    """Which sources jobs may read."""
+    return SourceAccess(
+        allowed_roots=settings.allowed_roots,
+        s3=settings.s3_options,
+        hub_endpoint=settings.hub_endpoint,
+        hub_token=settings.hub_token.get_secret_value() if settings.hub_token else None,
+        hub_cache_dir=settings.hub_cache_dir,
+        hub_offline=settings.hub_offline,
+    )
+
+
+def serve(settings: Settings | None = None) -> None:
+    """Run the service until it is told to stop."""
+    settings = settings or Settings()
+    logging.config.dictConfig(_logging(settings.log_level))
+    uvicorn.run(
+        create_app(settings),
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(
+    app: FastAPI, *, services: Services, dispatcher: Dispatcher | None
+) -> AsyncIterator[None]:
+    await run_in_threadpool(upgrade, services.database)
+    if dispatcher is not None:
+        dispatcher.start()
+    try:
+        yield
+    finally:
+        if dispatcher is not None:
+            await run_in_threadpool(dispatcher.stop)
+        services.ray.close()
+        services.database.close()
+
+
+def _embedded(settings: Settings) -> EmbeddedRay:
+    environment = settings.driver_environment() | settings.secret_environment()
+    return EmbeddedRay(settings.state_dir, environment=environment, num_cpus=settings.ray_num_cpus)
+
+
+class _WithRequestId(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Every line says which request it belongs to."""
+        record.request_id = REQUEST_ID.get()
+        return True
+
+
+def _logging(level: str) -> dict[str, object]:
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "filters": {"request": {"()": _WithRequestId}},
+        "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s [%(request_id)s] %(message)s"}},
+        "handlers": {
+            "stderr": {"class": "logging.StreamHandler", "formatter": "line", "filters": ["request"]}
+        },
+        "loggers": {"httpx": {"level": "WARNING"}, "alembic": {"level": "WARNING"}},
+        "root": {"level": level, "handlers": ["stderr"]},
+    }
+
+
+if __name__ == "__main__":
+    serve()

@@ -1,0 +1,153 @@
+"""What the CLI prints: tables of jobs and plans, the end of a job, and errors."""
+
+import json
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+
+from pydantic import BaseModel
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from api.service.views import JobView
+from pipeline.job import Status
+from pipeline.quantity import human_bytes, human_perplexity, human_seconds
+from pipeline.report import Summary
+
+STATUS_STYLE: dict[Status, str] = {
+    "queued": "dim",
+    "running": "cyan",
+    "cancelling": "yellow",
+    "succeeded": "green",
+    "failed": "red",
+    "cancelled": "yellow",
+}
+
+
+def out() -> Console:
+    """Standard output; a terminal's width, or lines as long as they are."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=200)
+
+
+def say_error(message: str, param: str | None = None) -> None:
+    """One red line on standard error."""
+    field = f" ({param})" if param and param not in message else ""
+    Console(stderr=True, highlight=False).print(Text(f"error: {message}{field}", style="red"), soft_wrap=True)
+
+
+def say_json(value: BaseModel | Sequence[BaseModel]) -> None:
+    """For programs."""
+    plain = (
+        value.model_dump(mode="json")
+        if isinstance(value, BaseModel)
+        else [one.model_dump(mode="json") for one in value]
+    )
+    Console(highlight=False).out(json.dumps(plain, indent=2, ensure_ascii=False))
+
+
+def jobs_table(jobs: Iterable[JobView]) -> Table:
+    """Newest first, as the service lists them."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("id", "status", "progress", "model", "recipe", "name", "created"):
+        table.add_column(name, overflow="fold", justify="right" if name == "progress" else "left")
+    for job in jobs:
+        prune = job.spec.prune
+        table.add_row(
+            Text(job.id, no_wrap=True),
+            Text(job.status, style=STATUS_STYLE[job.status]),
+            Text(f"{job.progress:.0%}"),
+            Text(job.model),
+            Text(f"{prune.method.kind} {prune.allocation.kind} {prune.pattern.target:g}"),
+            Text(job.name or ""),
+            Text(_clock(job.created_at), no_wrap=True),
+        )
+    return table
+
+
+def job_details(job: JobView, url: str) -> RenderableType:
+    """One job with its stages."""
+    facts = _pairs(
+        [
+            ("status", f"{job.status}, {job.progress:.0%}, attempt {job.attempt}"),
+            ("model", job.model),
+            ("name", job.name or ""),
+            ("labels", ", ".join(f"{key}:{value}" for key, value in job.labels.items())),
+            ("created", _clock(job.created_at)),
+            ("took", _took(job)),
+            ("error", job.error.message if job.error else ""),
+            ("where", (job.error.node or "") if job.error else ""),
+            ("page", f"{url}{job.links.self}"),
+            ("report", f"{url}{job.links.report}" if job.status == "succeeded" else ""),
+        ]
+    )
+    stages = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("stage", "status", "done", "took", "note"):
+        stages.add_column(name)
+    for stage in job.stages:
+        took = (stage.finished_at or 0) - (stage.started_at or 0)
+        stages.add_row(
+            Text(stage.node),
+            Text(stage.status),
+            Text(f"{stage.done:g}/{stage.total:g} {stage.unit}" if stage.total else ""),
+            Text(human_seconds(took) if stage.finished_at and stage.started_at else ""),
+            Text(stage.note or ""),
+        )
+    return Group(Text(job.id, style="bold"), facts, *([Text(""), stages] if job.stages else []))
+
+
+def final_table(
+    summary: Summary, *, seconds: float | None = None, report: str, checkpoint: str
+) -> RenderableType:
+    """What a job came to. `seconds`: from start to end, if known."""
+    title = Text.assemble((summary.model, "bold"), f"  {summary.recipe}")
+    perplexity = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("perplexity", "dense", "pruned", "ratio"):
+        perplexity.add_column(name, justify="left" if name == "perplexity" else "right")
+    for text in summary.perplexity:
+        perplexity.add_row(
+            Text(text.name),
+            human_perplexity(text.dense),
+            human_perplexity(text.pruned),
+            f"{text.ratio:.3f}",
+        )
+    peak = "" if summary.peak_memory_bytes is None else human_bytes(summary.peak_memory_bytes)
+    facts = _pairs(
+        [
+            ("sparsity", f"{summary.achieved_sparsity:.4f} (asked {summary.asked_sparsity:g})"),
+            ("time", human_seconds(summary.seconds if seconds is None else seconds)),
+            ("stages", f"{summary.stages}, {summary.cached_stages} of them from the cache"),
+            ("peak memory", peak),
+            *(("note", note) for note in summary.notes),
+            ("checkpoint", checkpoint),
+            ("report", report),
+        ]
+    )
+    shown = [perplexity] if summary.perplexity else []
+    return Group(Text(""), title, *shown, facts)
+
+
+def took_seconds(job: JobView) -> float | None:
+    """From the first attempt's start to the end."""
+    if job.started_at is None or job.finished_at is None:
+        return None
+    return job.finished_at - job.started_at
+
+
+def _pairs(rows: Iterable[tuple[str, str]]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        if value:
+            table.add_row(Text(name), Text(value))
+    return table
+
+
+def _took(job: JobView) -> str:
+    seconds = took_seconds(job)
+    return "" if seconds is None else human_seconds(seconds)
+
+
+def _clock(moment: int) -> str:
+    return datetime.fromtimestamp(moment, UTC).astimezone().strftime("%Y-%m-%d %H:%M")

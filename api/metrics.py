@@ -1,0 +1,84 @@
+"""What Prometheus reads."""
+
+from collections.abc import Callable, Iterable, Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from pipeline.events import EventBody
+
+LATENCY_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+STAGE_BUCKETS = (1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 12 * 3600, 48 * 3600)
+
+
+class Metrics:
+    """Counters of one API process. `count_jobs` gives the jobs by status at every reading."""
+
+    def __init__(self, count_jobs: Callable[[], Mapping[str, int]]) -> None:
+        self.registry = CollectorRegistry()
+        self.registry.register(_Jobs(count_jobs))
+        self._requests = Counter(
+            "secateur_http_requests", "HTTP requests.", ("method", "route", "status"), registry=self.registry
+        )
+        self._latency = Histogram(
+            "secateur_http_request_seconds",
+            "Time until the answer began.",
+            ("method", "route"),
+            buckets=LATENCY_BUCKETS,
+            registry=self.registry,
+        )
+        self._attempts = Counter(
+            "secateur_attempts", "Attempts by how they ended.", ("outcome",), registry=self.registry
+        )
+        self._stages = Histogram(
+            "secateur_stage_seconds",
+            "Time that stages took.",
+            ("stage",),
+            buckets=STAGE_BUCKETS,
+            registry=self.registry,
+        )
+        self._cache = Counter(
+            "secateur_stages",
+            "Stages by how they were satisfied.",
+            ("stage", "cached"),
+            registry=self.registry,
+        )
+
+    def request(self, *, method: str, route: str, status: int, seconds: float) -> None:
+        """One HTTP request was answered."""
+        self._requests.labels(method, route, str(status)).inc()
+        self._latency.labels(method, route).observe(seconds)
+
+    def attempt_ended(self, outcome: str) -> None:
+        """One attempt ended."""
+        self._attempts.labels(outcome).inc()
+
+    def saw(self, body: EventBody) -> None:
+        """A driver reported this."""
+        if body.type != "stage.finished":
+            return
+        stage = body.result.node.partition(":")[0]
+        self._cache.labels(stage, str(body.result.cached).lower()).inc()
+        if not body.result.cached:
+            self._stages.labels(stage).observe(body.result.measured.seconds)
+
+    def exposition(self) -> bytes:
+        """In Prometheus's text format."""
+        return generate_latest(self.registry)
+
+
+class _Jobs(Collector):
+    def __init__(self, count_jobs: Callable[[], Mapping[str, int]]) -> None:
+        self._count_jobs = count_jobs
+
+    def describe(self) -> Iterable[Metric]:
+        """No database query at registration."""
+        return [GaugeMetricFamily("secateur_jobs", "Jobs by status.", labels=["status"])]
+
+    def collect(self) -> Iterable[Metric]:
+        """One query for each reading."""
+        family = GaugeMetricFamily("secateur_jobs", "Jobs by status.", labels=["status"])
+        for status, count in self._count_jobs().items():
+            family.add_metric([status], count)
+        yield family

@@ -1,0 +1,115 @@
+"""Around every request: its id in logs, its size, its measurement, and the answer when nobody foresaw."""
+
+import logging
+import re
+import secrets
+import time
+from contextvars import ContextVar
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api import errors
+from api.metrics import Metrics
+
+log = logging.getLogger("api.access")
+REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="-")
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+DRIVER_SHARE = 16  # events carry file lists
+SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+class RequestLog:
+    """Gives the request an id (or keeps the caller's), logs and measures it, and answers what broke."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if SANE_ID.fullmatch(given) else secrets.token_hex(8)
+        REQUEST_ID.set(request_id)
+        started = time.monotonic()
+        status = 0
+
+        async def answered(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+                self._note(scope, status, time.monotonic() - started)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, answered)
+        except Exception:
+            log.exception("%s %s broke", scope["method"], scope["path"])
+            if status:
+                raise  # half an answer is out: end the connection
+            await errors.unexpected()(scope, receive, answered)
+
+    def _note(self, scope: Scope, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "unmatched")
+        method = scope["method"] if scope["method"] in METHODS else "other"
+        self._metrics.request(method=method, route=route, status=status, seconds=seconds)
+        level = logging.DEBUG if route.startswith(("/internal", "/healthz", "/metrics")) else logging.INFO
+        log.log(level, "%s %s %d %.0f ms", scope["method"], scope["path"], status, seconds * 1000)
+
+
+class BodyLimit:
+    """Refuses bodies over a limit while they come, whatever Content-Length says."""
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self._app = app
+        self._limit = limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        limit = self._limit * (DRIVER_SHARE if scope["path"].startswith("/internal/") else 1)
+        declared = Headers(scope=scope).get("content-length", "")
+        if declared.isdigit() and int(declared[:20]) > limit:
+            await _too_large(limit)(scope, receive, send)
+            return
+        got = 0
+        begun = False
+
+        async def counted() -> Message:
+            nonlocal got
+            message = await receive()
+            got += len(message.get("body", b""))
+            if got > limit:
+                raise _TooLarge
+            return message
+
+        async def noticed(message: Message) -> None:
+            nonlocal begun
+            begun = begun or message["type"] == "http.response.start"
+            await send(message)
+
+        try:
+            await self._app(scope, counted, noticed)
+        except _TooLarge:
+            if begun:
+                raise
+            await _too_large(limit)(scope, receive, send)
+
+
+class _TooLarge(BaseException):
+    """Passes every `except Exception` between the reader of the body and the limit."""
+
+
+def _too_large(limit: int) -> ASGIApp:
+    return errors.answer(
+        413,
+        "body_too_large",
+        f"the body may have {limit} bytes (SECATEUR_MAX_BODY_BYTES)",
+        headers={"Connection": "close"},
+    )

@@ -1,0 +1,80 @@
+"""GET /jobs/{id}/events: a page, or a stream that ends with the job."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query
+from fastapi.concurrency import run_in_threadpool
+from sse_starlette import EventSourceResponse, ServerSentEvent
+
+from api.db.models import EventRow
+from api.errors import ApiError
+from api.routes.jobs import ABSENT
+from api.routes.requests import LARGEST_ID, EventCursor, JobId, Limit, The
+from api.service import jobs
+from api.service.context import Services
+from api.service.journal import event_of, events_after
+from api.service.views import EventList
+from pipeline.job import TERMINAL
+
+router = APIRouter(tags=["jobs"])
+POLL_SECONDS = 0.5
+BATCH = 500
+STREAM = "text/event-stream"
+
+
+@router.get(
+    "/jobs/{id}/events",
+    response_model=EventList,
+    responses={**ABSENT, 200: {"content": {STREAM: {"schema": {"type": "string"}}}}},
+)
+def list_events(
+    services: The,
+    job_id: JobId,
+    after: EventCursor = None,
+    limit: Limit = 100,
+    accept: Annotated[str, Header(description=f"`{STREAM}` follows the job until it ends.")] = "",
+    last_event_id: Annotated[str, Header(description="Where a stream goes on.")] = "",
+    follow: Annotated[bool, Query(description="The same as asking for a stream by Accept.")] = False,
+) -> EventList | EventSourceResponse:
+    """What happened to a job."""
+    jobs.find(services, job_id)
+    seen = after if after is not None else 0
+    if follow or STREAM in accept:
+        if last_event_id:
+            seen = _event_id(last_event_id)
+        return EventSourceResponse(_stream(services, job_id, after=seen), ping=15)
+    with services.database.read() as session:
+        rows = events_after(session, job_id, after=seen, limit=limit + 1)
+    page = tuple(event_of(row) for row in rows[:limit])
+    return EventList(data=page, has_more=len(rows) > limit, next=page[-1].id if page else seen)
+
+
+async def _stream(services: Services, job_id: str, *, after: int) -> AsyncIterator[ServerSentEvent]:
+    """All events above `after`, then new ones until the job has ended and everything is sent."""
+    while True:
+        rows, ended = await run_in_threadpool(_look, services, job_id, after)
+        for row in rows:
+            after = row.id
+            yield ServerSentEvent(
+                id=str(row.id), event=row.type, data=event_of(row).model_dump_json(), sep="\n"
+            )
+        if ended and not rows:
+            return
+        if not rows:
+            await asyncio.sleep(POLL_SECONDS)
+
+
+def _look(services: Services, job_id: str, after: int) -> tuple[list[EventRow], bool]:
+    with services.database.read() as session:  # the status first: what it follows from is stored with it
+        ended = jobs.status_of(session, job_id) in TERMINAL
+        return list(events_after(session, job_id, after=after, limit=BATCH)), ended
+
+
+def _event_id(text: str) -> int:
+    if text.isascii() and text.isdigit() and len(text) < 20 and int(text) <= LARGEST_ID:
+        return int(text)
+    raise ApiError(
+        422, "invalid_parameter", f"Last-Event-ID got {text!r}; send the id of an event", "Last-Event-ID"
+    )

@@ -1,0 +1,24 @@
+"""Where drivers report. Not for users: each attempt has a token of its own."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Path
+
+from api.routes.requests import LARGEST_INT, JobId, The
+from api.service.intake import Accepted, DriverEvents, take
+
+router = APIRouter(tags=["internal"])
+BEARER = "bearer "
+
+
+@router.post("/internal/attempts/{id}/{attempt}/events")
+def report_events(
+    services: The,
+    job_id: JobId,
+    attempt: Annotated[int, Path(ge=1, le=LARGEST_INT)],
+    events: DriverEvents,
+    authorization: Annotated[str, Header()] = "",
+) -> Accepted:
+    """Take a batch of events; a repeat is harmless."""
+    token = authorization[len(BEARER) :].strip() if authorization.lower().startswith(BEARER) else ""
+    return take(services, job_id, attempt, token=token, events=events)

@@ -1,0 +1,89 @@
+"""POST /jobs, and what concerns a job as a whole."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Query, Response
+
+from api.errors import ApiError, ErrorAnswer
+from api.examples import REQUEST_EXAMPLES
+from api.routes.requests import IdempotencyKey, JobCursor, JobId, Limit, Moment, The
+from api.service import jobs
+from api.service.views import JobList, JobView, job_view
+from pipeline.job import Status
+from pipeline.spec import JobRequest
+
+router = APIRouter(tags=["jobs"])
+ABSENT: dict[int | str, dict[str, Any]] = {404: {"model": ErrorAnswer}}
+CONFLICT: dict[int | str, dict[str, Any]] = {409: {"model": ErrorAnswer}}
+REFUSED: dict[int | str, dict[str, Any]] = {
+    400: {"model": ErrorAnswer},
+    413: {"model": ErrorAnswer},
+    415: {"model": ErrorAnswer},
+    422: {"model": ErrorAnswer},
+}
+Request = Annotated[JobRequest, Body(openapi_examples=REQUEST_EXAMPLES)]
+
+
+@router.post("/jobs", status_code=202, responses=REFUSED | CONFLICT)
+def submit_job(services: The, request: Request, response: Response, key: IdempotencyKey = None) -> JobView:
+    """Accept a job: its sources are pinned now, it runs when there is room."""
+    job = jobs.submit(services, request, idempotency_key=key)
+    response.headers["Location"] = f"/jobs/{job.id}"
+    return job_view(job)
+
+
+@router.get("/jobs", responses={422: {"model": ErrorAnswer}})
+def list_jobs(
+    services: The,
+    status: Annotated[Status | None, Query(description="Only jobs of this status.")] = None,
+    label: Annotated[
+        tuple[str, ...], Query(description="`key:value`; several must all be there.", max_length=32)
+    ] = (),
+    model: Annotated[
+        str | None,
+        Query(max_length=1000, pattern=r"^[^\x00]*$", description="A part of the model's source."),
+    ] = None,
+    created_after: Moment = None,
+    created_before: Moment = None,
+    after: JobCursor = None,
+    limit: Limit = 20,
+) -> JobList:
+    """Jobs, newest first."""
+    filters = jobs.Filters(
+        status=status,
+        labels=tuple(_label(text) for text in label),
+        model=model,
+        created_after=created_after,
+        created_before=created_before,
+    )
+    rows, more = jobs.page(services, filters, after=after, limit=limit)
+    return JobList(
+        data=tuple(job_view(row) for row in rows), has_more=more, next=rows[-1].id if more else None
+    )
+
+
+@router.get("/jobs/{id}", responses=ABSENT)
+def show_job(services: The, job_id: JobId) -> JobView:
+    """One job."""
+    return job_view(jobs.find(services, job_id))
+
+
+@router.post("/jobs/{id}/cancel", responses=ABSENT | CONFLICT)
+def cancel_job(services: The, job_id: JobId) -> JobView:
+    """Stop a job. One that runs is `cancelling` until Ray has stopped it."""
+    return job_view(jobs.cancel(services, job_id))
+
+
+@router.post("/jobs/{id}/retry", responses=ABSENT | CONFLICT)
+def retry_job(services: The, job_id: JobId) -> JobView:
+    """Queue a failed or cancelled job again; what it has stored is used again."""
+    return job_view(jobs.retry(services, job_id))
+
+
+def _label(text: str) -> tuple[str, str]:
+    key, colon, value = text.partition(":")
+    if not colon or not key or not value or "\x00" in text:
+        raise ApiError(
+            422, "invalid_parameter", f"label got {text!r}; write key:value, such as team:serving", "label"
+        )
+    return key, value

@@ -1,0 +1,28 @@
+"""GET /jobs/{id}/logs."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from fastapi.responses import PlainTextResponse, StreamingResponse
+
+from api.routes.jobs import ABSENT
+from api.routes.requests import AttemptNumber, JobId, The
+from api.service.logs import follow_log, read_log
+
+router = APIRouter(tags=["jobs"])
+
+
+@router.get("/jobs/{id}/logs", response_class=PlainTextResponse, responses=ABSENT)
+def show_log(
+    services: The,
+    job_id: JobId,
+    attempt: AttemptNumber = None,
+    follow: Annotated[bool, Query(description="Go on until the job has ended.")] = False,
+) -> StreamingResponse:
+    """Output of the driver, from Ray while it runs and from storage afterwards."""
+    if follow:
+        content = follow_log(services, job_id, attempt=attempt)
+        return StreamingResponse(content, media_type="text/plain; charset=utf-8")
+    return StreamingResponse(
+        read_log(services, job_id, attempt=attempt), media_type="text/plain; charset=utf-8"
+    )

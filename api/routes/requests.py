@@ -1,0 +1,49 @@
+"""What routes take from a request."""
+
+import re
+from typing import Annotated
+
+from fastapi import Depends, Header, Path, Query, Request
+
+from api.service.context import Services
+from api.service.ids import JOB_ID_PATTERN
+from api.service.jobs import no_such_job
+
+EXAMPLE_ID = "job-0cs4b3vmf0hd8jms4t2q"
+LARGEST_INT = 2**31 - 1
+LARGEST_ID = 2**63 - 1
+LAST_SECOND = 253_402_300_799  # of the year 9999
+
+
+def _services(request: Request) -> Services:
+    services = request.app.state.services
+    assert isinstance(services, Services)
+    return services
+
+
+def _job_id(id: Annotated[str, Path(description="Id of a job.", examples=[EXAMPLE_ID])]) -> str:  # noqa: A002
+    if not re.fullmatch(JOB_ID_PATTERN, id):
+        raise no_such_job(id)
+    return id
+
+
+The = Annotated[Services, Depends(_services)]
+JobId = Annotated[str, Depends(_job_id)]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        description="A repeat with the same key and body gives the same job.",
+        pattern=r"^[!-~]{1,255}$",
+    ),
+]
+Limit = Annotated[int, Query(ge=1, le=1000, description="Size of a page.")]
+JobCursor = Annotated[
+    str | None,
+    Query(alias="after", pattern=JOB_ID_PATTERN, description="`next` of the page before."),
+]
+EventCursor = Annotated[
+    int | None, Query(alias="after", ge=0, le=LARGEST_ID, description="`next` of the page before.")
+]
+Moment = Annotated[int | None, Query(ge=0, le=LAST_SECOND, description="Unix seconds.")]
+AttemptNumber = Annotated[int | None, Query(ge=1, le=LARGEST_INT, description="Which attempt; the latest.")]

@@ -1,0 +1,28 @@
+"""Requests and pins for jobs that no source stands behind."""
+
+from typing import Any
+
+from pipeline.sources.pins import ModelFacts, Pin, PinnedFile, Pins
+from pipeline.spec import PruneSpec
+
+MODEL = "file:/models/tiny"
+
+
+def pinned(spec: PruneSpec) -> Pins:
+    """What a resolver would say."""
+
+    def pin(source: str) -> Pin:
+        return Pin(source=source, files=(PinnedFile(path="file", size=7, tag="sha256:" + "0" * 64),))
+
+    return Pins(
+        model=pin(spec.model.source),
+        facts=ModelFacts(model_type="llama", blocks=2, max_positions=128),
+        calibration=pin(spec.calibration.source) if spec.calibration is not None else None,
+        perplexity=tuple(pin(text.source) for text in spec.evaluation.perplexity),
+    )
+
+
+def body(*, model: str = MODEL, **beside: Any) -> dict[str, Any]:
+    """A small valid request."""
+    prune = {"method": {"kind": "magnitude"}, "pattern": {"kind": "unstructured", "sparsity": 0.5}}
+    return {"spec": {"model": {"source": model}, "prune": prune}, **beside}

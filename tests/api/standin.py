@@ -1,0 +1,117 @@
+"""A driver that follows the protocol and makes nothing: reads its order, reports events, stores a result.
+
+The label `standin` says how it behaves: `silent` never reaches the API, `slow` takes 20 seconds, `killed` dies
+by SIGKILL in its first attempt, `failing` gives up for a reason that another attempt may mend, `refused` for one
+that it may not, `empty` ends well without a result.
+"""
+
+import argparse
+import os
+import signal
+import sys
+import time
+from datetime import UTC, datetime
+
+import httpx
+
+from api.settings import Settings
+from pipeline.artifacts import FileRef, ReportRef
+from pipeline.dag import plan
+from pipeline.events import (
+    AttemptFailed,
+    AttemptFinished,
+    AttemptStarted,
+    DriverEvent,
+    EventBody,
+    FailureReason,
+    NodePlanned,
+    StageFinished,
+    StageProgress,
+    StageStarted,
+)
+from pipeline.ledger import JobResult, Measured, NodeResult, WorkOrder, job_result_key, order_key
+from pipeline.storage import ContentStore, open_store
+
+HTML = b"<!doctype html><title>report</title>"
+JSON = b'{"report":true}'
+
+
+class StandIn:
+    """One attempt."""
+
+    def __init__(self, order: WorkOrder, content: ContentStore) -> None:
+        self.order = order
+        self.content = content
+        self.behaviour = order.request.labels.get("standin", "")
+        self.sequence = 0
+
+    def run(self) -> int:
+        """Exit code."""
+        print("the stand-in works on", self.order.job, self.order.attempt, flush=True)
+        nodes = plan(self.order.request.spec, self.order.pins).nodes
+        self.say(AttemptStarted(nodes=tuple(NodePlanned(node=n.id, stage=n.stage.kind, needs=()) for n in nodes)))
+        results = []
+        for node in nodes:
+            self.say(StageStarted(node=node.id, key="0" * 64))
+            self.say(StageProgress(node=node.id, done=1, total=2, unit=node.stage.unit))
+            if node.id == "prune":
+                self.misbehave()
+            if self.behaviour in ("failing", "refused") and node.id == "prune":
+                reason = FailureReason(
+                    code="worker_lost", message="no luck", node="prune", retryable=self.behaviour == "failing"
+                )
+                self.say(AttemptFailed(reason=reason))
+                return 1
+            artifacts = {"report": self.report()} if node.id == "report" else {}
+            result = NodeResult(
+                node=node.id, key="0" * 64, cached=False, artifacts=artifacts, measured=Measured(seconds=0.1)
+            )
+            results.append(result)
+            self.say(StageFinished(result=result))
+        if self.behaviour != "empty":
+            self.content.put_model(job_result_key(self.order.job), JobResult(nodes=tuple(results)))
+        self.say(AttemptFinished())
+        print("the stand-in is done", flush=True)
+        return 0
+
+    def misbehave(self) -> None:
+        if self.behaviour == "slow":
+            time.sleep(20)
+        if self.behaviour == "killed" and self.order.attempt == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def report(self) -> ReportRef:
+        files = (("report.html", HTML), ("report.json", JSON))
+        return ReportRef(files=tuple(FileRef(path=p, blob=self.content.put_bytes(data)) for p, data in files))
+
+    def say(self, body: EventBody) -> None:
+        if self.behaviour == "silent":
+            return
+        self.sequence += 1
+        event = DriverEvent(sequence=self.sequence, at=datetime.now(UTC), body=body)
+        url = f"{self.order.report_to}/internal/attempts/{self.order.job}/{self.order.attempt}/events"
+        headers = {"Authorization": f"Bearer {self.order.token}"}
+        for _ in range(100):
+            try:
+                answer = httpx.post(url, json={"events": [event.model_dump(mode="json")]}, headers=headers)
+            except httpx.HTTPError:
+                time.sleep(0.3)
+                continue
+            assert answer.status_code == 200, answer.text
+            return
+        raise AssertionError("the API stays away")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--job", required=True)
+    parser.add_argument("--attempt", required=True, type=int)
+    arguments = parser.parse_args()
+    settings = Settings()
+    content = ContentStore(open_store(settings.storage_url, settings.s3_options))
+    order = content.get_model(order_key(arguments.job, arguments.attempt), WorkOrder)
+    sys.exit(StandIn(order, content).run())
+
+
+if __name__ == "__main__":
+    main()

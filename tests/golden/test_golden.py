@@ -1,0 +1,270 @@
+"""Our masks, outlier ratios, plans and losses are those of the published implementations.
+
+A reference directory holds a tiny model, its calibration tokens, and what the original code made of them.
+SECATEUR_GOLDEN_DIR names it; any directory of the same layout does, so everything that a case means is read
+from there: method, pattern and allocation from the case's name, the allocation's parameters from golden.json.
+"""
+
+import functools
+import json
+import math
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AutoModelForCausalLM
+
+from pipeline.allocations import Allocation
+from pipeline.allocations.owl import Owl
+from pipeline.allocations.uniform import Uniform
+from pipeline.architecture import row_for
+from pipeline.methods import Method
+from pipeline.methods.magnitude import Magnitude
+from pipeline.methods.wanda import Wanda
+from pipeline.patterns import NM, Pattern, Unstructured
+from pipeline.plan import SparsityPlan
+from pipeline.tensor.outliers import outlier_ratio
+from pipeline.tensor.statistics import LinearStatistics, merge, squared_norm
+from tests import oracles
+
+ROOT = Path(__file__).resolve().parents[2]
+DIRECTORY = Path(os.environ.get("SECATEUR_GOLDEN_DIR") or ROOT.parent / "shared" / "golden")
+PRESENT = (DIRECTORY / "golden.json").is_file()
+METHODS: dict[str, Method] = {
+    "magnitude": Magnitude(),
+    "wanda": Wanda(),
+    "wanda_variant": Wanda(variant=True),
+}
+CASE = re.compile(
+    rf"(?P<owl>owl_)?(?P<method>{'|'.join(METHODS)})(?P<mixed>_mixed)?"
+    r"_((?P<keep>\d+)of(?P<group>\d+)|(?P<sparsity>[\d.]+))"
+)
+NM_PLAN = re.compile(r"owl_nm_zeros_per_(?P<group>\d+) \(start (?P<zeros>\d+), lambda (?P<spread>[\d.]+)\)")
+UNSTRUCTURED_PLAN = re.compile(r"owl_sparsity_(?P<sparsity>[\d.]+)")
+
+pytestmark = [
+    pytest.mark.golden,
+    pytest.mark.skipif(not PRESENT, reason=f"no golden.json in {DIRECTORY}; set SECATEUR_GOLDEN_DIR"),
+]
+
+
+@dataclass(frozen=True)
+class PrunedTiny:
+    """What pruning the tiny model gave. Tensors are keyed by the weight's name in the checkpoint.
+
+    `input_norms`: of the pass on which each block was pruned, empty when the method measures nothing.
+    `outlier_ratios`: percent per block, empty when the allocation asks for none.
+    """
+
+    keep: dict[str, Tensor]
+    weights: dict[str, Tensor]
+    input_norms: dict[str, Tensor]
+    outlier_ratios: tuple[float, ...]
+    plan: SparsityPlan
+    heldout_loss: float
+
+
+@torch.no_grad()
+def prune_tiny(
+    model_dir: Path, tokens: dict[str, Tensor], method: Method, allocation: Allocation, pattern: Pattern
+) -> PrunedTiny:
+    """Prune as the papers do: block after block, one sample a forward, on what pruned ones before make."""
+    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval()
+    row = row_for(model.config.model_type)
+    blocks = model.get_submodule(row.blocks)
+    calls = [_first_block_call(model, blocks[0], ids) for ids in tokens["calibration_ids"]]
+    samples = len(calls)
+
+    def weight_of(block: nn.Module, linear: str) -> Tensor:
+        weight: Tensor = block.get_submodule(linear).weight.data
+        return weight.t() if row.transposed else weight
+
+    def run(block: nn.Module, inputs: list[Tensor]) -> list[Tensor]:
+        outputs = [block(x, **options) for x, (_, options) in zip(inputs, calls, strict=True)]
+        return [output[0] if isinstance(output, tuple) else output for output in outputs]
+
+    def measure(block: nn.Module, inputs: list[Tensor]) -> tuple[dict[str, LinearStatistics], list[Tensor]]:
+        norms: dict[str, list[Tensor]] = {name: [] for name in row.linear_names}
+        hooks = [block.get_submodule(name).register_forward_pre_hook(_record(norms[name])) for name in norms]
+        outputs = run(block, inputs)
+        for hook in hooks:
+            hook.remove()
+        return {name: merge(seen, samples=samples) for name, seen in norms.items()}, outputs
+
+    ratios: list[float] = []
+    if allocation.outlier_multiplier is not None:
+        inputs = [x for x, _ in calls]
+        for block in blocks:
+            statistics, inputs = measure(block, inputs)
+            saliencies = [
+                Wanda().saliency(weight_of(block, name), statistics[name]) for name in row.linear_names
+            ]
+            ratios.append(outlier_ratio(saliencies, allocation.outlier_multiplier))
+    plan = allocation.plan(pattern, blocks=len(blocks), outlier_ratios=tuple(ratios))
+
+    keep, weights, input_norms = {}, {}, {}
+    inputs = [x for x, _ in calls]
+    for index, (block, block_pattern) in enumerate(zip(blocks, plan.blocks, strict=True)):
+        statistics = measure(block, inputs)[0] if method.needs_statistics else {}
+        for linear in row.linear_names:
+            name = f"{row.blocks}.{index}.{linear}.weight"
+            weight_OI = weight_of(block, linear)
+            keep[name], weights[name] = method.choose(weight_OI, statistics.get(linear), block_pattern)
+            weight_OI.copy_(weights[name])
+            if linear in statistics:
+                input_norms[name] = statistics[linear].input_norm_I
+        inputs = run(block, inputs)
+
+    losses = [
+        functional.cross_entropy(model(ids[None], use_cache=False).logits[0, :-1], ids[1:]).item()
+        for ids in tokens["heldout_ids"]
+    ]
+    return PrunedTiny(keep, weights, input_norms, tuple(ratios), plan, math.fsum(losses) / len(losses))
+
+
+def _first_block_call(model: nn.Module, block: nn.Module, ids: Tensor) -> tuple[Tensor, dict[str, Any]]:
+    """The hidden states and the other arguments that the model gives to its first block."""
+    seen: list[tuple[Tensor, dict[str, Any]]] = []
+
+    def hook(module: nn.Module, args: tuple[Tensor, ...], options: dict[str, Any]) -> None:
+        seen.append((args[0], options))
+
+    handle = block.register_forward_pre_hook(hook, with_kwargs=True)
+    model(ids[None], use_cache=False)
+    handle.remove()
+    return seen[0]
+
+
+def _record(into: list[Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        into.append(squared_norm(args[0].reshape(-1, args[0].shape[-1])))
+
+    return hook
+
+
+@functools.cache
+def golden() -> dict[str, Any]:
+    """golden.json, or nothing where there is none."""
+    return json.loads((DIRECTORY / "golden.json").read_text()) if PRESENT else {"cases": {}}
+
+
+@functools.cache
+def tokens() -> dict[str, Tensor]:
+    return load_file(DIRECTORY / "tokens.safetensors")
+
+
+def pruned(method: Method, allocation: Allocation, pattern: Pattern) -> PrunedTiny:
+    """prune_tiny on the reference model, single-threaded as the reference."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return prune_tiny(DIRECTORY / "tiny_llama", tokens(), method, allocation, pattern)
+    finally:
+        torch.set_num_threads(before)
+
+
+def case_parts(name: str) -> tuple[Method, Allocation, Pattern]:
+    """What a case's name says. N:M in names counts kept weights: 3of8 keeps 3."""
+    match = CASE.fullmatch(name)
+    assert match is not None
+    method = METHODS[match["method"]]
+    if match["sparsity"]:
+        pattern: Pattern = Unstructured(sparsity=float(match["sparsity"]), rounding="floor")
+    else:
+        pattern = NM(keep=int(match["keep"]), group=int(match["group"]), rounding="floor")
+    if not match["owl"]:
+        return method, Uniform(), pattern
+    return method, owl_for(pattern), pattern
+
+
+def owl_for(pattern: Pattern) -> Owl:
+    """OWL as golden.json parametrises it; the N:M spread stands in the key of its plan."""
+    owl = Owl(multiplier=golden()["multiplier_M"], spread=golden()["lambda"])
+    for key in golden():
+        plan = NM_PLAN.fullmatch(key)
+        if (
+            plan
+            and isinstance(pattern, NM)
+            and (int(plan["group"]), int(plan["zeros"]))
+            == (
+                pattern.group,
+                pattern.group - pattern.keep,
+            )
+        ):
+            return owl.model_copy(update={"nm_spread": float(plan["spread"])})
+    assert isinstance(pattern, Unstructured), f"golden.json has no N:M plan for {pattern}"
+    return owl
+
+
+CASES = [name for name in golden()["cases"] if CASE.fullmatch(name)]
+
+
+@pytest.mark.parametrize("name", CASES or ["none"])
+def test_a_case_has_the_published_keep_tensors_zeros_and_loss(name: str) -> None:
+    assert name != "none", f"{DIRECTORY}/golden.json lists no case of {sorted(METHODS)}"
+    expected = golden()["cases"][name]
+    got = pruned(*case_parts(name))
+
+    reference = load_file(DIRECTORY / f"{name}.keep.safetensors")
+    assert got.keep.keys() == reference.keys()
+    differing = {
+        key: n for key, keep in reference.items() if (n := int((got.keep[key] != keep.bool()).sum()))
+    }
+    assert differing == {}
+    assert sum(int((weight == 0).sum()) for weight in got.weights.values()) == expected["zeros"]
+    assert sum(weight.numel() for weight in got.weights.values()) == expected["of"]
+    assert got.heldout_loss == pytest.approx(expected["heldout_loss"], abs=1e-3)
+
+
+def test_input_norms_of_the_dense_model_are_the_published_ones() -> None:
+    got = pruned(Wanda(), Uniform(), Unstructured(sparsity=0))
+    reference = load_file(DIRECTORY / "dense_scaler_row.safetensors")
+    assert got.input_norms.keys() == reference.keys()
+    for name, scaler_row_I in reference.items():
+        torch.testing.assert_close(got.input_norms[name].square(), scaler_row_I, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("rounding", ["exact", "floor"])
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_sparsity_0_leaves_the_model_dense(method: Method, rounding: str) -> None:
+    got = pruned(method, Uniform(), Unstructured.model_validate({"sparsity": 0, "rounding": rounding}))
+    assert all(keep.all() for keep in got.keep.values())
+    assert got.heldout_loss == pytest.approx(golden()["dense"]["heldout_loss"], abs=1e-3)
+
+
+def test_the_perplexity_oracle_agrees_with_the_published_logits_and_loss() -> None:
+    logits = load_file(DIRECTORY / "dense_logits.safetensors")["logits"]
+    perplexity = oracles.perplexity(logits.numpy(), tokens()["heldout_ids"].numpy())
+    assert math.log(perplexity) == pytest.approx(golden()["dense"]["heldout_loss"], abs=1e-5)
+
+
+def test_measured_outlier_ratios_are_the_published_ones() -> None:
+    expected = golden()["outlier_ratio_percent"]
+    got = pruned(Wanda(), owl_for(Unstructured(sparsity=0.5)), Unstructured(sparsity=0.5))
+    assert got.outlier_ratios == pytest.approx(expected, rel=0, abs=1e-9)
+
+
+def test_owl_plans_are_the_published_ones() -> None:
+    ratios = tuple(golden()["outlier_ratio_percent"])
+    checked = 0
+    for key, expected in golden().items():
+        if match := UNSTRUCTURED_PLAN.fullmatch(key):
+            pattern: Pattern = Unstructured(sparsity=float(match["sparsity"]))
+            plan = owl_for(pattern).plan(pattern, blocks=len(ratios), outlier_ratios=ratios)
+            assert plan.sparsity == pytest.approx(expected, rel=0, abs=1e-9)
+            checked += 1
+        elif match := NM_PLAN.fullmatch(key):
+            group, zeros = int(match["group"]), int(match["zeros"])
+            pattern = NM(keep=group - zeros, group=group, rounding="floor")
+            plan = owl_for(pattern).plan(pattern, blocks=len(ratios), outlier_ratios=ratios)
+            assert [block.group - block.keep for block in plan.blocks if isinstance(block, NM)] == expected
+            checked += 1
+    assert checked > 0, f"{DIRECTORY}/golden.json holds no OWL plan"

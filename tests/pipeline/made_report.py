@@ -1,0 +1,183 @@
+"""Report data as a real job makes it, at any number of blocks."""
+
+import math
+
+from pipeline.allocations.owl import Owl
+from pipeline.artifacts import (
+    CheckpointRef,
+    EvaluationRef,
+    FileRef,
+    KeepRef,
+    LinearSparsity,
+    ManifestRef,
+    Outliers,
+    OutliersRef,
+    PlanRef,
+    SamplesRef,
+    SparsityTable,
+)
+from pipeline.canonical import sha256_hex
+from pipeline.environment import Environment
+from pipeline.evaluation import (
+    Evaluation,
+    EvaluationResult,
+    PerplexityContract,
+    PerplexityResult,
+    PerplexityText,
+)
+from pipeline.ledger import Measured, NodeResult
+from pipeline.methods.wanda import Wanda
+from pipeline.patterns import Unstructured
+from pipeline.report import ReportData, seeds_of
+from pipeline.sources.pins import ModelFacts, Pin, PinnedFile, Pins
+from pipeline.spec import ModelSource, Prune, PruneSpec
+from pipeline.storage.content import BlobRef
+from pipeline.texts import Calibration
+
+LINEARS = {
+    "self_attn.q_proj": 576 * 576,
+    "self_attn.k_proj": 192 * 576,
+    "self_attn.v_proj": 192 * 576,
+    "self_attn.o_proj": 576 * 576,
+    "mlp.gate_proj": 1536 * 576,
+    "mlp.up_proj": 1536 * 576,
+    "mlp.down_proj": 576 * 1536,
+}
+DENSE, PRUNED = sha256_hex(b"dense"), sha256_hex(b"pruned")
+VERSIONS = {
+    "python": "3.11.2",
+    "torch": "2.13.0",
+    "transformers": "5.23.0",
+    "ray": "2.60.0",
+    "secateur": "0.1.0",
+}
+
+
+def made_spec(*, model: str = "file:/models/SmolLM2-135M") -> PruneSpec:
+    """Wanda, OWL, half of the weights."""
+    return PruneSpec(
+        model=ModelSource(source=model),
+        calibration=Calibration(source="file:/texts/c4.txt", samples=16, sequence_length=512),
+        prune=Prune(method=Wanda(), allocation=Owl(spread=0.05), pattern=Unstructured(sparsity=0.5)),
+        evaluation=Evaluation(
+            perplexity=(
+                PerplexityText(
+                    source="file:/texts/wiki.txt",
+                    characters=400_000,
+                    sequence_length=512,
+                    windows=16,
+                    bos="none",
+                ),
+            )
+        ),
+    )
+
+
+def made_report(*, blocks: int = 30, spec: PruneSpec | None = None, name: str = "SmolLM2-135M") -> ReportData:
+    """A job of so many blocks."""
+    spec = spec or made_spec()
+    outliers = Outliers(
+        multiplier=5, ratios=tuple(2 + math.sin(block) + 3 / (1 + block) for block in range(blocks))
+    )
+    plan = spec.prune.allocation.plan(spec.prune.pattern, blocks=blocks, outlier_ratios=outliers.ratios)
+    return ReportData(
+        model_name=name,
+        job="job_0123456789",
+        job_name="nightly",
+        spec=spec,
+        pins=_pins(spec),
+        plan=plan,
+        sparsity=_table(plan.sparsity),
+        outliers=outliers,
+        dense=made_evaluation(DENSE, loss=2.972),
+        pruned=made_evaluation(PRUNED, loss=3.765),
+        stages=made_stages(),
+        environment=Environment(
+            versions=VERSIONS, platform="Linux-6.1-x86_64", cpu_model="EPYC 7763", cores=2, threads=1
+        ),
+        checkpoints={"dense": DENSE, "pruned": PRUNED},
+        manifest_prefix="published/SmolLM2-135M-0123456789ab/",
+        manifest_digest=sha256_hex(b"manifest"),
+        seeds=seeds_of(spec),
+    )
+
+
+def made_evaluation(
+    checkpoint: str, *, loss: float, name: str = "wiki.txt", stride: int = 512
+) -> EvaluationResult:
+    """One text."""
+    contract = PerplexityContract(
+        text_digest=sha256_hex(b"text"),
+        tokenizer_digest=sha256_hex(b"tokenizer"),
+        sequence_length=512,
+        stride=stride,
+        bos="none",
+        windows=16,
+        tokens_scored=16 * 511,
+        dtype="float32",
+    )
+    result = PerplexityResult(
+        name=name, contract=contract, loss=loss, perplexity=math.exp(loss), window_losses=(loss,) * 16
+    )
+    return EvaluationResult(checkpoint_digest=checkpoint, perplexity=(result,))
+
+
+def made_stages() -> tuple[NodeResult, ...]:
+    """All stages but the report; the first two come from the cache."""
+    dense = CheckpointRef(files=(_file("config.json"), _file("model.safetensors")))
+    pruned = CheckpointRef(files=(_file("config.json"), _file("model-pruned.safetensors")))
+    made = [
+        ("import_model", {"checkpoint": dense}, 1.2),
+        ("calibrate", {"samples": SamplesRef(files=(_file("samples.safetensors"),))}, 0.4),
+        ("measure_outliers", {"outliers": OutliersRef(files=(_file("outliers.json"),))}, 61.0),
+        ("allocate", {"plan": PlanRef(files=(_file("plan.json"),))}, 0.01),
+        ("prune", {"checkpoint": pruned, "keep": KeepRef(files=(_file("sparsity.json"),))}, 95.5),
+        ("evaluate:dense", {"evaluation": EvaluationRef(files=(_file("evaluation.json"),))}, 40.0),
+        ("evaluate:pruned", {"evaluation": EvaluationRef(files=(_file("evaluation2.json"),))}, 41.0),
+        ("publish", {"manifest": ManifestRef(files=(_file("manifest.json"),), prefix="published/x/")}, 2.0),
+    ]
+    return tuple(
+        NodeResult(
+            node=node,
+            key=sha256_hex(node.encode()),
+            cached=index < 2,
+            artifacts=artifacts,
+            measured=Measured(
+                seconds=seconds, peak_memory_bytes=None if node == "allocate" else 300_000_000 + index
+            ),
+        )
+        for index, (node, artifacts, seconds) in enumerate(made)
+    )
+
+
+def _table(sparsity: tuple[float, ...]) -> SparsityTable:
+    return SparsityTable(
+        linears=tuple(
+            LinearSparsity(
+                block=block,
+                linear=linear,
+                pruned=round(weights * wanted),
+                zeros=round(weights * wanted),
+                weights=weights,
+            )
+            for block, wanted in enumerate(sparsity)
+            for linear, weights in LINEARS.items()
+        )
+    )
+
+
+def _pins(spec: PruneSpec) -> Pins:
+    def pin(source: str, path: str) -> Pin:
+        file = PinnedFile(path=path, size=1000, tag=f"sha256:{sha256_hex(path.encode())}")
+        return Pin(source=source, files=(file,))
+
+    return Pins(
+        model=pin(spec.model.source, "model.safetensors"),
+        facts=ModelFacts(model_type="llama", blocks=30, max_positions=2048),
+        calibration=pin(spec.calibration.source, "c4.txt") if spec.calibration else None,
+        perplexity=tuple(pin(text.source, "wiki.txt") for text in spec.evaluation.perplexity),
+    )
+
+
+def _file(path: str) -> FileRef:
+    return FileRef(path=path, blob=BlobRef(digest=sha256_hex(path.encode()), size=1000))

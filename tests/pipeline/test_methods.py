@@ -1,0 +1,185 @@
+"""Every method of the union keeps its promises with every pattern; Wanda and magnitude match the loops.
+
+A new method joins these tests by joining the union.
+"""
+
+import subprocess
+import sys
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+from pydantic import TypeAdapter, ValidationError
+
+from pipeline.errors import InvalidSpec, NumericalError
+from pipeline.methods import Method
+from pipeline.methods.base import MethodBase
+from pipeline.methods.magnitude import Magnitude
+from pipeline.methods.wanda import Wanda
+from pipeline.patterns import NM, Pattern, Unstructured
+from pipeline.tensor.statistics import LinearStatistics, merge, squared_norm
+from tests import oracles
+
+UNION: tuple[type[MethodBase], ...] = get_args(get_args(Method)[0])
+METHODS: list[MethodBase] = [*(kind() for kind in UNION), Wanda(variant=True)]
+PATTERNS: list[Pattern] = [
+    Unstructured.model_validate({"sparsity": sparsity, "comparison_group": group, "rounding": rounding})
+    for sparsity in (0, 0.37, 0.5, 0.99)
+    for group in (None, "row", "matrix")
+    for rounding in ("exact", "floor")
+] + [NM(keep=2, group=4), NM(keep=3, group=8), NM(keep=1, group=2)]
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+def named(value: MethodBase | Pattern | torch.dtype) -> str:
+    if isinstance(value, torch.dtype):
+        return str(value).removeprefix("torch.")
+    return "-".join(str(field) for field in value.model_dump().values())
+
+
+def follows(method: MethodBase, pattern: Pattern) -> bool:
+    try:
+        method.check(pattern)
+    except InvalidSpec:
+        return False
+    return True
+
+
+PAIRS = [(method, pattern) for method in METHODS for pattern in PATTERNS if follows(method, pattern)]
+
+
+def example(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, LinearStatistics]:
+    generator = torch.Generator().manual_seed(0)
+    weight_OI = torch.randn(12, 16, generator=generator).to(dtype)
+    x_TI = torch.randn(20, 16, generator=generator)
+    return weight_OI, merge([squared_norm(x_TI)], samples=1)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=named)
+@pytest.mark.parametrize(("method", "pattern"), PAIRS, ids=named)
+def test_contract(method: MethodBase, pattern: Pattern, dtype: torch.dtype) -> None:
+    weight_OI, statistics = example(dtype)
+    before_OI = weight_OI.clone()
+    keep_OI, new_OI = method.choose(weight_OI, statistics if method.needs_statistics else None, pattern)
+
+    assert weight_OI.equal(before_OI), "the given weight is left alone"
+    assert (keep_OI.dtype, keep_OI.shape) == (torch.bool, weight_OI.shape)
+    assert (new_OI.dtype, new_OI.shape) == (weight_OI.dtype, weight_OI.shape)
+    assert (new_OI[~keep_OI] == 0).all()
+    if pattern.rounding == "exact":
+        assert int((~keep_OI).sum()) == round(weight_OI.numel() * pattern.target)
+    if pattern.target == 0:
+        assert keep_OI.all()
+        assert new_OI.equal(weight_OI)
+    again_OI, new_again_OI = method.choose(weight_OI, statistics, pattern)
+    assert again_OI.equal(keep_OI)
+    assert new_again_OI.equal(new_OI)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=named)
+@pytest.mark.parametrize(
+    ("method", "pattern"), [pair for pair in PAIRS if isinstance(pair[0], Magnitude | Wanda)], ids=named
+)
+def test_methods_that_rank_leave_kept_weights_to_the_bit(
+    method: MethodBase, pattern: Pattern, dtype: torch.dtype
+) -> None:
+    weight_OI, statistics = example(dtype)
+    keep_OI, new_OI = method.choose(weight_OI, statistics, pattern)
+    bits = torch.int32 if dtype == torch.float32 else torch.int16
+    assert new_OI.view(bits)[keep_OI].equal(weight_OI.view(bits)[keep_OI])
+
+
+def oracle_keep(method: MethodBase, saliency: np.ndarray, pattern: Pattern) -> np.ndarray:
+    if isinstance(pattern, NM):
+        return oracles.keep_nm(saliency, pattern.keep, pattern.group)
+    if isinstance(method, Wanda) and method.variant:
+        variant = {"exact": oracles.keep_wanda_variant_exact, "floor": oracles.keep_wanda_variant_floor}
+        return variant[pattern.rounding](saliency, pattern.sparsity)
+    group = pattern.comparison_group or {"magnitude": "matrix", "wanda": "row"}[method.model_dump()["kind"]]
+    oracle = {
+        ("row", "exact"): oracles.keep_rows_exact,
+        ("row", "floor"): oracles.keep_rows_floor,
+        ("matrix", "exact"): oracles.keep_matrix_exact,
+        ("matrix", "floor"): oracles.keep_matrix_floor,
+    }[group, pattern.rounding]
+    return oracle(saliency, pattern.sparsity)
+
+
+@given(data=st.data())
+def test_magnitude_and_wanda_keep_what_the_loops_keep(data: st.DataObject) -> None:
+    method, pattern = data.draw(
+        st.sampled_from([pair for pair in PAIRS if isinstance(pair[0], Magnitude | Wanda)])
+    )
+    shape = data.draw(st.sampled_from([(1, 8), (3, 8), (4, 16)]))
+    values = st.sampled_from([-1.0, -0.5, 0.0, 0.5, 1.0]) | st.floats(-100, 100, width=16)
+    weight = data.draw(npst.arrays(np.float32, shape, elements=values))
+    samples = [
+        data.draw(npst.arrays(np.float32, (tokens, shape[1]), elements=st.integers(-8, 8).map(float)))
+        for tokens in (1, 3)
+    ]
+
+    statistics = merge([squared_norm(torch.from_numpy(sample)) for sample in samples], samples=len(samples))
+    norm = oracles.input_norm(samples)
+    np.testing.assert_allclose(statistics.input_norm_I.numpy(), norm, rtol=1e-6)
+    saliency = (
+        oracles.wanda_saliency(weight, norm)
+        if method.needs_statistics
+        else oracles.magnitude_saliency(weight)
+    )
+    given_statistics = statistics if method.needs_statistics else None
+    weight_OI = torch.from_numpy(weight)
+    np.testing.assert_array_equal(method.saliency(weight_OI, given_statistics).numpy(), saliency)
+
+    keep_OI, new_OI = method.choose(weight_OI, given_statistics, pattern)
+    expected = oracle_keep(method, saliency, pattern)
+    np.testing.assert_array_equal(keep_OI.numpy(), expected)
+    np.testing.assert_array_equal(new_OI.numpy(), np.where(expected, weight, 0))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=named)
+@pytest.mark.parametrize("method", METHODS, ids=named)
+def test_saliencies_are_float32_and_weights_that_are_not_finite_are_refused(
+    method: MethodBase, dtype: torch.dtype
+) -> None:
+    weight_OI, statistics = example(dtype)
+    weight_OI[3, 4] = float("nan")
+    assert method.saliency(weight_OI, statistics).dtype == torch.float32
+    with pytest.raises(NumericalError, match="not finite"):
+        method.choose(weight_OI, statistics, Unstructured(sparsity=0.5))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "got"),
+    [
+        (NM(keep=2, group=4), r"NM\(2,4\)"),
+        (Unstructured(sparsity=0.5, comparison_group="matrix"), "comparison_group=matrix"),
+    ],
+)
+def test_the_variant_refuses_patterns_that_say_who_competes(pattern: Pattern, got: str) -> None:
+    with pytest.raises(InvalidSpec, match=got) as caught:
+        Wanda(variant=True).check(pattern)
+    assert caught.value.param == "spec.prune.method.variant"
+    with pytest.raises(InvalidSpec):
+        Wanda(variant=True).choose(*example(), pattern)
+    Wanda().check(pattern)
+
+
+def test_the_union_is_told_apart_by_kind() -> None:
+    adapter: TypeAdapter[Method] = TypeAdapter(Method)
+    for kind in UNION:
+        assert adapter.validate_python(kind().model_dump()) == kind()
+    assert adapter.validate_python({"kind": "wanda", "variant": True}) == Wanda(variant=True)
+    with pytest.raises(ValidationError, match="wanda"):
+        adapter.validate_python({"kind": "wonda"})
+    with pytest.raises(ValidationError, match="variant"):
+        adapter.validate_python({"kind": "magnitude", "variant": True})
+
+
+def test_the_spec_needs_no_torch() -> None:
+    modules = "pipeline.methods, pipeline.allocations, pipeline.patterns, pipeline.plan, pipeline.spec"
+    code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

