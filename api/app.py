@@ -17,7 +17,7 @@ from api.db.migrate import upgrade
 from api.embedded import EmbeddedRay
 from api.metrics import Metrics
 from api.middleware import REQUEST_ID, BodyLimit, RequestLog
-from api.routes import events, internal, jobs, logs
+from api.routes import artifacts, events, internal, jobs, logs, plans, service
 from api.service.attempts import jobs_by_status
 from api.service.context import Services
 from api.service.dispatcher import Dispatcher
@@ -29,7 +29,7 @@ from pipeline.sources.pins import Pins
 from pipeline.spec import PruneSpec
 from pipeline.storage import ContentStore, open_store
 
-ROUTERS = (jobs.router, events.router, logs.router, internal.router)
+ROUTERS = tuple(module.router for module in (jobs, plans, events, logs, artifacts, internal, service))
 GRACE_SECONDS = 5  # for streams, when the service is stopped
 
 Resolver = Callable[[PruneSpec], Pins]

@@ -10,7 +10,16 @@ from typer.core import TyperGroup
 
 from api import cli_demo, cli_local
 from api.cli_spec import SpecError, load_document
-from api.cli_view import final_table, job_details, jobs_table, out, plan_table, say_error, say_json, took_seconds
+from api.cli_view import (
+    final_table,
+    job_details,
+    jobs_table,
+    out,
+    plan_view,
+    say_error,
+    say_json,
+    took_seconds,
+)
 from api.client import DEFAULT_URL, ClientError, SecateurClient
 from api.download import download as download_files
 from api.service.views import JobView
@@ -26,7 +35,9 @@ Url = Annotated[
     str, typer.Option("--url", envvar="SECATEUR_URL", help="Address of the service.", show_default=True)
 ]
 Job = Annotated[str, typer.Argument(help="Id of a job.", show_default=False)]
-Spec = Annotated[str, typer.Argument(help="YAML or JSON file with the body of POST /jobs; - is standard input.")]
+Spec = Annotated[
+    str, typer.Argument(help="YAML or JSON file with the body of POST /jobs; - is standard input.")
+]
 Overrides = Annotated[
     list[str],
     typer.Option("--set", help="Change a field, such as spec.prune.pattern.sparsity=0.6; may be repeated."),
@@ -93,7 +104,10 @@ def submit(
 
 @app.command()
 def plan(
-    spec: Spec, url: Url = DEFAULT_URL, overrides: Overrides = [], as_json: Json = False  # noqa: B006
+    spec: Spec,
+    url: Url = DEFAULT_URL,
+    overrides: Overrides = [],
+    as_json: Json = False,  # noqa: B006
 ) -> None:
     """Show what a spec would run, what is cached, and how much it reads."""
     document = load_document(spec, overrides)
@@ -102,7 +116,7 @@ def plan(
     if as_json:
         say_json(planned)
     else:
-        out().print(plan_table(planned))
+        out().print(plan_view(planned))
 
 
 @app.command()
@@ -239,7 +253,9 @@ def _watched(client: SecateurClient, job_id: str) -> int:
         assert job.error is not None, "a failed job says why"
         where = f"at {job.error.node}: " if job.error.node else ""
         say_error(f"{where}{job.error.message}", job.error.param)
-        console.print(f"secateur logs {job_id} shows the log, secateur retry {job_id} goes on from what is stored")
+        console.print(
+            f"secateur logs {job_id} shows the log, secateur retry {job_id} goes on from what is stored"
+        )
     return EXIT_CODES.get(job.status, 1)
 
 

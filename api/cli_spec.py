@@ -67,7 +67,9 @@ def _parsed(text: str, name: str) -> Document:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise SpecError(f"{name} is neither YAML nor JSON: {' '.join(str(error).split())}") from None
     except TypeError as error:
-        raise SpecError(f"{name} holds a value that JSON has no word for ({error}); put it in quotes") from None
+        raise SpecError(
+            f"{name} holds a value that JSON has no word for ({error}); put it in quotes"
+        ) from None
     if not isinstance(value, dict):
         raise SpecError(f"{name} must be a mapping with `spec:` at its top, got {type(value).__name__}")
     return value

@@ -9,7 +9,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from api.service.views import JobView
+from api.service.views import JobView, PlanView
 from pipeline.job import Status
 from pipeline.quantity import human_bytes, human_perplexity, human_seconds
 from pipeline.report import Summary
@@ -96,10 +96,30 @@ def job_details(job: JobView, url: str) -> RenderableType:
     return Group(Text(job.id, style="bold"), facts, *([Text(""), stages] if job.stages else []))
 
 
+def plan_view(planned: PlanView) -> RenderableType:
+    """What would run, on what, and what looks odd."""
+    nodes = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("stage", "state", "needs", "key"):
+        nodes.add_column(name)
+    for node in planned.nodes:
+        nodes.add_row(
+            Text(node.node),
+            Text("cached", style="green") if node.cached else Text("runs"),
+            Text(", ".join(node.needs)),
+            Text(node.key[:12] if node.key else ""),
+        )
+    inputs = _pairs(
+        (given.param, f"{given.source}, {human_bytes(given.size)} in {given.files} files")
+        for given in planned.inputs
+    )
+    warnings = [Text(f"warning: {warning}", style="yellow") for warning in planned.warnings]
+    return Group(nodes, Text(""), inputs, *warnings)
+
+
 def final_table(
-    summary: Summary, *, seconds: float | None = None, report: str, checkpoint: str
+    summary: Summary, *, seconds: float | None = None, checkpoint: str, report: str = ""
 ) -> RenderableType:
-    """What a job came to. `seconds`: from start to end, if known."""
+    """What a job came to. `seconds`: from start to end, if known; `checkpoint`, `report`: where they are."""
     title = Text.assemble((summary.model, "bold"), f"  {summary.recipe}")
     perplexity = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("perplexity", "dense", "pruned", "ratio"):

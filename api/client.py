@@ -17,7 +17,7 @@ from urllib.parse import quote
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from api.service.views import ArtifactList, ArtifactView, JobList, JobView, PlanView
+from api.service.views import ArtifactList, FileView, JobList, JobView, PlanView
 from api.sse import messages
 from pipeline.events import Event
 from pipeline.job import TERMINAL, Status
@@ -38,7 +38,9 @@ Model = TypeVar("Model", bound=BaseModel)
 class ClientError(Exception):
     """The service refused. `code` is stable; `param` is the field to change, if there is one."""
 
-    def __init__(self, message: str, *, code: str, param: str | None = None, status: int | None = None) -> None:
+    def __init__(
+        self, message: str, *, code: str, param: str | None = None, status: int | None = None
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.code = code
@@ -50,9 +52,7 @@ class ServiceAway(ClientError):
     """Nobody answers at the URL."""
 
     def __init__(self, url: str, why: str) -> None:
-        message = (
-            f"no Secateur answers at {url}: {why}; start one with `secateur serve`, or name another with --url"
-        )
+        message = f"no Secateur answers at {url}: {why}; start one with `secateur serve`, or name another with --url"
         super().__init__(message, code="unreachable", status=503)
 
 
@@ -187,7 +187,9 @@ class SecateurClient:
         path = f"/jobs/{_safe(job_id)}/logs"
         timeout = httpx.Timeout(60, read=None) if follow else None
         try:
-            with self._http.stream("GET", path, params=params, timeout=timeout or self._http.timeout) as answer:
+            with self._http.stream(
+                "GET", path, params=params, timeout=timeout or self._http.timeout
+            ) as answer:
                 self._refused(answer)
                 yield from answer.iter_text()
         except httpx.TransportError as error:
@@ -195,16 +197,32 @@ class SecateurClient:
 
     def report(self, job_id: str) -> ReportDocument:
         """The report's figures."""
-        answer = self._call("GET", f"/jobs/{_safe(job_id)}/report", headers={"Accept": "application/json"})
-        return _read(answer, ReportDocument)
+        return _parsed(self.report_json(job_id), ReportDocument)
+
+    def report_json(self, job_id: str) -> bytes:
+        """The report's figures as they are stored."""
+        return self._call("GET", f"/jobs/{_safe(job_id)}/report", params={"format": "json"}).content
 
     def report_html(self, job_id: str) -> bytes:
         """The report's page."""
-        return self._call("GET", f"/jobs/{_safe(job_id)}/report", headers={"Accept": "text/html"}).content
+        return self._call("GET", f"/jobs/{_safe(job_id)}/report", params={"format": "html"}).content
 
     def artifacts(self, job_id: str) -> ArtifactList:
         """GET /jobs/{id}/artifacts."""
         return _read(self._call("GET", f"/jobs/{_safe(job_id)}/artifacts"), ArtifactList)
+
+    def file(self, file: FileView) -> Iterator[bytes]:
+        """Content of one file of an artifact, from the service or from where it sends us. Not verified."""
+        try:
+            with self._http.stream("GET", file.url, follow_redirects=True) as answer:
+                self._refused(answer)
+                yield from answer.iter_raw()
+        except httpx.TransportError as error:
+            raise ServiceAway(self.url, str(error) or type(error).__name__) from error
+
+    def ping(self) -> None:
+        """Raise ServiceAway unless the service answers."""
+        self._call("GET", "/healthz")
 
     def _stream(self, job_id: str, *, after: int) -> Iterator[Event]:
         headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after)}
@@ -233,7 +251,7 @@ class SecateurClient:
 
     def _refused(self, answer: httpx.Response) -> None:
         """Raise what the answer says, unless it is a success."""
-        if answer.is_success or answer.is_redirect:
+        if answer.is_success:
             return
         answer.read()
         try:

@@ -54,6 +54,7 @@ class EmbeddedRay:
         self._environment = dict(environment or {})
         self._num_cpus = num_cpus or os.cpu_count() or 1
         self._lock = threading.Lock()
+        self._given_up = threading.Event()
         self._process: RayProcess | None = None
         self._child: subprocess.Popen[bytes] | None = None
 
@@ -71,12 +72,17 @@ class EmbeddedRay:
                 return
             process = self._recorded()
             if process is not None and self._lives(process):
+                log.info("the local Ray still runs; its dashboard is at %s", process.address)
                 self._process = process
                 return
             self._process = None
             if process is not None:
                 self._end(process)
             self._process = self._start()
+
+    def give_up(self) -> None:
+        """Whoever waits for it to start need not wait any longer."""
+        self._given_up.set()
 
     def stop(self) -> None:
         """End it, and wait until it has ended."""
@@ -130,7 +136,7 @@ class EmbeddedRay:
         )
         self._remember(process)
         deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline and child.poll() is None:
+        while time.monotonic() < deadline and child.poll() is None and not self._given_up.is_set():
             if _answers(process.address, token):
                 log.info("the local Ray runs; its dashboard is at %s", process.address)
                 return process

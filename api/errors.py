@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 
 from api.hints import explained
 from pipeline.canonical import Frozen
-from pipeline.errors import InvalidRequest, ObjectNotFound, SecateurError, StorageError
+from pipeline.errors import CorruptObject, InvalidRequest, ObjectNotFound, SecateurError, StorageError
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ async def _secateur_error(request: Request, error: Exception) -> JSONResponse:
         case ObjectNotFound():
             status = 404
         case StorageError():
-            status = 503
+            status = 500 if isinstance(error, CorruptObject) else 503
             log.error("%s %s: %s", request.method, request.url.path, error.message)
         case _:
             status = 500

@@ -3,10 +3,9 @@
 import difflib
 import json
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import Any
 
-from pipeline.spec import JobRequest
+from api.schema import request_schema
 
 SHOWN = 80
 Loc = Sequence[str | int]
@@ -87,11 +86,6 @@ def _inside(value: object, part: str | int) -> object:
     return None
 
 
-@cache
-def _request_schema() -> dict[str, Any]:
-    return JobRequest.model_json_schema()
-
-
 def _fields_at(path: Loc, body: object) -> list[str]:
     """Names of the fields that the object at `path` of a JobRequest may have."""
     return [name for node in _nodes_at(path, body) for name in node.get("properties", {})]
@@ -99,7 +93,7 @@ def _fields_at(path: Loc, body: object) -> list[str]:
 
 def _kinds_at(path: Loc, body: object) -> list[str]:
     """Names of the members of the union at `path`."""
-    schema = _request_schema()
+    schema = request_schema()
     nodes, here = [schema], body
     for part in path:
         nodes = [inner for node in nodes for inner in _below(node, part, here)]
@@ -108,7 +102,7 @@ def _kinds_at(path: Loc, body: object) -> list[str]:
 
 
 def _nodes_at(path: Loc, body: object) -> list[dict[str, Any]]:
-    nodes, here = [_request_schema()], body
+    nodes, here = [request_schema()], body
     for part in path:
         nodes = [inner for node in nodes for inner in _below(node, part, here)]
         here = _inside(here, part)
@@ -127,7 +121,7 @@ def _below(node: dict[str, Any], part: str | int, value: object) -> list[dict[st
 def _members(node: dict[str, Any], value: object) -> list[dict[str, Any]]:
     """The plain schemas behind references and unions; of a tagged union, the member that is meant."""
     if "$ref" in node:
-        return _members(_request_schema()["$defs"][node["$ref"].rsplit("/", 1)[-1]], value)
+        return _members(request_schema()["$defs"][node["$ref"].rsplit("/", 1)[-1]], value)
     if "discriminator" in node:
         kind = value.get("kind") if isinstance(value, dict) else None
         reference = node["discriminator"]["mapping"].get(kind) if isinstance(kind, str) else None

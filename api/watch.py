@@ -13,6 +13,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from api.client import SecateurClient
+from api.service.views import JobView
 from pipeline.events import Event, FailureReason
 from pipeline.job import JobState, StageState, StageStatus, step
 from pipeline.quantity import human_seconds
@@ -93,15 +95,21 @@ class JobWatch:
         match body.type:
             case "stage.progress":
                 said = self._said.get(body.node)
-                if said is None or body.done >= body.total or (
-                    (event.at - said).total_seconds() >= LINE_EVERY_SECONDS
+                if (
+                    said is None
+                    or body.done >= body.total
+                    or ((event.at - said).total_seconds() >= LINE_EVERY_SECONDS)
                 ):
                     self._said[body.node] = event.at
                     yield f"{body.node:<17} {self._progress(self._stage(body.node), event.at)}"
             case "stage.started":
                 yield f"{body.node:<17} runs"
             case "stage.finished":
-                how = "cached" if body.result.cached else f"done in {human_seconds(body.result.measured.seconds)}"
+                how = (
+                    "cached"
+                    if body.result.cached
+                    else f"done in {human_seconds(body.result.measured.seconds)}"
+                )
                 yield f"{body.result.node:<17} {how}"
             case "stage.retried":
                 yield f"{body.node:<17} goes on: {reason_text(body.reason)}"
@@ -176,6 +184,21 @@ def watch(events: Iterable[Event], view: JobWatch, console: Console) -> JobState
                 for line in view.lines(event):
                     console.print(Text(line, style="yellow"))
     return view.state
+
+
+def follow_job(client: SecateurClient, job_id: str, console: Console) -> JobView:
+    """Watch a job of the service until it ends; the job as it is then."""
+    view = JobWatch(job_id)
+
+    def away(why: str | None) -> None:
+        if not console.is_terminal and (why is None) != (view.away is None):
+            console.print(
+                "the service is back" if why is None else f"the service is away, trying again: {why}"
+            )
+        view.away = why
+
+    watch(client.follow(job_id, away=away), view, console)
+    return client.job(job_id)
 
 
 def reason_text(reason: FailureReason) -> str:

@@ -143,7 +143,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif verb in ("", "revision"):
             self._json(_info(name, repository, blobs="blobs" in parse_qs(urlsplit(self.path).query)))
         elif verb == "tree":
-            recursive = parse_qs(urlsplit(self.path).query).get("recursive") == ["True"]
+            recursive = parse_qs(urlsplit(self.path).query).get("recursive", [""])[0].lower() == "true"
             self._json(_tree(repository, folder, recursive=recursive))
         elif verb == "paths-info":
             asked = parse_qs(body.decode()) if not body.startswith(b"{") else json.loads(body)

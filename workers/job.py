@@ -22,7 +22,16 @@ from pipeline.events import (
     StageRetried,
     StageStarted,
 )
-from pipeline.ledger import find_result, JobResult, Measured, NodeResult, StageResult, WorkOrder, job_result_key, stage_result_key
+from pipeline.ledger import (
+    find_result,
+    JobResult,
+    Measured,
+    NodeResult,
+    StageResult,
+    WorkOrder,
+    job_result_key,
+    stage_result_key,
+)
 from pipeline.schedule import MAX_STAGE_TRIES, decide, next_actions
 from pipeline.storage.content import ContentStore
 from workers.failures import may_go_on, reason_for
@@ -45,7 +54,9 @@ class AttemptEnded(Exception):  # noqa: N818 - not every end is an error of ours
 def run_job(order: WorkOrder, settings: WorkerSettings, reporter: Reporter) -> JobResult:
     """Make everything that the order asks for. Raises AttemptEnded after reporting why."""
     dag = plan(order.request.spec, order.pins)
-    planned = tuple(NodePlanned(node=n.id, stage=n.stage.kind, needs=tuple(sorted(n.needs))) for n in dag.nodes)
+    planned = tuple(
+        NodePlanned(node=n.id, stage=n.stage.kind, needs=tuple(sorted(n.needs))) for n in dag.nodes
+    )
     reporter.emit(AttemptStarted(nodes=planned))
     attempt = _Attempt(order, settings, reporter)
     try:
@@ -71,7 +82,9 @@ def _run_all(dag: Dag, attempt: "_Attempt", reporter: Reporter) -> dict[str, Nod
                 running[pool.submit(attempt.run_node, node, earlier)] = node
             finished, _ = wait(running, timeout=2, return_when=FIRST_COMPLETED)
             if reporter.revoked:
-                reason = FailureReason(code="attempt_revoked", message="the API gave this attempt up", retryable=False)
+                reason = FailureReason(
+                    code="attempt_revoked", message="the API gave this attempt up", retryable=False
+                )
                 raise AttemptEnded(reason)
             for future in finished:
                 node = running.pop(future)
@@ -92,8 +105,12 @@ class _Attempt:
         self._order = order
         self._settings = settings
         self._reporter = reporter
-        self._done = Gauge("secateur_stage_done", description="Finished units of a stage", tag_keys=("job", "node"))
-        self._total = Gauge("secateur_stage_total", description="All units of a stage", tag_keys=("job", "node"))
+        self._done = Gauge(
+            "secateur_stage_done", description="Finished units of a stage", tag_keys=("job", "node")
+        )
+        self._total = Gauge(
+            "secateur_stage_total", description="All units of a stage", tag_keys=("job", "node")
+        )
 
     def run_node(self, node: Node, earlier: Mapping[str, NodeResult]) -> NodeResult:
         """Find the node's result, or make it, trying again after lost workers."""
@@ -170,7 +187,11 @@ class _Attempt:
         result = NodeResult(
             node=node.id, key=stored.key, cached=cached, artifacts=stored.artifacts, measured=stored.measured
         )
-        log.info("stage %s %s", node.id, "found in storage" if cached else f"made in {stored.measured.seconds:.1f} s")
+        log.info(
+            "stage %s %s",
+            node.id,
+            "found in storage" if cached else f"made in {stored.measured.seconds:.1f} s",
+        )
         self._reporter.emit(StageFinished(result=result))
         return result
 

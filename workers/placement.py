@@ -8,7 +8,16 @@ import ray
 
 from pipeline.stages import Stage
 from workers.memory import peak_memory_bytes, reset_peak_memory
-from workers.stages import allocate, calibrate, evaluate, import_model, measure_outliers, prune, publish, report
+from workers.stages import (
+    allocate,
+    calibrate,
+    evaluate,
+    import_model,
+    measure_outliers,
+    prune,
+    publish,
+    report,
+)
 from workers.stages.base import Made, Note, Progress, StageContext, Steps
 
 GIB = 2**30
@@ -42,8 +51,7 @@ def launch(stage: Stage, context: StageContext) -> Iterator[Progress | Note | Ma
     if place.gang:
         yield from place.run(stage, context)
         return
-    name = f"{context.order.job}-{context.order.attempt} {context.node}"
-    options = {"name": name, "num_cpus": place.cpus, "memory": place.memory, "max_retries": 0}
+    options = {"name": context.title, "num_cpus": place.cpus, "memory": place.memory, "max_retries": 0}
     for step in _run_task.options(**options).remote(stage, context):
         yield ray.get(step)
 

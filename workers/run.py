@@ -29,7 +29,9 @@ def main() -> None:
     """Exit codes: 0 all is made, 1 the job failed (its last event tells why)."""
     parser = argparse.ArgumentParser(prog="python -m workers.run", description="Run a spec on a local Ray.")
     parser.add_argument("spec", type=Path, help="JobRequest as YAML or JSON")
-    parser.add_argument("--storage", required=True, type=Path, help="directory for results and the stage cache")
+    parser.add_argument(
+        "--storage", required=True, type=Path, help="directory for results and the stage cache"
+    )
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
 

@@ -19,7 +19,9 @@ from pipeline.storage.options import Encryption
 class WorkerSettings(BaseSettings):
     """Same names and meanings as the API's settings of the same names (docs/settings.md)."""
 
-    model_config = SettingsConfigDict(env_prefix="SECATEUR_", extra="ignore", env_ignore_empty=True, frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="SECATEUR_", extra="ignore", env_ignore_empty=True, frozen=True
+    )
 
     storage_url: str
     s3_endpoint_url: str | None = None
@@ -34,7 +36,9 @@ class WorkerSettings(BaseSettings):
     hub_token: SecretStr | None = None
     hub_cache_dir: Path | None = None
     hub_offline: bool = False
-    report_deadline_seconds: float = Field(default=900, description="How long a driver keeps trying to deliver.")
+    report_deadline_seconds: float = Field(
+        default=900, description="How long a driver keeps trying to deliver."
+    )
 
     @field_validator("allowed_roots", mode="before")
     @classmethod

@@ -36,6 +36,12 @@ class Database:
         ):
             yield session
 
+    def make_directory(self) -> None:
+        """Where SQLite's file will lie."""
+        database = self.engine.url.database
+        if self.engine.dialect.name == "sqlite" and database is not None:
+            Path(database).parent.mkdir(parents=True, exist_ok=True)
+
     def ping(self) -> None:
         """Raise SQLAlchemyError unless the database answers."""
         with self.engine.connect() as connection:
@@ -54,7 +60,6 @@ def _engine(url: str) -> Engine:
             raise ValueError(
                 "SECATEUR_DATABASE_URL: SQLite needs a file, such as sqlite:////var/lib/secateur.db"
             )
-        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
         engine = create_engine(parsed, connect_args={"timeout": BUSY_SECONDS}, pool_size=10, max_overflow=50)
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)

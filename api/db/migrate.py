@@ -13,6 +13,7 @@ MIGRATION_LOCK = 7_235_112_981  # any number that nobody else uses as an advisor
 
 def upgrade(database: Database) -> None:
     """Run the migrations that are missing. Processes that start together take turns."""
+    database.make_directory()
     with database.engine.connect().execution_options(**{WRITES: True}) as connection, connection.begin():
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:n)"), {"n": MIGRATION_LOCK})

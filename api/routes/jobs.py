@@ -8,7 +8,8 @@ from api.errors import ApiError, ErrorAnswer
 from api.examples import REQUEST_EXAMPLES
 from api.routes.requests import IdempotencyKey, JobCursor, JobId, Limit, Moment, The
 from api.service import jobs
-from api.service.views import JobList, JobView, job_view
+from api.service.present import job_view
+from api.service.views import JobList, JobView
 from pipeline.job import Status
 from pipeline.spec import JobRequest
 

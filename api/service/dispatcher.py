@@ -26,6 +26,7 @@ from pipeline.ledger import JobResult, WorkOrder, job_result_key, order_key
 
 log = logging.getLogger(__name__)
 REFUSALS = 20  # a Ray that has just started refuses for some seconds
+LAST_WORDS = 3  # lines that Ray has of a dead driver
 LINGER_SECONDS = 60.0  # for a driver that has said that it failed
 
 
@@ -59,14 +60,13 @@ class Dispatcher:
         """Stop working. The local Ray ends with us; its jobs wait for our return and lose no try."""
         self._stopping.set()
         self.services.wake.set()
+        if self.embedded is not None:
+            self.embedded.give_up()
         if self._thread is not None:
             self._thread.join()
         if self.embedded is not None:
-            ours = attempts.claim_live(self.services.database, self._lease)
             self.embedded.stop()
-            for live in ours:
-                if live.submitted:
-                    attempts.interrupt(self.services.database, self._lease, live)
+            self._interrupt_all()
         attempts.release(self.services.database, self._lease.owner)
 
     def round(self) -> None:
@@ -98,6 +98,11 @@ class Dispatcher:
             self.services.wake.wait(self.services.settings.poll_seconds)
             self.services.wake.clear()
 
+    def _interrupt_all(self) -> None:
+        for live in attempts.claim_live(self.services.database, self._lease):
+            if live.submitted and self._result(live) is None:
+                attempts.interrupt(self.services.database, self._lease, live)
+
     def _release_the_dead(self) -> None:
         """After kill -9 of an API on this machine its leases need not run out."""
         for owner in attempts.lease_owners(self.services.database):
@@ -107,7 +112,7 @@ class Dispatcher:
                 attempts.release(self.services.database, owner)
 
     def _advance(self, live: LiveAttempt) -> None:
-        """Take an attempt one step further. After RayUnavailable or StorageError the next round tries again."""
+        """Take an attempt one step further. If Ray or the storage is away, the next round does it."""
         ray_job = self.services.ray.find(live.submission_id)
         if not live.submitted:
             self._hand_over(live, ray_job)
@@ -234,10 +239,10 @@ def _reason_from_ray(live: LiveAttempt, ray_job: RayJob | None) -> FailureReason
     if ray_job.status == "SUCCEEDED":
         return FailureReason(code="result_missing", message="the driver ended well, but stored no result")
     code = "" if ray_job.exit_code is None else f" with exit code {ray_job.exit_code}"
-    said = (ray_job.message or "").strip()
+    said = " / ".join((ray_job.message or "").strip().splitlines()[-LAST_WORDS:])[-1000:]
     return FailureReason(
         code="driver_died",
-        message=f"the driver ended{code} without a word" + (f"; Ray says: {said[-1000:]}" if said else ""),
+        message=f"the driver ended{code} before it could say why" + (f"; last words: {said}" if said else ""),
     )
 
 

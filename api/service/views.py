@@ -1,15 +1,13 @@
-"""What users see of a job."""
+"""What users see: plain models, which the client shares."""
 
-from datetime import datetime
 from typing import Literal
 
 from pydantic import Field
 
-from api.db.models import Attempt, Job
 from pipeline.canonical import Frozen
 from pipeline.events import Event
-from pipeline.job import JobState, StageStatus, Status
-from pipeline.spec import JobRequest, PruneSpec, Resources
+from pipeline.job import StageStatus, Status
+from pipeline.spec import PruneSpec, Resources
 
 
 class JobErrorView(Frozen):
@@ -88,76 +86,76 @@ class EventList(Frozen):
     next: int
 
 
-class AttemptView(Frozen):
-    """One Ray job that worked on a job."""
+class FileView(Frozen):
+    """One file of an artifact. `url` downloads it."""
 
-    attempt: int
-    submission_id: str
-    created_at: int
-    ended_at: int | None
-
-
-def job_view(job: Job) -> JobView:
-    """A job as users see it."""
-    request = JobRequest.model_validate_json(job.request)
-    state = JobState.model_validate_json(job.state)
-    base = f"/jobs/{job.id}"
-    return JobView(
-        id=job.id,
-        created_at=int(job.created_at.timestamp()),
-        started_at=_whole(state.started_at),
-        finished_at=_whole(state.finished_at),
-        status=state.status,
-        stage=state.stage,
-        progress=round(state.progress, 4),
-        error=_error(state),
-        name=request.name,
-        labels=request.labels,
-        priority=request.priority,
-        model=request.spec.model.source,
-        attempt=state.attempt,
-        stages=tuple(_stages(state)),
-        spec=request.spec,
-        resources=request.resources,
-        links=Links(
-            self=base,
-            events=f"{base}/events",
-            logs=f"{base}/logs",
-            artifacts=f"{base}/artifacts",
-            report=f"{base}/report",
-        ),
-    )
+    path: str
+    size: int
+    sha256: str
+    url: str
 
 
-def attempt_view(attempt: Attempt) -> AttemptView:
-    """An attempt as users see it."""
-    return AttemptView(
-        attempt=attempt.number,
-        submission_id=attempt.submission_id,
-        created_at=int(attempt.created_at.timestamp()),
-        ended_at=_whole(attempt.ended_at),
-    )
+class ArtifactView(Frozen):
+    """What a node of a job has made. `digest` is over kind, paths and contents."""
+
+    node: str
+    artifact: str
+    kind: str
+    digest: str
+    size: int
+    cached: bool
+    files: tuple[FileView, ...]
 
 
-def _stages(state: JobState) -> list[StageView]:
-    return [
-        StageView(
-            **stage.model_dump(exclude={"started_at", "finished_at"}),
-            started_at=stage.started_at and round(stage.started_at.timestamp(), 3),
-            finished_at=stage.finished_at and round(stage.finished_at.timestamp(), 3),
-        )
-        for stage in state.stages
-    ]
+class ArtifactList(Frozen):
+    """Everything that a job has made so far."""
+
+    object: Literal["list"] = "list"
+    data: tuple[ArtifactView, ...]
+    has_more: bool = False
+    next: None = None
 
 
-def _error(state: JobState) -> JobErrorView | None:
-    reason = state.error
-    if reason is None:
-        return None
-    return JobErrorView(
-        code=reason.code, message=reason.message, param=reason.param, node=reason.node, log=reason.log
-    )
+class PlanNodeView(Frozen):
+    """One stage that would run. `key` is unknown while something before it must run first."""
+
+    node: str
+    stage: str
+    needs: tuple[str, ...]
+    key: str | None
+    cached: bool
 
 
-def _whole(moment: datetime | None) -> int | None:
-    return int(moment.timestamp()) if moment is not None else None
+class InputView(Frozen):
+    """One source, pinned. `param` is its field in the request."""
+
+    param: str
+    source: str
+    size: int
+    files: int
+
+
+class PlanView(Frozen):
+    """What a job would do. `bytes`: of all inputs together."""
+
+    object: Literal["plan"] = "plan"
+    nodes: tuple[PlanNodeView, ...]
+    inputs: tuple[InputView, ...]
+    bytes: int
+    resources: Resources
+    warnings: tuple[str, ...]
+
+
+class Check(Frozen):
+    """One thing that the service leans on."""
+
+    name: str
+    ok: bool
+    error: str | None = None
+
+
+class Readiness(Frozen):
+    """Whether the service can take and run jobs."""
+
+    ready: bool
+    checks: tuple[Check, ...]

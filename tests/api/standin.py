@@ -1,8 +1,8 @@
 """A driver that follows the protocol and makes nothing: reads its order, reports events, stores a result.
 
-The label `standin` says how it behaves: `silent` never reaches the API, `slow` takes 20 seconds, `killed` dies
-by SIGKILL in its first attempt, `failing` gives up for a reason that another attempt may mend, `refused` for one
-that it may not, `empty` ends well without a result.
+The label `standin` says how it behaves: `silent` never reaches the API, `slow` takes 20 seconds, `killed`
+dies by SIGKILL in its first attempt, `failing` gives up for a reason that another attempt may mend,
+`refused` for one that it may not, `empty` ends well without a result.
 """
 
 import argparse
@@ -47,9 +47,12 @@ class StandIn:
 
     def run(self) -> int:
         """Exit code."""
-        print("the stand-in works on", self.order.job, self.order.attempt, flush=True)
+        sys.stdout.write(f"the stand-in works on attempt {self.order.attempt}\n")
+        sys.stdout.flush()
         nodes = plan(self.order.request.spec, self.order.pins).nodes
-        self.say(AttemptStarted(nodes=tuple(NodePlanned(node=n.id, stage=n.stage.kind, needs=()) for n in nodes)))
+        self.say(
+            AttemptStarted(nodes=tuple(NodePlanned(node=n.id, stage=n.stage.kind, needs=()) for n in nodes))
+        )
         results = []
         for node in nodes:
             self.say(StageStarted(node=node.id, key="0" * 64))
@@ -71,7 +74,7 @@ class StandIn:
         if self.behaviour != "empty":
             self.content.put_model(job_result_key(self.order.job), JobResult(nodes=tuple(results)))
         self.say(AttemptFinished())
-        print("the stand-in is done", flush=True)
+        sys.stdout.write("the stand-in is done\n")
         return 0
 
     def misbehave(self) -> None:

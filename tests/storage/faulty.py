@@ -1,6 +1,7 @@
 """A network that misbehaves on purpose, in front of a real S3 server: an HTTP proxy with planned faults."""
 
 import contextlib
+import os
 import socket
 import struct
 import threading
@@ -83,7 +84,7 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {name.lower(): value for name, value in self.headers.items()}
         self.answer(Request(self.command, self.path, headers), body)
 
-    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _serve
+    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _serve  # noqa: N815 - the base class looks for these
 
     def relay(self, upstream: str, request: Request, body: bytes, fault: Fault) -> None:
         if fault.status is not None:
@@ -131,10 +132,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
         if reset:
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.wfile.flush()
-            self.rfile.close()
-            self.wfile.close()
-            self.connection.close()
+            os.close(self.connection.detach())  # the base class would say goodbye first
         else:
             self.connection.shutdown(socket.SHUT_WR)
 

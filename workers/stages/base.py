@@ -55,6 +55,11 @@ class StageContext:
     tries: int = 1
 
     @property
+    def title(self) -> str:
+        """What the Ray dashboard shows."""
+        return f"{self.order.job}-{self.order.attempt} {self.node}"
+
+    @property
     def content(self) -> ContentStore:
         """The job's storage."""
         return self.settings.content()

@@ -20,9 +20,13 @@ def run(stage: Calibrate, context: StageContext) -> Steps:
     assert calibration is not None
     assert pin is not None
     access = context.settings.access()
-    documents = read_documents(calibration, pin, open_source(pin.source, access, repository="dataset"), access)
+    documents = read_documents(
+        calibration, pin, open_source(pin.source, access, repository="dataset"), access
+    )
     with tempfile.TemporaryDirectory() as directory:
         materialise_tokenizer(context.checkpoint(), context.content, Path(directory))
         tokenizer = AutoTokenizer.from_pretrained(directory)
     tokens_NL = cut_samples(documents, tokenizer, calibration)
-    yield Made({"samples": put_samples(context.content, tokens_NL)}, details={"tokens": float(tokens_NL.numel())})
+    yield Made(
+        {"samples": put_samples(context.content, tokens_NL)}, details={"tokens": float(tokens_NL.numel())}
+    )

@@ -17,8 +17,8 @@ from pipeline.evaluation import EvaluationResult, PerplexityContract, Perplexity
 from pipeline.sources import open_source
 from pipeline.stages import Evaluate
 from pipeline.tokens import materialise_tokenizer, perplexity_tokens, perplexity_windows, tokenizer_digest
-from workers.gang import gang
-from workers.stages.base import Made, Note, Progress, StageContext, Steps
+from workers.gang import hired, reserve
+from workers.stages.base import Made, Progress, StageContext, Steps
 
 
 @dataclass(frozen=True)
@@ -33,22 +33,17 @@ class _Windows:
 def run(stage: Evaluate, context: StageContext) -> Steps:
     """All windows of all texts go through the blocks together, shared out over the workers."""
     checkpoint = context.checkpoint()
-    texts: list[_Windows] = ray.get(_cut.options(name=f"{context.node} tokenise", num_cpus=0.1).remote(stage, context))
+    texts: list[_Windows] = ray.get(
+        _cut.options(name=f"{context.node} tokenise", num_cpus=0.1).remote(stage, context)
+    )
     windows = [window for text in texts for window in text.tokens]
     scored = [count for text in texts for count in text.scored]
     outcomes: list[tuple[float, int]] = []
     memory = None
-    notes: list[Note] = []
     if windows:
-        with gang(
-            context,
-            checkpoint,
-            windows,
-            dtype=stage.compute_dtype,
-            waiting=lambda text: notes.append(Note(text)),
-        ) as workers:
+        group = yield from reserve(context, at_most=len(windows))
+        with hired(group, context, windows, dtype=stage.compute_dtype) as workers:
             blocks = workers.all("start")[0]
-            yield from notes
             for block in range(blocks):
                 label = f"block {block + 1}/{blocks}"
                 workers.all("load", block, label=label)
@@ -60,7 +55,8 @@ def run(stage: Evaluate, context: StageContext) -> Steps:
             memory = workers.memory()
             yield Progress(blocks + 1, blocks + 1)
     result = EvaluationResult(
-        checkpoint_digest=checkpoint.digest, perplexity=_results(stage, texts, outcomes, tokenizer_digest(checkpoint))
+        checkpoint_digest=checkpoint.digest,
+        perplexity=_results(stage, texts, outcomes, tokenizer_digest(checkpoint)),
     )
     blob = context.content.put_bytes(canonical_json(result))
     artifacts = {"evaluation": EvaluationRef(files=(FileRef(path="evaluation.json", blob=blob),))}

@@ -5,24 +5,17 @@ import ray
 from pipeline.artifacts import FileRef, Outliers, OutliersRef
 from pipeline.canonical import canonical_json
 from pipeline.stages import MeasureOutliers
-from workers.gang import gang
+from workers.gang import hired, reserve
 from workers.samples import load_samples
-from workers.stages.base import Note, Progress, StageContext, Steps
+from workers.stages.base import Progress, StageContext, Steps
 
 
 def run(stage: MeasureOutliers, context: StageContext) -> Steps:
     """One forward a block: its statistics, and the inputs of the next."""
     samples = load_samples(context)
-    notes: list[Note] = []
-    with gang(
-        context,
-        context.checkpoint(),
-        samples,
-        dtype=stage.compute_dtype,
-        waiting=lambda text: notes.append(Note(text)),
-    ) as workers:
+    group = yield from reserve(context, at_most=len(samples))
+    with hired(group, context, samples, dtype=stage.compute_dtype) as workers:
         blocks = workers.all("start")[0]
-        yield from notes
         ratios = []
         for block in range(blocks):
             label = f"block {block + 1}/{blocks}"

@@ -13,7 +13,7 @@ from pipeline.plan import SparsityPlan
 from pipeline.stages import PruneBlocks
 from pipeline.storage.content import ContentStore
 from pipeline.tensor.sweep import StoredBlock, StoredTensors
-from workers.gang import Gang, gang
+from workers.gang import Gang, hired, reserve
 from workers.samples import load_samples
 from workers.stages.base import Note, Progress, StageContext, Steps
 
@@ -25,20 +25,11 @@ def run(stage: PruneBlocks, context: StageContext) -> Steps:
     content = context.content
     plan = SparsityPlan.model_validate_json(content.get_bytes(context.inputs["plan"].file("plan.json")))
     samples = load_samples(context) if stage.method.needs_statistics else []
-    notes: list[Note] = []
     done = _stored_blocks(content, context.key)
-    at_most = None if samples else context.order.request.resources.workers
-    with gang(
-        context,
-        context.checkpoint(),
-        samples,
-        dtype=stage.compute_dtype,
-        waiting=lambda text: notes.append(Note(text)),
-        at_most=at_most,
-    ) as workers:
+    group = yield from reserve(context, at_most=len(samples) or len(plan.blocks))
+    with hired(group, context, samples, dtype=stage.compute_dtype) as workers:
         outer = workers.one(0, "store_outer")
         blocks = workers.all("start")[0]
-        yield from notes
         if done:
             yield Note(f"{len(done)} of {blocks} blocks are stored already")
         for block in range(blocks):
@@ -47,7 +38,9 @@ def run(stage: PruneBlocks, context: StageContext) -> Steps:
                 if samples:
                     _replay(workers, done[block], dense=stage.propagation == "dense", label=label)
             else:
-                stored = _prune_block(workers, block, stage=stage, plan=plan, samples=len(samples), label=label)
+                stored = _prune_block(
+                    workers, block, stage=stage, plan=plan, samples=len(samples), label=label
+                )
                 content.put_model(progress_key(context.key, f"block-{block:05d}"), stored)
                 done.append(stored)
             yield Progress(block + 1, blocks)
@@ -91,7 +84,9 @@ def _dealt(linears: Sequence[str], hands: int) -> list[Sequence[str]]:
 def _stored_blocks(content: ContentStore, key: str) -> list[StoredBlock]:
     """The finished blocks of earlier attempts, from block 0 without a gap, whose blobs are all there."""
     stored: list[StoredBlock] = []
-    while (block := content.find_model(progress_key(key, f"block-{len(stored):05d}"), StoredBlock)) is not None:
+    while (
+        block := content.find_model(progress_key(key, f"block-{len(stored):05d}"), StoredBlock)
+    ) is not None:
         if not (content.has(block.weights.file.blob) and content.has(block.keep.blob)):
             break
         stored.append(block)
@@ -125,7 +120,9 @@ def _assemble(
 def _keep(content: ContentStore, blocks: Sequence[StoredBlock]) -> KeepRef:
     table = SparsityTable(linears=tuple(linear for block in blocks for linear in block.linears))
     blob = content.put_bytes(canonical_json(table))
-    return KeepRef(files=_by_path([*(block.keep for block in blocks), FileRef(path="sparsity.json", blob=blob)]))
+    return KeepRef(
+        files=_by_path([*(block.keep for block in blocks), FileRef(path="sparsity.json", blob=blob)])
+    )
 
 
 def _by_path(files: Iterable[FileRef]) -> tuple[FileRef, ...]:

@@ -1,0 +1,201 @@
+"""`secateur demo`: a real model pruned through the real API, from nothing to the report."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from api.cli_local import (
+    child_environment,
+    last_lines,
+    module_command,
+    require_worker,
+    settings_from,
+    stop,
+)
+from api.cli_view import final_table, out, say_error, took_seconds
+from api.client import ClientError, SecateurClient, ServiceAway
+from api.service.views import JobView
+from api.watch import follow_job
+from pipeline.allocations.owl import Owl
+from pipeline.evaluation import Evaluation, PerplexityText
+from pipeline.job import TERMINAL
+from pipeline.methods.wanda import Wanda
+from pipeline.patterns import Unstructured
+from pipeline.spec import JobRequest, ModelSource, Prune, PruneSpec, Resources
+from pipeline.texts import Calibration
+
+LABELS = {"secateur": "demo"}
+START_SECONDS = 120.0
+
+
+def demo(
+    url: Annotated[
+        str | None, typer.Option("--url", help="Use this service; left out, one is started and stopped.")
+    ] = None,
+    state_dir: Annotated[
+        Path | None, typer.Option(help="Where model, texts and results lie; `demo` in the service's.")
+    ] = None,
+) -> None:
+    """Prune a real 134-million-parameter model to 50 % through the real API, and show what came of it."""
+    require_worker()
+    console = out()
+    state = (state_dir or settings_from().state_dir / "demo").absolute()
+    data = state / "data"
+    _prepare(data, console)
+    with _ended_by_sigterm(), contextlib.ExitStack() as stack:
+        if url is None:
+            url = stack.enter_context(_service(state, data, console))
+        client = stack.enter_context(SecateurClient(url))
+        job = follow_job(client, _job(client, data, console), console)
+        if job.status != "succeeded":
+            say_error(job.error.message if job.error else f"the job is {job.status}")
+            raise typer.Exit(1)
+        page = _say_result(client, job, state, console)
+    typer.echo(str(page))
+
+
+def demo_request(data: Path) -> JobRequest:
+    """What the demo posts; `data` is the directory that workers.demo_data has filled."""
+    return JobRequest(
+        spec=PruneSpec(
+            model=ModelSource(source=f"file:{data}/smollm2-135m-instruct"),
+            calibration=Calibration(
+                source=f"file:{data}/calibration.txt",
+                samples=16,
+                sequence_length=512,
+                seed=0,
+                cut="random_window",
+            ),
+            prune=Prune(
+                method=Wanda(),
+                allocation=Owl(multiplier=5, spread=0.05),
+                pattern=Unstructured(sparsity=0.5),
+            ),
+            evaluation=Evaluation(
+                perplexity=(
+                    PerplexityText(
+                        source=f"file:{data}/wiki.txt",
+                        documents="file",
+                        characters=400_000,
+                        sequence_length=512,
+                        windows=16,
+                        bos="none",
+                    ),
+                )
+            ),
+        ),
+        resources=Resources(workers=2, cpus_per_worker=1, memory_per_worker="2GiB"),
+        labels=LABELS,
+        name="demo",
+    )
+
+
+def _prepare(data: Path, console: Console) -> None:
+    console.print(f"model and texts: {data}", soft_wrap=True)
+    done = subprocess.run(
+        module_command("workers.demo_data", str(data)), env=child_environment(), check=False
+    )
+    if done.returncode != 0:
+        raise ClientError("the demo's model and texts could not be prepared", code="demo_data_missing")
+
+
+def _job(client: SecateurClient, data: Path, console: Console) -> str:
+    """A demo that was interrupted, or a new one."""
+    request = demo_request(data)
+    if (os.cpu_count() or 1) < request.resources.workers:
+        alone = request.resources.model_copy(update={"workers": 1})
+        request = request.model_copy(update={"resources": alone})
+    for job in client.jobs(labels=LABELS):
+        if job.status not in TERMINAL and job.spec == request.spec:
+            console.print(f"going on with {job.id}")
+            return job.id
+    return client.submit(request).id
+
+
+def _say_result(client: SecateurClient, job: JobView, state: Path, console: Console) -> Path:
+    document = client.report(job.id)
+    page = state / "reports" / f"{job.id}.html"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_bytes(client.report_html(job.id))
+    published = state / "storage" / document.data.manifest_prefix
+    console.print(
+        final_table(
+            document.summary,
+            seconds=took_seconds(job),
+            checkpoint=str(published) if published.is_dir() else document.data.manifest_prefix,
+        )
+    )
+    return page
+
+
+@contextlib.contextmanager
+def _service(state: Path, data: Path, console: Console) -> Iterator[str]:
+    """A service of our own, for as long as it is needed; its address."""
+    port = _free_port()
+    url, log = f"http://127.0.0.1:{port}", state / "service.log"
+    given = {
+        "SECATEUR_STATE_DIR": str(state),
+        "SECATEUR_STORAGE_URL": f"file://{state / 'storage'}",
+        "SECATEUR_DATABASE_URL": "",
+        "SECATEUR_RAY_ADDRESS": "",
+        "SECATEUR_HOST": "127.0.0.1",
+        "SECATEUR_PORT": str(port),
+        "SECATEUR_PUBLIC_URL": url,
+        "SECATEUR_ALLOWED_ROOTS": str(data),
+    }
+    console.print(f"starting the service at {url}, log: {log}", soft_wrap=True)
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            module_command("api.cli", "serve"),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**child_environment(), **given},
+            start_new_session=True,  # a Ctrl-C is for us; we stop it below
+        )
+    try:
+        _wait_until_ready(url, process, log)
+        yield url
+    finally:
+        stop(process, signal.SIGTERM, signal.SIGTERM)
+
+
+def _wait_until_ready(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    with SecateurClient(url, timeout=5) as client:
+        while time.monotonic() < deadline and process.poll() is None:
+            with contextlib.suppress(ServiceAway):
+                client.ping()
+                return
+            time.sleep(0.2)
+    raise ClientError(f"the service did not start; the end of {log}:\n{last_lines(log)}", code="not_started")
+
+
+def _free_port() -> int:
+    with socket.socket() as candidate:
+        candidate.bind(("127.0.0.1", 0))
+        return int(candidate.getsockname()[1])
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM unwinds like Ctrl-C, so that the service that we started ends with us."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

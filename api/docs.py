@@ -1,0 +1,58 @@
+"""`python -m api.docs`: write what docs/ says of settings, spec and API. A test fails when it is stale."""
+
+import json
+from pathlib import Path
+from tempfile import gettempdir
+
+from pydantic.fields import FieldInfo
+
+from api.app import create_app
+from api.schema import request_schema
+from api.settings import PREFIX, Settings
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+
+
+def pages() -> dict[str, str]:
+    """File name → content."""
+    return {
+        "settings.md": settings_page(),
+        "prune-spec.schema.json": _pretty(request_schema()),
+        "openapi.json": _pretty(create_app(_nowhere(), dispatch=False).openapi()),
+    }
+
+
+def settings_page() -> str:
+    """A table of every setting."""
+    rows = [_row(name, info) for name, info in sorted(Settings.model_fields.items())]
+    return (
+        "# Settings\n\nEnvironment variables of the API, from `api/settings.py` by `python -m api.docs`.\n"
+        "Drivers on a cluster get the ones about storage and sources from the API, but for keys and tokens:\n"
+        "these come from the cluster's own environment.\n\n"
+        "| variable | default | meaning |\n|---|---|---|\n" + "".join(rows)
+    )
+
+
+def _row(name: str, info: FieldInfo) -> str:
+    default = info.get_default()
+    shown = (
+        ""
+        if default in (None, "", ())
+        else f"`{str(default).lower() if default in (True, False) else default}`"
+    )
+    return f"| `{PREFIX}{name.upper()}` | {shown} | {info.description} |\n"
+
+
+def _pretty(value: object) -> str:
+    return json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _nowhere() -> Settings:
+    """Settings of an API that is described and not run."""
+    return Settings(state_dir=Path(gettempdir()) / "secateur-docs", ray_address="http://ray")
+
+
+if __name__ == "__main__":
+    DOCS.mkdir(exist_ok=True)
+    for name, content in pages().items():
+        (DOCS / name).write_text(content)

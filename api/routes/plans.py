@@ -1,0 +1,16 @@
+"""POST /plans."""
+
+from fastapi import APIRouter
+
+from api.routes.jobs import REFUSED, Request
+from api.routes.requests import The
+from api.service import plans
+from api.service.views import PlanView
+
+router = APIRouter(tags=["jobs"])
+
+
+@router.post("/plans", responses=REFUSED)
+def preview_plan(services: The, request: Request) -> PlanView:
+    """What a job would do and what of it is stored already. Nothing is run."""
+    return plans.preview(services, request)

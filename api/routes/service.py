@@ -1,0 +1,47 @@
+"""Health, metrics and the schema of the spec."""
+
+from typing import Any, Literal
+
+from fastapi import APIRouter, Response
+from fastapi.responses import JSONResponse, PlainTextResponse
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from api.routes.requests import The
+from api.schema import request_schema
+from api.service.health import readiness
+from api.service.views import Readiness
+from pipeline.canonical import Frozen
+
+router = APIRouter(tags=["service"])
+
+
+class Alive(Frozen):
+    """The process answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+@router.get("/healthz")
+async def alive() -> Alive:
+    """Whether the process answers; it leans on nothing else."""
+    return Alive()
+
+
+@router.get("/readyz", responses={503: {"model": Readiness}})
+def ready(services: The, response: Response) -> Readiness:
+    """Whether database, storage and Ray answer."""
+    state = readiness(services)
+    response.status_code = 200 if state.ready else 503
+    return state
+
+
+@router.get("/metrics", response_class=PlainTextResponse)
+def metrics(services: The) -> Response:
+    """For Prometheus."""
+    return Response(services.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/schema/prune-spec", response_class=JSONResponse)
+async def prune_spec_schema() -> dict[str, Any]:
+    """JSON Schema of the body of POST /jobs."""
+    return request_schema()

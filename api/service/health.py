@@ -1,0 +1,37 @@
+"""Whether everything that the service leans on answers."""
+
+from collections.abc import Callable
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from api.service.context import Services
+from api.service.views import Check, Readiness
+from api.submit import RayUnavailable
+from pipeline.errors import StorageError
+from pipeline.storage import Prober
+
+
+def readiness(services: Services) -> Readiness:
+    """Ask the database, the storage and Ray, each by itself."""
+    checks = (
+        _check("database", services.database.ping),
+        _check("storage", lambda: _probe(services)),
+        _check("ray", services.ray.ping),
+    )
+    return Readiness(ready=all(check.ok for check in checks), checks=checks)
+
+
+def _probe(services: Services) -> None:
+    store = services.content.store
+    if isinstance(store, Prober):
+        store.probe()
+
+
+def _check(name: str, ask: Callable[[], None]) -> Check:
+    try:
+        ask()
+    except SQLAlchemyError as error:
+        return Check(name=name, ok=False, error=type(error).__name__)  # its text may hold the URL's password
+    except (StorageError, RayUnavailable) as error:
+        return Check(name=name, ok=False, error=str(error))
+    return Check(name=name, ok=True)

@@ -1,0 +1,71 @@
+"""POST /plans: what a job would do, what of it is stored already, and what looks odd."""
+
+import os
+from collections.abc import Iterator
+
+from api.service.context import Services
+from api.service.views import InputView, PlanNodeView, PlanView
+from pipeline.artifacts import ArtifactRef
+from pipeline.dag import node_key, plan
+from pipeline.ledger import find_result
+from pipeline.sources.pins import Pin, Pins
+from pipeline.spec import JobRequest
+
+
+def preview(services: Services, request: JobRequest) -> PlanView:
+    """The plan of a request. Raises InvalidRequest as POST /jobs would."""
+    pins = services.resolve(request.spec)
+    inputs = tuple(_inputs(request, pins))
+    return PlanView(
+        nodes=tuple(_nodes(services, request, pins)),
+        inputs=inputs,
+        bytes=sum(given.size for given in inputs),
+        resources=request.resources,
+        warnings=tuple(_warnings(services, request)),
+    )
+
+
+def _nodes(services: Services, request: JobRequest, pins: Pins) -> Iterator[PlanNodeView]:
+    made: dict[str, dict[str, ArtifactRef]] = {}
+    for node in plan(request.spec, pins).nodes:
+        key = node_key(node, made)
+        stored = find_result(services.content, key) if key is not None and node.stage.reusable else None
+        if stored is not None:
+            made[node.id] = stored.artifacts
+        yield PlanNodeView(
+            node=node.id,
+            stage=node.stage.kind,
+            needs=tuple(sorted(node.needs)),
+            key=key,
+            cached=stored is not None,
+        )
+
+
+def _inputs(request: JobRequest, pins: Pins) -> Iterator[InputView]:
+    yield _input("spec.model.source", pins.model)
+    if pins.calibration is not None:
+        yield _input("spec.calibration.source", pins.calibration)
+    for i, pin in enumerate(pins.perplexity):
+        yield _input(f"spec.evaluation.perplexity.{i}.source", pin)
+
+
+def _input(param: str, pin: Pin) -> InputView:
+    return InputView(param=param, source=pin.source, size=pin.size, files=len(pin.files))
+
+
+def _warnings(services: Services, request: JobRequest) -> Iterator[str]:
+    spec, resources = request.spec, request.resources
+    if not spec.evaluation.perplexity:
+        yield "spec.evaluation.perplexity is empty: the report will have no perplexities to compare"
+    if spec.calibration is not None and not spec.needs_calibration:
+        yield (
+            f"spec.calibration is not used: method {spec.prune.method.kind} with allocation "
+            f"{spec.prune.allocation.kind} looks at weights alone"
+        )
+    settings = services.settings
+    cpus = settings.ray_num_cpus or os.cpu_count() or 1
+    if settings.embedded and resources.workers * resources.cpus_per_worker > cpus:
+        yield (
+            f"resources ask for {resources.workers} x {resources.cpus_per_worker} CPUs and this machine has "
+            f"{cpus}: workers would wait for each other"
+        )

@@ -1,0 +1,18 @@
+"""One local Ray for the whole session, started when the first test asks for it."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from api.embedded import EmbeddedRay
+
+
+@pytest.fixture(scope="session")
+def embedded_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRay]:
+    """A running Ray head of our own; `endpoint()` tells address and token, `token_path` where the token lies."""
+    ray = EmbeddedRay(tmp_path_factory.mktemp("ray"))
+    ray.ensure()
+    try:
+        yield ray
+    finally:
+        ray.stop()
