@@ -1,6 +1,5 @@
 """`secateur`: the service from a terminal. `main()` is the console script."""
 
-from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -9,27 +8,23 @@ import typer
 from typer.core import TyperGroup
 
 from api import cli_demo, cli_local
+from api.cli_job import say_links, say_result, watched
 from api.cli_spec import SpecError, load_document
 from api.cli_view import (
-    final_table,
     job_details,
     jobs_table,
     out,
     plan_view,
     say_error,
     say_json,
-    took_seconds,
 )
 from api.client import DEFAULT_URL, ClientError, SecateurClient
 from api.download import download as download_files
-from api.service.views import JobView
-from api.watch import follow_job
 from pipeline.errors import SecateurError
 from pipeline.job import Status
 
 BAD_REQUEST = frozenset({400, 413, 415, 422})
 STATUSES: tuple[str, ...] = get_args(Status)
-EXIT_CODES: Mapping[Status, int] = {"succeeded": 0, "failed": 1, "cancelled": 130}
 
 Url = Annotated[
     str, typer.Option("--url", envvar="SECATEUR_URL", help="Address of the service.", show_default=True)
@@ -39,7 +34,7 @@ Spec = Annotated[
     str, typer.Argument(help="YAML or JSON file with the body of POST /jobs; - is standard input.")
 ]
 Overrides = Annotated[
-    list[str],
+    list[str] | None,
     typer.Option("--set", help="Change a field, such as spec.prune.pattern.sparsity=0.6; may be repeated."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -83,7 +78,7 @@ app = typer.Typer(
 def submit(
     spec: Spec,
     url: Url = DEFAULT_URL,
-    overrides: Overrides = [],  # noqa: B006 - typer copies it
+    overrides: Overrides = None,
     watch: Annotated[bool, typer.Option("--watch", help="Stay and watch the job.")] = False,
     idempotency_key: Annotated[
         str | None, typer.Option("--idempotency-key", help="A repeat with the same key gives the same job.")
@@ -91,26 +86,26 @@ def submit(
     as_json: Json = False,
 ) -> None:
     """Post a job."""
-    document = load_document(spec, overrides)
+    document = load_document(spec, overrides or [])
     with SecateurClient(url) as client:
         job = client.submit(document, idempotency_key=idempotency_key)
         if as_json:
             say_json(job)
         else:
-            _say_links(job, client.url)
+            say_links(job, client.url)
         if watch:
-            raise typer.Exit(_watched(client, job.id))
+            raise typer.Exit(watched(client, job.id))
 
 
 @app.command()
 def plan(
     spec: Spec,
     url: Url = DEFAULT_URL,
-    overrides: Overrides = [],
-    as_json: Json = False,  # noqa: B006
+    overrides: Overrides = None,
+    as_json: Json = False,
 ) -> None:
     """Show what a spec would run, what is cached, and how much it reads."""
-    document = load_document(spec, overrides)
+    document = load_document(spec, overrides or [])
     with SecateurClient(url) as client:
         planned = client.plan(document)
     if as_json:
@@ -123,7 +118,7 @@ def plan(
 def jobs(
     url: Url = DEFAULT_URL,
     status: Annotated[str | None, typer.Option(help=f"One of {', '.join(STATUSES)}.")] = None,
-    label: Annotated[list[str], typer.Option(help="key:value; may be repeated.")] = [],  # noqa: B006
+    label: Annotated[list[str] | None, typer.Option(help="key:value; may be repeated.")] = None,
     model: Annotated[str | None, typer.Option(help="A part of the model's source.")] = None,
     created_after: Annotated[datetime | None, typer.Option(help="Local time.")] = None,
     created_before: Annotated[datetime | None, typer.Option(help="Local time.")] = None,
@@ -134,7 +129,7 @@ def jobs(
     with SecateurClient(url) as client:
         found = client.jobs(
             status=_status(status),
-            labels=dict(_label(text) for text in label),
+            labels=dict(_label(text) for text in label or []),
             model=model,
             created_after=_seconds(created_after),
             created_before=_seconds(created_before),
@@ -162,9 +157,9 @@ def show(job: Job, url: Url = DEFAULT_URL, as_json: Json = False) -> None:
 
 @app.command()
 def watch(job: Job, url: Url = DEFAULT_URL) -> None:
-    """Watch a job until it ends: exit code 0 when it succeeded, 1 when it failed, 130 when it was cancelled."""
+    """Watch a job until it ends. Exit code: 0 succeeded, 1 failed, 130 cancelled or Ctrl-C."""
     with SecateurClient(url) as client:
-        raise typer.Exit(_watched(client, job))
+        raise typer.Exit(watched(client, job))
 
 
 @app.command()
@@ -213,7 +208,7 @@ def report(
         elif as_json:
             typer.echo(client.report_json(job).decode("utf-8"), nl=False)
         else:
-            _say_result(client, client.job(job))
+            say_result(client, client.job(job))
 
 
 @app.command()
@@ -237,44 +232,6 @@ app.command()(cli_demo.demo)
 def main() -> None:
     """Entry point of the console script."""
     app(prog_name="secateur")
-
-
-def _watched(client: SecateurClient, job_id: str) -> int:
-    """Exit code of a job that was watched to its end."""
-    console = out()
-    try:
-        job = follow_job(client, job_id, console)
-    except KeyboardInterrupt:
-        console.print(f"the job goes on; secateur watch {job_id} --url {client.url} sees it again")
-        return 130
-    if job.status == "succeeded":
-        _say_result(client, job)
-    elif job.status == "failed":
-        assert job.error is not None, "a failed job says why"
-        where = f"at {job.error.node}: " if job.error.node else ""
-        say_error(f"{where}{job.error.message}", job.error.param)
-        console.print(
-            f"secateur logs {job_id} shows the log, secateur retry {job_id} goes on from what is stored"
-        )
-    return EXIT_CODES.get(job.status, 1)
-
-
-def _say_result(client: SecateurClient, job: JobView) -> None:
-    document = client.report(job.id)
-    table = final_table(
-        document.summary,
-        seconds=took_seconds(job),
-        report=f"{client.url}{job.links.report}",
-        checkpoint=f"secateur download {job.id} DIRECTORY  ({document.data.manifest_prefix})",
-    )
-    out().print(table)
-
-
-def _say_links(job: JobView, url: str) -> None:
-    typer.echo(job.id)
-    typer.echo(f"  {job.status}; secateur watch {job.id} follows it")
-    typer.echo(f"  {url}{job.links.self}")
-    typer.echo(f"  {url}{job.links.report}")
 
 
 def _status(text: str | None) -> Status | None:

@@ -23,7 +23,7 @@ from api.cli_local import (
     stop,
 )
 from api.cli_view import final_table, out, say_error, took_seconds
-from api.client import ClientError, SecateurClient, ServiceAway
+from api.client import ClientError, SecateurClient, ServiceAwayError
 from api.service.views import JobView
 from api.watch import follow_job
 from pipeline.allocations.owl import Owl
@@ -174,7 +174,7 @@ def _wait_until_ready(url: str, process: "subprocess.Popen[bytes]", log: Path) -
     deadline = time.monotonic() + START_SECONDS
     with SecateurClient(url, timeout=5) as client:
         while time.monotonic() < deadline and process.poll() is None:
-            with contextlib.suppress(ServiceAway):
+            with contextlib.suppress(ServiceAwayError):
                 client.ping()
                 return
             time.sleep(0.2)

@@ -50,8 +50,9 @@ def serve(
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
     state_dir: Annotated[Path | None, typer.Option(help="Where everything embedded lies.")] = None,
     allow_root: Annotated[
-        list[Path], typer.Option(help="Directory below which file: sources may lie; may be repeated.")
-    ] = [],  # noqa: B006 - typer copies it
+        list[Path] | None,
+        typer.Option(help="Directory below which file: sources may lie; may be repeated."),
+    ] = None,
     ray_address: Annotated[
         str | None, typer.Option(help="Dashboard of a Ray cluster; left out, a local Ray is started.")
     ] = None,
@@ -62,7 +63,7 @@ def serve(
         host=host,
         port=port,
         state_dir=state_dir,
-        allowed_roots=tuple(allow_root) or None,
+        allowed_roots=tuple(allow_root) if allow_root else None,
         ray_address=ray_address,
         log_level=log_level,
     )
@@ -88,11 +89,13 @@ def run(
     storage: Annotated[Path, typer.Option(help="Directory for results and the stage cache.")] = Path(
         ".secateur/storage"
     ),
-    overrides: Annotated[list[str], typer.Option("--set", help="Change a field; may be repeated.")] = [],  # noqa: B006 - typer copies it
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", help="Change a field; may be repeated.")
+    ] = None,
     log: Annotated[Path | None, typer.Option(help="File for the log; next to the storage.")] = None,
 ) -> None:
     """Run a spec on a local Ray, without the service: exit code 0 when it succeeded, 1 when it failed."""
-    document = load_document(spec, overrides)
+    document = load_document(spec, overrides or [])
     checked(document)
     require_worker()
     storage = storage.absolute()

@@ -93,7 +93,8 @@ def job_details(job: JobView, url: str) -> RenderableType:
             Text(human_seconds(took) if stage.finished_at and stage.started_at else ""),
             Text(stage.note or ""),
         )
-    return Group(Text(job.id, style="bold"), facts, *([Text(""), stages] if job.stages else []))
+    shown: list[RenderableType] = [Text(""), stages] if job.stages else []
+    return Group(Text(job.id, style="bold"), facts, *shown)
 
 
 def plan_view(planned: PlanView) -> RenderableType:

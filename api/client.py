@@ -48,12 +48,15 @@ class ClientError(Exception):
         self.status = status
 
 
-class ServiceAway(ClientError):
+class ServiceAwayError(ClientError):
     """Nobody answers at the URL."""
 
     def __init__(self, url: str, why: str) -> None:
-        message = f"no Secateur answers at {url}: {why}; start one with `secateur serve`, or name another with --url"
-        super().__init__(message, code="unreachable", status=503)
+        super().__init__(
+            f"no Secateur answers at {url}: {why}; start one with `secateur serve`, or give another --url",
+            code="unreachable",
+            status=503,
+        )
 
 
 class SecateurClient:
@@ -72,7 +75,7 @@ class SecateurClient:
                 trust_env=host not in LOOPBACK,  # a proxy cannot reach this machine's own services
             )
         except (httpx.InvalidURL, ValueError) as error:
-            raise ServiceAway(url, f"this is no URL ({error})") from error
+            raise ServiceAwayError(url, f"this is no URL ({error})") from error
 
     def __enter__(self) -> Self:
         return self
@@ -142,7 +145,7 @@ class SecateurClient:
         """Events after id `after`, and new ones until the job has ended.
 
         A service that goes away in between is waited for, and no event is lost or told twice. `away` is
-        called with the reason, and with None when it is back. Raises ServiceAway when it was away at the
+        called with the reason, and with None when it is back. Raises ServiceAwayError when it was away at the
         start, or for a quarter of an hour.
         """
         self.job(job_id)
@@ -168,7 +171,7 @@ class SecateurClient:
                 why = str(error) or type(error).__name__
                 away_since = away_since or time.monotonic()
                 if time.monotonic() - away_since > GIVE_UP_SECONDS:
-                    raise ServiceAway(self.url, why) from error
+                    raise ServiceAwayError(self.url, why) from error
                 away(why)
             time.sleep(pause)
             pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
@@ -193,7 +196,7 @@ class SecateurClient:
                 self._refused(answer)
                 yield from answer.iter_text()
         except httpx.TransportError as error:
-            raise ServiceAway(self.url, str(error) or type(error).__name__) from error
+            raise ServiceAwayError(self.url, str(error) or type(error).__name__) from error
 
     def report(self, job_id: str) -> ReportDocument:
         """The report's figures."""
@@ -218,10 +221,10 @@ class SecateurClient:
                 self._refused(answer)
                 yield from answer.iter_raw()
         except httpx.TransportError as error:
-            raise ServiceAway(self.url, str(error) or type(error).__name__) from error
+            raise ServiceAwayError(self.url, str(error) or type(error).__name__) from error
 
     def ping(self) -> None:
-        """Raise ServiceAway unless the service answers."""
+        """Raise ServiceAwayError unless the service answers."""
         self._call("GET", "/healthz")
 
     def _stream(self, job_id: str, *, after: int) -> Iterator[Event]:
@@ -245,7 +248,7 @@ class SecateurClient:
         try:
             answer = self._http.request(method, path, json=json, params=params, headers=headers)
         except httpx.TransportError as error:
-            raise ServiceAway(self.url, str(error) or type(error).__name__) from error
+            raise ServiceAwayError(self.url, str(error) or type(error).__name__) from error
         self._refused(answer)
         return answer
 
@@ -259,7 +262,7 @@ class SecateurClient:
             message, code, param = error["message"], error["code"], error.get("param")
         except (ValueError, KeyError, TypeError):
             if answer.status_code in AWAY:
-                raise ServiceAway(self.url, f"HTTP {answer.status_code}") from None
+                raise ServiceAwayError(self.url, f"HTTP {answer.status_code}") from None
             message = f"{self.url} answered HTTP {answer.status_code}: {answer.text[:200]}"
             raise ClientError(message, code="unexpected_answer", status=answer.status_code) from None
         raise ClientError(message, code=code, param=param, status=answer.status_code)

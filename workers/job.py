@@ -23,12 +23,12 @@ from pipeline.events import (
     StageStarted,
 )
 from pipeline.ledger import (
-    find_result,
     JobResult,
     Measured,
     NodeResult,
     StageResult,
     WorkOrder,
+    find_result,
     job_result_key,
     stage_result_key,
 )

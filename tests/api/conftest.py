@@ -21,7 +21,7 @@ from api.app import create_app
 from api.service.context import Services
 from api.settings import Settings
 from tests.api.pins import pinned
-from tests.servers import ServerFailed
+from tests.servers import ServerError
 
 BACKENDS = ("sqlite", "postgresql")
 
@@ -119,7 +119,7 @@ def sqlite_api(make_settings: Callable[..., Settings]) -> Iterator[RunningApi]:
 def _postgres(request: pytest.FixtureRequest) -> str:
     try:
         url = request.getfixturevalue("postgres_url")
-    except ServerFailed as error:
+    except ServerError as error:
         if os.environ.get("CI") == "true" or "not installed" not in str(error):
             raise
         pytest.skip(str(error))

@@ -2,8 +2,8 @@
 
 import json
 
-from pipeline.artifacts import FileRef, Outliers, PlanRef
 from pipeline.architecture import row_for
+from pipeline.artifacts import FileRef, Outliers, PlanRef
 from pipeline.canonical import canonical_json
 from pipeline.stages import Allocate
 from workers.stages.base import Made, Note, StageContext, Steps

@@ -6,9 +6,9 @@ from pathlib import Path
 from transformers import AutoTokenizer
 
 from pipeline.documents import read_documents
-from pipeline.tokens import cut_samples, materialise_tokenizer
 from pipeline.sources import open_source
 from pipeline.stages import Calibrate
+from pipeline.tokens import cut_samples, materialise_tokenizer
 from workers.samples import put_samples
 from workers.stages.base import Made, StageContext, Steps
 
