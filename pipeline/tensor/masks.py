@@ -160,7 +160,7 @@ def _count_by_alpha_search(ascending_OI: Tensor, summed_OI: Tensor, sparsity: fl
 
 
 def _count_below_share(ascending_OI: Tensor, summed_OI: Tensor, alpha: float) -> Tensor:
-    """Zeros per row, int64 [O]: up to the last weight whose running sum is at most α of the row, with equals."""
+    """Zeros per row, int64 [O]: up to the last weight whose running sum is within α of the row, and ties."""
     within_O1 = (summed_OI <= alpha * summed_OI[:, -1:]).sum(dim=1, keepdim=True)
     threshold_O1 = ascending_OI.gather(1, (within_O1 - 1).clamp(min=0))
     upto_O1 = torch.searchsorted(ascending_OI, threshold_O1, right=True)

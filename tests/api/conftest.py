@@ -125,3 +125,11 @@ def _postgres(request: pytest.FixtureRequest) -> str:
         pytest.skip(str(error))
     assert isinstance(url, str)
     return url
+
+
+@pytest.fixture(scope="session")
+def shared_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]:
+    """One API for all tests that leave nothing behind."""
+    state = tmp_path_factory.mktemp("api")
+    with running(Settings(state_dir=state, port=free_port(), ray_address="http://127.0.0.1:9")) as started:
+        yield started

@@ -84,7 +84,7 @@ def prune_tiny(
     samples = len(calls)
 
     def weight_of(block: nn.Module, linear: str) -> Tensor:
-        weight: Tensor = block.get_submodule(linear).weight.data
+        weight = block.get_parameter(f"{linear}.weight").data
         return weight.t() if row.transposed else weight
 
     def run(block: nn.Module, inputs: list[Tensor]) -> list[Tensor]:
@@ -158,7 +158,8 @@ def golden() -> dict[str, Any]:
 
 @functools.cache
 def tokens() -> dict[str, Tensor]:
-    return load_file(DIRECTORY / "tokens.safetensors")
+    loaded: dict[str, Tensor] = load_file(DIRECTORY / "tokens.safetensors")
+    return loaded
 
 
 def pruned(method: Method, allocation: Allocation, pattern: Pattern) -> PrunedTiny:

@@ -196,19 +196,20 @@ class TestFile:
                 open_source(uri, SourceAccess())
 
 
-class TestS3:
-    @pytest.fixture(scope="class")
-    def access(self, seaweedfs_server: S3Server) -> SourceAccess:
-        seaweedfs_server.make_bucket("sources")
-        store = S3Store("sources", "", seaweedfs_server.options)
-        store.put("models/tiny/config.json", [b"{}"])
-        store.put("models/tiny/model.safetensors", [DATA])
-        store.put("models/tiny/onnx/model.onnx", [b"not wanted"])
-        store.put("texts/wiki.txt", [b"some text"])
-        return SourceAccess(s3=seaweedfs_server.options)
+@pytest.fixture(scope="module")
+def bucket(seaweedfs_server: S3Server) -> SourceAccess:
+    seaweedfs_server.make_bucket("sources")
+    store = S3Store("sources", "", seaweedfs_server.options)
+    store.put("models/tiny/config.json", [b"{}"])
+    store.put("models/tiny/model.safetensors", [DATA])
+    store.put("models/tiny/onnx/model.onnx", [b"not wanted"])
+    store.put("texts/wiki.txt", [b"some text"])
+    return SourceAccess(s3=seaweedfs_server.options)
 
-    def test_a_prefix_and_an_object_are_pinned_by_etag(self, access: SourceAccess) -> None:
-        source = open_source("s3://sources/models/tiny", access)
+
+class TestS3:
+    def test_a_prefix_and_an_object_are_pinned_by_etag(self, bucket: SourceAccess) -> None:
+        source = open_source("s3://sources/models/tiny", bucket)
         assert source.names() == ("config.json", "model.safetensors")
         pin = source.pin(everything)
         etags = [f"etag:{hashlib.md5(data, usedforsecurity=False).hexdigest()}" for data in (b"{}", DATA)]
@@ -217,42 +218,42 @@ class TestS3:
             ("config.json", 2, etags[0]),
             ("model.safetensors", len(DATA), etags[1]),
         ]
-        assert content(pin.source, access, pin.files[1]) == DATA
-        text = open_source("s3://sources/texts/wiki.txt", access).pin(everything)
+        assert content(pin.source, bucket, pin.files[1]) == DATA
+        text = open_source("s3://sources/texts/wiki.txt", bucket).pin(everything)
         assert [file.path for file in text.files] == ["wiki.txt"]
-        assert content(text.source, access, text.files[0]) == b"some text"
+        assert content(text.source, bucket, text.files[0]) == b"some text"
 
-    def test_a_whole_bucket(self, access: SourceAccess, seaweedfs_server: S3Server) -> None:
+    def test_a_whole_bucket(self, bucket: SourceAccess, seaweedfs_server: S3Server) -> None:
         seaweedfs_server.make_bucket("whole")
         S3Store("whole", "", seaweedfs_server.options).put("config.json", [b"{}"])
-        pin = open_source("s3://whole", access).pin(everything)
+        pin = open_source("s3://whole", bucket).pin(everything)
         assert [file.path for file in pin.files] == ["config.json"]
-        assert content(pin.source, access, pin.files[0]) == b"{}"
+        assert content(pin.source, bucket, pin.files[0]) == b"{}"
 
-    def test_changes_are_noticed(self, access: SourceAccess) -> None:
-        assert access.s3 is not None
-        store = S3Store("sources", "", access.s3)
+    def test_changes_are_noticed(self, bucket: SourceAccess) -> None:
+        assert bucket.s3 is not None
+        store = S3Store("sources", "", bucket.s3)
         store.put("changing/a.txt", [b"first"])
-        pinned = open_source("s3://sources/changing/a.txt", access).pin(everything).files[0]
+        pinned = open_source("s3://sources/changing/a.txt", bucket).pin(everything).files[0]
         for data, told in ((b"other", "etag:"), (b"longer text", "11 bytes")):
             store.put("changing/a.txt", [data])
             with pytest.raises(SourceChanged, match=told):
-                content("s3://sources/changing/a.txt", access, pinned)
+                content("s3://sources/changing/a.txt", bucket, pinned)
         store.delete("changing/a.txt")
         with pytest.raises(SourceChanged, match="nothing"):
-            content("s3://sources/changing/a.txt", access, pinned)
+            content("s3://sources/changing/a.txt", bucket, pinned)
 
-    def test_refusals_tell_what_is_wrong(self, access: SourceAccess) -> None:
-        assert access.s3 is not None
+    def test_refusals_tell_what_is_wrong(self, bucket: SourceAccess) -> None:
+        assert bucket.s3 is not None
         with pytest.raises(SourceNotFound, match="nothing lies at s3://sources/nothing/here"):
-            open_source("s3://sources/nothing/here", access).names()
+            open_source("s3://sources/nothing/here", bucket).names()
         with pytest.raises(SourceNotFound, match="bucket"):
-            open_source("s3://no-such-bucket/models", access).names()
-        stranger = S3Options(endpoint_url=access.s3.endpoint_url, access_key="nobody", secret_key="x" * 16)
+            open_source("s3://no-such-bucket/models", bucket).names()
+        stranger = S3Options(endpoint_url=bucket.s3.endpoint_url, access_key="nobody", secret_key="x" * 16)
         with pytest.raises(SourceNotAllowed, match="credentials"):
             open_source("s3://sources/models/tiny", SourceAccess(s3=stranger)).names()
         with pytest.raises(InvalidSpec):
-            open_source("s3://sources/mödels/tiny", access)
+            open_source("s3://sources/mödels/tiny", bucket)
 
     def test_an_unreachable_server_is_told_quickly(self) -> None:
         options = S3Options(

@@ -1,0 +1,98 @@
+"""Plays what the dispatcher and a driver would do to a job, event by event, with a real report at its end."""
+
+from api.service import journal
+from pipeline.artifacts import FileRef, Manifest, ManifestEntry, ManifestRef, ReportRef
+from pipeline.canonical import canonical_json
+from pipeline.events import (
+    AttemptFailed,
+    AttemptStarted,
+    AttemptSubmitted,
+    EventBody,
+    FailureReason,
+    JobFailed,
+    JobSucceeded,
+    NodePlanned,
+    StageFinished,
+    StageProgress,
+    StageStarted,
+)
+from pipeline.ledger import MANIFEST_JSON, Measured, NodeResult
+from pipeline.report import render_html, report_json
+from pipeline.storage import ContentStore
+from tests.api.conftest import RunningApi
+from tests.pipeline.made_report import made_report
+
+KEY = "0" * 64
+WEIGHTS = b"weights" * 100_000
+CONFIG = b'{"model_type": "llama"}'
+
+
+def say(api: RunningApi, job_id: str, *bodies: EventBody, attempt: int = 1) -> None:
+    """Append events to a job."""
+    with api.services.database.write() as session:
+        job = journal.locked(session, job_id)
+        assert job is not None
+        journal.append(session, job, [journal.said_now(body, attempt=attempt) for body in bodies])
+
+
+def start(api: RunningApi, job_id: str) -> None:
+    """An attempt runs, and its prune stage has done one block of two."""
+    nodes = ("import_model", "prune", "publish", "report")
+    planned = tuple(NodePlanned(node=node, stage=node, needs=()) for node in nodes)
+    say(
+        api,
+        job_id,
+        AttemptSubmitted(submission_id=f"{job_id}-1"),
+        AttemptStarted(nodes=planned),
+        finished("import_model", cached=True),
+        StageStarted(node="prune", key=KEY),
+        StageProgress(node="prune", done=0, total=2, unit="block"),
+        StageProgress(node="prune", done=1, total=2, unit="block", note="block 0"),
+    )
+
+
+def succeed(api: RunningApi, job_id: str) -> None:
+    """The rest of it."""
+    say(api, job_id, *succeeding(api.services.content))
+
+
+def succeeding(content: ContentStore) -> list[EventBody]:
+    """Events of the last stages; what they made is stored."""
+    data = made_report(blocks=2)
+    files = {"config.json": CONFIG, "weights/model.safetensors": WEIGHTS}
+    entries = []
+    refs = []
+    for path, held in files.items():
+        ref = FileRef(path=path, blob=content.put_bytes(held))
+        refs.append(ref)
+        entries.append(ManifestEntry(path=path, size=ref.blob.size, sha256=ref.blob.digest))
+    manifest = canonical_json(Manifest(files=tuple(entries)))
+    refs.append(FileRef(path=MANIFEST_JSON, blob=content.put_bytes(manifest)))
+    pages = {"report.html": render_html(data).encode(), "report.json": report_json(data)}
+    report = tuple(FileRef(path=path, blob=content.put_bytes(held)) for path, held in pages.items())
+    return [
+        finished("prune"),
+        finished("publish", manifest=ManifestRef(files=tuple(refs), prefix=data.manifest_prefix)),
+        finished("report", report=ReportRef(files=report)),
+        JobSucceeded(),
+    ]
+
+
+def fail(api: RunningApi, job_id: str) -> None:
+    """It fails for good."""
+    reason = FailureReason(
+        code="numerical_error",
+        message="the loss is not finite",
+        node="prune",
+        param="spec.prune",
+        retryable=False,
+    )
+    say(api, job_id, AttemptFailed(reason=reason), JobFailed(reason=reason))
+
+
+def finished(node: str, *, cached: bool = False, **artifacts: ManifestRef | ReportRef) -> StageFinished:
+    """A stage is done."""
+    result = NodeResult(
+        node=node, key=KEY, cached=cached, artifacts=dict(artifacts), measured=Measured(seconds=1.5)
+    )
+    return StageFinished(result=result)

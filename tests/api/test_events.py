@@ -1,0 +1,137 @@
+"""GET /jobs/{id}/events: pages and streams."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from api.service import attempts
+from pipeline.events import Message
+from pipeline.ledger import JobResult
+from tests.api.attempts import LEASE, FakeDriver, started_job
+from tests.api.conftest import RunningApi
+
+STREAM = {"Accept": "text/event-stream"}
+
+
+def notes(driver: FakeDriver, *texts: str) -> None:
+    assert driver.say(*(Message(text=text) for text in texts)).status_code == 200
+
+
+def read(answer: httpx.Response) -> Iterator[dict[str, Any]]:
+    """Messages of a stream."""
+    found: dict[str, Any] = {}
+    for line in answer.iter_lines():
+        if not line and found:
+            yield found
+            found = {}
+        elif line and not line.startswith(":"):
+            name, _, value = line.partition(": ")
+            found[name] = value
+
+
+def test_pages_go_on_where_the_last_ended(api: RunningApi) -> None:
+    driver = started_job(api)
+    started_job(api)  # events of another job lie between
+    notes(driver, *map(str, range(5)))
+    path = f"/jobs/{driver.live.job}/events"
+    seen: list[dict[str, Any]] = []
+    after = 0
+    while True:
+        page = api.client.get(path, params={"after": after, "limit": 3}).json()
+        seen += page["data"]
+        after = page["next"]
+        if not page["has_more"]:
+            break
+    assert [told["body"]["type"] for told in seen] == ["job.queued", "attempt.submitted"] + ["message"] * 5
+    assert [told["id"] for told in seen] == sorted(told["id"] for told in seen)
+    empty = api.client.get(path, params={"after": after}).json()
+    assert (empty["data"], empty["has_more"], empty["next"]) == ([], False, after)
+    notes(driver, "late")
+    assert api.client.get(path, params={"after": after}).json()["data"][0]["body"]["text"] == "late"
+
+
+def test_a_stream_tells_everything_and_ends_with_the_job(api: RunningApi) -> None:
+    driver = started_job(api)
+    path = f"/jobs/{driver.live.job}/events"
+
+    def go_on() -> None:
+        for n in range(5):
+            time.sleep(0.2)
+            notes(driver, f"note {n}")
+        attempts.succeed(api.services.database, LEASE, driver.live, JobResult(nodes=()))
+
+    other = threading.Thread(target=go_on)
+    other.start()
+    with api.client.stream("GET", path, headers=STREAM) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        told = list(read(answer))
+    other.join()
+    page = api.client.get(path).json()["data"]
+    assert [message["event"] for message in told] == [event["body"]["type"] for event in page]
+    assert [int(message["id"]) for message in told] == [event["id"] for event in page]
+    assert [json.loads(message["data"]) for message in told] == page
+    assert told[-1]["event"] == "job.succeeded"
+
+
+def test_a_stream_goes_on_after_last_event_id(api: RunningApi) -> None:
+    driver = started_job(api)
+    notes(driver, "a", "b", "c")
+    path = f"/jobs/{driver.live.job}/events"
+    with api.client.stream("GET", path, headers=STREAM) as answer:
+        messages = read(answer)
+        first = [next(messages) for _ in range(3)]
+    notes(driver, "d")
+    api.client.post(f"/jobs/{driver.live.job}/cancel")
+    attempts.cancelled(api.services.database, LEASE, driver.live)
+    with api.client.stream("GET", path, headers=STREAM | {"Last-Event-ID": first[-1]["id"]}) as answer:
+        rest = list(read(answer))
+    page = api.client.get(path).json()["data"]
+    assert [int(m["id"]) for m in first + rest] == [event["id"] for event in page]
+    assert rest[-1]["event"] == "job.cancelled"
+
+
+@pytest.mark.parametrize("value", ["x", "-1", "1.5", "9" * 40, "٣"])
+def test_odd_last_event_ids_are_refused(sqlite_api: RunningApi, value: str) -> None:
+    driver = started_job(sqlite_api)
+    headers = {**{k: v.encode() for k, v in STREAM.items()}, "Last-Event-ID": value.encode()}
+    answer = sqlite_api.client.get(f"/jobs/{driver.live.job}/events", headers=headers)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (422, "Last-Event-ID")
+
+
+@pytest.mark.parametrize("after", ["-1", "9" * 30, "x"])
+def test_odd_cursors_are_refused(sqlite_api: RunningApi, after: str) -> None:
+    driver = started_job(sqlite_api)
+    answer = sqlite_api.client.get(f"/jobs/{driver.live.job}/events", params={"after": after})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (422, "after")
+
+
+def test_many_followers_do_not_block_the_api(sqlite_api: RunningApi) -> None:
+    driver = started_job(sqlite_api)
+    url = f"{sqlite_api.url}/jobs/{driver.live.job}"
+    opened = threading.Barrier(61)
+    ends: list[str] = []
+
+    def follow(path: str) -> None:
+        with httpx.stream("GET", url + path, headers=STREAM, trust_env=False, timeout=60) as answer:
+            opened.wait(30)
+            ends.append(answer.read().decode())
+
+    paths = ["/events"] * 60
+    threads = [threading.Thread(target=follow, args=(path,)) for path in paths]
+    for thread in threads:
+        thread.start()
+    opened.wait(30)
+    started = time.monotonic()
+    for _ in range(20):
+        assert sqlite_api.client.get(f"/jobs/{driver.live.job}").status_code == 200
+    assert time.monotonic() - started < 10
+    attempts.succeed(sqlite_api.services.database, LEASE, driver.live, JobResult(nodes=()))
+    for thread in threads:
+        thread.join(30)
+    assert len(ends) == 60
+    assert all("job.succeeded" in text for text in ends)
