@@ -12,6 +12,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from starlette.exceptions import HTTPException
 
 from api.hints import explained
+from api.submit import RayUnavailable
 from pipeline.canonical import Frozen
 from pipeline.errors import CorruptObject, InvalidRequest, ObjectNotFound, SecateurError, StorageError
 
@@ -62,6 +63,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(SecateurError, _secateur_error)
+    app.add_exception_handler(RayUnavailable, _ray_error)
     app.add_exception_handler(OperationalError, _database_error)
     app.add_exception_handler(InterfaceError, _database_error)
 
@@ -144,6 +146,12 @@ async def _secateur_error(request: Request, error: Exception) -> JSONResponse:
             status = 500
             log.error("%s %s", request.method, request.url.path, exc_info=error)
     return answer(status, error.code, error.message, param=error.param)
+
+
+async def _ray_error(request: Request, error: Exception) -> JSONResponse:
+    log.warning("%s %s: %s", request.method, request.url.path, error)
+    message = "the Ray cluster does not answer; try again"
+    return answer(503, "ray_unavailable", message, headers={"Retry-After": "5"})
 
 
 async def _database_error(request: Request, error: Exception) -> JSONResponse:

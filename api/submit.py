@@ -15,7 +15,7 @@ RayStatus = Literal["PENDING", "RUNNING", "STOPPED", "SUCCEEDED", "FAILED"]
 RAY_ENDED: frozenset[RayStatus] = frozenset({"STOPPED", "SUCCEEDED", "FAILED"})
 
 
-class RayUnavailable(Exception):  # noqa: N818 - a state, like pipeline's StorageUnavailable
+class RayUnavailable(Exception):
     """Ray did not answer, or not sensibly."""
 
 

@@ -23,9 +23,13 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def main() -> None:
     """Print a table and one line of JSON; exit 1 when the bound does not hold."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="4 calibration samples instead of 16")
-    parser.add_argument("--data", type=Path, default=ROOT / ".secateur" / "demo" / "data", help="where the demo's data lies")
+    parser.add_argument(
+        "--data", type=Path, default=ROOT / ".secateur" / "demo" / "data", help="where the demo's data lies"
+    )
     arguments = parser.parse_args()
     prepare_demo(arguments.data)
     model = arguments.data / "smollm2-135m-instruct"

@@ -20,7 +20,7 @@ class _Artifact(Frozen):
 
     @property
     def digest(self) -> str:
-        """Content hash: of kind, paths and blobs. Equal artifacts have equal digests, wherever they were made."""
+        """Content hash of kind, paths and blobs: equal artifacts have equal digests, wherever they were made."""
         return digest_of(self)
 
     @property
@@ -73,7 +73,7 @@ class EvaluationRef(_Artifact):
 
 
 class ManifestRef(_Artifact):
-    """The published directory: `manifest.json` lists every file with size and SHA-256; `prefix` is where it lies."""
+    """The published directory, below `prefix`; `manifest.json` lists every file with size and SHA-256."""
 
     kind: Literal["manifest"] = "manifest"
     prefix: str
@@ -106,8 +106,10 @@ class Manifest(Frozen):
 
 
 class LinearSparsity(Frozen):
-    """Zeros achieved in one linear. `pruned`: how many the method chose; `zeros` also counts weights that were
-    zero before."""
+    """Zeros achieved in one linear.
+
+    `pruned`: how many the method chose; `zeros` also counts weights that were zero before.
+    """
 
     block: int
     linear: str

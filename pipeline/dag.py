@@ -115,7 +115,7 @@ def _nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
 def resolve_inputs(
     node: Node, made: Mapping[str, Mapping[str, ArtifactRef]]
 ) -> dict[str, ArtifactRef] | None:
-    """The artifacts that a node takes, from `made` (node id → artifact name → artifact); None if one is missing."""
+    """The artifacts that a node takes; None if one is missing. `made`: node id → artifact name → artifact."""
     found = {}
     for name, source in node.inputs.items():
         artifact = made.get(source.node, {}).get(source.artifact)

@@ -149,7 +149,7 @@ EventBody = Annotated[
 
 
 class DriverEvent(Frozen):
-    """An event on its way from a driver: `sequence` counts from 1 within an attempt, so a repeat is harmless."""
+    """An event on its way from a driver. `sequence` counts from 1 in an attempt: a repeat is harmless."""
 
     sequence: int = Field(ge=1)
     at: datetime

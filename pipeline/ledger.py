@@ -10,12 +10,13 @@ jobs/<job>/result.json            what the job made: the artifacts of every node
 
 from datetime import datetime
 
+from pydantic import Field
+
 from pipeline.artifacts import ArtifactRef
 from pipeline.canonical import Frozen
 from pipeline.sources.pins import Pins
 from pipeline.spec import JobRequest
 from pipeline.storage.content import ContentStore
-
 
 MANIFEST_JSON = "manifest.json"
 
@@ -25,7 +26,7 @@ class Measured(Frozen):
 
     seconds: float
     peak_memory_bytes: int | None = None
-    details: dict[str, float] = {}
+    details: dict[str, float] = Field(default_factory=dict)
 
 
 class StageResult(Frozen):

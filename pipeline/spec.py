@@ -119,6 +119,7 @@ def check_against_model(spec: PruneSpec, *, model_type: str, blocks: int, max_po
     from pipeline.errors import SequenceTooLong
 
     row_for(model_type)
+    spec.prune.method.check(spec.prune.pattern)
     spec.prune.allocation.check(spec.prune.pattern, blocks=blocks)
     if max_positions is None:
         return

@@ -99,7 +99,7 @@ class Publish(_Stage):
 
 
 class Report(_Stage):
-    """One page and one JSON with every figure. They tell what this very job did, so each job makes its own."""
+    """One page and one JSON with every figure. They tell what this job did, so each job makes its own."""
 
     kind: Literal["report"] = "report"
     outputs: ClassVar = ("report",)

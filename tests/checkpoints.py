@@ -5,7 +5,6 @@ from pathlib import Path
 from pipeline.artifacts import CheckpointRef
 from pipeline.checkpoint.importing import import_checkpoint
 from pipeline.resolve import model_pin
-from pipeline.resolve import model_pin
 from pipeline.sources import SourceAccess, open_source
 from pipeline.storage import ContentStore, LocalStore
 

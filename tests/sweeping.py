@@ -77,7 +77,8 @@ def prune_in_process(
         if samples:
             measured = _statistics(gang, len(samples), advance=propagation == "dense")
         parts = [
-            worker.choose(names[i :: len(gang)], measured, method, plan.blocks[block]) for i, worker in enumerate(gang)
+            worker.choose(names[i :: len(gang)], measured, method, plan.blocks[block])
+            for i, worker in enumerate(gang)
         ]
         for worker in gang:
             worker.apply(*parts)
@@ -120,4 +121,3 @@ def _load(gang: Sequence[SweepWorker], block: int) -> None:
 def _statistics(gang: Sequence[SweepWorker], samples: int, *, advance: bool) -> list[LinearStatistics]:
     per_sample = [norms for worker in gang for norms in worker.measure(advance=advance)]
     return [merge(group, samples=samples) for group in zip(*per_sample, strict=True)]
-

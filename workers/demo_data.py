@@ -154,7 +154,9 @@ def _write(path: Path, text: str) -> None:
 
 def main() -> None:
     """`python -m workers.demo_data DIR`; exit code 1 with the reason as the last line of standard error."""
-    parser = argparse.ArgumentParser(prog="python -m workers.demo_data", description="Prepare the demo's data.")
+    parser = argparse.ArgumentParser(
+        prog="python -m workers.demo_data", description="Prepare the demo's data."
+    )
     parser.add_argument("directory", type=Path)
     try:
         prepare_demo(parser.parse_args().directory)

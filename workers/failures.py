@@ -39,6 +39,6 @@ def reason_for(error: BaseException, *, node: str | None) -> FailureReason:
 
 
 def may_go_on(error: BaseException) -> bool:
-    """Whether the stage itself may be tried again within this attempt: a lost worker or a store that was away."""
+    """Whether the stage may be tried again within this attempt: a lost worker or a store that was away."""
     error = unwrapped(error)
     return isinstance(error, SecateurError) and error.retryable

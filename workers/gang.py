@@ -1,5 +1,6 @@
-"""A gang of sweep actors: reserved together or not at all, so that two stages never wait for each other's half."""
+"""A gang of sweep actors, reserved together or not at all: two stages never wait for each other's half."""
 
+import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from pipeline.tensor.statistics import LinearStatistics, merge
 from pipeline.tensor.sweep import SquaredNorms, SweepWorker
 from workers.memory import peak_memory_bytes, reset_peak_memory
 from workers.settings import WorkerSettings
-from workers.stages.base import Made, Note, StageContext
+from workers.stages.base import Made, Note, StageContext, Waited
 
 Item = TypeVar("Item")
 PATIENCE_SECONDS = 5  # before we say that we are waiting
@@ -117,19 +118,21 @@ class Gang:
         return max(ray.get([actor.memory.remote() for actor in self.actors]), key=lambda one: one.peak_bytes)
 
 
-def reserve(context: StageContext, *, at_most: int) -> Generator[Note, None, PlacementGroup]:
+def reserve(context: StageContext, *, at_most: int) -> Generator[Note | Waited, None, PlacementGroup]:
     """Reserve as many workers as the job's resources ask for, but no more than there is work for.
 
-    Yields a note when the cluster is busy. Raises ResourcesUnavailable when it has not given them within
-    resources.placement_timeout_seconds.
+    Yields a note when the cluster is busy, and how long it took. Raises ResourcesUnavailable when it has not
+    given them within resources.placement_timeout_seconds.
     """
     resources = context.order.request.resources
     count = min(resources.workers, max(at_most, 1))
     bundle = {"CPU": resources.cpus_per_worker, "memory": resources.memory_bytes}
     if resources.gpus_per_worker:
         bundle["GPU"] = resources.gpus_per_worker
+    started = time.monotonic()
     group = placement_group([bundle] * count, strategy="PACK", name=context.title)
     if group.wait(timeout_seconds=min(PATIENCE_SECONDS, resources.placement_timeout_seconds)):
+        yield Waited(time.monotonic() - started)
         return group
     asked = (
         f"{count} workers with {resources.cpus_per_worker} CPUs, {resources.gpus_per_worker:g} GPUs "
@@ -137,6 +140,7 @@ def reserve(context: StageContext, *, at_most: int) -> Generator[Note, None, Pla
     )
     yield Note(f"waiting for {asked}; free now: {_readable(ray.available_resources())}")
     if group.wait(timeout_seconds=resources.placement_timeout_seconds):
+        yield Waited(time.monotonic() - started)
         return group
     remove_placement_group(group)
     raise ResourcesUnavailable(
@@ -154,7 +158,7 @@ def hired(
     *,
     dtype: Dtype,
 ) -> Iterator[Gang]:
-    """One actor on each reserved place, every one with its share of the sequences. Frees the places at the end."""
+    """One actor on each reserved place, with its share of the sequences. Frees the places at the end."""
     resources = context.order.request.resources
     count = group.bundle_count
     try:

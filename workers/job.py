@@ -38,12 +38,12 @@ from workers.failures import may_go_on, reason_for
 from workers.placement import launch
 from workers.reporter import Reporter
 from workers.settings import WorkerSettings
-from workers.stages.base import Made, Note, Progress, StageContext
+from workers.stages.base import Made, Note, Progress, StageContext, Waited
 
 log = logging.getLogger(__name__)
 
 
-class AttemptEnded(Exception):  # noqa: N818 - not every end is an error of ours
+class AttemptEnded(Exception):
     """The attempt cannot go on; the reason has been reported."""
 
     def __init__(self, reason: FailureReason) -> None:
@@ -150,19 +150,22 @@ class _Attempt:
     def _make(self, node: Node, context: StageContext, content: ContentStore) -> StageResult:
         started = time.monotonic()
         made: Made | None = None
+        waited = 0.0
         for step in launch(node.stage, context):
             match step:
                 case Progress(done, total, note):
                     self._progress(node, done, total, note)
                 case Note(text, level):
                     self._reporter.emit(Message(level=level, node=node.id, text=text))
+                case Waited(seconds):
+                    waited += seconds
                 case Made():
                     made = step
         assert made is not None, f"stage {node.stage.kind} ended without a result"
         measured = Measured(
-            seconds=time.monotonic() - started,
+            seconds=time.monotonic() - started - waited,
             peak_memory_bytes=made.peak_memory_bytes,
-            details=dict(made.details),
+            details={"waited_seconds": waited, **made.details},
         )
         result = StageResult(
             kind=node.stage.kind,

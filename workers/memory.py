@@ -7,7 +7,7 @@ CLEAR_REFS = Path("/proc/self/clear_refs")
 
 
 def reset_peak_memory() -> None:
-    """Let the peak start again from what is resident now. Ray may give us a process that has worked before."""
+    """Start again from what is resident now: Ray may give us a process that has worked before."""
     try:
         CLEAR_REFS.write_text("5")
     except OSError:

@@ -1,6 +1,6 @@
 """Where each kind of stage runs, and with what."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,14 +18,14 @@ from workers.stages import (
     publish,
     report,
 )
-from workers.stages.base import Made, Note, Progress, StageContext, Steps
+from workers.stages.base import Made, StageContext, Steps
 
 GIB = 2**30
 
 
 @dataclass(frozen=True)
 class Place:
-    """`gang`: the runner stays in the driver and hires actors itself. Otherwise one task of this size does it all."""
+    """`gang`: the runner stays in the driver and hires actors; else one task of this size does it all."""
 
     run: Callable[[Any, StageContext], Steps]
     gang: bool = False
@@ -45,7 +45,7 @@ PLACES: dict[str, Place] = {
 }
 
 
-def launch(stage: Stage, context: StageContext) -> Iterator[Progress | Note | Made]:
+def launch(stage: Stage, context: StageContext) -> Steps:
     """Run a stage where it belongs, passing on what it yields."""
     place = PLACES[stage.kind]
     if place.gang:

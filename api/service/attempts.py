@@ -38,7 +38,7 @@ from pipeline.spec import JobRequest
 CLAIM_LOCK = 7_235_112_982  # any number that nobody else uses as an advisory lock
 
 
-class LeaseLost(Exception):  # noqa: N818 - nothing is wrong: another process works on the job
+class LeaseLost(Exception):
     """Another API process has taken the job, or its attempt is over."""
 
 

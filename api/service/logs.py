@@ -12,6 +12,7 @@ from api.errors import ApiError
 from api.service.attempts import LiveAttempt, note_log_stored
 from api.service.context import Services
 from api.service.jobs import find
+from api.submit import RayUnavailable
 from pipeline.job import TERMINAL
 
 FOLLOW_SECONDS = 1.0
@@ -83,7 +84,10 @@ def _look(services: Services, job_id: str, number: int | None) -> _Look:
     if row is None:
         return _Look(output=b"", over=True, next=None, job_over=job.status in TERMINAL)
     over = row.ended_at is not None
-    output = b"".join(_output(services, row))
+    try:
+        output = b"".join(_output(services, row))
+    except RayUnavailable:  # it may come back; until then there is nothing new
+        output = b""
     following = row.number + 1 if over and job.attempt > row.number else None
     return _Look(output=output, over=over, next=following, job_over=job.status in TERMINAL)
 

@@ -10,7 +10,7 @@ WEIGHTS_INDEX_JSON = "model.safetensors.index.json"
 
 
 class TensorEntry(Frozen):
-    """One tensor: the artifact's file that holds it, byte range in that file, type, shape, SHA-256 of its bytes.
+    """One tensor: the file of the artifact that holds it, its byte range there, and the SHA-256 of its bytes.
 
     `dtype` is the safetensors name (F32, BF16, F16, U8 ...).
     """

@@ -15,6 +15,7 @@ import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutput
 
 from pipeline.architecture import Architecture, row_for
 from pipeline.checkpoint.reader import CheckpointReader
@@ -29,7 +30,7 @@ class BlockCall:
     kwargs: dict[str, object]
 
 
-class _Captured(Exception):  # noqa: N818 - control flow, not an error
+class _Captured(Exception):
     """Ends the capturing pass before the final norm and head."""
 
 
@@ -120,7 +121,7 @@ class BlockStream:
             return hidden_1LH if block == last else hidden
 
         output = self._through_patched_blocks(tokens_L, forward)
-        return cast(Tensor, output.logits)[0]
+        return cast(CausalLMOutput, output).logits[0]
 
     def _load_outer(self, sequences: Iterable[Tensor]) -> None:
         prefix = f"{self.row.blocks}."

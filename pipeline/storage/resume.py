@@ -12,7 +12,7 @@ ATTEMPTS = 5  # in a row without a single byte
 BACKOFF_SECONDS = 0.2  # doubles, with jitter
 
 
-class BrokenBody(Exception):  # noqa: N818 - a signal between `chunks` and `read_resuming`, not an error of ours
+class BrokenBody(Exception):
     """A body stopped before its end; `short` when it was closed in good order, as by a truncated object."""
 
     def __init__(self, reason: str, *, short: bool) -> None:

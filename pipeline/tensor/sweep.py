@@ -27,7 +27,7 @@ from pipeline.checkpoint.index import TensorEntry
 from pipeline.checkpoint.reader import CheckpointReader, read_tensor
 from pipeline.checkpoint.stream import BlockStream
 from pipeline.checkpoint.writer import copy_tensors, put_tensors
-from pipeline.errors import NumericalError
+from pipeline.errors import InvalidSpec, NumericalError
 from pipeline.methods import Method
 from pipeline.patterns import Pattern
 from pipeline.storage.content import ContentStore
@@ -45,6 +45,11 @@ class StoredTensors(Frozen):
 
     file: FileRef
     tensors: dict[str, TensorEntry]
+
+    @classmethod
+    def of(cls, put: tuple[FileRef, dict[str, TensorEntry]]) -> "StoredTensors":
+        """From what put_tensors and copy_tensors give."""
+        return cls(file=put[0], tensors=put[1])
 
 
 class StoredBlock(Frozen):
@@ -119,8 +124,9 @@ class SweepWorker:
         if stored is None:
             self._stored = {name: self._reader.tensor(disk) for name, disk in names.items()}
         else:
+            blob, entries = stored.weights.file.blob, stored.weights.tensors
             self._stored = {
-                name: read_tensor(self._content, stored.weights.file.blob, stored.weights.tensors[disk], name=disk)
+                name: read_tensor(self._content, blob, entries[disk], name=disk)
                 for name, disk in names.items()
             }
         self._block = block
@@ -136,7 +142,9 @@ class SweepWorker:
         seen: list[SquaredNorms] = []
         firsts = [group[0] for group in self._stream.row.linears]
         current: dict[str, Tensor] = {}
-        hooks = [module.get_submodule(name).register_forward_pre_hook(_recorder(current, name)) for name in firsts]
+        hooks = [
+            module.get_submodule(name).register_forward_pre_hook(_recorder(current, name)) for name in firsts
+        ]
         try:
             for i, hidden in enumerate(self._hidden):
                 current.clear()
@@ -178,8 +186,8 @@ class SweepWorker:
             weight_OI = self._weight(name).to(self._device)
             try:
                 keep_OI, new_OI = method.choose(weight_OI, by_linear.get(name), pattern)
-            except NumericalError as error:
-                raise NumericalError(f"{where}: {error.message}", error.param) from error
+            except (NumericalError, InvalidSpec) as error:
+                raise type(error)(f"{where}: {error.message}", error.param) from error
             if not torch.isfinite(new_OI).all():
                 raise NumericalError(f"{where}: method {method.kind} made non-finite weights")
             chosen[name] = ChosenLinear(
@@ -201,7 +209,9 @@ class SweepWorker:
         """Write the block with its new weights and its keep tensors."""
         names = self._stream.block_tensors(self._block)
         tensors = {disk: self._stored[name] for name, disk in names.items()}
-        file, entries = put_tensors(self._content, f"block-{self._block:05d}.safetensors", tensors)
+        weights = StoredTensors.of(
+            put_tensors(self._content, f"block-{self._block:05d}.safetensors", tensors)
+        )
         packed = {names[f"{name}.weight"]: linear.packed_keep for name, linear in self._chosen.items()}
         keep, _ = put_tensors(self._content, f"keep-{self._block:05d}.safetensors", packed)
         linears = tuple(
@@ -214,15 +224,15 @@ class SweepWorker:
             )
             for name in self._stream.row.linear_names
         )
-        return StoredBlock(block=self._block, weights=StoredTensors(file=file, tensors=entries), keep=keep, linears=linears)
+        return StoredBlock(block=self._block, weights=weights, keep=keep, linears=linears)
 
     def store_outer(self) -> StoredTensors:
         """Write everything outside the blocks, unchanged, one tensor in memory at a time."""
-        file, entries = copy_tensors(self._content, "outer.safetensors", self._reader, self._stream.outer_tensors())
-        return StoredTensors(file=file, tensors=entries)
+        names = self._stream.outer_tensors()
+        return StoredTensors.of(copy_tensors(self._content, "outer.safetensors", self._reader, names))
 
-    def losses(self, scored: Sequence[int], progress: Callable[[], None] = lambda: None) -> list[tuple[float, int]]:
-        """Cross-entropy in nats, summed over the last `scored[i]` predicted tokens of sequence i, and their count."""
+    def losses(self, scored: Sequence[int]) -> list[tuple[float, int]]:
+        """Per sequence: cross-entropy in nats summed over its last `scored[i]` predictions, and their count."""
         self._stream.load_head()
         results = []
         for tokens_L, hidden, count in zip(self._sequences, self._hidden, scored, strict=True):
@@ -233,7 +243,6 @@ class SweepWorker:
                 for rows, targets in zip(logits_LV.split(LOSS_ROWS), targets_L.split(LOSS_ROWS), strict=True)
             )
             results.append((total, len(targets_L)))
-            progress()
         return results
 
     def _loaded(self) -> nn.Module:
@@ -244,7 +253,9 @@ class SweepWorker:
         weight = self._stored[f"{linear}.weight"]
         return weight.t() if self._stream.row.transposed else weight
 
-    def _statistics_by_linear(self, statistics: Sequence[LinearStatistics] | None) -> dict[str, LinearStatistics]:
+    def _statistics_by_linear(
+        self, statistics: Sequence[LinearStatistics] | None
+    ) -> dict[str, LinearStatistics]:
         if statistics is None:
             return {}
         groups = zip(self._stream.row.linears, self._moved(statistics), strict=True)

@@ -1,6 +1,6 @@
 """Artifacts, downloads and the report."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ HTML, JSON = b"<!doctype html><p>42", b'{"answer": 42}'
 
 
 @pytest.fixture
-def driver(sqlite_api: RunningApi) -> Iterator[FakeDriver]:
+def driver(sqlite_api: RunningApi) -> FakeDriver:
     """A job that has made a checkpoint and a report."""
     driver = started_job(sqlite_api)
     content = sqlite_api.services.content
@@ -40,7 +40,7 @@ def driver(sqlite_api: RunningApi) -> Iterator[FakeDriver]:
             node=node, key="0" * 64, cached=False, artifacts=dict(made), measured=Measured(seconds=1)
         )
         assert driver.say(StageFinished(result=result)).status_code == 200
-    yield driver
+    return driver
 
 
 def get(driver: FakeDriver, path: str, **given: Any) -> httpx.Response:

@@ -119,7 +119,7 @@ def test_importing_the_app_is_light() -> None:
     code = (
         "import sys, api.app\n"
         "heavy = {'ray', 'torch', 'transformers', 'datasets', 'deepspeed', 'lm_eval', 'boto3'}\n"
-        "sys.exit(', '.join(sorted(heavy & set(sys.modules))))"
+        "sys.exit(', '.join(sorted(heavy & set(sys.modules))) or None)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -150,7 +150,7 @@ def test_drivers_get_no_secrets_through_ray(tmp_path: Path, monkeypatch: pytest.
         s3_endpoint_url="http://s3",
     )
     environment = given.driver_environment()
-    assert "secret" not in str(environment)
+    assert not {"very secret", "hf_secret", "key"} & set(environment.values())
     assert environment["SECATEUR_S3_ENDPOINT_URL"] == "http://s3"
     for name, value in (environment | given.secret_environment()).items():
         monkeypatch.setenv(name, value)

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,22 +18,19 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
-from torch.nn import functional
-from transformers import AutoModelForCausalLM
+from torch import Tensor
 
 from pipeline.allocations import Allocation
 from pipeline.allocations.owl import Owl
 from pipeline.allocations.uniform import Uniform
-from pipeline.architecture import row_for
 from pipeline.methods import Method
 from pipeline.methods.magnitude import Magnitude
 from pipeline.methods.wanda import Wanda
 from pipeline.patterns import NM, Pattern, Unstructured
-from pipeline.plan import SparsityPlan
-from pipeline.tensor.outliers import outlier_ratio
-from pipeline.tensor.statistics import LinearStatistics, merge, squared_norm
+from pipeline.tensor.sweep import SweepWorker
 from tests import oracles
+from tests.checkpoints import imported
+from tests.sweeping import prune_in_process
 
 ROOT = Path(__file__).resolve().parents[2]
 DIRECTORY = Path(os.environ.get("SECATEUR_GOLDEN_DIR") or ROOT.parent / "shared" / "golden")
@@ -60,15 +57,14 @@ pytestmark = [
 class PrunedTiny:
     """What pruning the tiny model gave. Tensors are keyed by the weight's name in the checkpoint.
 
-    `input_norms`: of the pass on which each block was pruned, empty when the method measures nothing.
-    `outlier_ratios`: percent per block, empty when the allocation asks for none.
+    `input_norms`: of the dense model. `outlier_ratios`: percent per block, empty when the allocation asks for
+    none. `heldout_loss`: of the pruned model, read back from the store.
     """
 
     keep: dict[str, Tensor]
     weights: dict[str, Tensor]
     input_norms: dict[str, Tensor]
     outlier_ratios: tuple[float, ...]
-    plan: SparsityPlan
     heldout_loss: float
 
 
@@ -76,78 +72,27 @@ class PrunedTiny:
 def prune_tiny(
     model_dir: Path, tokens: dict[str, Tensor], method: Method, allocation: Allocation, pattern: Pattern
 ) -> PrunedTiny:
-    """Prune as the papers do: block after block, one sample a forward, on what pruned ones before make."""
-    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32).eval()
-    row = row_for(model.config.model_type)
-    blocks = model.get_submodule(row.blocks)
-    calls = [_first_block_call(model, blocks[0], ids) for ids in tokens["calibration_ids"]]
-    samples = len(calls)
-
-    def weight_of(block: nn.Module, linear: str) -> Tensor:
-        weight = block.get_parameter(f"{linear}.weight").data
-        return weight.t() if row.transposed else weight
-
-    def run(block: nn.Module, inputs: list[Tensor]) -> list[Tensor]:
-        outputs = [block(x, **options) for x, (_, options) in zip(inputs, calls, strict=True)]
-        return [output[0] if isinstance(output, tuple) else output for output in outputs]
-
-    def measure(block: nn.Module, inputs: list[Tensor]) -> tuple[dict[str, LinearStatistics], list[Tensor]]:
-        norms: dict[str, list[Tensor]] = {name: [] for name in row.linear_names}
-        hooks = [block.get_submodule(name).register_forward_pre_hook(_record(norms[name])) for name in norms]
-        outputs = run(block, inputs)
-        for hook in hooks:
-            hook.remove()
-        return {name: merge(seen, samples=samples) for name, seen in norms.items()}, outputs
-
-    ratios: list[float] = []
-    if allocation.outlier_multiplier is not None:
-        inputs = [x for x, _ in calls]
-        for block in blocks:
-            statistics, inputs = measure(block, inputs)
-            saliencies = [
-                Wanda().saliency(weight_of(block, name), statistics[name]) for name in row.linear_names
-            ]
-            ratios.append(outlier_ratio(saliencies, allocation.outlier_multiplier))
-    plan = allocation.plan(pattern, blocks=len(blocks), outlier_ratios=tuple(ratios))
-
-    keep, weights, input_norms = {}, {}, {}
-    inputs = [x for x, _ in calls]
-    for index, (block, block_pattern) in enumerate(zip(blocks, plan.blocks, strict=True)):
-        statistics = measure(block, inputs)[0] if method.needs_statistics else {}
-        for linear in row.linear_names:
-            name = f"{row.blocks}.{index}.{linear}.weight"
-            weight_OI = weight_of(block, linear)
-            keep[name], weights[name] = method.choose(weight_OI, statistics.get(linear), block_pattern)
-            weight_OI.copy_(weights[name])
-            if linear in statistics:
-                input_norms[name] = statistics[linear].input_norm_I
-        inputs = run(block, inputs)
-
-    losses = [
-        functional.cross_entropy(model(ids[None], use_cache=False).logits[0, :-1], ids[1:]).item()
-        for ids in tokens["heldout_ids"]
-    ]
-    return PrunedTiny(keep, weights, input_norms, tuple(ratios), plan, math.fsum(losses) / len(losses))
-
-
-def _first_block_call(model: nn.Module, block: nn.Module, ids: Tensor) -> tuple[Tensor, dict[str, Any]]:
-    """The hidden states and the other arguments that the model gives to its first block."""
-    seen: list[tuple[Tensor, dict[str, Any]]] = []
-
-    def hook(module: nn.Module, args: tuple[Tensor, ...], options: dict[str, Any]) -> None:
-        seen.append((args[0], options))
-
-    handle = block.register_forward_pre_hook(hook, with_kwargs=True)
-    model(ids[None], use_cache=False)
-    handle.remove()
-    return seen[0]
-
-
-def _record(into: list[Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-    def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        into.append(squared_norm(args[0].reshape(-1, args[0].shape[-1])))
-
-    return hook
+    """Through the workers that a job uses, streaming block by block, from and to a store."""
+    with tempfile.TemporaryDirectory() as directory:
+        content, checkpoint = imported(model_dir, Path(directory))
+        samples = list(tokens["calibration_ids"].long())
+        pruned = prune_in_process(
+            content, checkpoint, samples, method=method, allocation=allocation, pattern=pattern
+        )
+        judge = SweepWorker(
+            content,
+            checkpoint,
+            list(tokens["heldout_ids"].long()),
+            dtype=torch.float32,
+            device=torch.device("cpu"),
+        )
+        judge.start()
+        for stored in pruned.blocks:
+            judge.load(stored.block, stored)
+            judge.advance()
+        outcomes = judge.losses([len(ids) - 1 for ids in tokens["heldout_ids"]])
+    loss = math.fsum(total / count for total, count in outcomes) / len(outcomes)
+    return PrunedTiny(pruned.keep, pruned.weights, pruned.dense_norms, pruned.ratios, loss)
 
 
 @functools.cache

@@ -28,7 +28,8 @@ def test_streamed_logits_equal_the_whole_models_bit_for_bit(kind: str, tmp_path:
     content, checkpoint = imported(directory, tmp_path / "store")
     whole = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
     generator = torch.Generator().manual_seed(1)
-    sequences = [torch.randint(0, whole.config.vocab_size, (length,), generator=generator) for length in LENGTHS]
+    top = whole.config.vocab_size
+    sequences = [torch.randint(0, top, (length,), generator=generator) for length in LENGTHS]
 
     stream = BlockStream(
         CheckpointReader(content, checkpoint), dtype=torch.float32, device=torch.device("cpu")
@@ -37,7 +38,8 @@ def test_streamed_logits_equal_the_whole_models_bit_for_bit(kind: str, tmp_path:
     with torch.no_grad():
         hidden = stream.embed(sequences)
         for block in range(stream.num_blocks):
-            stream.load(block, {name: reader.tensor(disk) for name, disk in stream.block_tensors(block).items()})
+            names = stream.block_tensors(block)
+            stream.load(block, {name: reader.tensor(disk) for name, disk in names.items()})
             hidden = [stream.run(block, one) for one in hidden]
             stream.release(block)
         stream.load_head()

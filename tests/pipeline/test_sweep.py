@@ -69,7 +69,11 @@ def test_exact_zeros_in_the_right_places(kind: str, tmp_path: Path) -> None:
 def _check_zeros(pruned: Pruned, where: str) -> None:
     for stored, pattern in zip(pruned.blocks, pruned.plan.blocks, strict=True):
         for linear in stored.linears:
-            names = [name for name in pruned.keep if name in stored.weights.tensors and f".{linear.linear}." in name]
+            names = [
+                name
+                for name in pruned.keep
+                if name in stored.weights.tensors and f".{linear.linear}." in name
+            ]
             assert len(names) == 1, (where, linear)
             keep, weight = pruned.keep[names[0]], pruned.weights[names[0]]
             asked = round(linear.weights * pattern.target)

@@ -84,7 +84,7 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {name.lower(): value for name, value in self.headers.items()}
         self.answer(Request(self.command, self.path, headers), body)
 
-    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _serve  # noqa: N815 - the base class looks for these
+    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _serve
 
     def relay(self, upstream: str, request: Request, body: bytes, fault: Fault) -> None:
         if fault.status is not None:

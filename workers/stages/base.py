@@ -31,6 +31,13 @@ class Note:
 
 
 @dataclass(frozen=True)
+class Waited:
+    """Time spent waiting for the cluster; it is not the stage's own."""
+
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Made:
     """What a stage made, and what it cost beyond its wall time."""
 
@@ -39,7 +46,8 @@ class Made:
     details: Mapping[str, float] = field(default_factory=dict)
 
 
-Steps = Iterator[Progress | Note | Made]
+Step = Progress | Note | Waited | Made
+Steps = Iterator[Step]
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ def _results(
         loss = sum(total for total, _ in own) / sum(count for _, count in own)
         if not math.isfinite(loss):
             raise NumericalError(
-                f"the loss on {text.label} is {loss}; the weights or activations overflow in {stage.compute_dtype}"
+                f"the loss on {text.label} is {loss}: set compute_dtype wider than {stage.compute_dtype}"
             )
         contract = PerplexityContract(
             text_digest=windows.text_digest,

@@ -96,7 +96,7 @@ def _stored_blocks(content: ContentStore, key: str) -> list[StoredBlock]:
 def _assemble(
     content: ContentStore, dense: CheckpointRef, outer: StoredTensors, blocks: Sequence[StoredBlock]
 ) -> CheckpointRef:
-    """The dense checkpoint's small files with new weights: one shard for what is outside, one for each block."""
+    """The dense checkpoint's small files with new weights: a shard for what is outside, one per block."""
     parts = [outer, *(block.weights for block in blocks)]
     names = [f"model-{i + 1:05d}-of-{len(parts):05d}.safetensors" for i in range(len(parts))]
     shards = [FileRef(path=name, blob=part.file.blob) for name, part in zip(names, parts, strict=True)]
