@@ -8,7 +8,6 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Annotated
 
 import typer
@@ -16,6 +15,7 @@ from rich.console import Console
 
 from api.cli_local import (
     child_environment,
+    ended_by_sigterm,
     last_lines,
     module_command,
     require_worker,
@@ -52,7 +52,7 @@ def demo(
     state = (state_dir or settings_from().state_dir / "demo").absolute()
     data = state / "data"
     _prepare(data, console)
-    with _ended_by_sigterm(), contextlib.ExitStack() as stack:
+    with ended_by_sigterm(), contextlib.ExitStack() as stack:
         if url is None:
             url = stack.enter_context(_service(state, data, console))
         client = stack.enter_context(SecateurClient(url))
@@ -185,17 +185,3 @@ def _free_port() -> int:
     with socket.socket() as candidate:
         candidate.bind(("127.0.0.1", 0))
         return int(candidate.getsockname()[1])
-
-
-@contextlib.contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM unwinds like Ctrl-C, so that the service that we started ends with us."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

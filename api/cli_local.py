@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -103,15 +104,18 @@ def run(
     storage.mkdir(parents=True, exist_ok=True)
     log.parent.mkdir(parents=True, exist_ok=True)
     console = out()
+    console.print(f"starting a local Ray, log: {log}", soft_wrap=True)
     seen: list[Event] = []
-    with _driver(document, storage, log) as events:
+    with ended_by_sigterm(), _driver(document, storage, log) as events:
         state = watch(_kept(events, seen), JobWatch(JOB), console)
     if state.status != "succeeded":
         assert state.error is not None, "a run that did not succeed says why"
         say_error(reason_text(state.error))
-        console.print(f"log: {log}")
         raise typer.Exit(1)
-    _say_result(seen, storage, console)
+    assert state.started_at is not None, "what succeeded has started"
+    assert state.finished_at is not None, "watch ends with the end"
+    seconds = (state.finished_at - state.started_at).total_seconds()
+    _say_result(seen, storage, console, seconds=seconds)
 
 
 def require_worker() -> None:
@@ -140,6 +144,20 @@ def stop(process: subprocess.Popen[bytes], *signals: signal.Signals) -> None:
         process.send_signal(asked)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(STOP_SECONDS)
+
+
+@contextlib.contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM unwinds like Ctrl-C, so that what we started ends with us."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def last_lines(log: Path) -> str:
@@ -198,7 +216,7 @@ def _kept(events: Iterable[Event], seen: list[Event]) -> Iterator[Event]:
         yield event
 
 
-def _say_result(finished: Iterable[Event], storage: Path, console: Console) -> None:
+def _say_result(finished: Iterable[Event], storage: Path, console: Console, *, seconds: float) -> None:
     content = ContentStore(LocalStore(storage))
     artifacts = [
         artifact
@@ -212,5 +230,5 @@ def _say_result(finished: Iterable[Event], storage: Path, console: Console) -> N
     page = storage.parent / "reports" / f"{report.digest[:12]}.html"
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_bytes(content.get_bytes(report.file("report.html")))
-    console.print(final_table(document.summary, checkpoint=str(storage / manifest.prefix)))
+    console.print(final_table(document.summary, seconds=seconds, checkpoint=str(storage / manifest.prefix)))
     console.print(str(page), soft_wrap=True)

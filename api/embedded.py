@@ -152,6 +152,7 @@ class EmbeddedRay:
         """End the process, and what it has started: Ray's head ends its own children on SIGTERM."""
         for stop_signal in (signal.SIGTERM, signal.SIGKILL):
             if not _same_process(process):
+                self._wait(process)
                 break
             log.info("ending the local Ray, process %d", process.pid)
             with contextlib.suppress(ProcessLookupError):
@@ -162,10 +163,11 @@ class EmbeddedRay:
     def _wait(self, process: RayProcess) -> None:
         deadline = time.monotonic() + STOP_SECONDS
         while time.monotonic() < deadline and _same_process(process):
-            if self._child is not None and self._child.pid == process.pid and self._child.poll() is not None:
-                self._child = None
-                return
             time.sleep(0.1)
+        child = self._child
+        if child is not None and child.pid == process.pid and not _same_process(process):
+            child.wait()  # it is a zombie: its parent must read its exit code
+            self._child = None
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from api.client import SecateurClient
@@ -21,6 +21,7 @@ from pipeline.quantity import human_seconds
 
 LINE_EVERY_SECONDS = 10.0
 REFRESH_PER_SECOND = 4
+BAR_WIDTH = 24
 WORDS: dict[StageStatus, tuple[str, str]] = {
     "pending": ("waits", "dim"),
     "running": ("runs", "bold cyan"),
@@ -133,12 +134,18 @@ class JobWatch:
             head.append(f"  attempt {self.state.attempt}", style="yellow")
         if self.away is not None:
             head.append(f"  the service is away, trying again ({self.away})", style="yellow")
-        table = Table.grid(padding=(0, 2))
+        table = Table.grid(
+            Column(no_wrap=True, min_width=6),
+            Column(no_wrap=True, min_width=16),
+            Column(min_width=BAR_WIDTH),
+            Column(no_wrap=True, overflow="ellipsis"),
+            padding=(0, 2),
+        )
         for stage in self.state.stages:
             word, style = WORDS[stage.status]
             bar: RenderableType = ""
             if stage.status == "running" and stage.total > 0:
-                bar = ProgressBar(total=stage.total, completed=stage.done, width=24)
+                bar = ProgressBar(total=stage.total, completed=stage.done, width=BAR_WIDTH)
             table.add_row(
                 Text(word, style=style), Text(stage.node), bar, Text(self._figures(stage, now), style="dim")
             )

@@ -111,6 +111,8 @@ def _translated(text: TextSource, access: SourceAccess) -> Iterator[None]:
             f"{text.source} is not whole in the hub cache, and the hub is off on this service: {error}"
         ) from error
     except FileNotFoundError as error:
+        if any(isinstance(cause, LocalEntryNotFoundError) for cause in _causes(error)):
+            raise StorageUnavailable(f"the hub did not answer for {text.source}: {error}") from error
         raise SourceNotFound(f"{text.source} has no data files that can be read: {error}") from error
     except ValueError as error:  # unknown configs and splits; the message lists the known ones
         raise InvalidSpec(f"{text.source}: {error}") from error
@@ -118,3 +120,10 @@ def _translated(text: TextSource, access: SourceAccess) -> Iterator[None]:
         raise StorageUnavailable(
             f"the hub stopped answering for {text.source} ({type(error).__name__}: {error})"
         ) from error
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """What an error came from: when the hub fails, the library looks in caches and complains of these."""
+    while error.__context__ is not None:
+        error = error.__context__
+        yield error

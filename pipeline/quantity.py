@@ -29,3 +29,16 @@ def human_perplexity(value: float) -> str:
     if value < 1000:
         return f"{value:.2f}"
     return f"{value:,.0f}" if value < 1e7 else f"{value:.2e}"
+
+
+def human_figure(name: str, value: float) -> str:
+    """A measured figure after the unit that its name ends in: `idle_memory_bytes` → `idle memory 421 MiB`."""
+    if name.endswith("_bytes"):
+        return f"{_words(name, '_bytes')} {human_bytes(value)}"
+    if name.endswith("_seconds"):
+        return f"{_words(name, '_seconds')} {human_seconds(value)}"
+    return f"{_words(name)} {value:,.6g}"
+
+
+def _words(name: str, unit: str = "") -> str:
+    return name.removesuffix(unit).replace("_", " ")

@@ -17,7 +17,7 @@ from pipeline.evaluation import EvaluationResult
 from pipeline.ledger import NodeResult
 from pipeline.patterns import NM
 from pipeline.plan import SparsityPlan
-from pipeline.quantity import human_bytes, human_perplexity, human_seconds
+from pipeline.quantity import human_bytes, human_figure, human_perplexity, human_seconds
 from pipeline.report_chart import block_chart
 from pipeline.sources.pins import Pins
 from pipeline.spec import PruneSpec
@@ -145,7 +145,12 @@ def render_html(data: ReportData) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"bytes": human_bytes, "seconds": human_seconds, "perplexity": human_perplexity}
+    environment.filters |= {
+        "bytes": human_bytes,
+        "seconds": human_seconds,
+        "perplexity": human_perplexity,
+        "figure": human_figure,
+    }
     return environment.get_template("report.html.j2").render(
         data=data,
         summary=summarise(data),

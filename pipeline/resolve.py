@@ -212,18 +212,19 @@ def _weight_files(checkpoint: _Description, names: tuple[str, ...]) -> frozenset
             f"apart from other files; found {found}"
         )
     weight_map = checkpoint.json(WEIGHTS_INDEX_JSON).get("weight_map")
-    shards = set(weight_map.values()) if isinstance(weight_map, dict) else set()
-    if not shards or not all(isinstance(shard, str) for shard in shards):
+    named = list(weight_map.values()) if isinstance(weight_map, dict) else []
+    shards = {shard for shard in named if isinstance(shard, str)}
+    if not shards or not all(isinstance(shard, str) for shard in named):
         raise UnsupportedCheckpoint(
             f"{WEIGHTS_INDEX_JSON} of {checkpoint.uri} has no weight_map to file names"
         )
-    missing = sorted(str(shard) for shard in shards if shard not in names)
+    missing = sorted(shards.difference(names))
     if missing:
         raise UnsupportedCheckpoint(
             f"{checkpoint.uri} lacks {len(missing)} of the {len(shards)} shards that {WEIGHTS_INDEX_JSON} "
             f"names: {', '.join(missing[:5])}"
         )
-    return frozenset(str(shard) for shard in shards)
+    return frozenset(shards)
 
 
 @contextlib.contextmanager

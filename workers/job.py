@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 
@@ -35,7 +35,8 @@ from pipeline.ledger import (
 from pipeline.schedule import MAX_STAGE_TRIES, decide, next_actions
 from pipeline.storage.content import ContentStore
 from workers.failures import may_go_on, reason_for
-from workers.placement import launch
+from workers.gang import GangKeeper
+from workers.placement import launch, on_gang, places_needed
 from workers.reporter import Reporter
 from workers.settings import WorkerSettings
 from workers.stages.base import Made, Note, Progress, StageContext, Waited
@@ -77,7 +78,7 @@ def _run_all(dag: Dag, attempt: "_Attempt", reporter: Reporter) -> dict[str, Nod
     try:
         while len(results) < len(dag.nodes):
             started = {node.id for node in running.values()}
-            for node in next_actions(dag, done=results.keys(), started=started):
+            for node in startable(next_actions(dag, done=results.keys(), started=started), running.values()):
                 earlier = {one.id: results[one.id] for one in dag.nodes if one.id in results}
                 running[pool.submit(attempt.run_node, node, earlier)] = node
             finished, _ = wait(running, timeout=2, return_when=FIRST_COMPLETED)
@@ -98,6 +99,18 @@ def _run_all(dag: Dag, attempt: "_Attempt", reporter: Reporter) -> dict[str, Nod
     return results
 
 
+def startable(ready: Sequence[Node], running: Collection[Node]) -> list[Node]:
+    """Of the nodes whose inputs are made, those that start now.
+
+    The gang may hold every CPU that there is, so tasks that need one go first, and the gang's stages wait
+    until they are done.
+    """
+    needy = [node for node in ready if places_needed(node.stage)]
+    if needy or any(places_needed(node.stage) for node in running):
+        return [node for node in ready if not on_gang(node.stage)]
+    return list(ready)
+
+
 class _Attempt:
     """What every node of the attempt shares."""
 
@@ -105,6 +118,7 @@ class _Attempt:
         self._order = order
         self._settings = settings
         self._reporter = reporter
+        self._keeper = GangKeeper(order)
         self._done = Gauge(
             "secateur_stage_done", description="Finished units of a stage", tag_keys=("job", "node")
         )
@@ -151,7 +165,7 @@ class _Attempt:
         started = time.monotonic()
         made: Made | None = None
         waited = 0.0
-        for step in launch(node.stage, context):
+        for step in launch(node.stage, context, self._keeper):
             match step:
                 case Progress(done, total, note):
                     self._progress(node, done, total, note)

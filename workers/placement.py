@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Literal
 
 import ray
 
 from pipeline.stages import Stage
+from workers.gang import GangKeeper
 from workers.memory import peak_memory_bytes, reset_peak_memory
 from workers.stages import (
     allocate,
@@ -25,10 +26,11 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Place:
-    """`gang`: the runner stays in the driver and hires actors; else one task of this size does it all."""
+    """`task`: one Ray task of this size does it all. `gang`: the runner stays in the driver and takes a turn on
+    the gang. `driver`: too small to be worth a process."""
 
-    run: Callable[[Any, StageContext], Steps]
-    gang: bool = False
+    run: Callable[..., Steps]
+    where: Literal["task", "gang", "driver"] = "task"
     cpus: float = 1
     memory: int = GIB
 
@@ -36,21 +38,37 @@ class Place:
 PLACES: dict[str, Place] = {
     "import_model": Place(import_model.run),
     "calibrate": Place(calibrate.run),
-    "measure_outliers": Place(measure_outliers.run, gang=True),
-    "allocate": Place(allocate.run, cpus=0.1),
-    "prune": Place(prune.run, gang=True),
-    "evaluate": Place(evaluate.run, gang=True),
+    "measure_outliers": Place(measure_outliers.run, where="gang"),
+    "allocate": Place(allocate.run, where="driver"),
+    "prune": Place(prune.run, where="gang"),
+    "evaluate": Place(evaluate.run, where="gang"),
     "publish": Place(publish.run),
-    "report": Place(report.run, cpus=0.1),
+    "report": Place(report.run, cpus=0),
 }
 
 
-def launch(stage: Stage, context: StageContext) -> Steps:
+def on_gang(stage: Stage) -> bool:
+    """Whether a stage takes a turn on the gang."""
+    return PLACES[stage.kind].where == "gang"
+
+
+def places_needed(stage: Stage) -> bool:
+    """Whether a stage is a task that needs a CPU beside the gang's."""
+    place = PLACES[stage.kind]
+    return place.where == "task" and place.cpus > 0
+
+
+def launch(stage: Stage, context: StageContext, keeper: GangKeeper) -> Steps:
     """Run a stage where it belongs, passing on what it yields."""
     place = PLACES[stage.kind]
-    if place.gang:
+    if place.where == "gang":
+        yield from place.run(stage, context, keeper)
+        return
+    if place.where == "driver":
         yield from place.run(stage, context)
         return
+    if place.cpus:
+        keeper.let_go()
     options = {"name": context.title, "num_cpus": place.cpus, "memory": place.memory, "max_retries": 0}
     for step in _run_task.options(**options).remote(stage, context):
         yield ray.get(step)

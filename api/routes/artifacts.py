@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Header, Path, Query
 from fastapi.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 
-from api.routes.jobs import ABSENT
+from api.routes.answers import ABSENT
 from api.routes.requests import JobId, The
 from api.service import artifacts
 from api.service.views import ArtifactList

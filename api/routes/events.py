@@ -10,7 +10,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from api.db.models import EventRow
 from api.errors import ApiError
-from api.routes.jobs import ABSENT
+from api.routes.answers import ABSENT
 from api.routes.requests import LARGEST_ID, EventCursor, JobId, Limit, The
 from api.service import jobs
 from api.service.context import Services
@@ -23,11 +23,18 @@ POLL_SECONDS = 0.5
 BATCH = 500
 STREAM = "text/event-stream"
 
+MESSAGE = {
+    "type": "object",
+    "description": "`id` is the event's, for Last-Event-ID; `event` its type; `data` the event as JSON.",
+    "properties": {name: {"type": "string"} for name in ("id", "event", "data")},
+    "required": ["id", "event", "data"],
+}
+
 
 @router.get(
     "/jobs/{id}/events",
     response_model=EventList,
-    responses={**ABSENT, 200: {"content": {STREAM: {"schema": {"type": "string"}}}}},
+    responses={**ABSENT, 200: {"content": {STREAM: {"schema": MESSAGE}}}},
 )
 def list_events(
     services: The,

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Path
 
+from api.routes.answers import BODY, refusals
 from api.routes.requests import LARGEST_INT, JobId, The
 from api.service.intake import Accepted, DriverEvents, take
 
@@ -11,7 +12,7 @@ router = APIRouter(tags=["internal"])
 BEARER = "bearer "
 
 
-@router.post("/internal/attempts/{id}/{attempt}/events")
+@router.post("/internal/attempts/{id}/{attempt}/events", responses=BODY | refusals(401, 403, 404, 409, 410))
 def report_events(
     services: The,
     job_id: JobId,

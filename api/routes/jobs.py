@@ -1,11 +1,12 @@
 """POST /jobs, and what concerns a job as a whole."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Body, Query, Response
 
-from api.errors import ApiError, ErrorAnswer
+from api.errors import ApiError
 from api.examples import REQUEST_EXAMPLES
+from api.routes.answers import ABSENT, BODY, CONFLICT, refusals
 from api.routes.requests import IdempotencyKey, JobCursor, JobId, Limit, Moment, The
 from api.service import jobs
 from api.service.present import job_view
@@ -14,18 +15,10 @@ from pipeline.job import Status
 from pipeline.spec import JobRequest
 
 router = APIRouter(tags=["jobs"])
-ABSENT: dict[int | str, dict[str, Any]] = {404: {"model": ErrorAnswer}}
-CONFLICT: dict[int | str, dict[str, Any]] = {409: {"model": ErrorAnswer}}
-REFUSED: dict[int | str, dict[str, Any]] = {
-    400: {"model": ErrorAnswer},
-    413: {"model": ErrorAnswer},
-    415: {"model": ErrorAnswer},
-    422: {"model": ErrorAnswer},
-}
 Request = Annotated[JobRequest, Body(openapi_examples=REQUEST_EXAMPLES)]
 
 
-@router.post("/jobs", status_code=202, responses=REFUSED | CONFLICT)
+@router.post("/jobs", status_code=202, responses=BODY | refusals(409))
 def submit_job(services: The, request: Request, response: Response, key: IdempotencyKey = None) -> JobView:
     """Accept a job: its sources are pinned now, it runs when there is room."""
     job = jobs.submit(services, request, idempotency_key=key)
@@ -33,7 +26,7 @@ def submit_job(services: The, request: Request, response: Response, key: Idempot
     return job_view(job)
 
 
-@router.get("/jobs", responses={422: {"model": ErrorAnswer}})
+@router.get("/jobs", responses=refusals())
 def list_jobs(
     services: The,
     status: Annotated[Status | None, Query(description="Only jobs of this status.")] = None,
@@ -69,13 +62,13 @@ def show_job(services: The, job_id: JobId) -> JobView:
     return job_view(jobs.find(services, job_id))
 
 
-@router.post("/jobs/{id}/cancel", responses=ABSENT | CONFLICT)
+@router.post("/jobs/{id}/cancel", responses=CONFLICT)
 def cancel_job(services: The, job_id: JobId) -> JobView:
     """Stop a job. One that runs is `cancelling` until Ray has stopped it."""
     return job_view(jobs.cancel(services, job_id))
 
 
-@router.post("/jobs/{id}/retry", responses=ABSENT | CONFLICT)
+@router.post("/jobs/{id}/retry", responses=CONFLICT)
 def retry_job(services: The, job_id: JobId) -> JobView:
     """Queue a failed or cancelled job again; what it has stored is used again."""
     return job_view(jobs.retry(services, job_id))

@@ -3,16 +3,20 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Query
-from fastapi.responses import PlainTextResponse, StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 
-from api.routes.jobs import ABSENT
+from api.routes.answers import ABSENT, refusals
 from api.routes.requests import AttemptNumber, JobId, The
 from api.service.logs import follow_log, read_log
 
 router = APIRouter(tags=["jobs"])
 
 
-@router.get("/jobs/{id}/logs", response_class=PlainTextResponse, responses=ABSENT)
+@router.get(
+    "/jobs/{id}/logs",
+    response_class=Response,
+    responses={**ABSENT, 200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **refusals(503)},
+)
 def show_log(
     services: The,
     job_id: JobId,

@@ -2,7 +2,8 @@
 
 from fastapi import APIRouter
 
-from api.routes.jobs import REFUSED, Request
+from api.routes.answers import BODY
+from api.routes.jobs import Request
 from api.routes.requests import The
 from api.service import plans
 from api.service.views import PlanView
@@ -10,7 +11,7 @@ from api.service.views import PlanView
 router = APIRouter(tags=["jobs"])
 
 
-@router.post("/plans", responses=REFUSED)
+@router.post("/plans", responses=BODY)
 def preview_plan(services: The, request: Request) -> PlanView:
     """What a job would do and what of it is stored already. Nothing is run."""
     return plans.preview(services, request)

@@ -3,7 +3,7 @@
 from typing import Any, Literal
 
 from fastapi import APIRouter, Response
-from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.responses import JSONResponse
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from api.routes.requests import The
@@ -35,7 +35,11 @@ def ready(services: The, response: Response) -> Readiness:
     return state
 
 
-@router.get("/metrics", response_class=PlainTextResponse)
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+)
 def metrics(services: The) -> Response:
     """For Prometheus."""
     return Response(services.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)

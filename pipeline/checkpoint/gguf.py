@@ -4,6 +4,7 @@ A GGUF file is usually quantized: its weights are expanded, never restored. tran
 """
 
 import shutil
+import struct
 import tempfile
 from pathlib import Path
 
@@ -20,18 +21,18 @@ def convert_gguf(path: Path, out_dir: Path) -> Path:
     """
     if not path.is_file():
         raise SourceNotFound(f"{path} does not exist, or is not a file")
+    if out_dir.exists():
+        raise InvalidSpec(f"{out_dir} exists; name a directory that is to be made")
     with path.open("rb") as file:
         if file.read(len(MAGIC)) != MAGIC:
             raise UnsupportedCheckpoint(f"{path} is no GGUF file: it does not begin with {MAGIC.decode()}")
-    if out_dir.exists():
-        raise InvalidSpec(f"{out_dir} exists; name a directory that is to be made")
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     written = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.", dir=out_dir.parent))
     try:
         _save(path, written)
         written.chmod(0o755)  # temporary directories, and weights as they are saved, are closed to others
-        for file in written.iterdir():
-            file.chmod(0o644)
+        for saved in written.iterdir():
+            saved.chmod(0o644)
         written.rename(out_dir)
     finally:
         shutil.rmtree(written, ignore_errors=True)
@@ -45,7 +46,7 @@ def _save(path: Path, directory: Path) -> None:
     try:
         model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.bfloat16)
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    except (ValueError, KeyError, NotImplementedError) as error:
+    except (ValueError, LookupError, NotImplementedError, struct.error) as error:  # struct: cut short
         raise UnsupportedCheckpoint(f"transformers cannot read {path}: {error}") from error
     # The weights are ordinary now; with these marks transformers refuses to save them.
     model.is_quantized = False

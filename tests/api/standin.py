@@ -1,6 +1,6 @@
 """A driver that follows the protocol and makes nothing: reads its order, reports events, stores a result.
 
-The label `standin` says how it behaves: `silent` never reaches the API, `slow` takes 20 seconds, `killed`
+The label `standin` says how it behaves: `silent` never reaches the API, `slow` takes ten seconds, `killed`
 dies by SIGKILL in its first attempt, `failing` gives up for a reason that another attempt may mend,
 `refused` for one that it may not, `empty` ends well without a result.
 """
@@ -79,7 +79,7 @@ class StandIn:
 
     def misbehave(self) -> None:
         if self.behaviour == "slow":
-            time.sleep(20)
+            time.sleep(10)
         if self.behaviour == "killed" and self.order.attempt == 1:
             os.kill(os.getpid(), signal.SIGKILL)
 

@@ -4,37 +4,21 @@ import json
 import re
 import subprocess
 import sys
-import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
-from typer.testing import CliRunner, Result
 
 import api.cli
-from api.cli import app
 from api.cli_demo import demo_request
 from api.client import SecateurClient
-from api.settings import Settings
-from pipeline.events import JobCancelled
-from pipeline.report import read_report
 from pipeline.spec import JobRequest
 from tests.api import played
-from tests.api.conftest import RunningApi, free_port, running
+from tests.api.conftest import RunningApi, free_port
 from tests.api.pins import body
+from tests.api.terminal import cli, submit
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-
-
-def cli(*arguments: str, url: str | None = None, text: str | None = None) -> Result:
-    beside = ["--url", url] if url is not None else []
-    return CliRunner().invoke(app, [*arguments, *beside], input=text, catch_exceptions=False)
-
-
-def submit(service: RunningApi, **beside: object) -> str:
-    with SecateurClient(service.url) as client:
-        return client.submit(body(**beside)).id
 
 
 @pytest.fixture
@@ -205,131 +189,6 @@ def test_plan(sqlite_api: RunningApi, spec_file: Path) -> None:
     assert re.search(r"evaluate:pruned +runs +prune", shown)
     assert "warning: spec.evaluation.perplexity is empty" in shown
     assert json.loads(cli("plan", str(spec_file), "--json", url=sqlite_api.url).stdout)["object"] == "plan"
-
-
-def test_watch_a_job_that_succeeds(sqlite_api: RunningApi) -> None:
-    job = submit(sqlite_api)
-    played.start(sqlite_api, job)
-    rest = threading.Timer(0.7, played.succeed, (sqlite_api, job))
-    rest.start()
-    result = cli("watch", job, url=sqlite_api.url)
-    rest.join()
-    assert result.exit_code == 0, result.output
-    lines = [line.split(maxsplit=1)[1] for line in result.stdout.splitlines() if re.match(r"\d\d:", line)]
-    assert lines[:3] == ["job queued", "attempt 1 runs", "import_model      cached"]
-    assert any(re.match(r"prune +0/2 block$", line) for line in lines)
-    assert lines[-1] == "job succeeded"
-    assert re.search(r"wiki.txt +19.53 +43.16 +2.210", result.stdout)
-    assert f"{sqlite_api.url}/jobs/{job}/report" in result.stdout
-    assert "2 of them from the cache" in result.stdout
-
-
-def test_submit_and_watch_a_job_that_fails(sqlite_api: RunningApi, spec_file: Path) -> None:
-    ended = threading.Event()
-
-    def fail_it() -> None:
-        with SecateurClient(sqlite_api.url) as client:
-            while not ended.wait(0.1):
-                for job in client.jobs(status="queued"):
-                    played.start(sqlite_api, job.id)
-                    played.fail(sqlite_api, job.id)
-
-    thread = threading.Thread(target=fail_it)
-    thread.start()
-    result = cli("submit", str(spec_file), "--watch", url=sqlite_api.url)
-    ended.set()
-    thread.join()
-    assert result.exit_code == 1
-    assert result.stderr == "error: at prune: the loss is not finite (spec.prune)\n"
-    assert "secateur retry" in result.stdout
-
-
-def test_watch_a_cancelled_job(sqlite_api: RunningApi) -> None:
-    job = submit(sqlite_api)
-    played.say(sqlite_api, job, JobCancelled(), attempt=0)
-    assert cli("watch", job, url=sqlite_api.url).exit_code == 130
-
-
-def test_watch_sees_beyond_an_earlier_failure(sqlite_api: RunningApi) -> None:
-    job = submit(sqlite_api)
-    played.fail(sqlite_api, job)
-    cli("retry", job, url=sqlite_api.url)
-    played.start(sqlite_api, job)
-    played.succeed(sqlite_api, job)
-    result = cli("watch", job, url=sqlite_api.url)
-    assert result.exit_code == 0
-    assert "job failed: the loss is not finite (spec.prune) (at prune)" in result.stdout
-
-
-def test_watch_survives_a_restart_of_the_service(make_settings: Callable[..., Settings]) -> None:
-    settings = make_settings()
-    watched: list[Result] = []
-    with running(settings) as service:
-        job = submit(service)
-        played.start(service, job)
-        watcher = threading.Thread(target=lambda: watched.append(cli("watch", job, url=service.url)))
-        watcher.start()
-        threading.Event().wait(1.0)
-    threading.Event().wait(1.0)
-    assert watcher.is_alive()
-    with running(settings) as service:
-        played.succeed(service, job)
-        watcher.join(60)
-    assert watched[0].exit_code == 0, watched[0].output
-    text = watched[0].stdout
-    assert "the service is away, trying again" in text
-    assert "the service is back" in text
-    assert text.count("attempt 1 runs") == 1
-    assert text.count("job succeeded") == 1
-
-
-def test_report(sqlite_api: RunningApi, tmp_path: Path) -> None:
-    job = submit(sqlite_api)
-    early = cli("report", job, url=sqlite_api.url)
-    assert early.exit_code == 1
-    assert "has no report" in early.stderr
-    played.succeed(sqlite_api, job)
-    assert "43.16" in cli("report", job, url=sqlite_api.url).stdout
-    assert cli("report", job, "--html", url=sqlite_api.url).stdout.startswith("<!DOCTYPE html>")
-    page, figures = tmp_path / "report.html", tmp_path / "report.json"
-    assert cli("report", job, "--output", str(page), url=sqlite_api.url).stdout == f"{page}\n"
-    assert page.read_text().startswith("<!DOCTYPE html>")
-    cli("report", job, "--output", str(figures), url=sqlite_api.url)
-    assert read_report(figures.read_bytes()).summary.achieved_sparsity == pytest.approx(0.5, abs=1e-4)
-    refused = cli("report", job, "--output", "/nowhere/report.html", url=sqlite_api.url)
-    assert (refused.exit_code, refused.stderr) == (
-        1,
-        "error: /nowhere/report.html: No such file or directory\n",
-    )
-
-
-def test_download_verifies_and_goes_on(sqlite_api: RunningApi, tmp_path: Path) -> None:
-    job = submit(sqlite_api)
-    target = tmp_path / "out"
-    assert "has not published anything" in cli("download", job, str(target), url=sqlite_api.url).stderr
-    played.succeed(sqlite_api, job)
-    result = cli("download", job, str(target), url=sqlite_api.url)
-    assert result.exit_code == 0, result.output
-    assert result.stdout.splitlines()[-1] == str(target / "manifest.json")
-    assert (target / "weights" / "model.safetensors").read_bytes() == played.WEIGHTS
-    kept = (target / "config.json").stat().st_mtime_ns
-    (target / "weights" / "model.safetensors").write_bytes(played.WEIGHTS[:-1] + b"x")
-    assert cli("download", job, str(target), url=sqlite_api.url).exit_code == 0
-    assert (target / "weights" / "model.safetensors").read_bytes() == played.WEIGHTS
-    assert (target / "config.json").stat().st_mtime_ns == kept
-    assert not list(target.rglob(".part-*"))
-
-
-def test_download_refuses_damaged_content(sqlite_api: RunningApi, tmp_path: Path) -> None:
-    job = submit(sqlite_api)
-    played.succeed(sqlite_api, job)
-    content = sqlite_api.services.content
-    config = content.put_bytes(played.CONFIG)
-    content.store.put(content.key(config), [b"?" * config.size])
-    result = cli("download", job, str(tmp_path / "out"), url=sqlite_api.url)
-    assert result.exit_code == 1
-    assert not (tmp_path / "out" / "config.json").exists()
-    assert not (tmp_path / "out" / "manifest.json").exists()
 
 
 def test_every_command_helps() -> None:

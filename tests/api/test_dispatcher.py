@@ -184,8 +184,13 @@ def test_two_processes_keep_the_limit_together(scene: Scene) -> None:
     dispatchers = [scene.dispatcher(max_running_jobs=3) for _ in range(4)]
     for n, dispatcher in enumerate(dispatchers):
         dispatcher._lease = replace(dispatcher._lease, owner=f"process {n}")
+
+    def work(dispatcher: Dispatcher) -> None:
+        for _ in range(3):
+            dispatcher.round()
+
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(Dispatcher.round, dispatchers * 3))
+        list(pool.map(work, dispatchers))
     assert len(scene.ray.submissions) == 3
 
 

@@ -209,7 +209,7 @@ def test_run_says_why_it_failed(driver: Path, bodies: list[EventBody], told_why:
     result = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert result.exit_code == 1
     assert result.stderr == told_why + "\n"
-    assert f"log: {driver / 's' / 'run.log'}" in result.stdout
+    assert f", log: {driver / 's' / 'run.log'}" in result.stdout
 
 
 def test_run_checks_the_spec_itself(driver: Path) -> None:

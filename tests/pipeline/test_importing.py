@@ -39,7 +39,7 @@ def index_of(content: ContentStore, ref: CheckpointRef) -> dict[str, TensorEntry
 
 
 def tensors_of(directory: Path) -> dict[str, torch.Tensor]:
-    found = {}
+    found: dict[str, torch.Tensor] = {}
     for path in sorted(directory.glob("*.safetensors")):
         with safe_open(path, "pt") as opened:
             found |= {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
@@ -158,17 +158,13 @@ def test_chunks_may_be_cut_anywhere(size: int) -> None:
     assert scan.entries.keys() == tensors.keys()
     for name, entry in scan.entries.items():
         raw = data[entry.start : entry.start + entry.length]
-        assert (
-            raw == tensors[name].contiguous().view(torch.uint8).numpy().tobytes()
-            if entry.length
-            else raw == b""
-        )
+        assert raw == tensors[name].reshape(-1).view(torch.uint8).numpy().tobytes()
         assert entry.sha256 == hashlib.sha256(raw).hexdigest()
         assert entry.shape == tuple(tensors[name].shape)
 
 
 def test_thousands_of_empty_tensors_are_no_recursion() -> None:
-    assert len(scanned([save({f"t{i}": torch.empty(0) for i in range(5000)})])) == 5000
+    assert len(scanned([save({f"t{i}": torch.empty(0) for i in range(2000)})])) == 2000
 
 
 def with_header(header: Any, body: bytes = b"") -> bytes:
@@ -207,7 +203,7 @@ BROKEN: list[tuple[str, bytes]] = [
     ("ends inside of tensor 't'", with_header(tensor(), bytes(7))),
     ("bytes after its last tensor", with_header(tensor(), bytes(9))),
     ("bytes after its last tensor", with_header({}, b"x")),
-    ("a header of", b"PK\x03\x04" + bytes(1000) + b"a pickle"),
+    ("header is cut after 1012", b"PK\x03\x04" + bytes(1000) + b"a pickle"),
 ]
 
 
@@ -218,7 +214,7 @@ def test_broken_files_are_refused_by_name(reason: str, data: bytes, size: int) -
         UnsupportedCheckpoint, match=r"x\.safetensors is no complete safetensors file"
     ) as caught:
         scanned(pieces(data, size))
-    assert reason in caught.value.message or "header of" in caught.value.message
+    assert reason in caught.value.message
     assert caught.value.param == "spec.model.source"
 
 
@@ -228,8 +224,8 @@ def test_a_broken_file_is_not_stored(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(UnsupportedCheckpoint, match=r"model\.safetensors .* ends inside of tensor"):
         imported(directory, tmp_path / "store")
-    keys = [info for info in LocalStore(tmp_path / "store").list("")]
-    assert all(info.size != path.stat().st_size for info in keys)
+    stored = LocalStore(tmp_path / "store").list("")
+    assert all(info.size != path.stat().st_size for info in stored)
 
 
 class Endless:

@@ -11,6 +11,7 @@ from pipeline.comparison import UnequalContracts, compare
 from pipeline.evaluation import EvaluationResult
 from pipeline.patterns import NM
 from pipeline.plan import SparsityPlan
+from pipeline.quantity import human_bytes, human_figure, human_perplexity, human_seconds
 from pipeline.report import ReportData, heatmap, read_report, recipe_of, render_html, report_json, summarise
 from pipeline.report_chart import block_chart, block_sparsity, nice_ticks
 from pipeline.spec import PruneSpec
@@ -257,6 +258,28 @@ def test_block_sparsity_weighs_linears_by_size() -> None:
 )
 def test_ticks_are_round(maximum: float, ticks: tuple[float, ...]) -> None:
     assert nice_ticks(maximum) == pytest.approx(ticks)
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        (human_bytes(0), "0 B"),
+        (human_bytes(1536), "1.5 KiB"),
+        (human_bytes(5 * 2**60), "5120.0 PiB"),
+        (human_seconds(0.04), "0.0 s"),
+        (human_seconds(9.96), "10 s"),
+        (human_seconds(59.7), "1 min 00 s"),
+        (human_seconds(7325), "2 h 02 min"),
+        (human_perplexity(19.529), "19.53"),
+        (human_perplexity(123456.7), "123,457"),
+        (human_perplexity(3.2e9), "3.20e+09"),
+        (human_figure("idle_memory_bytes", 2**20), "idle memory 1.0 MiB"),
+        (human_figure("waited_seconds", 75), "waited 1 min 15 s"),
+        (human_figure("tokens", 81920), "tokens 81,920"),
+    ],
+)
+def test_quantities(shown: str, expected: str) -> None:
+    assert shown == expected
 
 
 def test_recipe() -> None:

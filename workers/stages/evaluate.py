@@ -17,7 +17,7 @@ from pipeline.evaluation import EvaluationResult, PerplexityContract, Perplexity
 from pipeline.sources import open_source
 from pipeline.stages import Evaluate
 from pipeline.tokens import materialise_tokenizer, perplexity_tokens, perplexity_windows, tokenizer_digest
-from workers.gang import hired, reserve
+from workers.gang import GangKeeper
 from workers.stages.base import Made, Progress, StageContext, Steps
 
 
@@ -30,20 +30,19 @@ class _Windows:
     scored: list[int]
 
 
-def run(stage: Evaluate, context: StageContext) -> Steps:
+def run(stage: Evaluate, context: StageContext, keeper: GangKeeper) -> Steps:
     """All windows of all texts go through the blocks together, shared out over the workers."""
     checkpoint = context.checkpoint()
     texts: list[_Windows] = ray.get(
-        _cut.options(name=f"{context.node} tokenise", num_cpus=0.1).remote(stage, context)
+        _cut.options(name=f"{context.node} tokenise", num_cpus=0).remote(stage, context)
     )
     windows = [window for text in texts for window in text.tokens]
     scored = [count for text in texts for count in text.scored]
     outcomes: list[tuple[float, int]] = []
     memory = None
     if windows:
-        group = yield from reserve(context, at_most=len(windows))
-        with hired(group, context, windows, dtype=stage.compute_dtype) as workers:
-            blocks = workers.all("start")[0]
+        with keeper.turn() as turn:
+            workers, blocks = yield from turn.open(context, windows, dtype=stage.compute_dtype)
             for block in range(blocks):
                 label = f"block {block + 1}/{blocks}"
                 workers.all("load", block, label=label)

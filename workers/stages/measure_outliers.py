@@ -5,17 +5,16 @@ import ray
 from pipeline.artifacts import FileRef, Outliers, OutliersRef
 from pipeline.canonical import canonical_json
 from pipeline.stages import MeasureOutliers
-from workers.gang import hired, reserve
+from workers.gang import GangKeeper
 from workers.samples import load_samples
 from workers.stages.base import Progress, StageContext, Steps
 
 
-def run(stage: MeasureOutliers, context: StageContext) -> Steps:
+def run(stage: MeasureOutliers, context: StageContext, keeper: GangKeeper) -> Steps:
     """One forward a block: its statistics, and the inputs of the next."""
     samples = load_samples(context)
-    group = yield from reserve(context, at_most=len(samples))
-    with hired(group, context, samples, dtype=stage.compute_dtype) as workers:
-        blocks = workers.all("start")[0]
+    with keeper.turn() as turn:
+        workers, blocks = yield from turn.open(context, samples, dtype=stage.compute_dtype)
         ratios = []
         for block in range(blocks):
             label = f"block {block + 1}/{blocks}"

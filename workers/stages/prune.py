@@ -13,23 +13,22 @@ from pipeline.plan import SparsityPlan
 from pipeline.stages import PruneBlocks
 from pipeline.storage.content import ContentStore
 from pipeline.tensor.sweep import StoredBlock, StoredTensors
-from workers.gang import Gang, hired, reserve
+from workers.gang import Gang, GangKeeper
 from workers.samples import load_samples
 from workers.stages.base import Note, Progress, StageContext, Steps
 
 WEIGHT_FILES = (".safetensors", WEIGHTS_INDEX_JSON, TENSORS_JSON)
 
 
-def run(stage: PruneBlocks, context: StageContext) -> Steps:
+def run(stage: PruneBlocks, context: StageContext, keeper: GangKeeper) -> Steps:
     """See ALGORITHMS of the method; with `propagation: pruned` each block runs twice, else once."""
     content = context.content
     plan = SparsityPlan.model_validate_json(content.get_bytes(context.inputs["plan"].file("plan.json")))
     samples = load_samples(context) if stage.method.needs_statistics else []
     done = _stored_blocks(content, context.key)
-    group = yield from reserve(context, at_most=len(samples) or len(plan.blocks))
-    with hired(group, context, samples, dtype=stage.compute_dtype) as workers:
+    with keeper.turn() as turn:
+        workers, blocks = yield from turn.open(context, samples, dtype=stage.compute_dtype)
         outer = workers.one(0, "store_outer")
-        blocks = workers.all("start")[0]
         if done:
             yield Note(f"{len(done)} of {blocks} blocks are stored already")
         for block in range(blocks):

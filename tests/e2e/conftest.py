@@ -1,0 +1,92 @@
+"""Two whole services: one on a local directory and SQLite, one on SeaweedFS and PostgreSQL."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from sqlalchemy import make_url
+from transformers import LlamaConfig, LlamaForCausalLM, set_seed
+
+from tests.e2e.service import Service
+from tests.models import tiny_checkpoint, tiny_documents, tiny_text, tiny_tokenizer
+from tests.servers import S3Server
+
+BUCKET = "secateur-e2e"
+
+
+@pytest.fixture(scope="session")
+def material() -> Iterator[Path]:
+    """`llama/`: a tiny checkpoint; `deep/`: one with enough blocks to be interrupted; `text.txt`."""
+    with tempfile.TemporaryDirectory(prefix="sec-") as name:
+        directory = Path(name)
+        tiny_checkpoint("llama", directory / "llama")
+        deep_checkpoint(directory / "deep")
+        tiny_text(directory, documents=tiny_documents(count=48, words=160))
+        yield directory
+
+
+def deep_checkpoint(directory: Path) -> None:
+    """24 blocks, wide enough for a block to take a noticeable time."""
+    tokenizer = tiny_tokenizer("llama")
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=256,
+        intermediate_size=768,
+        num_hidden_layers=24,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        max_position_embeddings=256,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    set_seed(0)
+    LlamaForCausalLM(config).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+
+
+@pytest.fixture(scope="session")
+def local_service(material: Path) -> Iterator[Service]:
+    """Embedded defaults."""
+    yield from _serving(material, lambda state: f"file://{state}/storage", {})
+
+
+@pytest.fixture(scope="session")
+def cloud_service(material: Path, seaweedfs_server: S3Server, postgres_url: str) -> Iterator[Service]:
+    """S3 and PostgreSQL."""
+    seaweedfs_server.make_bucket(BUCKET)
+    plain = postgres_url.replace("postgresql+psycopg://", "postgresql://")
+    with psycopg.connect(plain, autocommit=True) as connection:
+        connection.execute("create database e2e")
+    environment = {
+        "SECATEUR_DATABASE_URL": make_url(postgres_url).set(database="e2e").render_as_string(False),
+        "SECATEUR_S3_ENDPOINT_URL": seaweedfs_server.endpoint,
+        "SECATEUR_S3_ACCESS_KEY": seaweedfs_server.access_key,
+        "SECATEUR_S3_SECRET_KEY": seaweedfs_server.secret_key,
+    }
+    yield from _serving(material, lambda state: f"s3://{BUCKET}/{state.name}", environment)
+
+
+def _serving(material, storage_url, environment) -> Iterator[Service]:
+    state = Path(tempfile.mkdtemp(prefix="sec-"))
+    (state / "storage_url").write_text(storage_url(state))
+    service = Service(
+        state,
+        {
+            "SECATEUR_STORAGE_URL": storage_url(state),
+            "SECATEUR_ALLOWED_ROOTS": str(material),
+            "SECATEUR_POLL_SECONDS": "0.3",
+            "SECATEUR_LEASE_SECONDS": "3",
+            "SECATEUR_RAY_NUM_CPUS": "2",
+            **environment,
+        },
+    )
+    service.start()
+    try:
+        yield service
+    finally:
+        service.stop()
+        shutil.rmtree(state, ignore_errors=True)

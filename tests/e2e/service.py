@@ -1,0 +1,99 @@
+"""`secateur serve` as a process of its own, to be used, killed and started again."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from api.client import SecateurClient, ServiceAwayError
+
+START_SECONDS = 120
+
+
+@dataclass
+class Service:
+    """One service with its local Ray. `environment`: further settings, SECATEUR_ and others."""
+
+    state_dir: Path
+    environment: dict[str, str]
+    port: int = field(default_factory=lambda: free_port())
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Serve, and return when the API answers."""
+        log = (self.state_dir / "serve.log").open("ab")
+        environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("SECATEUR_")},
+            "SECATEUR_STATE_DIR": str(self.state_dir),
+            "SECATEUR_PORT": str(self.port),
+            **self.environment,
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "api.cli", "serve"],
+            env=environment,
+            stdout=log,
+            stderr=log,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        log.close()
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, (self.state_dir / "serve.log").read_text()[-4000:]
+            try:
+                with SecateurClient(self.url) as client:
+                    client.ping()
+                return
+            except ServiceAwayError:
+                time.sleep(0.2)
+        raise AssertionError(f"the service did not answer in {START_SECONDS} s")
+
+    def kill(self) -> None:
+        """kill -9 the API alone; its Ray goes on."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> None:
+        """End it as an operator would."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(60)
+
+
+def free_port() -> int:
+    with socket.socket() as candidate:
+        candidate.bind(("127.0.0.1", 0))
+        return int(candidate.getsockname()[1])
+
+
+def processes_of(state_dir: Path, wanted: Callable[[str], bool]) -> Iterator[int]:
+    """Process ids of the Ray that a service with this state directory runs, by command line.
+
+    Ray passes the environment on to all of its processes, so that none of another Ray is meant.
+    """
+    mark = f"SECATEUR_STORAGE_URL={storage_mark(state_dir)}".encode()
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            environment = (entry / "environ").read_bytes()
+        except OSError:
+            continue
+        if mark in environment and wanted(command):
+            yield int(entry.name)
+
+
+def storage_mark(state_dir: Path) -> str:
+    """The storage setting, which is the state directory's own in every test."""
+    return (state_dir / "storage_url").read_text()

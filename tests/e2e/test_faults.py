@@ -1,0 +1,164 @@
+"""Processes are killed with -9; the job finishes by itself with the digests of an undisturbed one."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from api.client import SecateurClient
+from pipeline.events import Event
+from pipeline.storage import LocalStore, open_store
+from tests.e2e.service import Service, processes_of
+from tests.e2e.test_job import artifacts, finished, request
+from tests.servers import S3Server
+
+pytestmark = pytest.mark.e2e
+
+
+def test_actor_driver_and_api_may_die(
+    local_service: Service, cloud_service: Service, seaweedfs_server: S3Server, material: Path
+) -> None:
+    """Undisturbed on a directory and SQLite; on S3 and PostgreSQL with one death after the other."""
+    body = request(material, "deep")
+    body["spec"]["calibration"] |= {"samples": 48, "sequence_length": 96}
+    undisturbed = finished(local_service, body)
+    assert undisturbed.status == "succeeded", undisturbed.error
+
+    _upload(material, cloud_service, seaweedfs_server)
+    in_bucket = _in_bucket(body, cloud_service)
+    with SecateurClient(cloud_service.url) as client:
+        job = client.submit(in_bucket).id
+        _until_block(client, job, 3)
+        actors = list(processes_of(cloud_service.state_dir, _is_sweep_actor))
+        assert actors, "no actor of the prune stage was found"
+        os.kill(actors[0], signal.SIGKILL)
+
+        _until_block(client, job, 8, after_retry=True)
+        drivers = list(processes_of(cloud_service.state_dir, lambda c: "workers.driver" in c and job in c))
+        assert drivers, "no driver was found"
+        for driver in drivers:
+            os.kill(driver, signal.SIGKILL)
+
+        _until_block(client, job, 13, attempt=2)
+    cloud_service.kill()
+    cloud_service.start()
+    with SecateurClient(cloud_service.url) as client:
+        done = client.wait(job)
+        told = list(_events(client, job))
+    assert done.status == "succeeded", done.error
+    assert done.attempt == 2
+    assert [e for e in told if e.body.type == "stage.retried"], "the actor's death was not noticed"
+
+    ours, theirs = artifacts(cloud_service, done), artifacts(local_service, undisturbed)
+    assert ours.keys() == theirs.keys()
+    differing = {
+        key: (ours[key].digest, theirs[key].digest) for key in ours if ours[key].digest != theirs[key].digest
+    }
+    # The report tells timings; the published side file and card name where the model came from.
+    assert {node for node, _ in differing} <= {"report", "publish"}
+    own = {file.path: file.sha256 for file in ours["publish", "manifest"].files}
+    other = {file.path: file.sha256 for file in theirs["publish", "manifest"].files}
+    assert {path for path in own if own[path] != other[path]} <= {
+        "README.md",
+        "secateur.json",
+        "manifest.json",
+    }
+
+
+def test_a_job_that_keeps_dying_stops_with_the_reason(local_service: Service, material: Path) -> None:
+    body = request(material, "deep")
+    body["spec"]["calibration"] |= {"seed": 5}
+    killed = set()
+    with SecateurClient(local_service.url) as client:
+        job = client.submit(body).id
+        while (view := client.job(job)).status not in ("failed", "succeeded"):
+            for driver in processes_of(local_service.state_dir, lambda c: "workers.driver" in c and job in c):
+                killed.add(driver)
+                _kill(driver)
+            time.sleep(0.2)
+    assert view.status == "failed"
+    assert view.attempt == 3
+    assert len(killed) >= 3
+    assert view.error is not None
+    assert view.error.message
+    assert view.error.log
+
+
+def test_an_altered_blob_is_named(local_service: Service, material: Path) -> None:
+    body = request(material, "llama")
+    body["spec"]["calibration"] |= {"seed": 9}
+    first = finished(local_service, body)
+    assert first.status == "succeeded", first.error
+    keep = artifacts(local_service, first)["calibrate", "samples"].files[0]
+    store = LocalStore(local_service.state_dir / "storage")
+    key = f"blobs/sha256/{keep.sha256[:2]}/{keep.sha256}"
+    data = bytearray(b"".join(store.get(key)))
+    data[-1] ^= 1
+    store.put(key, [bytes(data)])
+    body["spec"]["prune"]["pattern"]["sparsity"] = 0.55
+    second = finished(local_service, body)
+    assert second.status == "failed"
+    assert second.error is not None
+    assert second.error.code == "corrupt_object"
+    assert keep.sha256 in second.error.message
+
+
+def _is_sweep_actor(command: str) -> bool:
+    return command.startswith("ray::") and ("SweepActor" in command or "prune" in command)
+
+
+def _kill(process: int) -> None:
+    try:
+        os.kill(process, signal.SIGKILL)
+    except ProcessLookupError:
+        return  # it was faster
+
+
+def _until_block(
+    client: SecateurClient, job: str, block: int, *, after_retry: bool = False, attempt: int = 1
+) -> None:
+    """Follow the events until the prune stage has finished a block."""
+    retried = not after_retry
+    for event in client.follow(job):
+        body = event.body
+        assert body.type not in ("job.failed", "job.succeeded"), event
+        retried = retried or body.type == "stage.retried"
+        if (
+            retried
+            and event.attempt >= attempt
+            and body.type == "stage.progress"
+            and body.node == "prune"
+            and body.done >= block
+        ):
+            return
+    raise AssertionError("the job ended too early")
+
+
+def _events(client: SecateurClient, job: str) -> Iterator[Event]:
+    yield from client.follow(job)
+
+
+def _upload(material: Path, service: Service, server: S3Server) -> None:
+    store = open_store(f"s3://secateur-e2e/{service.state_dir.name}-sources", server.options)
+    for path in [*(material / "deep").iterdir(), material / "text.txt"]:
+        key = f"deep/{path.name}" if path.parent.name == "deep" else path.name
+        store.put(key, [path.read_bytes()])
+
+
+def _in_bucket(body: dict, service: Service) -> dict:
+    prefix = f"s3://secateur-e2e/{service.state_dir.name}-sources"
+    spec = body["spec"]
+    return {
+        **body,
+        "spec": {
+            **spec,
+            "model": {"source": f"{prefix}/deep"},
+            "calibration": {**spec["calibration"], "source": f"{prefix}/text.txt"},
+            "evaluation": {
+                "perplexity": [{**spec["evaluation"]["perplexity"][0], "source": f"{prefix}/text.txt"}]
+            },
+        },
+    }

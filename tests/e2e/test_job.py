@@ -1,0 +1,205 @@
+"""A whole job through the real API on a real Ray, judged from outside with plain transformers."""
+
+import hashlib
+import json
+import math
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+from torch.nn import functional
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from api.client import SecateurClient
+from api.service.views import ArtifactView, JobView
+from tests.e2e.service import Service
+
+pytestmark = pytest.mark.e2e
+
+
+def request(material: Path, model: str, **changes: object) -> dict:
+    """OWL and Wanda at one half, judged on 8 windows."""
+    text = f"file:{material}/text.txt"
+    spec = {
+        "model": {"source": f"file:{material}/{model}"},
+        "calibration": {"source": text, "samples": 12, "sequence_length": 48},
+        "prune": {
+            "method": {"kind": "wanda"},
+            "allocation": {"kind": "owl", "multiplier": 3, "spread": 0.05},
+            "pattern": {"kind": "unstructured", "sparsity": 0.5},
+        },
+        "evaluation": {
+            "perplexity": [{"source": text, "sequence_length": 64, "windows": 8, "bos": "none"}],
+        },
+        **changes,
+    }
+    return {
+        "spec": spec,
+        "resources": {"workers": 2, "memory_per_worker": "1GiB"},
+        "labels": {"suite": "e2e"},
+    }
+
+
+def finished(service: Service, body: dict) -> JobView:
+    with SecateurClient(service.url) as client:
+        return client.wait(client.submit(body).id)
+
+
+def artifacts(service: Service, job: JobView) -> dict[tuple[str, str], ArtifactView]:
+    with SecateurClient(service.url) as client:
+        return {(one.node, one.artifact): one for one in client.artifacts(job.id).data}
+
+
+@pytest.fixture(scope="module")
+def job(local_service: Service, material: Path) -> JobView:
+    done = finished(local_service, request(material, "llama"))
+    assert done.status == "succeeded", done.error
+    return done
+
+
+@pytest.fixture(scope="module")
+def published(local_service: Service, job: JobView, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The published directory, downloaded through the API."""
+    directory = tmp_path_factory.mktemp("published")
+    with SecateurClient(local_service.url) as client:
+        for file in artifacts(local_service, job)["publish", "manifest"].files:
+            (directory / file.path).write_bytes(b"".join(client.file(file)))
+    return directory
+
+
+def test_every_stage_is_seen(job: JobView) -> None:
+    assert job.progress == 1
+    assert {stage.node: stage.status for stage in job.stages} == dict.fromkeys(
+        (
+            "import_model",
+            "calibrate",
+            "measure_outliers",
+            "allocate",
+            "prune",
+            "evaluate:dense",
+            "evaluate:pruned",
+            "publish",
+            "report",
+        ),
+        "succeeded",
+    )
+    prune = next(stage for stage in job.stages if stage.node == "prune")
+    assert prune.done == prune.total == 4
+
+
+def test_what_is_published_is_an_ordinary_checkpoint(published: Path, material: Path) -> None:
+    config = json.loads((published / "config.json").read_text())
+    assert config == json.loads((material / "llama" / "config.json").read_text())
+    assert (
+        "sparsity_config"
+        not in (published / "config.json").read_text() + (published / "secateur.json").read_text()
+    )
+    model = AutoModelForCausalLM.from_pretrained(published)
+    assert model.lm_head.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr()
+    assert AutoTokenizer.from_pretrained(published)("a quiet orchard")["input_ids"]
+    manifest = json.loads((published / "manifest.json").read_text())["files"]
+    for entry in manifest:
+        assert hashlib.sha256((published / entry["path"]).read_bytes()).hexdigest() == entry["sha256"]
+    listed = {entry["path"] for entry in manifest} | {"manifest.json"}
+    assert listed == {path.name for path in published.iterdir()}
+
+
+def test_the_zeros_are_the_planned_ones(published: Path) -> None:
+    side = json.loads((published / "secateur.json").read_text())
+    weights = dict(AutoModelForCausalLM.from_pretrained(published).named_parameters())
+    total = zeros = 0
+    for linear in side["linears"]:
+        weight = weights[f"model.layers.{linear['block']}.{linear['linear']}.weight"]
+        planned = round(weight.numel() * side["plan"]["blocks"][linear["block"]]["sparsity"])
+        assert int((weight == 0).sum()) == linear["zeros"] == planned
+        total += weight.numel()
+        zeros += planned
+    assert zeros / total == pytest.approx(0.5, abs=1e-3)
+    per_block = [block["sparsity"] for block in side["plan"]["blocks"]]
+    assert max(per_block) - min(per_block) == pytest.approx(0.1, abs=1e-9)
+
+
+@torch.no_grad()
+def test_perplexities_are_those_of_plain_transformers(
+    published: Path, material: Path, local_service: Service, job: JobView
+) -> None:
+    with SecateurClient(local_service.url) as client:
+        data = client.report(job.id).data
+    tokenizer = AutoTokenizer.from_pretrained(material / "llama")
+    ids = tokenizer((material / "text.txt").read_text(), add_special_tokens=False)["input_ids"]
+    windows = torch.tensor(ids[: 8 * 64]).reshape(8, 64)
+    for directory, result in ((material / "llama", data.dense), (published, data.pruned)):
+        model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+        losses = [
+            functional.cross_entropy(model(input_ids=window[None]).logits[0, :-1], window[1:]).item()
+            for window in windows
+        ]
+        assert result.perplexity[0].perplexity == pytest.approx(math.exp(sum(losses) / 8), rel=1e-5)
+
+
+def test_the_same_job_again_finds_everything(local_service: Service, material: Path, job: JobView) -> None:
+    with httpx.Client(base_url=local_service.url, trust_env=False) as client:
+        plan = client.post("/plans", json=request(material, "llama")).json()
+    again = finished(local_service, request(material, "llama"))
+    assert again.id != job.id
+    assert again.status == "succeeded"
+    assert {s.node: s.status for s in again.stages if s.node != "report"} == {
+        s.node: "cached" for s in job.stages if s.node != "report"
+    }
+    assert {node["node"]: node["cached"] for node in plan["nodes"]} == {
+        s.node: s.node != "report" for s in job.stages
+    }
+
+
+def test_another_sparsity_shares_what_does_not_depend_on_it(
+    local_service: Service, material: Path, job: JobView
+) -> None:
+    body = request(material, "llama")
+    body["spec"]["prune"] = {
+        "method": {"kind": "magnitude"},
+        "allocation": {"kind": "uniform"},
+        "pattern": {"kind": "nm", "keep": 2, "group": 4},
+    }
+    done = finished(local_service, body)
+    assert done.status == "succeeded", done.error
+    status = {stage.node: stage.status for stage in done.stages}
+    assert status["import_model"] == status["evaluate:dense"] == "cached"
+    assert status["prune"] == status["evaluate:pruned"] == "succeeded"
+    assert "measure_outliers" not in status
+
+
+def test_the_report_is_one_page_and_one_document(local_service: Service, job: JobView) -> None:
+    with SecateurClient(local_service.url) as client:
+        document = client.report(job.id)
+        page = client.report_html(job.id).decode()
+    assert document.summary.achieved_sparsity == pytest.approx(0.5, abs=1e-3)
+    assert "<svg" in page
+    assert "http://" not in page.replace("http://www.w3.org/", "")
+
+
+def test_logs_tell_what_the_driver_did(local_service: Service, job: JobView) -> None:
+    with SecateurClient(local_service.url) as client:
+        text = "".join(client.logs(job.id))
+    assert "stage prune: 4 of 4 block" in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "code", "param"),
+    [
+        ({"prune": {"method": {"kind": "magnitude"}, "pattern": {"kind": "nm", "keep": 2, "group": 7}}},
+         "invalid_spec", "spec.prune.pattern.group"),
+        ({"prune": {"method": {"kind": "wanda"}, "allocation": {"kind": "owl", "multiplier": 3, "spread": 0.45},
+                    "pattern": {"kind": "unstructured", "sparsity": 0.8}}},
+         "infeasible_plan", "spec.prune.allocation.spread"),
+    ],
+)  # fmt: skip
+def test_what_only_the_run_can_know_fails_at_once_with_the_field(
+    local_service: Service, material: Path, changes: dict, code: str, param: str
+) -> None:
+    done = finished(local_service, request(material, "llama", **changes))
+    assert done.status == "failed"
+    assert done.attempt == 1  # nothing to be gained by another
+    assert done.error is not None
+    assert (done.error.code, done.error.param) == (code, param)
+    assert done.error.log

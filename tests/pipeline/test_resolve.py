@@ -1,0 +1,323 @@
+"""Every source of a spec is pinned, and what cannot work is refused with the field to change."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.dag import plan
+from pipeline.errors import (
+    InvalidRequest,
+    SequenceTooLong,
+    SourceNotAllowed,
+    SourceNotFound,
+    SourceUnreachable,
+    TextTooShort,
+    UnsupportedCheckpoint,
+    UnsupportedModel,
+)
+from pipeline.resolve import model_pin, resolve
+from pipeline.sources import SourceAccess, open_source
+from pipeline.sources.pins import ModelFacts, Pins
+from pipeline.spec import PruneSpec
+from tests.hub import COMMIT, Repository, cache_repository, model_repository, serve_hub
+from tests.models import KINDS, POSITIONS, Kind, tiny_checkpoint, tiny_text
+
+MODEL = "spec.model.source"
+
+
+class Place:
+    """A directory with models and texts, and specs that name them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.model = root / "model"
+        self.text = tiny_text(root)
+        self.access = SourceAccess(allowed_roots=(root,))
+
+    def spec(self, **changes: Any) -> PruneSpec:
+        text = {"source": f"file:{self.text}", "sequence_length": 32}
+        return PruneSpec.model_validate(
+            {
+                "model": {"source": f"file:{self.model}"},
+                "calibration": text | {"samples": 16},
+                "prune": {"method": {"kind": "wanda"}, "pattern": {"kind": "unstructured", "sparsity": 0.5}},
+                "evaluation": {"perplexity": [text]},
+            }
+            | changes
+        )
+
+    def resolve(self, **changes: Any) -> Pins:
+        return resolve(self.spec(**changes), self.access)
+
+    def edit(self, name: str, **fields: Any) -> None:
+        path = self.model / name
+        content = json.loads(path.read_text()) | fields
+        path.write_text(json.dumps({key: value for key, value in content.items() if value is not ...}))
+
+    def refusal(self, kind: type[InvalidRequest], param: str, **changes: Any) -> str:
+        with pytest.raises(kind) as caught:
+            self.resolve(**changes)
+        assert type(caught.value) is kind
+        assert caught.value.param == param
+        return caught.value.message
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    tiny_checkpoint("llama", tmp_path / "model")
+    return Place(tmp_path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pins_and_facts(tmp_path: Path, kind: Kind) -> None:
+    tiny_checkpoint(kind, tmp_path / "model")
+    place = Place(tmp_path)
+    pins = place.resolve()
+    assert pins.facts == ModelFacts(
+        model_type=kind, blocks=4 if kind == "llama" else 2, max_positions=POSITIONS
+    )
+    assert [file.path for file in pins.model.files] == sorted(path.name for path in place.model.iterdir())
+    assert pins.calibration is not None
+    assert [file.path for file in pins.calibration.files] == ["text.txt"]
+    assert pins.perplexity == (pins.calibration,)
+    assert Pins.model_validate_json(pins.model_dump_json()) == pins
+    assert plan(place.spec(), pins).nodes
+
+
+def test_shards_are_pinned_with_their_index(tmp_path: Path) -> None:
+    tiny_checkpoint("qwen3", tmp_path / "model", max_shard_size="150KB")
+    names = [file.path for file in Place(tmp_path).resolve().model.files]
+    assert "model.safetensors.index.json" in names
+    assert len([name for name in names if name.endswith(".safetensors")]) > 1
+
+
+def test_only_what_transformers_would_load_is_pinned(place: Place) -> None:
+    before = place.resolve().model
+    (place.model / "original").mkdir()
+    for name in (
+        "README.md",
+        "consolidated.safetensors",
+        "pytorch_model.bin",
+        "x.gguf",
+        "original/a.safetensors",
+    ):
+        (place.model / name).write_bytes(b"not wanted")
+    # One whole file wins over shards, as in transformers.
+    (place.model / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"a": "gone.safetensors"}})
+    )
+    assert place.resolve().model == before
+
+
+def test_moving_everything_changes_only_the_sources(place: Place, tmp_path: Path) -> None:
+    shutil.copytree(place.model, tmp_path / "elsewhere")
+    moved = place.resolve(model={"source": f"file:{tmp_path}/elsewhere"})
+    assert moved.model.files == place.resolve().model.files
+
+
+class TestCheckpointsThatAreRefused:
+    @pytest.mark.parametrize(
+        "name", ["pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "model.pt", "consolidated.00.pth"]
+    )
+    def test_pickles(self, place: Place, name: str) -> None:
+        (place.model / "model.safetensors").rename(place.model / name)
+        message = place.refusal(UnsupportedCheckpoint, MODEL)
+        assert name in message
+        assert "AutoModelForCausalLM" in message
+        assert "save_pretrained" in message
+
+    def test_gguf(self, place: Place) -> None:
+        (place.model / "model.safetensors").rename(place.model / "model.gguf")
+        assert "secateur import-gguf" in place.refusal(UnsupportedCheckpoint, MODEL)
+        source = {"source": f"file:{place.model}/model.gguf"}
+        assert "secateur import-gguf" in place.refusal(UnsupportedCheckpoint, MODEL, model=source)
+
+    def test_no_checkpoint_at_all(self, place: Place) -> None:
+        (place.model / "model.safetensors").unlink()
+        assert "has no *.safetensors weights" in place.refusal(UnsupportedCheckpoint, MODEL)
+        source = {"source": f"file:{place.text}"}
+        assert "text.txt" in place.refusal(UnsupportedCheckpoint, MODEL, model=source)
+
+    def test_no_config(self, place: Place) -> None:
+        (place.model / "config.json").unlink()
+        assert "has no config.json" in place.refusal(UnsupportedCheckpoint, MODEL)
+
+    @pytest.mark.parametrize(
+        ("content", "told"),
+        [
+            (b"{]", "is not JSON"),
+            (b"\xff", "is not JSON"),
+            (b"[1]", "must be a JSON object, got list"),
+            (b"{}", "has no model_type"),
+            (b'{"model_type": "llama"}', "has no num_hidden_layers"),
+            (b'{"model_type": "llama", "num_hidden_layers": "4"}', "must be a positive number, got '4'"),
+            (b'{"model_type": "llama", "num_hidden_layers": true}', "must be a positive number"),
+            (b'{"model_type": "llama", "num_hidden_layers": 0}', "must be a positive number, got 0"),
+        ],
+    )
+    def test_a_config_that_is_none(self, place: Place, content: bytes, told: str) -> None:
+        (place.model / "config.json").write_bytes(content)
+        assert told in place.refusal(UnsupportedCheckpoint, MODEL)
+
+    def test_unknown_model_types(self, place: Place) -> None:
+        place.edit("config.json", model_type="lama")
+        assert "did you mean 'llama'?" in place.refusal(UnsupportedModel, MODEL)
+
+    def test_remote_code(self, place: Place) -> None:
+        place.edit("config.json", auto_map={"AutoModelForCausalLM": "modeling_x.X"})
+        assert "config.json" in place.refusal(UnsupportedCheckpoint, MODEL)
+        place.edit("config.json", auto_map=...)
+        place.edit("tokenizer_config.json", auto_map={"AutoTokenizer": ["x.X", None]})
+        assert "tokenizer_config.json" in place.refusal(UnsupportedCheckpoint, MODEL)
+
+    def test_quantized_weights(self, place: Place) -> None:
+        place.edit("config.json", quantization_config={"quant_method": "gptq", "bits": 4})
+        assert "is quantized (gptq)" in place.refusal(UnsupportedCheckpoint, MODEL)
+
+    def test_shards(self, place: Place) -> None:
+        tiny_checkpoint("mistral", place.root / "sharded", max_shard_size="150KB")
+        place.model = place.root / "sharded"
+        shards = sorted(place.model.glob("*.safetensors"))
+        shards[1].unlink()
+        message = place.refusal(UnsupportedCheckpoint, MODEL)
+        assert f"lacks 1 of the {len(shards)} shards" in message
+        assert shards[1].name in message
+        place.edit("model.safetensors.index.json", weight_map={})
+        assert "no weight_map" in place.refusal(UnsupportedCheckpoint, MODEL)
+        place.edit("model.safetensors.index.json", weight_map={"a": ["b"]})
+        assert "no weight_map" in place.refusal(UnsupportedCheckpoint, MODEL)
+        (place.model / "model.safetensors.index.json").unlink()
+        assert "neither model.safetensors nor" in place.refusal(UnsupportedCheckpoint, MODEL)
+
+    def test_no_tokenizer(self, place: Place) -> None:
+        (place.model / "tokenizer.json").unlink()
+        assert "has no tokenizer" in place.refusal(UnsupportedCheckpoint, MODEL)
+        magnitude = {"method": {"kind": "magnitude"}, "pattern": {"kind": "unstructured", "sparsity": 0.5}}
+        pins = place.resolve(prune=magnitude, calibration=None, evaluation={})
+        assert pins.calibration is None
+        assert pins.perplexity == ()
+        assert model_pin(open_source(f"file:{place.model}", place.access)) == pins.model
+
+    def test_outside_and_missing(self, place: Place) -> None:
+        place.refusal(SourceNotAllowed, MODEL, model={"source": "file:/etc"})
+        place.refusal(SourceNotFound, MODEL, model={"source": f"file:{place.root}/nothing"})
+
+
+class TestTexts:
+    def test_missing_ones_name_their_field(self, place: Place) -> None:
+        nothing = {"source": f"file:{place.root}/nothing.txt", "sequence_length": 32}
+        place.refusal(SourceNotFound, "spec.calibration.source", calibration=nothing)
+        good = {"source": f"file:{place.text}", "sequence_length": 32}
+        evaluation = {"perplexity": [good, nothing]}
+        place.refusal(SourceNotFound, "spec.evaluation.perplexity.1.source", evaluation=evaluation)
+
+    def test_a_directory_is_no_text(self, place: Place) -> None:
+        folder = place.root / "folder.txt"
+        folder.mkdir()
+        (folder / "a.txt").write_text("a")
+        source = {"source": f"file:{folder}", "sequence_length": 32}
+        assert "is a directory" in place.refusal(
+            SourceNotFound, "spec.calibration.source", calibration=source
+        )
+
+    def test_too_few_bytes_cannot_be_enough_tokens(self, place: Place) -> None:
+        (place.root / "short.txt").write_text("x" * 31)
+        short = {"source": f"file:{place.root}/short.txt", "sequence_length": 32}
+        assert "31 bytes" in place.refusal(TextTooShort, "spec.calibration.source", calibration=short)
+        (place.root / "short.txt").write_text("x" * 32)
+        assert place.resolve(calibration=short)
+
+    def test_parquet_is_compressed_and_all_formats_are_pinned(self, place: Place) -> None:
+        for ending in (".jsonl", ".parquet"):
+            source = {"source": f"file:{place.text.with_suffix(ending)}", "sequence_length": 32}
+            pin = place.resolve(calibration=source).calibration
+            assert pin is not None
+            assert [file.path for file in pin.files] == [f"text{ending}"]
+
+    def test_longer_than_the_model_s_positions(self, place: Place) -> None:
+        source = {"source": f"file:{place.text}", "sequence_length": POSITIONS + 1}
+        place.refusal(SequenceTooLong, "spec.calibration.sequence_length", calibration=source)
+
+
+class TestOtherPlaces:
+    def test_s3_that_is_away(self, place: Place) -> None:
+        from pipeline.storage import S3Options
+        from tests.servers import free_ports
+
+        options = S3Options(
+            endpoint_url=f"http://127.0.0.1:{free_ports(1)[0]}", access_key="a", secret_key="b"
+        )
+        place.access = SourceAccess(allowed_roots=(place.root,), s3=options)
+        place.refusal(SourceUnreachable, MODEL, model={"source": "s3://bucket/model"})
+
+    def test_hub(self, place: Place) -> None:
+        """Against a stand-in for the hub."""
+        with serve_hub() as hub:
+            hub.models["org/tiny"] = model_repository(place.model)
+            hub.datasets["org/texts"] = Repository({"train.jsonl": b"{}"})
+            place.access = SourceAccess(
+                (place.root,), hub_endpoint=hub.endpoint, hub_cache_dir=place.root / "cache"
+            )
+            texts = {"source": "hub:org/texts", "sequence_length": 32}
+            pins = place.resolve(model={"source": "hub:org/tiny"}, calibration=texts)
+            assert pins.model.source == f"hub:org/tiny@{COMMIT}"
+            assert {file.path for file in pins.model.files} == {path.name for path in place.model.iterdir()}
+            assert pins.calibration is not None
+            assert pins.calibration.source == f"hub:org/texts@{COMMIT}"
+            asked = [path.rsplit("/", 1)[-1] for path in hub.paths() if "/resolve/" in path]
+            assert sorted(asked) == ["config.json", "tokenizer_config.json"]  # never weights
+            hub.models["org/tiny"].gated = True
+            place.refusal(SourceNotAllowed, MODEL, model={"source": "hub:org/tiny"})
+            place.refusal(
+                SourceNotFound, "spec.calibration.source", calibration=texts | {"source": "hub:org/no"}
+            )
+
+    def test_offline_hub(self, place: Place) -> None:
+        cache_repository(place.root / "cache", "org/tiny", model_repository(place.model))
+        place.access = SourceAccess((place.root,), hub_cache_dir=place.root / "cache", hub_offline=True)
+        pins = place.resolve(model={"source": "hub:org/tiny"})
+        assert pins.model.source == f"hub:org/tiny@{COMMIT}"
+
+    def test_a_store_that_fails_while_a_config_is_read(
+        self, place: Place, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("pipeline.sources.hub.BUSY_RETRIES", 0)
+        with serve_hub() as hub:
+            repository = hub.models["org/tiny"] = model_repository(place.model)
+            place.access = SourceAccess(
+                (place.root,), hub_endpoint=hub.endpoint, hub_cache_dir=place.root / "cache"
+            )
+            source = open_source("hub:org/tiny", place.access)
+            source.names()
+            hub.status = 503
+            monkeypatch.setattr("pipeline.resolve.open_source", lambda *args, **kwargs: source)
+            assert "HTTP 503" in place.refusal(SourceUnreachable, MODEL, model={"source": "hub:org/tiny"})
+            assert repository.files
+
+
+def test_the_api_s_imports_stay_light() -> None:
+    heavy = ("torch", "ray", "transformers", "datasets", "boto3", "huggingface_hub", "pyarrow")
+    code = (
+        "import sys, pipeline.resolve, pipeline.spec; "
+        f"print([name for name in {heavy!r} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_resolving_a_local_spec_loads_nothing_heavy(place: Place) -> None:
+    code = (
+        "import sys; from pathlib import Path; from pipeline.resolve import resolve; "
+        "from pipeline.sources import SourceAccess; from pipeline.spec import PruneSpec; "
+        "access = SourceAccess(allowed_roots=(Path(sys.argv[2]),)); "
+        "resolve(PruneSpec.model_validate_json(sys.argv[1]), access); "
+        "print([name for name in ('torch', 'ray', 'transformers', 'datasets') if name in sys.modules])"
+    )
+    command = [sys.executable, "-c", code, place.spec().model_dump_json(), str(place.root)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
