@@ -103,7 +103,7 @@ async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     if first["type"] == "json_invalid":
         position = first["loc"][-1]
         return answer(
-            400, "malformed_json", f"the body is not JSON: {first['ctx']['error']} at byte {position}"
+            400, "malformed_json", f"the body is not JSON: {first['ctx']['error']} at character {position}"
         )
     if isinstance(error.body, bytes):
         got = request.headers.get("content-type") or "none"

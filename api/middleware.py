@@ -48,7 +48,7 @@ class RequestLog:
         try:
             await self._app(scope, receive, answered)
         except Exception:
-            log.exception("%s %s broke", scope["method"], scope["path"])
+            log.exception("%s %s broke", scope["method"], _path(scope))
             if status:
                 raise  # half an answer is out: end the connection
             await errors.unexpected()(scope, receive, answered)
@@ -58,7 +58,13 @@ class RequestLog:
         method = scope["method"] if scope["method"] in METHODS else "other"
         self._metrics.request(method=method, route=route, status=status, seconds=seconds)
         level = logging.DEBUG if route.startswith(("/internal", "/healthz", "/metrics")) else logging.INFO
-        log.log(level, "%s %s %d %.0f ms", scope["method"], scope["path"], status, seconds * 1000)
+        log.log(level, "%s %s %d %.0f ms", scope["method"], _path(scope), status, seconds * 1000)
+
+
+def _path(scope: Scope) -> str:
+    """As it was sent: escapes keep line feeds out of the log."""
+    raw = scope.get("raw_path")
+    return raw.decode("ascii", "backslashreplace") if isinstance(raw, bytes) else repr(scope["path"])
 
 
 class BodyLimit:

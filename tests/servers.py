@@ -33,7 +33,6 @@ GRPC_OFFSET = 10000  # SeaweedFS puts each gRPC port this far above its HTTP por
 START_SECONDS = 60.0
 STOP_SECONDS = 15.0
 PORT_ATTEMPTS = 3  # another process may take a free port before the server does
-
 Server = TypeVar("Server")
 
 
@@ -166,14 +165,11 @@ def postgres(tmp_dir: Path) -> Iterator[str]:
 def free_ports(count: int, *, offset: int = 0) -> list[int]:
     """Ports that nobody listens on, each with its twin `offset` above it free as well."""
     found: list[int] = []
-    for _ in range(1000):
+    while len(found) < count:
         port = 10000 + secrets.randbelow(10000)  # with its twin, below the range for outgoing connections
-        if port in found or not _is_free(port) or (offset and not _is_free(port + offset)):
-            continue
-        found.append(port)
-        if len(found) == count:
-            return found
-    raise ServerError(f"no {count} free ports on {HOST}")
+        if port not in found and _is_free(port) and _is_free(port + offset):
+            found.append(port)
+    return found
 
 
 def _is_free(port: int) -> bool:

@@ -26,8 +26,8 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Place:
-    """`task`: one Ray task of this size does it all. `gang`: the runner stays in the driver and takes a turn on
-    the gang. `driver`: too small to be worth a process."""
+    """`task`: one Ray task of this size does it all. `gang`: the runner stays in the driver and takes a turn
+    on the gang. `driver`: too small to be worth a process."""
 
     run: Callable[..., Steps]
     where: Literal["task", "gang", "driver"] = "task"

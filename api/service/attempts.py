@@ -29,7 +29,7 @@ from pipeline.events import (
     NodePlanned,
     StageFinished,
 )
-from pipeline.job import JobState
+from pipeline.job import TERMINAL, JobState
 from pipeline.ledger import JobResult
 from pipeline.schedule import decide
 from pipeline.sources.pins import Pins
@@ -67,6 +67,12 @@ class LiveAttempt:
     told: FailureReason | None
     request: JobRequest
     pins: Pins
+
+
+def anything_to_do(database: Database) -> bool:
+    """Whether any job has not ended. Asked every round, so that an idle service writes nothing."""
+    with database.read() as session:
+        return session.scalar(select(Job.id).where(Job.status.not_in(TERMINAL)).limit(1)) is not None
 
 
 def claim_live(database: Database, lease: Lease) -> list[LiveAttempt]:

@@ -36,6 +36,7 @@ class _Memory:
 
     refusals: int = 0
     told_at: float | None = None
+    warned: str = ""
 
 
 @dataclass
@@ -74,6 +75,8 @@ class Dispatcher:
         if self.embedded is not None:
             self.embedded.ensure()
         database, limit = self.services.database, self.services.settings.running_limit
+        if not attempts.anything_to_do(database):
+            return
         while attempts.open_next(database, self._lease, limit=limit):
             pass
         ours = attempts.claim_live(database, self._lease)
@@ -83,7 +86,7 @@ class Dispatcher:
             except LeaseLost as lost:
                 log.info("%s", lost)
             except (RayUnavailable, SecateurError) as error:
-                log.warning("%s: %s", live.submission_id, error)
+                self._warn(live, str(error))
         self._memory = {live.submission_id: self._recall(live) for live in ours}
 
     def _work(self) -> None:
@@ -225,6 +228,13 @@ class Dispatcher:
         memory = self._recall(live)
         memory.told_at = memory.told_at or time.monotonic()
         return time.monotonic() - memory.told_at > LINGER_SECONDS
+
+    def _warn(self, live: LiveAttempt, text: str) -> None:
+        """Once for each thing that stays wrong, not every second."""
+        memory = self._recall(live)
+        if memory.warned != text:
+            log.warning("%s: %s", live.submission_id, text)
+        memory.warned = text
 
     def _recall(self, live: LiveAttempt) -> _Memory:
         return self._memory.setdefault(live.submission_id, _Memory())

@@ -24,6 +24,7 @@ from botocore.exceptions import (
     ResponseStreamingError,
 )
 from botocore.exceptions import ConnectionError as EndpointError
+from botocore.parsers import ResponseParserError
 from botocore.response import StreamingBody
 from urllib3.exceptions import HTTPError
 
@@ -278,6 +279,8 @@ class S3Store:
         except (EndpointError, HTTPClientError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise StorageUnavailable(f"{self._named(doing)}: no answer ({reason})") from error
+        except ResponseParserError as error:
+            raise StorageError(f"{self._named(doing)}: the answer is not S3's; check endpoint_url") from error
         except (BotoCoreError, ValueError) as error:
             raise StorageError(f"{self._named(doing)}: {error}") from error
 

@@ -184,20 +184,25 @@ def test_logs_tell_what_the_driver_did(local_service: Service, job: JobView) -> 
     assert "stage prune: 4 of 4 block" in text
 
 
+UNDIVIDED = {"method": {"kind": "magnitude"}, "pattern": {"kind": "nm", "keep": 2, "group": 7}}
+TOO_WIDE = {
+    "method": {"kind": "wanda"},
+    "allocation": {"kind": "owl", "multiplier": 3, "spread": 0.45},
+    "pattern": {"kind": "unstructured", "sparsity": 0.8},
+}
+
+
 @pytest.mark.parametrize(
-    ("changes", "code", "param"),
+    ("prune", "code", "param"),
     [
-        ({"prune": {"method": {"kind": "magnitude"}, "pattern": {"kind": "nm", "keep": 2, "group": 7}}},
-         "invalid_spec", "spec.prune.pattern.group"),
-        ({"prune": {"method": {"kind": "wanda"}, "allocation": {"kind": "owl", "multiplier": 3, "spread": 0.45},
-                    "pattern": {"kind": "unstructured", "sparsity": 0.8}}},
-         "infeasible_plan", "spec.prune.allocation.spread"),
+        (UNDIVIDED, "invalid_spec", "spec.prune.pattern.group"),
+        (TOO_WIDE, "infeasible_plan", "spec.prune.allocation.spread"),
     ],
-)  # fmt: skip
+)
 def test_what_only_the_run_can_know_fails_at_once_with_the_field(
-    local_service: Service, material: Path, changes: dict, code: str, param: str
+    local_service: Service, material: Path, prune: dict, code: str, param: str
 ) -> None:
-    done = finished(local_service, request(material, "llama", **changes))
+    done = finished(local_service, request(material, "llama", prune=prune))
     assert done.status == "failed"
     assert done.attempt == 1  # nothing to be gained by another
     assert done.error is not None

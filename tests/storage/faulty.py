@@ -30,11 +30,13 @@ class Request:
 class Fault:
     """What happens instead of a good answer.
 
-    `status` is answered without asking the server. `cut_after` body bytes the connection ends, in good order
-    or with a reset; a negative count ends it before the status line, when the server has done its work.
+    `status` with `body` is answered without asking the server. `cut_after` body bytes the connection ends, in
+    good order or with a reset; a negative count ends it before the status line, when the server has done its
+    work.
     """
 
     status: int | None = None
+    body: bytes = b""
     cut_after: int | None = None
     reset: bool = False
 
@@ -89,8 +91,9 @@ class _Handler(BaseHTTPRequestHandler):
     def relay(self, upstream: str, request: Request, body: bytes, fault: Fault) -> None:
         if fault.status is not None:
             self.send_response(fault.status)
-            self.send_header("Content-Length", "0")
+            self.send_header("Content-Length", str(len(fault.body)))
             self.end_headers()
+            self.wfile.write(fault.body)
             return
         with contextlib.closing(HTTPConnection(upstream, timeout=30)) as connection:
             connection.putrequest(request.method, request.path, skip_host=True, skip_accept_encoding=True)

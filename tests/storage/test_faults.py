@@ -189,6 +189,13 @@ def test_an_unreachable_endpoint_fails_fast_and_keeps_the_secret() -> None:
         assert "wJalrXUtnFEMI" not in text
 
 
+def test_an_endpoint_that_is_no_s3_server_is_told(store: S3Store, network: Network) -> None:
+    network.plan = lambda _: Fault(status=200, body=b'{"hello": 1}')
+    for use in (lambda: store.probe(), lambda: list(store.list(""))):
+        with pytest.raises(StorageError, match=rf"{network.server.endpoint}.*check endpoint_url"):
+            use()
+
+
 def test_refusals_are_told_apart(s3_server: S3Server) -> None:
     wrong = replace(s3_server.options, secret_key="not-the-secret")
     with pytest.raises(StorageError, match=r"access was refused.*SignatureDoesNotMatch") as caught:

