@@ -20,7 +20,7 @@ class _Artifact(Frozen):
 
     @property
     def digest(self) -> str:
-        """Content hash of kind, paths and blobs: equal artifacts have equal digests, wherever they were made."""
+        """Content hash of kind, paths and blobs: equal artifacts have equal digests, wherever made."""
         return digest_of(self)
 
     @property

@@ -31,7 +31,7 @@ class PerplexityText(TextSource):
     def _stride_within_length(self) -> "PerplexityText":
         if self.stride is not None and self.stride > self.sequence_length:
             raise ValueError(
-                f"stride {self.stride} exceeds sequence_length {self.sequence_length}: tokens would be left out"
+                f"stride {self.stride} exceeds sequence_length {self.sequence_length}: tokens are left out"
             )
         return self
 

@@ -75,7 +75,7 @@ class WorkOrder(Frozen):
     request: JobRequest
     pins: Pins
     report_to: str | None = None
-    token: str | None = None
+    token: str | None = Field(default=None, repr=False)
 
 
 def stage_result_key(key: str) -> str:

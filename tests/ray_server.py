@@ -9,7 +9,7 @@ from api.embedded import EmbeddedRay
 
 @pytest.fixture(scope="session")
 def embedded_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRay]:
-    """A running Ray head of our own; `endpoint()` tells address and token, `token_path` where the token lies."""
+    """A running Ray head of our own; `endpoint()` tells address and token."""
     ray = EmbeddedRay(tmp_path_factory.mktemp("ray"))
     ray.ensure()
     try:

@@ -232,7 +232,7 @@ class SweepWorker:
         return StoredTensors.of(copy_tensors(self._content, "outer.safetensors", self._reader, names))
 
     def losses(self, scored: Sequence[int]) -> list[tuple[float, int]]:
-        """Per sequence: cross-entropy in nats summed over its last `scored[i]` predictions, and their count."""
+        """Per sequence: cross-entropy in nats, summed over its last `scored` predictions; their count."""
         self._stream.load_head()
         results = []
         for tokens_L, hidden, count in zip(self._sequences, self._hidden, scored, strict=True):

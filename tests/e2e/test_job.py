@@ -208,3 +208,12 @@ def test_what_only_the_run_can_know_fails_at_once_with_the_field(
     assert done.error is not None
     assert (done.error.code, done.error.param) == (code, param)
     assert done.error.log
+
+
+def test_resources_that_the_cluster_lacks_are_named(local_service: Service, material: Path) -> None:
+    body = request(material, "llama", calibration=None, prune=UNDIVIDED)
+    body["resources"] |= {"workers": 50, "placement_timeout_seconds": 1}
+    done = finished(local_service, body)
+    assert done.error is not None
+    assert (done.error.code, done.error.param) == ("resources_unavailable", "resources.workers")
+    assert "50 workers" in done.error.message

@@ -1,20 +1,21 @@
 """Every method x allocation x pattern x architecture gives exactly the asked zeros, in the right places."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 from torch import Tensor
 
 from pipeline.allocations import Allocation, Explicit, Owl, Uniform
-from pipeline.methods import Magnitude, Method, Wanda
+from pipeline.methods import Method, Wanda
 from pipeline.patterns import NM, Pattern, Unstructured
 from pipeline.tensor.sweep import SweepWorker
 from tests.checkpoints import imported
 from tests.models import KINDS, VOCABULARY, tiny_checkpoint
 from tests.sweeping import Pruned, prune_in_process
 
-METHODS: tuple[Method, ...] = (Magnitude(), Wanda())
+METHODS: tuple[Method, ...] = tuple(member() for member in get_args(get_args(Method)[0]))
 PATTERNS: tuple[Pattern, ...] = (
     Unstructured(sparsity=0.5),
     Unstructured(sparsity=0.37, comparison_group="row"),
