@@ -29,7 +29,7 @@ from pipeline.canonical import Frozen
 log = logging.getLogger(__name__)
 HOST = "127.0.0.1"
 START_SECONDS = 120.0
-STOP_SECONDS = 30.0
+STOP_SECONDS = 10.0
 LONGEST_TEMP_DIR = 40  # Ray puts sockets 65 characters deeper; addresses of sockets end at 107
 
 

@@ -24,7 +24,7 @@ from pipeline.ledger import WorkOrder
 from pipeline.spec import Dtype
 from pipeline.tensor.statistics import LinearStatistics, merge
 from pipeline.tensor.sweep import SquaredNorms, SweepWorker
-from workers.memory import peak_memory_bytes, reset_peak_memory
+from workers.memory import give_back, peak_memory_bytes, reset_peak_memory
 from workers.settings import WorkerSettings
 from workers.stages.base import Made, Note, StageContext, Waited
 
@@ -70,7 +70,7 @@ class SweepActor:
         self, settings: WorkerSettings, checkpoint: CheckpointRef, sequences: Sequence[Tensor], dtype: Dtype
     ) -> None:
         """Begin a stage: a new worker on a checkpoint with its share of the sequences."""
-        self._worker = None
+        self.close()
         reset_peak_memory()
         self._worker = SweepWorker(
             settings.content(), checkpoint, sequences, dtype=TORCH_DTYPES[dtype], device=self._device
@@ -79,10 +79,14 @@ class SweepActor:
     def close(self) -> None:
         """End a stage: give the worker's memory back."""
         self._worker = None
+        give_back()
 
     def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """One of SweepWorker's methods. Object references among `args` arrive as their values."""
-        return getattr(self._worker, method)(*args, **kwargs)
+        try:
+            return getattr(self._worker, method)(*args, **kwargs)
+        finally:
+            give_back()
 
     def memory(self) -> ActorMemory:
         """What this process needed since the stage began."""

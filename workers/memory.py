@@ -1,5 +1,6 @@
 """Peak resident memory of this process, from the kernel."""
 
+import ctypes
 from pathlib import Path
 
 STATUS = Path("/proc/self/status")
@@ -20,3 +21,11 @@ def peak_memory_bytes() -> int:
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
     raise OSError(f"{STATUS} has no VmHWM line")
+
+
+def give_back() -> None:
+    """Hand freed heap pages back to the kernel; glibc would keep them, and a block's worth adds up."""
+    try:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    except (OSError, AttributeError):
+        return  # another C library: it keeps what it keeps

@@ -4,6 +4,7 @@ One thread. Every round it renews its leases, looks at each attempt of its own, 
 there is room. A round that fails is logged, and the next one tries again.
 """
 
+import contextlib
 import logging
 import os
 import shlex
@@ -26,6 +27,7 @@ from pipeline.ledger import JobResult, WorkOrder, job_result_key, order_key
 
 log = logging.getLogger(__name__)
 REFUSALS = 20  # a Ray that has just started refuses for some seconds
+LEAVE_SECONDS = 8.0  # Ray kills a driver three seconds after it was asked
 LAST_WORDS = 3  # lines that Ray has of a dead driver
 LINGER_SECONDS = 60.0  # for a driver that has said that it failed
 
@@ -66,6 +68,7 @@ class Dispatcher:
         if self._thread is not None:
             self._thread.join()
         if self.embedded is not None:
+            self._stop_drivers()
             self.embedded.stop()
             self._interrupt_all()
         attempts.release(self.services.database, self._lease.owner)
@@ -100,6 +103,24 @@ class Dispatcher:
                 log.exception("a round of the dispatcher failed; the next one tries again")
             self.services.wake.wait(self.services.settings.poll_seconds)
             self.services.wake.clear()
+
+    def _stop_drivers(self) -> None:
+        """Ask our drivers to leave, and give them a moment: Ray itself ends much faster without them."""
+        asked = [
+            live.submission_id
+            for live in attempts.claim_live(self.services.database, self._lease)
+            if live.submitted
+        ]
+        deadline = time.monotonic() + LEAVE_SECONDS
+        with contextlib.suppress(RayUnavailable):
+            for submission_id in asked:
+                self.services.ray.stop(submission_id)
+            while time.monotonic() < deadline and any(self._runs(submission_id) for submission_id in asked):
+                time.sleep(0.2)
+
+    def _runs(self, submission_id: str) -> bool:
+        ray_job = self.services.ray.find(submission_id)
+        return ray_job is not None and ray_job.status not in RAY_ENDED
 
     def _interrupt_all(self) -> None:
         for live in attempts.claim_live(self.services.database, self._lease):

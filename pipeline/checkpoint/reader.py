@@ -1,6 +1,8 @@
 """One tensor at a time from a stored checkpoint, each verified against its digest."""
 
+import hashlib
 import json
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 
 import torch
@@ -8,7 +10,6 @@ from pydantic import JsonValue
 from torch import Tensor
 
 from pipeline.artifacts import CheckpointRef
-from pipeline.canonical import sha256_hex
 from pipeline.checkpoint.index import TENSORS_JSON, TensorEntry, TensorIndex
 from pipeline.errors import CorruptObject, UnsupportedCheckpoint
 from pipeline.storage.content import BlobRef, ContentStore
@@ -51,20 +52,58 @@ class CheckpointReader:
         entry = self.index.tensors[name]
         return read_tensor(self._content, self._ref.file(entry.file), entry, name=name)
 
+    def rows(self, name: str, wanted: Sequence[int]) -> Tensor:
+        """Some rows of a tensor, by ascending index, without holding the others."""
+        entry = self.index.tensors[name]
+        row_bytes = entry.length // entry.shape[0]
+        kept, passing = bytearray(), bytearray()
+        first, at = 0, 0  # index of the first row in `passing`; of the next wanted one in `wanted`
+        for chunk in self.chunks(name):
+            passing += chunk
+            whole = len(passing) // row_bytes
+            while at < len(wanted) and wanted[at] < first + whole:
+                start = (wanted[at] - first) * row_bytes
+                kept += passing[start : start + row_bytes]
+                at += 1
+            del passing[: whole * row_bytes]
+            first += whole
+        return _tensor(kept, entry, shape=(len(wanted), *entry.shape[1:]), name=name)
+
+    def chunks(self, name: str) -> Iterator[bytes]:
+        """A tensor's bytes as they are stored; CorruptObject at their end when they have changed."""
+        entry = self.index.tensors[name]
+        return _verified_chunks(self._content, self._ref.file(entry.file), entry, name=name)
+
 
 def read_tensor(content: ContentStore, blob: BlobRef, entry: TensorEntry, *, name: str) -> Tensor:
-    """One tensor from the blob that holds it, verified."""
-    data = content.read_range(blob, start=entry.start, length=entry.length)
-    actual = sha256_hex(data)
-    if actual != entry.sha256:
+    """One tensor from the blob that holds it, verified. Its bytes are in memory once."""
+    data = bytearray(entry.length)
+    at = 0
+    for chunk in _verified_chunks(content, blob, entry, name=name):
+        data[at : at + len(chunk)] = chunk
+        at += len(chunk)
+    return _tensor(data, entry, shape=entry.shape, name=name)
+
+
+def _verified_chunks(
+    content: ContentStore, blob: BlobRef, entry: TensorEntry, *, name: str
+) -> Iterator[bytes]:
+    digest = hashlib.sha256()
+    for chunk in content.store.get(content.key(blob), start=entry.start, length=entry.length):
+        digest.update(chunk)
+        yield chunk
+    if digest.hexdigest() != entry.sha256:
         raise CorruptObject(
-            f"tensor {name} in {content.key(blob)} has digest {actual[:12]}…, expected {entry.sha256[:12]}…; "
-            "delete that object and submit the job again"
+            f"tensor {name} in {content.key(blob)} has digest {digest.hexdigest()[:12]}…, expected "
+            f"{entry.sha256[:12]}…; delete that object and submit the job again"
         )
+
+
+def _tensor(data: bytearray, entry: TensorEntry, *, shape: tuple[int, ...], name: str) -> Tensor:
     if entry.dtype not in DTYPES:
         raise UnsupportedCheckpoint(
             f"tensor {name} has type {entry.dtype}; allowed: {', '.join(DTYPES)}", "spec.model.source"
         )
-    if not entry.length:
-        return torch.empty(entry.shape, dtype=DTYPES[entry.dtype])
-    return torch.frombuffer(bytearray(data), dtype=DTYPES[entry.dtype]).reshape(entry.shape)
+    if not data:
+        return torch.empty(shape, dtype=DTYPES[entry.dtype])
+    return torch.frombuffer(data, dtype=DTYPES[entry.dtype]).reshape(shape)

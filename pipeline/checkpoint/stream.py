@@ -133,15 +133,16 @@ class BlockStream:
                 continue
             _assign(self._model, name, self._reader.tensor(disk).to(self._device, self._dtype))
         used = torch.cat([tokens_L.reshape(-1) for tokens_L in sequences]).unique()
-        table = self._reader.tensor(self._disk_names[embedding_name])
-        if int(used.max()) >= table.shape[0]:
+        table = self._disk_names[embedding_name]
+        rows_stored = self._reader.index.tensors[table].shape[0]
+        if int(used.max()) >= rows_stored:
             raise UnsupportedCheckpoint(
-                f"the tokenizer makes id {int(used.max())}, the embedding has {table.shape[0]} rows; "
+                f"the tokenizer makes id {int(used.max())}, the embedding has {rows_stored} rows; "
                 "use the tokenizer that belongs to the model",
                 "spec.model.source",
             )
         self._token_rows = {int(token): row for row, token in enumerate(used)}
-        rows = table[used].to(self._device, self._dtype)
+        rows = self._reader.rows(table, used.tolist()).to(self._device, self._dtype)
         embedding.weight = nn.Parameter(rows, requires_grad=False)  # fewer rows than the config says
 
     def _embed_one(self, tokens_L: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 import json
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +23,7 @@ class _Source:
     shape: tuple[int, ...]
     length: int
     sha256: str
-    read: Callable[[], bytes]
+    read: Callable[[], Iterable[bytes]]
 
 
 def put_tensors(
@@ -36,7 +36,7 @@ def put_tensors(
 def copy_tensors(
     content: ContentStore, path: str, reader: CheckpointReader, names: Sequence[str]
 ) -> tuple[FileRef, dict[str, TensorEntry]]:
-    """Store tensors of another checkpoint as the safetensors file `path`, one in memory at a time."""
+    """Store tensors of another checkpoint as the safetensors file `path`, a chunk in memory at a time."""
     return _put(content, path, {name: _from_checkpoint(reader, name) for name in names})
 
 
@@ -59,7 +59,7 @@ def _put(
     def chunks() -> Iterator[bytes]:
         yield header
         for _, source in ordered:
-            yield source.read()
+            yield from source.read()
 
     blob = content.put_stream(chunks())
     entries = {
@@ -86,7 +86,7 @@ def _from_memory(tensor: Tensor) -> _Source:
         shape=tuple(tensor.shape),
         length=tensor.numel() * tensor.element_size(),
         sha256=sha256_hex(_tensor_bytes(tensor)),
-        read=lambda: _tensor_bytes(tensor),
+        read=lambda: [_tensor_bytes(tensor)],
     )
 
 
@@ -97,7 +97,7 @@ def _from_checkpoint(reader: CheckpointReader, name: str) -> _Source:
         shape=entry.shape,
         length=entry.length,
         sha256=entry.sha256,
-        read=lambda: _tensor_bytes(reader.tensor(name)),
+        read=lambda: reader.chunks(name),
     )
 
 

@@ -279,7 +279,7 @@ class S3Store:
         except (EndpointError, HTTPClientError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise StorageUnavailable(f"{self._named(doing)}: no answer ({reason})") from error
-        except ResponseParserError as error:
+        except (ResponseParserError, RecursionError) as error:  # botocore follows redirects to itself
             raise StorageError(f"{self._named(doing)}: the answer is not S3's; check endpoint_url") from error
         except (BotoCoreError, ValueError) as error:
             raise StorageError(f"{self._named(doing)}: {error}") from error

@@ -227,7 +227,7 @@ class SweepWorker:
         return StoredBlock(block=self._block, weights=weights, keep=keep, linears=linears)
 
     def store_outer(self) -> StoredTensors:
-        """Write everything outside the blocks, unchanged, one tensor in memory at a time."""
+        """Write everything outside the blocks, unchanged, a chunk in memory at a time."""
         names = self._stream.outer_tensors()
         return StoredTensors.of(copy_tensors(self._content, "outer.safetensors", self._reader, names))
 

@@ -1,7 +1,7 @@
 """A driver that follows the protocol and makes nothing: reads its order, reports events, stores a result.
 
-The label `standin` says how it behaves: `silent` never reaches the API, `slow` takes ten seconds, `killed`
-dies by SIGKILL in its first attempt, `failing` gives up for a reason that another attempt may mend,
+The label `standin` says how it behaves: `silent` never reaches the API, `slow` takes ten seconds and
+`killed` dies by SIGKILL (both only in the first attempt), `failing` gives up for a reason that another attempt may mend,
 `refused` for one that it may not, `empty` ends well without a result.
 """
 
@@ -78,9 +78,11 @@ class StandIn:
         return 0
 
     def misbehave(self) -> None:
+        if self.order.attempt > 1:
+            return
         if self.behaviour == "slow":
             time.sleep(10)
-        if self.behaviour == "killed" and self.order.attempt == 1:
+        if self.behaviour == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
 
     def report(self) -> ReportRef:
