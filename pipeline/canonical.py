@@ -8,9 +8,9 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 
 
 class Frozen(BaseModel):
-    """Base of everything that crosses a process border: immutable, unknown fields refused."""
+    """Base of everything that crosses a process border: immutable, unknown fields and non-finite numbers refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def canonical_json(value: JsonValue | Mapping[str, JsonValue] | BaseModel) -> bytes:

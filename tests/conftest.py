@@ -1,3 +1,3 @@
 """Fixtures that every suite may ask for."""
 
-pytest_plugins = ["tests.servers"]
+pytest_plugins = ["tests.servers", "tests.ray_server"]

@@ -76,12 +76,11 @@ def prune_in_process(
         measured = None
         if samples:
             measured = _statistics(gang, len(samples), advance=propagation == "dense")
-        parts = [
+        for i, worker in enumerate(gang):
             worker.choose(names[i :: len(gang)], measured, method, plan.blocks[block])
-            for i, worker in enumerate(gang)
-        ]
-        for worker in gang:
-            worker.apply(*parts)
+        parts = [worker.chosen() for worker in gang]
+        for i, worker in enumerate(gang):
+            worker.apply(*parts[:i], *parts[i + 1 :])
         for part in parts:
             for name, linear in part.items():
                 shape = tuple(linear.weight_OI.shape)

@@ -6,7 +6,8 @@ Measuring, pruning and evaluating all walk the model in the same way:
     for block in range(worker.num_blocks):
         worker.load(block)
         worker.measure() / .advance()       run the block on every sequence
-        worker.choose(...); worker.apply(...)   new weights for some linears, then for all of the block
+        worker.choose(...)                  new weights for some of the block's linears
+        worker.apply(...)                   the same for the linears that other workers chose
     worker.losses()                         cross-entropy per sequence, for evaluation
 
 Workers never talk to each other: whoever drives them merges what they return, in sequence order.
@@ -177,10 +178,9 @@ class SweepWorker:
         statistics: Sequence[LinearStatistics] | None,
         method: Method,
         pattern: Pattern,
-    ) -> dict[str, ChosenLinear]:
-        """The method's decision for some linears of the block."""
+    ) -> None:
+        """Decide some linears of the block by the method, and keep the decisions here."""
         by_linear = self._statistics_by_linear(statistics)
-        chosen = {}
         for name in linears:
             where = f"block {self._block} {name}"
             weight_OI = self._weight(name).to(self._device)
@@ -190,16 +190,19 @@ class SweepWorker:
                 raise type(error)(f"{where}: {error.message}", error.param) from error
             if not torch.isfinite(new_OI).all():
                 raise NumericalError(f"{where}: method {method.kind} made non-finite weights")
-            chosen[name] = ChosenLinear(
+            self._chosen[name] = ChosenLinear(
                 packed_keep=pack_keep(keep_OI.cpu()),
                 pruned=int((~keep_OI).sum()),
                 weight_OI=new_OI.to(weight_OI.dtype).cpu().contiguous(),
             )
-        return chosen
 
-    def apply(self, *parts: dict[str, ChosenLinear]) -> None:
-        """Put the decisions of all workers into the block in memory."""
-        self._chosen = {name: linear for part in parts for name, linear in part.items()}
+    def chosen(self) -> dict[str, ChosenLinear]:
+        """The decisions so far, to be applied by the other workers."""
+        return self._chosen
+
+    def apply(self, *others: dict[str, ChosenLinear]) -> None:
+        """Put the decisions, our own and those of the other workers, into the block in memory."""
+        self._chosen = {name: linear for part in (self._chosen, *others) for name, linear in part.items()}
         for name, linear in self._chosen.items():
             weight = linear.weight_OI.t().contiguous() if self._stream.row.transposed else linear.weight_OI
             self._stored[f"{name}.weight"] = weight

@@ -1,8 +1,8 @@
 """A driver that follows the protocol and makes nothing: reads its order, reports events, stores a result.
 
 The label `standin` says how it behaves: `silent` never reaches the API, `slow` takes ten seconds and
-`killed` dies by SIGKILL (both only in the first attempt), `failing` gives up for a reason that another attempt may mend,
-`refused` for one that it may not, `empty` ends well without a result.
+`killed` dies by SIGKILL (both only in the first attempt), `failing` gives up for a reason that another
+attempt may mend, `refused` for one that it may not, `empty` ends well without a result.
 """
 
 import argparse

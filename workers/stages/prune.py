@@ -58,11 +58,15 @@ def _prune_block(
         dense = stage.propagation == "dense"
         statistics = ray.put(workers.statistics(samples=samples, advance=dense, label=label))
     linears = ray.get(workers.one(0, "linear_names"))
-    chosen = [
-        workers.one(i, "choose", share, statistics, stage.method, plan.blocks[block], label=label)
-        for i, share in enumerate(_dealt(linears, len(workers.actors)))
+    pattern = plan.blocks[block]
+    gang = range(len(workers.actors))
+    decided = [
+        workers.one(i, "choose", linears[i :: len(gang)], statistics, stage.method, pattern, label=label)
+        for i in gang
     ]
-    workers.all("apply", *chosen, label=label)
+    ray.get(decided)
+    chosen = [workers.one(i, "chosen", label=label) for i in gang] if len(gang) > 1 else []
+    ray.get([workers.one(i, "apply", *chosen[:i], *chosen[i + 1 :], label=label) for i in gang])
     stored = workers.one(0, "store", label=label)
     if samples and stage.propagation == "pruned":
         workers.all("advance", label=label)
@@ -74,10 +78,6 @@ def _replay(workers: Gang, stored: StoredBlock, *, dense: bool, label: str) -> N
     """Bring the activations past a block that an earlier attempt has finished."""
     workers.all("load", stored.block, None if dense else stored, label=label)
     workers.all("advance", label=label)
-
-
-def _dealt(linears: Sequence[str], hands: int) -> list[Sequence[str]]:
-    return [linears[i::hands] for i in range(hands)]
 
 
 def _stored_blocks(content: ContentStore, key: str) -> list[StoredBlock]:

@@ -1,0 +1,1 @@
+"""Alembic reads these; api/db/migrate.py runs them."""
