@@ -90,6 +90,7 @@ class ObjectNotFound(StorageError):
 
 class CorruptObject(StorageError):
     code = "corrupt_object"
+    retryable = False
 
 
 class StorageUnavailable(StorageError):

@@ -86,17 +86,17 @@ class S3Store:
         return ObjectInfo(key=key, size=found["ContentLength"], version=bare(found.get("ETag")))
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """See Store. Sorted here, all in memory: not every server lists in key order."""
+        """See Store. Sorted here, all in memory: not every server lists in key order, or each key once."""
         check_prefix(prefix)
-        found: list[ObjectInfo] = []
+        found: dict[str, ObjectInfo] = {}
         with self._translated(f"listing {prefix}*"):
             paginator = self._client.get_paginator("list_objects_v2")
             for page in paginator.paginate(Bucket=self.bucket, Prefix=self.prefix + prefix):
                 for entry in page.get("Contents", ()):
                     key = entry["Key"].removeprefix(self.prefix)
                     if is_key(key) and key.startswith(prefix):
-                        found.append(ObjectInfo(key, entry["Size"], bare(entry.get("ETag"))))
-        return iter(sorted(found, key=lambda info: info.key))
+                        found[key] = ObjectInfo(key, entry["Size"], bare(entry.get("ETag")))
+        return iter([found[key] for key in sorted(found)])
 
     def delete(self, key: str) -> None:
         """See Store."""

@@ -19,10 +19,11 @@ BUCKET = "secateur-e2e"
 
 @pytest.fixture(scope="session")
 def material() -> Iterator[Path]:
-    """`llama/`: a tiny checkpoint; `deep/`: one with enough blocks to be interrupted; `text.txt`."""
+    """`llama/`, `mistral/`: tiny checkpoints; `deep/`: one with enough blocks to be interrupted; `text.txt`."""
     with tempfile.TemporaryDirectory(prefix="sec-") as name:
         directory = Path(name)
         tiny_checkpoint("llama", directory / "llama")
+        tiny_checkpoint("mistral", directory / "mistral")
         deep_checkpoint(directory / "deep")
         tiny_text(directory, documents=tiny_documents(count=48, words=160))
         yield directory

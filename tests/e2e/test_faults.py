@@ -88,7 +88,7 @@ def test_a_job_that_keeps_dying_stops_with_the_reason(local_service: Service, ma
 
 
 def test_an_altered_blob_is_named(local_service: Service, material: Path) -> None:
-    body = request(material, "llama")
+    body = request(material, "mistral")
     body["spec"]["calibration"] |= {"seed": 9}
     first = finished(local_service, body)
     assert first.status == "succeeded", first.error

@@ -59,7 +59,7 @@ def test_every_stage_runs_once_and_the_gang_never_starts_beside_a_task_that_need
         (ray.exceptions.ActorDiedError(), "worker_lost", True, True),
         (ray.exceptions.WorkerCrashedError(), "worker_lost", True, True),
         (StorageUnavailable("away"), "storage_unavailable", True, True),
-        (CorruptObject("blob"), "corrupt_object", True, True),
+        (CorruptObject("blob"), "corrupt_object", False, False),
         (InvalidSpec("no", "spec.x"), "invalid_spec", False, False),
         (ZeroDivisionError("x"), "internal_error", False, True),
     ],
