@@ -19,7 +19,7 @@ BUCKET = "secateur-e2e"
 
 @pytest.fixture(scope="session")
 def material() -> Iterator[Path]:
-    """`llama/`, `mistral/`: tiny checkpoints; `deep/`: one with enough blocks to be interrupted; `text.txt`."""
+    """`llama/` and `mistral/` are tiny; `deep/` has enough blocks to be interrupted. And `text.txt`."""
     with tempfile.TemporaryDirectory(prefix="sec-") as name:
         directory = Path(name)
         tiny_checkpoint("llama", directory / "llama")
