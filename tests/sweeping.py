@@ -118,5 +118,5 @@ def _load(gang: Sequence[SweepWorker], block: int) -> None:
 
 
 def _statistics(gang: Sequence[SweepWorker], samples: int, *, advance: bool) -> list[LinearStatistics]:
-    per_sample = [norms for worker in gang for norms in worker.measure(advance=advance)]
-    return [merge(group, samples=samples) for group in zip(*per_sample, strict=True)]
+    shares = [worker.measure(advance=advance) for worker in gang]
+    return [merge(torch.cat(group), samples=samples) for group in zip(*shares, strict=True)]

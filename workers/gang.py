@@ -23,7 +23,7 @@ from pipeline.errors import ResourcesUnavailable
 from pipeline.ledger import WorkOrder
 from pipeline.spec import Dtype
 from pipeline.tensor.statistics import LinearStatistics, merge
-from pipeline.tensor.sweep import SquaredNorms, SweepWorker
+from pipeline.tensor.sweep import SweepWorker
 from workers.memory import give_back, peak_memory_bytes, reset_peak_memory
 from workers.settings import WorkerSettings
 from workers.stages.base import Made, Note, StageContext, Waited
@@ -129,9 +129,8 @@ class Gang:
 
     def statistics(self, *, samples: int, advance: bool, label: str) -> list[LinearStatistics]:
         """Run the loaded block on all samples; statistics per group of linears, merged in sample order."""
-        shares: list[list[SquaredNorms]] = self.all("measure", advance=advance, label=label)
-        per_sample = [norms for share in shares for norms in share]
-        return [merge(group, samples=samples) for group in zip(*per_sample, strict=True)]
+        shares: list[list[Tensor]] = self.all("measure", advance=advance, label=label)
+        return [merge(torch.cat(group), samples=samples) for group in zip(*shares, strict=True)]
 
     def shared_out(self, items: Sequence[Item]) -> list[list[Item]]:
         """Contiguous shares, one for each actor, whose sizes differ by one at most."""

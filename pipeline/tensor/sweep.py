@@ -12,7 +12,8 @@ Measuring, pruning and evaluating all walk the model in the same way:
 
 Workers never talk to each other: whoever drives them merges what they return, in sequence order.
 
-Shape legend: L tokens, O out_features, I in_features, V vocabulary.
+Shape legend: L tokens, O out_features, I in_features, V vocabulary, S sequences, G groups of linears that see
+the same input.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,8 +38,6 @@ from pipeline.tensor.packing import pack_keep
 from pipeline.tensor.statistics import LinearStatistics, squared_norm
 
 LOSS_ROWS = 256  # logits are turned into losses this many tokens at a time
-
-SquaredNorms = tuple[Tensor, ...]  # one [I] per group of linears that see the same input
 
 
 class StoredTensors(Frozen):
@@ -119,8 +118,7 @@ class SweepWorker:
 
     def load(self, block: int, stored: StoredBlock | None = None) -> None:
         """Bring one block into memory, as the checkpoint has it or as it was stored after pruning."""
-        if self._module is not None:
-            self._stream.release(self._block)
+        self._unload()
         names = self._stream.block_tensors(block)
         if stored is None:
             self._stored = {name: self._reader.tensor(disk) for name, disk in names.items()}
@@ -134,34 +132,39 @@ class SweepWorker:
         self._chosen = {}
         self._module = self._stream.load(block, self._stored)
 
-    def measure(self, *, advance: bool) -> list[SquaredNorms]:
-        """Run the block on each sequence; squared input norms per sequence and group of linears.
+    def measure(self, *, advance: bool) -> list[Tensor]:
+        """Run the block on each sequence; squared input norms per group of linears, each [sequences, I].
 
         With `advance` the outputs become the next block's inputs (`propagation: dense`).
         """
         module = self._loaded()
-        seen: list[SquaredNorms] = []
-        firsts = [group[0] for group in self._stream.row.linears]
-        current: dict[str, Tensor] = {}
-        hooks = [
-            module.get_submodule(name).register_forward_pre_hook(_recorder(current, name)) for name in firsts
+        # Made before the loop: small results between the block's scratch would pin it in memory.
+        norms_GSI = [
+            torch.empty(len(self._hidden), self._weight(group[0]).shape[1])
+            for group in self._stream.row.linears
         ]
-        try:
-            for i, hidden in enumerate(self._hidden):
-                current.clear()
+        current = {
+            group[0]: norms_SI for group, norms_SI in zip(self._stream.row.linears, norms_GSI, strict=True)
+        }
+        for i, hidden in enumerate(self._hidden):
+            hooks = [
+                module.get_submodule(name).register_forward_pre_hook(_recorder(norms_SI[i]))
+                for name, norms_SI in current.items()
+            ]
+            try:
                 output = self._stream.run(self._block, hidden)
-                seen.append(tuple(current[name] for name in firsts))
-                if advance:
-                    self._hidden[i] = output
-        finally:
-            for hook in hooks:
-                hook.remove()
-        return seen
+            finally:
+                for hook in hooks:
+                    hook.remove()
+            if advance:
+                hidden.copy_(output)
+        return norms_GSI
 
     def advance(self) -> None:
         """Run the block, as it is now, on each sequence; its outputs become the next block's inputs."""
-        for i, hidden in enumerate(self._hidden):
-            self._hidden[i] = self._stream.run(self._block, hidden)
+        self._loaded()
+        for hidden in self._hidden:
+            hidden.copy_(self._stream.run(self._block, hidden))
 
     def outlier_ratio(self, statistics: Sequence[LinearStatistics], multiplier: float) -> float:
         """Percent of the block's saliencies |W|·norm above `multiplier` times their mean (OWL)."""
@@ -179,7 +182,11 @@ class SweepWorker:
         method: Method,
         pattern: Pattern,
     ) -> None:
-        """Decide some linears of the block by the method, and keep the decisions here."""
+        """Decide some linears of the block by the method, and keep the decisions here.
+
+        The block itself is not needed for it and leaves memory until `apply`.
+        """
+        self._unload()
         by_linear = self._statistics_by_linear(statistics)
         for name in linears:
             where = f"block {self._block} {name}"
@@ -248,6 +255,11 @@ class SweepWorker:
             results.append((total, len(targets_L)))
         return results
 
+    def _unload(self) -> None:
+        if self._module is not None:
+            self._stream.release(self._block)
+            self._module = None
+
     def _loaded(self) -> nn.Module:
         assert self._module is not None, "load(block) comes first"
         return self._module
@@ -268,9 +280,9 @@ class SweepWorker:
         return [LinearStatistics(input_norm_I=one.input_norm_I.to(self._device)) for one in statistics]
 
 
-def _recorder(current: dict[str, Tensor], name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+def _recorder(norms_I: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
     def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
         x = args[0]
-        current[name] = squared_norm(x.reshape(-1, x.shape[-1])).cpu()
+        norms_I.copy_(squared_norm(x.reshape(-1, x.shape[-1])))
 
     return hook

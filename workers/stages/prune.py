@@ -60,9 +60,9 @@ def _prune_block(
     linears = ray.get(workers.one(0, "linear_names"))
     pattern = plan.blocks[block]
     gang = range(len(workers.actors))
-    decided = [
-        workers.one(i, "choose", linears[i :: len(gang)], statistics, stage.method, pattern, label=label)
-        for i in gang
+    decided = [  # a call for each linear: an actor gives memory back between calls
+        workers.one(i % len(gang), "choose", [linear], statistics, stage.method, pattern, label=label)
+        for i, linear in enumerate(linears)
     ]
     ray.get(decided)
     chosen = [workers.one(i, "chosen", label=label) for i in gang] if len(gang) > 1 else []
