@@ -14,7 +14,7 @@ from pipeline.allocations.uniform import Uniform
 from pipeline.canonical import Frozen
 from pipeline.evaluation import Evaluation
 from pipeline.methods import Method
-from pipeline.patterns import NM, Pattern
+from pipeline.patterns import Pattern
 from pipeline.sources.uri import SourceUri
 from pipeline.texts import Calibration
 
@@ -136,6 +136,3 @@ def check_against_model(spec: PruneSpec, *, model_type: str, blocks: int, max_po
                 f"use {max_positions} or less",
                 f"{field}.sequence_length",
             )
-
-
-__all__ = ["NM", "JobRequest", "ModelSource", "Prune", "PruneSpec", "Resources", "check_against_model"]
