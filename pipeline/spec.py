@@ -5,7 +5,7 @@ priority change where and when a job runs, never its bits.
 """
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
@@ -42,10 +42,10 @@ class Prune(Frozen):
     propagation: Literal["pruned", "dense"] = "pruned"
 
 
-class PruneSpec(Frozen):
-    """What to prune, how, and how it is judged."""
+class SpecTemplate(Frozen):
+    """A PruneSpec whose model may still be open: a schedule fills it in."""
 
-    model: ModelSource
+    model: ModelSource | None = None
     calibration: Calibration | None = None
     prune: Prune
     evaluation: Evaluation = Field(default_factory=Evaluation)
@@ -54,7 +54,7 @@ class PruneSpec(Frozen):
     )
 
     @model_validator(mode="after")
-    def _agreement(self) -> "PruneSpec":
+    def _agreement(self) -> Self:
         if self.needs_calibration and self.calibration is None:
             reason = (
                 f"method {self.prune.method.kind}"
@@ -68,6 +68,12 @@ class PruneSpec(Frozen):
     def needs_calibration(self) -> bool:
         """Whether any part of the spec looks at activations."""
         return self.prune.method.needs_statistics or self.prune.allocation.outlier_multiplier is not None
+
+
+class PruneSpec(SpecTemplate):
+    """What to prune, how, and how it is judged."""
+
+    model: ModelSource
 
 
 class Resources(Frozen):
@@ -103,14 +109,20 @@ class Resources(Frozen):
         return int(self.memory_per_worker[:-3]) * UNITS[self.memory_per_worker[-3:]]
 
 
-class JobRequest(Frozen):
-    """Body of POST /jobs and POST /plans."""
+class JobTemplate(Frozen):
+    """A JobRequest whose model may still be open."""
 
-    spec: PruneSpec
+    spec: SpecTemplate
     resources: Resources = Field(default_factory=Resources)
     priority: int = Field(default=0, ge=-100, le=100, description="Higher starts first.")
     labels: dict[Label, Label] = Field(default_factory=dict, max_length=32)
     name: str | None = Field(default=None, min_length=1, max_length=100)
+
+
+class JobRequest(JobTemplate):
+    """Body of POST /jobs and POST /plans."""
+
+    spec: PruneSpec
 
 
 def check_against_model(spec: PruneSpec, *, model_type: str, blocks: int, max_positions: int | None) -> None:

@@ -121,3 +121,96 @@ class EventRow(Base):
     at: Mapped[datetime] = mapped_column(UtcDateTime)
     type: Mapped[str] = mapped_column(String(32))
     body: Mapped[str] = mapped_column(Text)
+
+
+class Schedule(Base):
+    """A standing order. `definition`: its ScheduleRequest. The lease tells which API process looks after it.
+
+    `next_at`: when cron fires next; null without cron, and while paused.
+    """
+
+    __tablename__ = "schedules"
+
+    id: Mapped[str] = mapped_column(String(26), primary_key=True)
+    name: Mapped[str] = mapped_column(String(63), unique=True)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    updated_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    definition: Mapped[str] = mapped_column(Text)
+    paused: Mapped[bool] = mapped_column(default=False)
+    next_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    looked_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    error: Mapped[str | None] = mapped_column(Text)
+    lease_owner: Mapped[str | None] = mapped_column(String(100))
+    lease_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class Firing(Base):
+    """One time that a schedule fired, or should have. `due_at`: cron's moment; `digest`: of the checkpoint.
+
+    Either is there once in a schedule, so that two API processes never fire twice. `gates`: verdicts as JSON.
+    """
+
+    __tablename__ = "firings"
+    __table_args__ = (
+        UniqueConstraint("schedule", "due_at"),
+        UniqueConstraint("schedule", "digest"),
+        Index(None, "schedule", "id"),
+        Index(None, "outcome"),
+        {"sqlite_autoincrement": True},
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
+    schedule: Mapped[str] = mapped_column(ForeignKey("schedules.id", ondelete="CASCADE"))
+    cause: Mapped[str] = mapped_column(String(16))
+    at: Mapped[datetime] = mapped_column(UtcDateTime)
+    due_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    source: Mapped[str | None] = mapped_column(Text)
+    digest: Mapped[str | None] = mapped_column(String(64))
+    job: Mapped[str | None] = mapped_column(ForeignKey("jobs.id"), unique=True)
+    outcome: Mapped[str] = mapped_column(String(16))
+    reason: Mapped[str | None] = mapped_column(Text)
+    gates: Mapped[str | None] = mapped_column(Text)
+    decided_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class Sighting(Base):
+    """A checkpoint below a schedule's prefix as last seen: since when it has been so, and what it lacks."""
+
+    __tablename__ = "sightings"
+
+    schedule: Mapped[str] = mapped_column(ForeignKey("schedules.id", ondelete="CASCADE"), primary_key=True)
+    source: Mapped[str] = mapped_column(String(1024), primary_key=True)
+    digest: Mapped[str | None] = mapped_column(String(64))
+    since: Mapped[datetime] = mapped_column(UtcDateTime)
+    seen_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    state: Mapped[str] = mapped_column(String(16))
+    reason: Mapped[str | None] = mapped_column(Text)
+
+
+class Alias(Base):
+    """A name that points at the published checkpoint of one job; the store has a copy for those who serve."""
+
+    __tablename__ = "aliases"
+
+    name: Mapped[str] = mapped_column(String(63), primary_key=True)
+    job: Mapped[str] = mapped_column(ForeignKey("jobs.id"))
+    prefix: Mapped[str] = mapped_column(Text)
+    manifest: Mapped[str] = mapped_column(String(64))
+    moved_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    moved_by: Mapped[str] = mapped_column(String(100))
+
+
+class ApiKey(Base):
+    """A key of a person or a program. Its secret is stored as SHA-256 only; `prefix` is what lists show."""
+
+    __tablename__ = "api_keys"
+
+    id: Mapped[str] = mapped_column(String(24), primary_key=True)
+    name: Mapped[str] = mapped_column(String(100))
+    role: Mapped[str] = mapped_column(String(16))
+    prefix: Mapped[str] = mapped_column(String(16), unique=True)
+    digest: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    last_used_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    revoked_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
