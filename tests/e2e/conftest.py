@@ -30,13 +30,13 @@ def material() -> Iterator[Path]:
 
 
 def deep_checkpoint(directory: Path) -> None:
-    """24 blocks, wide enough for a block to take a noticeable time."""
+    """16 blocks, wide enough for a block to take a noticeable time."""
     tokenizer = tiny_tokenizer("llama")
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=256,
         intermediate_size=768,
-        num_hidden_layers=24,
+        num_hidden_layers=16,
         num_attention_heads=8,
         num_key_value_heads=4,
         max_position_embeddings=256,

@@ -36,13 +36,13 @@ def test_actor_driver_and_api_may_die(
         assert actors, "no actor of the prune stage was found"
         os.kill(actors[0], signal.SIGKILL)
 
-        _until_block(client, job, 8, after_retry=True)
+        _until_block(client, job, 6, after_retry=True)
         drivers = list(processes_of(cloud_service.state_dir, lambda c: "workers.driver" in c and job in c))
         assert drivers, "no driver was found"
         for driver in drivers:
             os.kill(driver, signal.SIGKILL)
 
-        _until_block(client, job, 13, attempt=2)
+        _until_block(client, job, 9, attempt=2)
     cloud_service.kill()
     cloud_service.start()
     with SecateurClient(cloud_service.url) as client:
@@ -88,8 +88,9 @@ def test_a_job_that_keeps_dying_stops_with_the_reason(local_service: Service, ma
 
 
 def test_an_altered_blob_is_named(local_service: Service, material: Path) -> None:
-    body = request(material, "mistral")
+    body = request(material, "mistral", evaluation={})
     body["spec"]["calibration"] |= {"seed": 9}
+    body["spec"]["prune"]["allocation"] = {"kind": "uniform"}
     first = finished(local_service, body)
     assert first.status == "succeeded", first.error
     keep = artifacts(local_service, first)["calibrate", "samples"].files[0]
