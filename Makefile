@@ -13,7 +13,7 @@ serve: $(VENV)/.worker
 	$(BIN)/secateur serve
 
 test: $(VENV)/.dev system
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -47,3 +47,6 @@ system:
 	@test -x /usr/lib/postgresql/15/bin/initdb \
 	  || { apt-get update -qq && apt-get install -qq -y --no-install-recommends postgresql-15; } \
 	  || echo "PostgreSQL 15 is not here and could not be installed (Debian package postgresql-15)"
+	@test -x /usr/bin/chromium \
+	  || { apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium; } \
+	  || echo "Chromium is not here and could not be installed (Debian package chromium)"
