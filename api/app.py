@@ -8,7 +8,7 @@ from functools import partial
 from threading import Event
 
 import uvicorn
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.concurrency import run_in_threadpool
 
 from api import errors
@@ -17,7 +17,24 @@ from api.db.migrate import upgrade
 from api.embedded import EmbeddedRay
 from api.metrics import Metrics
 from api.middleware import REQUEST_ID, BodyLimit, RequestLog
-from api.routes import artifacts, events, internal, jobs, logs, plans, service
+from api.routes import (
+    aliases,
+    artifacts,
+    events,
+    internal,
+    jobs,
+    keys,
+    logs,
+    plans,
+    schedules,
+    service,
+    session,
+    web,
+)
+from api.routes.access import Needs
+from api.routes.answers import KEYED
+from api.schedules import Scheduler
+from api.service import first_keys
 from api.service.attempts import jobs_by_status
 from api.service.context import Services
 from api.service.dispatcher import Dispatcher
@@ -29,7 +46,14 @@ from pipeline.sources.pins import Pins
 from pipeline.spec import PruneSpec
 from pipeline.storage import ContentStore, open_store
 
-ROUTERS = tuple(module.router for module in (jobs, plans, events, logs, artifacts, internal, service))
+# Who may call what. Everything new belongs to the first: viewers may GET, submitters may do the rest.
+BY_METHOD = (
+    keys.own,
+    *(module.router for module in (jobs, plans, events, logs, artifacts, schedules, aliases)),
+)
+ADMINS = (keys.router,)
+# For everybody; internal asks for the token that each attempt has of its own.
+OPEN = (web.router, service.router, session.router, internal.router)
 GRACE_SECONDS = 5  # for streams, when the service is stopped
 
 Resolver = Callable[[PruneSpec], Pins]
@@ -37,7 +61,7 @@ Resolver = Callable[[PruneSpec], Pins]
 
 def create_app(settings: Settings, *, resolver: Resolver | None = None, dispatch: bool = True) -> FastAPI:
     """The service. `resolver` pins sources in another way than by the settings; without `dispatch` jobs stay
-    queued (tests, and an API beside another that dispatches)."""
+    queued and schedules do not fire (tests, and an API beside another that dispatches)."""
     database = Database(settings.database_url)
     embedded = _embedded(settings) if settings.ray_address is None else None
     if settings.ray_address is None:
@@ -46,28 +70,34 @@ def create_app(settings: Settings, *, resolver: Resolver | None = None, dispatch
     else:
         endpoint = cluster(settings.ray_address, settings.ray_token_path)
     metrics = Metrics(lambda: jobs_by_status(database))
+    access = source_access(settings)
     services = Services(
         settings=settings,
         database=database,
         content=ContentStore(open_store(settings.storage_url, settings.s3_options)),
         ray=RayJobsClient(endpoint),
-        resolve=resolver or partial(resolve, access=source_access(settings)),
+        resolve=resolver or partial(resolve, access=access),
         metrics=metrics,
         wake=Event(),
+        access=access,
     )
     dispatcher = Dispatcher(services, embedded) if dispatch else None
+    scheduler = Scheduler(services) if dispatch else None
 
     app = FastAPI(
         title="Secateur",
         summary="A pruning service for large language models.",
         version="0.1.0",
-        lifespan=partial(_lifespan, services=services, dispatcher=dispatcher),
+        lifespan=partial(_lifespan, services=services, dispatcher=dispatcher, scheduler=scheduler),
     )
     app.state.services = services
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
     app.add_middleware(RequestLog, metrics=metrics)
     errors.install(app)
-    for router in ROUTERS:
+    for routers, needs in ((BY_METHOD, Needs()), (ADMINS, Needs("admin"))):
+        for router in routers:
+            app.include_router(router, dependencies=[Depends(needs)], responses=KEYED)
+    for router in OPEN:
         app.include_router(router)
     return app
 
@@ -100,14 +130,19 @@ def serve(settings: Settings | None = None) -> None:
 
 @contextlib.asynccontextmanager
 async def _lifespan(
-    app: FastAPI, *, services: Services, dispatcher: Dispatcher | None
+    app: FastAPI, *, services: Services, dispatcher: Dispatcher | None, scheduler: Scheduler | None
 ) -> AsyncIterator[None]:
     await run_in_threadpool(upgrade, services.database)
+    await run_in_threadpool(first_keys.prepare, services.settings, services.database)
     if dispatcher is not None:
         dispatcher.start()
+    if scheduler is not None:
+        scheduler.start()
     try:
         yield
     finally:
+        if scheduler is not None:
+            await run_in_threadpool(scheduler.stop)
         if dispatcher is not None:
             await run_in_threadpool(dispatcher.stop)
         services.ray.close()

@@ -4,11 +4,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
+import httpx
 import typer
 from typer.core import TyperGroup
 
-from api import cli_demo, cli_local
+from api import cli_demo, cli_keys, cli_local, cli_schedules
 from api.cli_job import say_links, say_result, watched
+from api.cli_service import REMEDY, Url, connect
 from api.cli_spec import SpecError, load_document
 from api.cli_view import (
     job_details,
@@ -18,7 +20,7 @@ from api.cli_view import (
     say_error,
     say_json,
 )
-from api.client import DEFAULT_URL, ClientError, SecateurClient
+from api.client import DEFAULT_URL, ClientError
 from api.download import download as download_files
 from pipeline.errors import SecateurError
 from pipeline.job import Status
@@ -26,9 +28,6 @@ from pipeline.job import Status
 BAD_REQUEST = frozenset({400, 413, 415, 422})
 STATUSES: tuple[str, ...] = get_args(Status)
 
-Url = Annotated[
-    str, typer.Option("--url", envvar="SECATEUR_URL", help="Address of the service.", show_default=True)
-]
 Job = Annotated[str, typer.Argument(help="Id of a job.", show_default=False)]
 Spec = Annotated[
     str, typer.Argument(help="YAML or JSON file with the body of POST /jobs; - is standard input.")
@@ -51,7 +50,8 @@ class _ErrorsInOneLine(TyperGroup):
             say_error(error.message, error.param)
             code = 2
         except ClientError as error:
-            say_error(error.message, error.param)
+            remedy = f"; {REMEDY}" if error.status == httpx.codes.UNAUTHORIZED else ""
+            say_error(error.message + remedy, error.param)
             code = 2 if error.status in BAD_REQUEST else 1
         except SecateurError as error:
             say_error(error.message, error.param)
@@ -87,7 +87,7 @@ def submit(
 ) -> None:
     """Post a job."""
     document = load_document(spec, overrides or [])
-    with SecateurClient(url) as client:
+    with connect(url) as client:
         job = client.submit(document, idempotency_key=idempotency_key)
         if as_json:
             say_json(job)
@@ -106,7 +106,7 @@ def plan(
 ) -> None:
     """Show what a spec would run, what is cached, and how much it reads."""
     document = load_document(spec, overrides or [])
-    with SecateurClient(url) as client:
+    with connect(url) as client:
         planned = client.plan(document)
     if as_json:
         say_json(planned)
@@ -126,7 +126,7 @@ def jobs(
     as_json: Json = False,
 ) -> None:
     """List jobs, newest first."""
-    with SecateurClient(url) as client:
+    with connect(url) as client:
         found = client.jobs(
             status=_status(status),
             labels=dict(_label(text) for text in label or []),
@@ -147,7 +147,7 @@ def jobs(
 @app.command()
 def show(job: Job, url: Url = DEFAULT_URL, as_json: Json = False) -> None:
     """Show one job."""
-    with SecateurClient(url) as client:
+    with connect(url) as client:
         found = client.job(job)
         if as_json:
             say_json(found)
@@ -158,7 +158,7 @@ def show(job: Job, url: Url = DEFAULT_URL, as_json: Json = False) -> None:
 @app.command()
 def watch(job: Job, url: Url = DEFAULT_URL) -> None:
     """Watch a job until it ends. Exit code: 0 succeeded, 1 failed, 130 cancelled or Ctrl-C."""
-    with SecateurClient(url) as client:
+    with connect(url) as client:
         raise typer.Exit(watched(client, job))
 
 
@@ -170,7 +170,7 @@ def logs(
     attempt: Annotated[int | None, typer.Option(min=1, help="Which attempt; the latest.")] = None,
 ) -> None:
     """Print the output of a job's driver."""
-    with SecateurClient(url) as client:
+    with connect(url) as client:
         for text in client.logs(job, attempt=attempt, follow=follow):
             typer.echo(text, nl=False)
 
@@ -178,14 +178,14 @@ def logs(
 @app.command()
 def cancel(job: Job, url: Url = DEFAULT_URL) -> None:
     """Stop a job."""
-    with SecateurClient(url) as client:
+    with connect(url) as client:
         typer.echo(f"{job} {client.cancel(job).status}")
 
 
 @app.command()
 def retry(job: Job, url: Url = DEFAULT_URL) -> None:
     """Queue a failed or cancelled job again; what it has stored is used again."""
-    with SecateurClient(url) as client:
+    with connect(url) as client:
         typer.echo(f"{job} {client.retry(job).status}")
 
 
@@ -198,7 +198,7 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Print the figures of a finished job, or fetch its report."""
-    with SecateurClient(url) as client:
+    with connect(url) as client:
         if output is not None:
             as_text = output.suffix == ".json"
             output.write_bytes(client.report_json(job) if as_text else client.report_html(job))
@@ -216,13 +216,19 @@ def download(
     job: Job,
     directory: Annotated[Path, typer.Argument(help="Where the checkpoint goes.")],
     url: Url = DEFAULT_URL,
+    alias: Annotated[
+        bool, typer.Option("--alias", help="JOB is an alias: the job that it points at.")
+    ] = False,
 ) -> None:
     """Fetch the published checkpoint; every file is checked against its SHA-256."""
-    with SecateurClient(url) as client:
-        for path in download_files(client, job, directory):
+    with connect(url) as client:
+        for path in download_files(client, client.alias(job).job if alias else job, directory):
             typer.echo(str(path))
 
 
+app.add_typer(cli_keys.app, name="keys")
+app.add_typer(cli_schedules.app, name="schedules")
+app.command()(cli_schedules.aliases)
 app.command()(cli_local.serve)
 app.command("import-gguf")(cli_local.import_gguf)
 app.command()(cli_local.run)

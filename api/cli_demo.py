@@ -22,11 +22,14 @@ from api.cli_local import (
     settings_from,
     stop,
 )
+from api.cli_service import connect
 from api.cli_view import final_table, out, say_error, took_seconds
-from api.client import ClientError, SecateurClient, ServiceAwayError
+from api.client import DEFAULT_URL, ClientError, SecateurClient, ServiceAwayError
+from api.key_file import read_key
 from api.service.views import JobView
 from api.watch import follow_job
 from pipeline.allocations.owl import Owl
+from pipeline.eval_tasks import EvalTask, EvalTasks
 from pipeline.evaluation import Evaluation, PerplexityText
 from pipeline.job import TERMINAL
 from pipeline.methods.wanda import Wanda
@@ -35,32 +38,44 @@ from pipeline.spec import JobRequest, ModelSource, Prune, PruneSpec, Resources
 from pipeline.texts import Calibration
 
 LABELS = {"secateur": "demo"}
+DEMO_TASKS = ("arc_easy_slice", "piqa_slice", "winogrande_slice")
 START_SECONDS = 120.0
 
 
 def demo(
     url: Annotated[
-        str | None, typer.Option("--url", help="Use this service; left out, one is started and stopped.")
+        str | None,
+        typer.Option(
+            "--url",
+            help="Use this service; left out, that of `secateur serve`, or one that is started and stopped.",
+        ),
     ] = None,
     state_dir: Annotated[
-        Path | None, typer.Option(help="Where model, texts and results lie; `demo` in the service's.")
+        Path | None, typer.Option(help="State directory of the service; model and texts lie in its `demo`.")
     ] = None,
 ) -> None:
     """Prune a real 134-million-parameter model to 50 % through the real API, and show what came of it."""
     require_worker()
     console = out()
-    state = (state_dir or settings_from().state_dir / "demo").absolute()
-    data = state / "data"
+    state = (state_dir or settings_from().state_dir).absolute()
+    home = state / "demo"
+    data = home / "data"
     _prepare(data, console)
     with ended_by_sigterm(), contextlib.ExitStack() as stack:
+        if url is None and _runs(DEFAULT_URL, state):
+            console.print(f"using the service at {DEFAULT_URL}")
+            url = DEFAULT_URL
         if url is None:
-            url = stack.enter_context(_service(state, data, console))
-        client = stack.enter_context(SecateurClient(url))
+            own = stack.enter_context(_service(state, data, home / "service.log", console))
+            client = stack.enter_context(SecateurClient(own, api_key=read_key(state)))
+        else:
+            client = stack.enter_context(connect(url))
         job = follow_job(client, _job(client, data, console), console)
         if job.status != "succeeded":
             say_error(job.error.message if job.error else f"the job is {job.status}")
             raise typer.Exit(1)
-        page = _say_result(client, job, state, console)
+        page = _say_result(client, job, state, home, console)
+        console.print(f"`make serve` shows it at {DEFAULT_URL}/#/jobs/{job.id}", soft_wrap=True)
     typer.echo(str(page))
 
 
@@ -91,7 +106,12 @@ def demo_request(data: Path) -> JobRequest:
                         windows=16,
                         bos="none",
                     ),
-                )
+                ),
+                tasks=EvalTasks(
+                    tasks=tuple(EvalTask(name=name) for name in DEMO_TASKS),
+                    include=f"file:{data}/eval_tasks",
+                    limit=25,
+                ),
             ),
         ),
         resources=Resources(workers=2, cpus_per_worker=1, memory_per_worker="2GiB"),
@@ -122,9 +142,9 @@ def _job(client: SecateurClient, data: Path, console: Console) -> str:
     return client.submit(request).id
 
 
-def _say_result(client: SecateurClient, job: JobView, state: Path, console: Console) -> Path:
+def _say_result(client: SecateurClient, job: JobView, state: Path, home: Path, console: Console) -> Path:
     document = client.report(job.id)
-    page = state / "reports" / f"{job.id}.html"
+    page = home / "reports" / f"{job.id}.html"
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_bytes(client.report_html(job.id))
     published = state / "storage" / document.data.manifest_prefix
@@ -138,11 +158,22 @@ def _say_result(client: SecateurClient, job: JobView, state: Path, console: Cons
     return page
 
 
+def _runs(url: str, state: Path) -> bool:
+    """Whether the service of this state directory answers there."""
+    key = read_key(state)
+    if key is None:
+        return False
+    with SecateurClient(url, timeout=5, api_key=key) as client, contextlib.suppress(ClientError):
+        client.whoami()
+        return True
+    return False
+
+
 @contextlib.contextmanager
-def _service(state: Path, data: Path, console: Console) -> Iterator[str]:
+def _service(state: Path, data: Path, log: Path, console: Console) -> Iterator[str]:
     """A service of our own, for as long as it is needed; its address."""
     port = _free_port()
-    url, log = f"http://127.0.0.1:{port}", state / "service.log"
+    url = f"http://127.0.0.1:{port}"
     given = {
         "SECATEUR_STATE_DIR": str(state),
         "SECATEUR_STORAGE_URL": f"file://{state / 'storage'}",

@@ -23,6 +23,7 @@ from rich.console import Console
 
 from api.cli_spec import Document, SpecError, checked, load_document
 from api.cli_view import final_table, out, say_error
+from api.key_file import NAME as KEY_FILE
 from api.settings import PREFIX, Settings
 from api.watch import JobWatch, reason_text, watch
 from pipeline.artifacts import ManifestRef, ReportRef
@@ -70,7 +71,16 @@ def serve(
     )
     from api.app import serve as run_service  # the other commands need no web framework
 
+    typer.echo(page_line(settings))
     run_service(settings)
+
+
+def page_line(settings: Settings) -> str:
+    """Where the page of a service is, and what opens it."""
+    if settings.auth == "none":
+        return f"the page: {settings.public_url}/"
+    key = f"the key in {settings.state_dir / KEY_FILE}" if settings.embedded else "an API key"
+    return f"the page: {settings.public_url}/ (sign in with {key})"
 
 
 def import_gguf(

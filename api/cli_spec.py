@@ -119,7 +119,7 @@ def _located(value: JsonValue, directory: Path) -> JsonValue:
     if isinstance(value, dict):
         return {
             name: _absolute(inner, directory)
-            if name == "source" and isinstance(inner, str)
+            if name in ("source", "include") and isinstance(inner, str)
             else _located(inner, directory)
             for name, inner in value.items()
         }

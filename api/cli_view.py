@@ -11,8 +11,8 @@ from rich.text import Text
 
 from api.service.views import JobView, PlanView
 from pipeline.job import Status
-from pipeline.quantity import human_bytes, human_perplexity, human_seconds
-from pipeline.report import Summary
+from pipeline.quantity import human_bytes, human_metric, human_perplexity, human_seconds
+from pipeline.report import Summary, limits_of
 
 STATUS_STYLE: dict[Status, str] = {
     "queued": "dim",
@@ -132,6 +132,19 @@ def final_table(
             human_perplexity(text.pruned),
             f"{text.ratio:.3f}",
         )
+    main = [task for task in summary.tasks if task.main]
+    tasks = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("task", "metric", "few-shot", "dense", "pruned", "difference"):
+        tasks.add_column(name, justify="left" if name in ("task", "metric") else "right")
+    for task in main:
+        tasks.add_row(
+            Text(task.task),
+            Text(task.metric),
+            "" if task.num_fewshot is None else str(task.num_fewshot),
+            _with_stderr(task.dense, task.dense_stderr),
+            _with_stderr(task.pruned, task.pruned_stderr),
+            Text(human_metric(task.difference, sign=True), style="bold" if task.stands_out else ""),
+        )
     peak = "" if summary.peak_memory_bytes is None else human_bytes(summary.peak_memory_bytes)
     facts = _pairs(
         [
@@ -144,7 +157,11 @@ def final_table(
             ("report", report),
         ]
     )
-    shown = [perplexity] if summary.perplexity else []
+    shown: list[RenderableType] = [perplexity] if summary.perplexity else []
+    if main:
+        shown.append(tasks)
+    if limits := limits_of(main):
+        shown.append(Text(f"{limits}: not comparable with published figures", style="dim"))
     return Group(Text(""), title, *shown, facts)
 
 
@@ -153,6 +170,10 @@ def took_seconds(job: JobView) -> float | None:
     if job.started_at is None or job.finished_at is None:
         return None
     return job.finished_at - job.started_at
+
+
+def _with_stderr(value: float, stderr: float | None) -> str:
+    return human_metric(value) if stderr is None else f"{human_metric(value)} ± {human_metric(stderr)}"
 
 
 def _pairs(rows: Iterable[tuple[str, str]]) -> Table:

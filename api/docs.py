@@ -1,6 +1,7 @@
 """`python -m api.docs`: write what docs/ says of settings, spec and API. A test fails when it is stale."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import gettempdir
 
@@ -8,7 +9,7 @@ from pydantic.fields import FieldInfo
 
 from api.app import create_app
 from api.schema import request_schema
-from api.settings import PREFIX, Settings
+from api.settings import PREFIX, ClientSettings, Settings
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
@@ -24,13 +25,18 @@ def pages() -> dict[str, str]:
 
 def settings_page() -> str:
     """A table of every setting."""
-    rows = [_row(name, info) for name, info in sorted(Settings.model_fields.items())]
     return (
         "# Settings\n\nEnvironment variables of the API, from `api/settings.py` by `python -m api.docs`.\n"
         "Drivers on a cluster get the ones about storage and sources from the API, but for keys and tokens:\n"
         "these come from the cluster's own environment.\n\n"
-        "| variable | default | meaning |\n|---|---|---|\n" + "".join(rows)
+        f"{_table(Settings.model_fields)}\n"
+        f"The CLI reads these:\n\n{_table(ClientSettings.model_fields)}"
     )
+
+
+def _table(fields: Mapping[str, FieldInfo]) -> str:
+    rows = [_row(name, info) for name, info in sorted(fields.items())]
+    return "| variable | default | meaning |\n|---|---|---|\n" + "".join(rows)
 
 
 def _row(name: str, info: FieldInfo) -> str:

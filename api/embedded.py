@@ -115,7 +115,8 @@ class EmbeddedRay:
             "PYTHONUNBUFFERED": "1",
             **self._environment,
         }
-        environment.pop("RAY_ADDRESS", None)
+        for name in ("RAY_ADDRESS", "SECATEUR_ADMIN_KEY", "SECATEUR_API_KEY"):
+            environment.pop(name, None)
         log.info("starting a local Ray")
         with (self.state_dir / "ray.log").open("ab") as output:
             child = subprocess.Popen(

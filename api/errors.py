@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from sqlalchemy.exc import InterfaceError, OperationalError
 from starlette.exceptions import HTTPException
 
@@ -15,6 +16,7 @@ from api.hints import explained
 from api.submit import RayUnavailable
 from pipeline.canonical import Frozen
 from pipeline.errors import CorruptObject, InvalidRequest, ObjectNotFound, SecateurError, StorageError
+from pipeline.spec import JobRequest
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +27,7 @@ TYPES = {
     409: "conflict_error",
     410: "conflict_error",
 }
+SECRET_BODIES = frozenset({"/session"})  # nothing of these is said again
 CODES = {405: "method_not_allowed", 404: "not_found", 400: "malformed_request", 415: "unsupported_media_type"}
 
 
@@ -109,7 +112,10 @@ async def _validation_error(request: Request, error: Exception) -> JSONResponse:
         got = request.headers.get("content-type") or "none"
         return answer(415, "unsupported_media_type", f"send Content-Type: application/json; got {got}")
     in_body = first["loc"][0] == "body"
-    explanations = [explained(problem, error.body) for problem in problems[:5]]
+    if request.url.path in SECRET_BODIES:
+        problems = [{**problem, "input": {}} for problem in problems]
+    model = _body_model(request)
+    explanations = [explained(problem, error.body, model=model) for problem in problems[:5]]
     more = f"\n... and {len(problems) - 5} more" if len(problems) > 5 else ""
     return answer(
         422,
@@ -158,6 +164,13 @@ async def _database_error(request: Request, error: Exception) -> JSONResponse:
     log.error("%s %s: %s", request.method, request.url.path, error)
     message = "the database does not answer; try again"
     return answer(503, "database_unavailable", message, headers={"Retry-After": "5"})
+
+
+def _body_model(request: Request) -> type[BaseModel]:
+    """What the route wants its body to be."""
+    field = getattr(request.scope.get("route"), "body_field", None)
+    model = field.field_info.annotation if field is not None else None
+    return model if isinstance(model, type) and issubclass(model, BaseModel) else JobRequest
 
 
 def _printable(text: str) -> str:

@@ -25,7 +25,7 @@ REQUEST_EXAMPLES: dict[str, Any] = {
                     "allocation": {"kind": "owl", "multiplier": 5, "spread": 0.08},
                     "pattern": {"kind": "unstructured", "sparsity": 0.7},
                 },
-                "evaluation": {"perplexity": [WIKITEXT]},
+                "evaluation": {"perplexity": [WIKITEXT], "tasks": {"suite": "openba"}},
             },
             "resources": {"workers": 4, "gpus_per_worker": 1, "memory_per_worker": "64GiB"},
             "labels": {"team": "serving"},
@@ -43,6 +43,56 @@ REQUEST_EXAMPLES: dict[str, Any] = {
                 },
             },
             "labels": {"schedule": "nightly"},
+        },
+    },
+}
+SCHEDULE_EXAMPLES: dict[str, Any] = {
+    "new_checkpoints": {
+        "summary": "Whatever arrives in a bucket, started at half past two in the night, judged and promoted",
+        "value": {
+            "name": "nightly",
+            "cron": {"expression": "30 2 * * *", "timezone": "Europe/Berlin"},
+            "on_new_checkpoint": {"source": "s3://checkpoints/nightly", "ready_marker": "_SUCCESS"},
+            "template": {
+                "spec": {
+                    "calibration": {
+                        "source": "hub:allenai/c4",
+                        "config": "en",
+                        "samples": 128,
+                        "sequence_length": 2048,
+                    },
+                    "prune": {
+                        "method": {"kind": "wanda"},
+                        "pattern": {"kind": "unstructured", "sparsity": 0.5},
+                    },
+                    "evaluation": {
+                        "perplexity": [{**WIKITEXT, "name": "wikitext"}],
+                        "tasks": {"tasks": ["arc_easy"]},
+                    },
+                },
+                "resources": {"workers": 4, "gpus_per_worker": 1, "memory_per_worker": "64GiB"},
+                "labels": {"team": "serving"},
+            },
+            "gates": ["perplexity.wikitext <= 1.2 * dense", "arc_easy >= dense - 0.02"],
+            "alias": "nightly",
+            "overlap": "queue",
+        },
+    },
+    "every_sunday": {
+        "summary": "One model, every Sunday, by cron alone",
+        "value": {
+            "name": "weekly",
+            "cron": {"expression": "0 4 * * SUN", "timezone": "America/New_York"},
+            "template": {
+                "spec": {
+                    "model": {"source": "hub:meta-llama/Llama-2-7b-hf@main"},
+                    "prune": {
+                        "method": {"kind": "magnitude"},
+                        "pattern": {"kind": "nm", "keep": 2, "group": 4},
+                    },
+                },
+            },
+            "missed": "skip",
         },
     },
 }

@@ -5,20 +5,26 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pydantic import BaseModel
+
 from api.schema import request_schema
+from pipeline.spec import JobRequest
 
 SHOWN = 80
 Loc = Sequence[str | int]
+Schema = dict[str, Any]
 
 
-def explained(problem: Mapping[str, Any], body: object) -> tuple[str, str]:
-    """The dotted path of the field and a sentence about it."""
+def explained(
+    problem: Mapping[str, Any], body: object, *, model: type[BaseModel] = JobRequest
+) -> tuple[str, str]:
+    """The dotted path of the field and a sentence about it. `model`: what the body should have been."""
     loc = problem["loc"]
     path = _without_tags(loc[1:], body) if loc[0] == "body" else list(loc[1:])
     if problem["type"] in ("union_tag_invalid", "union_tag_not_found"):
         path = [*path, problem["ctx"]["discriminator"].strip("'")]
     param = ".".join(str(part) for part in path)
-    return param, f"{param or 'the body'} {_sentence(problem, path, body)}"
+    return param, f"{param or 'the body'} {_sentence(problem, path, body, request_schema(model))}"
 
 
 def suggestion(got: object, allowed: Sequence[str]) -> str:
@@ -27,13 +33,13 @@ def suggestion(got: object, allowed: Sequence[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def _sentence(problem: Mapping[str, Any], path: Loc, body: object) -> str:
+def _sentence(problem: Mapping[str, Any], path: Loc, body: object, schema: Schema) -> str:
     got, context = problem.get("input"), problem.get("ctx", {})
     match problem["type"]:
         case "missing":
             return "is missing"
         case "extra_forbidden":
-            allowed = [name for name in _fields_at(path[:-1], body) if name != path[-1]]
+            allowed = [name for name in _fields_at(path[:-1], body, schema) if name != path[-1]]
             listing = f"; allowed here: {', '.join(allowed)}" if allowed else ""
             return f"is not a known field{suggestion(path[-1], allowed)}{listing}"
         case "union_tag_invalid":
@@ -43,7 +49,7 @@ def _sentence(problem: Mapping[str, Any], path: Loc, body: object) -> str:
                 + (", ".join(allowed))
             )
         case "union_tag_not_found":
-            allowed = _kinds_at(path[:-1], body)
+            allowed = _kinds_at(path[:-1], body, schema)
             return f"is missing; it says which one is meant{': ' + ', '.join(allowed) if allowed else ''}"
         case "literal_error":
             allowed = [part.strip(" '") for part in context["expected"].replace(" or ", ", ").split(",")]
@@ -86,46 +92,45 @@ def _inside(value: object, part: str | int) -> object:
     return None
 
 
-def _fields_at(path: Loc, body: object) -> list[str]:
-    """Names of the fields that the object at `path` of a JobRequest may have."""
-    return [name for node in _nodes_at(path, body) for name in node.get("properties", {})]
+def _fields_at(path: Loc, body: object, schema: Schema) -> list[str]:
+    """Names of the fields that the object at `path` may have."""
+    return [name for node in _nodes_at(path, body, schema) for name in node.get("properties", {})]
 
 
-def _kinds_at(path: Loc, body: object) -> list[str]:
+def _kinds_at(path: Loc, body: object, schema: Schema) -> list[str]:
     """Names of the members of the union at `path`."""
-    schema = request_schema()
     nodes, here = [schema], body
     for part in path:
-        nodes = [inner for node in nodes for inner in _below(node, part, here)]
+        nodes = [inner for node in nodes for inner in _below(node, part, here, schema)]
         here = _inside(here, part)
     return [name for node in nodes for name in node.get("discriminator", {}).get("mapping", {})]
 
 
-def _nodes_at(path: Loc, body: object) -> list[dict[str, Any]]:
-    nodes, here = [request_schema()], body
+def _nodes_at(path: Loc, body: object, schema: Schema) -> list[Schema]:
+    nodes, here = [schema], body
     for part in path:
-        nodes = [inner for node in nodes for inner in _below(node, part, here)]
+        nodes = [inner for node in nodes for inner in _below(node, part, here, schema)]
         here = _inside(here, part)
-    return [inner for node in nodes for inner in _members(node, here)]
+    return [inner for node in nodes for inner in _members(node, here, schema)]
 
 
-def _below(node: dict[str, Any], part: str | int, value: object) -> list[dict[str, Any]]:
+def _below(node: Schema, part: str | int, value: object, schema: Schema) -> list[Schema]:
     found = []
-    for member in _members(node, value):
+    for member in _members(node, value, schema):
         inner = member.get("items") if isinstance(part, int) else member.get("properties", {}).get(part)
         if inner is not None:
             found.append(inner)
     return found
 
 
-def _members(node: dict[str, Any], value: object) -> list[dict[str, Any]]:
+def _members(node: Schema, value: object, schema: Schema) -> list[Schema]:
     """The plain schemas behind references and unions; of a tagged union, the member that is meant."""
     if "$ref" in node:
-        return _members(request_schema()["$defs"][node["$ref"].rsplit("/", 1)[-1]], value)
+        return _members(schema["$defs"][node["$ref"].rsplit("/", 1)[-1]], value, schema)
     if "discriminator" in node:
         kind = value.get("kind") if isinstance(value, dict) else None
         reference = node["discriminator"]["mapping"].get(kind) if isinstance(kind, str) else None
-        return _members({"$ref": reference}, value) if reference else []
+        return _members({"$ref": reference}, value, schema) if reference else []
     if "anyOf" in node:
-        return [inner for member in node["anyOf"] for inner in _members(member, value)]
+        return [inner for member in node["anyOf"] for inner in _members(member, value, schema)]
     return [node]

@@ -31,6 +31,12 @@ class Metrics:
         self._attempts = Counter(
             "secateur_attempts", "Attempts by how they ended.", ("outcome",), registry=self.registry
         )
+        self._firings = Counter(
+            "secateur_firings",
+            "Firings of schedules by what became of them.",
+            ("outcome",),
+            registry=self.registry,
+        )
         self._stages = Histogram(
             "secateur_stage_seconds",
             "Time that stages took.",
@@ -53,6 +59,10 @@ class Metrics:
     def attempt_ended(self, outcome: str) -> None:
         """One attempt ended."""
         self._attempts.labels(outcome).inc()
+
+    def fired(self, outcome: str) -> None:
+        """One firing of a schedule was decided."""
+        self._firings.labels(outcome).inc()
 
     def saw(self, body: EventBody) -> None:
         """A driver reported this."""

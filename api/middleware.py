@@ -58,7 +58,9 @@ class RequestLog:
         method = scope["method"] if scope["method"] in METHODS else "other"
         self._metrics.request(method=method, route=route, status=status, seconds=seconds)
         level = logging.DEBUG if route.startswith(("/internal", "/healthz", "/metrics")) else logging.INFO
-        log.log(level, "%s %s %d %.0f ms", scope["method"], _path(scope), status, seconds * 1000)
+        caller = scope.get("state", {}).get("caller")
+        who = f" {caller.prefix}" if caller is not None and caller.prefix else ""
+        log.log(level, "%s %s %d %.0f ms%s", scope["method"], _path(scope), status, seconds * 1000, who)
 
 
 def _path(scope: Scope) -> str:

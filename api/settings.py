@@ -8,9 +8,11 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from api.auth import SENDABLE, SHORTEST_KEY
 from pipeline.storage.options import S3Options
 
 PREFIX = "SECATEUR_"
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 # What a driver on the cluster needs to know as well. Keys and tokens reach it from the cluster itself.
 DRIVER_FIELDS = (
     "storage_url",
@@ -77,7 +79,9 @@ class Settings(BaseSettings):
         description="Ray dashboard address, such as `http://head:8265`. Left out: a local Ray is started.",
     )
     ray_token_path: Path | None = Field(
-        default=None, description="File with the token of the Ray cluster. The local Ray has its own."
+        default=None,
+        description="File with the token of the Ray cluster (its `RAY_AUTH_MODE=token`), read at every call. "
+        "The local Ray makes its own, `ray-token` in the state directory.",
     )
     ray_num_cpus: int | None = Field(
         default=None, ge=1, description="CPUs of the local Ray. Left out: all of the machine."
@@ -91,6 +95,18 @@ class Settings(BaseSettings):
     port: int = Field(default=8080, ge=1, le=65535, description="Port to listen on.")
     public_url: str = Field(
         default="", description="How drivers and users reach the API. Left out: `http://<host>:<port>`."
+    )
+    auth: Literal["keys", "none"] = Field(
+        default="keys",
+        description="`keys`: every request needs an API key. `none`: whoever reaches the service may do "
+        "everything.",
+    )
+    admin_key: SecretStr | None = Field(
+        default=None,
+        description="An admin key from a secret: `sec_<8 to 12 of a-z, 0-9>_<random>`, or at least "
+        f"{SHORTEST_KEY} random characters of `A-Z a-z 0-9 . _ ~ + / = -`. Another one at the next start "
+        "revokes it. Without it, `secateur keys bootstrap` makes a first key; with the local Ray there is "
+        "one in `api-key` in the state directory.",
     )
     max_running_jobs: int = Field(
         default=0, ge=0, description="Jobs at work at a time; 0: 1 on the local Ray, 100 on a cluster."
@@ -109,6 +125,16 @@ class Settings(BaseSettings):
         description="After this long without a word from an API, another takes its jobs.",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="Log level.")
+
+    @field_validator("admin_key")
+    @classmethod
+    def _sendable(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not SENDABLE.fullmatch(value.get_secret_value()):
+            raise ValueError(
+                f"it must have {SHORTEST_KEY} to 200 characters of A-Z a-z 0-9 . _ ~ + / = -, "
+                f"and had {len(value.get_secret_value())} characters"
+            )
+        return value
 
     @field_validator("allowed_roots", mode="before")
     @classmethod
@@ -164,6 +190,20 @@ class Settings(BaseSettings):
         return {
             PREFIX + name.upper(): text for name in DRIVER_SECRETS if (text := _text(getattr(self, name)))
         }
+
+
+class ClientSettings(BaseSettings):
+    """What the CLI reads from the environment beside its options."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, hide_input_in_errors=True)
+
+    url: str = Field(default="http://127.0.0.1:8080", description="Address of the service.")
+    api_key: SecretStr | None = Field(
+        default=None,
+        description="API key. Left out, a service on this machine is given the one in `api-key` in the state "
+        "directory.",
+    )
+    state_dir: Path = Field(default=Path(".secateur"), description="The state directory of a local service.")
 
 
 def _reachable(host: str) -> str:

@@ -72,6 +72,26 @@ class EvaluationRef(_Artifact):
     kind: Literal["evaluation"] = "evaluation"
 
 
+class TaskRef(_Artifact):
+    """An lm-eval task, resolved: `task.json` (a CheckedTask), and below `files/` the task files and data that
+    it reads. What else the include directory holds is no part of it."""
+
+    kind: Literal["task"] = "task"
+
+
+class TaskEvaluationRef(_Artifact):
+    """A TaskEvaluation: `tasks.json`."""
+
+    kind: Literal["task_evaluation"] = "task_evaluation"
+
+
+class HarnessRef(_Artifact):
+    """`lm_eval.json`, as lm-eval itself writes it. It holds times and the machine's description, so equal
+    evaluations have unequal ones; nothing is made from it."""
+
+    kind: Literal["harness"] = "harness"
+
+
 class ManifestRef(_Artifact):
     """The published directory, below `prefix`; `manifest.json` lists every file with size and SHA-256."""
 
@@ -86,7 +106,17 @@ class ReportRef(_Artifact):
 
 
 ArtifactRef = Annotated[
-    CheckpointRef | SamplesRef | OutliersRef | PlanRef | KeepRef | EvaluationRef | ManifestRef | ReportRef,
+    CheckpointRef
+    | SamplesRef
+    | OutliersRef
+    | PlanRef
+    | KeepRef
+    | EvaluationRef
+    | TaskRef
+    | TaskEvaluationRef
+    | HarnessRef
+    | ManifestRef
+    | ReportRef,
     Field(discriminator="kind"),
 ]
 

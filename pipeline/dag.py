@@ -11,7 +11,9 @@ from pipeline.spec import PruneSpec
 from pipeline.stages import (
     Allocate,
     Calibrate,
+    CheckTasks,
     Evaluate,
+    EvaluateTask,
     ImportModel,
     MeasureOutliers,
     PruneBlocks,
@@ -71,6 +73,11 @@ def _nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
 
     yield Node(id="import_model", stage=ImportModel(files=pins.model.files), inputs={})
 
+    tasks = spec.evaluation.tasks
+    if tasks is not None:
+        include = pins.tasks.files if pins.tasks is not None else ()
+        yield Node(id="check_tasks", stage=CheckTasks(tasks=tasks.asked, include=include), inputs={})
+
     if spec.calibration is not None and spec.needs_calibration:
         assert pins.calibration is not None, "a spec with calibration is pinned with it"
         stage = Calibrate(files=pins.calibration.files, calibration=spec.calibration)
@@ -97,12 +104,25 @@ def _nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
     yield Node(id="evaluate:dense", stage=judge, inputs={"checkpoint": dense})
     yield Node(id="evaluate:pruned", stage=judge, inputs={"checkpoint": pruned})
 
+    figures = {}
+    if tasks is not None:
+        for which, checkpoint in (("dense", dense), ("pruned", pruned)):
+            for task in tasks.asked:
+                asked = Input(node="check_tasks", artifact=task.name)
+                ask = EvaluateTask(
+                    task=task, batch_size=tasks.batch_size, seed=tasks.seed, compute_dtype=dtype
+                )
+                node = task_node(which, task.name)
+                yield Node(id=node, stage=ask, inputs={"checkpoint": checkpoint, "task": asked})
+                figures[node] = Input(node=node, artifact="tasks")
+
     made = {
         "checkpoint": pruned,
         "keep": keep,
         "plan": sparsity_plan,
         "dense": Input(node="evaluate:dense", artifact="evaluation"),
         "pruned": Input(node="evaluate:pruned", artifact="evaluation"),
+        **figures,
         **outliers,
     }
     yield Node(id="publish", stage=Publish(model_name=name, spec=spec), inputs=made)
@@ -110,6 +130,12 @@ def _nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
     manifest = Input(node="publish", artifact="manifest")
     report = Report(model_name=name, spec=spec)
     yield Node(id="report", stage=report, inputs={**made, "dense_checkpoint": dense, "manifest": manifest})
+
+
+def task_node(which: str, task: str) -> str:
+    """Id of the node that puts the `dense` or the `pruned` checkpoint to a task. `publish` and `report` take
+    its figures under the same name."""
+    return f"tasks:{which}:{task}"
 
 
 def resolve_inputs(

@@ -6,7 +6,8 @@
     │   ├── SourceNotFound          nothing lies where a source points
     │   ├── SourceNotAllowed        a path outside the allowed roots, or a scheme that is off
     │   ├── SourceUnreachable       a bucket or hub did not answer
-    │   ├── UnsupportedCheckpoint   pickle weights, missing shards, remote code
+    │   ├── UnsupportedCheckpoint   pickle weights, quantization, remote code
+    │   │   └── IncompleteCheckpoint    files are missing that may still arrive
     │   ├── UnsupportedModel        a model type without a row in pipeline/architecture.py
     │   ├── SequenceTooLong         longer than the model's positions
     │   └── TextTooShort            fewer tokens than the spec asks for
@@ -19,6 +20,7 @@
         ├── InfeasiblePlan          an allocation leaves [0, 1)
         ├── NumericalError          non-finite statistics, weights or losses
         ├── ResourcesUnavailable    the cluster cannot hold what resources ask for
+        ├── WrongHarness            a worker has another lm-eval than the one that is asked for
         └── WorkerLost              an actor or node died (retried)
 
 `message` says what is wrong, what was got, what is allowed and which field to change; `param` is that
@@ -66,6 +68,10 @@ class SourceUnreachable(InvalidRequest):
 
 class UnsupportedCheckpoint(InvalidRequest):
     code = "unsupported_checkpoint"
+
+
+class IncompleteCheckpoint(UnsupportedCheckpoint):
+    pass
 
 
 class UnsupportedModel(InvalidRequest):
@@ -118,6 +124,11 @@ class NumericalError(StageError):
 
 class ResourcesUnavailable(StageError):
     code = "resources_unavailable"
+    retryable = False
+
+
+class WrongHarness(StageError):
+    code = "wrong_harness"
     retryable = False
 
 

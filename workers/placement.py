@@ -1,5 +1,6 @@
 """Where each kind of stage runs, and with what."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -12,14 +13,16 @@ from workers.memory import peak_memory_bytes, reset_peak_memory
 from workers.stages import (
     allocate,
     calibrate,
+    check_tasks,
     evaluate,
+    evaluate_task,
     import_model,
     measure_outliers,
     prune,
     publish,
     report,
 )
-from workers.stages.base import Made, StageContext, Steps
+from workers.stages.base import Made, StageContext, Steps, Waited
 
 GIB = 2**30
 
@@ -27,10 +30,11 @@ GIB = 2**30
 @dataclass(frozen=True)
 class Place:
     """`task`: one Ray task of this size does it all. `gang`: the runner stays in the driver and takes a turn
-    on the gang. `driver`: too small to be worth a process."""
+    on the gang. `worker`: one Ray task with what the job's resources give a worker, in the place of one.
+    `driver`: too small to be worth a process."""
 
     run: Callable[..., Steps]
-    where: Literal["task", "gang", "driver"] = "task"
+    where: Literal["task", "gang", "worker", "driver"] = "task"
     cpus: float = 1
     memory: int = GIB
 
@@ -42,6 +46,8 @@ PLACES: dict[str, Place] = {
     "allocate": Place(allocate.run, where="driver"),
     "prune": Place(prune.run, where="gang"),
     "evaluate": Place(evaluate.run, where="gang"),
+    "check_tasks": Place(check_tasks.run, memory=2 * GIB),
+    "evaluate_task": Place(evaluate_task.run, where="worker"),
     "publish": Place(publish.run),
     "report": Place(report.run, cpus=0),
 }
@@ -50,6 +56,11 @@ PLACES: dict[str, Place] = {
 def on_gang(stage: Stage) -> bool:
     """Whether a stage takes a turn on the gang."""
     return PLACES[stage.kind].where == "gang"
+
+
+def on_worker(stage: Stage) -> bool:
+    """Whether a stage takes the place of one worker."""
+    return PLACES[stage.kind].where == "worker"
 
 
 def places_needed(stage: Stage) -> bool:
@@ -67,11 +78,25 @@ def launch(stage: Stage, context: StageContext, keeper: GangKeeper) -> Steps:
     if place.where == "driver":
         yield from place.run(stage, context)
         return
-    if place.cpus:
+    resources = context.order.request.resources
+    if place.where == "worker":
+        size = {
+            "num_cpus": resources.cpus_per_worker,
+            "num_gpus": resources.gpus_per_worker,
+            "memory": resources.memory_bytes,
+        }
+    else:
+        size = {"num_cpus": place.cpus, "memory": place.memory}
+    if size["num_cpus"]:
         keeper.let_go()
-    options = {"name": context.title, "num_cpus": place.cpus, "memory": place.memory, "max_retries": 0}
-    for step in _run_task.options(**options).remote(stage, context):
-        yield ray.get(step)
+    asked_at = time.monotonic()
+    waiting = place.where == "worker"
+    for step in _run_task.options(name=context.title, max_retries=0, **size).remote(stage, context):
+        done = ray.get(step)
+        if waiting:  # the first word comes when there is room
+            yield Waited(time.monotonic() - asked_at)
+            waiting = False
+        yield done
 
 
 @ray.remote(num_returns="streaming")

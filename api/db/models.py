@@ -174,12 +174,16 @@ class Firing(Base):
 
 
 class Sighting(Base):
-    """A checkpoint below a schedule's prefix as last seen: since when it has been so, and what it lacks."""
+    """A checkpoint below a schedule's prefix as last seen: since when it has been so, and what it lacks.
+
+    `listing`: digest of its directory's listing; as long as it stays, nothing is read again.
+    """
 
     __tablename__ = "sightings"
 
     schedule: Mapped[str] = mapped_column(ForeignKey("schedules.id", ondelete="CASCADE"), primary_key=True)
     source: Mapped[str] = mapped_column(String(1024), primary_key=True)
+    listing: Mapped[str] = mapped_column(String(64))
     digest: Mapped[str | None] = mapped_column(String(64))
     since: Mapped[datetime] = mapped_column(UtcDateTime)
     seen_at: Mapped[datetime] = mapped_column(UtcDateTime)
@@ -201,15 +205,16 @@ class Alias(Base):
 
 
 class ApiKey(Base):
-    """A key of a person or a program. Its secret is stored as SHA-256 only; `prefix` is what lists show."""
+    """A key of a person or a program. It is stored as SHA-256 only; `prefix` is what it is looked up by, and
+    what lists show."""
 
     __tablename__ = "api_keys"
 
     id: Mapped[str] = mapped_column(String(24), primary_key=True)
     name: Mapped[str] = mapped_column(String(100))
     role: Mapped[str] = mapped_column(String(16))
-    prefix: Mapped[str] = mapped_column(String(16), unique=True)
-    digest: Mapped[str] = mapped_column(String(64))
+    prefix: Mapped[str] = mapped_column(String(16), index=True)
+    digest: Mapped[str] = mapped_column(String(64), unique=True)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
     expires_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     last_used_at: Mapped[datetime | None] = mapped_column(UtcDateTime)

@@ -10,12 +10,14 @@ Answers = dict[int | str, dict[str, Any]]
 
 def refusals(*statuses: int) -> Answers:
     """Answers with an error."""
-    return {
-        status: {"model": ErrorAnswer, "description": HTTPStatus(status).phrase}
-        for status in sorted({*statuses, 422})
-    }
+    return {status: _error(status) for status in sorted({*statuses, 422})}
+
+
+def _error(status: int) -> dict[str, Any]:
+    return {"model": ErrorAnswer, "description": HTTPStatus(status).phrase}
 
 
 ABSENT = refusals(404)
 CONFLICT = refusals(404, 409)
 BODY = refusals(400, 413, 415)
+KEYED: Answers = {status: _error(status) for status in (401, 403)}

@@ -6,20 +6,19 @@ there is room. A round that fails is logged, and the next one tries again.
 
 import contextlib
 import logging
-import os
 import shlex
-import socket
 import sys
 import threading
 import time
 from dataclasses import dataclass, field
 
 from api.auth import new_token, token_digest
-from api.embedded import EmbeddedRay, start_time
+from api.embedded import EmbeddedRay
 from api.service import attempts
 from api.service.attempts import Lease, LeaseLost, LiveAttempt
 from api.service.context import Services
 from api.service.logs import log_link, store_log
+from api.service.owner import is_dead, this_process
 from api.submit import RAY_ENDED, RayJob, RayRefused, RayUnavailable, Submission
 from pipeline.errors import SecateurError, StorageError
 from pipeline.events import FailureReason
@@ -52,7 +51,7 @@ class Dispatcher:
     _thread: threading.Thread | None = None
 
     def __post_init__(self) -> None:
-        self._lease = Lease(owner=_this_process(), seconds=self.services.settings.lease_seconds)
+        self._lease = Lease(owner=this_process(), seconds=self.services.settings.lease_seconds)
 
     def start(self) -> None:
         """Begin to work in a thread."""
@@ -130,9 +129,7 @@ class Dispatcher:
     def _release_the_dead(self) -> None:
         """After kill -9 of an API on this machine its leases need not run out."""
         for owner in attempts.lease_owners(self.services.database):
-            host, _, process = owner.rpartition("/")
-            pid, _, started = process.partition("@")
-            if host == socket.gethostname() and pid.isdigit() and start_time(int(pid)) != started:
+            if is_dead(owner):
                 attempts.release(self.services.database, owner)
 
     def _advance(self, live: LiveAttempt) -> None:
@@ -275,8 +272,3 @@ def _reason_from_ray(live: LiveAttempt, ray_job: RayJob | None) -> FailureReason
         code="driver_died",
         message=f"the driver ended{code} before it could say why" + (f"; last words: {said}" if said else ""),
     )
-
-
-def _this_process() -> str:
-    """Host, pid and start time; at most 100 characters."""
-    return f"{socket.gethostname()[:60]}/{os.getpid()}@{start_time(os.getpid())}"

@@ -1,4 +1,4 @@
-"""Job ids: `job-` and 20 characters that grow with time, so that ids sort as jobs were made."""
+"""Ids: `job-` or another kind, and 20 characters that grow with time, so that ids sort by it."""
 
 import secrets
 import time
@@ -7,13 +7,19 @@ ALPHABET = "0123456789abcdefghijklmnopqrstuv"  # base32 in an order that sorts
 LENGTH = 20
 RANDOM_BITS = 5 * LENGTH - 48
 JOB_ID_PATTERN = rf"^job-[0-9a-v]{{{LENGTH}}}$"
+KEY_ID_PATTERN = rf"^key-[0-9a-v]{{{LENGTH}}}$"
 
 
 def new_job_id() -> str:
+    """Id of a job."""
+    return new_id("job")
+
+
+def new_id(kind: str) -> str:
     """48 bits of milliseconds, then 52 random bits."""
     number = (time.time_ns() // 1_000_000) << RANDOM_BITS | secrets.randbits(RANDOM_BITS)
     digits = (ALPHABET[number >> shift & 31] for shift in range(5 * (LENGTH - 1), -1, -5))
-    return "job-" + "".join(digits)
+    return f"{kind}-{''.join(digits)}"
 
 
 def submission_id(job: str, attempt: int) -> str:

@@ -44,13 +44,9 @@ def submit(services: Services, request: JobRequest, *, idempotency_key: str | No
         if earlier is not None:
             return earlier
     pins = services.resolve(request.spec)
-    job = _new_job(request, pins, digest=digest, idempotency_key=idempotency_key)
     try:
         with services.database.write() as session:
-            session.add(job)
-            session.flush()
-            session.add_all(JobLabel(job=job.id, key=k, value=v) for k, v in request.labels.items())
-            journal.append(session, job, [journal.said_now(JobQueued(), attempt=0)])
+            job = add(session, request, pins, digest=digest, idempotency_key=idempotency_key)
     except IntegrityError:
         if idempotency_key is None:
             raise
@@ -60,6 +56,23 @@ def submit(services: Services, request: JobRequest, *, idempotency_key: str | No
             raise
         return earlier
     services.wake.set()
+    return job
+
+
+def add(
+    session: Session,
+    request: JobRequest,
+    pins: Pins,
+    *,
+    digest: str | None = None,
+    idempotency_key: str | None = None,
+) -> Job:
+    """A queued job, stored with the transaction of the session; the dispatcher is not told."""
+    job = _new_job(request, pins, digest=digest or digest_of(request), idempotency_key=idempotency_key)
+    session.add(job)
+    session.flush()
+    session.add_all(JobLabel(job=job.id, key=k, value=v) for k, v in request.labels.items())
+    journal.append(session, job, [journal.said_now(JobQueued(), attempt=0)])
     return job
 
 
@@ -105,18 +118,22 @@ def cancel(services: Services, job_id: str) -> Job:
     """Stop a job: at once while it waits, else as soon as Ray has stopped it. Repeats are harmless."""
     with services.database.write() as session:
         job = _locked(session, job_id)
-        if job.status in ("cancelling", "cancelled"):
-            return job
-        if job.status in TERMINAL:
+        if job.status in TERMINAL and job.status != "cancelled":
             raise ApiError(
                 409,
                 "job_ended",
                 f"job {job_id} has {job.status}; only a job that has not ended can be cancelled",
             )
-        body = JobCancelRequested() if job.live else JobCancelled()
-        journal.append(session, job, [journal.said_now(body, attempt=job.attempt)])
+        stop(session, job)
     services.wake.set()
     return job
+
+
+def stop(session: Session, job: Job) -> None:
+    """Cancel a locked job, unless it is being cancelled or has ended; the dispatcher is not told."""
+    if job.status != "cancelling" and job.status not in TERMINAL:
+        body = JobCancelRequested() if job.live else JobCancelled()
+        journal.append(session, job, [journal.said_now(body, attempt=job.attempt)])
 
 
 def retry(services: Services, job_id: str) -> Job:

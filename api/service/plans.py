@@ -8,6 +8,7 @@ from api.service.views import InputView, PlanNodeView, PlanView
 from pipeline.artifacts import ArtifactRef
 from pipeline.dag import node_key, plan
 from pipeline.ledger import find_result
+from pipeline.quantity import human_bytes
 from pipeline.sources.pins import Pin, Pins
 from pipeline.spec import JobRequest
 
@@ -21,7 +22,7 @@ def preview(services: Services, request: JobRequest) -> PlanView:
         inputs=inputs,
         bytes=sum(given.size for given in inputs),
         resources=request.resources,
-        warnings=tuple(_warnings(services, request)),
+        warnings=tuple(_warnings(services, request, pins)),
     )
 
 
@@ -47,16 +48,23 @@ def _inputs(request: JobRequest, pins: Pins) -> Iterator[InputView]:
         yield _input("spec.calibration.source", pins.calibration)
     for i, pin in enumerate(pins.perplexity):
         yield _input(f"spec.evaluation.perplexity.{i}.source", pin)
+    if pins.tasks is not None:
+        yield _input("spec.evaluation.tasks.include", pins.tasks)
 
 
 def _input(param: str, pin: Pin) -> InputView:
     return InputView(param=param, source=pin.source, size=pin.size, files=len(pin.files))
 
 
-def _warnings(services: Services, request: JobRequest) -> Iterator[str]:
+def _warnings(services: Services, request: JobRequest, pins: Pins) -> Iterator[str]:
     spec, resources = request.spec, request.resources
     if not spec.evaluation.perplexity:
         yield "spec.evaluation.perplexity is empty: the report will have no perplexities to compare"
+    if spec.evaluation.tasks is not None and pins.model.size > resources.memory_bytes:
+        yield (
+            f"resources.memory_per_worker is {resources.memory_per_worker}, and each task of "
+            f"spec.evaluation.tasks loads the whole model, whose files have {human_bytes(pins.model.size)}"
+        )
     if spec.calibration is not None and not spec.needs_calibration:
         yield (
             f"spec.calibration is not used: method {spec.prune.method.kind} with allocation "

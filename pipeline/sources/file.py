@@ -10,6 +10,7 @@ from pipeline.errors import SourceChanged, SourceNotAllowed, SourceNotFound
 from pipeline.sources.access import ROOTS_SETTING, Wanted
 from pipeline.sources.pins import Pin, PinnedFile
 from pipeline.sources.tags import HASHED_BYTES, changed, checked, sha256_tag
+from pipeline.sources.tree import Directory, ListedFile
 from pipeline.storage.base import CHUNK_BYTES
 
 
@@ -51,6 +52,23 @@ class FileSource:
                 self._verify(opened, file)
             yield from checked(_chunks(opened), file, what=str(path))
             self._compare(path, opened.fileno(), file)
+
+    def tree(self) -> tuple[Directory, ...]:
+        """See Tree. Links to directories are not followed; versions are modification times."""
+        real = self._real(self.path)
+        if real.is_dir() and not os.access(real, os.R_OK | os.X_OK):
+            raise SourceNotAllowed(f"{self.path} cannot be listed: the service has no permission")
+        found = []
+        for directory, _, names in os.walk(real):
+            below = os.path.relpath(directory, real)
+            files = tuple(file for name in sorted(names) if (file := _listed(directory, name)) is not None)
+            if files and below.isprintable():  # what is not has no URI
+                found.append(Directory(self.uri if below == "." else f"{self.uri}/{below}", files))
+        return tuple(sorted(found, key=lambda one: one.uri))
+
+    def check(self) -> None:
+        """See Tree."""
+        self._real(self.path)
 
     def _verify(self, opened: FileIO, file: PinnedFile) -> None:
         """Raise SourceChanged unless the content is the pinned one; costs a second reading."""
@@ -113,6 +131,17 @@ class FileSource:
             )
         roots = ", ".join(str(root) for root in self.roots)
         raise SourceNotAllowed(f"{path} does not lie below an allowed root ({roots}); see {ROOTS_SETTING}")
+
+
+def _listed(directory: str, name: str) -> ListedFile | None:
+    """A file as its directory tells it; None for what is none, or has gone, or has no name in Unicode."""
+    try:
+        found = os.stat(os.path.join(directory, name))
+    except OSError:
+        return None
+    if not stat.S_ISREG(found.st_mode) or not name.isprintable():
+        return None
+    return ListedFile(name, found.st_size, str(found.st_mtime_ns))
 
 
 def _chunks(file: FileIO) -> Iterator[bytes]:

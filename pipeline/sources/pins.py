@@ -39,9 +39,11 @@ class ModelFacts(Frozen):
 
 
 class Pins(Frozen):
-    """All sources of one spec, resolved. `perplexity` is parallel to `evaluation.perplexity`."""
+    """All sources of one spec, resolved. `perplexity` is parallel to `evaluation.perplexity`; `tasks`: the
+    task files and data of `evaluation.tasks.include`."""
 
     model: Pin
     facts: ModelFacts
     calibration: Pin | None = None
     perplexity: tuple[Pin, ...] = ()
+    tasks: Pin | None = None

@@ -1,5 +1,6 @@
 """`s3:` sources: an object, or the objects directly below a prefix."""
 
+import contextlib
 from collections.abc import Iterator
 
 from pipeline.errors import (
@@ -14,6 +15,7 @@ from pipeline.errors import (
 from pipeline.sources.access import Wanted
 from pipeline.sources.pins import Pin, PinnedFile
 from pipeline.sources.tags import changed, checked
+from pipeline.sources.tree import Directory, ListedFile
 from pipeline.storage.base import ObjectInfo
 from pipeline.storage.options import S3Options
 from pipeline.storage.s3 import S3Store
@@ -56,6 +58,24 @@ class S3Source:
             raise changed(what, file.tag, "nothing") from error
         self._compare(key, file, what=what)
 
+    def tree(self) -> tuple[Directory, ...]:
+        """See Tree. One listing, however many directories there are; versions are ETags."""
+        prefix = self._below("")
+        with self._refused():
+            self.store.probe()
+            listed = list(self.store.list(prefix))
+        found: dict[str, list[ListedFile]] = {}
+        for entry in listed:
+            directory, _, name = entry.key.removeprefix(prefix).rpartition("/")
+            found.setdefault(directory, []).append(ListedFile(name, entry.size, entry.version))
+        return tuple(
+            Directory(f"{self.uri}/{directory}" if directory else self.uri, tuple(files))
+            for directory, files in sorted(found.items())
+        )
+
+    def check(self) -> None:
+        """See Tree. Only the server knows."""
+
     def _compare(self, key: str, file: PinnedFile, *, what: str) -> None:
         found = self.store.stat(key)
         if found is None:
@@ -67,19 +87,13 @@ class S3Source:
 
     def _objects(self) -> dict[str, ObjectInfo]:
         """Objects by name, in order of names."""
-        try:
+        with self._refused():
             self.store.probe()  # gives up within seconds, where other requests are patient
             single = self.store.stat(self.name) if self.name else None
             if single is not None:
                 return {self.name: single}
             prefix = self._below("")
             listed = {found.key.removeprefix(prefix): found for found in self.store.list(prefix)}
-        except StorageUnavailable as error:
-            raise SourceUnreachable(f"{self.uri} cannot be reached: {error.message}") from error
-        except StorageError as error:
-            raise self._refusal(error) from error
-        except ValueError as error:
-            raise InvalidSpec(f"{self.uri}: {error}") from error
         inside = {name: found for name, found in sorted(listed.items()) if name and "/" not in name}
         if not inside:
             raise SourceNotFound(f"nothing lies at {self.uri}; check bucket and prefix")
@@ -87,6 +101,18 @@ class S3Source:
 
     def _below(self, name: str) -> str:
         return f"{self.name}/{name}" if self.name else name
+
+    @contextlib.contextmanager
+    def _refused(self) -> Iterator[None]:
+        """Turn what a store says into what it means to the submitter."""
+        try:
+            yield
+        except StorageUnavailable as error:
+            raise SourceUnreachable(f"{self.uri} cannot be reached: {error.message}") from error
+        except StorageError as error:
+            raise self._refusal(error) from error
+        except ValueError as error:
+            raise InvalidSpec(f"{self.uri}: {error}") from error
 
     def _refusal(self, error: StorageError) -> SourceNotFound | SourceNotAllowed | SourceUnreachable:
         """What the server's answer means to the submitter; the store keeps the answer as the cause."""

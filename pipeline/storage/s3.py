@@ -9,7 +9,9 @@ give the bucket a lifecycle rule that aborts these after some days.
 import base64
 import contextlib
 import hashlib
+import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from functools import cache
 from http.client import IncompleteRead
 from itertools import islice
 
@@ -39,6 +41,7 @@ READ_BYTES = 1024 * 1024  # what a broken connection can cost
 REQUEST_ATTEMPTS = 5
 UPLOAD_THREADS = 3  # parts in flight, each in memory
 MAX_PRESIGN_SECONDS = 7 * 24 * 3600
+CONNECTING = threading.Lock()  # clients may be shared between threads, making them may not
 
 Receipt = dict[str, str | int]  # one entry of the list that completes a multipart upload
 
@@ -125,8 +128,8 @@ class S3Store:
 
     def _connect(self, *, connect_seconds: float, read_seconds: float, attempts: int) -> BaseClient:
         options = self.options
-        with self._translated("connecting"):
-            return Session().client(
+        with self._translated("connecting"), CONNECTING:
+            return _session().client(
                 "s3",
                 endpoint_url=options.endpoint_url,
                 region_name=options.region,
@@ -283,6 +286,12 @@ class S3Store:
             raise StorageError(f"{self._named(doing)}: the answer is not S3's; check endpoint_url") from error
         except (BotoCoreError, ValueError) as error:
             raise StorageError(f"{self._named(doing)}: {error}") from error
+
+
+@cache
+def _session() -> Session:
+    """One for all clients: a new one reads descriptions of S3 for a quarter of a second."""
+    return Session()
 
 
 def _code(error: ClientError) -> str:

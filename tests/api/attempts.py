@@ -39,7 +39,7 @@ class FakeDriver:
         given = self.token if token is None else token
         headers = {"Authorization": f"Bearer {given}"} if given else {}
         path = f"/internal/attempts/{self.live.job}/{self.live.number}/events"
-        return self.api.client.post(path, json={"events": events}, headers=headers)
+        return self.api.anonymous.post(path, json={"events": events}, headers=headers)
 
 
 def event(sequence: int, told: EventBody, *, at: str | None = None) -> dict[str, Any]:

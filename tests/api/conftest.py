@@ -1,4 +1,4 @@
-"""A real API on a real port, on SQLite and on PostgreSQL."""
+"""A real API on a real port, on SQLite and on PostgreSQL. Keys are on, and every API here knows KEY."""
 
 import contextlib
 import os
@@ -18,21 +18,31 @@ import uvicorn
 from fastapi import FastAPI
 
 from api.app import create_app
+from api.client import SecateurClient
+from api.db.engine import Database
+from api.service import keys
 from api.service.context import Services
 from api.settings import Settings
 from tests.api.pins import pinned
 from tests.servers import ServerError
 
 BACKENDS = ("sqlite", "postgresql")
+KEY = "sec_tests00000_" + "t" * 43  # an admin's
+AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
 
 
 @dataclass(frozen=True)
 class RunningApi:
-    """An API that serves."""
+    """An API that serves. `client` has an admin key, `anonymous` has none."""
 
     app: FastAPI
     url: str
     client: httpx.Client
+    anonymous: httpx.Client
+
+    def secateur(self) -> SecateurClient:
+        """Our own client, with an admin key."""
+        return SecateurClient(self.url, api_key=KEY)
 
     @property
     def services(self) -> Services:
@@ -62,12 +72,27 @@ def running(settings: Settings, *, dispatch: bool = False, resolver: Any = pinne
         while not server.started:
             assert thread.is_alive(), "the API did not start"
             time.sleep(0.01)
+        know_key(app.state.services.database)
         url = f"http://127.0.0.1:{settings.port}"
-        with httpx.Client(base_url=url, trust_env=False, timeout=30) as client:
-            yield RunningApi(app, url, client)
+        with with_key(url) as client, httpx.Client(base_url=url, trust_env=False, timeout=30) as anonymous:
+            yield RunningApi(app, url, client, anonymous)
     finally:
         server.should_exit = True
         thread.join(60)
+
+
+def with_key(url: str, key: str = KEY) -> httpx.Client:
+    """A plain client of a service that sends a key."""
+    headers = {"Authorization": f"Bearer {key}"}
+    return httpx.Client(base_url=url, headers=headers, trust_env=False, timeout=30)
+
+
+def know_key(database: Database) -> None:
+    """KEY is an admin key of this database."""
+    with database.write() as session:
+        keys.take_turns(session)
+        if keys.find(session, KEY) is None:
+            keys.add(session, KEY, name="tests", role="admin")
 
 
 def free_port() -> int:

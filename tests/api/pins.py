@@ -14,11 +14,13 @@ def pinned(spec: PruneSpec) -> Pins:
     def pin(source: str) -> Pin:
         return Pin(source=source, files=(PinnedFile(path="file", size=7, tag="sha256:" + "0" * 64),))
 
+    asked = spec.evaluation.tasks
     return Pins(
         model=pin(spec.model.source),
         facts=ModelFacts(model_type="llama", blocks=2, max_positions=128),
         calibration=pin(spec.calibration.source) if spec.calibration is not None else None,
         perplexity=tuple(pin(text.source) for text in spec.evaluation.perplexity),
+        tasks=pin(asked.include) if asked is not None and asked.include is not None else None,
     )
 
 

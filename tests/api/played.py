@@ -21,6 +21,7 @@ from pipeline.report import render_html, report_json
 from pipeline.storage import ContentStore
 from tests.api.conftest import RunningApi
 from tests.pipeline.made_report import made_report
+from tests.pipeline.made_tasks import with_tasks
 
 KEY = "0" * 64
 WEIGHTS = b"weights" * 100_000
@@ -58,7 +59,7 @@ def succeed(api: RunningApi, job_id: str) -> None:
 
 def succeeding(content: ContentStore) -> list[EventBody]:
     """Events of the last stages; what they made is stored."""
-    data = made_report(blocks=2)
+    data = with_tasks(made_report(blocks=2), limit=25)
     files = {"config.json": CONFIG, "weights/model.safetensors": WEIGHTS}
     entries = []
     refs = []

@@ -11,7 +11,6 @@ import yaml
 
 import api.cli
 from api.cli_demo import demo_request
-from api.client import SecateurClient
 from pipeline.spec import JobRequest
 from tests.api import played
 from tests.api.conftest import RunningApi, free_port
@@ -165,7 +164,7 @@ def test_jobs_are_listed_and_filtered(sqlite_api: RunningApi) -> None:
 
 def test_pages_are_followed(sqlite_api: RunningApi) -> None:
     ids = [submit(sqlite_api) for _ in range(5)]
-    with SecateurClient(sqlite_api.url) as client:
+    with sqlite_api.secateur() as client:
         assert [job.id for job in client.jobs(page=2)] == ids[::-1]
 
 
@@ -193,7 +192,7 @@ def test_plan(sqlite_api: RunningApi, spec_file: Path) -> None:
 
 def test_every_command_helps() -> None:
     listed = cli("--help").stdout
-    commands = "serve submit plan jobs show watch logs cancel retry report download import-gguf demo run"
+    commands = "serve submit plan jobs show watch logs cancel retry report download import-gguf demo run keys"
     for command in commands.split():
         assert command in listed
         assert cli(command, "--help").exit_code == 0
@@ -224,5 +223,5 @@ def test_examples_are_valid() -> None:
 
 
 def test_the_demo_posts_its_example() -> None:
-    text = (EXAMPLES / "demo.yaml").read_text().replace("source: file:", "source: file:/demo/")
+    text = (EXAMPLES / "demo.yaml").read_text().replace(": file:", ": file:/demo/")
     assert JobRequest.model_validate(yaml.safe_load(text)) == demo_request(Path("/demo"))

@@ -12,7 +12,6 @@ from typer.testing import Result
 
 from api import cli_demo
 from api.cli_demo import demo_request
-from api.client import SecateurClient
 from api.settings import Settings
 from pipeline.events import JobCancelled
 from pipeline.report import read_report
@@ -43,7 +42,7 @@ def test_submit_and_watch_a_job_that_fails(sqlite_api: RunningApi) -> None:
     ended = threading.Event()
 
     def fail_it() -> None:
-        with SecateurClient(sqlite_api.url) as client:
+        with sqlite_api.secateur() as client:
             while not ended.wait(0.1):
                 for job in client.jobs(status="queued"):
                     played.start(sqlite_api, job.id)
@@ -104,7 +103,11 @@ def test_report(sqlite_api: RunningApi, tmp_path: Path) -> None:
     assert early.exit_code == 1
     assert "has no report" in early.stderr
     played.succeed(sqlite_api, job)
-    assert "43.16" in cli("report", job, url=sqlite_api.url).stdout
+    shown = cli("report", job, url=sqlite_api.url).stdout
+    assert "43.16" in shown
+    assert re.search(r"arc_easy +acc_norm +0 +0\.5500 ± 0\.0200 +0\.3000 ± 0\.0200 +-0\.2500", shown)
+    assert "mmlu_anatomy" not in shown
+    assert "limit 25: not comparable with published figures" in shown
     assert cli("report", job, "--html", url=sqlite_api.url).stdout.startswith("<!DOCTYPE html>")
     page, figures = tmp_path / "report.html", tmp_path / "report.json"
     assert cli("report", job, "--output", str(page), url=sqlite_api.url).stdout == f"{page}\n"
@@ -156,7 +159,7 @@ def prepared(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("prepared")
 def test_demo_goes_on_and_ends_with_the_report(sqlite_api: RunningApi, tmp_path: Path) -> None:
-    with SecateurClient(sqlite_api.url) as client:
+    with sqlite_api.secateur() as client:
         interrupted = client.submit(demo_request(tmp_path / "data")).id
     rest = threading.Timer(0.5, played.succeed, (sqlite_api, interrupted))
     rest.start()

@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from api.embedded import EmbeddedRay, start_time
+from api.key_file import read_key
 from api.submit import RayUnavailable
 from tests.api.conftest import free_port
 from tests.api.pins import body
@@ -49,6 +50,7 @@ class Service:
                 [sys.executable, "-m", "api.app"], cwd=ROOT, env=environment, stdout=log, stderr=log
             )
         self.until(lambda: self.get("/readyz").get("ready"))
+        self.client.headers["Authorization"] = f"Bearer {read_key(self.state)}"
 
     def end(self, stop: signal.Signals) -> None:
         assert self.process is not None

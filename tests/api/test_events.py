@@ -13,7 +13,7 @@ from api.service import attempts
 from pipeline.events import Message
 from pipeline.ledger import JobResult
 from tests.api.attempts import LEASE, FakeDriver, started_job
-from tests.api.conftest import RunningApi
+from tests.api.conftest import AUTHORIZED, RunningApi
 
 STREAM = {"Accept": "text/event-stream"}
 
@@ -113,11 +113,12 @@ def test_odd_cursors_are_refused(sqlite_api: RunningApi, after: str) -> None:
 def test_many_followers_do_not_block_the_api(sqlite_api: RunningApi) -> None:
     driver = started_job(sqlite_api)
     url = f"{sqlite_api.url}/jobs/{driver.live.job}"
+    headers = STREAM | AUTHORIZED
     opened = threading.Barrier(61)
     ends: list[str] = []
 
     def follow(path: str) -> None:
-        with httpx.stream("GET", url + path, headers=STREAM, trust_env=False, timeout=60) as answer:
+        with httpx.stream("GET", url + path, headers=headers, trust_env=False, timeout=60) as answer:
             opened.wait(30)
             ends.append(answer.read().decode())
 

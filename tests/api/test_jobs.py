@@ -14,7 +14,7 @@ from api.examples import REQUEST_EXAMPLES
 from api.service import journal
 from api.service.ids import JOB_ID_PATTERN, new_job_id
 from pipeline.events import FailureReason, JobFailed, JobSucceeded
-from tests.api.conftest import RunningApi
+from tests.api.conftest import RunningApi, with_key
 from tests.api.pins import MODEL, body
 
 
@@ -90,9 +90,8 @@ def test_idempotency_key_gives_the_same_job(api: RunningApi) -> None:
 
 def test_idempotency_key_in_a_race(api: RunningApi) -> None:
     def once(_: int) -> httpx.Response:
-        return httpx.post(
-            f"{api.url}/jobs", json=body(), headers={"Idempotency-Key": "race"}, timeout=60, trust_env=False
-        )
+        with with_key(api.url) as client:  # a connection of its own
+            return client.post("/jobs", json=body(), headers={"Idempotency-Key": "race"}, timeout=60)
 
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(once, range(16)))

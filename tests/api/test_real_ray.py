@@ -125,6 +125,8 @@ def test_a_ray_that_cannot_be_used(embedded_ray: EmbeddedRay, tmp_path: Path) ->
         with contextlib.closing(RayJobsClient(endpoint)) as client:
             client.ping()
 
+    with pytest.raises(RayRefused, match="HTTP 401"):
+        ping(lambda: RayEndpoint(embedded_ray.endpoint().address))
     with pytest.raises(RayRefused, match=r"HTTP 40[13]"):
         ping(lambda: RayEndpoint(embedded_ray.endpoint().address, "wrong"))
     with pytest.raises(RayUnavailable, match="RAY_TOKEN_PATH"):

@@ -1,5 +1,6 @@
 """Two whole services: one on a local directory and SQLite, one on SeaweedFS and PostgreSQL."""
 
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -19,14 +20,37 @@ BUCKET = "secateur-e2e"
 
 @pytest.fixture(scope="session")
 def material() -> Iterator[Path]:
-    """`llama/` and `mistral/` are tiny; `deep/` has enough blocks to be interrupted. And `text.txt`."""
+    """`llama/` and `mistral/` are tiny; `deep/` has enough blocks to be interrupted. `text.txt`, and `tasks/`
+    with lm-eval tasks: `trees`, `apples`, and `garden`, the group of both."""
     with tempfile.TemporaryDirectory(prefix="sec-") as name:
         directory = Path(name)
         tiny_checkpoint("llama", directory / "llama")
         tiny_checkpoint("mistral", directory / "mistral")
         deep_checkpoint(directory / "deep")
         tiny_text(directory, documents=tiny_documents(count=48, words=160))
+        eval_tasks(directory / "tasks")
         yield directory
+
+
+def eval_tasks(directory: Path) -> None:
+    """Four questions with two choices, asked in two ways."""
+    directory.mkdir()
+    rows = [{"q": f"Is {i} apples many?", "right": i % 2} for i in range(4)]
+    (directory / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for name, prompt in (("trees", "{{q}}"), ("apples", "Q: {{q}}\nA:")):
+        task = {
+            "task": name,
+            "dataset_path": "json",
+            "dataset_kwargs": {"data_files": {"validation": "questions.jsonl"}},
+            "validation_split": "validation",
+            "output_type": "multiple_choice",
+            "doc_to_text": prompt,
+            "doc_to_choice": ["yes", "no"],
+            "doc_to_target": "right",
+        }
+        (directory / f"{name}.yaml").write_text(json.dumps(task))
+    group = {"group": "garden", "task": ["trees", "apples"], "aggregate_metric_list": [{"metric": "acc"}]}
+    (directory / "garden.yaml").write_text(json.dumps(group))
 
 
 def deep_checkpoint(directory: Path) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from api.client import SecateurClient, ServiceAwayError
+from api.key_file import read_key
 
 START_SECONDS = 120
 
@@ -27,6 +28,10 @@ class Service:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    def client(self) -> SecateurClient:
+        """A client with the key of the service's state directory."""
+        return SecateurClient(self.url, api_key=read_key(self.state_dir))
 
     def start(self) -> None:
         """Serve, and return when the API answers."""

@@ -29,7 +29,7 @@ def test_actor_driver_and_api_may_die(
 
     _upload(material, cloud_service, seaweedfs_server)
     in_bucket = _in_bucket(body, cloud_service)
-    with SecateurClient(cloud_service.url) as client:
+    with cloud_service.client() as client:
         job = client.submit(in_bucket).id
         _until_block(client, job, 3)
         actors = list(processes_of(cloud_service.state_dir, _is_sweep_actor))
@@ -45,7 +45,7 @@ def test_actor_driver_and_api_may_die(
         _until_block(client, job, 9, attempt=2)
     cloud_service.kill()
     cloud_service.start()
-    with SecateurClient(cloud_service.url) as client:
+    with cloud_service.client() as client:
         done = client.wait(job)
         told = list(_events(client, job))
     assert done.status == "succeeded", done.error
@@ -72,7 +72,7 @@ def test_a_job_that_keeps_dying_stops_with_the_reason(local_service: Service, ma
     body = request(material, "deep")
     body["spec"]["calibration"] |= {"seed": 5}
     killed = set()
-    with SecateurClient(local_service.url) as client:
+    with local_service.client() as client:
         job = client.submit(body).id
         while (view := client.job(job)).status not in ("failed", "succeeded"):
             for driver in processes_of(local_service.state_dir, lambda c: "workers.driver" in c and job in c):

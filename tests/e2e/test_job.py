@@ -5,17 +5,17 @@ import json
 import math
 from pathlib import Path
 
-import httpx
 import pytest
 import torch
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from api.client import SecateurClient
 from api.service.views import ArtifactView, JobView
 from tests.e2e.service import Service
 
 pytestmark = pytest.mark.e2e
+
+TASKS = ("trees", "garden", "apples")
 
 
 def request(material: Path, model: str, **changes: object) -> dict:
@@ -41,19 +41,27 @@ def request(material: Path, model: str, **changes: object) -> dict:
     }
 
 
+def with_tasks(body: dict, material: Path) -> dict:
+    """The same, judged by lm-eval too."""
+    asked = ["trees", {"name": "garden", "limit": 3}, {"name": "apples", "num_fewshot": 1}]
+    tasks = {"include": f"file:{material}/tasks", "tasks": asked, "batch_size": 4}
+    evaluation = {**body["spec"]["evaluation"], "tasks": tasks}
+    return {**body, "spec": {**body["spec"], "evaluation": evaluation}}
+
+
 def finished(service: Service, body: dict) -> JobView:
-    with SecateurClient(service.url) as client:
+    with service.client() as client:
         return client.wait(client.submit(body).id)
 
 
 def artifacts(service: Service, job: JobView) -> dict[tuple[str, str], ArtifactView]:
-    with SecateurClient(service.url) as client:
+    with service.client() as client:
         return {(one.node, one.artifact): one for one in client.artifacts(job.id).data}
 
 
 @pytest.fixture(scope="module")
 def job(local_service: Service, material: Path) -> JobView:
-    done = finished(local_service, request(material, "llama"))
+    done = finished(local_service, with_tasks(request(material, "llama"), material))
     assert done.status == "succeeded", done.error
     return done
 
@@ -62,7 +70,7 @@ def job(local_service: Service, material: Path) -> JobView:
 def published(local_service: Service, job: JobView, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The published directory, downloaded through the API."""
     directory = tmp_path_factory.mktemp("published")
-    with SecateurClient(local_service.url) as client:
+    with local_service.client() as client:
         for file in artifacts(local_service, job)["publish", "manifest"].files:
             (directory / file.path).write_bytes(b"".join(client.file(file)))
     return directory
@@ -73,12 +81,14 @@ def test_every_stage_is_seen(job: JobView) -> None:
     assert {stage.node: stage.status for stage in job.stages} == dict.fromkeys(
         (
             "import_model",
+            "check_tasks",
             "calibrate",
             "measure_outliers",
             "allocate",
             "prune",
             "evaluate:dense",
             "evaluate:pruned",
+            *(f"tasks:{which}:{name}" for which in ("dense", "pruned") for name in TASKS),
             "publish",
             "report",
         ),
@@ -124,7 +134,7 @@ def test_the_zeros_are_the_planned_ones(published: Path) -> None:
 def test_perplexities_are_those_of_plain_transformers(
     published: Path, material: Path, local_service: Service, job: JobView
 ) -> None:
-    with SecateurClient(local_service.url) as client:
+    with local_service.client() as client:
         data = client.report(job.id).data
     tokenizer = AutoTokenizer.from_pretrained(material / "llama")
     ids = tokenizer((material / "text.txt").read_text(), add_special_tokens=False)["input_ids"]
@@ -139,17 +149,16 @@ def test_perplexities_are_those_of_plain_transformers(
 
 
 def test_the_same_job_again_finds_everything(local_service: Service, material: Path, job: JobView) -> None:
-    with httpx.Client(base_url=local_service.url, trust_env=False) as client:
-        plan = client.post("/plans", json=request(material, "llama")).json()
-    again = finished(local_service, request(material, "llama"))
+    body = with_tasks(request(material, "llama"), material)
+    with local_service.client() as client:
+        plan = client.plan(body)
+    again = finished(local_service, body)
     assert again.id != job.id
     assert again.status == "succeeded"
     assert {s.node: s.status for s in again.stages if s.node != "report"} == {
         s.node: "cached" for s in job.stages if s.node != "report"
     }
-    assert {node["node"]: node["cached"] for node in plan["nodes"]} == {
-        s.node: s.node != "report" for s in job.stages
-    }
+    assert {node.node: node.cached for node in plan.nodes} == {s.node: s.node != "report" for s in job.stages}
 
 
 def test_another_sparsity_shares_what_does_not_depend_on_it(
@@ -169,8 +178,32 @@ def test_another_sparsity_shares_what_does_not_depend_on_it(
     assert "measure_outliers" not in status
 
 
+def test_lm_eval_judges_both_models(local_service: Service, job: JobView) -> None:
+    """Two sets and a group of them, in the places of the two workers; the figures are lm-eval's own."""
+    counted = {stage.node: (stage.done, stage.total, stage.unit) for stage in job.stages}
+    assert counted["tasks:dense:trees"] == (8, 8, "request")  # 4 questions with 2 choices
+    assert counted["tasks:pruned:garden"] == (12, 12, "request")
+    with local_service.client() as client:
+        summary = client.report(job.id).summary
+        listed = client.artifacts(job.id).data
+        raw = next(one for one in listed if (one.node, one.artifact) == ("tasks:dense:trees", "harness"))
+        written = json.loads(b"".join(client.file(raw.files[0])))
+    rows = {(row.task, row.group): row for row in summary.tasks if row.metric == "acc"}
+    assert list(rows) == [
+        ("trees", None),
+        ("garden", None),
+        ("trees", "garden"),
+        ("apples", "garden"),
+        ("apples", None),
+    ]
+    assert rows["trees", None].dense == written["results"]["trees"]["acc,none"]
+    assert (rows["apples", None].num_fewshot, rows["apples", None].samples) == (1, 4)
+    assert (rows["garden", None].limit, rows["garden", None].samples) == (3, 6)
+    assert not rows["trees", "garden"].main
+
+
 def test_the_report_is_one_page_and_one_document(local_service: Service, job: JobView) -> None:
-    with SecateurClient(local_service.url) as client:
+    with local_service.client() as client:
         document = client.report(job.id)
         page = client.report_html(job.id).decode()
     assert document.summary.achieved_sparsity == pytest.approx(0.5, abs=1e-3)
@@ -179,7 +212,7 @@ def test_the_report_is_one_page_and_one_document(local_service: Service, job: Jo
 
 
 def test_logs_tell_what_the_driver_did(local_service: Service, job: JobView) -> None:
-    with SecateurClient(local_service.url) as client:
+    with local_service.client() as client:
         text = "".join(client.logs(job.id))
     assert "stage prune: 4 of 4 block" in text
 

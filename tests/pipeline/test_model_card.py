@@ -10,6 +10,7 @@ from pipeline.evaluation import EvaluationResult
 from pipeline.model_card import SideFile, markdown_text, model_card, side_file
 from pipeline.report import ReportData
 from tests.pipeline.made_report import DENSE, PRUNED, VERSIONS, made_evaluation, made_report, made_spec
+from tests.pipeline.made_tasks import with_tasks
 
 FILES = {
     "model-00002-of-00002.safetensors": "b" * 64,
@@ -33,6 +34,7 @@ def card_of(data: ReportData) -> str:
         sparsity=data.sparsity,
         dense=data.dense,
         pruned=data.pruned,
+        tasks=data.task_comparisons,
         versions=VERSIONS,
     )
 
@@ -46,6 +48,7 @@ def side_of(data: ReportData) -> SideFile:
         outliers=data.outliers,
         dense=data.dense,
         pruned=data.pruned,
+        tasks=data.task_comparisons,
         files=FILES,
         versions=VERSIONS,
     )
@@ -137,3 +140,15 @@ def test_no_sparsity_config_anywhere() -> None:
 
 def test_markdown_text_is_one_literal_line() -> None:
     assert markdown_text("a_b\n| c") == r"a\_b \| c"
+
+
+def test_tasks_are_in_the_card_and_the_side_file() -> None:
+    data = with_tasks(made_report(blocks=2), limit=25)
+    card = card_of(data)
+    assert "| arc\\_easy | acc\\_norm | 0 | 25 | 0.5500 ± 0.0200 | 0.3000 ± 0.0200 | -0.2500 (\\*) |" in card
+    assert "mmlu\\_anatomy" not in card  # short tables leave members out
+    assert "limit 25: not comparable with published figures." in card
+    assert "## Tasks" not in card_of(made_report(blocks=2))
+    side = SideFile.model_validate_json(side_of(data).to_json())
+    assert side.tasks == data.task_comparisons
+    assert side.perplexity == data.comparisons

@@ -12,10 +12,20 @@ from pipeline.evaluation import EvaluationResult
 from pipeline.patterns import NM
 from pipeline.plan import SparsityPlan
 from pipeline.quantity import human_bytes, human_figure, human_perplexity, human_seconds
-from pipeline.report import ReportData, heatmap, read_report, recipe_of, render_html, report_json, summarise
+from pipeline.report import (
+    ReportData,
+    heatmap,
+    read_report,
+    recipe_of,
+    render_html,
+    report_json,
+    seeds_of,
+    summarise,
+)
 from pipeline.report_chart import block_chart, block_sparsity, nice_ticks
 from pipeline.spec import PruneSpec
 from tests.pipeline.made_report import DENSE, LINEARS, PRUNED, made_evaluation, made_report, made_spec
+from tests.pipeline.made_tasks import with_tasks
 
 VOID = {"meta", "link", "br"}
 
@@ -291,3 +301,29 @@ def test_recipe() -> None:
 
 def test_data_is_checked_on_its_way_in() -> None:
     assert ReportData.model_validate_json(made_report().model_dump_json()) == made_report()
+
+
+def test_tasks_stand_side_by_side() -> None:
+    data = with_tasks(made_report(blocks=2), limit=25)
+    page = Page(render_html(data))
+    head, *rows = page.tables["tasks-table"]
+    assert head[:2] == ["Task", "Metric"]
+    assert [row[0] for row in rows] == [
+        *("arc_easy", "arc_easy", "mmlu", "mmlu_stem", "mmlu_anatomy", "lambada_openai", "lambada_openai")
+    ]
+    assert rows[1][1:] == ["acc_norm ↑", "0", "25 limit 25", "0.5500 ± 0.0200", "0.3000 ± 0.0200", "-0.2500"]
+    assert rows[5][1] == "perplexity ↓"
+    text = " ".join(page.text)
+    assert "limit 25: not comparable with published figures." in text
+    assert "arc_easy, acc_norm" in text  # in the head of the page
+    marked = [attrs for tag, attrs in page.tags if tag == "b"]
+    assert len(marked) == 1 + 6  # the caption's word, and all differences but lambada's accuracy
+    document = read_report(report_json(data))
+    assert [(task.task, task.main) for task in document.summary.tasks if task.main] == [
+        ("arc_easy", True),
+        ("mmlu", True),
+        ("lambada_openai", True),
+    ]
+    assert "few-shot examples" in seeds_of(data.spec)
+    assert "tasks-table" not in render_html(made_report(blocks=2))
+    assert "published figures" not in render_html(with_tasks(made_report(blocks=2)))

@@ -12,6 +12,7 @@ import pytest
 from pipeline.dag import plan
 from pipeline.errors import (
     InvalidRequest,
+    InvalidSpec,
     SequenceTooLong,
     SourceNotAllowed,
     SourceNotFound,
@@ -62,7 +63,7 @@ class Place:
     def refusal(self, kind: type[InvalidRequest], param: str, **changes: Any) -> str:
         with pytest.raises(kind) as caught:
             self.resolve(**changes)
-        assert type(caught.value) is kind
+        assert caught.value.code == kind.code
         assert caught.value.param == param
         return caught.value.message
 
@@ -321,3 +322,50 @@ def test_resolving_a_local_spec_loads_nothing_heavy(place: Place) -> None:
     command = [sys.executable, "-c", code, place.spec().model_dump_json(), str(place.root)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+class TestInclude:
+    """The directory of `evaluation.tasks.include`."""
+
+    FIELD = "spec.evaluation.tasks.include"
+    GOOD = "task: mine\ndataset_path: json\ndataset_kwargs: {data_files: a.jsonl}\n"
+
+    def asked(self, place: Place) -> dict[str, Any]:
+        return {"evaluation": {"tasks": {"tasks": ["mine"], "include": f"file:{place.root}/tasks"}}}
+
+    def files(self, place: Place, **contents: str) -> None:
+        (place.root / "tasks").mkdir()
+        for name, content in contents.items():
+            stem, _, ending = name.rpartition("_")
+            (place.root / "tasks" / f"{stem}.{ending}").write_text(content)
+
+    def test_task_files_and_data_are_pinned_and_nothing_else(self, place: Place) -> None:
+        self.files(place, mine_yaml=self.GOOD, a_jsonl="{}\n", utils_py="import os", weights_bin="x")
+        pins = place.resolve(**self.asked(place))
+        assert pins.tasks is not None
+        assert [file.path for file in pins.tasks.files] == ["a.jsonl", "mine.yaml"]
+        assert all(file.tag.startswith("sha256:") for file in pins.tasks.files)
+        assert Pins.model_validate_json(pins.model_dump_json()) == pins
+        assert place.resolve().tasks is None
+
+    def test_refusals_name_the_field(self, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked = self.asked(place)
+        place.refusal(SourceNotFound, self.FIELD, **asked)
+        self.files(place, a_jsonl="{}\n")
+        assert "no task files" in place.refusal(InvalidSpec, self.FIELD, **asked)
+        task = place.root / "tasks" / "mine.yaml"
+        task.write_text("task: mine\nprocess_docs: !function utils.f\n")
+        assert "no foreign code" in place.refusal(InvalidSpec, self.FIELD, **asked)
+        task.write_text(self.GOOD)
+        monkeypatch.setattr("pipeline.resolve.TASK_FILE_BYTES", 10)
+        assert "at most 10" in place.refusal(InvalidSpec, self.FIELD, **asked)
+        monkeypatch.setattr("pipeline.resolve.MOST_TASK_FILES", 0)
+        assert "at most 0" in place.refusal(InvalidSpec, self.FIELD, **asked)
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            (place.model / name).unlink()
+        assert "no tokenizer" in place.refusal(
+            UnsupportedCheckpoint, MODEL, **asked, prune=MAGNITUDE, calibration=None
+        )
+
+
+MAGNITUDE = {"method": {"kind": "magnitude"}, "pattern": {"kind": "unstructured", "sparsity": 0.5}}

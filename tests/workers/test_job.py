@@ -27,7 +27,7 @@ def dag() -> Dag:
                 "allocation": {"kind": "owl"},
                 "pattern": {"kind": "unstructured", "sparsity": 0.5},
             },
-            "evaluation": {"perplexity": [{"source": TEXT}]},
+            "evaluation": {"perplexity": [{"source": TEXT}], "tasks": {"tasks": ["a", "b", "c"]}},
         }
     )
     pin = Pin(source="file:/m", files=())
@@ -43,14 +43,37 @@ def test_every_stage_runs_once_and_the_gang_never_starts_beside_a_task_that_need
     while len(done) < len(graph.nodes):
         running: list = []
         ready = next_actions(graph, done=done, started=())
-        while batch := [n for n in startable(ready, running) if n not in running]:
+        ahead = [node for node in graph.nodes if node.id not in done]
+        while batch := [n for n in startable(ready, running, ahead=ahead, workers=2) if n not in running]:
             running += batch
         assert running, f"nothing starts after {done}"
         where = {PLACES[node.stage.kind].where for node in running}
         assert not {"gang", "task"} <= where, running
+        assert not {"gang", "worker"} <= where, running
+        assert sum(PLACES[node.stage.kind].where == "worker" for node in running) <= 2
         order.append([node.id for node in running])
         done += [node.id for node in running]
-    assert order[:3] == [["import_model"], ["calibrate"], ["measure_outliers", "evaluate:dense"]]
+    assert order[:3] == [
+        ["import_model", "check_tasks"],
+        ["calibrate"],
+        ["measure_outliers", "evaluate:dense"],
+    ]
+    evaluated = [f"tasks:{which}:{name}" for which in ("dense", "pruned") for name in "abc"]
+    assert order[-5:] == [evaluated[:2], evaluated[2:4], evaluated[4:], ["publish"], ["report"]]
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 6, 100])
+def test_tasks_wait_for_the_whole_gang_and_then_fill_its_places(workers: int) -> None:
+    """Also while nobody of the gang is ready or runs: between two of its stages there may be a small one."""
+    graph = dag()
+    asked = [node for node in graph.nodes if node.stage.kind == "evaluate_task"]
+    gang = [node for node in graph.nodes if PLACES[node.stage.kind].where == "gang"]
+    assert startable(asked, [], ahead=[*asked, gang[-1]], workers=workers) == []
+    assert startable(asked, [], ahead=asked, workers=workers) == asked[:workers]
+    running = asked[: workers - 1]
+    assert len(startable(asked[workers - 1 :], running, ahead=asked, workers=workers)) == min(
+        1, len(asked[workers - 1 :])
+    )
 
 
 @pytest.mark.parametrize(

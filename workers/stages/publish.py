@@ -3,6 +3,7 @@
 from pipeline.artifacts import FileRef, Manifest, ManifestEntry, ManifestRef, Outliers, SparsityTable
 from pipeline.canonical import canonical_json
 from pipeline.checkpoint.index import TENSORS_JSON
+from pipeline.comparison import compare_tasks
 from pipeline.evaluation import EvaluationResult
 from pipeline.ledger import MANIFEST_JSON
 from pipeline.model_card import model_card, side_file
@@ -11,6 +12,7 @@ from pipeline.stages import Publish
 from pipeline.storage.content import BlobRef, ContentStore
 from workers.environment import versions
 from workers.stages.base import Made, Progress, StageContext, Steps
+from workers.stages.evaluate_task import read_evaluations
 
 
 def run(stage: Publish, context: StageContext) -> Steps:
@@ -52,6 +54,12 @@ def _written(stage: Publish, context: StageContext) -> dict[str, bytes]:
     outliers = None
     if "outliers" in context.inputs:
         outliers = Outliers.model_validate_json(read("outliers", "outliers.json"))
+    asked = stage.spec.evaluation.tasks
+    tasks = compare_tasks(
+        read_evaluations(context, "dense"),
+        read_evaluations(context, "pruned"),
+        suite=asked.suite if asked is not None else None,
+    )
     card = model_card(
         model_name=stage.model_name,
         spec=stage.spec,
@@ -59,6 +67,7 @@ def _written(stage: Publish, context: StageContext) -> dict[str, bytes]:
         sparsity=sparsity,
         dense=dense,
         pruned=pruned,
+        tasks=tasks,
         versions=versions(),
     )
     side = side_file(
@@ -69,6 +78,7 @@ def _written(stage: Publish, context: StageContext) -> dict[str, bytes]:
         outliers=outliers,
         dense=dense,
         pruned=pruned,
+        tasks=tasks,
         files={file.path: file.blob.digest for file in context.checkpoint().files},
         versions=versions(),
     )

@@ -7,6 +7,7 @@ from pipeline.report import ReportData, render_html, report_json, seeds_of
 from pipeline.stages import Report
 from workers.environment import environment
 from workers.stages.base import Made, StageContext, Steps
+from workers.stages.evaluate_task import read_evaluations
 
 
 def run(stage: Report, context: StageContext) -> Steps:
@@ -33,6 +34,8 @@ def run(stage: Report, context: StageContext) -> Steps:
         outliers=outliers,
         dense=EvaluationResult.model_validate_json(read("dense", "evaluation.json")),
         pruned=EvaluationResult.model_validate_json(read("pruned", "evaluation.json")),
+        dense_tasks=read_evaluations(context, "dense"),
+        pruned_tasks=read_evaluations(context, "pruned"),
         stages=context.earlier,
         environment=environment(threads=order.request.resources.cpus_per_worker),
         checkpoints={

@@ -60,6 +60,7 @@ def upgrade() -> None:
         "sightings",
         sa.Column("schedule", sa.String(length=26), nullable=False),
         sa.Column("source", sa.String(length=1024), nullable=False),
+        sa.Column("listing", sa.String(length=64), nullable=False),
         sa.Column("digest", sa.String(length=64), nullable=True),
         sa.Column("since", UtcDateTime(timezone=True), nullable=False),
         sa.Column("seen_at", UtcDateTime(timezone=True), nullable=False),

@@ -24,9 +24,11 @@ def upgrade() -> None:
         sa.Column("last_used_at", UtcDateTime(timezone=True), nullable=True),
         sa.Column("revoked_at", UtcDateTime(timezone=True), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_api_keys")),
-        sa.UniqueConstraint("prefix", name=op.f("uq_api_keys_prefix")),
+        sa.UniqueConstraint("digest", name=op.f("uq_api_keys_digest")),
     )
+    op.create_index(op.f("ix_api_keys_prefix"), "api_keys", ["prefix"], unique=False)
 
 
 def downgrade() -> None:
+    op.drop_index(op.f("ix_api_keys_prefix"), table_name="api_keys")
     op.drop_table("api_keys")

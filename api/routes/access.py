@@ -1,0 +1,88 @@
+"""Who may call which route: by key, in the Authorization header or in the cookie of the web page.
+
+`Needs()` asks for the role that the method suggests: viewer to read, submitter to change anything. app.py
+says once for every router whether it has that, `Needs("admin")`, or neither.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from fastapi import Depends, Request, Security
+from fastapi.security import APIKeyCookie, HTTPAuthorizationCredentials, HTTPBearer
+
+from api.auth import Caller, Role, may
+from api.errors import ApiError
+from api.routes.requests import The
+from api.service import keys
+
+COOKIE = "secateur_session"
+READS = frozenset({"GET", "HEAD", "OPTIONS"})
+NOBODY = Caller("anyone", "admin")  # where the service asks for no keys
+
+_bearer = HTTPBearer(scheme_name="key", auto_error=False, description="An API key: `sec_...`.")
+_cookie = APIKeyCookie(
+    name=COOKIE, scheme_name="session", auto_error=False, description="The web page's; POST /session sets it."
+)
+Bearer = Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
+SessionCookie = Annotated[str | None, Security(_cookie)]
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Lets in whose key has the role. Raises ApiError 401 without a good key, 403 for too small a role."""
+
+    role: Role | None = None
+
+    def __call__(self, request: Request, services: The, bearer: Bearer, cookie: SessionCookie) -> Caller:
+        """The caller, who is in `request.state.caller` too."""
+        caller = NOBODY
+        if services.settings.auth == "keys":
+            if bearer is None and cookie is not None and request.method not in READS:
+                refuse_other_sites(request, services)
+            key = bearer.credentials if bearer is not None else cookie
+            if not key:
+                raise ApiError(401, "key_missing", "an API key is needed: send Authorization: Bearer <key>")
+            caller = keys.check(services.database, key)
+        request.state.caller = caller
+        needed = self.role or ("viewer" if request.method in READS else "submitter")
+        if not may(caller.role, needed):
+            raise ApiError(
+                403,
+                "role_too_small",
+                f"this needs the role {needed}; the key {caller.prefix}... ({caller.name}) has {caller.role}",
+            )
+        return caller
+
+
+def refuse_other_sites(request: Request, services: The) -> None:
+    """Raise ApiError 403 when a browser says that a page from elsewhere sent this.
+
+    SameSite keeps our cookie from them already, but not from other ports and subdomains.
+    """
+    site = request.headers.get("sec-fetch-site")
+    origin = request.headers.get("origin")
+    if site is not None:
+        good = site in ("same-origin", "none")
+    else:  # browsers say so over https and on localhost only
+        good = origin is None or origin == _origin(services.settings.public_url) or _is_ours(request, origin)
+    if not good:
+        raise ApiError(403, "other_site", f"a page of another site ({origin or site}) may not do this")
+
+
+def _is_ours(request: Request, origin: str) -> bool:
+    return origin != "null" and urlsplit(origin).netloc == request.headers.get("host")
+
+
+def _origin(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def _caller(request: Request) -> Caller:
+    caller = request.state.caller
+    assert isinstance(caller, Caller), "the router asks for a role"
+    return caller
+
+
+Who = Annotated[Caller, Depends(_caller)]

@@ -1,0 +1,26 @@
+"""Aliases: which published checkpoint a name points at."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path
+
+from api.routes.answers import ABSENT, refusals
+from api.routes.requests import The
+from api.service import aliases
+from api.service.schedule_views import AliasList, AliasView
+
+router = APIRouter(tags=["schedules"])
+
+
+@router.get("/aliases", responses=refusals())
+def list_aliases(services: The) -> AliasList:
+    """All aliases, by name."""
+    return AliasList(data=tuple(aliases.alias_view(row) for row in aliases.list_all(services)))
+
+
+@router.get("/aliases/{name}", responses=ABSENT)
+def show_alias(
+    services: The, name: Annotated[str, Path(max_length=100, pattern=r"^[^\x00]*$", examples=["nightly"])]
+) -> AliasView:
+    """What a name points at now. Those who serve may read `aliases/<name>.json` in the storage instead."""
+    return aliases.alias_view(aliases.find(services, name))

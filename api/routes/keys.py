@@ -1,0 +1,48 @@
+"""API keys, for admins; and who one is, for everybody who has one."""
+
+import logging
+from typing import Annotated
+
+from fastapi import APIRouter, Path
+
+from api.routes.access import Who
+from api.routes.answers import BODY, CONFLICT, refusals
+from api.routes.requests import The
+from api.service import keys
+from api.service.key_views import CallerView, KeyList, KeyRequest, KeyView, NewKeyView
+
+log = logging.getLogger(__name__)
+router = APIRouter(tags=["keys"])
+own = APIRouter(tags=["keys"])
+
+
+@router.post("/keys", status_code=201, responses=BODY)
+def create_key(services: The, who: Who, request: KeyRequest) -> NewKeyView:
+    """Make a key. This answer shows it, and none later."""
+    made = keys.create(services.database, request)
+    log.info("%s (%s) made the %s key %s", who.prefix, who.name, made.role, made.prefix)
+    return made
+
+
+@router.get("/keys", responses=refusals())
+def list_keys(services: The) -> KeyList:
+    """All keys, newest first, without their secrets."""
+    return KeyList(data=keys.list_all(services.database))
+
+
+@router.post("/keys/{id}/revoke", responses=CONFLICT)
+def revoke_key(
+    services: The,
+    who: Who,
+    id: Annotated[str, Path(description="Id of a key.", examples=["key-0cs4b3vmf0hd8jms4t2q"])],  # noqa: A002
+) -> KeyView:
+    """Make a key useless, for good and at once. The last admin key stays."""
+    revoked = keys.revoke(services.database, id)
+    log.info("%s (%s) revoked %s", who.prefix, who.name, revoked.prefix)
+    return revoked
+
+
+@own.get("/keys/me", responses=refusals())
+def who_am_i(who: Who) -> CallerView:
+    """Whose key this is, and what it may do."""
+    return CallerView(name=who.name, role=who.role, prefix=who.prefix)

@@ -1,0 +1,48 @@
+"""Which API process looks after a schedule. A lease spares work; that nothing fires twice, the firings' own
+transactions see to."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from sqlalchemy import or_, select, update
+
+from api.db.engine import Database
+from api.db.models import Schedule
+from api.service.context import Services
+
+
+def claim(services: Services, owner: str) -> Sequence[Schedule]:
+    """The schedules that are ours for now: leases are renewed when half of them is over, and those of others
+    are taken when they ran out. An idle round writes nothing."""
+    now, length = services.now(), timedelta(seconds=services.settings.lease_seconds)
+    ours = Schedule.lease_owner == owner
+    free = or_(Schedule.lease_owner.is_(None), Schedule.lease_until < now)
+    wanted = or_(free, ours & (Schedule.lease_until < now + length / 2))
+    with services.database.read() as session:
+        idle = session.scalar(select(Schedule.id).where(wanted).limit(1)) is None
+    if not idle:
+        with services.database.write() as session:
+            values = {"lease_owner": owner, "lease_until": now + length}
+            session.execute(update(Schedule).where(or_(free, ours)).values(values))
+    with services.database.read() as session:
+        return session.scalars(select(Schedule).where(ours).order_by(Schedule.id)).all()
+
+
+def release(database: Database, owner: str) -> None:
+    """Give up all leases of an owner, so that others need not wait for them to run out."""
+    with database.write() as session:
+        nobody = {"lease_owner": None, "lease_until": None}
+        session.execute(update(Schedule).where(Schedule.lease_owner == owner).values(nobody))
+
+
+def owners(database: Database) -> Sequence[str]:
+    """Who holds leases."""
+    with database.read() as session:
+        query = select(Schedule.lease_owner).where(Schedule.lease_owner.is_not(None)).distinct()
+        return [owner for owner in session.scalars(query) if owner is not None]
+
+
+def tell(database: Database, schedule_id: str, error: str | None) -> None:
+    """What keeps a schedule from working; None when nothing does."""
+    with database.write() as session:
+        session.execute(update(Schedule).where(Schedule.id == schedule_id).values(error=error))

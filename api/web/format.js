@@ -1,0 +1,122 @@
+// Quantities and moments as people read them. Quantities read as in the report (pipeline/quantity.py).
+
+const BYTES = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
+
+/** 1536 → `1.5 KiB`. */
+export function bytes(size) {
+  let power = 0;
+  while (Math.abs(size) >= 1024 && power < BYTES.length - 1) {
+    size /= 1024;
+    power += 1;
+  }
+  return power === 0 ? `${size.toFixed(0)} B` : `${size.toFixed(1)} ${BYTES[power]}`;
+}
+
+/** 0.42 → `0.4 s`, 75 → `1 min 15 s`, 7325 → `2 h 02 min`. */
+export function seconds(value) {
+  if (value < 9.95) return `${value.toFixed(1)} s`;
+  const whole = Math.round(value);
+  if (whole < 60) return `${whole} s`;
+  if (whole < 3600) return `${Math.floor(whole / 60)} min ${two(whole % 60)} s`;
+  return `${Math.floor(whole / 3600)} h ${two(Math.floor((whole % 3600) / 60))} min`;
+}
+
+/** Two decimals while they mean something, then fewer. */
+export function perplexity(value) {
+  if (value < 1000) return value.toFixed(2);
+  return value < 1e7 ? grouped(value, 0) : scientific(value);
+}
+
+/** A task's figure: four decimals of an accuracy, fewer of what is large. */
+export function metric(value, { sign = false } = {}) {
+  if (value === null || value === undefined) return "–";
+  const plus = sign && value >= 0 ? "+" : "";
+  if (Math.abs(value) < 100) return plus + value.toFixed(4);
+  return plus + (Math.abs(value) < 1e7 ? grouped(value, 1) : scientific(value));
+}
+
+/** A measured figure after the unit that its name ends in: `idle_memory_bytes` → `idle memory 421 MiB`. */
+export function figure(name, value) {
+  const words = (ending) => name.slice(0, name.length - ending.length).replaceAll("_", " ");
+  if (name.endsWith("_bytes")) return `${words("_bytes")} ${bytes(value)}`;
+  if (name.endsWith("_seconds")) return `${words("_seconds")} ${seconds(value)}`;
+  const [whole, ...rest] = plain(value).split(/(?=[.e])/);
+  return `${words("")} ${[grouped(Number(whole), 0), ...rest].join("")}`;
+}
+
+/** So many significant digits at most, no zeros behind; powers of ten as Python's :g has them. */
+export function plain(value, digits = 6) {
+  const size = Math.abs(value);
+  if (size === 0 || (size >= 1e-4 && Number(size.toPrecision(digits)) < 10 ** digits)) {
+    return String(Number(value.toPrecision(digits)));
+  }
+  const [mantissa, power] = value.toExponential(digits - 1).split("e");
+  return `${Number(mantissa)}e${power[0]}${two(power.slice(1))}`;
+}
+
+/** How many: all digits of whole numbers. */
+export function count(value) {
+  return Number.isInteger(value) ? grouped(value, 0) : plain(value);
+}
+
+/** A share in [0, 1]; rounded down, so that 100 % is all. */
+export function percent(share) {
+  return `${Math.floor(share * 100 + 1e-9)} %`;
+}
+
+/** Method, allocation and pattern in one line. */
+export function recipe(spec) {
+  const { method, allocation, pattern } = spec.prune;
+  const kept =
+    pattern.kind === "nm" ? `${pattern.keep}:${pattern.group}` : `unstructured ${plain(pattern.sparsity)}`;
+  return [method.kind, allocation?.kind ?? "uniform", kept].join(" · ");
+}
+
+/** The last part of a source: `s3://checkpoints/nightly/llama-7b` → `llama-7b`. */
+export function shortSource(source) {
+  return (
+    source
+      .replace(/^[a-z0-9]+:/, "")
+      .replace(/\/+$/, "")
+      .split("/")
+      .pop() || source
+  );
+}
+
+/** Unix seconds as local date and time, or in a time zone. */
+export function moment(at, timeZone) {
+  const options = { dateStyle: "medium", timeStyle: "medium", ...(timeZone ? { timeZone } : {}) };
+  return new Intl.DateTimeFormat("en-GB", options).format(new Date(at * 1000));
+}
+
+/** Unix seconds as local time of the day. */
+export function clock(at) {
+  return new Date(at * 1000).toLocaleTimeString("en-GB");
+}
+
+/** How far a moment is away: `just now`, `5 min ago`, `in 3 h`. */
+export function relative(at, now = Date.now() / 1000) {
+  const away = Math.abs(now - at);
+  if (away < 5) return "just now";
+  const words = coarse(away);
+  return at < now ? `${words} ago` : `in ${words}`;
+}
+
+function coarse(away) {
+  if (away < 60) return `${Math.floor(away)} s`;
+  if (away < 3600) return `${Math.floor(away / 60)} min`;
+  if (away < 48 * 3600) return `${Math.floor(away / 3600)} h`;
+  return `${Math.floor(away / 86400)} days`;
+}
+
+function two(value) {
+  return String(value).padStart(2, "0");
+}
+
+function grouped(value, decimals) {
+  return value.toLocaleString("en-US", { minimumFractionDigits: decimals, maximumFractionDigits: decimals });
+}
+
+function scientific(value) {
+  return value.toExponential(2).replace(/e([+-])(\d)$/, "e$10$2");
+}

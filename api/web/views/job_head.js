@@ -1,0 +1,161 @@
+// The head of the job page: what it is, how it stands, what went wrong, and the buttons.
+
+import { post } from "../api.js";
+import { attr, fillIfNew, h, say, show } from "../dom.js";
+import { confirm } from "../dialog.js";
+import { percent, plain, recipe } from "../format.js";
+import { setDuration, setTime, timeNode } from "../live.js";
+import { mayChange } from "../session.js";
+import { chip, ENDED, setChip, tone } from "../status.js";
+
+/** `changed` is called after a button has changed the job. Gives {node, update(job)}. */
+export function jobHead(changed) {
+  let job = null;
+  const title = h("h1");
+  const state = chip("queued");
+  const cancel = h("button", { type: "button", class: "danger", click: askCancel }, "Cancel job");
+  const retry = h("button", { type: "button", class: "primary", click: askRetry }, "Retry job");
+  const bar = h("span", { class: "bar-fill" });
+  const track = h(
+    "div",
+    {
+      class: "bar",
+      role: "progressbar",
+      "aria-valuemin": 0,
+      "aria-valuemax": 100,
+      "aria-label": "progress of the job",
+    },
+    bar,
+  );
+  const share = h("span", { class: "share" });
+  const created = timeNode(null);
+  const [waited, took] = [h("span"), h("span")];
+  const facts = {
+    model: h("span", { class: "source" }),
+    recipe: h("span"),
+    attempt: h("span"),
+    resources: h("span"),
+    labels: h("span"),
+  };
+  const labelsFact = fact("Labels", facts.labels, "wide");
+  const problem = h("div", { class: "error-panel", role: "alert", hidden: true });
+  const node = h(
+    "header",
+    { class: "job-head" },
+    h(
+      "div",
+      { class: "row head" },
+      h("div", { class: "row title" }, title, state),
+      h("div", { class: "row" }, cancel, retry),
+    ),
+    h("div", { class: "progress" }, track, share),
+    h(
+      "dl",
+      { class: "facts" },
+      fact("Model", facts.model, "wide"),
+      fact("Recipe", facts.recipe, "wide"),
+      fact("Created", created),
+      fact("Waited", waited),
+      fact("Took", took),
+      fact("Resources", facts.resources, "wide"),
+      fact("Attempt", facts.attempt),
+      labelsFact,
+    ),
+    problem,
+  );
+
+  function askCancel() {
+    return act(
+      {
+        title: "Cancel this job?",
+        text: "Its workers are stopped. What is stored is kept, and a retry goes on from there.",
+        yes: "Cancel job",
+        danger: true,
+      },
+      "cancel",
+    );
+  }
+
+  function askRetry() {
+    return act(
+      {
+        title: "Retry this job?",
+        text: "It is queued again on the same sources; finished stages and blocks are not done again.",
+        yes: "Retry job",
+      },
+      "retry",
+    );
+  }
+
+  async function act(question, verb) {
+    if (await confirm({ ...question, act: () => post(`/jobs/${job.id}/${verb}`) })) changed();
+  }
+
+  function update(fresh) {
+    job = fresh;
+    const over = ENDED.has(job.status);
+    say(title, job.name ?? job.id);
+    setChip(state, job.status);
+    show(cancel, mayChange() && !over && job.status !== "cancelling");
+    show(retry, mayChange() && (job.status === "failed" || job.status === "cancelled"));
+    attr(track, "class", `bar ${tone(job.status)}`);
+    attr(track, "aria-valuenow", Math.floor(job.progress * 100));
+    bar.style.width = `${job.progress * 100}%`;
+    say(share, percent(job.progress));
+    say(facts.model, job.model);
+    say(facts.recipe, recipe(job.spec));
+    say(facts.attempt, job.attempt || "none yet");
+    say(facts.resources, resources(job));
+    setTime(created, job.created_at);
+    setDuration(waited, job.created_at, job.started_at ?? job.finished_at);
+    setDuration(took, job.started_at, over ? job.finished_at : null);
+    if (!job.started_at) say(took, "–");
+    const labels = Object.entries(job.labels);
+    show(labelsFact, labels.length > 0);
+    fillIfNew(facts.labels, labels, () =>
+      labels.map(([key, value]) => h("span", { class: "label" }, `${key}: ${value}`)),
+    );
+    show(problem, job.error !== null);
+    fillIfNew(problem, job.error, () => (job.error ? described(job) : []));
+  }
+
+  return { node, update };
+}
+
+function described(job) {
+  const { code, message, param, node, log } = job.error;
+  const verb = job.status === "failed" ? "The job failed" : "The last attempt failed";
+  const pairs = [
+    ["Code", h("code", null, code)],
+    param && ["Field", h("code", null, param)],
+    node && ["Stage", h("code", null, node)],
+    log && [
+      "Log",
+      [
+        h("a", { href: `#/jobs/${job.id}/log` }, "show it here"),
+        " or ",
+        h("a", { href: log, target: "_blank", rel: "noopener" }, "the whole file"),
+      ],
+    ],
+  ];
+  return [
+    h("h2", null, verb),
+    h("p", { class: "message" }, message),
+    h(
+      "dl",
+      { class: "facts" },
+      pairs.filter(Boolean).map(([name, value]) => fact(name, value)),
+    ),
+  ];
+}
+
+function resources({ resources: asked, priority }) {
+  const gpus = asked.gpus_per_worker ? `, ${plain(asked.gpus_per_worker)} GPU` : "";
+  const each = `${asked.cpus_per_worker} CPU${gpus}, ${asked.memory_per_worker}`;
+  const urgent = priority ? ` · priority ${priority}` : "";
+  return `${asked.workers} ${asked.workers === 1 ? "worker" : "workers"} × ${each}${urgent}`;
+}
+
+function fact(name, value, className) {
+  return h("div", { class: className }, h("dt", null, name), h("dd", null, value));
+}

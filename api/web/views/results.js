@@ -1,0 +1,166 @@
+// What a job came to: figures, tables and the picture of its report.
+
+import { get } from "../api.js";
+import { blockChart } from "../chart.js";
+import { fillIfNew, h } from "../dom.js";
+import { bytes, metric, perplexity, plain, seconds } from "../format.js";
+import { taskTable } from "./task_table.js";
+
+/** `path`: of the job. Gives {node, update(job)}. */
+export function results(path) {
+  const box = h("div");
+  const link = h(
+    "a",
+    { class: "button", href: `${path}/report?format=html`, target: "_blank", rel: "noopener" },
+    "Full report",
+  );
+  const top = h("div", { class: "row head" }, h("h2", { id: "results-title" }, "Results"));
+  const node = h("section", { "aria-labelledby": "results-title" }, top, box);
+  let shown = null; // which report is shown, or on its way
+
+  async function update(job) {
+    const report = job.stages.find((stage) => stage.stage === "report");
+    const isThere = report && (report.status === "succeeded" || report.status === "cached");
+    if (!isThere) {
+      if (shown === null) fillIfNew(box, job.status, () => h("p", { class: "calm-message" }, promise(job)));
+      return;
+    }
+    const wanted = `${job.attempt} ${report.finished_at}`;
+    if (shown === wanted) return;
+    shown = wanted;
+    try {
+      const document = await get(`${path}/report?format=json`);
+      fillIfNew(box, wanted, () => drawn(document));
+      top.append(link);
+    } catch (error) {
+      shown = null;
+      fillIfNew(box, error.message, () =>
+        h("p", { class: "problem" }, `The report cannot be read: ${error.message}`),
+      );
+    }
+  }
+
+  return { node, update };
+}
+
+function promise(job) {
+  if (job.status === "failed" || job.status === "cancelled")
+    return `The job ${job.status === "failed" ? "failed" : "was cancelled"}, so there are no figures.`;
+  return "Perplexities, tasks and the picture of the blocks appear here when the report is made.";
+}
+
+function drawn({ summary, data }) {
+  return [
+    h("dl", { class: "tiles" }, tiles(summary)),
+    summary.notes.length
+      ? h(
+          "ul",
+          { class: "notes", "aria-label": "Notes" },
+          summary.notes.map((note) => h("li", null, note)),
+        )
+      : null,
+    h(
+      "div",
+      { class: "tables" },
+      perplexityTable(summary.perplexity),
+      summary.tasks?.length ? taskTable(summary.tasks) : null,
+    ),
+    h(
+      "figure",
+      null,
+      h(
+        "div",
+        { class: "scroll", tabindex: 0, role: "group", "aria-label": "Picture of the blocks" },
+        blockChart(data),
+      ),
+      h(
+        "figcaption",
+        null,
+        `Bars: ${data.outliers ? "measured outlier ratio, " : ""}achieved sparsity. Short lines: planned sparsity `,
+        `of the block. Dashed line: asked over all blocks (${plain(summary.asked_sparsity)}).`,
+      ),
+    ),
+  ];
+}
+
+function tiles(summary) {
+  const first = summary.perplexity[0];
+  const tasks = (summary.tasks ?? []).filter((task) => task.main);
+  const task = tasks.find((one) => one.metric === "average") ?? tasks[0];
+  return [
+    first
+      ? tile(
+          `Perplexity, ${first.name}`,
+          `${perplexity(first.dense)} → ${perplexity(first.pruned)}`,
+          `dense → pruned, × ${first.ratio.toFixed(3)}`,
+        )
+      : tile("Perplexity", "not measured", "the spec names no text"),
+    task
+      ? tile(
+          `${task.task}, ${task.metric}`,
+          `${metric(task.dense)} → ${metric(task.pruned)}`,
+          `dense → pruned${task.limit ? `, limit ${task.limit}` : ""}`,
+        )
+      : null,
+    tile("Sparsity", summary.achieved_sparsity.toFixed(4), `asked ${plain(summary.asked_sparsity)}`),
+    tile(
+      "Work",
+      seconds(summary.seconds),
+      `${summary.cached_stages} of ${summary.stages} stages from the cache`,
+    ),
+    tile(
+      "Peak memory",
+      summary.peak_memory_bytes === null ? "not measured" : bytes(summary.peak_memory_bytes),
+      "of one process, any stage",
+    ),
+  ];
+}
+
+function tile(name, value, small) {
+  return h("div", null, h("dt", null, name), h("dd", null, value, h("small", null, small)));
+}
+
+function described({ stride, bos, tokens_scored: tokens, dtype }) {
+  return `stride ${stride}, BOS ${bos}, ${tokens} tokens scored, ${dtype}`;
+}
+
+function perplexityTable(texts) {
+  if (!texts.length) return null;
+  const heads = ["Text", "Dense", "Pruned", "Ratio", "Windows"];
+  const rows = texts.map(({ name, dense, pruned, ratio, contract }) =>
+    h(
+      "tr",
+      null,
+      h("th", { scope: "row" }, name),
+      h("td", null, perplexity(dense)),
+      h("td", null, perplexity(pruned)),
+      h("td", null, ratio.toFixed(3)),
+      h(
+        "td",
+        {
+          title: described(contract),
+        },
+        `${contract.windows} × ${contract.sequence_length}`,
+      ),
+    ),
+  );
+  return h(
+    "div",
+    { class: "scroll" },
+    h(
+      "table",
+      { class: "figures", id: "perplexity-table" },
+      h("caption", null, "Perplexity"),
+      h(
+        "thead",
+        null,
+        h(
+          "tr",
+          null,
+          heads.map((name) => h("th", { scope: "col" }, name)),
+        ),
+      ),
+      h("tbody", null, rows),
+    ),
+  );
+}

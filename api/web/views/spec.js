@@ -1,0 +1,29 @@
+// What was asked for, as a file that `secateur submit` takes.
+
+import { h, say } from "../dom.js";
+import { yaml } from "../yaml.js";
+
+const SAID_MS = 2000;
+
+/** Gives {node, update(job)}. */
+export function specText() {
+  const text = h("pre", { class: "spec", tabindex: 0, "aria-label": "Spec" });
+  const copy = h("button", { type: "button", click: copied }, "Copy");
+
+  async function copied() {
+    try {
+      await navigator.clipboard.writeText(text.textContent);
+      say(copy, "Copied");
+    } catch {
+      getSelection().selectAllChildren(text); // no clipboard without https: one key is left to press
+      say(copy, "Selected");
+    }
+    setTimeout(() => say(copy, "Copy"), SAID_MS);
+  }
+
+  function update({ spec, resources, labels, name, priority }) {
+    say(text, yaml({ name, spec, resources, labels, priority: priority || null }));
+  }
+
+  return { node: h("div", { class: "spec-panel" }, copy, text), update };
+}

@@ -1,0 +1,77 @@
+"""The system's Chromium, driven by Playwright, and visits that let no error and no foreign request pass."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, ConsoleMessage, Page, Request
+
+CHROMIUM = Path("/usr/bin/chromium")
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+PATIENCE_MS = 60_000  # on machines that do much else
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator["Browser"]:
+    """One browser for a module. Playwright's loop lives in this thread, so none is left for other modules."""
+    if not CHROMIUM.exists():
+        missing = "Chromium is not installed; on Debian run: apt-get install chromium"
+        if os.environ.get("CI") == "true":
+            pytest.fail(missing)
+        pytest.skip(missing)
+    from playwright.sync_api import expect, sync_playwright
+
+    expect.set_options(timeout=PATIENCE_MS)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        yield browser
+        browser.close()
+
+
+@contextlib.contextmanager
+def visiting(
+    browser: "Browser", url: str, path: str = "", *, key: str | None = None, allowed: str = "", **options: Any
+) -> Iterator["Page"]:
+    """The page of the service at `url`, with `#path` open; signed in with `key`.
+
+    Fails at its end when the console had an error, but those that contain `allowed`, when a script failed, or
+    when anything was asked for elsewhere. `options`: of the browser's context.
+    """
+    problems: list[str] = []
+
+    def said(message: "ConsoleMessage") -> None:
+        if message.type in ("error", "warning") and not (allowed and allowed in message.text):
+            problems.append(message.text)
+
+    def asked(request: "Request") -> None:
+        if not request.url.startswith((f"{url}/", "data:")):
+            problems.append(f"a request to {request.url}")
+
+    context = browser.new_context(**options)
+    context.set_default_timeout(PATIENCE_MS)
+    try:
+        if key is not None:
+            answer = context.request.post(f"{url}/session", data={"key": key})
+            assert answer.status == 204, answer.text()
+        page = context.new_page()
+        page.on("console", said)
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        context.on("request", asked)
+        page.goto(f"{url}/#{path}" if path else f"{url}/")
+        yield page
+    finally:
+        context.close()
+    assert problems == []

@@ -1,0 +1,80 @@
+"""A person watches a whole real job in a real browser, from signing in to the downloaded checkpoint."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("playwright")
+from playwright.sync_api import Browser, Page, expect
+
+from api.key_file import read_key
+from api.service.views import ArtifactList
+from pipeline.quantity import human_perplexity
+from pipeline.report import ReportDocument
+from tests.browser import visiting
+from tests.e2e.service import Service
+from tests.e2e.test_job import request
+
+pytestmark = pytest.mark.e2e
+
+# Keeps every state that the DAG ever showed, however short: `prune: running, 3/16 block`.
+RECORD = """() => {
+  window.seen = new Set();
+  const note = () => {
+    for (const node of document.querySelectorAll(".dag [data-node]")) window.seen.add(node.ariaLabel);
+  };
+  new MutationObserver(note).observe(document.body, { subtree: true, childList: true, attributes: true });
+}"""
+
+
+def test_a_job_is_watched_from_the_key_to_the_checkpoint(
+    chromium: Browser, local_service: Service, material: Path
+) -> None:
+    body = request(material, "deep")
+    body["resources"]["workers"] = 1
+    body["spec"]["calibration"] |= {"seed": 23}  # nobody else's, so that its stages are not in the cache
+    blocks = json.loads((material / "deep" / "config.json").read_text())["num_hidden_layers"]
+    key = read_key(local_service.state_dir)
+    assert key is not None
+    with local_service.client() as client:
+        job = client.submit(body).id
+        with visiting(chromium, local_service.url, f"/jobs/{job}", allowed="401 (Unauthorized)") as page:
+            page.get_by_label("API key").fill(key)
+            page.get_by_role("button", name="Sign in").click()
+            expect(page.get_by_role("heading", level=1)).to_have_text(job)
+            page.evaluate(RECORD)
+            page.get_by_role("tab", name="Log").click()
+            expect(page.locator(".job-head .chip")).to_have_text("succeeded", timeout=300_000)
+            seen = set(page.evaluate("[...window.seen]"))
+            _stages_went_on(seen, blocks)
+            _figures_are_there(page, client.report(job), blocks)
+            _results_can_be_fetched(page, client.artifacts(job))
+
+
+def _stages_went_on(seen: set[str], blocks: int) -> None:
+    for stage in ("calibrate", "measure_outliers", "prune", "evaluate:pruned", "publish", "report"):
+        assert {f"{stage}: pending", f"{stage}: succeeded"} <= seen, sorted(seen)
+    between = {f"prune: running, {done}/{blocks} block" for done in range(1, blocks)}
+    assert len(between & seen) >= 3, sorted(seen)
+
+
+def _figures_are_there(page: Page, report: ReportDocument, blocks: int) -> None:
+    expect(page.get_by_role("log")).to_contain_text(f"stage prune: {blocks} of {blocks} block")
+    cells = page.locator('[data-stage="prune"] .cell.done')
+    expect(cells).to_have_count(blocks)
+    text = report.summary.perplexity[0]
+    table = page.locator("#perplexity-table")
+    expect(table).to_contain_text(human_perplexity(text.dense))
+    expect(table).to_contain_text(human_perplexity(text.pruned))
+    expect(page.locator("svg.chart rect.outliers")).to_have_count(blocks)
+    expect(page.locator("svg.chart rect.sparsity")).to_have_count(blocks)
+
+
+def _results_can_be_fetched(page: Page, artifacts: ArtifactList) -> None:
+    page.get_by_role("tab", name="Artifacts").click()
+    published = page.locator('[data-artifact="publish/manifest"]')
+    expect(page.locator("[data-artifact]")).to_have_count(len(artifacts.data))
+    with page.expect_download() as download:
+        published.get_by_role("link", name="config.json", exact=True).click()
+    assert json.loads(Path(download.value.path()).read_text())["model_type"] == "llama"

@@ -1,0 +1,219 @@
+"""Jobs as their drivers and the dispatcher leave them, without a Ray: what the page has to show."""
+
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from api.service import attempts
+from api.service.logs import log_key
+from pipeline.artifacts import ArtifactRef, FileRef, ManifestRef, ReportRef
+from pipeline.dag import Dag, plan
+from pipeline.eval_tasks import EvalTasks
+from pipeline.events import (
+    AttemptFailed,
+    AttemptStarted,
+    FailureReason,
+    Message,
+    NodePlanned,
+    StageFinished,
+    StageProgress,
+    StageStarted,
+)
+from pipeline.ledger import JobResult, Measured, NodeResult
+from pipeline.report import ReportData, render_html, report_json
+from pipeline.spec import PruneSpec
+from pipeline.task_results import TaskContract, TaskEvaluation, TaskMetric, TaskResult
+from tests.api.attempts import LEASE, FakeDriver, started_job
+from tests.api.conftest import RunningApi
+from tests.pipeline.made_report import DENSE, PRUNED, made_report, made_spec
+
+KEY = "0" * 64
+BLOCKS = 30
+TASKS = {"arc_easy": (0.6124, 0.4310), "sciq": (0.8410, 0.8260)}
+CONFIG = b'{"model_type": "llama"}'
+LOG = "".join(f"2025-11-22 01:{n // 60:02d}:{n % 60:02d} INFO block {n}: done\n" for n in range(90))
+
+
+def spec(*, model: str = "file:/models/SmolLM2-135M") -> PruneSpec:
+    """Wanda under OWL with a text and two tasks."""
+    plain = made_spec(model=model)
+    tasks = EvalTasks.model_validate({"tasks": list(TASKS), "limit": 400})
+    return plain.model_copy(update={"evaluation": plain.evaluation.model_copy(update={"tasks": tasks})})
+
+
+def request(**beside: Any) -> dict[str, Any]:
+    """What started_job takes beside the model."""
+    return {"spec": spec().model_dump(mode="json"), **beside}
+
+
+@dataclass
+class Play:
+    """A job whose driver is ours: it reports through the API, as a real one does."""
+
+    api: RunningApi
+    driver: FakeDriver
+    results: dict[str, NodeResult] = field(default_factory=dict)
+
+    @property
+    def id(self) -> str:
+        """Of the job."""
+        return self.driver.live.job
+
+    @cached_property
+    def dag(self) -> Dag:
+        """Its stages."""
+        return plan(self.driver.live.request.spec, self.driver.live.pins)
+
+    def begin(self) -> None:
+        """The driver has planned."""
+        nodes = tuple(
+            NodePlanned(node=n.id, stage=n.stage.kind, needs=tuple(sorted(n.needs))) for n in self.dag.nodes
+        )
+        self.say(AttemptStarted(nodes=nodes))
+
+    def say(self, *bodies: Any) -> None:
+        """Report events."""
+        answer = self.driver.say(*bodies)
+        assert answer.status_code == 200, answer.text
+
+    def progress(
+        self, node: str, done: int, total: int, unit: str = "block", note: str | None = None
+    ) -> None:
+        """A stage has come so far; the first time it starts."""
+        told: list[Any] = [StageProgress(node=node, done=done, total=total, unit=unit, note=note)]
+        self.say(*([StageStarted(node=node, key=KEY)] if done == 0 else []), *told)
+
+    def finish(self, *nodes: str, cached: bool = False) -> None:
+        """Stages are done."""
+        for node in nodes:
+            result = NodeResult(
+                node=node,
+                key=KEY,
+                cached=cached,
+                artifacts=self._made(node),
+                measured=Measured(
+                    seconds=12.5, peak_memory_bytes=310_000_000, details={"idle_memory_bytes": 2.0**28}
+                ),
+            )
+            self.results[node] = result
+            self.say(StageFinished(result=result))
+
+    def succeed(self) -> None:
+        """Whatever is left is done, too."""
+        self.finish(*(node.id for node in self.dag.nodes if node.id not in self.results))
+        result = JobResult(nodes=tuple(self.results.values()))
+        attempts.succeed(self.api.services.database, LEASE, self.driver.live, result)
+        self.store_log(LOG)
+
+    def fail(self, message: str, *, node: str = "prune") -> None:
+        """For good."""
+        reason = FailureReason(
+            code="numerical_error",
+            message=message,
+            param="spec.prune.method.damping",
+            node=node,
+            retryable=False,
+            log=f"/jobs/{self.id}/logs?attempt=1",
+        )
+        self.say(AttemptFailed(reason=reason))
+        live = attempts.claim_live(self.api.services.database, LEASE)
+        mine = next(one for one in live if one.job == self.id)
+        attempts.fail(self.api.services.database, LEASE, mine, reason, limit=1)
+        self.store_log(LOG)
+
+    def store_log(self, text: str) -> None:
+        """The driver's output."""
+        services = self.api.services
+        services.content.store.put(log_key(self.id, self.driver.live.number), [text.encode()])
+        attempts.note_log_stored(services.database, self.driver.live)
+
+    def _made(self, node: str) -> dict[str, ArtifactRef]:
+        put = self.api.services.content.put_bytes
+        if node == "publish":
+            held = {"config.json": CONFIG, "model.safetensors": b"weights" * 5000, "manifest.json": b"{}"}
+            files = tuple(FileRef(path=path, blob=put(content)) for path, content in held.items())
+            return {"manifest": ManifestRef(files=files, prefix="published/SmolLM2-135M-0123456789ab/")}
+        if node == "report":
+            data = report(self.driver.live.request.spec)
+            pages = {"report.html": render_html(data).encode(), "report.json": report_json(data)}
+            files = tuple(FileRef(path=path, blob=put(content)) for path, content in pages.items())
+            return {"report": ReportRef(files=files)}
+        return {}
+
+
+def play(api: RunningApi, **beside: Any) -> Play:
+    """A job whose driver has not said anything yet."""
+    return Play(api, started_job(api, **request(**beside)))
+
+
+def pruning(api: RunningApi, *, done: int = 12, **beside: Any) -> Play:
+    """A job in the middle of its blocks."""
+    job = play(api, **beside)
+    job.begin()
+    job.finish("import_model", "check_tasks", "calibrate", cached=True)
+    job.progress("measure_outliers", 0, BLOCKS)
+    job.progress("measure_outliers", BLOCKS, BLOCKS)
+    job.finish("measure_outliers", "allocate")
+    job.say(Message(level="warning", node="allocate", text="blocks 3 and 4 have equal outlier ratios"))
+    job.progress("prune", 0, BLOCKS)
+    job.progress("evaluate:dense", 0, 16, "window")
+    job.progress("evaluate:dense", 7, 16, "window")
+    job.progress("prune", done, BLOCKS, note=f"block {done - 1}: sparsity 0.52")
+    return job
+
+
+def succeeded(api: RunningApi, **beside: Any) -> Play:
+    """A job with all its figures."""
+    job = pruning(api, **beside)
+    job.progress("prune", BLOCKS, BLOCKS)
+    job.progress("evaluate:dense", 16, 16, "window")
+    job.succeed()
+    return job
+
+
+def report(spec: PruneSpec) -> ReportData:
+    """Figures of that spec, tasks included."""
+    plain = made_report(blocks=BLOCKS, spec=spec)
+    named = {"dense": (DENSE, 0), "pruned": (PRUNED, 1)}
+    tasks = {f"{name}_tasks": tuple(_tasks(digest, i)) for name, (digest, i) in named.items()}
+    return plain.model_copy(update={**tasks, "warnings": ("blocks 3 and 4 have equal outlier ratios",)})
+
+
+def _tasks(checkpoint: str, i: int) -> list[TaskEvaluation]:
+    return [
+        TaskEvaluation(
+            checkpoint_digest=checkpoint,
+            task=name,
+            results=(
+                TaskResult(
+                    task=name,
+                    contract=TaskContract(
+                        harness_version="0.4.13",
+                        task_version="1.0",
+                        task_digest=KEY,
+                        dataset_revision=None,
+                        num_fewshot=0,
+                        limit=400,
+                        samples=400,
+                        batch_size=8,
+                        seed=1234,
+                        dtype="float32",
+                        max_length=2048,
+                        tokenizer_digest=KEY,
+                    ),
+                    metrics=tuple(
+                        TaskMetric(
+                            metric=metric,
+                            filter="none",
+                            value=values[i] - less,
+                            stderr=math.sqrt(values[i] * (1 - values[i]) / 400),
+                            higher_is_better=True,
+                        )
+                        for metric, less in (("acc", 0.05), ("acc_norm", 0.0))
+                    ),
+                ),
+            ),
+        )
+        for name, values in TASKS.items()
+    ]

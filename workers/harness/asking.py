@@ -1,0 +1,77 @@
+"""One checkpoint is asked one task, through lm-eval's own `simple_evaluate`."""
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lm_eval import simple_evaluate
+from lm_eval.loggers import EvaluationTracker
+
+from pipeline.errors import StageError
+from pipeline.eval_tasks import CheckedTask
+from pipeline.spec import Resources
+from pipeline.stages import EvaluateTask
+from workers.harness.model import Tell, TellingModel
+from workers.harness.tasks import known_tasks
+
+RANDOM_SEED, OTHER_SEED = 0, 1234  # lm-eval's own; of them only tasks that sample answers depend on
+
+
+@dataclass(frozen=True)
+class Answers:
+    """`results`: lm-eval's dictionary. `written`: the bytes that it writes to its results file. `max_length`:
+    tokens that the model takes."""
+
+    results: Mapping[str, Any]
+    written: bytes
+    max_length: int
+
+
+def ask(
+    stage: EvaluateTask,
+    checked: CheckedTask,
+    *,
+    model: Path,
+    directory: Path,
+    resources: Resources,
+    tell: Tell,
+) -> Answers:
+    """What lm-eval's command line does with the same options. `directory`: the task's own files."""
+    torch.set_num_threads(resources.cpus_per_worker)
+    named = {"pretrained": str(model), "dtype": stage.compute_dtype}
+    lm = TellingModel(
+        tell=tell,
+        **named,
+        batch_size=stage.batch_size,
+        device="cuda" if resources.gpus_per_worker else "cpu",
+        parallelize=resources.gpus_per_worker > 1,
+    )
+    with tempfile.TemporaryDirectory(prefix="secateur-lm-eval-") as output:
+        tracker = EvaluationTracker(output_path=output)
+        results = simple_evaluate(
+            model=lm,
+            model_args=named,
+            tasks=[checked.name],
+            num_fewshot=stage.task.num_fewshot,
+            limit=stage.task.limit,
+            batch_size=stage.batch_size,
+            device=str(lm.device),
+            task_manager=known_tasks(checked, directory, named),
+            evaluation_tracker=tracker,
+            log_samples=False,
+            fewshot_as_multiturn=False,
+            random_seed=RANDOM_SEED,
+            numpy_random_seed=OTHER_SEED,
+            torch_random_seed=OTHER_SEED,
+            fewshot_random_seed=stage.seed,
+        )
+        if results is None:
+            raise StageError(f"lm-eval gave no results for task {checked.name!r}")
+        tracker.save_results_aggregated(results=results)
+        written = [path.read_bytes() for path in Path(output).rglob("results_*.json")]
+    if len(written) != 1:
+        raise StageError(f"lm-eval wrote {len(written)} results files for task {checked.name!r}, not one")
+    return Answers(results=results, written=written[0], max_length=lm.max_length)

@@ -1,0 +1,91 @@
+"""A checkpoint as lm-eval's model: loaded as its command line loads it, and telling of every request."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import CacheHook
+from lm_eval.models.huggingface import HFLM
+
+from pipeline.artifacts import CheckpointRef
+from pipeline.checkpoint.index import TENSORS_JSON
+from pipeline.errors import NumericalError, SequenceTooLong
+from pipeline.storage.content import BlobRef, ContentStore
+
+Tell = Callable[[int, int], None]
+Tokens = tuple[tuple[str, str] | None, list[int], list[int]]  # texts, question, answer
+
+
+def materialise_checkpoint(ref: CheckpointRef, content: ContentStore, directory: Path) -> None:
+    """Write an ordinary Hugging Face directory, every file verified."""
+    for file in ref.files:
+        if file.path != TENSORS_JSON:
+            write_blob(content, file.blob, directory / file.path)
+
+
+def write_blob(content: ContentStore, blob: BlobRef, path: Path) -> None:
+    """Write a blob to a file. Raises CorruptObject after its end."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        file.writelines(content.stream(blob))
+
+
+class TellingModel(HFLM):
+    """HFLM, unchanged in what it computes. `tell` hears how many requests are done, and of how many."""
+
+    def __init__(self, *, tell: Tell, **options: object) -> None:
+        super().__init__(**options)  # type: ignore[arg-type]  # HFLM's own names
+        self._hook = _CountingHook(tell)
+        self.set_cache_hook(self._hook)
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """See LM."""
+        self._hook.expect(len(requests))
+        return super().loglikelihood(requests, disable_tqdm=True)
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+        """See LM."""
+        self._hook.expect(len(requests))
+        return super().loglikelihood_rolling(requests, disable_tqdm=True)
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """See LM."""
+        self._hook.expect(len(requests))
+        return super().generate_until(requests, disable_tqdm=True)
+
+    def _loglikelihood_tokens(self, requests: list[Tokens], **options: Any) -> list[tuple[float, bool]]:
+        """What lm-eval asserts without a word: questions are cut at their left end, answers never."""
+        longest = max((len(answer) for _, _, answer in requests), default=0)
+        if longest > self.max_length:
+            raise SequenceTooLong(
+                f"an answer of the task has {longest} tokens, and the model takes {self.max_length}; leave "
+                f"the task out"
+            )
+        return super()._loglikelihood_tokens(requests, **options)
+
+
+class _CountingHook(CacheHook):
+    """lm-eval calls this once for every answered request, to fill a cache; we count."""
+
+    def __init__(self, tell: Tell) -> None:
+        super().__init__(None)
+        self._tell = tell
+        self._done = self._total = 0
+
+    def expect(self, requests: int) -> None:
+        """So many more requests are on their way."""
+        self._total += requests
+        self._tell(self._done, self._total)
+
+    def add_partial(self, attr: str, req: object, res: object) -> None:
+        """See CacheHook. Among likelihoods that are none lm-eval would take the first as the answer."""
+        likelihood = res[0] if isinstance(res, tuple) else res
+        if isinstance(likelihood, float) and math.isnan(likelihood):
+            raise NumericalError(
+                "the model's likelihood of an answer is not a number: its weights are damaged, or "
+                "compute_dtype is too narrow"
+            )
+        self._done += 1
+        self._tell(self._done, self._total)

@@ -1,0 +1,80 @@
+"""Names of tasks to what they stand for, with their data fixed, before anything is pruned."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.artifacts import FileRef, TaskRef
+from pipeline.canonical import canonical_json
+from pipeline.errors import InvalidRequest
+from pipeline.eval_tasks import CheckedTask, EvalTask
+from pipeline.sources import open_source
+from pipeline.stages import CheckTasks
+from pipeline.storage.content import ContentStore
+from pipeline.task_files import TASK_ENDINGS, TaskFiles, read_task_files
+from workers.harness.installed import check_installed
+from workers.stages.base import Made, Note, Progress, StageContext, Steps
+
+TASK_JSON, FILES = "task.json", "files/"
+
+
+def run(stage: CheckTasks, context: StageContext) -> Steps:
+    """Every task is loaded with its data once. Raises InvalidSpec whose `param` is the task's field."""
+    check_installed(stage.harness_version)
+    from workers.harness.confined import confined  # lm-eval takes seconds to import
+    from workers.harness.tasks import all_tasks, check_names, look_at
+
+    asked = context.order.request.spec.evaluation.tasks
+    assert asked is not None
+    artifacts = {}
+    with tempfile.TemporaryDirectory(prefix="secateur-tasks-") as name:
+        directory = Path(name)
+        local = _fetch(context, directory)
+        with confined(context.settings.access(), directory) as bounds:
+            manager = all_tasks(stage.tasks, local, directory)
+            try:
+                check_names(stage.tasks, local, manager)
+            except InvalidRequest as error:
+                error.param = asked.field_of(error.param or "")
+                raise
+            for i, task in enumerate(stage.tasks):
+                yield Progress(i, len(stage.tasks), task.name)
+                try:
+                    checked = look_at(task, manager, bounds)
+                except InvalidRequest as error:
+                    error.param = asked.field_of(task.name)
+                    raise
+                yield from _remarks(task, checked)
+                needed = local.reach(task.name)[0] if local is not None else ()
+                artifacts[task.name] = _stored(context.content, checked, directory, sorted(needed))
+    yield Progress(len(stage.tasks), len(stage.tasks))
+    yield Made(artifacts)
+
+
+def _fetch(context: StageContext, directory: Path) -> TaskFiles | None:
+    """The include directory as it was pinned, checked again: None when the spec has none."""
+    pin = context.order.pins.tasks
+    if pin is None:
+        return None
+    source = open_source(pin.source, context.settings.access())
+    for file in pin.files:
+        with (directory / file.path).open("wb") as target:
+            target.writelines(source.read(file))
+    names = [file.path for file in pin.files]
+    return read_task_files(
+        {name: (directory / name).read_bytes() for name in names if name.endswith(TASK_ENDINGS)}, names
+    )
+
+
+def _stored(content: ContentStore, checked: CheckedTask, directory: Path, needed: Sequence[str]) -> TaskRef:
+    """What an evaluation needs, and no more: another file in the directory changes nothing."""
+    files = [FileRef(path=FILES + name, blob=content.put_file(directory / name)) for name in needed]
+    described = FileRef(path=TASK_JSON, blob=content.put_bytes(canonical_json(checked)))
+    return TaskRef(files=(*files, described))
+
+
+def _remarks(task: EvalTask, checked: CheckedTask) -> Steps:
+    """What a reader of the job's events should know."""
+    largest = max(leaf.samples for leaf in checked.leaves)
+    if task.limit is not None and task.limit < largest:
+        yield Note(f"{task.name}: limit {task.limit} of up to {largest} questions")

@@ -1,0 +1,153 @@
+"""lm-eval puts one checkpoint to one task."""
+
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from pipeline.artifacts import FileRef, HarnessRef, TaskEvaluationRef
+from pipeline.canonical import canonical_json
+from pipeline.dag import task_node
+from pipeline.errors import InvalidRequest, NumericalError
+from pipeline.eval_tasks import CheckedTask
+from pipeline.stages import EvaluateTask
+from pipeline.task_results import TaskEvaluation
+from pipeline.tokens import tokenizer_digest
+from workers.harness.installed import check_installed
+from workers.stages.base import Made, Note, Progress, StageContext, Steps
+from workers.stages.check_tasks import FILES, TASK_JSON
+
+Answer = TypeVar("Answer")
+TASKS_JSON = "tasks.json"
+TELL_SECONDS = 1.0
+
+
+def run(stage: EvaluateTask, context: StageContext) -> Steps:
+    """The checkpoint is loaded whole, as lm-eval's command line does it."""
+    check_installed(stage.harness_version)
+    from workers.harness.asking import Answers, ask  # lm-eval takes seconds to import
+    from workers.harness.confined import confined
+    from workers.harness.figures import task_results
+    from workers.harness.model import materialise_checkpoint, write_blob
+
+    content, checkpoint, task = context.content, context.checkpoint(), context.inputs["task"]
+    checked = CheckedTask.model_validate_json(content.get_bytes(task.file(TASK_JSON)))
+    done = (0, 0)
+
+    def tell(finished: int, total: int) -> None:
+        nonlocal done
+        done = (finished, total)
+
+    with tempfile.TemporaryDirectory(prefix="secateur-evaluate-") as name:
+        model, directory = Path(name) / "model", Path(name) / "tasks"
+        model.mkdir()
+        directory.mkdir()
+        yield Progress(0, 1, "loads the checkpoint")
+        materialise_checkpoint(checkpoint, content, model)
+        for file in task.files:
+            if file.path.startswith(FILES):
+                write_blob(content, file.blob, directory / file.path.removeprefix(FILES))
+
+        def answered() -> Answers:
+            with _in_one_process(), confined(context.settings.access(), directory, checked.commits):
+                return ask(
+                    stage,
+                    checked,
+                    model=model,
+                    directory=directory,
+                    resources=context.order.request.resources,
+                    tell=tell,
+                )
+
+        try:
+            answers = yield from _beside(answered, lambda: Progress(*done) if done[1] else None)
+        except InvalidRequest as error:
+            asked = context.order.request.spec.evaluation.tasks
+            error.param = asked.field_of(checked.name) if asked is not None else None
+            raise
+        except OverflowError as error:
+            raise NumericalError(
+                f"a figure of task {checked.name!r} is too large for a number ({error}): the model finds the "
+                f"right answers next to impossible; prune less"
+            ) from error
+    evaluation = TaskEvaluation(
+        checkpoint_digest=checkpoint.digest,
+        task=checked.name,
+        results=task_results(
+            stage,
+            checked,
+            answers.results,
+            task_digest=task.digest,
+            tokenizer_digest=tokenizer_digest(checkpoint),
+            max_length=answers.max_length,
+        ),
+    )
+    yield from _remarks(stage, evaluation)
+    figures = FileRef(path=TASKS_JSON, blob=content.put_bytes(canonical_json(evaluation)))
+    written = FileRef(path="lm_eval.json", blob=content.put_bytes(answers.written))
+    yield Made(
+        {"tasks": TaskEvaluationRef(files=(figures,)), "harness": HarnessRef(files=(written,))},
+        details={"requests": float(done[1])},
+    )
+
+
+def read_evaluations(context: StageContext, which: str) -> tuple[TaskEvaluation, ...]:
+    """What the `dense` or the `pruned` checkpoint reached, in the order of the spec, for stages that come
+    later."""
+    asked = context.order.request.spec.evaluation.tasks
+    nodes = [task_node(which, task.name) for task in asked.asked] if asked is not None else []
+    contents = [context.content.get_bytes(context.inputs[node].file(TASKS_JSON)) for node in nodes]
+    return tuple(TaskEvaluation.model_validate_json(content) for content in contents)
+
+
+def _remarks(stage: EvaluateTask, evaluation: TaskEvaluation) -> Steps:
+    """lm-eval lets tasks insist on no examples."""
+    asked = stage.task.num_fewshot
+    for result in evaluation.results:
+        given = result.contract.num_fewshot
+        if None not in (asked, given) and given != asked:
+            yield Note(f"{result.task} takes num_fewshot {given} whatever is asked (here {asked})", "warning")
+
+
+def _beside(
+    work: Callable[[], Answer], progress: Callable[[], Progress | None]
+) -> Generator[Progress, None, Answer]:
+    """Do the work in a thread, and say now and then how far it is."""
+    answers: list[Answer] = []
+    failed: list[BaseException] = []
+
+    def target() -> None:
+        try:
+            answers.append(work())
+        except BaseException as error:  # noqa: BLE001 - raised again below
+            failed.append(error)
+
+    thread = threading.Thread(target=target, name="lm-eval", daemon=True)
+    thread.start()
+    told = None
+    while thread.is_alive():
+        thread.join(TELL_SECONDS)
+        now = progress()
+        if now is not None and now != told:
+            yield now
+            told = now
+    if failed:
+        raise failed[0]
+    return answers[0]
+
+
+@contextmanager
+def _in_one_process() -> Generator[None]:
+    """lm-eval would bootstrap in as many processes as the machine has cores, which are not all ours. The
+    figures are the same."""
+    before = os.environ.get("DISABLE_MULTIPROC")
+    os.environ["DISABLE_MULTIPROC"] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop("DISABLE_MULTIPROC")
+        if before is not None:
+            os.environ["DISABLE_MULTIPROC"] = before
