@@ -5,7 +5,7 @@ const LANE = 10; // height of the place that an edge takes where it passes a lay
 const LAYER_GAP = 30;
 const HEIGHT = 44;
 const MARGIN = 4;
-const SWEEPS = 8;
+const SWEEPS = 9;
 
 /**
  * Where nodes and edges are. `nodes`: [{node, needs, width}]; gives {width, height, nodes: Map(node → {x, y,
@@ -69,10 +69,8 @@ function direct(needs) {
 /** The items on an edge's way, lanes in the layers between included. */
 function lead(from, to, layers, layerOf) {
   const way = [from];
-  const lanes = [];
   for (let layer = layerOf.get(from.node) + 1; layer < layerOf.get(to.node); layer += 1) {
-    const lane = { height: LANE, width: 0, lanes, from: [], to: [] };
-    lanes.push(lane);
+    const lane = { height: LANE, width: 0, from: [], to: [] };
     layers[layer].push(lane);
     way.push(lane);
   }
@@ -127,9 +125,10 @@ function placeRows(layers) {
     for (const item of layer) item.y -= (y - ROW_GAP) / 2;
   }
   for (let sweep = 0; sweep < SWEEPS; sweep += 1) {
-    for (const layer of sweep % 2 === 0 ? layers : [...layers].reverse()) {
+    const down = sweep % 2 === 0; // the last one is: chains then run straight from where they begin
+    for (const layer of down ? layers : [...layers].reverse()) {
       for (const item of layer) {
-        const near = item.lanes ?? [...item.from, ...item.to]; // the lanes of one edge make a straight line
+        const near = down ? item.from : item.to;
         item.wanted = mean(
           near.map((other) => other.y),
           item.y,

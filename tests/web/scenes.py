@@ -102,9 +102,9 @@ class Play:
     def succeed(self) -> None:
         """Whatever is left is done, too."""
         self.finish(*(node.id for node in self.dag.nodes if node.id not in self.results))
+        self.store_log(LOG)
         result = JobResult(nodes=tuple(self.results.values()))
         attempts.succeed(self.api.services.database, LEASE, self.driver.live, result)
-        self.store_log(LOG)
 
     def fail(self, message: str, *, node: str = "prune") -> None:
         """For good."""
@@ -116,14 +116,14 @@ class Play:
             retryable=False,
             log=f"/jobs/{self.id}/logs?attempt=1",
         )
+        self.store_log(LOG)
         self.say(AttemptFailed(reason=reason))
         live = attempts.claim_live(self.api.services.database, LEASE)
         mine = next(one for one in live if one.job == self.id)
         attempts.fail(self.api.services.database, LEASE, mine, reason, limit=1)
-        self.store_log(LOG)
 
     def store_log(self, text: str) -> None:
-        """The driver's output."""
+        """The driver's output, which Ray would have."""
         services = self.api.services
         services.content.store.put(log_key(self.id, self.driver.live.number), [text.encode()])
         attempts.note_log_stored(services.database, self.driver.live)

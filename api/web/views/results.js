@@ -59,28 +59,32 @@ function drawn({ summary, data }) {
           summary.notes.map((note) => h("li", null, note)),
         )
       : null,
+    h("div", { class: "figures-and-picture" }, tables(summary), picture(summary, data)),
+  ];
+}
+
+function tables({ perplexity: texts, tasks = [] }) {
+  if (texts.length + tasks.length === 0) return null;
+  return h("div", { class: "tables" }, perplexityTable(texts), tasks.length ? taskTable(tasks) : null);
+}
+
+function picture(summary, data) {
+  const measured = data.outliers ? "measured outlier ratio, " : "";
+  return h(
+    "figure",
+    null,
     h(
       "div",
-      { class: "tables" },
-      perplexityTable(summary.perplexity),
-      summary.tasks?.length ? taskTable(summary.tasks) : null,
+      { class: "scroll", tabindex: 0, role: "group", "aria-label": "Picture of the blocks" },
+      blockChart(data),
     ),
     h(
-      "figure",
+      "figcaption",
       null,
-      h(
-        "div",
-        { class: "scroll", tabindex: 0, role: "group", "aria-label": "Picture of the blocks" },
-        blockChart(data),
-      ),
-      h(
-        "figcaption",
-        null,
-        `Bars: ${data.outliers ? "measured outlier ratio, " : ""}achieved sparsity. Short lines: planned sparsity `,
-        `of the block. Dashed line: asked over all blocks (${plain(summary.asked_sparsity)}).`,
-      ),
+      `Bars: ${measured}achieved sparsity. Short lines: planned sparsity of the block. `,
+      `Dashed line: asked over all blocks (${plain(summary.asked_sparsity)}).`,
     ),
-  ];
+  );
 }
 
 function tiles(summary) {
