@@ -110,7 +110,7 @@ def demo_request(data: Path) -> JobRequest:
                 tasks=EvalTasks(
                     tasks=tuple(EvalTask(name=name) for name in DEMO_TASKS),
                     include=f"file:{data}/eval_tasks",
-                    limit=25,
+                    limit=40,
                 ),
             ),
         ),

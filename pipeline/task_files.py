@@ -115,11 +115,8 @@ class TaskFiles:
 
 
 def read_task_files(contents: Mapping[str, bytes], present: Collection[str]) -> TaskFiles:
-    """Check the YAML files of a directory. `present`: names of all files that were taken from it.
-
-    Raises InvalidSpec that names file and key: code, paths that lead elsewhere, unknown keys, names that are
-    defined twice.
-    """
+    """Check the YAML files of a directory. `present`: names of all files that were taken from it. Raises
+    InvalidSpec that names file and key: code, paths that lead elsewhere, unknown keys, double names."""
     if not contents:
         raise InvalidSpec(
             f"there are no task files (*.yaml); found {', '.join(sorted(present)[:10]) or 'nothing'}"

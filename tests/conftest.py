@@ -1,17 +1,27 @@
 """Fixtures that every suite may ask for, and how the suite is shared out over processes."""
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 pytest_plugins = ["tests.servers", "tests.ray_server", "tests.eval_slices", "tests.browser"]
 
-RAY = ("tests/e2e/", "tests/workers/", "tests/api/test_real_ray.py", "tests/api/test_embedded.py")
+RAY = ("tests/e2e/", "tests/workers/test_job.py", "tests/api/test_real_ray.py", "tests/api/test_embedded.py")
 
 
-@pytest.hookimpl(tryfirst=True)
+class FilesAndRay(LoadScopeScheduling):
+    """Files stay whole, so that module fixtures are made once; what needs a Ray stays in one process: two of
+    them at a time would only take turns on the cores."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "ray" if nodeid.startswith(RAY) else nodeid.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """Share out by the rule above."""
+    return FilesAndRay(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files stay whole, so that module fixtures are made once. What needs a Ray runs in one process, first:
-    it takes longest, waits much, and two of them at a time would only take turns on the cores."""
+    """What needs a Ray comes first: it takes longest."""
     items.sort(key=lambda item: not item.nodeid.startswith(RAY))
-    for item in items:
-        group = "ray" if item.nodeid.startswith(RAY) else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))

@@ -4,8 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-
-pytest.importorskip("playwright")
 from playwright.sync_api import Browser, Page, expect
 
 from api.key_file import read_key

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-
-pytest.importorskip("playwright")
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from api.settings import Settings

@@ -4,7 +4,7 @@ import { attr, fillIfNew, h, keyed, say, show } from "../dom.js";
 import { count, seconds } from "../format.js";
 import { setDuration } from "../live.js";
 import { Paces } from "../pace.js";
-import { icon, setIcon, tone } from "../status.js";
+import { ENDED, icon, setIcon, tone } from "../status.js";
 import { dagPicture } from "./dag_picture.js";
 import { stageDetails } from "./stage_details.js";
 
@@ -16,7 +16,7 @@ const DONE = new Set(["succeeded", "cached"]);
 export function stages() {
   const paces = new Paces();
   const finished = new Map(); // node → NodeResult, from its event
-  const open = new Set(); // nodes that are not done
+  const open = new Set(); // nodes that will still be done
   let job = null;
   let chosen = null;
 
@@ -69,7 +69,8 @@ export function stages() {
     show(waiting, job.stages.length === 0);
     show(table, job.stages.length > 0);
     open.clear();
-    for (const stage of job.stages) if (!DONE.has(stage.status)) open.add(stage.node);
+    for (const stage of ENDED.has(job.status) ? [] : job.stages)
+      if (!DONE.has(stage.status)) open.add(stage.node);
     picture.update(job.stages, chosen);
     keyed(
       rows,
@@ -156,7 +157,8 @@ function drawProgress(box, stage) {
 }
 
 function words(stage, paces, open) {
-  if (stage.status === "pending") return awaited(stage.needs.filter((node) => open.has(node)));
+  if (stage.status === "pending")
+    return open.has(stage.node) ? awaited(stage.needs.filter((node) => open.has(node))) : "";
   if (stage.status === "cached") return "made by an earlier job";
   const said = stage.total > 0 ? [`${count(stage.done)}/${count(stage.total)} ${stage.unit}`] : [];
   const pace = stage.status === "running" ? paces.of(stage) : null;
@@ -173,6 +175,6 @@ function words(stage, paces, open) {
 }
 
 function awaited(nodes) {
-  if (nodes.length === 0) return "";
+  if (nodes.length === 0) return "waits for room";
   return `waits for ${nodes.length > MOST_NAMED ? `${nodes.length} stages` : nodes.join(", ")}`;
 }
