@@ -185,6 +185,7 @@ def _service(state: Path, data: Path, log: Path, console: Console) -> Iterator[s
         "SECATEUR_ALLOWED_ROOTS": str(data),
     }
     console.print(f"starting the service at {url}, log: {log}", soft_wrap=True)
+    log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         process = subprocess.Popen(
             module_command("api.cli", "serve"),

@@ -160,7 +160,7 @@ def prepared(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("prepared")
 def test_demo_goes_on_and_ends_with_the_report(sqlite_api: RunningApi, tmp_path: Path) -> None:
     with sqlite_api.secateur() as client:
-        interrupted = client.submit(demo_request(tmp_path / "data")).id
+        interrupted = client.submit(demo_request(tmp_path / "demo" / "data")).id
     rest = threading.Timer(0.5, played.succeed, (sqlite_api, interrupted))
     rest.start()
     result = cli("demo", "--state-dir", str(tmp_path), url=sqlite_api.url)
@@ -169,7 +169,7 @@ def test_demo_goes_on_and_ends_with_the_report(sqlite_api: RunningApi, tmp_path:
     assert f"going on with {interrupted}" in result.stdout
     assert "43.16" in result.stdout
     page = Path(result.stdout.splitlines()[-1])
-    assert page == tmp_path / "reports" / f"{interrupted}.html"
+    assert page == tmp_path / "demo" / "reports" / f"{interrupted}.html"
     assert page.read_text().startswith("<!DOCTYPE html>")
 
 
