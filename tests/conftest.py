@@ -1,5 +1,6 @@
 """Fixtures that every suite may ask for, and how the suite is shared out over processes."""
 
+import hypothesis
 import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
@@ -7,6 +8,9 @@ from xdist.scheduler import LoadScopeScheduling
 pytest_plugins = ["tests.servers", "tests.ray_server", "tests.eval_slices", "tests.browser"]
 
 RAY = ("tests/e2e/", "tests/workers/test_job.py", "tests/api/test_real_ray.py", "tests/api/test_embedded.py")
+
+hypothesis.settings.register_profile("unhurried", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("unhurried")
 
 
 class FilesAndRay(LoadScopeScheduling):
