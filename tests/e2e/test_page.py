@@ -35,21 +35,23 @@ def test_a_job_is_watched_from_the_key_to_the_checkpoint(
     blocks = json.loads((material / "deep" / "config.json").read_text())["num_hidden_layers"]
     key = read_key(local_service.state_dir)
     assert key is not None
-    with local_service.client() as client:
-        with visiting(chromium, local_service.url, "/jobs", allowed="401 (Unauthorized)") as page:
-            page.get_by_label("API key").fill(key)
-            page.get_by_role("button", name="Sign in").click()
-            expect(page.get_by_label("API key")).to_have_count(0)
-            page.evaluate(RECORD)
-            job = client.submit(body).id
-            page.evaluate("job => { location.hash = `#/jobs/${job}` }", job)
-            expect(page.get_by_role("heading", level=1)).to_have_text(job)
-            page.get_by_role("tab", name="Log").click()
-            expect(page.locator(".job-head .chip")).to_have_text("succeeded", timeout=300_000)
-            seen = set(page.evaluate("[...window.seen]"))
-            _stages_went_on(seen, blocks)
-            _figures_are_there(page, client.report(job), blocks)
-            _results_can_be_fetched(page, client.artifacts(job))
+    with (
+        local_service.client() as client,
+        visiting(chromium, local_service.url, "/jobs", allowed="401 (Unauthorized)") as page,
+    ):
+        page.get_by_label("API key").fill(key)
+        page.get_by_role("button", name="Sign in").click()
+        expect(page.get_by_label("API key")).to_have_count(0)
+        page.evaluate(RECORD)
+        job = client.submit(body).id
+        page.evaluate("job => { location.hash = `#/jobs/${job}` }", job)
+        expect(page.get_by_role("heading", level=1)).to_have_text(job)
+        page.get_by_role("tab", name="Log").click()
+        expect(page.locator(".job-head .chip")).to_have_text("succeeded", timeout=300_000)
+        seen = set(page.evaluate("[...window.seen]"))
+        _stages_went_on(seen, blocks)
+        _figures_are_there(page, client.report(job), blocks)
+        _results_can_be_fetched(page, client.artifacts(job))
 
 
 def _stages_went_on(seen: set[str], blocks: int) -> None:
