@@ -33,8 +33,9 @@ from pipeline.eval_tasks import EvalTask, EvalTasks
 from pipeline.evaluation import Evaluation, PerplexityText
 from pipeline.job import TERMINAL
 from pipeline.methods.wanda import Wanda
+from pipeline.model import ModelSource
 from pipeline.patterns import Unstructured
-from pipeline.spec import JobRequest, ModelSource, Prune, PruneSpec, Resources
+from pipeline.spec import JobRequest, Prune, PruneSpec, Resources
 from pipeline.texts import Calibration
 
 LABELS = {"secateur": "demo"}

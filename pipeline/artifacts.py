@@ -66,6 +66,31 @@ class KeepRef(_Artifact):
     kind: Literal["keep"] = "keep"
 
 
+class TokensRef(_Artifact):
+    """Training sequences, shuffled: `tokens.json` (a TokensIndex), `train-00000.safetensors` and so on with
+    int32 `tokens` [sequences, sequence_length]; `validation.safetensors` likewise."""
+
+    kind: Literal["tokens"] = "tokens"
+
+
+class CurveRef(_Artifact):
+    """A Curve: `curve.json`."""
+
+    kind: Literal["curve"] = "curve"
+
+
+class CertificateRef(_Artifact):
+    """A Certificate: `certificate.json`."""
+
+    kind: Literal["certificate"] = "certificate"
+
+
+class AdapterRef(_Artifact):
+    """LoRA matrices as peft writes them: `adapter_config.json`, `adapter_model.safetensors`."""
+
+    kind: Literal["adapter"] = "adapter"
+
+
 class EvaluationRef(_Artifact):
     """An EvaluationResult: `evaluation.json`."""
 
@@ -111,6 +136,10 @@ ArtifactRef = Annotated[
     | OutliersRef
     | PlanRef
     | KeepRef
+    | TokensRef
+    | CurveRef
+    | CertificateRef
+    | AdapterRef
     | EvaluationRef
     | TaskRef
     | TaskEvaluationRef

@@ -1,15 +1,17 @@
-"""Dense and pruned side by side, and only where both were measured under the same contract."""
+"""Dense, pruned and recovered side by side, and only where all were measured under the same contract."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeVar
 
 from pipeline.canonical import Frozen
 from pipeline.errors import StageError
 from pipeline.eval_tasks import SUITES, Suite
 from pipeline.evaluation import EvaluationResult, PerplexityContract
-from pipeline.task_results import TaskContract, TaskEvaluation, TaskResult
+from pipeline.task_results import TaskContract, TaskEvaluation, TaskMetric, TaskResult
 
 AVERAGE = "average"
+T = TypeVar("T")
 
 
 class UnequalContracts(StageError):
@@ -20,17 +22,33 @@ class UnequalContracts(StageError):
 
 
 class Comparison(Frozen):
-    """One text. `ratio` = pruned / dense perplexity."""
+    """Perplexity on one text. `pruned`, `recovered`: None where the job has no such model. `ratio`: of the
+    final one to the dense one."""
 
     name: str
     dense: float
-    pruned: float
+    pruned: float | None = None
+    recovered: float | None = None
     ratio: float
     contract: PerplexityContract
 
+    @property
+    def final(self) -> float:
+        """Of the model that is published."""
+        return _final(self.pruned, self.recovered)
+
+    @property
+    def recovered_share(self) -> float | None:
+        """Share of the log-perplexity lost in pruning that training has won back: 1 is all of it, below 0 it
+        has made things worse. None where nothing was pruned, trained or lost."""
+        if self.pruned is None or self.recovered is None or self.pruned <= self.dense:
+            return None
+        lost = math.log(self.pruned) - math.log(self.dense)
+        return (math.log(self.pruned) - math.log(self.recovered)) / lost
+
 
 class TaskComparison(Frozen):
-    """One metric of one lm-eval task. `difference` = pruned - dense, in the metric's own unit.
+    """One metric of one lm-eval task. `difference` = final - dense, in the metric's own unit.
 
     `main`: short tables show it; `group`: the name in the spec that the task was asked through, if it is
     another one. Members of a group that has a mean of its own are not main. `limit`: only so many questions
@@ -46,44 +64,61 @@ class TaskComparison(Frozen):
     samples: int
     dense: float
     dense_stderr: float | None
-    pruned: float
-    pruned_stderr: float | None
+    pruned: float | None = None
+    pruned_stderr: float | None = None
+    recovered: float | None = None
+    recovered_stderr: float | None = None
     difference: float
     group: str | None
     main: bool
 
     @property
+    def final(self) -> float:
+        """Of the model that is published."""
+        return _final(self.pruned, self.recovered)
+
+    @property
+    def final_stderr(self) -> float | None:
+        """Its standard error."""
+        return self.pruned_stderr if self.recovered is None else self.recovered_stderr
+
+    @property
     def stands_out(self) -> bool:
-        """Whether the difference exceeds two combined standard errors: sqrt(dense² + pruned²), as if the two
+        """Whether the difference exceeds two combined standard errors: sqrt(dense² + final²), as if the two
         models had answered different questions. Theirs are the same, so this is on the cautious side."""
-        if self.dense_stderr is None or self.pruned_stderr is None:
+        if self.dense_stderr is None or self.final_stderr is None:
             return False
-        return abs(self.difference) > 2 * math.hypot(self.dense_stderr, self.pruned_stderr)
+        return abs(self.difference) > 2 * math.hypot(self.dense_stderr, self.final_stderr)
 
 
-def compare(dense: EvaluationResult, pruned: EvaluationResult) -> tuple[Comparison, ...]:
-    """The figures of both, text by text, in order.
+def compare(
+    dense: EvaluationResult,
+    pruned: EvaluationResult | None = None,
+    recovered: EvaluationResult | None = None,
+) -> tuple[Comparison, ...]:
+    """The figures of all, text by text, in order; at least one of `pruned` and `recovered` is given.
 
     Raises UnequalContracts that names the text and what differs.
     """
-    dense_names = [result.name for result in dense.perplexity]
-    pruned_names = [result.name for result in pruned.perplexity]
-    if dense_names != pruned_names:
-        raise UnequalContracts(
-            f"dense was evaluated on {dense_names}, pruned on {pruned_names}; evaluate both on the same texts"
-        )
-    pairs = zip(dense.perplexity, pruned.perplexity, strict=True)
+    others = _given(pruned, recovered)
+    names = [result.name for result in dense.perplexity]
+    for which, other in others.items():
+        _same_names(names, [result.name for result in other.perplexity], which, "texts")
     compared = []
-    for ours, theirs in pairs:
-        differing = _differences(ours.contract, theirs.contract)
-        if differing:
-            raise UnequalContracts(f"perplexity on {ours.name!r} is not comparable: {'; '.join(differing)}")
+    for i, ours in enumerate(dense.perplexity):
+        values = {}
+        for which, other in others.items():
+            theirs = other.perplexity[i]
+            _same_contract(ours.contract, theirs.contract, which, f"perplexity on {ours.name!r}")
+            values[which] = theirs.perplexity
+        final = list(values.values())[-1]
         compared.append(
             Comparison(
                 name=ours.name,
                 dense=ours.perplexity,
-                pruned=theirs.perplexity,
-                ratio=theirs.perplexity / ours.perplexity,
+                pruned=values.get("pruned"),
+                recovered=values.get("recovered"),
+                ratio=final / ours.perplexity,
                 contract=ours.contract,
             )
         )
@@ -91,36 +126,59 @@ def compare(dense: EvaluationResult, pruned: EvaluationResult) -> tuple[Comparis
 
 
 def compare_tasks(
-    dense: Sequence[TaskEvaluation], pruned: Sequence[TaskEvaluation], *, suite: Suite | None = None
+    dense: Sequence[TaskEvaluation],
+    pruned: Sequence[TaskEvaluation] | None = None,
+    recovered: Sequence[TaskEvaluation] | None = None,
+    *,
+    suite: Suite | None = None,
 ) -> tuple[TaskComparison, ...]:
-    """All metrics of both, task by task, in order; at the end the suite's average, if there is one.
+    """All metrics of all, task by task, in order; at the end the suite's average, if there is one.
 
     Raises UnequalContracts that names the task and what differs.
     """
     ours = [(evaluation.task, result) for evaluation in dense for result in evaluation.results]
-    theirs = [(evaluation.task, result) for evaluation in pruned for result in evaluation.results]
-    dense_names, pruned_names = ([result.task for _, result in results] for results in (ours, theirs))
-    if dense_names != pruned_names:
-        raise UnequalContracts(
-            f"dense was evaluated on {dense_names}, pruned on {pruned_names}; evaluate both on the same tasks"
-        )
     with_mean = {asked for asked, result in ours if result.aggregate}
+    others = {
+        which: [result for evaluation in evaluations for result in evaluation.results]
+        for which, evaluations in _given(pruned, recovered).items()
+    }
+    names = [result.task for _, result in ours]
+    for which, results in others.items():
+        _same_names(names, [result.task for result in results], which, "tasks")
     rows: list[TaskComparison] = []
-    for (asked, before), (_, after) in zip(ours, theirs, strict=True):
+    for i, (asked, before) in enumerate(ours):
         member = asked in with_mean and before.group is not None
-        rows += _compared(before, after, member=member)
+        rows += _compared(before, {which: results[i] for which, results in others.items()}, member=member)
     return (*rows, *_average(rows, suite))
 
 
-def _compared(dense: TaskResult, pruned: TaskResult, *, member: bool) -> Iterator[TaskComparison]:
-    differing = _differences(dense.contract, pruned.contract)
-    if differing:
-        raise UnequalContracts(f"task {dense.task!r} is not comparable: {'; '.join(differing)}")
-    others = {(metric.metric, metric.filter): metric for metric in pruned.metrics}
+def _given(pruned: T | None, recovered: T | None) -> dict[str, T]:
+    given = {"pruned": pruned, "recovered": recovered}
+    return {which: one for which, one in given.items() if one is not None}
+
+
+def _final(pruned: float | None, recovered: float | None) -> float:
+    final = pruned if recovered is None else recovered
+    assert final is not None, "a comparison has a model beside the dense one"
+    return final
+
+
+def _compared(
+    dense: TaskResult, others: Mapping[str, TaskResult], *, member: bool
+) -> Iterator[TaskComparison]:
+    metrics: dict[str, dict[tuple[str, str], TaskMetric]] = {}
+    for which, other in others.items():
+        _same_contract(dense.contract, other.contract, which, f"task {dense.task!r}")
+        metrics[which] = {(metric.metric, metric.filter): metric for metric in other.metrics}
     for metric in dense.metrics:
-        other = others.get((metric.metric, metric.filter))
-        if other is None:
-            raise UnequalContracts(f"task {dense.task!r} has {metric.metric},{metric.filter} for dense only")
+        found = {}
+        for which, known in metrics.items():
+            other_metric = known.get((metric.metric, metric.filter))
+            if other_metric is None:
+                only = "dense only" if len(others) == 1 else f"dense and not for {which}"
+                raise UnequalContracts(f"task {dense.task!r} has {metric.metric},{metric.filter} for {only}")
+            found[which] = other_metric
+        pruned, recovered = found.get("pruned"), found.get("recovered")
         yield TaskComparison(
             task=dense.task,
             metric=metric.metric,
@@ -131,9 +189,11 @@ def _compared(dense: TaskResult, pruned: TaskResult, *, member: bool) -> Iterato
             samples=dense.contract.samples,
             dense=metric.value,
             dense_stderr=metric.stderr,
-            pruned=other.value,
-            pruned_stderr=other.stderr,
-            difference=other.value - metric.value,
+            pruned=pruned.value if pruned is not None else None,
+            pruned_stderr=pruned.stderr if pruned is not None else None,
+            recovered=recovered.value if recovered is not None else None,
+            recovered_stderr=recovered.stderr if recovered is not None else None,
+            difference=list(found.values())[-1].value - metric.value,
             group=dense.group,
             main=metric is dense.main and not member,
         )
@@ -148,7 +208,9 @@ def _average(rows: Sequence[TaskComparison], suite: Suite | None) -> Iterator[Ta
         return
     found = list(main.values())
     limits = {row.limit for row in found}
-    dense, pruned = _mean([row.dense for row in found]), _mean([row.pruned for row in found])
+    dense = _mean([row.dense for row in found])
+    pruned = _mean_of_all([row.pruned for row in found])
+    recovered = _mean_of_all([row.recovered for row in found])
     yield TaskComparison(
         task=suite,
         metric=AVERAGE,
@@ -161,10 +223,17 @@ def _average(rows: Sequence[TaskComparison], suite: Suite | None) -> Iterator[Ta
         dense_stderr=_stderr_of_mean([row.dense_stderr for row in found]),
         pruned=pruned,
         pruned_stderr=_stderr_of_mean([row.pruned_stderr for row in found]),
-        difference=pruned - dense,
+        recovered=recovered,
+        recovered_stderr=_stderr_of_mean([row.recovered_stderr for row in found]),
+        difference=_final(pruned, recovered) - dense,
         group=None,
         main=True,
     )
+
+
+def _mean_of_all(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return _mean(known) if len(known) == len(values) else None
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -177,12 +246,24 @@ def _stderr_of_mean(stderrs: Sequence[float | None]) -> float | None:
     return math.hypot(*known) / len(known) if len(known) == len(stderrs) else None
 
 
-def _differences(
-    dense: PerplexityContract | TaskContract, pruned: PerplexityContract | TaskContract
-) -> list[str]:
-    before, after = dense.model_dump(), pruned.model_dump()
-    return [
-        f"{field} is {value} for dense and {after[field]} for pruned"
+def _same_names(dense: Sequence[str], other: Sequence[str], which: str, what: str) -> None:
+    if dense != other:
+        raise UnequalContracts(
+            f"dense was evaluated on {dense}, {which} on {other}; evaluate both on the same {what}"
+        )
+
+
+def _same_contract(
+    dense: PerplexityContract | TaskContract,
+    other: PerplexityContract | TaskContract,
+    which: str,
+    what: str,
+) -> None:
+    before, after = dense.model_dump(), other.model_dump()
+    differing = [
+        f"{field} is {value} for dense and {after[field]} for {which}"
         for field, value in before.items()
         if value != after[field]
     ]
+    if differing:
+        raise UnequalContracts(f"{what} is not comparable: {'; '.join(differing)}")

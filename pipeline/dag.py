@@ -16,8 +16,10 @@ from pipeline.stages import (
     EvaluateTask,
     ImportModel,
     MeasureOutliers,
+    PrepareText,
     PruneBlocks,
     Publish,
+    Recover,
     Report,
     Stage,
     stage_key,
@@ -64,16 +66,14 @@ def plan(spec: PruneSpec, pins: Pins) -> Dag:
 def _nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
     dense = Input(node="import_model", artifact="checkpoint")
     samples = Input(node="calibrate", artifact="samples")
-    pruned = Input(node="prune", artifact="checkpoint")
-    keep = Input(node="prune", artifact="keep")
-    sparsity_plan = Input(node="allocate", artifact="plan")
-    outliers = {}
     name = _model_name(spec)
     dtype = spec.compute_dtype
+    tasks = spec.evaluation.tasks
+    checkpoints = {"dense": dense}  # what is evaluated: name → checkpoint; the last one is published
+    made: dict[str, Input] = {}  # what is published and reported beside the checkpoint
 
     yield Node(id="import_model", stage=ImportModel(files=pins.model.files), inputs={})
 
-    tasks = spec.evaluation.tasks
     if tasks is not None:
         include = pins.tasks.files if pins.tasks is not None else ()
         yield Node(id="check_tasks", stage=CheckTasks(tasks=tasks.asked, include=include), inputs={})
@@ -83,30 +83,44 @@ def _nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
         stage = Calibrate(files=pins.calibration.files, calibration=spec.calibration)
         yield Node(id="calibrate", stage=stage, inputs={"checkpoint": dense})
 
-    multiplier = spec.prune.allocation.outlier_multiplier
-    if multiplier is not None:
-        measure = MeasureOutliers(multiplier=multiplier, compute_dtype=dtype)
-        yield Node(id="measure_outliers", stage=measure, inputs={"checkpoint": dense, "samples": samples})
-        outliers = {"outliers": Input(node="measure_outliers", artifact="outliers")}
+    if spec.prune is not None:
+        outliers = {}
+        multiplier = spec.prune.allocation.outlier_multiplier
+        if multiplier is not None:
+            measure = MeasureOutliers(multiplier=multiplier, compute_dtype=dtype)
+            yield Node(id="measure_outliers", stage=measure, inputs={"checkpoint": dense, "samples": samples})
+            outliers = {"outliers": Input(node="measure_outliers", artifact="outliers")}
 
-    allocate = Allocate(allocation=spec.prune.allocation, pattern=spec.prune.pattern)
-    yield Node(id="allocate", stage=allocate, inputs={"checkpoint": dense, **outliers})
+        allocate = Allocate(allocation=spec.prune.allocation, pattern=spec.prune.pattern)
+        yield Node(id="allocate", stage=allocate, inputs={"checkpoint": dense, **outliers})
 
-    prune = PruneBlocks(method=spec.prune.method, propagation=spec.prune.propagation, compute_dtype=dtype)
-    measured = {"samples": samples} if spec.prune.method.needs_statistics else {}
-    yield Node(id="prune", stage=prune, inputs={"checkpoint": dense, "plan": sparsity_plan, **measured})
+        sparsity_plan = Input(node="allocate", artifact="plan")
+        prune = PruneBlocks(method=spec.prune.method, propagation=spec.prune.propagation, compute_dtype=dtype)
+        measured = {"samples": samples} if spec.prune.method.needs_statistics else {}
+        yield Node(id="prune", stage=prune, inputs={"checkpoint": dense, "plan": sparsity_plan, **measured})
+        checkpoints["pruned"] = Input(node="prune", artifact="checkpoint")
+        made |= {"keep": Input(node="prune", artifact="keep"), "plan": sparsity_plan, **outliers}
+
+    if spec.recovery is not None:
+        student = list(checkpoints.values())[-1]
+        recover = Recover(
+            recovery=spec.recovery, sparse="keep" in made or spec.recovery.keep.kind == "gradual"
+        )
+        yield from _recovery_nodes(recover, pins, dense=dense, student=student, keep=made.get("keep"))
+        made |= {name: Input(node="recover", artifact=name) for name in recover.outputs}
+        checkpoints["recovered"] = made.pop("checkpoint")
 
     judge = Evaluate(
         texts=tuple(pin.files for pin in pins.perplexity),
         evaluation=_named(spec.evaluation),
         compute_dtype=dtype,
     )
-    yield Node(id="evaluate:dense", stage=judge, inputs={"checkpoint": dense})
-    yield Node(id="evaluate:pruned", stage=judge, inputs={"checkpoint": pruned})
+    for which, checkpoint in checkpoints.items():
+        yield Node(id=f"evaluate:{which}", stage=judge, inputs={"checkpoint": checkpoint})
+        made[which] = Input(node=f"evaluate:{which}", artifact="evaluation")
 
-    figures = {}
     if tasks is not None:
-        for which, checkpoint in (("dense", dense), ("pruned", pruned)):
+        for which, checkpoint in checkpoints.items():
             for task in tasks.asked:
                 asked = Input(node="check_tasks", artifact=task.name)
                 ask = EvaluateTask(
@@ -114,27 +128,37 @@ def _nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
                 )
                 node = task_node(which, task.name)
                 yield Node(id=node, stage=ask, inputs={"checkpoint": checkpoint, "task": asked})
-                figures[node] = Input(node=node, artifact="tasks")
+                made[node] = Input(node=node, artifact="tasks")
 
-    made = {
-        "checkpoint": pruned,
-        "keep": keep,
-        "plan": sparsity_plan,
-        "dense": Input(node="evaluate:dense", artifact="evaluation"),
-        "pruned": Input(node="evaluate:pruned", artifact="evaluation"),
-        **figures,
-        **outliers,
-    }
+    made["checkpoint"] = list(checkpoints.values())[-1]
     yield Node(id="publish", stage=Publish(model_name=name, spec=spec), inputs=made)
 
     manifest = Input(node="publish", artifact="manifest")
+    others = {f"{which}_checkpoint": checkpoint for which, checkpoint in checkpoints.items()}
     report = Report(model_name=name, spec=spec)
-    yield Node(id="report", stage=report, inputs={**made, "dense_checkpoint": dense, "manifest": manifest})
+    yield Node(id="report", stage=report, inputs={**made, **others, "manifest": manifest})
+
+
+def _recovery_nodes(
+    stage: Recover, pins: Pins, *, dense: Input, student: Input, keep: Input | None
+) -> Iterator[Node]:
+    recovery = stage.recovery
+    assert pins.recovery is not None, "a spec with recovery is pinned with its text"
+    prepare = PrepareText(files=pins.recovery.files, text=recovery.text, sequences=recovery.sequences)
+    yield Node(id="prepare_text", stage=prepare, inputs={"checkpoint": dense})
+    teacher = {"teacher": dense} if recovery.needs_teacher else {}
+    if pins.teacher is not None:
+        yield Node(id="import_teacher", stage=ImportModel(files=pins.teacher.files), inputs={})
+        teacher = {"teacher": Input(node="import_teacher", artifact="checkpoint")}
+    held = {"keep": keep, "plan": Input(node="allocate", artifact="plan")} if keep is not None else {}
+    tokens = Input(node="prepare_text", artifact="tokens")
+    inputs = {"checkpoint": student, "tokens": tokens, **held, **teacher}
+    yield Node(id="recover", stage=stage, inputs=inputs)
 
 
 def task_node(which: str, task: str) -> str:
-    """Id of the node that puts the `dense` or the `pruned` checkpoint to a task. `publish` and `report` take
-    its figures under the same name."""
+    """Id of the node that puts the `dense`, `pruned` or `recovered` checkpoint to a task. `publish` and
+    `report` take its figures under the same name."""
     return f"tasks:{which}:{task}"
 
 

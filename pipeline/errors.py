@@ -20,6 +20,8 @@
         ├── InfeasiblePlan          an allocation leaves [0, 1)
         ├── NumericalError          non-finite statistics, weights or losses
         ├── ResourcesUnavailable    the cluster cannot hold what resources ask for
+        ├── TrainingDiverged        the loss is not finite, or far above what it was
+        ├── ZerosLost               a pruned weight has come back
         ├── WrongHarness            a worker has another lm-eval than the one that is asked for
         └── WorkerLost              an actor or node died (retried)
 
@@ -124,6 +126,16 @@ class NumericalError(StageError):
 
 class ResourcesUnavailable(StageError):
     code = "resources_unavailable"
+    retryable = False
+
+
+class TrainingDiverged(StageError):
+    code = "training_diverged"
+    retryable = False
+
+
+class ZerosLost(StageError):
+    code = "zeros_lost"
     retryable = False
 
 

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from pipeline.canonical import Frozen
 from pipeline.ledger import NodeResult
+from pipeline.training import StepRecord, Validation
 
 
 class FailureReason(Frozen):
@@ -129,6 +130,23 @@ class Message(Frozen):
     text: str
 
 
+class TrainingStep(Frozen):
+    """One optimizer step of `total_steps`. Where steps are quick, not every one is told."""
+
+    type: Literal["training.step"] = "training.step"
+    node: str
+    total_steps: int
+    record: StepRecord
+
+
+class TrainingValidated(Frozen):
+    """Loss and perplexity on the held-out sequences."""
+
+    type: Literal["training.validated"] = "training.validated"
+    node: str
+    validation: Validation
+
+
 EventBody = Annotated[
     JobQueued
     | JobCancelRequested
@@ -143,6 +161,8 @@ EventBody = Annotated[
     | StageProgress
     | StageRetried
     | StageFinished
+    | TrainingStep
+    | TrainingValidated
     | Message,
     Field(discriminator="type"),
 ]

@@ -105,7 +105,7 @@ def step(state: JobState, event: Event) -> JobState:
             return _with_stage(
                 state, body.result.node, status=status_of_stage, finished_at=event.at, note=None
             )
-        case "attempt.finished" | "message":
+        case "attempt.finished" | "training.step" | "training.validated" | "message":
             return state
 
 

@@ -1,4 +1,4 @@
-"""Quantities as people read them: bytes, durations, figures."""
+"""Quantities as people read them: bytes, counts, durations, figures."""
 
 _BYTES = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
@@ -10,6 +10,19 @@ def human_bytes(size: float) -> str:
         size /= 1024
         power += 1
     return f"{size:.0f} B" if power == 0 else f"{size:.1f} {_BYTES[power]}"
+
+
+def human_count(count: float) -> str:
+    """20_000_000 → `20M`, 65_536 → `65.5k`, 999 → `999`; three digits at most."""
+    for size, letter in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
+        if count >= size * 0.9995:
+            return f"{float(f'{count / size:.3g}'):g}{letter}"
+    return f"{count:.0f}"
+
+
+def human_share(share: float) -> str:
+    """0.684 → `68 %`, -0.1 → `-10 %`."""
+    return f"{100 * share:.0f} %"
 
 
 def human_seconds(seconds: float) -> str:

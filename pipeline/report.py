@@ -1,37 +1,36 @@
-"""The report of a job: all figures as one model, as JSON, and as one self-contained HTML page."""
+"""The report of a job: all figures as one model, and as JSON. The page is drawn from it (report_page.py)."""
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
-import jinja2
-import yaml
 from pydantic import Field
 
-from pipeline.artifacts import LinearSparsity, Outliers, SparsityTable
+from pipeline.artifacts import Outliers, SparsityTable
 from pipeline.canonical import Frozen
-from pipeline.comparison import AVERAGE, Comparison, TaskComparison, compare, compare_tasks
+from pipeline.certificate import Certificate
+from pipeline.comparison import Comparison, TaskComparison, compare, compare_tasks
 from pipeline.environment import Environment
 from pipeline.evaluation import EvaluationResult
 from pipeline.ledger import NodeResult
-from pipeline.patterns import NM
 from pipeline.plan import SparsityPlan
-from pipeline.quantity import human_bytes, human_figure, human_metric, human_perplexity, human_seconds
-from pipeline.report_chart import block_chart
+from pipeline.recipe import recipe_of
 from pipeline.sources.pins import Pins
 from pipeline.spec import PruneSpec
 from pipeline.task_results import TaskEvaluation
+from pipeline.training import TokensIndex
+from pipeline.training_figures import TrainingFigures
 
 SPARSITY_TOLERANCE = 1e-3
 
 
 class ReportData(Frozen):
-    """Everything that the page shows.
+    """Everything that the page shows. What a job does not have is None: plan and outliers come from pruning,
+    training and tokens from recovery, sparsity and certificate wherever there are zeros.
 
     `stages`: the nodes that were done before the report, in plan order. `checkpoints`: digests of the
-    artifacts by name (`dense`, `pruned`). `seeds`: every source of randomness by name. `warnings`: what a
-    reader must know beside the plan's own notes.
+    artifacts by name (`dense`, `pruned`, `recovered`). `seeds`: every source of randomness by name.
+    `warnings`: what a reader must know beside the plan's own notes.
     """
 
     model_name: str
@@ -39,13 +38,18 @@ class ReportData(Frozen):
     job_name: str | None = None
     spec: PruneSpec
     pins: Pins
-    plan: SparsityPlan
-    sparsity: SparsityTable
+    plan: SparsityPlan | None = None
+    sparsity: SparsityTable | None = None
     outliers: Outliers | None = None
     dense: EvaluationResult
-    pruned: EvaluationResult
+    pruned: EvaluationResult | None = None
+    recovered: EvaluationResult | None = None
     dense_tasks: tuple[TaskEvaluation, ...] = ()
     pruned_tasks: tuple[TaskEvaluation, ...] = ()
+    recovered_tasks: tuple[TaskEvaluation, ...] = ()
+    training: TrainingFigures | None = None
+    tokens: TokensIndex | None = None
+    certificate: Certificate | None = None
     stages: tuple[NodeResult, ...]
     environment: Environment
     checkpoints: dict[str, str]
@@ -57,29 +61,64 @@ class ReportData(Frozen):
     @property
     def comparisons(self) -> tuple[Comparison, ...]:
         """Perplexities side by side. Raises UnequalContracts."""
-        return compare(self.dense, self.pruned)
+        return compare(self.dense, self.pruned, self.recovered)
 
     @property
     def task_comparisons(self) -> tuple[TaskComparison, ...]:
         """lm-eval's figures side by side. Raises UnequalContracts."""
         asked = self.spec.evaluation.tasks
-        return compare_tasks(self.dense_tasks, self.pruned_tasks, suite=asked.suite if asked else None)
+        return compare_tasks(
+            self.dense_tasks,
+            self.pruned_tasks if self.pruned is not None else None,
+            self.recovered_tasks if self.recovered is not None else None,
+            suite=asked.suite if asked else None,
+        )
+
+    @property
+    def asked(self) -> float | None:
+        """Sparsity that the spec asks for at the end."""
+        recovery = self.spec.recovery
+        if recovery is not None and recovery.keep.kind == "gradual":
+            return recovery.keep.sparsity
+        return self.plan.asked if self.plan is not None else None
+
+    @property
+    def keeps_plan(self) -> bool:
+        """Whether the blocks are as sparse as the plan says: gradual pruning goes on after it."""
+        recovery = self.spec.recovery
+        return self.plan is not None and (recovery is None or recovery.keep.kind != "gradual")
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Everything worth a warning, the achieved sparsity's deviation included."""
-        return (*self.warnings, *self.plan.notes, *_deviation(self.plan, self.sparsity))
+        planned = self.plan.notes if self.plan is not None else ()
+        return (*self.warnings, *planned, *_deviation(self), *_remarks(self.training))
+
+
+class TrainingSummary(Frozen):
+    """`perplexity_before`, `perplexity_after`: on the held-out text, of what training began and ended with."""
+
+    steps: int
+    total_steps: int
+    tokens: int
+    tokens_per_second: float | None
+    perplexity_before: float | None
+    perplexity_after: float | None
 
 
 class Summary(Frozen):
-    """The figures that tables of jobs show. `seconds`: of the stages that ran, cached ones left out."""
+    """The figures that tables of jobs show. `seconds`: of the stages that ran, cached ones left out.
+    `held`: weights that are zero at all `checks` of the certificate."""
 
     model: str
     recipe: str
-    asked_sparsity: float
-    achieved_sparsity: float
+    asked_sparsity: float | None = None
+    achieved_sparsity: float | None = None
     perplexity: tuple[Comparison, ...]
     tasks: tuple[TaskComparison, ...] = ()
+    training: TrainingSummary | None = None
+    held: int | None = None
+    checks: int | None = None
     seconds: float
     peak_memory_bytes: int | None
     stages: int
@@ -110,37 +149,23 @@ def read_report(content: bytes | str) -> ReportDocument:
 def summarise(data: ReportData) -> Summary:
     """The headline figures. Raises UnequalContracts."""
     peaks = [s.measured.peak_memory_bytes for s in data.stages if s.measured.peak_memory_bytes is not None]
+    certificate = data.certificate
     return Summary(
         model=data.model_name,
         recipe=recipe_of(data.spec),
-        asked_sparsity=data.plan.asked,
-        achieved_sparsity=data.sparsity.sparsity,
+        asked_sparsity=data.asked,
+        achieved_sparsity=data.sparsity.sparsity if data.sparsity is not None else None,
         perplexity=data.comparisons,
         tasks=data.task_comparisons,
+        training=_trained(data.training),
+        held=sum(one.held for one in certificate.tensors) if certificate is not None else None,
+        checks=len(certificate.checks) if certificate is not None else None,
         seconds=sum(stage.measured.seconds for stage in data.stages if not stage.cached),
         peak_memory_bytes=max(peaks, default=None),
         stages=len(data.stages),
         cached_stages=sum(stage.cached for stage in data.stages),
         notes=data.notes,
     )
-
-
-def recipe_of(spec: PruneSpec) -> str:
-    """One line: method, allocation and pattern."""
-    pattern = spec.prune.pattern
-    kept = (
-        f"{pattern.keep}:{pattern.group}" if isinstance(pattern, NM) else f"unstructured {pattern.target:g}"
-    )
-    return f"{spec.prune.method.kind} · {spec.prune.allocation.kind} · {kept}"
-
-
-def seeds_of(spec: PruneSpec) -> dict[str, int]:
-    """Every source of randomness of a spec by name."""
-    tasks = spec.evaluation.tasks
-    return {
-        **({"calibration": spec.calibration.seed} if spec.calibration is not None else {}),
-        **({"few-shot examples": tasks.seed} if tasks is not None else {}),
-    }
 
 
 def limits_of(tasks: Sequence[TaskComparison]) -> str:
@@ -151,95 +176,40 @@ def limits_of(tasks: Sequence[TaskComparison]) -> str:
     return f"limit {limits[0]}" if len(limits) == 1 else f"limit {limits[0]} to {limits[-1]}"
 
 
-def spec_yaml(spec: PruneSpec) -> str:
-    """The spec as a file that `secateur submit` takes."""
-    text: str = yaml.safe_dump(
-        {"spec": spec.model_dump(mode="json", exclude_none=True)}, sort_keys=False, allow_unicode=True
-    )
-    return text
-
-
-def render_html(data: ReportData) -> str:
-    """The page: one file, no request to anywhere, no script. Raises UnequalContracts."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("pipeline", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "bytes": human_bytes,
-        "seconds": human_seconds,
-        "perplexity": human_perplexity,
-        "metric": human_metric,
-        "figure": human_figure,
-    }
-    summary = summarise(data)
-    return environment.get_template("report.html.j2").render(
-        data=data,
-        summary=summary,
-        chart=block_chart(data.plan, data.sparsity, data.outliers),
-        heatmap=heatmap(data.sparsity),
-        slowest=max((s.measured.seconds for s in data.stages if not s.cached), default=0.0),
-        spec_yaml=spec_yaml(data.spec),
-        tiles=_tiles(summary.tasks),
-        limits=limits_of(summary.tasks),
+def _trained(figures: TrainingFigures | None) -> TrainingSummary | None:
+    if figures is None:
+        return None
+    return TrainingSummary(
+        steps=figures.curve.result_step,
+        total_steps=figures.curve.total_steps,
+        tokens=figures.tokens,
+        tokens_per_second=figures.tokens_per_second,
+        perplexity_before=figures.perplexity_before,
+        perplexity_after=figures.perplexity_after,
     )
 
 
-@dataclass(frozen=True)
-class HeatCell:
-    """One linear of one block; `heat` in [0, 1] from the least to the most sparse one of the model."""
-
-    linear: LinearSparsity
-    heat: float
-
-
-@dataclass(frozen=True)
-class Heatmap:
-    """Blocks × linears; a cell is None where a block has no such linear. `totals`: sparsity per column."""
-
-    columns: tuple[str, ...]
-    rows: tuple[tuple[int, tuple[HeatCell | None, ...]], ...]
-    totals: tuple[float, ...]
-
-
-def heatmap(table: SparsityTable) -> Heatmap:
-    """The table of linears in block order, columns in order of first appearance."""
-    columns = tuple(dict.fromkeys(linear.linear for linear in table.linears))
-    by_place = {(linear.block, linear.linear): linear for linear in table.linears}
-    low = min((linear.sparsity for linear in table.linears), default=0.0)
-    span = max((linear.sparsity for linear in table.linears), default=0.0) - low
-
-    def cell(block: int, column: str) -> HeatCell | None:
-        linear = by_place.get((block, column))
-        if linear is None:
-            return None
-        return HeatCell(linear, round((linear.sparsity - low) / span, 3) if span > 0 else 0.5)
-
-    blocks = sorted({linear.block for linear in table.linears})
-    return Heatmap(
-        columns=columns,
-        rows=tuple((block, tuple(cell(block, column) for column in columns)) for block in blocks),
-        totals=tuple(_column_sparsity(table, column) for column in columns),
-    )
-
-
-def _tiles(tasks: Sequence[TaskComparison]) -> list[TaskComparison]:
-    """What the head of the page shows: the suite's average, else the first task."""
-    main = [task for task in tasks if task.main]
-    return [task for task in main if task.metric == AVERAGE] or main[:1]
-
-
-def _column_sparsity(table: SparsityTable, column: str) -> float:
-    return SparsityTable(linears=tuple(x for x in table.linears if x.linear == column)).sparsity
-
-
-def _deviation(plan: SparsityPlan, table: SparsityTable) -> Iterator[str]:
-    difference = table.sparsity - plan.asked
+def _deviation(data: ReportData) -> Iterator[str]:
+    if data.sparsity is None or data.asked is None:
+        return
+    difference = data.sparsity.sparsity - data.asked
     if abs(difference) > SPARSITY_TOLERANCE:
         yield (
-            f"achieved sparsity {table.sparsity:.4f} is {abs(difference):.4f} "
-            f"{'above' if difference > 0 else 'below'} the asked {plan.asked:g}"
+            f"achieved sparsity {data.sparsity.sparsity:.4f} is {abs(difference):.4f} "
+            f"{'above' if difference > 0 else 'below'} the asked {data.asked:g}"
         )
+
+
+def _remarks(figures: TrainingFigures | None) -> Iterator[str]:
+    if figures is None:
+        return
+    curve = figures.curve
+    if curve.stopped == "early":
+        yield (
+            f"training stopped early: the weights are those after step {curve.result_step} of "
+            f"{curve.total_steps}"
+        )
+    if curve.starts > 1:
+        yield f"training was started {curve.starts} times, and went on from its last checkpoint"
+    if figures.skipped_steps:
+        yield f"{figures.skipped_steps} steps were skipped: their gradients were beyond float16"

@@ -63,9 +63,13 @@ class Chart:
     description: str
 
 
-def block_chart(plan: SparsityPlan, table: SparsityTable, outliers: Outliers | None) -> Chart:
-    """Outlier ratios (if measured) above achieved sparsities, one bar per block."""
-    achieved = block_sparsity(table, blocks=len(plan.blocks))
+def block_chart(
+    plan: SparsityPlan | None, table: SparsityTable, outliers: Outliers | None, *, asked: float | None
+) -> Chart:
+    """Outlier ratios (if measured) above achieved sparsities, one bar per block; what was planned and asked
+    as lines, if it was."""
+    blocks = len(plan.blocks) if plan is not None else 1 + max(linear.block for linear in table.linears)
+    achieved = block_sparsity(table, blocks=blocks)
     panels = []
     top = PANEL_TOP
     if outliers is not None:
@@ -78,11 +82,10 @@ def block_chart(plan: SparsityPlan, table: SparsityTable, outliers: Outliers | N
             "Sparsity: fraction of zeros in the block's linears",
             achieved,
             top=top,
-            planned=plan.sparsity,
-            reference=plan.asked,
+            planned=plan.sparsity if plan is not None else None,
+            reference=asked,
         )
     )
-    blocks = len(plan.blocks)
     return Chart(
         width=WIDTH,
         height=top + PANEL_HEIGHT + BOTTOM,

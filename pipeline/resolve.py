@@ -31,6 +31,7 @@ from pipeline.errors import (
     TextTooShort,
     UnsupportedCheckpoint,
 )
+from pipeline.recovery import Distillation
 from pipeline.sources.access import Source, SourceAccess, open_source
 from pipeline.sources.pins import ModelFacts, Pin, PinnedFile, Pins
 from pipeline.sources.uri import parse_uri
@@ -70,6 +71,7 @@ def resolve(spec: PruneSpec, access: SourceAccess) -> Pins:
     for i, text in enumerate(spec.evaluation.perplexity):
         with _refused_as(f"spec.evaluation.perplexity.{i}.source"):
             perplexity.append(resolve_text(text, access, sequence_length=text.sequence_length))
+    recovery, teacher = _resolve_recovery(spec, access)
     tasks = None
     if asked is not None and asked.include is not None:
         with _refused_as(INCLUDE_PARAM):
@@ -77,7 +79,31 @@ def resolve(spec: PruneSpec, access: SourceAccess) -> Pins:
     check_against_model(
         spec, model_type=facts.model_type, blocks=facts.blocks, max_positions=facts.max_positions
     )
-    return Pins(model=model, facts=facts, calibration=calibration, perplexity=tuple(perplexity), tasks=tasks)
+    return Pins(
+        model=model,
+        facts=facts,
+        calibration=calibration,
+        perplexity=tuple(perplexity),
+        tasks=tasks,
+        recovery=recovery,
+        teacher=teacher,
+    )
+
+
+def _resolve_recovery(spec: PruneSpec, access: SourceAccess) -> tuple[Pin | None, Pin | None]:
+    """The text that is trained on, and the teacher if it is another model."""
+    recovery = spec.recovery
+    if recovery is None:
+        return None, None
+    with _refused_as("spec.recovery.text.source"):
+        text = resolve_text(recovery.text, access, sequence_length=recovery.text.sequence_length)
+    if not isinstance(recovery.objective, Distillation) or recovery.objective.teacher is None:
+        return text, None
+    with _refused_as("spec.recovery.objective.teacher.source"):
+        teacher, _ = resolve_model(
+            open_source(recovery.objective.teacher.source, access), needs_tokenizer=True
+        )
+    return text, teacher
 
 
 def model_pin(source: Source) -> Pin:

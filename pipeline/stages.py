@@ -14,9 +14,11 @@ from pipeline.canonical import Frozen, digest_of
 from pipeline.eval_tasks import LM_EVAL_VERSION, EvalTask
 from pipeline.evaluation import Evaluation
 from pipeline.methods import Method
+from pipeline.model import Dtype
 from pipeline.patterns import Pattern
+from pipeline.recovery import Recovery, TrainingText
 from pipeline.sources.pins import PinnedFile
-from pipeline.spec import Dtype, PruneSpec
+from pipeline.spec import PruneSpec
 from pipeline.texts import Calibration
 
 
@@ -76,6 +78,37 @@ class PruneBlocks(_Stage):
     method: Method
     propagation: Literal["pruned", "dense"]
     compute_dtype: Dtype
+
+
+class PrepareText(_Stage):
+    """Documents → shuffled training sequences. Reads `checkpoint` for its tokenizer only. `sequences`: how
+    many are needed beside those held out."""
+
+    kind: Literal["prepare_text"] = "prepare_text"
+    outputs: ClassVar = ("tokens",)
+    unit: ClassVar = "sequence"
+    files: tuple[PinnedFile, ...]
+    text: TrainingText
+    sequences: int
+
+
+class Recover(_Stage):
+    """Training after pruning; its checkpoints are stored, so that a later attempt goes on after the last.
+
+    `sparse`: whether there are zeros to be held.
+    """
+
+    kind: Literal["recover"] = "recover"
+    unit: ClassVar = "step"
+    recovery: Recovery
+    sparse: bool
+
+    @property
+    def outputs(self) -> tuple[str, ...]:  # type: ignore[override]
+        """What this kind of training makes."""
+        held = ("keep", "certificate") if self.sparse else ()
+        adapter = ("adapter",) if self.recovery.trains.kind == "lora" else ()
+        return ("checkpoint", "curve", *held, *adapter)
 
 
 class Evaluate(_Stage):
@@ -144,6 +177,8 @@ Stage = Annotated[
     | MeasureOutliers
     | Allocate
     | PruneBlocks
+    | PrepareText
+    | Recover
     | Evaluate
     | CheckTasks
     | EvaluateTask
@@ -160,7 +195,7 @@ def stage_key(stage: Stage, inputs: Mapping[str, ArtifactRef]) -> str:
     sources, so there they count.)
     """
     fields: JsonValue = stage.model_dump(mode="json")
-    if stage.kind in ("calibrate", "evaluate"):
+    if stage.kind in ("calibrate", "prepare_text", "recover", "evaluate"):
         fields = _without_sources(fields)
     return digest_of(
         {

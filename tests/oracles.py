@@ -218,3 +218,50 @@ def perplexity(logits: np.ndarray, tokens: np.ndarray) -> float:
             losses.append(log_sum - scores[tokens[window, position + 1]])
         windows.append(math.fsum(losses) / len(losses))
     return math.exp(math.fsum(windows) / len(windows))
+
+
+def divergence(
+    student: np.ndarray, teacher: np.ndarray, kind: str, temperature: float, top_k: int | None = None
+) -> float:
+    """Mean over rows of KL or Jensen-Shannon between softmax(logits / temperature), times temperature²."""
+    total = 0.0
+    for s, t in zip(student, teacher, strict=True):
+        p, q = _softmax(t, temperature), _softmax(s, temperature)
+        if top_k is not None:
+            chosen = sorted(range(len(t)), key=lambda j: -t[j])[:top_k]
+            p, q = (
+                [x[j] for j in chosen] + [math.fsum(v for j, v in enumerate(x) if j not in chosen)]
+                for x in (p, q)
+            )
+        if kind == "forward":
+            total += _kl(p, q)
+        elif kind == "reverse":
+            total += _kl(q, p)
+        else:
+            mixture = [(a + b) / 2 for a, b in zip(p, q, strict=True)]
+            total += (_kl(p, mixture) + _kl(q, mixture)) / 2
+    return total / len(student) * temperature**2
+
+
+def _softmax(logits: np.ndarray, temperature: float) -> list[float]:
+    scaled = [float(x) / temperature for x in logits]
+    weights = [math.exp(x - max(scaled)) for x in scaled]
+    return [w / math.fsum(weights) for w in weights]
+
+
+def _kl(p: Sequence[float], q: Sequence[float]) -> float:
+    return math.fsum(a * math.log(a / b) for a, b in zip(p, q, strict=True) if a > 0)
+
+
+def regrow(weight: np.ndarray, keep: np.ndarray, gradient: np.ndarray, share: float) -> np.ndarray:
+    """RigL on flat arrays: drop the smallest kept, grow the largest gradients among the pruned."""
+    kept = [i for i in range(keep.size) if keep[i]]
+    pruned = [i for i in range(keep.size) if not keep[i]]
+    moved = round(share * len(kept))
+    dropped = sorted(kept, key=lambda i: (abs(weight[i]), i))[:moved]
+    new = keep.copy()
+    new[dropped] = False
+    grown = sorted(pruned, key=lambda i: (-abs(gradient[i]), i))[:moved]
+    grown += sorted(dropped, key=lambda i: (-abs(gradient[i]), i))[: moved - len(grown)]
+    new[grown] = True
+    return new

@@ -38,6 +38,15 @@ def reason_for(error: BaseException, *, node: str | None) -> FailureReason:
     return FailureReason(code="internal_error", message=message[:2000], node=node, retryable=True)
 
 
+def error_for(reason: FailureReason) -> SecateurError:
+    """The error that a reason came from, with its class."""
+    kinds = [SecateurError]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    kind = next((kind for kind in kinds if kind.code == reason.code), SecateurError)
+    return kind(reason.message, reason.param)
+
+
 def may_go_on(error: BaseException) -> bool:
     """Whether the stage may be tried again within this attempt: a lost worker or a store that was away."""
     error = unwrapped(error)

@@ -21,7 +21,7 @@ from torch import Tensor
 from pipeline.artifacts import ArtifactRef, CheckpointRef
 from pipeline.errors import ResourcesUnavailable
 from pipeline.ledger import WorkOrder
-from pipeline.spec import Dtype
+from pipeline.model import Dtype
 from pipeline.tensor.statistics import LinearStatistics, merge
 from pipeline.tensor.sweep import SweepWorker
 from workers.memory import give_back, peak_memory_bytes, reset_peak_memory
@@ -166,6 +166,13 @@ class GangKeeper:
                 raise
             if self._wanted:
                 self._dismiss()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """The places of the gang, without it, for the length of a block of code."""
+        with self._turns:
+            self._dismiss()
+            yield
 
     def let_go(self) -> None:
         """Someone needs the places: dismiss the gang now, or at the end of the turn."""

@@ -21,6 +21,8 @@ from pipeline.events import (
     StageProgress,
     StageRetried,
     StageStarted,
+    TrainingStep,
+    TrainingValidated,
 )
 from pipeline.ledger import (
     JobResult,
@@ -34,12 +36,14 @@ from pipeline.ledger import (
 )
 from pipeline.schedule import MAX_STAGE_TRIES, decide, next_actions
 from pipeline.storage.content import ContentStore
+from pipeline.training import StepRecord, Validation
+from workers.curves import CurveGauges
 from workers.failures import may_go_on, reason_for
 from workers.gang import GangKeeper
 from workers.placement import launch, on_gang, on_worker, places_needed
 from workers.reporter import Reporter
 from workers.settings import WorkerSettings
-from workers.stages.base import Made, Note, Progress, StageContext, Waited
+from workers.stages.base import Made, Note, Progress, StageContext, Trained, Validated, Waited
 
 log = logging.getLogger(__name__)
 
@@ -134,6 +138,7 @@ class _Attempt:
         self._reporter = reporter
         self._keeper = GangKeeper(order)
         self.workers = order.request.resources.workers
+        self._curves = CurveGauges()
         self._done = Gauge(
             "secateur_stage_done", description="Finished units of a stage", tag_keys=("job", "node")
         )
@@ -184,6 +189,10 @@ class _Attempt:
             match step:
                 case Progress(done, total, note):
                     self._progress(node, done, total, note)
+                case Trained(total_steps, record):
+                    self._trained(node, total_steps, record)
+                case Validated(validation):
+                    self._validated(node, validation)
                 case Note(text, level):
                     self._reporter.emit(Message(level=level, node=node.id, text=text))
                 case Waited(seconds):
@@ -214,6 +223,15 @@ class _Attempt:
         tags = {"job": self._order.job, "node": node.id}
         self._done.set(done, tags=tags)
         self._total.set(total, tags=tags)
+
+    def _trained(self, node: Node, total_steps: int, record: StepRecord) -> None:
+        self._reporter.emit(TrainingStep(node=node.id, total_steps=total_steps, record=record))
+        self._curves.set(record, job=self._order.job, node=node.id)
+
+    def _validated(self, node: Node, validation: Validation) -> None:
+        log.info("stage %s: perplexity %.3f after step %d", node.id, validation.perplexity, validation.step)
+        self._reporter.emit(TrainingValidated(node=node.id, validation=validation))
+        self._curves.validated(validation, job=self._order.job, node=node.id)
 
     def _finished(self, node: Node, stored: StageResult, *, cached: bool) -> NodeResult:
         result = NodeResult(

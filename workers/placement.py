@@ -18,8 +18,10 @@ from workers.stages import (
     evaluate_task,
     import_model,
     measure_outliers,
+    prepare_text,
     prune,
     publish,
+    recover,
     report,
 )
 from workers.stages.base import Made, StageContext, Steps, Waited
@@ -30,8 +32,8 @@ GIB = 2**30
 @dataclass(frozen=True)
 class Place:
     """`task`: one Ray task of this size does it all. `gang`: the runner stays in the driver and takes a turn
-    on the gang. `worker`: one Ray task with what the job's resources give a worker, in the place of one.
-    `driver`: too small to be worth a process."""
+    on the gang, or on its places. `worker`: one Ray task with what the job's resources give a worker, in the
+    place of one. `driver`: too small to be worth a process."""
 
     run: Callable[..., Steps]
     where: Literal["task", "gang", "worker", "driver"] = "task"
@@ -45,6 +47,8 @@ PLACES: dict[str, Place] = {
     "measure_outliers": Place(measure_outliers.run, where="gang"),
     "allocate": Place(allocate.run, where="driver"),
     "prune": Place(prune.run, where="gang"),
+    "prepare_text": Place(prepare_text.run, memory=2 * GIB),
+    "recover": Place(recover.run, where="gang"),
     "evaluate": Place(evaluate.run, where="gang"),
     "check_tasks": Place(check_tasks.run, memory=2 * GIB),
     "evaluate_task": Place(evaluate_task.run, where="worker"),

@@ -4,16 +4,17 @@ The skeleton is transformers' own model, built without weights (non-persistent b
 block is called with (masks, rotary embeddings, positions) is not rebuilt but captured from the model's own
 call, per block and per sequence length, so that streaming gives the bits of the whole model.
 
-Shape legend: L tokens of one sequence, H hidden size, V vocabulary.
+Shape legend: B sequences, L tokens of one sequence, H hidden size, V vocabulary.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
 import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
+from torch.func import functional_call
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
@@ -41,12 +42,12 @@ class BlockStream:
         self._reader = reader
         self._dtype = dtype
         self._device = device
-        self._model = _skeleton(reader, dtype)
+        self._model = skeleton(reader, dtype)
         self.row: Architecture = row_for(self._model.config.model_type)
         blocks = self._model.get_submodule(self.row.blocks)
         assert isinstance(blocks, nn.ModuleList)
         self._blocks = blocks
-        self._disk_names = _disk_names(self._model, reader)
+        self._disk_names = disk_names(self._model, reader)
         self._token_rows: dict[int, int] = {}
         self._calls: dict[int, list[BlockCall]] = {}
         for module in self._model.modules():
@@ -95,10 +96,12 @@ class BlockStream:
         }
         module.load_state_dict(state, strict=True, assign=True)
 
-    def run(self, block: int, hidden_1LH: Tensor) -> Tensor:
-        """Output of a loaded block, [1, L, H]."""
-        call = self._calls[hidden_1LH.shape[1]][block]
-        output = self._blocks[block](hidden_1LH, *call.args, **call.kwargs)
+    def run(self, block: int, hidden_BLH: Tensor, *, weights: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Output of a loaded block, [B, L, H]. `weights` take the place of its own, by name inside the block;
+        gradients reach them."""
+        call = self._calls[hidden_BLH.shape[1]][block]
+        args = (hidden_BLH, *call.args)
+        output = functional_call(self._blocks[block], dict(weights or {}), args, call.kwargs)
         return cast(Tensor, output[0] if isinstance(output, tuple) else output)
 
     def load_head(self) -> None:
@@ -194,15 +197,22 @@ def _patched(
     return call
 
 
-def _skeleton(reader: CheckpointReader, dtype: torch.dtype) -> PreTrainedModel:
+def skeleton(
+    reader: CheckpointReader, dtype: torch.dtype, *, changes: Mapping[str, object] | None = None
+) -> PreTrainedModel:
+    """The checkpoint's model without weights; buffers are real. `changes`: other values for fields that its
+    config has."""
     config = AutoConfig.for_model(**reader.config)
+    for field, value in (changes or {}).items():
+        if hasattr(config, field):
+            setattr(config, field, value)
     with init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     model.tie_weights()  # building without weights has made tied ones two
     return cast(PreTrainedModel, model.eval().requires_grad_(False))
 
 
-def _disk_names(model: PreTrainedModel, reader: CheckpointReader) -> dict[str, str]:
+def disk_names(model: PreTrainedModel, reader: CheckpointReader) -> dict[str, str]:
     """Module name → checkpoint name, for every parameter and persistent buffer; tied ones share a name.
 
     Checkpoints saved from the base model lack its prefix; buffers that older versions stored are ignored.

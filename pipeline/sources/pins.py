@@ -36,14 +36,19 @@ class ModelFacts(Frozen):
     model_type: str
     blocks: int
     max_positions: int | None
+    hidden_size: int | None = None
+    vocabulary: int | None = None
 
 
 class Pins(Frozen):
     """All sources of one spec, resolved. `perplexity` is parallel to `evaluation.perplexity`; `tasks`: the
-    task files and data of `evaluation.tasks.include`."""
+    task files and data of `evaluation.tasks.include`; `recovery`: the text of `recovery.text`; `teacher`: of
+    `recovery.objective.teacher`."""
 
     model: Pin
     facts: ModelFacts
     calibration: Pin | None = None
     perplexity: tuple[Pin, ...] = ()
     tasks: Pin | None = None
+    recovery: Pin | None = None
+    teacher: Pin | None = None

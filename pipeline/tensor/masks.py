@@ -41,7 +41,7 @@ def keep_by_saliency(saliency_OI: Tensor, pattern: Pattern, *, default_group: Co
     if pattern.rounding == "exact":
         prune_RC = _exact_share(competitors_RC, pattern.sparsity)
     elif by_row:
-        prune_RC = _smallest(competitors_RC, each=int(saliency_OI.shape[1] * pattern.sparsity), extra=0)
+        prune_RC = smallest(competitors_RC, each=int(saliency_OI.shape[1] * pattern.sparsity), extra=0)
     else:
         position = int(saliency_OI.numel() * pattern.sparsity)
         prune_RC = competitors_RC <= _kth_smallest(competitors_RC, position + 1)
@@ -111,10 +111,10 @@ def _exact_share(x_RC: Tensor, sparsity: float) -> Tensor:
     """bool [R, C]: True at round(R·C·s) entries, int(C·s) in each row and the remainder by next smallest."""
     rows, columns = x_RC.shape
     each = int(columns * sparsity)
-    return _smallest(x_RC, each=each, extra=round(rows * columns * sparsity) - rows * each)
+    return smallest(x_RC, each=each, extra=round(rows * columns * sparsity) - rows * each)
 
 
-def _smallest(x_RC: Tensor, *, each: int, extra: int) -> Tensor:
+def smallest(x_RC: Tensor, *, each: int, extra: int) -> Tensor:
     """bool [R, C]: True at the `each` smallest of every row, and at one more of `extra` rows.
 
     Those are the rows whose next smallest entry is smallest, equal ones lowest index first. `each` < C.

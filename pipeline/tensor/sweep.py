@@ -25,7 +25,8 @@ from torch.nn import functional
 
 from pipeline.artifacts import CheckpointRef, FileRef, LinearSparsity
 from pipeline.canonical import Frozen
-from pipeline.checkpoint.index import TensorEntry
+from pipeline.checkpoint.assemble import StoredTensors
+from pipeline.checkpoint.keeps import put_block_keep, turned
 from pipeline.checkpoint.reader import CheckpointReader, read_tensor
 from pipeline.checkpoint.stream import BlockStream
 from pipeline.checkpoint.writer import copy_tensors, put_tensors
@@ -38,18 +39,6 @@ from pipeline.tensor.packing import pack_keep
 from pipeline.tensor.statistics import LinearStatistics, squared_norm
 
 LOSS_ROWS = 256  # logits are turned into losses this many tokens at a time
-
-
-class StoredTensors(Frozen):
-    """One safetensors file and where each tensor lies in it."""
-
-    file: FileRef
-    tensors: dict[str, TensorEntry]
-
-    @classmethod
-    def of(cls, put: tuple[FileRef, dict[str, TensorEntry]]) -> "StoredTensors":
-        """From what put_tensors and copy_tensors give."""
-        return cls(file=put[0], tensors=put[1])
 
 
 class StoredBlock(Frozen):
@@ -211,8 +200,7 @@ class SweepWorker:
         """Put the decisions, our own and those of the other workers, into the block in memory."""
         self._chosen = {name: linear for part in (self._chosen, *others) for name, linear in part.items()}
         for name, linear in self._chosen.items():
-            weight = linear.weight_OI.t().contiguous() if self._stream.row.transposed else linear.weight_OI
-            self._stored[f"{name}.weight"] = weight
+            self._stored[f"{name}.weight"] = turned(linear.weight_OI, self._stream.row).contiguous()
         self._module = self._stream.load(self._block, self._stored)
 
     def store(self) -> StoredBlock:
@@ -223,7 +211,7 @@ class SweepWorker:
             put_tensors(self._content, f"block-{self._block:05d}.safetensors", tensors)
         )
         packed = {names[f"{name}.weight"]: linear.packed_keep for name, linear in self._chosen.items()}
-        keep, _ = put_tensors(self._content, f"keep-{self._block:05d}.safetensors", packed)
+        keep = put_block_keep(self._content, self._block, packed)
         linears = tuple(
             LinearSparsity(
                 block=self._block,
@@ -265,8 +253,7 @@ class SweepWorker:
         return self._module
 
     def _weight(self, linear: str) -> Tensor:
-        weight = self._stored[f"{linear}.weight"]
-        return weight.t() if self._stream.row.transposed else weight
+        return turned(self._stored[f"{linear}.weight"], self._stream.row)
 
     def _statistics_by_linear(
         self, statistics: Sequence[LinearStatistics] | None

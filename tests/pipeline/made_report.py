@@ -27,10 +27,11 @@ from pipeline.evaluation import (
 )
 from pipeline.ledger import Measured, NodeResult
 from pipeline.methods.wanda import Wanda
+from pipeline.model import ModelSource
 from pipeline.patterns import Unstructured
 from pipeline.report import ReportData, seeds_of
 from pipeline.sources.pins import ModelFacts, Pin, PinnedFile, Pins
-from pipeline.spec import ModelSource, Prune, PruneSpec
+from pipeline.spec import Prune, PruneSpec
 from pipeline.storage.content import BlobRef
 from pipeline.texts import Calibration
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pipeline.artifacts import ArtifactRef, CheckpointRef
 from pipeline.ledger import NodeResult, WorkOrder
 from pipeline.storage.content import ContentStore
+from pipeline.training import StepRecord, Validation
 from workers.settings import WorkerSettings
 
 
@@ -31,6 +32,21 @@ class Note:
 
 
 @dataclass(frozen=True)
+class Trained:
+    """An optimizer step worth telling."""
+
+    total_steps: int
+    record: StepRecord
+
+
+@dataclass(frozen=True)
+class Validated:
+    """A validation."""
+
+    validation: Validation
+
+
+@dataclass(frozen=True)
 class Waited:
     """Time spent waiting for the cluster; it is not the stage's own."""
 
@@ -46,7 +62,7 @@ class Made:
     details: Mapping[str, float] = field(default_factory=dict)
 
 
-Step = Progress | Note | Waited | Made
+Step = Progress | Note | Trained | Validated | Waited | Made
 Steps = Iterator[Step]
 
 

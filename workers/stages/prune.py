@@ -1,23 +1,20 @@
 """Masks block by block; every finished block is stored, and a later attempt goes on after it."""
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import ray
 
-from pipeline.artifacts import CheckpointRef, FileRef, KeepRef, SparsityTable
-from pipeline.canonical import canonical_json
-from pipeline.checkpoint.index import TENSORS_JSON, WEIGHTS_INDEX_JSON, TensorEntry, TensorIndex
+from pipeline.artifacts import KeepRef
+from pipeline.checkpoint.assemble import StoredTensors, assemble
+from pipeline.checkpoint.keeps import keep_ref
 from pipeline.ledger import progress_key
 from pipeline.plan import SparsityPlan
 from pipeline.stages import PruneBlocks
 from pipeline.storage.content import ContentStore
-from pipeline.tensor.sweep import StoredBlock, StoredTensors
+from pipeline.tensor.sweep import StoredBlock
 from workers.gang import Gang, GangKeeper
 from workers.samples import load_samples
 from workers.stages.base import Note, Progress, StageContext, Steps
-
-WEIGHT_FILES = (".safetensors", WEIGHTS_INDEX_JSON, TENSORS_JSON)
 
 
 def run(stage: PruneBlocks, context: StageContext, keeper: GangKeeper) -> Steps:
@@ -45,7 +42,8 @@ def run(stage: PruneBlocks, context: StageContext, keeper: GangKeeper) -> Steps:
             yield Progress(block + 1, blocks)
         outer_tensors: StoredTensors = ray.get(outer)
         memory = workers.memory()
-    checkpoint = _assemble(content, context.checkpoint(), outer_tensors, done)
+    parts = [outer_tensors, *(block.weights for block in done)]
+    checkpoint = assemble(content, context.checkpoint(), parts)
     yield memory.made({"checkpoint": checkpoint, "keep": _keep(content, done)})
 
 
@@ -92,37 +90,6 @@ def _stored_blocks(content: ContentStore, key: str) -> list[StoredBlock]:
     return stored
 
 
-def _assemble(
-    content: ContentStore, dense: CheckpointRef, outer: StoredTensors, blocks: Sequence[StoredBlock]
-) -> CheckpointRef:
-    """The dense checkpoint's small files with new weights: a shard for what is outside, one per block."""
-    parts = [outer, *(block.weights for block in blocks)]
-    names = [f"model-{i + 1:05d}-of-{len(parts):05d}.safetensors" for i in range(len(parts))]
-    shards = [FileRef(path=name, blob=part.file.blob) for name, part in zip(names, parts, strict=True)]
-    tensors: dict[str, TensorEntry] = {
-        tensor: entry.model_copy(update={"file": name})
-        for name, part in zip(names, parts, strict=True)
-        for tensor, entry in part.tensors.items()
-    }
-    index = {
-        "metadata": {"total_size": sum(entry.length for entry in tensors.values())},
-        "weight_map": {tensor: tensors[tensor].file for tensor in sorted(tensors)},
-    }
-    written = [
-        FileRef(path=WEIGHTS_INDEX_JSON, blob=content.put_bytes(json.dumps(index, indent=2).encode())),
-        FileRef(path=TENSORS_JSON, blob=content.put_bytes(canonical_json(TensorIndex(tensors=tensors)))),
-    ]
-    kept = [file for file in dense.files if not file.path.endswith(WEIGHT_FILES)]
-    return CheckpointRef(files=_by_path([*kept, *shards, *written]))
-
-
 def _keep(content: ContentStore, blocks: Sequence[StoredBlock]) -> KeepRef:
-    table = SparsityTable(linears=tuple(linear for block in blocks for linear in block.linears))
-    blob = content.put_bytes(canonical_json(table))
-    return KeepRef(
-        files=_by_path([*(block.keep for block in blocks), FileRef(path="sparsity.json", blob=blob)])
-    )
-
-
-def _by_path(files: Iterable[FileRef]) -> tuple[FileRef, ...]:
-    return tuple(sorted(files, key=lambda file: file.path))
+    linears = [linear for block in blocks for linear in block.linears]
+    return keep_ref(content, [block.keep for block in blocks], linears)

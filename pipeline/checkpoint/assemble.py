@@ -1,0 +1,44 @@
+"""Stored weights to a checkpoint: shards, their index, and the small files of the one that they replace."""
+
+import json
+from collections.abc import Sequence
+
+from pipeline.artifacts import CheckpointRef, FileRef
+from pipeline.canonical import Frozen, canonical_json
+from pipeline.checkpoint.index import TENSORS_JSON, WEIGHTS_INDEX_JSON, TensorEntry, TensorIndex
+from pipeline.storage.content import ContentStore
+
+WEIGHT_FILES = (".safetensors", WEIGHTS_INDEX_JSON, TENSORS_JSON)
+
+
+class StoredTensors(Frozen):
+    """One safetensors file and where each tensor lies in it."""
+
+    file: FileRef
+    tensors: dict[str, TensorEntry]
+
+    @classmethod
+    def of(cls, put: tuple[FileRef, dict[str, TensorEntry]]) -> "StoredTensors":
+        """From what put_tensors and copy_tensors give."""
+        return cls(file=put[0], tensors=put[1])
+
+
+def assemble(content: ContentStore, like: CheckpointRef, parts: Sequence[StoredTensors]) -> CheckpointRef:
+    """A checkpoint whose shards are `parts`, in their order, with all but the weights of `like`."""
+    names = [f"model-{i + 1:05d}-of-{len(parts):05d}.safetensors" for i in range(len(parts))]
+    shards = [FileRef(path=name, blob=part.file.blob) for name, part in zip(names, parts, strict=True)]
+    tensors: dict[str, TensorEntry] = {
+        tensor: entry.model_copy(update={"file": name})
+        for name, part in zip(names, parts, strict=True)
+        for tensor, entry in part.tensors.items()
+    }
+    index = {
+        "metadata": {"total_size": sum(entry.length for entry in tensors.values())},
+        "weight_map": {tensor: tensors[tensor].file for tensor in sorted(tensors)},
+    }
+    written = [
+        FileRef(path=WEIGHTS_INDEX_JSON, blob=content.put_bytes(json.dumps(index, indent=2).encode())),
+        FileRef(path=TENSORS_JSON, blob=content.put_bytes(canonical_json(TensorIndex(tensors=tensors)))),
+    ]
+    kept = [file for file in like.files if not file.path.endswith(WEIGHT_FILES)]
+    return CheckpointRef(files=tuple(sorted([*kept, *shards, *written], key=lambda file: file.path)))

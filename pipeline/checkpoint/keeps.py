@@ -1,0 +1,149 @@
+"""The keep tensors of a checkpoint: stored packed and [O, I], handed out as the checkpoint stores the weight.
+
+Shape legend: O out_features, I in_features.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from safetensors.torch import load
+from torch import Tensor
+
+from pipeline.architecture import Architecture, row_for
+from pipeline.artifacts import CheckpointRef, FileRef, KeepRef, LinearSparsity, SparsityTable
+from pipeline.canonical import canonical_json
+from pipeline.checkpoint.reader import CheckpointReader
+from pipeline.checkpoint.writer import put_tensors
+from pipeline.errors import CorruptObject
+from pipeline.storage.content import ContentStore
+from pipeline.tensor.packing import pack_keep, unpack_keep
+
+SPARSITY_JSON = "sparsity.json"
+
+
+@dataclass(frozen=True)
+class HeldTensor:
+    """A stored weight under a keep tensor: its name in the checkpoint, its block, and the linear it is of."""
+
+    name: str
+    block: int
+    linear: str
+
+
+class KeepReader:
+    """Reads the keep tensors that belong to a checkpoint. At most one block of them is in memory, packed."""
+
+    def __init__(self, content: ContentStore, checkpoint: CheckpointRef, keep: KeepRef) -> None:
+        self._content = content
+        self._keep = keep
+        reader = CheckpointReader(content, checkpoint)
+        self._shapes = {name: entry.shape for name, entry in reader.index.tensors.items()}
+        self.row = row_for(str(reader.config["model_type"]))
+        held = _held(self.row, self._shapes, {file.path for file in keep.files})
+        self.tensors: dict[str, HeldTensor] = {one.name: one for one in held}
+        self._block = -1
+        self._packed: dict[str, Tensor] = {}
+
+    def matrix(self, name: str) -> Tensor:
+        """The keep tensor of a weight, bool [O, I]. Raises CorruptObject when it is not there."""
+        block = self.tensors[name].block
+        if block != self._block:
+            self._packed = load(self._content.get_bytes(self._keep.file(_path(block))))
+            self._block = block
+        if name not in self._packed:
+            raise CorruptObject(f"{_path(block)} of the keep tensors lacks {name}, which the checkpoint has")
+        shape = self._shapes[name]
+        return unpack_keep(self._packed[name], shape[::-1] if self.row.transposed else shape)
+
+    def keep(self, name: str) -> Tensor:
+        """The keep tensor in the orientation in which the checkpoint stores the weight."""
+        return turned(self.matrix(name), self.row)
+
+
+def turned(matrix: Tensor, row: Architecture) -> Tensor:
+    """[O, I] as the model type stores it, or back: GPT-2 stores [I, O], all others [O, I]. A view."""
+    return matrix.t() if row.transposed else matrix
+
+
+def load_keep(content: ContentStore, checkpoint: CheckpointRef, keep: KeepRef) -> dict[str, Tensor]:
+    """Checkpoint name of each pruned weight → its keep tensor, oriented as the weight is stored."""
+    reader = KeepReader(content, checkpoint, keep)
+    return {name: reader.keep(name).contiguous() for name in reader.tensors}
+
+
+def put_keep(content: ContentStore, checkpoint: CheckpointRef, keeps: Mapping[str, Tensor]) -> KeepRef:
+    """Store `keeps` (as load_keep gives them) of a stored checkpoint, whose weights give the zeros.
+
+    The layout is that of the prune stage: equal keep tensors and zeros give an equal artifact.
+    """
+    reader = CheckpointReader(content, checkpoint)
+    row = row_for(str(reader.config["model_type"]))
+    files, linears = [], []
+    for block, held in _by_block(_held(row, reader.index.tensors, None), keeps):
+        packed = {one.name: pack_keep(turned(keeps[one.name], row).cpu()) for one in held}
+        files.append(put_block_keep(content, block, packed))
+        for one in held:
+            weight = reader.tensor(one.name)
+            linears.append(
+                LinearSparsity(
+                    block=block,
+                    linear=one.linear,
+                    pruned=int((~keeps[one.name]).sum()),
+                    zeros=weight.numel() - int(torch.count_nonzero(weight)),
+                    weights=weight.numel(),
+                )
+            )
+    return keep_ref(content, files, linears)
+
+
+def put_block_keep(content: ContentStore, block: int, packed: Mapping[str, Tensor]) -> FileRef:
+    """Store the packed keep tensors of one block, by the checkpoint names of their weights."""
+    file, _ = put_tensors(content, _path(block), packed)
+    return file
+
+
+def keep_ref(content: ContentStore, files: Iterable[FileRef], linears: Iterable[LinearSparsity]) -> KeepRef:
+    """The artifact of all blocks' keep tensors, with `sparsity.json`."""
+    blob = content.put_bytes(canonical_json(SparsityTable(linears=tuple(linears))))
+    every = [*files, FileRef(path=SPARSITY_JSON, blob=blob)]
+    return KeepRef(files=tuple(sorted(every, key=lambda file: file.path)))
+
+
+def _path(block: int) -> str:
+    return f"keep-{block:05d}.safetensors"
+
+
+def _held(row: Architecture, stored: Iterable[str], paths: set[str] | None) -> Iterator[HeldTensor]:
+    """Prunable weights among the stored tensors, block by block; only blocks whose file is in `paths`.
+
+    Checkpoints saved from the base model lack the first part of a name.
+    """
+    names = set(stored)
+    block = 0
+    while True:
+        prefix = f"{row.blocks}.{block}."
+        short = prefix.partition(".")[2]
+        prefix = prefix if any(name.startswith(prefix) for name in names) else short
+        found = [
+            HeldTensor(name=f"{prefix}{linear}.weight", block=block, linear=linear)
+            for linear in row.linear_names
+        ]
+        found = [one for one in found if one.name in names]
+        if not found:
+            return
+        if paths is None or _path(block) in paths:
+            yield from found
+        block += 1
+
+
+def _by_block(
+    held: Iterable[HeldTensor], keeps: Mapping[str, Tensor]
+) -> Iterator[tuple[int, list[HeldTensor]]]:
+    blocks: dict[int, list[HeldTensor]] = {}
+    for one in held:
+        if one.name in keeps:
+            blocks.setdefault(one.block, []).append(one)
+    unknown = set(keeps) - {one.name for held in blocks.values() for one in held}
+    assert not unknown, f"keep tensors of weights that the checkpoint does not have: {sorted(unknown)[:3]}"
+    yield from blocks.items()

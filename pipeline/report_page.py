@@ -1,0 +1,166 @@
+"""The page of a report: one self-contained HTML file."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jinja2
+import yaml
+
+from pipeline.artifacts import LinearSparsity, SparsityTable
+from pipeline.certificate import Certificate
+from pipeline.comparison import AVERAGE, TaskComparison
+from pipeline.quantity import (
+    human_bytes,
+    human_count,
+    human_figure,
+    human_metric,
+    human_perplexity,
+    human_seconds,
+    human_share,
+)
+from pipeline.recipe import objective_of
+from pipeline.report import ReportData, limits_of, summarise
+from pipeline.report_chart import block_chart
+from pipeline.report_curves import CurveChart, curve_chart, fit_chart
+from pipeline.spec import PruneSpec
+
+MOMENTS = {
+    "mask": "when the masks were made",
+    "step": "in training: master weights, optimizer moments and working weights",
+    "gather": "of the whole tensors, put together from all workers",
+    "save": "of what training has stored",
+    "reload": "of the stored checkpoint, read back",
+    "published": "of the published files, read back with safetensors",
+}
+
+
+def spec_yaml(spec: PruneSpec) -> str:
+    """The spec as a file that `secateur submit` takes."""
+    text: str = yaml.safe_dump(
+        {"spec": spec.model_dump(mode="json", exclude_none=True)}, sort_keys=False, allow_unicode=True
+    )
+    return text
+
+
+def render_html(data: ReportData) -> str:
+    """The page: one file, no request to anywhere, no script. Raises UnequalContracts."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("pipeline", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "bytes": human_bytes,
+        "count": human_count,
+        "seconds": human_seconds,
+        "perplexity": human_perplexity,
+        "metric": human_metric,
+        "figure": human_figure,
+        "share": human_share,
+    }
+    summary = summarise(data)
+    recovery = data.spec.recovery
+    return environment.get_template("report.html.j2").render(
+        data=data,
+        summary=summary,
+        models=[name for name in ("dense", "pruned", "recovered") if getattr(data, name) is not None],
+        chart=_block_chart(data),
+        heatmap=None if data.sparsity is None else heatmap(data.sparsity),
+        recovery=recovery,
+        objective=None if recovery is None else objective_of(recovery),
+        curves=_curves(data),
+        fits=None if data.training is None else fit_chart(data.training.curve.blocks),
+        checks=None if data.certificate is None else _checks(data.certificate),
+        slowest=max((s.measured.seconds for s in data.stages if not s.cached), default=0.0),
+        spec_yaml=spec_yaml(data.spec),
+        tiles=_tiles(summary.tasks),
+        limits=limits_of(summary.tasks),
+    )
+
+
+@dataclass(frozen=True)
+class HeatCell:
+    """One linear of one block; `heat` in [0, 1] from the least to the most sparse one of the model."""
+
+    linear: LinearSparsity
+    heat: float
+
+
+@dataclass(frozen=True)
+class Heatmap:
+    """Blocks × linears; a cell is None where a block has no such linear. `totals`: sparsity per column."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[int, tuple[HeatCell | None, ...]], ...]
+    totals: tuple[float, ...]
+
+
+def heatmap(table: SparsityTable) -> Heatmap:
+    """The table of linears in block order, columns in order of first appearance."""
+    columns = tuple(dict.fromkeys(linear.linear for linear in table.linears))
+    by_place = {(linear.block, linear.linear): linear for linear in table.linears}
+    low = min((linear.sparsity for linear in table.linears), default=0.0)
+    span = max((linear.sparsity for linear in table.linears), default=0.0) - low
+
+    def cell(block: int, column: str) -> HeatCell | None:
+        linear = by_place.get((block, column))
+        if linear is None:
+            return None
+        return HeatCell(linear, round((linear.sparsity - low) / span, 3) if span > 0 else 0.5)
+
+    blocks = sorted({linear.block for linear in table.linears})
+    return Heatmap(
+        columns=columns,
+        rows=tuple((block, tuple(cell(block, column) for column in columns)) for block in blocks),
+        totals=tuple(_column_sparsity(table, column) for column in columns),
+    )
+
+
+def _tiles(tasks: Sequence[TaskComparison]) -> list[TaskComparison]:
+    """What the head of the page shows: the suite's average, else the first task."""
+    main = [task for task in tasks if task.main]
+    return [task for task in main if task.metric == AVERAGE] or main[:1]
+
+
+def _column_sparsity(table: SparsityTable, column: str) -> float:
+    return SparsityTable(linears=tuple(x for x in table.linears if x.linear == column)).sparsity
+
+
+def _block_chart(data: ReportData) -> object:
+    if data.sparsity is None:
+        return None
+    return block_chart(data.plan if data.keeps_plan else None, data.sparsity, data.outliers, asked=data.asked)
+
+
+def _curves(data: ReportData) -> CurveChart | None:
+    recovery = data.spec.recovery
+    if data.training is None or recovery is None:
+        return None
+    return curve_chart(
+        data.training,
+        clipping=recovery.optimizer.gradient_clipping,
+        distilled=recovery.objective.kind == "distillation",
+    )
+
+
+@dataclass(frozen=True)
+class _Checks:
+    """The checks of one moment. `steps`: the first and the last of those in training."""
+
+    count: int
+    words: str
+    held: int
+    steps: tuple[int, int] | None
+
+
+def _checks(certificate: Certificate) -> list[_Checks]:
+    found = []
+    for moment, words in MOMENTS.items():
+        checks = [check for check in certificate.checks if check.at == moment]
+        steps = [check.step for check in checks if check.step is not None]
+        if checks:
+            span = (min(steps), max(steps)) if steps else None
+            found.append(_Checks(count=len(checks), words=words, held=checks[-1].held, steps=span))
+    return found

@@ -1,0 +1,64 @@
+"""Are pruned weights zero, and are the groups of N:M whole?
+
+Shape legend: O out_features, I in_features, G groups of consecutive inputs, M places within a group. Weights
+are looked at as they lie: `weight` and `keep` have the same orientation. Only N:M asks for [O, I].
+"""
+
+import torch
+from torch import Tensor
+
+from pipeline.canonical import sha256_hex
+from pipeline.tensor.packing import pack_keep
+
+CHUNK = 1 << 24  # weights that are compared at a time; what is compared needs as many bytes
+
+
+def keep_sha256(keep_OI: Tensor) -> str:
+    """SHA-256 of the packed bytes of keep [O, I] (packing.py): what the stored keep tensor hashes to.
+
+    The shape is left out; it stands beside the hash, in the checkpoint.
+    """
+    return sha256_hex(pack_keep(keep_OI.cpu()).numpy().tobytes())
+
+
+def first_revived(weight: Tensor, keep: Tensor) -> tuple[int, ...] | None:
+    """Position of the first weight, in row-major order, that is pruned and not zero. NaN is not zero."""
+    assert weight.shape == keep.shape, f"weight {list(weight.shape)} under keep {list(keep.shape)}"
+    rows = weight.reshape(1, -1) if weight.dim() < 2 else weight
+    keep_rows = keep.reshape(1, -1) if keep.dim() < 2 else keep
+    step = max(CHUNK // max(rows[0].numel(), 1), 1) if len(rows) else 1
+    for start in range(0, len(rows), step):
+        part = rows[start : start + step]
+        revived = (part != 0) & ~keep_rows[start : start + step]
+        if revived.any():
+            first = int(revived.reshape(-1).view(torch.uint8).argmax())
+            position = tuple(int(i) for i in torch.unravel_index(torch.tensor(first), part.shape))
+            position = (position[0] + start, *position[1:])
+            return position if weight.dim() >= 2 else position[1:]
+    return None
+
+
+def count_zeros(weight: Tensor, keep: Tensor) -> int:
+    """Pruned weights that are zero."""
+    return int(((weight == 0) & ~keep).sum())
+
+
+def first_bad_group(keep_OI: Tensor, *, keep: int, group: int) -> tuple[int, int] | None:
+    """Row and index of the first group of N:M that keeps another number than `keep` of its weights.
+
+    Inputs that do not fall into whole groups count as one more group, which is bad.
+    """
+    whole = keep_OI.shape[1] // group * group
+    counts_OG = keep_OI[:, :whole].unflatten(1, (-1, group)).sum(dim=-1, dtype=torch.int16)
+    bad_OG = counts_OG != keep
+    if whole != keep_OI.shape[1]:
+        bad_OG = torch.cat([bad_OG, bad_OG.new_ones(len(bad_OG), 1)], dim=1)
+    if not bad_OG.any():
+        return None
+    row, index = divmod(int(bad_OG.reshape(-1).view(torch.uint8).argmax()), bad_OG.shape[1])
+    return row, index
+
+
+def nm_holds(keep_OI: Tensor, *, keep: int, group: int) -> bool:
+    """Whether every group of consecutive inputs keeps `keep` of its `group` weights."""
+    return first_bad_group(keep_OI, keep=keep, group=group) is None

@@ -1,0 +1,129 @@
+"""What recovery training leaves behind: its data, its curve, and which sequences a step takes.
+
+A step's sequences depend on its number alone, so that any number of workers, and any attempt, trains on the
+same data in the same order.
+"""
+
+import random
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import Field
+
+from pipeline.canonical import Frozen
+
+TOKENS_JSON = "tokens.json"
+VALIDATION = "validation.safetensors"
+
+
+class Shard(Frozen):
+    """One file of training sequences."""
+
+    path: str
+    sequences: int
+
+
+class TokensIndex(Frozen):
+    """Content of `tokens.json`. `read_tokens`: tokens that the text gave, held-out ones and rest included."""
+
+    sequence_length: int
+    sequences: int
+    validation_sequences: int
+    shards: tuple[Shard, ...]
+    read_tokens: int
+    text_digest: str
+
+
+class StepRecord(Frozen):
+    """One optimizer step. `step` counts finished steps from 1.
+
+    `loss`: mean over the step's sequences of what is minimised, in nats; `language_modelling_loss`: its
+    cross-entropy part. `gradient_norm`: before clipping, of all trained parameters. `first_sequence` and
+    `end_sequence`: positions in the data order; `data_checksum`: sum of the CRC-32 of the sequences that the
+    workers really took, modulo 2^32. `zeros`: of the weights under a keep tensor, at the last check.
+    `memory_bytes`: of the worker that needed most; `gpu_memory_bytes` likewise. `started`: how often training
+    had been started when the step was done.
+    """
+
+    step: int
+    loss: float
+    language_modelling_loss: float
+    learning_rate: float
+    gradient_norm: float
+    tokens_per_second: float
+    first_sequence: int
+    end_sequence: int
+    data_checksum: int
+    workers: int
+    zeros: int | None = None
+    memory_bytes: int | None = None
+    gpu_memory_bytes: int | None = None
+    loss_scale: float | None = None
+    skipped: bool = False
+    started: int = 1
+
+
+class Validation(Frozen):
+    """Mean cross-entropy on the held-out sequences after `step` steps; step 0 is before training."""
+
+    step: int
+    loss: float
+    perplexity: float
+
+
+class KeepUpdate(Frozen):
+    """What a dynamic or gradual rule did after a step: over all linears together."""
+
+    step: int
+    dropped: int
+    grown: int
+    zeros: int
+
+
+class BlockFit(Frozen):
+    """Reconstruction of one block: mean squared distance to the dense block's output, relative to its mean
+    square, before and after."""
+
+    block: int
+    before: float
+    after: float
+
+
+class Curve(Frozen):
+    """Content of `curve.json`. `deepspeed`: the configuration that the typed fields became, per start.
+
+    `stopped`: why training ended: all steps done, or early. `result_step`: after which step the published
+    weights were taken.
+    """
+
+    steps: tuple[StepRecord, ...] = ()
+    validations: tuple[Validation, ...] = ()
+    updates: tuple[KeepUpdate, ...] = ()
+    blocks: tuple[BlockFit, ...] = ()
+    total_steps: int
+    result_step: int
+    stopped: Literal["finished", "early"] = "finished"
+    deepspeed: dict[str, object] = Field(default_factory=dict)
+    starts: int = 1
+
+
+def position_of(sequence: int, shards: Sequence[int], *, seed: int) -> tuple[int, int]:
+    """Where the `sequence`-th sequence of the data order lies: shard and row. `shards`: rows of each.
+
+    The first epoch reads the shards as they were written, which is shuffled already; later ones shuffle the
+    shards, and the rows within each.
+    """
+    per_epoch = sum(shards)
+    epoch, rest = divmod(sequence, per_epoch)
+    order = list(range(len(shards)))
+    if epoch:
+        random.Random(f"{seed} {epoch}").shuffle(order)
+    for shard in order:
+        if rest < shards[shard]:
+            break
+        rest -= shards[shard]
+    if not epoch:
+        return shard, rest
+    rows = list(range(shards[shard]))
+    random.Random(f"{seed} {epoch} {shard}").shuffle(rows)
+    return shard, rows[rest]

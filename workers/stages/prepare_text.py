@@ -1,0 +1,61 @@
+"""Documents to training sequences."""
+
+import tempfile
+from itertools import islice
+from pathlib import Path
+
+import torch
+from transformers import AutoTokenizer
+
+from pipeline.artifacts import FileRef, TokensRef
+from pipeline.canonical import canonical_json
+from pipeline.checkpoint.writer import put_tensors
+from pipeline.documents import read_documents
+from pipeline.sequences import Row, check_enough, shuffled_shards
+from pipeline.sources import open_source
+from pipeline.stages import PrepareText
+from pipeline.tokens import materialise_tokenizer
+from pipeline.training import TOKENS_JSON, VALIDATION, Shard, TokensIndex
+from workers.stages.base import Made, Progress, StageContext, Steps
+
+
+def run(stage: PrepareText, context: StageContext) -> Steps:
+    """Tokenised with the model's own tokenizer, as far as it is needed; a shard is in memory at a time."""
+    content = context.content
+    recovery = context.order.request.spec.recovery
+    pin = context.order.pins.recovery
+    assert recovery is not None
+    assert pin is not None
+    access = context.settings.access()
+    source = open_source(pin.source, access, repository="dataset")
+    documents = read_documents(recovery.text, pin, source, access)
+    with tempfile.TemporaryDirectory() as directory:
+        materialise_tokenizer(context.checkpoint(), content, Path(directory))
+        tokenizer = AutoTokenizer.from_pretrained(directory)
+    row = Row(stage.text, tokenizer)
+    sequences = row.sequences(documents)
+
+    held_out = list(islice(sequences, stage.text.validation_sequences))
+    files: list[FileRef] = []
+    shards: list[Shard] = []
+    done = 0
+    for tokens_NL in shuffled_shards(sequences, stage.text, wanted=stage.sequences):
+        path = f"train-{len(shards):05d}.safetensors"
+        files.append(put_tensors(content, path, {"tokens": tokens_NL})[0])
+        shards.append(Shard(path=path, sequences=len(tokens_NL)))
+        done += len(tokens_NL)
+        yield Progress(done, stage.sequences)
+    check_enough(stage.text, found=done, needed=stage.sequences, read_tokens=row.read_tokens)
+    if held_out:
+        files.append(put_tensors(content, VALIDATION, {"tokens": torch.stack(held_out)})[0])
+    index = TokensIndex(
+        sequence_length=stage.text.sequence_length,
+        sequences=done,
+        validation_sequences=len(held_out),
+        shards=tuple(shards),
+        read_tokens=row.read_tokens,
+        text_digest=row.digest.hexdigest(),
+    )
+    files.append(FileRef(path=TOKENS_JSON, blob=content.put_bytes(canonical_json(index))))
+    artifact = TokensRef(files=tuple(sorted(files, key=lambda file: file.path)))
+    yield Made({"tokens": artifact}, details={"tokens": float(row.read_tokens)})

@@ -1,0 +1,120 @@
+"""Recovery training: the driver's side of a Ray Train run."""
+
+import threading
+import time
+from collections.abc import Iterator
+
+import ray
+from ray.train.v2.api.exceptions import WorkerGroupError
+
+from pipeline.artifacts import KeepRef, TokensRef
+from pipeline.errors import ResourcesUnavailable, WorkerLost
+from pipeline.ledger import progress_key
+from pipeline.patterns import Pattern
+from pipeline.plan import SparsityPlan
+from pipeline.stages import Recover
+from workers.failures import error_for, reason_for
+from workers.gang import GangKeeper
+from workers.stages.base import Made, Note, StageContext, Step, Steps, Waited
+from workers.training.under_ray import FAILURE, RESULT, Failure, Mailbox, forget_training, trainer_for
+from workers.training.work import TrainingResult, Work
+
+LISTEN_SECONDS = 1.0
+PATIENCE_SECONDS = 15.0  # before we say that we are waiting
+
+
+def run(stage: Recover, context: StageContext, keeper: GangKeeper) -> Steps:
+    """All the job's places go to the trainer; what its workers tell is passed on."""
+    content = context.content
+    work = _work(stage, context)
+    result = content.find_model(progress_key(context.key, RESULT), TrainingResult)
+    if result is None:
+        content.store.delete(progress_key(context.key, FAILURE))
+        asked_at = time.monotonic()
+        with keeper.alone():
+            yield from _trained(work, context, asked_at=asked_at)
+        result = content.get_model(progress_key(context.key, RESULT), TrainingResult)
+    forget_training(work, context.settings)
+    yield Made(
+        result.artifacts,
+        peak_memory_bytes=result.peak_memory_bytes,
+        details={"tokens": float(result.tokens), "training_seconds": result.seconds},
+    )
+
+
+def _work(stage: Recover, context: StageContext) -> Work:
+    tokens, keep = context.inputs["tokens"], context.inputs.get("keep")
+    assert isinstance(tokens, TokensRef)
+    assert keep is None or isinstance(keep, KeepRef)
+    resources = context.order.request.resources
+    return Work(
+        settings=context.settings,
+        key=context.key,
+        stage=stage,
+        resources=resources.recovery,
+        checkpoint=context.checkpoint(),
+        tokens=tokens,
+        keep=keep,
+        patterns=_patterns(context),
+        teacher=context.checkpoint("teacher") if "teacher" in context.inputs else None,
+        model_name=context.order.request.spec.model.source,
+        cuda=resources.gpus_per_worker > 0,
+    )
+
+
+def _patterns(context: StageContext) -> tuple[Pattern, ...] | None:
+    if "plan" not in context.inputs:
+        return None
+    data = context.content.get_bytes(context.inputs["plan"].file("plan.json"))
+    return SparsityPlan.model_validate_json(data).blocks
+
+
+def _trained(work: Work, context: StageContext, *, asked_at: float) -> Iterator[Step]:
+    """Run the trainer in a thread, and listen."""
+    resources = context.order.request.resources
+    mailbox = Mailbox.remote()
+    trainer = trainer_for(work, resources, mailbox=mailbox, settings=context.settings)
+    failed: list[BaseException] = []
+
+    def target() -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:  # noqa: BLE001 - raised again below
+            failed.append(error)
+
+    thread = threading.Thread(target=target, name="trainer", daemon=True)
+    thread.start()
+    begun, told = False, False
+    while True:
+        alive = thread.is_alive()
+        letters: list[Step] = ray.get(mailbox.take.remote(LISTEN_SECONDS if alive else 0))
+        waited = time.monotonic() - asked_at
+        if letters and not begun:
+            begun = True
+            yield Waited(waited)
+        yield from letters
+        if not alive and not letters:
+            break
+        if not begun and not told and waited > PATIENCE_SECONDS:
+            told = True
+            yield Note(f"waiting for {resources.training_workers} workers for training")
+        if not begun and waited > resources.placement_timeout_seconds:
+            raise ResourcesUnavailable(
+                f"training did not begin within {resources.placement_timeout_seconds} s: the cluster did not "
+                f"give {resources.training_workers} workers with {resources.cpus_per_worker} CPUs, "
+                f"{resources.gpus_per_worker:g} GPUs and {resources.memory_per_worker} each",
+                "resources.workers",
+            )
+    failure = context.content.find_model(progress_key(context.key, FAILURE), Failure)
+    if failure is not None:
+        raise error_for(failure.reason)
+    if failed:
+        raise _told(failed[0]) from failed[0]
+
+
+def _told(error: BaseException) -> BaseException:
+    """The error of the worker that failed first, if it told one."""
+    if isinstance(error, WorkerGroupError) and error.worker_failures:
+        reason = reason_for(error.worker_failures[min(error.worker_failures)], node=None)
+        return WorkerLost(f"training lost its workers too often, at last: {reason.message}")
+    return WorkerLost(f"training ended: {error}")

@@ -1,0 +1,98 @@
+"""Reconstruction as a training: finished blocks are stored, and a later start goes on after them."""
+
+import time
+
+import torch
+
+from pipeline.artifacts import ArtifactRef, CurveRef, FileRef
+from pipeline.canonical import Frozen, canonical_json
+from pipeline.checkpoint.assemble import StoredTensors, assemble
+from pipeline.checkpoint.reader import CheckpointReader
+from pipeline.checkpoint.stream import BlockStream
+from pipeline.checkpoint.writer import copy_tensors, put_tensors
+from pipeline.ledger import progress_key
+from pipeline.training import BlockFit, Curve
+from workers.memory import peak_memory_bytes, reset_peak_memory
+from workers.stages.base import Note, Progress
+from workers.training import ranks
+from workers.training.certified import certified
+from workers.training.data import TrainingData
+from workers.training.reconstruction import reconstruct
+from workers.training.student import Stored
+from workers.training.work import TORCH_DTYPES, Surroundings, TrainingResult, Work
+
+
+class FittedBlock(Frozen):
+    """A finished block, as it is stored."""
+
+    fit: BlockFit
+    weights: StoredTensors
+
+
+def train_blocks(work: Work, around: Surroundings) -> TrainingResult:
+    """Fit every block that is not stored yet. Raises ZerosLost."""
+    reset_peak_memory()
+    started_at = time.monotonic()
+    content = work.settings.content()
+    recovery = work.stage.recovery
+    data = TrainingData(content, work.tokens, seed=recovery.text.seed)
+    done = ranks.from_first(lambda: _stored_blocks(work))
+    if done and ranks.rank() == 0:
+        around.tell(Note(f"{len(done)} blocks are fitted already"))
+    assert work.teacher is not None
+    fitted = reconstruct(
+        recovery,
+        content,
+        dense=work.teacher,
+        pruned=work.checkpoint,
+        keep=work.keep,
+        sequence=lambda index: data.sequences([index])[0],
+        micro_batch_size=work.resources.micro_batch_size,
+        dtype=TORCH_DTYPES[recovery.precision],
+        device=work.device,
+        done=[block.weights for block in done],
+    )
+    blocks = CheckpointReader(content, work.checkpoint).config[work.row.blocks_key]
+    for fit, tensors in fitted:
+        weights = StoredTensors.of(put_tensors(content, "part.safetensors", tensors))
+        done = [*done, FittedBlock(fit=fit, weights=weights)]
+        if ranks.rank() == 0:
+            content.put_model(progress_key(work.key, f"fitted-{fit.block:05d}"), done[-1])
+            note = f"distance {fit.before:.4g} → {fit.after:.4g}"
+            around.tell(Progress(float(len(done)), float(str(blocks)), note))
+    peak = int(ranks.largest([float(peak_memory_bytes())], work.device)[0])
+    artifacts = ranks.from_first(lambda: _artifacts(work, done))
+    return TrainingResult(
+        artifacts=artifacts,
+        tokens=recovery.sequences * data.index.sequence_length,
+        seconds=time.monotonic() - started_at,
+        peak_memory_bytes=peak,
+    )
+
+
+def _artifacts(work: Work, done: list[FittedBlock]) -> dict[str, ArtifactRef]:
+    content, recovery = work.settings.content(), work.stage.recovery
+    reader = CheckpointReader(content, work.checkpoint)
+    names = BlockStream(reader, dtype=torch.float32, device=torch.device("cpu")).outer_tensors()
+    outer = StoredTensors.of(copy_tensors(content, "part.safetensors", reader, names))
+    checkpoint = assemble(content, work.checkpoint, [outer, *(block.weights for block in done)])
+    steps = recovery.total_steps
+    curve = Curve(blocks=tuple(block.fit for block in done), total_steps=steps, result_step=steps)
+    blob = content.put_bytes(canonical_json(curve))
+    artifacts: dict[str, ArtifactRef] = {
+        "checkpoint": checkpoint,
+        "curve": CurveRef(files=(FileRef(path="curve.json", blob=blob),)),
+    }
+    stored = Stored(step=steps, checkpoint=checkpoint, keep=work.keep)
+    return artifacts | certified(work, stored, checks=())
+
+
+def _stored_blocks(work: Work) -> list[FittedBlock]:
+    """From block 0 without a gap, with blobs that are there."""
+    content = work.settings.content()
+    stored: list[FittedBlock] = []
+    while block := content.find_model(progress_key(work.key, f"fitted-{len(stored):05d}"), FittedBlock):
+        if not content.has(block.weights.file.blob):
+            break
+        stored.append(block)
+    return stored

@@ -1,0 +1,51 @@
+"""The DeepSpeed configuration that a spec and its resources become. Its result is part of the report."""
+
+from pipeline.recovery import Recovery
+from pipeline.spec import TrainingResources
+
+
+def deepspeed_config(
+    recovery: Recovery, resources: TrainingResources, *, workers: int, accumulation: int
+) -> dict[str, object]:
+    """Configuration of the student's engine on `workers` ranks with `accumulation` micro-batches a step.
+
+    torch's AdamW everywhere: DeepSpeed's own would be compiled at the first use, and differs in rounding. The
+    learning rate is set at every step by the trainer, so that it depends on the step alone.
+    """
+    optimizer = recovery.optimizer
+    zero: dict[str, object] = {
+        "stage": resources.zero_stage,
+        "contiguous_gradients": True,
+        "overlap_comm": False,
+    }
+    if resources.offload.optimizer:
+        zero["offload_optimizer"] = {"device": "cpu"}
+    if resources.offload.parameters:
+        zero["offload_param"] = {"device": "cpu"}
+    return {
+        "train_micro_batch_size_per_gpu": resources.micro_batch_size,
+        "gradient_accumulation_steps": accumulation,
+        "train_batch_size": resources.micro_batch_size * accumulation * workers,
+        "gradient_clipping": optimizer.gradient_clipping or 0.0,
+        "zero_optimization": zero,
+        "zero_force_ds_cpu_optimizer": False,
+        "zero_allow_untested_optimizer": True,
+        "bf16": {"enabled": recovery.precision == "bfloat16"},
+        "fp16": {"enabled": recovery.precision == "float16", "loss_scale": 0, "initial_scale_power": 16},
+        "steps_per_print": 10**9,
+    }
+
+
+def teacher_config(resources: TrainingResources, *, workers: int, precision: str) -> dict[str, object]:
+    """Configuration of a teacher that is sharded over the ranks (ZeRO 3), in CPU memory if offloaded."""
+    zero: dict[str, object] = {"stage": 3}
+    if resources.teacher == "offloaded":
+        zero["offload_param"] = {"device": "cpu"}
+    return {
+        "train_micro_batch_size_per_gpu": resources.micro_batch_size,
+        "train_batch_size": resources.micro_batch_size * workers,
+        "zero_optimization": zero,
+        "bf16": {"enabled": precision == "bfloat16"},
+        "fp16": {"enabled": precision == "float16"},
+        "steps_per_print": 10**9,
+    }

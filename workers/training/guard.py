@@ -1,0 +1,88 @@
+"""Zeros that stay zero. Shapes: keep tensors are bool in the shape of the stored weight, True = kept.
+
+Weights under a keep tensor enter the engine as zeros. Their gradients are cleared as they come, so that
+AdamW's moments, its decay and therefore master and working weights stay zero as well, for every ZeRO stage.
+`check` looks whether that is so; it trusts nobody.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from pipeline.certificate import Check
+from pipeline.errors import ZerosLost
+from workers.training import ranks
+from workers.training.engine import Engine
+
+
+class Guard:
+    """Holds the keep tensors of an engine's parameters, by parameter name."""
+
+    def __init__(self, engine: Engine, keeps: Mapping[str, Tensor]) -> None:
+        self._engine = engine
+        self._pruned = {name: ~keep.to(engine.device) for name, keep in keeps.items()}
+        self._gradients: dict[str, Tensor] | None = None
+        for name in self._pruned:
+            engine.parameters[name].register_hook(self._hook(name))
+
+    @property
+    def keeps(self) -> dict[str, Tensor]:
+        """The keep tensors as they are now."""
+        return {name: ~pruned for name, pruned in self._pruned.items()}
+
+    def collect(self) -> None:
+        """From now on, sum up whole gradients, those of pruned weights included."""
+        self._gradients = {}
+
+    def collected(self) -> dict[str, Tensor]:
+        """The gradients since `collect`, added up over micro-batches and workers; float32."""
+        assert self._gradients is not None, "collect() comes first"
+        gradients, self._gradients = self._gradients, None
+        return {name: ranks.add_up(gradients[name]) for name in sorted(gradients)}
+
+    def change(self, name: str, keep: Tensor) -> None:
+        """A new keep tensor: what it drops becomes zero everywhere; what it grows starts from zero."""
+        pruned = ~keep.to(self._engine.device)
+        self._engine.zero_out(name, pruned | self._pruned[name])
+        self._pruned[name] = pruned
+
+    def check(self, step: int) -> Check:
+        """Look at every pruned weight in working weights, master weights and moments, each worker at its own.
+
+        Raises ZerosLost on all workers with tensor, position, place and step of the first that came back.
+        """
+        held, found = 0, None
+        for fragment in self._engine.fragments():
+            pruned = self._pruned.get(fragment.name)
+            if pruned is None:
+                continue
+            own = pruned.reshape(-1)[fragment.start : fragment.start + fragment.length]
+            held += int(own.sum())
+            for place, values in {**fragment.parts, "working": fragment.working}.items():
+                found = found or self._revived(fragment.name, place, values, own, start=fragment.start)
+        findings = ranks.gathered((held, found))
+        for _, one in findings:
+            if one is not None:
+                raise ZerosLost(f"{one} at step {step}: a pruned weight has come back; nothing is published")
+        total = sum(held for held, _ in findings)
+        return Check(at="step", step=step, tensors=len(self._pruned), held=total, zeros=total)
+
+    def _revived(self, name: str, place: str, values: Tensor, own: Tensor, *, start: int) -> str | None:
+        where = own.to(values.device)
+        if not bool(((values != 0) & where).any()):
+            return None
+        first = int(((values != 0) & where).nonzero()[0])
+        shape = self._engine.shapes[name]
+        position = tuple(int(i) for i in torch.unravel_index(torch.tensor(start + first), shape))
+        return f"{name}{list(position)} ({place}) is {float(values[first]):g}"
+
+    def _hook(self, name: str):  # type: ignore[no-untyped-def]
+        def clear(gradient: Tensor) -> Tensor:
+            if self._gradients is not None:
+                whole = gradient.float()
+                held = self._gradients.get(name)
+                self._gradients[name] = whole.clone() if held is None else held.add_(whole)
+            return gradient.masked_fill(self._pruned[name], 0)
+
+        return clear

@@ -1,0 +1,278 @@
+"""The training loop, on every worker: the same steps on the same data, however many share them.
+
+restore -> { step -> move zeros -> certify -> validate -> save } -> store -> certify
+"""
+
+import math
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from pipeline.artifacts import ArtifactRef, CurveRef, FileRef
+from pipeline.canonical import canonical_json
+from pipeline.errors import TrainingDiverged
+from pipeline.training import StepRecord, Validation
+from workers.memory import peak_memory_bytes, reset_peak_memory
+from workers.stages.base import Note, Progress, Step, Trained, Validated
+from workers.training import ranks, saving
+from workers.training.certified import certified
+from workers.training.config import deepspeed_config, teacher_config
+from workers.training.data import MicroBatch, TrainingData, checksum, share_of
+from workers.training.engine import Teacher
+from workers.training.history import History
+from workers.training.losses import Losses
+from workers.training.model import load_model
+from workers.training.moving import Mover
+from workers.training.student import Stored, Student
+from workers.training.work import TORCH_DTYPES, Surroundings, TrainingResult, Work
+
+TOLD_STEPS = 500  # step events of one training, at most
+ASK_SECONDS = 5.0  # between two looks at preemption
+
+
+def train(work: Work, around: Surroundings) -> TrainingResult:
+    """Train to the end and store the result.
+
+    Raises TrainingDiverged and ZerosLost, on all workers alike.
+    """
+    training = _Training(work, around)
+    training.restore()
+    training.run()
+    return training.result()
+
+
+class _Training:
+    def __init__(self, work: Work, around: Surroundings) -> None:
+        reset_peak_memory()
+        self._started_at = self._asked_at = time.monotonic()
+        self._work = work
+        self._around = around
+        self._recovery = recovery = work.stage.recovery
+        self._total = recovery.total_steps
+        self._data = TrainingData(work.settings.content(), work.tokens, seed=recovery.text.seed)
+        config = deepspeed_config(
+            recovery, work.resources, workers=ranks.workers(), accumulation=len(self._share(0))
+        )
+        self._student = Student(work, config)
+        self._engine, self._guard = self._student.engine, self._student.guard
+        self._losses = Losses(self._engine, self._load_teacher(), recovery.objective)
+        self._mover = Mover(recovery.keep, self._engine, self._guard, total_steps=self._total)
+        self._history = History(total_steps=self._total, deepspeed=config)
+
+    def restore(self) -> None:
+        """Go on after the last training checkpoint, if there is one."""
+        with self._around.restored() as directory:
+            if directory is None:
+                return
+            state = saving.load_state(directory)
+            for name, keep in (saving.load_keeps(directory, self._engine.shapes) or {}).items():
+                assert self._guard is not None
+                self._guard.change(name, keep)
+            saving.load_weights(directory, self._engine, state)
+        self._engine.restore_scaler(state.scaler)
+        self._history.go_on(state)
+        self._tell(
+            Note(f"training goes on after step {state.step} of {self._total} (start {self._history.starts})")
+        )
+
+    def run(self) -> None:
+        """All steps that are left."""
+        history, recovery = self._history, self._recovery
+        if history.step == 0:
+            self._check()
+            self._validate()
+        while history.step < self._total and history.stopped != "early":
+            record = self._step()
+            step, last = record.step, record.step == self._total
+            update = self._mover.after(step, taken=not record.skipped)
+            if update is not None:
+                history.updates.append(update)
+            asked = self._record(record)
+            if last or step % recovery.certify_every_steps == 0:
+                self._check()
+            if last or step % recovery.validate_every_steps == 0:
+                self._validate()
+            if not last and (step % self._work.resources.save_every_steps == 0 or asked):
+                self._save()
+
+    def result(self) -> TrainingResult:
+        """Store the weights, read them back, certify."""
+        best = self._history.best
+        stored = best.stored if best is not None else self._student.store(step=self._history.step)
+        artifacts = ranks.from_first(lambda: self._artifacts(stored))
+        return TrainingResult(
+            artifacts=artifacts,
+            tokens=self._history.step * self._recovery.global_batch_size * self._data.index.sequence_length,
+            seconds=time.monotonic() - self._started_at,
+            peak_memory_bytes=int(ranks.largest([float(peak_memory_bytes())], self._engine.device)[0]),
+        )
+
+    def _step(self) -> StepRecord:
+        """One optimizer step. Raises TrainingDiverged before the weights take what is not finite."""
+        step = self._history.step
+        started = time.monotonic()
+        torch.manual_seed(hash((self._recovery.text.seed, step, ranks.rank())) % 2**63)  # LoRA's dropout
+        self._mover.before(step + 1)
+        share = self._share(step)
+        scale = len(share) * ranks.workers()  # the engine takes means over both
+        loss = lm_loss = data = 0.0
+        for number, batch in enumerate(share):
+            tokens_BL = self._data.sequences(batch.indices)
+            minimised, entropy = self._losses.training(tokens_BL.to(self._engine.device))
+            self._engine.backward(minimised * (batch.weight * scale))
+            loss += float(minimised.detach()) * batch.weight
+            lm_loss += float(entropy.detach()) * batch.weight
+            data += checksum(tokens_BL) if batch.weight else 0
+            if number < len(share) - 1:
+                self._engine.micro_step()
+        loss, lm_loss, data = ranks.summed([loss, lm_loss, data], self._engine.device)
+        self._stop_if_diverged(step + 1, loss)
+        rate = self._recovery.learning_rate.at(step, steps=self._total)
+        taken = self._engine.step(rate)
+        norm = self._engine.gradient_norm()
+        if taken and not math.isfinite(norm):
+            raise TrainingDiverged(f"the gradient's norm is {norm} at step {step + 1}; {self._remedy()}")
+        size = self._recovery.global_batch_size
+        return StepRecord(
+            step=step + 1,
+            loss=loss,
+            language_modelling_loss=lm_loss,
+            learning_rate=rate,
+            gradient_norm=norm if taken else 0.0,
+            tokens_per_second=size * self._data.index.sequence_length / (time.monotonic() - started),
+            first_sequence=step * size,
+            end_sequence=(step + 1) * size,
+            data_checksum=int(data) % 2**32,
+            workers=ranks.workers(),
+            loss_scale=self._engine.loss_scale,
+            skipped=not taken,
+            started=self._history.starts,
+        )
+
+    def _share(self, step: int) -> list[MicroBatch]:
+        """This worker's micro-batches of a step, counted from 0."""
+        return share_of(
+            step,
+            rank=ranks.rank(),
+            workers=ranks.workers(),
+            global_batch_size=self._recovery.global_batch_size,
+            micro_batch_size=self._work.resources.micro_batch_size,
+        )
+
+    def _record(self, record: StepRecord) -> bool:
+        """Keep and tell what a step was. Whether a machine is about to be taken away, so that we save now."""
+        cuda = self._work.cuda
+        now = time.monotonic()
+        memory, gpu_memory, ask = ranks.largest(
+            [
+                float(peak_memory_bytes()),
+                float(torch.cuda.max_memory_allocated() if cuda else 0),
+                float(ranks.rank() == 0 and now - self._asked_at > ASK_SECONDS),
+            ],
+            self._engine.device,
+        )
+        record = record.model_copy(
+            update={
+                "memory_bytes": int(memory),
+                "gpu_memory_bytes": int(gpu_memory) if cuda else None,
+                "zeros": self._history.checks[-1].zeros if self._history.checks else None,
+            }
+        )
+        self._history.steps.append(record)
+        if record.step % max(1, self._total // TOLD_STEPS) == 0 or record.step == self._total:
+            self._tell(Trained(self._total, record))
+            self._tell(Progress(record.step, self._total, f"loss {record.loss:.4f}"))
+        if not ask:
+            return False
+        self._asked_at = now
+        return self._around.preempted()
+
+    def _check(self) -> None:
+        if self._guard is not None:
+            self._history.checks.append(self._guard.check(self._history.step))
+
+    def _validate(self) -> None:
+        """On the held-out sequences; may end training early."""
+        if self._data.index.validation_sequences == 0:
+            return
+        loss = self._losses.validation(
+            self._data.validation(), micro_batch_size=self._work.resources.micro_batch_size
+        )
+        if not math.isfinite(loss):
+            raise TrainingDiverged(
+                f"the loss on held-out text is {loss} after step {self._history.step}; {self._remedy()}"
+            )
+        validation = Validation(step=self._history.step, loss=loss, perplexity=math.exp(min(loss, 700.0)))
+        self._history.validations.append(validation)
+        self._tell(Validated(validation))
+        rule = self._recovery.early_stop
+        if rule is None:
+            return
+        if self._history.improved(loss, margin=rule.margin):
+            self._history.best = saving.Best(loss=loss, stored=self._student.store(step=self._history.step))
+        elif self._history.stale >= rule.patience:
+            self._history.stopped = "early"
+            self._tell(
+                Note(f"no better validation loss for {rule.patience} validations: training ends early")
+            )
+
+    def _save(self) -> None:
+        """A training checkpoint, from which any number of workers goes on."""
+        moves = self._recovery.keep.kind != "held" and self._guard is not None
+        state = self._history.state(workers=ranks.workers(), scaler=self._engine.scaler_state())
+        with tempfile.TemporaryDirectory(prefix="secateur-training-") as name:
+            saving.save(Path(name), self._engine, state, self._guard.keeps if moves and self._guard else None)
+            self._around.save(Path(name), step=self._history.step)
+
+    def _stop_if_diverged(self, step: int, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise TrainingDiverged(f"the loss is {loss} at step {step}; {self._remedy()}")
+        lowest, now = self._history.windows(self._recovery.WINDOW)
+        if now > lowest + self._recovery.divergence_margin:
+            raise TrainingDiverged(
+                f"the mean loss of the {self._recovery.WINDOW} steps before step {step} is {now:.3f}, after "
+                f"{lowest:.3f}; {self._remedy()}"
+            )
+
+    def _remedy(self) -> str:
+        saved = self._history.saved
+        kept = (
+            f"the training checkpoint of step {saved} is kept" if saved else "no training checkpoint was made"
+        )
+        return f"{kept}; lower learning_rate.peak, lengthen warmup_steps or set precision float32"
+
+    def _load_teacher(self) -> Teacher | None:
+        work = self._work
+        if work.teacher is None:
+            return None
+        config = None
+        if work.resources.teacher != "whole":
+            config = teacher_config(
+                work.resources, workers=ranks.workers(), precision=self._recovery.precision
+            )
+        model, _ = load_model(
+            work.settings.content(),
+            work.teacher,
+            dtype=TORCH_DTYPES[self._recovery.precision],
+            device=work.device,
+            partition=config,
+        )
+        return Teacher(model.eval(), config)
+
+    def _artifacts(self, stored: Stored) -> dict[str, ArtifactRef]:
+        """On rank 0."""
+        content = self._work.settings.content()
+        blob = content.put_bytes(canonical_json(self._history.curve(result_step=stored.step)))
+        artifacts: dict[str, ArtifactRef] = {
+            "checkpoint": stored.checkpoint,
+            "curve": CurveRef(files=(FileRef(path="curve.json", blob=blob),)),
+        }
+        if stored.adapter is not None:
+            artifacts["adapter"] = stored.adapter
+        return artifacts | certified(self._work, stored, checks=self._history.checks)
+
+    def _tell(self, step: Step) -> None:
+        if ranks.rank() == 0:
+            self._around.tell(step)

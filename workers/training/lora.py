@@ -1,0 +1,159 @@
+"""LoRA whose update is masked as the weight is: peft's layers, with B·A put under the keep tensor.
+
+    y = x · (W + alpha / rank · (B·A where kept))ᵀ + b
+
+in training as in the merge, so that the merged model is the one that was trained and keeps every zero. What
+peft does with the published adapter alone is W + alpha / rank · B·A without a mask: another model.
+
+Names: `names` is what load_model gave before apply_lora (parameter → checkpoint). Keep tensors go by
+checkpoint names, in the orientation of the stored weight.
+
+Shape legend: O out_features, I in_features, R rank.
+"""
+
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import Linear
+from safetensors.torch import save
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from pipeline.architecture import Architecture, row_for
+from pipeline.checkpoint.keeps import turned
+from pipeline.errors import InvalidSpec
+from pipeline.recovery import Lora
+
+ADAPTER = "default"
+A, B = f".lora_A.{ADAPTER}.weight", f".lora_B.{ADAPTER}.weight"
+
+
+class MaskedLinear(Linear):  # type: ignore[misc]
+    """peft's LoRA layer of one linear (or Conv1D, whose weight is [I, O]). `keep`: None keeps everything."""
+
+    keep: Tensor | None
+
+    def hold(self, keep: Tensor | None) -> None:
+        """Put the update under a keep tensor, in the orientation of the weight."""
+        self.register_buffer("keep", keep, persistent=False)
+
+    def get_delta_weight(self, adapter: str) -> Tensor:
+        """The masked update, in the orientation of the weight; peft's own merge takes it too."""
+        update: Tensor = super().get_delta_weight(adapter)
+        return update if self.keep is None else update.masked_fill(~self.keep, 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Dropout is on the update's path only. The base weight is read by its own module: under ZeRO 3 it is
+        whole there and nowhere else."""
+        update = self.get_delta_weight(ADAPTER)
+        x_dropped = self.lora_dropout[ADAPTER](x)
+        added = x_dropped @ update if self.fan_in_fan_out else functional.linear(x_dropped, update)
+        result: Tensor = self.base_layer(x) + added
+        return result
+
+
+def apply_lora(
+    model: PreTrainedModel,
+    lora: Lora,
+    keeps: Mapping[str, Tensor],
+    *,
+    names: Mapping[str, str],
+    seed: int = 0,
+) -> PreTrainedModel:
+    """Put adapters onto the prunable linears of `model`, in place, and freeze everything else.
+
+    Weights without a keep tensor are dense. Weights may be partitioned already. Equal seeds give equal
+    adapters on every worker; B starts at zero, so the model is at first what it was. Parameters are now named
+    `<linear>.base_layer.weight`, `<linear>.lora_A.default.weight` and `<linear>.lora_B.default.weight`.
+    """
+    row = row_for(model.config.model_type)
+    config = _config(lora, row)
+    config._register_custom_module({nn.Linear: MaskedLinear, Conv1D: MaskedLinear})
+    model.requires_grad_(False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        inject_adapter_in_model(config, model, ADAPTER)
+    for path, module in model.named_modules():
+        if isinstance(module, MaskedLinear):
+            weight = next(module.base_layer.parameters())
+            keep = keeps.get(names[f"{path}.weight"])
+            module.hold(None if keep is None else keep.to(weight.device))
+    model.enable_input_require_grads()  # gradient checkpointing passes over inputs that need no gradient
+    return model
+
+
+def merged_state(
+    trained: Mapping[str, Tensor],
+    weight: Callable[[str], Tensor],
+    lora: Lora,
+    keeps: Mapping[str, Tensor],
+    *,
+    names: Mapping[str, str],
+    row: Architecture,
+) -> Iterator[tuple[str, Tensor]]:
+    """Checkpoint name and merged weight of every linear with an adapter, one at a time.
+
+    `trained`: whole adapter matrices by parameter name, float32. `weight`: reads a base weight by checkpoint
+    name; its type is kept, the sum is made in float32. Pruned weights are exactly zero.
+    """
+    for path, a_RI, b_OR in _pairs(trained):
+        name = names[f"{path}.weight"]
+        base = weight(name)
+        update = turned(b_OR @ a_RI, row) * (lora.alpha / lora.rank)
+        merged = base.float() + update.to(base.device)
+        if name in keeps:
+            merged = merged.masked_fill(~keeps[name].to(base.device), 0)
+        yield name, merged.to(base.dtype).contiguous()
+
+
+def adapter_files(
+    trained: Mapping[str, Tensor], lora: Lora, *, row: Architecture, base_model: str
+) -> dict[str, bytes]:
+    """The adapter as peft stores it: `adapter_config.json` and `adapter_model.safetensors`, by path.
+
+    `base_model`: what peft is to load it onto. Equal adapters give equal bytes.
+    """
+    config = _config(lora, row)
+    config.base_model_name_or_path = base_model
+    config.inference_mode = True
+    config.task_type = "CAUSAL_LM"
+    with tempfile.TemporaryDirectory() as directory:
+        config.save_pretrained(directory)
+        described = (Path(directory) / "adapter_config.json").read_bytes()
+    tensors = {}
+    for path, a_RI, b_OR in _pairs(trained):
+        tensors[f"base_model.model.{path}.lora_A.weight"] = a_RI.cpu().contiguous()
+        tensors[f"base_model.model.{path}.lora_B.weight"] = b_OR.cpu().contiguous()
+    return {"adapter_config.json": described, "adapter_model.safetensors": save(tensors, {"format": "pt"})}
+
+
+def _config(lora: Lora, row: Architecture) -> LoraConfig:
+    unknown = set(lora.linears or ()) - set(row.linear_names)  # peft would pass over them
+    if unknown:
+        raise InvalidSpec(
+            f"{row.model_type} has no linears {sorted(unknown)}; it has {', '.join(row.linear_names)}",
+            "spec.recovery.trains.linears",
+        )
+    linears = "|".join(re.escape(name) for name in lora.linears or row.linear_names)
+    return LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=rf"{re.escape(row.blocks)}\.\d+\.({linears})",
+        fan_in_fan_out=row.transposed,
+        bias="none",
+    )
+
+
+def _pairs(trained: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Path of each linear with its A [R, I] and B [O, R], float32."""
+    for name, a_RI in trained.items():
+        if name.endswith(A):
+            path = name.removesuffix(A)
+            yield path, a_RI.float(), trained[f"{path}{B}"].float()

@@ -1,0 +1,62 @@
+"""What a micro-batch costs: the student's forward pass, the teacher's beside it, and the objective over both.
+
+Shapes: B sequences of a micro-batch, L tokens, V vocabulary.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers.modeling_outputs import CausalLMOutput
+
+from pipeline.recovery import Distillation, LanguageModelling, Objective
+from pipeline.tensor.divergence import matching_blocks, objective_loss
+from workers.training import ranks
+from workers.training.engine import Engine, Teacher
+
+
+class Losses:
+    """Bound to a student, its teacher if there is one, and the objective."""
+
+    def __init__(self, engine: Engine, teacher: Teacher | None, objective: Objective) -> None:
+        self._engine = engine
+        self._teacher = teacher
+        self._objective = objective
+        self._hidden = isinstance(objective, Distillation) and objective.hidden_weight > 0
+
+    def training(self, tokens_BL: Tensor) -> tuple[Tensor, Tensor]:
+        """What is minimised, with gradients, and the mean cross-entropy in it; in nats."""
+        asked = {"use_cache": False, "output_hidden_states": self._hidden}
+        output: CausalLMOutput = self._engine.forward(input_ids=tokens_BL, **asked)
+        if self._teacher is None:
+            return objective_loss(self._objective, output.logits, tokens_BL)
+        taught: CausalLMOutput = self._teacher(input_ids=tokens_BL, **asked)
+        ours: Sequence[Tensor] = ()
+        theirs: Sequence[Tensor] = ()
+        if self._hidden:
+            ours, all_theirs = output.hidden_states[1:], taught.hidden_states[1:]
+            theirs = [all_theirs[block] for block in matching_blocks(len(ours), len(all_theirs))]
+        return objective_loss(
+            self._objective,
+            output.logits,
+            tokens_BL,
+            teacher_logits_BLV=taught.logits,
+            student_hiddens=ours,
+            teacher_hiddens=theirs,
+        )
+
+    def validation(self, tokens_VL: Tensor, *, micro_batch_size: int) -> float:
+        """Mean cross-entropy over the held-out sequences, which the workers share out."""
+        held_out = len(tokens_VL)
+        each = -(-held_out // ranks.workers())
+        first = ranks.rank() * each
+        total = 0.0
+        for start in range(first, first + each, micro_batch_size):
+            rows = range(start, min(start + micro_batch_size, first + each))
+            real = [row for row in rows if row < held_out]
+            tokens_BL = tokens_VL[real or [0]].to(self._engine.device)  # under ZeRO 3 all workers take part
+            with torch.no_grad():
+                logits = self._engine.module(input_ids=tokens_BL, use_cache=False).logits
+                loss, _ = objective_loss(LanguageModelling(), logits, tokens_BL)
+            total += float(loss) * len(real)
+        return ranks.summed([total], self._engine.device)[0] / held_out

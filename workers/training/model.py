@@ -1,0 +1,82 @@
+"""Student and teacher, filled tensor by tensor; under ZeRO 3 each is partitioned as soon as it is filled.
+
+Dropout is off: the same data gives the same gradients however the work is split, and after a restart.
+"""
+
+from collections.abc import Iterator, Mapping
+
+import deepspeed
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from pipeline.artifacts import CheckpointRef
+from pipeline.checkpoint.reader import CheckpointReader
+from pipeline.checkpoint.stream import disk_names, skeleton
+from pipeline.storage.content import ContentStore
+
+DROPOUTS = (
+    "attention_dropout",
+    "activation_dropout",
+    "attn_pdrop",
+    "dropout",
+    "embd_pdrop",
+    "hidden_dropout",
+    "layerdrop",
+    "resid_pdrop",
+)
+
+
+def load_model(
+    content: ContentStore,
+    ref: CheckpointRef,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    partition: Mapping[str, object] | None = None,
+) -> tuple[PreTrainedModel, dict[str, str]]:
+    """The model, and the checkpoint name of each of its parameters. `partition`: a DeepSpeed configuration of
+    ZeRO 3 under which the parameters are shared out over the workers while they are loaded."""
+    reader = CheckpointReader(content, ref)
+    model = skeleton(reader, dtype, changes=dict.fromkeys(DROPOUTS, 0.0))
+    names = disk_names(model, reader)
+    owners = _owners(model)
+    for name, parameter in list(model.named_parameters()):
+        filled = nn.Parameter(reader.tensor(names[name]).to(device, dtype), requires_grad=False)
+        for module, leaf in owners[parameter]:
+            setattr(module, leaf, filled)
+        if partition is not None:
+            module, leaf = owners[parameter][0]
+            _partition(module, leaf, partition)
+    for module in model.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            module._buffers[name] = buffer.to(device)
+    for name, buffer in model.named_buffers():
+        if name in names:
+            buffer.copy_(reader.tensor(names[name]))
+    model.config.use_cache = False
+    return model, {name: names[name] for name, _ in model.named_parameters()}
+
+
+def blocks_of(model: PreTrainedModel, path: str) -> Iterator[nn.Module]:
+    """The decoder blocks in order."""
+    blocks = model.get_submodule(path)
+    assert isinstance(blocks, nn.ModuleList)
+    yield from blocks
+
+
+def _owners(model: nn.Module) -> dict[Tensor, list[tuple[nn.Module, str]]]:
+    """Each parameter with all modules that hold it: tied ones have several."""
+    owners: dict[Tensor, list[tuple[nn.Module, str]]] = {}
+    for module in model.modules():
+        for leaf, parameter in module._parameters.items():
+            if parameter is not None:
+                owners.setdefault(parameter, []).append((module, leaf))
+    return owners
+
+
+def _partition(module: nn.Module, leaf: str, config: Mapping[str, object]) -> None:
+    """Share one parameter out over the workers, and give the whole back."""
+    holder = nn.Module()
+    holder.register_parameter(leaf, module._parameters[leaf])
+    deepspeed.zero.Init(module=holder, config_dict_or_path=dict(config))

@@ -1,0 +1,61 @@
+"""Zeros that move while training: dynamic (grow and prune) and gradual (ever more of them)."""
+
+from torch import Tensor
+
+from pipeline.recovery import Dynamic, Gradual, KeepRule
+from pipeline.tensor.regrow import cubic_sparsity, decayed_share, prune_to, regrow
+from pipeline.training import KeepUpdate
+from workers.training.engine import Engine
+from workers.training.guard import Guard
+
+
+class Mover:
+    """Applies a rule to a guard's keep tensors. All workers decide the same, from the same whole tensors."""
+
+    def __init__(self, rule: KeepRule, engine: Engine, guard: Guard | None, *, total_steps: int) -> None:
+        self._rule = rule
+        self._engine = engine
+        self._guard = guard
+        self._total = total_steps
+        keeps = guard.keeps if guard is not None else {}
+        self._first = {name: 1 - float(keep.float().mean()) for name, keep in keeps.items()}
+
+    def before(self, step: int) -> None:
+        """Ahead of the backward passes of a step."""
+        if self._moves(step) and isinstance(self._rule, Dynamic):
+            assert self._guard is not None
+            self._guard.collect()
+
+    def after(self, step: int, *, taken: bool) -> KeepUpdate | None:
+        """After a step; `taken`: whether the optimizer took it, else its gradients are worth nothing."""
+        if not self._moves(step):
+            return None
+        assert self._guard is not None
+        gradients = self._guard.collected() if isinstance(self._rule, Dynamic) else {}
+        if not taken:
+            return None
+        dropped = grown = zeros = 0
+        for name, keep in self._guard.keeps.items():
+            new = self._moved(name, keep, step, gradients)
+            dropped += int((keep & ~new).sum())
+            grown += int((new & ~keep).sum())
+            zeros += int((~new).sum())
+            self._guard.change(name, new)
+        return KeepUpdate(step=step, dropped=dropped, grown=grown, zeros=zeros)
+
+    def _moved(self, name: str, keep: Tensor, step: int, gradients: dict[str, Tensor]) -> Tensor:
+        weight = self._engine.full(name)
+        rule = self._rule
+        if isinstance(rule, Dynamic):
+            share = decayed_share(rule.share, step, total=self._total, until=rule.until)
+            return regrow(weight, keep, gradients[name], share)
+        assert isinstance(rule, Gradual)
+        start = self._first[name]
+        target = cubic_sparsity(step, total=self._total, until=rule.until, start=start, end=rule.sparsity)
+        return prune_to(weight, keep, target)
+
+    def _moves(self, step: int) -> bool:
+        rule = self._rule
+        if rule.kind == "held" or self._guard is None:
+            return False
+        return step % rule.every_steps == 0 and step <= rule.until * self._total

@@ -1,0 +1,175 @@
+"""Training on Ray Train: what each worker runs, where its checkpoints go, and how the driver hears of it."""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.fs
+import ray
+import torch
+from ray import train as ray_train
+from ray.actor import ActorHandle
+from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+
+from pipeline.canonical import Frozen
+from pipeline.errors import SecateurError
+from pipeline.events import FailureReason
+from pipeline.ledger import progress_key
+from pipeline.spec import Resources
+from workers.failures import reason_for
+from workers.settings import WorkerSettings
+from workers.stages.base import Step
+from workers.training.work import Work
+
+RESULT, FAILURE = "trained", "failed"  # parts of the stage's progress
+FOLDER = "training"
+
+
+class Failure(Frozen):
+    """Why training cannot go on; kept until the driver has read it, so that no worker tries again."""
+
+    reason: FailureReason
+
+
+@ray.remote(num_cpus=0)
+class Mailbox:
+    """What the workers tell, until the driver takes it."""
+
+    def __init__(self) -> None:
+        self._letters: asyncio.Queue[Step] = asyncio.Queue()
+
+    async def put(self, letter: Step) -> None:
+        """From a worker."""
+        await self._letters.put(letter)
+
+    async def take(self, timeout: float) -> list[Step]:
+        """To the driver: everything that is there, as soon as there is something."""
+        letters: list[Step] = []
+        with contextlib.suppress(asyncio.TimeoutError):
+            letters.append(await asyncio.wait_for(self._letters.get(), timeout))
+        while not self._letters.empty():
+            letters.append(self._letters.get_nowait())
+        return letters
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What every worker is started with."""
+
+    work: Work
+    threads: int
+    mailbox: ActorHandle
+
+
+class RaySurroundings:
+    """See Surroundings."""
+
+    def __init__(self, mailbox: ActorHandle) -> None:
+        self._mailbox = mailbox
+
+    @contextlib.contextmanager
+    def restored(self) -> Iterator[Path | None]:
+        """The latest checkpoint that Ray Train knows of this run."""
+        checkpoint = ray_train.get_checkpoint()
+        if checkpoint is None:
+            yield None
+            return
+        with checkpoint.as_directory() as directory:
+            yield Path(directory)
+
+    def save(self, directory: Path, *, step: int) -> None:
+        """Ray Train merges what the workers wrote, and keeps the last two."""
+        ray_train.report({"step": step}, checkpoint=Checkpoint.from_directory(directory))
+
+    def preempted(self) -> bool:
+        """Whether a node with one of the workers is being drained."""
+        return ray_train.get_preemption_info() is not None
+
+    def tell(self, step: Step) -> None:
+        """Without waiting; if the driver is gone, nobody listens."""
+        self._mailbox.put.remote(step)
+
+
+def trainer_for(
+    work: Work, resources: Resources, *, mailbox: ActorHandle, settings: WorkerSettings
+) -> TorchTrainer:
+    """A run whose name is the stage key: started again, by whomever, it goes on from its last checkpoint."""
+    path, filesystem = _training_storage(settings)
+    asked = resources.recovery
+    workers = resources.training_workers
+    return TorchTrainer(
+        train_loop_per_worker=_on_worker,
+        train_loop_config={"assignment": Assignment(work, resources.cpus_per_worker, mailbox)},
+        scaling_config=ScalingConfig(
+            num_workers=workers if asked.min_workers in (None, workers) else (asked.min_workers, workers),
+            use_gpu=work.cuda,
+            resources_per_worker={
+                "CPU": resources.cpus_per_worker,
+                "memory": resources.memory_bytes,
+                **({"GPU": resources.gpus_per_worker} if work.cuda else {}),
+            },
+        ),
+        run_config=RunConfig(
+            name=work.key,
+            storage_path=path,
+            storage_filesystem=filesystem,
+            failure_config=FailureConfig(max_failures=asked.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            worker_runtime_env={"env_vars": _environment(work, threads=resources.cpus_per_worker)},
+        ),
+    )
+
+
+def forget_training(work: Work, settings: WorkerSettings) -> None:
+    """Delete the training checkpoints of a stage whose result is stored."""
+    path, filesystem = _training_storage(settings)
+    with contextlib.suppress(FileNotFoundError):
+        filesystem.delete_dir(f"{path}/{work.key}")
+
+
+def _on_worker(config: dict[str, Assignment]) -> None:
+    assignment = config["assignment"]
+    work = assignment.work
+    content = work.settings.content()
+    if content.find_model(progress_key(work.key, FAILURE), Failure) is not None:
+        return  # another worker has found why this cannot go on; the driver reads it
+    torch.set_num_threads(assignment.threads)
+    from workers.training.engine import prepare_process
+    from workers.training.start import start  # DeepSpeed chooses its accelerator when it is imported
+
+    prepare_process(cuda=work.cuda)
+    try:
+        result = start(work, RaySurroundings(assignment.mailbox))
+    except SecateurError as error:
+        if not error.retryable:
+            failure = Failure(reason=reason_for(error, node=None))
+            content.put_model(progress_key(work.key, FAILURE), failure)
+        raise
+    if ray_train.get_context().get_world_rank() == 0:
+        content.put_model(progress_key(work.key, RESULT), result)
+
+
+def _environment(work: Work, *, threads: int) -> dict[str, str]:
+    names = {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
+    return names if work.cuda else {**names, "DS_ACCELERATOR": "cpu"}
+
+
+def _training_storage(settings: WorkerSettings) -> tuple[str, pyarrow.fs.FileSystem]:
+    """Where Ray Train keeps checkpoints: below the job's storage, as pyarrow reaches it."""
+    scheme, _, location = settings.storage_url.partition("://")
+    path = f"{location.rstrip('/')}/{FOLDER}"
+    if scheme == "file":
+        Path(path).mkdir(parents=True, exist_ok=True)
+        return path, pyarrow.fs.LocalFileSystem()
+    s3 = settings.s3()
+    options: dict[str, object] = {}
+    if s3.endpoint_url is not None:
+        endpoint_scheme, _, endpoint = s3.endpoint_url.partition("://")
+        options = {"endpoint_override": endpoint.rstrip("/"), "scheme": endpoint_scheme}
+    if s3.access_key is not None:
+        options |= {"access_key": s3.access_key, "secret_key": s3.secret_key}
+    return path, pyarrow.fs.S3FileSystem(region=s3.region or os.environ.get("AWS_REGION"), **options)

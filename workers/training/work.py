@@ -1,0 +1,88 @@
+"""What every worker of a training run is given, and what surrounds it."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from pipeline.architecture import Architecture, row_for
+from pipeline.artifacts import ArtifactRef, CheckpointRef, KeepRef, TokensRef
+from pipeline.canonical import Frozen
+from pipeline.checkpoint.reader import CheckpointReader
+from pipeline.model import Dtype
+from pipeline.patterns import Pattern
+from pipeline.spec import TrainingResources
+from pipeline.stages import Recover
+from workers.settings import WorkerSettings
+from workers.stages.base import Step
+
+TORCH_DTYPES: dict[Dtype, torch.dtype] = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """Crosses process borders. `patterns`: of each block, where pruning chose them. `model_name`: what an
+    adapter says it belongs to."""
+
+    settings: WorkerSettings
+    key: str
+    stage: Recover
+    resources: TrainingResources
+    checkpoint: CheckpointRef
+    tokens: TokensRef
+    keep: KeepRef | None
+    patterns: Sequence[Pattern] | None
+    teacher: CheckpointRef | None
+    model_name: str
+    cuda: bool
+
+    @property
+    def device(self) -> torch.device:
+        """Where this worker's model lives."""
+        return torch.device("cuda", torch.cuda.current_device()) if self.cuda else torch.device("cpu")
+
+    @property
+    def row(self) -> Architecture:
+        """The model type's row."""
+        reader = CheckpointReader(self.settings.content(), self.checkpoint)
+        return row_for(str(reader.config["model_type"]))
+
+
+class Surroundings(Protocol):
+    """What runs the workers: Ray Train, or a test."""
+
+    def restored(self) -> AbstractContextManager[Path | None]:
+        """The latest training checkpoint in a local directory; None to start from the beginning."""
+        ...
+
+    def directory(self) -> AbstractContextManager[Path]:
+        """An empty local directory for this worker's part of a training checkpoint."""
+        ...
+
+    def save(self, directory: Path, *, step: int) -> None:
+        """Put all workers' parts together as the training checkpoint of `step`. All workers call it."""
+        ...
+
+    def preempted(self) -> bool:
+        """Whether a worker's machine is about to be taken away. All workers call it, and get one answer."""
+        ...
+
+    def tell(self, step: Step) -> None:
+        """Pass something on to the driver. Rank 0 calls it."""
+        ...
+
+
+class TrainingResult(Frozen):
+    """What training made."""
+
+    artifacts: dict[str, ArtifactRef]
+    tokens: int
+    seconds: float
+    peak_memory_bytes: int
