@@ -35,7 +35,8 @@ from pipeline.job import TERMINAL
 from pipeline.methods.wanda import Wanda
 from pipeline.model import ModelSource
 from pipeline.patterns import Unstructured
-from pipeline.spec import JobRequest, Prune, PruneSpec, Resources
+from pipeline.resources import Resources
+from pipeline.spec import JobRequest, Prune, PruneSpec
 from pipeline.texts import Calibration
 
 LABELS = {"secateur": "demo"}

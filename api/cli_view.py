@@ -11,7 +11,15 @@ from rich.text import Text
 
 from api.service.views import JobView, PlanView
 from pipeline.job import Status
-from pipeline.quantity import human_bytes, human_metric, human_perplexity, human_seconds
+from pipeline.quantity import (
+    human_bytes,
+    human_count,
+    human_metric,
+    human_perplexity,
+    human_seconds,
+    human_share,
+)
+from pipeline.recipe import recipe_of
 from pipeline.report import Summary, limits_of
 
 STATUS_STYLE: dict[Status, str] = {
@@ -52,13 +60,12 @@ def jobs_table(jobs: Iterable[JobView]) -> Table:
     for name in ("id", "status", "progress", "model", "recipe", "name", "created"):
         table.add_column(name, overflow="fold", justify="right" if name == "progress" else "left")
     for job in jobs:
-        prune = job.spec.prune
         table.add_row(
             Text(job.id, no_wrap=True),
             Text(job.status, style=STATUS_STYLE[job.status]),
             Text(f"{job.progress:.0%}"),
             Text(job.model),
-            Text(f"{prune.method.kind} {prune.allocation.kind} {prune.pattern.target:g}"),
+            Text(recipe_of(job.spec)),
             Text(job.name or ""),
             Text(_clock(job.created_at), no_wrap=True),
         )
@@ -122,33 +129,40 @@ def final_table(
 ) -> RenderableType:
     """What a job came to. `seconds`: from start to end, if known; `checkpoint`, `report`: where they are."""
     title = Text.assemble((summary.model, "bold"), f"  {summary.recipe}")
+    models = _models(summary)
     perplexity = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("perplexity", "dense", "pruned", "ratio"):
+    for name in ("perplexity", *models, "ratio", *(["won back"] if len(models) == 3 else [])):
         perplexity.add_column(name, justify="left" if name == "perplexity" else "right")
     for text in summary.perplexity:
-        perplexity.add_row(
-            Text(text.name),
-            human_perplexity(text.dense),
-            human_perplexity(text.pruned),
-            f"{text.ratio:.3f}",
-        )
+        shares = [] if text.recovered_share is None else [human_share(text.recovered_share)]
+        figures = [
+            human_perplexity(value)
+            for value in (text.dense, text.pruned, text.recovered)
+            if value is not None
+        ]
+        perplexity.add_row(Text(text.name), *figures, f"{text.ratio:.3f}", *shares)
     main = [task for task in summary.tasks if task.main]
     tasks = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("task", "metric", "few-shot", "dense", "pruned", "difference"):
+    for name in ("task", "metric", "few-shot", *models, "difference"):
         tasks.add_column(name, justify="left" if name in ("task", "metric") else "right")
     for task in main:
+        pairs = [
+            (task.dense, task.dense_stderr),
+            (task.pruned, task.pruned_stderr),
+            (task.recovered, task.recovered_stderr),
+        ]
         tasks.add_row(
             Text(task.task),
             Text(task.metric),
             "" if task.num_fewshot is None else str(task.num_fewshot),
-            _with_stderr(task.dense, task.dense_stderr),
-            _with_stderr(task.pruned, task.pruned_stderr),
+            *(_with_stderr(value, stderr) for value, stderr in pairs if value is not None),
             Text(human_metric(task.difference, sign=True), style="bold" if task.stands_out else ""),
         )
     peak = "" if summary.peak_memory_bytes is None else human_bytes(summary.peak_memory_bytes)
     facts = _pairs(
         [
-            ("sparsity", f"{summary.achieved_sparsity:.4f} (asked {summary.asked_sparsity:g})"),
+            ("sparsity", _sparsity(summary)),
+            ("training", _training(summary)),
             ("time", human_seconds(summary.seconds if seconds is None else seconds)),
             ("stages", f"{summary.stages}, {summary.cached_stages} of them from the cache"),
             ("peak memory", peak),
@@ -163,6 +177,32 @@ def final_table(
     if limits := limits_of(main):
         shown.append(Text(f"{limits}: not comparable with published figures", style="dim"))
     return Group(Text(""), title, *shown, facts)
+
+
+def _models(summary: Summary) -> list[str]:
+    """What stands side by side."""
+    rows = [*summary.perplexity, *summary.tasks]
+    known = [name for name in ("pruned", "recovered") if any(getattr(row, name) is not None for row in rows)]
+    return ["dense", *known]
+
+
+def _sparsity(summary: Summary) -> str:
+    if summary.achieved_sparsity is None:
+        return ""
+    asked = "" if summary.asked_sparsity is None else f" (asked {summary.asked_sparsity:g})"
+    held = "" if not summary.checks else f", held at all {summary.checks} checks"
+    return f"{summary.achieved_sparsity:.4f}{asked}{held}"
+
+
+def _training(summary: Summary) -> str:
+    trained = summary.training
+    if trained is None:
+        return ""
+    words = f"{trained.steps} of {trained.total_steps} steps, {human_count(trained.tokens)} tokens"
+    if trained.perplexity_before is None or trained.perplexity_after is None:
+        return words
+    before, after = human_perplexity(trained.perplexity_before), human_perplexity(trained.perplexity_after)
+    return f"{words}, held-out perplexity {before} → {after}"
 
 
 def took_seconds(job: JobView) -> float | None:

@@ -9,16 +9,16 @@ Answers are read leniently: a field that a newer service adds is no error.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 
 import httpx
 
 from api.client_keys import KeyCalls
 from api.client_schedules import ScheduleCalls
-from api.connection import AWAY, DEFAULT_URL, ClientError, ServiceAwayError, parsed, safe
+from api.connection import AWAY, DEFAULT_URL, ClientError, Params, ServiceAwayError, paged, parsed, safe
 from api.service.views import ArtifactList, FileView, JobList, JobView, PlanView
 from api.sse import messages
-from pipeline.events import Event
+from pipeline.events import EVENT_TYPES, Event
 from pipeline.job import TERMINAL, Status
 from pipeline.report import ReportDocument
 from pipeline.spec import JobRequest
@@ -56,7 +56,7 @@ class SecateurClient(ScheduleCalls, KeyCalls):
         page: int = 100,
     ) -> Iterator[JobView]:
         """All jobs that match, newest first, fetched page by page as they are asked for."""
-        given: dict[str, str | int | Sequence[str] | None] = {
+        given: Params = {
             "status": status,
             "label": [f"{key}:{value}" for key, value in (labels or {}).items()],
             "model": model,
@@ -64,13 +64,7 @@ class SecateurClient(ScheduleCalls, KeyCalls):
             "created_before": created_before,
             "limit": page,
         }
-        params = {name: value for name, value in given.items() if value not in (None, [])}
-        while True:
-            found = self._fetch("GET", "/jobs", JobList, params=params)
-            yield from found.data
-            if not found.has_more or found.next is None:
-                return
-            params["after"] = found.next
+        return paged(lambda params: self._fetch("GET", "/jobs", JobList, params=params), given)
 
     def job(self, job_id: str) -> JobView:
         """GET /jobs/{id}."""
@@ -179,4 +173,5 @@ class SecateurClient(ScheduleCalls, KeyCalls):
         with self._http.stream("GET", path, headers=headers, timeout=timeout) as answer:
             self._refused(answer)
             for message in messages(answer.iter_bytes()):
-                yield parsed(message.data, Event)
+                if message.event in EVENT_TYPES:  # a newer service may tell more than we know
+                    yield parsed(message.data, Event)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from api.connection import Connection, safe
+from api.connection import Connection, paged, safe
 from api.service.schedule_request import ScheduleRequest
 from api.service.schedule_views import (
     AliasList,
@@ -23,13 +23,9 @@ class ScheduleCalls(Connection):
 
     def schedules(self, *, page: int = 100) -> Iterator[ScheduleView]:
         """All schedules, newest first, fetched page by page as they are asked for."""
-        params: dict[str, str | int | None] = {"limit": page}
-        while True:
-            found = self._fetch("GET", "/schedules", ScheduleList, params=params)
-            yield from found.data
-            if not found.has_more or found.next is None:
-                return
-            params["after"] = found.next
+        return paged(
+            lambda params: self._fetch("GET", "/schedules", ScheduleList, params=params), {"limit": page}
+        )
 
     def schedule(self, schedule: str) -> ScheduleView:
         """GET /schedules/{id}."""
@@ -57,15 +53,9 @@ class ScheduleCalls(Connection):
 
     def firings(self, schedule: str, *, outcome: str | None = None, page: int = 100) -> Iterator[FiringView]:
         """All firings of a schedule, newest first, fetched page by page as they are asked for."""
-        params: dict[str, str | int | None] = {"limit": page}
-        if outcome is not None:
-            params["outcome"] = outcome
-        while True:
-            found = self._fetch("GET", f"{_path(schedule)}/firings", FiringList, params=params)
-            yield from found.data
-            if not found.has_more or found.next is None:
-                return
-            params["after"] = found.next
+        path = f"{_path(schedule)}/firings"
+        given = {"outcome": outcome, "limit": page}
+        return paged(lambda params: self._fetch("GET", path, FiringList, params=params), given)
 
     def aliases(self) -> tuple[AliasView, ...]:
         """GET /aliases: all of them, by name."""

@@ -1,8 +1,8 @@
 """One HTTP connection to a service: its key, its errors, its answers as models."""
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Protocol, Self, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -14,8 +14,22 @@ DEFAULT_URL = "http://127.0.0.1:8080"
 AWAY = frozenset({502, 503, 504})
 
 Model = TypeVar("Model", bound=BaseModel)
+Item_co = TypeVar("Item_co", covariant=True)
 Body = BaseModel | Mapping[str, object] | None
 Params = Mapping[str, str | int | Sequence[str] | None]
+
+
+class Page(Protocol[Item_co]):
+    """A part of a long list. `next`: the `after` of the next one."""
+
+    @property
+    def data(self) -> Sequence[Item_co]: ...
+
+    @property
+    def has_more(self) -> bool: ...
+
+    @property
+    def next(self) -> str | int | None: ...
 
 
 class ClientError(Exception):
@@ -157,6 +171,17 @@ def parsed(content: bytes | str, model: type[Model]) -> Model:
             f"is it a Secateur of another version?",
             code="unexpected_answer",
         ) from error
+
+
+def paged(fetch: Callable[[Params], Page[Item_co]], given: Params) -> Iterator[Item_co]:
+    """All items of a list, fetched page by page as they are asked for. What is None or empty is not sent."""
+    params = {name: value for name, value in given.items() if value not in (None, [])}
+    while True:
+        page = fetch(params)
+        yield from page.data
+        if not page.has_more or page.next is None:
+            return
+        params["after"] = page.next
 
 
 def safe(part: str) -> str:

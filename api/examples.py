@@ -8,18 +8,14 @@ WIKITEXT = {
     "split": "test",
     "sequence_length": 2048,
 }
+C4 = {"source": "hub:allenai/c4", "config": "en", "samples": 128, "sequence_length": 2048}
 REQUEST_EXAMPLES: dict[str, Any] = {
     "wanda_owl": {
         "summary": "Wanda, 70 % unstructured, sparser where there are fewer outliers",
         "value": {
             "spec": {
                 "model": {"source": "hub:meta-llama/Llama-2-7b-hf"},
-                "calibration": {
-                    "source": "hub:allenai/c4",
-                    "config": "en",
-                    "samples": 128,
-                    "sequence_length": 2048,
-                },
+                "calibration": C4,
                 "prune": {
                     "method": {"kind": "wanda"},
                     "allocation": {"kind": "owl", "multiplier": 5, "spread": 0.08},
@@ -45,6 +41,40 @@ REQUEST_EXAMPLES: dict[str, Any] = {
             "labels": {"schedule": "nightly"},
         },
     },
+    "wanda_recovered": {
+        "summary": "Wanda, 60 % unstructured, then trained back towards the dense model on 20 million tokens",
+        "value": {
+            "spec": {
+                "model": {"source": "hub:meta-llama/Llama-2-7b-hf"},
+                "calibration": C4,
+                "prune": {
+                    "method": {"kind": "wanda"},
+                    "pattern": {"kind": "unstructured", "sparsity": 0.6},
+                },
+                "recovery": {
+                    "text": {"source": "hub:allenai/c4", "config": "en", "sequence_length": 2048},
+                    "objective": {"kind": "distillation", "lm_weight": 0.1, "top_k": 64},
+                    "tokens": 20_000_000,
+                    "global_batch_size": 64,
+                    "learning_rate": {"kind": "cosine", "peak": 2e-5, "warmup_steps": 15},
+                    "precision": "bfloat16",
+                },
+                "evaluation": {"perplexity": [WIKITEXT]},
+            },
+            "resources": {
+                "workers": 4,
+                "gpus_per_worker": 1,
+                "memory_per_worker": "64GiB",
+                "recovery": {
+                    "zero_stage": 2,
+                    "micro_batch_size": 2,
+                    "gradient_checkpointing": True,
+                    "teacher": "sharded",
+                },
+            },
+            "name": "llama-7b-60-recovered",
+        },
+    },
 }
 SCHEDULE_EXAMPLES: dict[str, Any] = {
     "new_checkpoints": {
@@ -55,12 +85,7 @@ SCHEDULE_EXAMPLES: dict[str, Any] = {
             "on_new_checkpoint": {"source": "s3://checkpoints/nightly", "ready_marker": "_SUCCESS"},
             "template": {
                 "spec": {
-                    "calibration": {
-                        "source": "hub:allenai/c4",
-                        "config": "en",
-                        "samples": 128,
-                        "sequence_length": 2048,
-                    },
+                    "calibration": C4,
                     "prune": {
                         "method": {"kind": "wanda"},
                         "pattern": {"kind": "unstructured", "sparsity": 0.5},

@@ -4,7 +4,7 @@ It knows events only, so it serves jobs of the API and runs without one alike.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from rich.console import Console, Group, RenderableType
@@ -18,6 +18,7 @@ from api.service.views import JobView
 from pipeline.events import Event, FailureReason
 from pipeline.job import JobState, StageState, StageStatus, step
 from pipeline.quantity import human_seconds
+from pipeline.training import StepRecord
 
 LINE_EVERY_SECONDS = 10.0
 REFRESH_PER_SECOND = 4
@@ -61,8 +62,29 @@ class Pace:
         return max((self.total - self.done) / self.per_second - (now - self.at).total_seconds(), 0.0)
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What a training has reached: after the last step that was told, and at the last validation."""
+
+    loss: float | None = None
+    tokens_per_second: float | None = None
+    perplexity: float | None = None
+
+    def after(self, record: StepRecord) -> "Trained":
+        """With one more step."""
+        return replace(self, loss=record.loss, tokens_per_second=record.tokens_per_second)
+
+    def __str__(self) -> str:
+        parts = [
+            ("loss", self.loss, ".4f"),
+            ("validation perplexity", self.perplexity, ".2f"),
+            ("tokens/s", self.tokens_per_second, ",.0f"),
+        ]
+        return ", ".join(f"{name} {value:{how}}" for name, value, how in parts if value is not None)
+
+
 class JobWatch:
-    """State and paces of a job, fed with its events."""
+    """State, paces and curves of a job, fed with its events."""
 
     def __init__(self, title: str) -> None:
         self.title = title
@@ -70,6 +92,7 @@ class JobWatch:
         self.away: str | None = None
         self._paces: dict[str, Pace] = {}
         self._said: dict[str, datetime] = {}
+        self._trained: dict[str, Trained] = {}
 
     def see(self, event: Event) -> None:
         """Take one event."""
@@ -80,6 +103,12 @@ class JobWatch:
             self._paces.clear()
         elif body.type in ("stage.started", "stage.retried"):
             self._paces.pop(body.node, None)
+        elif body.type == "training.step":
+            self._trained[body.node] = self._training(body.node).after(body.record)
+        elif body.type == "training.validated":
+            self._trained[body.node] = replace(
+                self._training(body.node), perplexity=body.validation.perplexity
+            )
         elif body.type == "stage.progress" and self.state is not before:
             pace = self._paces.get(body.node)
             start = pace or Pace(body.done, event.at, body.done, event.at, body.total)
@@ -103,6 +132,9 @@ class JobWatch:
                 ):
                     self._said[body.node] = event.at
                     yield f"{body.node:<17} {self._progress(self._stage(body.node), event.at)}"
+            case "training.validated":
+                found = body.validation
+                yield f"{body.node:<17} step {found.step}, perplexity {found.perplexity:.2f} on held-out text"
             case "stage.started":
                 yield f"{body.node:<17} runs"
             case "stage.finished":
@@ -124,7 +156,7 @@ class JobWatch:
                 yield f"job failed: {reason_text(body.reason)}"
             case "job.queued" | "job.cancel_requested" | "job.cancelled" | "job.succeeded":
                 yield f"job {body.type.removeprefix('job.').replace('_', ' ')}"
-            case "attempt.submitted" | "attempt.finished":
+            case _:  # told otherwise, or new: a later service may know more
                 return
 
     def __rich__(self) -> RenderableType:
@@ -167,9 +199,15 @@ class JobWatch:
             remaining = pace.remaining(now)
             if remaining is not None and stage.done < stage.total:
                 parts.append(f"{human_seconds(remaining)} left")
-        if stage.note:
+        trained = self._trained.get(stage.node)
+        if trained is not None:
+            parts.append(str(trained))
+        elif stage.note:
             parts.append(stage.note)
         return ", ".join(parts)
+
+    def _training(self, node: str) -> "Trained":
+        return self._trained.get(node, Trained())
 
     def _stage(self, node: str) -> StageState:
         known = [stage for stage in self.state.stages if stage.node == node]

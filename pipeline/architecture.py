@@ -16,7 +16,7 @@ class Architecture:
 
     `linears`: groups of linears of a block that see the same input, in the order in which they run; one
     statistic serves a group. `transposed`: weights are stored [in_features, out_features] (GPT-2's Conv1D).
-    `blocks_key`, `positions_key`: names in config.json.
+    `blocks_key`, `positions_key`, `hidden_key`: names in config.json.
     """
 
     model_type: str
@@ -25,6 +25,7 @@ class Architecture:
     transposed: bool = False
     blocks_key: str = "num_hidden_layers"
     positions_key: str = "max_position_embeddings"
+    hidden_key: str = "hidden_size"
 
     @property
     def linear_names(self) -> tuple[str, ...]:
@@ -63,6 +64,7 @@ ROWS = {
             transposed=True,
             blocks_key="n_layer",
             positions_key="n_positions",
+            hidden_key="n_embd",
         ),
     )
 }

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from pipeline.artifacts import ArtifactRef
 from pipeline.canonical import Frozen
 from pipeline.evaluation import Evaluation
+from pipeline.recovery import Recovery
 from pipeline.sources.pins import Pins
 from pipeline.sources.uri import parse_uri
 from pipeline.spec import PruneSpec
@@ -66,6 +67,7 @@ def plan(spec: PruneSpec, pins: Pins) -> Dag:
 def _nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
     dense = Input(node="import_model", artifact="checkpoint")
     samples = Input(node="calibrate", artifact="samples")
+    tokens = Input(node="prepare_text", artifact="tokens")
     name = _model_name(spec)
     dtype = spec.compute_dtype
     tasks = spec.evaluation.tasks
@@ -77,6 +79,9 @@ def _nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
     if tasks is not None:
         include = pins.tasks.files if pins.tasks is not None else ()
         yield Node(id="check_tasks", stage=CheckTasks(tasks=tasks.asked, include=include), inputs={})
+
+    if spec.recovery is not None:
+        yield from _training_nodes(spec.recovery, pins, dense=dense)
 
     if spec.calibration is not None and spec.needs_calibration:
         assert pins.calibration is not None, "a spec with calibration is pinned with it"
@@ -102,11 +107,14 @@ def _nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
         made |= {"keep": Input(node="prune", artifact="keep"), "plan": sparsity_plan, **outliers}
 
     if spec.recovery is not None:
-        student = list(checkpoints.values())[-1]
-        recover = Recover(
-            recovery=spec.recovery, sparse="keep" in made or spec.recovery.keep.kind == "gradual"
-        )
-        yield from _recovery_nodes(recover, pins, dense=dense, student=student, keep=made.get("keep"))
+        recover = Recover(recovery=spec.recovery, sparse=spec.makes_zeros)
+        inputs = {
+            "checkpoint": list(checkpoints.values())[-1],
+            "tokens": tokens,
+            **{name: made[name] for name in ("keep", "plan") if name in made},
+            **_teacher(spec.recovery, pins, dense=dense),
+        }
+        yield Node(id="recover", stage=recover, inputs=inputs)
         made |= {name: Input(node="recover", artifact=name) for name in recover.outputs}
         checkpoints["recovered"] = made.pop("checkpoint")
 
@@ -131,29 +139,33 @@ def _nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
                 made[node] = Input(node=node, artifact="tasks")
 
     made["checkpoint"] = list(checkpoints.values())[-1]
-    yield Node(id="publish", stage=Publish(model_name=name, spec=spec), inputs=made)
+    publish = Publish(model_name=name, spec=spec)
+    told = {
+        artifact: made.pop(artifact) for artifact in ("curve",) if artifact in made
+    }  # speeds: not published
+    yield Node(id="publish", stage=publish, inputs=made)
 
-    manifest = Input(node="publish", artifact="manifest")
-    others = {f"{which}_checkpoint": checkpoint for which, checkpoint in checkpoints.items()}
+    told |= {artifact: Input(node="publish", artifact=artifact) for artifact in publish.outputs}
+    told |= {f"{which}_checkpoint": checkpoint for which, checkpoint in checkpoints.items()}
+    if spec.recovery is not None:
+        told["tokens"] = tokens
     report = Report(model_name=name, spec=spec)
-    yield Node(id="report", stage=report, inputs={**made, **others, "manifest": manifest})
+    yield Node(id="report", stage=report, inputs={**made, **told})
 
 
-def _recovery_nodes(
-    stage: Recover, pins: Pins, *, dense: Input, student: Input, keep: Input | None
-) -> Iterator[Node]:
-    recovery = stage.recovery
+def _training_nodes(recovery: Recovery, pins: Pins, *, dense: Input) -> Iterator[Node]:
+    """What training takes beside the student. Long before it: a text that is too short is found out here."""
     assert pins.recovery is not None, "a spec with recovery is pinned with its text"
     prepare = PrepareText(files=pins.recovery.files, text=recovery.text, sequences=recovery.sequences)
     yield Node(id="prepare_text", stage=prepare, inputs={"checkpoint": dense})
-    teacher = {"teacher": dense} if recovery.needs_teacher else {}
     if pins.teacher is not None:
         yield Node(id="import_teacher", stage=ImportModel(files=pins.teacher.files), inputs={})
-        teacher = {"teacher": Input(node="import_teacher", artifact="checkpoint")}
-    held = {"keep": keep, "plan": Input(node="allocate", artifact="plan")} if keep is not None else {}
-    tokens = Input(node="prepare_text", artifact="tokens")
-    inputs = {"checkpoint": student, "tokens": tokens, **held, **teacher}
-    yield Node(id="recover", stage=stage, inputs=inputs)
+
+
+def _teacher(recovery: Recovery, pins: Pins, *, dense: Input) -> dict[str, Input]:
+    if pins.teacher is not None:
+        return {"teacher": Input(node="import_teacher", artifact="checkpoint")}
+    return {"teacher": dense} if recovery.needs_teacher else {}
 
 
 def task_node(which: str, task: str) -> str:

@@ -1,7 +1,7 @@
 """The typed events of a job. Drivers emit them, the API stores them, everyone follows them."""
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
@@ -166,6 +166,11 @@ EventBody = Annotated[
     | Message,
     Field(discriminator="type"),
 ]
+
+
+EVENT_TYPES: frozenset[str] = frozenset(
+    member.model_fields["type"].default for member in get_args(get_args(EventBody)[0])
+)
 
 
 class DriverEvent(Frozen):

@@ -98,7 +98,8 @@ def judge(gate: Gate, summary: Summary) -> Verdict:
     readings = [reading for reading in _readings(summary) if gate.metric in reading.names]
     if not readings:
         names = list(dict.fromkeys(name for reading in _readings(summary) for name in reading.names))
-        reason = f"{gate.metric} was not measured{_meant(gate.metric, names)}; measured: {', '.join(names) or 'nothing'}"
+        measured = ", ".join(names) or "nothing"
+        reason = f"{gate.metric} was not measured{_meant(gate.metric, names)}; measured: {measured}"
         return Verdict(gate=gate.text, metric=gate.metric, passed=False, reason=reason)
     return min((_compare(gate, reading) for reading in readings), key=lambda pair: pair[0])[1]
 

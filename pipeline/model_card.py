@@ -1,6 +1,7 @@
-"""What lies beside the weights of a published checkpoint: a README.md for people, secateur.json for programs.
+"""What lies beside the weights of a published checkpoint: README.md for people, secateur.json for programs,
+and the README.md of an adapter.
 
-Both are deterministic, so that equal jobs publish equal bytes.
+All are deterministic, so that equal jobs publish equal bytes.
 """
 
 import json
@@ -13,16 +14,19 @@ import yaml
 
 from pipeline.artifacts import LinearSparsity, Outliers, SparsityTable
 from pipeline.canonical import Frozen
+from pipeline.certificate import Certificate
 from pipeline.comparison import Comparison, TaskComparison, compare
 from pipeline.eval_tasks import LM_EVAL_VERSION
 from pipeline.evaluation import EvaluationResult
 from pipeline.plan import SparsityPlan
-from pipeline.quantity import human_metric, human_perplexity
-from pipeline.report import limits_of, recipe_of, seeds_of
+from pipeline.quantity import human_metric, human_perplexity, human_share
+from pipeline.recipe import name_of, objective_of, recipe_of, seeds_of
+from pipeline.report import limits_of
 from pipeline.sources.uri import parse_uri
 from pipeline.spec import PruneSpec
 
 SIDE_FILE = "secateur.json"
+CERTIFICATE_JSON = "certificate.json"
 _TOKENIZER = re.compile(
     r"(tokenizer.*|special_tokens_map\.json|added_tokens\.json|vocab\.(json|txt)|merges\.txt"
     r"|spiece\.model|chat_template\..*)"
@@ -30,25 +34,35 @@ _TOKENIZER = re.compile(
 
 
 class Digests(Frozen):
-    """SHA-256 of what was pruned and of what is published. `dense_checkpoint`, `pruned_checkpoint`: of the
-    artifacts; `weights`, `tokenizer`: path → digest of the published files."""
+    """SHA-256 of what was pruned or trained and of what is published. `<name>_checkpoint`: of the artifacts;
+    `weights`, `tokenizer`: path → digest of the published files."""
 
     dense_checkpoint: str
-    pruned_checkpoint: str
+    pruned_checkpoint: str | None = None
+    recovered_checkpoint: str | None = None
     weights: dict[str, str]
     tokenizer: dict[str, str]
 
 
+class Zeros(Frozen):
+    """What `certificate.json` comes to: weights of so many tensors were zero at every check."""
+
+    tensors: int
+    held: int
+    checks: int
+
+
 class SideFile(Frozen):
-    """Content of `secateur.json`."""
+    """Content of `secateur.json`. What a job does not have is null."""
 
     format: Literal["secateur/1"] = "secateur/1"
     model_name: str
     spec: PruneSpec
-    plan: SparsityPlan
+    plan: SparsityPlan | None
     outliers: Outliers | None
-    sparsity: float
+    sparsity: float | None
     linears: tuple[LinearSparsity, ...]
+    zeros: Zeros | None = None
     perplexity: tuple[Comparison, ...]
     tasks: tuple[TaskComparison, ...]
     digests: Digests
@@ -67,29 +81,29 @@ def side_file(
     *,
     model_name: str,
     spec: PruneSpec,
-    plan: SparsityPlan,
-    sparsity: SparsityTable,
+    plan: SparsityPlan | None,
+    sparsity: SparsityTable | None,
     outliers: Outliers | None,
-    dense: EvaluationResult,
-    pruned: EvaluationResult,
+    evaluations: Mapping[str, EvaluationResult],
     tasks: tuple[TaskComparison, ...] = (),
+    certificate: Certificate | None = None,
     files: Mapping[str, str],
     versions: Mapping[str, str],
 ) -> SideFile:
-    """`files`: path → SHA-256 of the published files, of which weights and tokenizer are named. Raises
-    UnequalContracts."""
+    """`evaluations`: by model: dense, pruned, recovered. `files`: path → SHA-256 of the published files, of
+    which weights and tokenizer are named. Raises UnequalContracts."""
     return SideFile(
         model_name=model_name,
         spec=spec,
         plan=plan,
         outliers=outliers,
-        sparsity=sparsity.sparsity,
-        linears=sparsity.linears,
-        perplexity=compare(dense, pruned),
+        sparsity=sparsity.sparsity if sparsity is not None else None,
+        linears=sparsity.linears if sparsity is not None else (),
+        zeros=_zeros(certificate),
+        perplexity=compare(**evaluations),
         tasks=tasks,
         digests=Digests(
-            dense_checkpoint=dense.checkpoint_digest,
-            pruned_checkpoint=pruned.checkpoint_digest,
+            **{f"{which}_checkpoint": one.checkpoint_digest for which, one in evaluations.items()},
             weights={path: files[path] for path in sorted(files) if path.endswith(".safetensors")},
             tokenizer={path: files[path] for path in sorted(files) if _TOKENIZER.fullmatch(path)},
         ),
@@ -102,41 +116,47 @@ def model_card(
     *,
     model_name: str,
     spec: PruneSpec,
-    plan: SparsityPlan,
-    sparsity: SparsityTable,
-    dense: EvaluationResult,
-    pruned: EvaluationResult,
+    plan: SparsityPlan | None,
+    sparsity: SparsityTable | None,
+    evaluations: Mapping[str, EvaluationResult],
     tasks: tuple[TaskComparison, ...] = (),
+    certificate: Certificate | None = None,
+    adapter: str | None = None,
     versions: Mapping[str, str],
 ) -> str:
-    """README.md with the front matter of a model card. Raises UnequalContracts."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("pipeline", "."),
-        autoescape=False,  # Markdown: the filter `text` escapes
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
+    """README.md with the front matter of a model card. `adapter`: the directory of one that is published
+    beside the model. Raises UnequalContracts."""
+    return (
+        _templates()
+        .get_template("model_card.md.j2")
+        .render(
+            front_matter=_front_matter(spec, model_name=model_name),
+            model_name=model_name,
+            base_model=_base_model(spec, model_name=model_name),
+            recipe=recipe_of(spec),
+            spec=spec,
+            recovery=spec.recovery,
+            objective=objective_of(spec.recovery) if spec.recovery is not None else None,
+            plan=plan,
+            sparsity=sparsity.sparsity if sparsity is not None else None,
+            zeros=_zeros(certificate),
+            models=tuple(evaluations),
+            comparisons=compare(**evaluations),
+            tasks=tuple(task for task in tasks if task.main),
+            harness_version=LM_EVAL_VERSION,
+            limits=limits_of(tasks),
+            adapter=adapter,
+            versions=dict(sorted(versions.items())),
+            side_file=SIDE_FILE,
+            certificate_file=CERTIFICATE_JSON,
+        )
     )
-    environment.filters |= {"text": markdown_text, "perplexity": human_perplexity, "metric": human_metric}
-    return environment.get_template("model_card.md.j2").render(
-        front_matter=_front_matter(spec, model_name=model_name),
-        model_name=model_name,
-        base_model=_base_model(spec, model_name=model_name),
-        recipe=recipe_of(spec),
-        spec=spec,
-        asked=plan.asked,
-        lowest=min(plan.sparsity),
-        highest=max(plan.sparsity),
-        sparsity=sparsity.sparsity,
-        notes=plan.notes,
-        comparisons=compare(dense, pruned),
-        tasks=tuple(task for task in tasks if task.main),
-        harness_version=LM_EVAL_VERSION,
-        limits=limits_of(tasks),
-        versions=dict(sorted(versions.items())),
-        side_file=SIDE_FILE,
-    )
+
+
+def adapter_card(*, model_name: str, base: str, masked: bool) -> str:
+    """README.md of a published adapter. `base`: what it was trained on; `masked`: whether that has zeros."""
+    template = _templates().get_template("adapter_card.md.j2")
+    return template.render(model_name=model_name, base=base, masked=masked)
 
 
 def markdown_text(value: object) -> str:
@@ -145,13 +165,35 @@ def markdown_text(value: object) -> str:
     return re.sub(r"([\\`*_\[\]<>#|~&$!])", r"\\\1", line)
 
 
+def _templates() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("pipeline", "."),
+        autoescape=False,  # Markdown: the filter `text` escapes
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "text": markdown_text,
+        "perplexity": human_perplexity,
+        "metric": human_metric,
+        "share": human_share,
+    }
+    return environment
+
+
 def _front_matter(spec: PruneSpec, *, model_name: str) -> str:
+    pruned = (
+        ["pruned", "secateur", "sparse", spec.prune.method.kind] if spec.prune is not None else ["secateur"]
+    )
+    trained = [spec.recovery.objective.kind.replace("_", "-")] if spec.recovery is not None else []
     text: str = yaml.safe_dump(
         {
             "base_model": _base_model(spec, model_name=model_name),
             "library_name": "transformers",
             "pipeline_tag": "text-generation",
-            "tags": ["pruned", "secateur", "sparse", spec.prune.method.kind],
+            "tags": [*pruned, *trained],
         },
         sort_keys=False,
         allow_unicode=True,
@@ -159,7 +201,13 @@ def _front_matter(spec: PruneSpec, *, model_name: str) -> str:
     return text
 
 
+def _zeros(certificate: Certificate | None) -> Zeros | None:
+    if certificate is None:
+        return None
+    held = sum(tensor.held for tensor in certificate.tensors)
+    return Zeros(tensors=len(certificate.tensors), held=held, checks=len(certificate.checks))
+
+
 def _base_model(spec: PruneSpec, *, model_name: str) -> str:
-    """The hub's name, else the last part of where the model lay: our paths are nobody's business."""
-    uri = parse_uri(spec.model.source)
-    return uri.location if uri.scheme == "hub" else model_name
+    """The hub's name, else that of the model: our paths are nobody's business."""
+    return name_of(spec.model.source) if parse_uri(spec.model.source).scheme == "hub" else model_name

@@ -8,7 +8,7 @@ from pipeline.spec import PruneSpec, SpecTemplate
 
 
 def recipe_of(spec: SpecTemplate) -> str:
-    """`wanda · owl · unstructured 0.5`, and after it what training does: `· distillation, full, 20M tokens`."""
+    """`wanda · owl · unstructured 0.5 · distillation, full, 20M tokens`: what prunes, then what trains."""
     parts = []
     if spec.prune is not None:
         pattern = spec.prune.pattern

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from pipeline.canonical import Frozen
 from pipeline.model import Dtype, ModelSource
+from pipeline.refusal import refusal
 from pipeline.texts import TextSource
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -194,26 +195,64 @@ class Recovery(Frozen):
 
     @model_validator(mode="after")
     def _agreement(self) -> Self:
-        if (self.tokens is None) == (self.steps is None):
-            raise ValueError("recovery needs exactly one of tokens and steps")
-        if self.learning_rate.warmup_steps >= self.total_steps and self.total_steps > 1:
-            raise ValueError(
-                f"learning_rate.warmup_steps {self.learning_rate.warmup_steps} leaves nothing of the "
-                f"{self.total_steps} steps; use fewer"
+        if self.tokens is None and self.steps is None:
+            raise ValueError("needs tokens or steps: how long to train")
+        if self.tokens is not None and self.steps is not None:
+            raise refusal("got steps and tokens; give one of them", "steps", got=self.steps)
+        warmup = self.learning_rate.warmup_steps
+        if warmup >= self.total_steps > 1:
+            raise refusal(
+                f"{warmup} leaves nothing of the {self.total_steps} steps; use fewer",
+                "learning_rate",
+                "warmup_steps",
+                got=warmup,
             )
-        if self.early_stop is not None and self.text.validation_sequences == 0:
-            raise ValueError("early_stop needs text.validation_sequences of at least 1")
-        if isinstance(self.trains, Reconstruction):
-            if isinstance(self.objective, Distillation):
-                raise ValueError(
-                    "trains kind reconstruction has an objective of its own (the dense block's output); "
-                    "leave objective out"
-                )
-            if self.early_stop is not None:
-                raise ValueError("early_stop does not apply to trains kind reconstruction")
-        if self.keep.kind != "held" and self.trains.kind != "full":
-            raise ValueError(f"keep kind {self.keep.kind} moves zeros, which needs trains kind full")
+        self._check_early_stop()
+        if self.trains.kind == "reconstruction" and isinstance(self.objective, Distillation):
+            raise refusal(
+                "trains kind reconstruction has an objective of its own (the dense block's output); leave "
+                "objective out",
+                "objective",
+            )
+        if self.keep.kind != "held":
+            self._check_moves(self.keep)
         return self
+
+    def _check_early_stop(self) -> None:
+        if self.early_stop is None:
+            return
+        if self.text.validation_sequences == 0:
+            raise refusal(
+                "early_stop goes by held-out text; hold out at least 1 sequence",
+                "text",
+                "validation_sequences",
+                got=0,
+            )
+        if self.trains.kind == "reconstruction":
+            raise refusal("does not apply to trains kind reconstruction; leave it out", "early_stop")
+        if self.keep.kind == "gradual":
+            raise refusal(
+                "the best weights may be those of a step at which keep kind gradual had not reached its "
+                "sparsity; leave early_stop out",
+                "early_stop",
+            )
+
+    def _check_moves(self, keep: Dynamic | Gradual) -> None:
+        if self.trains.kind != "full":
+            raise refusal(
+                f"keep kind {keep.kind} moves zeros, which needs trains kind full",
+                "trains",
+                "kind",
+                got=self.trains.kind,
+            )
+        if keep.every_steps > keep.until * self.total_steps:
+            raise refusal(
+                f"got {keep.every_steps}, and zeros move until {keep.until:g} of {self.total_steps} steps: "
+                f"none ever would; use fewer, raise keep.until, or train longer",
+                "keep",
+                "every_steps",
+                got=keep.every_steps,
+            )
 
     @property
     def total_steps(self) -> int:

@@ -96,7 +96,7 @@ class ReportData(Frozen):
 
 
 class TrainingSummary(Frozen):
-    """`perplexity_before`, `perplexity_after`: on the held-out text, of what training began and ended with."""
+    """`perplexity_before`, `perplexity_after`: on held-out text, of what training began and ended with."""
 
     steps: int
     total_steps: int

@@ -116,7 +116,7 @@ def nice_ticks(maximum: float, *, wanted: int = 4) -> tuple[float, ...]:
     magnitude = 10.0 ** math.floor(math.log10(raw))
     size = next(m * magnitude for m in (1, 2, 5, 10) if m * magnitude >= raw * (1 - 1e-9))
     steps = math.ceil(maximum / size - 1e-9)
-    return tuple(round(step * size, 12) for step in range(steps + 1))
+    return tuple(float(f"{step * size:.12g}") for step in range(steps + 1))
 
 
 def _panel(

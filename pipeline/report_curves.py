@@ -7,12 +7,15 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from pipeline.report_chart import BOTTOM, LEFT, PANEL_GAP, PANEL_TOP, RIGHT, WIDTH, Tick, nice_ticks
+from pipeline.quantity import human_count
+from pipeline.report_chart import BOTTOM, LEFT, PANEL_GAP, PANEL_TOP, WIDTH, Tick, nice_ticks
 from pipeline.training import BlockFit, KeepUpdate
 from pipeline.training_figures import WINDOW, TrainingFigures
 
+RIGHT = 20.0
 TALL, LOW = 170.0, 80.0
 LOG_ABOVE = 30.0  # highest over lowest value from which an axis is logarithmic
+SMALLEST = 1e-12  # what a logarithmic axis tells apart from nothing, as a share of its highest value
 Points = Sequence[tuple[float, float]]
 
 
@@ -116,7 +119,7 @@ def curve_chart(
         left=LEFT,
         right=WIDTH - RIGHT,
         panels=tuple(stack.panels),
-        x_ticks=tuple(Tick(stack.x(step), f"{step:g}") for step in nice_ticks(last) if step <= last),
+        x_ticks=tuple(Tick(stack.x(step), _named(step)) for step in nice_ticks(last) if step <= last),
         x_title="step",
         marks=tuple(marks),
         description=_described(figures),
@@ -132,16 +135,18 @@ def fit_chart(blocks: Sequence[BlockFit]) -> CurveChart | None:
     stack.add(
         "fit",
         "Squared distance to the dense block's output, relative to its mean square",
-        {name: [(fit.block, getattr(fit, name)) for fit in blocks] for name in ("before", "after")},
+        {
+            "before": [(fit.block, fit.before) for fit in blocks],
+            "after": [(fit.block, fit.after) for fit in blocks],
+        },
         height=TALL,
         dots={
-            name: lambda block, value, name=name: f"block {block:g} {name}: {value:.4g}"
-            for name in ("before", "after")
+            "before": lambda block, value: f"block {block:g} before: {value:.4g}",
+            "after": lambda block, value: f"block {block:g} after: {value:.4g}",
         },
     )
-    before, after = (
-        math.fsum(values) / len(blocks) for values in zip(*((b.before, b.after) for b in blocks))
-    )
+    before = math.fsum(fit.before for fit in blocks) / len(blocks)
+    after = math.fsum(fit.after for fit in blocks) / len(blocks)
     return CurveChart(
         width=WIDTH,
         height=stack.top - PANEL_GAP + BOTTOM,
@@ -162,18 +167,24 @@ def axis(
 ) -> tuple[Callable[[float], float], list[float]]:
     """Where values lie on an axis, in [0, 1], and the values that it names. Logarithmic where they span a
     lot, unless it must begin at `floor`."""
-    if floor is None and 0 < low and high / low > LOG_ABOVE:
-        start, end = math.log10(low), math.log10(high)
-        named = [m * 10.0**p for p in range(math.floor(start), math.ceil(end) + 1) for m in (1, 2, 5)]
-        wide = end - start > 2
-        ticks = [v for v in named if low <= v <= high and (not wide or math.log10(v) % 1 < 1e-9)]
-        return (lambda value: (math.log10(max(value, low)) - start) / (end - start)), ticks
+    if floor is None and low > 0 and high / low > LOG_ABOVE:
+        return _logarithmic(max(low, high * SMALLEST), high)
     bottom = low if floor is None else floor
-    span = high - bottom or abs(high) or 1.0
+    span = max(high - bottom, abs(high) * 1e-9) or 1.0
     size = nice_ticks(span)[1]
     first, last = math.floor(bottom / size + 1e-9), math.ceil((bottom + span) / size - 1e-9)
-    ticks = [round(i * size, 12) for i in range(first, last + 1)]
+    ticks = [float(f"{i * size:.12g}") for i in range(first, last + 1)]
     return (lambda value: (value - ticks[0]) / (ticks[-1] - ticks[0])), ticks
+
+
+def _logarithmic(low: float, high: float) -> tuple[Callable[[float], float], list[float]]:
+    start, end = math.log10(low), math.log10(high)
+    decades = range(math.floor(start), math.ceil(end) + 1)
+    named = [m * 10.0**p for p in decades for m in (1, 2, 5)]
+    if end - start > 2:
+        named = [10.0**p for p in decades[:: 1 + len(decades) // 8]]
+    ticks = [value for value in named if low <= value <= high]
+    return (lambda value: (math.log10(max(value, low)) - start) / (end - start)), ticks
 
 
 class _Stack:
@@ -217,7 +228,7 @@ class _Stack:
                 title=title,
                 top=top,
                 bottom=bottom,
-                y_ticks=tuple(Tick(y(value), f"{value:g}") for value in ticks),
+                y_ticks=tuple(Tick(y(value), _named(value)) for value in ticks),
                 lines=tuple(
                     Line(which, _path([(self.x(step), y(value)) for step, value in points]))
                     for which, points in finite.items()
@@ -250,6 +261,10 @@ def _add_updates(stack: _Stack, updates: Sequence[KeepUpdate]) -> None:
 
 def _path(points: Points) -> str:
     return "M" + "L".join(f"{x:g} {y:g}" for x, y in points)
+
+
+def _named(value: float) -> str:
+    return human_count(value) if value >= 10_000 else f"{value:g}"
 
 
 def _clipped(clipping: float | None, norms: Points) -> tuple[float, str] | None:

@@ -1,5 +1,6 @@
 """The page of a report: one self-contained HTML file."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -20,7 +21,7 @@ from pipeline.quantity import (
 )
 from pipeline.recipe import objective_of
 from pipeline.report import ReportData, limits_of, summarise
-from pipeline.report_chart import block_chart
+from pipeline.report_chart import Chart, block_chart
 from pipeline.report_curves import CurveChart, curve_chart, fit_chart
 from pipeline.spec import PruneSpec
 
@@ -72,6 +73,7 @@ def render_html(data: ReportData) -> str:
         objective=None if recovery is None else objective_of(recovery),
         curves=_curves(data),
         fits=None if data.training is None else fit_chart(data.training.curve.blocks),
+        deepspeed="" if data.training is None else json.dumps(data.training.curve.deepspeed, indent=2),
         checks=None if data.certificate is None else _checks(data.certificate),
         slowest=max((s.measured.seconds for s in data.stages if not s.cached), default=0.0),
         spec_yaml=spec_yaml(data.spec),
@@ -128,7 +130,7 @@ def _column_sparsity(table: SparsityTable, column: str) -> float:
     return SparsityTable(linears=tuple(x for x in table.linears if x.linear == column)).sparsity
 
 
-def _block_chart(data: ReportData) -> object:
+def _block_chart(data: ReportData) -> Chart | None:
     if data.sparsity is None:
         return None
     return block_chart(data.plan if data.keeps_plan else None, data.sparsity, data.outliers, asked=data.asked)

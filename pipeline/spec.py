@@ -4,11 +4,11 @@ Everything in the spec changes the result and enters stage keys, defaults includ
 priority change where and when a job runs, never its bits.
 """
 
-import re
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
+from pipeline.agreement import check_recovery, check_training
 from pipeline.allocations import Allocation
 from pipeline.allocations.uniform import Uniform
 from pipeline.canonical import Frozen
@@ -17,11 +17,11 @@ from pipeline.methods import Method
 from pipeline.model import Dtype, ModelSource
 from pipeline.patterns import Pattern
 from pipeline.recovery import Recovery
+from pipeline.resources import Resources
 from pipeline.texts import Calibration
 from pipeline.tracking import Tracking
 
 Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?$")]
-UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
 
 class Prune(Frozen):
@@ -63,6 +63,8 @@ class SpecTemplate(Frozen):
                 else f"allocation {self.prune.allocation.kind}"
             )
             raise ValueError(f"calibration is missing: {reason} measures the model on calibration samples")
+        if self.recovery is not None:
+            check_recovery(self.recovery, self.prune.pattern if self.prune is not None else None)
         return self
 
     @property
@@ -90,83 +92,6 @@ class PruneSpec(SpecTemplate):
     model: ModelSource
 
 
-class Offload(Frozen):
-    """What ZeRO keeps in the CPU's memory instead of the GPU's. Parameters need stage 3."""
-
-    optimizer: bool = False
-    parameters: bool = False
-
-
-class TrainingResources(Frozen):
-    """How recovery training is split over workers, in DeepSpeed's terms. It changes speed and memory only.
-
-    `workers`: left out, all of the job's. `min_workers`: training goes on with that many when nodes are lost;
-    left out, it waits for all. micro_batch_size · gradient_accumulation_steps · workers is
-    spec.recovery.global_batch_size; left out, gradient_accumulation_steps follows from it. `teacher`: `whole`
-    on every worker, `sharded` over them (ZeRO 3), or sharded and `offloaded` to the CPU's memory.
-    `save_every_steps`: what at most is lost with a worker.
-    """
-
-    zero_stage: Literal[1, 2, 3] = 1
-    micro_batch_size: int = Field(default=1, ge=1)
-    gradient_accumulation_steps: int | None = Field(default=None, ge=1)
-    workers: int | None = Field(default=None, ge=1, le=4096)
-    min_workers: int | None = Field(default=None, ge=1, le=4096)
-    offload: Offload = Field(default_factory=Offload)
-    gradient_checkpointing: bool = False
-    teacher: Literal["whole", "sharded", "offloaded"] = "whole"
-    save_every_steps: int = Field(default=200, ge=1)
-    max_failures: int = Field(default=3, ge=0, le=1000, description="Lost workers before the stage gives up.")
-
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
-        if self.offload.parameters and self.zero_stage != 3:
-            raise ValueError(
-                f"offload.parameters needs zero_stage 3, got {self.zero_stage}: the others hold every "
-                f"parameter on every worker"
-            )
-        return self
-
-
-class Resources(Frozen):
-    """What each worker of a stage reserves on the Ray cluster.
-
-    `threads` follow `cpus_per_worker`: on one kind of hardware, equal thread counts give equal bits, however
-    many workers share the samples.
-    """
-
-    workers: int = Field(default=1, ge=1, le=4096)
-    cpus_per_worker: int = Field(default=1, ge=1, le=1024)
-    gpus_per_worker: float = Field(default=0, ge=0, le=64)
-    memory_per_worker: str = Field(default="2GiB", examples=["64GiB"])
-    placement_timeout_seconds: int = Field(default=600, ge=1, le=604_800)
-    recovery: TrainingResources = Field(default_factory=TrainingResources)
-
-    @field_validator("memory_per_worker")
-    @classmethod
-    def _parses(cls, value: str) -> str:
-        if not re.fullmatch(r"[1-9]\d*(KiB|MiB|GiB|TiB)", value):
-            raise ValueError(f"got {value!r}; write a whole number with KiB, MiB, GiB or TiB, such as 64GiB")
-        return value
-
-    @field_validator("gpus_per_worker")
-    @classmethod
-    def _whole_or_fraction(cls, value: float) -> float:
-        if value > 1 and value != int(value):
-            raise ValueError(f"got {value}; a worker takes a fraction of one GPU, or a whole number of them")
-        return value
-
-    @property
-    def memory_bytes(self) -> int:
-        """memory_per_worker in bytes."""
-        return int(self.memory_per_worker[:-3]) * UNITS[self.memory_per_worker[-3:]]
-
-    @property
-    def training_workers(self) -> int:
-        """Workers of recovery training."""
-        return self.recovery.workers or self.workers
-
-
 class JobTemplate(Frozen):
     """A JobRequest whose model may still be open."""
 
@@ -177,36 +102,14 @@ class JobTemplate(Frozen):
     tracking: Tracking = Field(default_factory=Tracking)
     name: str | None = Field(default=None, min_length=1, max_length=100)
 
+    @model_validator(mode="after")
+    def _agreement(self) -> Self:
+        if self.spec.recovery is not None:
+            check_training(self.spec.recovery, self.resources)
+        return self
+
 
 class JobRequest(JobTemplate):
     """Body of POST /jobs and POST /plans."""
 
     spec: PruneSpec
-
-
-def check_against_model(spec: PruneSpec, *, model_type: str, blocks: int, max_positions: int | None) -> None:
-    """Checks that need the model's config. Raises InvalidRequest subclasses that name the field."""
-    from pipeline.architecture import row_for
-    from pipeline.errors import SequenceTooLong
-
-    row_for(model_type)
-    if spec.prune is not None:
-        spec.prune.method.check(spec.prune.pattern)
-        spec.prune.allocation.check(spec.prune.pattern, blocks=blocks)
-    if max_positions is None:
-        return
-    lengths = [
-        (text.sequence_length, f"spec.evaluation.perplexity.{i}")
-        for i, text in enumerate(spec.evaluation.perplexity)
-    ]
-    if spec.calibration is not None:
-        lengths.append((spec.calibration.sequence_length, "spec.calibration"))
-    if spec.recovery is not None:
-        lengths.append((spec.recovery.text.sequence_length, "spec.recovery.text"))
-    for length, field in lengths:
-        if length > max_positions:
-            raise SequenceTooLong(
-                f"sequence_length {length} is longer than the model's {max_positions} positions; "
-                f"use {max_positions} or less",
-                f"{field}.sequence_length",
-            )

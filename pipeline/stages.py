@@ -152,13 +152,19 @@ class EvaluateTask(_Stage):
 
 
 class Publish(_Stage):
-    """An ordinary Hugging Face directory with model card, side file and manifest."""
+    """An ordinary Hugging Face directory with model card, side file and manifest; where there are zeros, with
+    their certificate, for which the published files are read back."""
 
     kind: Literal["publish"] = "publish"
-    outputs: ClassVar = ("manifest",)
+    version: ClassVar = 2
     unit: ClassVar = "file"
     model_name: str
     spec: PruneSpec
+
+    @property
+    def outputs(self) -> tuple[str, ...]:  # type: ignore[override]
+        """A certificate only where there is something to certify."""
+        return ("manifest", "certificate") if self.spec.makes_zeros else ("manifest",)
 
 
 class Report(_Stage):

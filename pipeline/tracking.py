@@ -11,7 +11,7 @@ from pipeline.canonical import Frozen
 
 
 class Mlflow(Frozen):
-    """An MLflow server, or a directory as `file:///absolute/path`."""
+    """An MLflow server, or a store of the driver's own: `sqlite:////absolute/path.db`, `file:///absolute/path`."""
 
     tracking_uri: str = Field(min_length=1)
     experiment: str = Field(default="secateur", min_length=1)

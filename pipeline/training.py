@@ -6,6 +6,7 @@ same data in the same order.
 
 import random
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Literal
 
 from pydantic import Field
@@ -113,17 +114,18 @@ def position_of(sequence: int, shards: Sequence[int], *, seed: int) -> tuple[int
     The first epoch reads the shards as they were written, which is shuffled already; later ones shuffle the
     shards, and the rows within each.
     """
-    per_epoch = sum(shards)
-    epoch, rest = divmod(sequence, per_epoch)
-    order = list(range(len(shards)))
-    if epoch:
-        random.Random(f"{seed} {epoch}").shuffle(order)
+    epoch, rest = divmod(sequence, sum(shards))
+    order = _shuffled(len(shards), f"{seed} {epoch}") if epoch else range(len(shards))
     for shard in order:
         if rest < shards[shard]:
             break
         rest -= shards[shard]
-    if not epoch:
-        return shard, rest
-    rows = list(range(shards[shard]))
-    random.Random(f"{seed} {epoch} {shard}").shuffle(rows)
-    return shard, rows[rest]
+    return shard, _shuffled(shards[shard], f"{seed} {epoch} {shard}")[rest] if epoch else rest
+
+
+@lru_cache(maxsize=16)
+def _shuffled(count: int, seed: str) -> tuple[int, ...]:
+    """Remembered, because a step asks for sequences of the same shard one by one."""
+    order = list(range(count))
+    random.Random(seed).shuffle(order)
+    return tuple(order)

@@ -1,10 +1,11 @@
-"""What a report keeps of a training's curve: few enough points to draw, and the facts that need all of them."""
+"""What a report keeps of a training's curve: few enough points to draw, and the facts that need all."""
 
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from pipeline.canonical import Frozen
-from pipeline.training import Curve, StepRecord
+from pipeline.recovery import Recovery
+from pipeline.training import Curve, KeepUpdate, StepRecord
 
 MOST_STEPS = 600
 WINDOW = 20
@@ -32,11 +33,11 @@ class TrainingFigures(Frozen):
     perplexity_after: float | None
 
 
-def training_figures(curve: Curve, *, sequence_length: int) -> TrainingFigures:
-    """From a whole curve."""
+def training_figures(curve: Curve, recovery: Recovery) -> TrainingFigures:
+    """From a whole curve, and what was asked for."""
     steps = curve.steps
     chosen = _chosen(steps)
-    sequences = [record.end_sequence for record in steps if record.step <= curve.result_step]
+    per_step = recovery.global_batch_size * recovery.text.sequence_length
     by_step = {validation.step: validation.perplexity for validation in curve.validations}
     return TrainingFigures(
         curve=curve.model_copy(
@@ -45,7 +46,7 @@ def training_figures(curve: Curve, *, sequence_length: int) -> TrainingFigures:
         recorded_steps=len(steps),
         mean_losses=_means([record.loss for record in steps], chosen),
         mean_language_modelling_losses=_means([record.language_modelling_loss for record in steps], chosen),
-        tokens=max(sequences, default=0) * sequence_length,
+        tokens=curve.result_step * per_step,
         tokens_per_second=statistics.median(record.tokens_per_second for record in steps) if steps else None,
         skipped_steps=sum(record.skipped for record in steps),
         memory_bytes=_largest(record.memory_bytes for record in steps),
@@ -64,9 +65,8 @@ def _chosen(steps: Sequence[StepRecord]) -> list[int]:
     chosen = {0, len(steps) - 1}
     for i in range(stretches):
         stretch = range(i * len(steps) // stretches, (i + 1) * len(steps) // stretches)
-        loss: Callable[[int], float] = lambda j: steps[j].loss  # noqa: E731
-        norm: Callable[[int], float] = lambda j: steps[j].gradient_norm  # noqa: E731
-        chosen |= {min(stretch, key=loss), max(stretch, key=loss), max(stretch, key=norm)}
+        losses = [(steps[j].loss, j) for j in stretch]
+        chosen |= {min(losses)[1], max(losses)[1], max((steps[j].gradient_norm, j) for j in stretch)[1]}
     return sorted(chosen)
 
 
@@ -74,7 +74,7 @@ def _means(values: Sequence[float], chosen: Sequence[int]) -> tuple[float, ...]:
     return tuple(statistics.fmean(values[max(i + 1 - WINDOW, 0) : i + 1]) for i in chosen)
 
 
-def _thinned(updates: Sequence[object]) -> tuple[object, ...]:
+def _thinned(updates: Sequence[KeepUpdate]) -> tuple[KeepUpdate, ...]:
     every = -(-len(updates) // MOST_STEPS) or 1
     return tuple(updates[len(updates) - 1 :: -every][::-1]) if updates else ()
 

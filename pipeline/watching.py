@@ -1,6 +1,6 @@
 """Which checkpoints lie below a prefix, and which of them is complete and will not change any more.
 
-Nothing tells us when an upload is finished. A checkpoint is taken when `pipeline.resolve` accepts it as
+Nothing tells us when an upload is finished. A checkpoint is taken when `pipeline.resolve_model` accepts it as
 complete and two looks, so and so many seconds apart, find the same digest; or when its writer says that it is
 ready, by a marker file. As long as the listing of a directory stays the same, nothing of it is read again.
 """
@@ -21,7 +21,7 @@ from pipeline.errors import (
     SourceNotFound,
     SourceUnreachable,
 )
-from pipeline.resolve import resolve_model
+from pipeline.resolve_model import resolve_model
 from pipeline.sources.access import Source
 from pipeline.sources.pins import Pin
 from pipeline.sources.tree import Directory

@@ -20,17 +20,19 @@ PACKAGES = (
     "safetensors",
     "numpy",
 )
+TRAINING_PACKAGES = ("deepspeed", "peft")
 
 
-def versions() -> dict[str, str]:
-    """Package → installed version, Python among them."""
-    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
+def versions(*, training: bool = False) -> dict[str, str]:
+    """Package → installed version, Python among them; what only training uses if there was any."""
+    packages = (*PACKAGES, *TRAINING_PACKAGES) if training else PACKAGES
+    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
-def environment(*, threads: int) -> Environment:
+def environment(*, threads: int, training: bool = False) -> Environment:
     """This machine; `threads` are those of each worker."""
     return Environment(
-        versions=versions(),
+        versions=versions(training=training),
         platform=platform.platform(),
         cpu_model=_cpu_model(),
         cores=os.cpu_count() or 1,

@@ -52,7 +52,7 @@ PLACES: dict[str, Place] = {
     "evaluate": Place(evaluate.run, where="gang"),
     "check_tasks": Place(check_tasks.run, memory=2 * GIB),
     "evaluate_task": Place(evaluate_task.run, where="worker"),
-    "publish": Place(publish.run),
+    "publish": Place(publish.run, memory=2 * GIB),
     "report": Place(report.run, cpus=0),
 }
 

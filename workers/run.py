@@ -12,6 +12,7 @@ from pathlib import Path
 
 import ray
 import yaml
+from pydantic import ValidationError
 
 from pipeline.canonical import digest_of
 from pipeline.errors import SecateurError
@@ -35,7 +36,10 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
 
-    request = JobRequest.model_validate(yaml.safe_load(arguments.spec.read_text()))
+    try:
+        request = JobRequest.model_validate(yaml.safe_load(arguments.spec.read_text()))
+    except ValidationError as error:
+        parser.error(f"{arguments.spec}: {error}")
     os.environ.setdefault("SECATEUR_ALLOWED_ROOTS", "/")  # a local run reads what its user may read
     os.environ["SECATEUR_STORAGE_URL"] = f"file://{arguments.storage.resolve()}"
     settings = WorkerSettings()  # type: ignore[call-arg]

@@ -9,8 +9,10 @@ from pipeline.artifacts import ArtifactRef
 from pipeline.dag import node_key, plan
 from pipeline.ledger import find_result
 from pipeline.quantity import human_bytes
+from pipeline.recovery import Recovery
 from pipeline.sources.pins import Pin, Pins
 from pipeline.spec import JobRequest
+from pipeline.training_memory import training_memory
 
 
 def preview(services: Services, request: JobRequest) -> PlanView:
@@ -50,6 +52,10 @@ def _inputs(request: JobRequest, pins: Pins) -> Iterator[InputView]:
         yield _input(f"spec.evaluation.perplexity.{i}.source", pin)
     if pins.tasks is not None:
         yield _input("spec.evaluation.tasks.include", pins.tasks)
+    if pins.recovery is not None:
+        yield _input("spec.recovery.text.source", pins.recovery)
+    if pins.teacher is not None:
+        yield _input("spec.recovery.objective.teacher.source", pins.teacher)
 
 
 def _input(param: str, pin: Pin) -> InputView:
@@ -66,14 +72,38 @@ def _warnings(services: Services, request: JobRequest, pins: Pins) -> Iterator[s
             f"spec.evaluation.tasks loads the whole model, whose files have {human_bytes(pins.model.size)}"
         )
     if spec.calibration is not None and not spec.needs_calibration:
-        yield (
-            f"spec.calibration is not used: method {spec.prune.method.kind} with allocation "
-            f"{spec.prune.allocation.kind} looks at weights alone"
+        why = (
+            "nothing is pruned"
+            if spec.prune is None
+            else f"method {spec.prune.method.kind} with allocation {spec.prune.allocation.kind} looks at "
+            f"weights alone"
         )
+        yield f"spec.calibration is not used: {why}"
+    if spec.recovery is not None:
+        yield from _training_warnings(request, spec.recovery, pins)
+    elif "recovery" in resources.model_fields_set:
+        yield "resources.recovery is not used: there is no spec.recovery"
     settings = services.settings
     cpus = settings.ray_num_cpus or os.cpu_count() or 1
     if settings.embedded and resources.workers * resources.cpus_per_worker > cpus:
         yield (
             f"resources ask for {resources.workers} x {resources.cpus_per_worker} CPUs and this machine has "
             f"{cpus}: workers would wait for each other"
+        )
+
+
+def _training_warnings(request: JobRequest, recovery: Recovery, pins: Pins) -> Iterator[str]:
+    resources = request.resources
+    if recovery.text.validation_sequences == 0:
+        yield "spec.recovery.text.validation_sequences is 0: the report will have no curve of held-out text"
+    if resources.gpus_per_worker or pins.facts.parameters is None:
+        return  # nobody has told us what the GPU has
+    needed = training_memory(recovery, resources, pins=pins, sparse=request.spec.makes_zeros)
+    if needed.total > resources.memory_bytes:
+        parts = ", ".join(f"{name} {human_bytes(size)}" for name, size in needed.parts().items())
+        yield (
+            f"resources.memory_per_worker is {resources.memory_per_worker}, and recovery training needs "
+            f"about {human_bytes(needed.total)} on each of {resources.training_workers} workers ({parts}), "
+            f"activations not counted: raise it, or use more workers with resources.recovery.zero_stage 3, "
+            f"precision bfloat16, or trains kind lora"
         )

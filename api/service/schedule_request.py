@@ -148,6 +148,6 @@ def _check_gates(request: ScheduleRequest) -> None:
         tasks.append(asked.suite)  # the average over it
     for i, text in enumerate(request.gates):
         try:
-            check_measured(parse(text), texts=texts, tasks=tasks)
+            check_measured(parse(text), texts=texts, tasks=tasks, sparse=request.template.spec.makes_zeros)
         except ValueError as error:
             raise InvalidSpec(f"gates.{i} {error}", f"gates.{i}") from None

@@ -7,7 +7,8 @@ from pydantic import Field
 from pipeline.canonical import Frozen
 from pipeline.events import Event
 from pipeline.job import StageStatus, Status
-from pipeline.spec import PruneSpec, Resources
+from pipeline.resources import Resources
+from pipeline.spec import PruneSpec
 
 
 class JobErrorView(Frozen):

@@ -14,6 +14,8 @@ const TYPES = [
   "stage.progress",
   "stage.retried",
   "stage.finished",
+  "training.step",
+  "training.validated",
   "message",
 ];
 const RETRY_MS = 3000;

@@ -64,12 +64,51 @@ export function percent(share) {
   return `${Math.floor(share * 100 + 1e-9)} %`;
 }
 
-/** Method, allocation and pattern in one line. */
+/** How many, in three digits at most: 20000000 → `20M`, 65536 → `65.5k`. */
+export function short(value) {
+  for (const [size, letter] of [
+    [1e9, "B"],
+    [1e6, "M"],
+    [1e3, "k"],
+  ])
+    if (value >= size * 0.9995) return `${Number((value / size).toPrecision(3))}${letter}`;
+  return value.toFixed(0);
+}
+
+/** What prunes, then what trains, in one line (pipeline/recipe.py). */
 export function recipe(spec) {
-  const { method, allocation, pattern } = spec.prune;
+  return [...pruning(spec.prune), ...training(spec.recovery)].join(" · ");
+}
+
+function pruning(prune) {
+  if (!prune) return [];
+  const { method, allocation, pattern } = prune;
   const kept =
     pattern.kind === "nm" ? `${pattern.keep}:${pattern.group}` : `unstructured ${plain(pattern.sparsity)}`;
-  return [method.kind, allocation?.kind ?? "uniform", kept].join(" · ");
+  return [method.kind, allocation?.kind ?? "uniform", kept];
+}
+
+/** The spec of a schedule may leave out what has a default. */
+function training(recovery) {
+  if (!recovery) return [];
+  const { objective, trains, keep, text, tokens, steps, global_batch_size: batch = 64 } = recovery;
+  const kind = trains?.kind ?? "full";
+  const blockwise = kind === "reconstruction";
+  const words = blockwise ? [] : [towards(objective)];
+  words.push(kind === "lora" ? `lora ${trains.rank ?? 16}` : kind.replaceAll("_", " "));
+  if (keep?.kind === "dynamic") words.push("dynamic zeros");
+  if (keep?.kind === "gradual") words.push(`gradual to ${plain(keep.sparsity)}`);
+  const each = batch * (text.sequence_length ?? 2048);
+  const all = (steps ?? Math.ceil(tokens / each)) * each;
+  words.push(`${short(all)} tokens${blockwise ? ` × ${trains.epochs ?? 4}` : ""}`);
+  return [words.join(", ")];
+}
+
+function towards(objective) {
+  const words = (objective?.kind ?? "language_modelling").replaceAll("_", " ");
+  const teacher = objective?.teacher?.source;
+  if (!teacher) return words;
+  return `${words} from ${teacher.startsWith("hub:") ? teacher.slice(4) : shortSource(teacher)}`;
 }
 
 /** The last part of a source: `s3://checkpoints/nightly/llama-7b` → `llama-7b`. */

@@ -31,19 +31,23 @@ class Pin(Frozen):
 
 
 class ModelFacts(Frozen):
-    """What the API learns of a model from its config.json, without loading it."""
+    """What the API learns of a model from its config.json, without loading it.
+
+    `parameters`: about as many weights as its files hold, by their sizes and the config's dtype.
+    """
 
     model_type: str
     blocks: int
     max_positions: int | None
     hidden_size: int | None = None
     vocabulary: int | None = None
+    parameters: int | None = None
 
 
 class Pins(Frozen):
     """All sources of one spec, resolved. `perplexity` is parallel to `evaluation.perplexity`; `tasks`: the
-    task files and data of `evaluation.tasks.include`; `recovery`: the text of `recovery.text`; `teacher`: of
-    `recovery.objective.teacher`."""
+    task files and data of `evaluation.tasks.include`; `recovery`: the text of `recovery.text`; `teacher` and
+    `teacher_facts`: of `recovery.objective.teacher`."""
 
     model: Pin
     facts: ModelFacts
@@ -52,3 +56,4 @@ class Pins(Frozen):
     tasks: Pin | None = None
     recovery: Pin | None = None
     teacher: Pin | None = None
+    teacher_facts: ModelFacts | None = None

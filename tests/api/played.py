@@ -17,7 +17,8 @@ from pipeline.events import (
     StageStarted,
 )
 from pipeline.ledger import MANIFEST_JSON, Measured, NodeResult
-from pipeline.report import render_html, report_json
+from pipeline.report import report_json
+from pipeline.report_page import render_html
 from pipeline.storage import ContentStore
 from tests.api.conftest import RunningApi
 from tests.pipeline.made_report import made_report

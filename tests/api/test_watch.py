@@ -2,6 +2,7 @@
 
 import io
 import json
+import random
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -29,10 +30,14 @@ from pipeline.events import (
     StageProgress,
     StageRetried,
     StageStarted,
+    TrainingStep,
+    TrainingValidated,
 )
 from pipeline.storage import ContentStore, LocalStore
+from pipeline.training import Validation
 from tests.api.pins import body as request_body
 from tests.api.played import finished, succeeding
+from tests.pipeline.made_recovery import made_recovery, made_step
 
 START = datetime(2030, 1, 1, 12, tzinfo=UTC)
 PLANNED = AttemptStarted(
@@ -92,6 +97,26 @@ def test_lines_tell_rate_and_remaining_time() -> None:
         "prune             30/30 block, 2.0 s/block",
         "prune             done in 1.5 s",
     ]
+
+
+def test_training_is_one_line_with_its_figures() -> None:
+    record = made_step(7, made_recovery(), random.Random(0)).model_copy(
+        update={"loss": 3.21, "tokens_per_second": 1234.5}
+    )
+    steps: list[tuple[float, EventBody]] = [
+        (0, AttemptStarted(nodes=(NodePlanned(node="recover", stage="recover", needs=()),))),
+        (1, StageStarted(node="recover", key="0")),
+        (2, TrainingValidated(node="recover", validation=Validation(step=0, loss=3.2, perplexity=24.53))),
+        (9, TrainingStep(node="recover", total_steps=400, record=record)),
+        (9, StageProgress(node="recover", done=7, total=400, unit="step", note="loss 3.2100")),
+    ]
+    told = "7/400 step, loss 3.2100, validation perplexity 24.53, tokens/s 1,234"
+    lines = [line.split(maxsplit=1)[1] for line in shown(*steps).splitlines()]
+    assert lines[2:] == [
+        "recover           step 0, perplexity 24.53 on held-out text",
+        f"recover           {told}",
+    ]
+    assert told in shown(*steps, terminal=True)
 
 
 def test_lines_tell_trouble() -> None:

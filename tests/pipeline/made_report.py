@@ -1,9 +1,11 @@
 """Report data as a real job makes it, at any number of blocks."""
 
 import math
+from collections.abc import Mapping
 
 from pipeline.allocations.owl import Owl
 from pipeline.artifacts import (
+    ArtifactRef,
     CheckpointRef,
     EvaluationRef,
     FileRef,
@@ -29,7 +31,8 @@ from pipeline.ledger import Measured, NodeResult
 from pipeline.methods.wanda import Wanda
 from pipeline.model import ModelSource
 from pipeline.patterns import Unstructured
-from pipeline.report import ReportData, seeds_of
+from pipeline.recipe import seeds_of
+from pipeline.report import ReportData
 from pipeline.sources.pins import ModelFacts, Pin, PinnedFile, Pins
 from pipeline.spec import Prune, PruneSpec
 from pipeline.storage.content import BlobRef
@@ -77,6 +80,7 @@ def made_spec(*, model: str = "file:/models/SmolLM2-135M") -> PruneSpec:
 def made_report(*, blocks: int = 30, spec: PruneSpec | None = None, name: str = "SmolLM2-135M") -> ReportData:
     """A job of so many blocks."""
     spec = spec or made_spec()
+    assert spec.prune is not None
     outliers = Outliers(
         multiplier=5, ratios=tuple(2 + math.sin(block) + 3 / (1 + block) for block in range(blocks))
     )
@@ -125,29 +129,39 @@ def made_evaluation(
 
 def made_stages() -> tuple[NodeResult, ...]:
     """All stages but the report; the first two come from the cache."""
-    dense = CheckpointRef(files=(_file("config.json"), _file("model.safetensors")))
-    pruned = CheckpointRef(files=(_file("config.json"), _file("model-pruned.safetensors")))
+    dense = CheckpointRef(files=(made_file("config.json"), made_file("model.safetensors")))
+    pruned = CheckpointRef(files=(made_file("config.json"), made_file("model-pruned.safetensors")))
     made = [
         ("import_model", {"checkpoint": dense}, 1.2),
-        ("calibrate", {"samples": SamplesRef(files=(_file("samples.safetensors"),))}, 0.4),
-        ("measure_outliers", {"outliers": OutliersRef(files=(_file("outliers.json"),))}, 61.0),
-        ("allocate", {"plan": PlanRef(files=(_file("plan.json"),))}, 0.01),
-        ("prune", {"checkpoint": pruned, "keep": KeepRef(files=(_file("sparsity.json"),))}, 95.5),
-        ("evaluate:dense", {"evaluation": EvaluationRef(files=(_file("evaluation.json"),))}, 40.0),
-        ("evaluate:pruned", {"evaluation": EvaluationRef(files=(_file("evaluation2.json"),))}, 41.0),
-        ("publish", {"manifest": ManifestRef(files=(_file("manifest.json"),), prefix="published/x/")}, 2.0),
+        ("calibrate", {"samples": SamplesRef(files=(made_file("samples.safetensors"),))}, 0.4),
+        ("measure_outliers", {"outliers": OutliersRef(files=(made_file("outliers.json"),))}, 61.0),
+        ("allocate", {"plan": PlanRef(files=(made_file("plan.json"),))}, 0.01),
+        ("prune", {"checkpoint": pruned, "keep": KeepRef(files=(made_file("sparsity.json"),))}, 95.5),
+        ("evaluate:dense", {"evaluation": EvaluationRef(files=(made_file("evaluation.json"),))}, 40.0),
+        ("evaluate:pruned", {"evaluation": EvaluationRef(files=(made_file("evaluation2.json"),))}, 41.0),
+        (
+            "publish",
+            {"manifest": ManifestRef(files=(made_file("manifest.json"),), prefix="published/x/")},
+            2.0,
+        ),
     ]
     return tuple(
-        NodeResult(
-            node=node,
-            key=sha256_hex(node.encode()),
-            cached=index < 2,
-            artifacts=artifacts,
-            measured=Measured(
-                seconds=seconds, peak_memory_bytes=None if node == "allocate" else 300_000_000 + index
-            ),
-        )
+        made_stage(node, artifacts, seconds, index=index)
         for index, (node, artifacts, seconds) in enumerate(made)
+    )
+
+
+def made_stage(
+    node: str, artifacts: Mapping[str, ArtifactRef], seconds: float, *, index: int = 2
+) -> NodeResult:
+    """One that is done."""
+    peak = None if node == "allocate" else 300_000_000 + index
+    return NodeResult(
+        node=node,
+        key=sha256_hex(node.encode()),
+        cached=index < 2,
+        artifacts=dict(artifacts),
+        measured=Measured(seconds=seconds, peak_memory_bytes=peak),
     )
 
 
@@ -180,5 +194,6 @@ def _pins(spec: PruneSpec) -> Pins:
     )
 
 
-def _file(path: str) -> FileRef:
+def made_file(path: str) -> FileRef:
+    """A file of an artifact."""
     return FileRef(path=path, blob=BlobRef(digest=sha256_hex(path.encode()), size=1000))

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.comparison import Comparison, TaskComparison
-from pipeline.gates import check_measured, judge, parse
+from pipeline.gates import Verdict, check_measured, judge, parse
 from pipeline.report import Summary, summarise
+from tests.pipeline.made_recovery import recovered_report, recovered_spec
 from tests.pipeline.made_report import made_report
 
 FIGURES = st.floats(min_value=0.001, max_value=1e6)
@@ -104,7 +105,7 @@ def test_what_holds(gate: str, passed: bool, bound: float) -> None:
 def test_what_was_not_measured_does_not_hold(gate: str, told: str) -> None:
     verdict = judge(parse(gate), SUMMARY)
     assert not verdict.passed
-    assert (verdict.pruned, verdict.dense, verdict.bound) == (None, None, None)
+    assert (verdict.final, verdict.dense, verdict.bound) == (None, None, None)
     assert told in verdict.reason
 
 
@@ -160,6 +161,36 @@ def test_what_a_template_does_not_measure(gate: str, told: str) -> None:
     with pytest.raises(ValueError, match="template") as caught:
         check_measured(parse(gate), texts=[], tasks=["mmlu"])
     assert told in str(caught.value)
+
+
+def test_gates_judge_what_is_published() -> None:
+    measured = summary(
+        texts=(text("t", dense=20, pruned=40).model_copy(update={"recovered": 22.0}),),
+        tasks=(task("sciq", 0.9, 0.6).model_copy(update={"recovered": 0.88, "difference": -0.02}),),
+    )
+    for gate, figure in (("perplexity <= 1.2 * dense", 22), ("sciq >= dense - 0.05", 0.88)):
+        verdict = judge(parse(gate), measured)
+        assert verdict.passed
+        assert verdict.final == figure
+    trained = summarise(recovered_report(blocks=2, spec=recovered_spec(prune=False)))
+    assert judge(parse("perplexity <= 1.3 * dense"), trained).passed
+    assert "sparsity was not measured" in judge(parse("sparsity >= 0.1"), trained).reason
+    with pytest.raises(ValueError, match="does not measure sparsity"):
+        check_measured(parse("sparsity >= 0.1"), texts=["t"], tasks=[], sparse=False)
+
+
+def test_a_verdict_from_before_there_was_training_is_read() -> None:
+    older = {
+        "gate": "g",
+        "metric": "m",
+        "pruned": 1.5,
+        "dense": 1.0,
+        "bound": 2.0,
+        "passed": True,
+        "reason": "r",
+    }
+    assert Verdict.model_validate(older).final == 1.5
+    assert "pruned" not in Verdict.model_validate(older).model_dump()
 
 
 @given(dense=FIGURES, pruned=FIGURES, factor=st.floats(0.1, 10), offset=st.floats(0, 100))

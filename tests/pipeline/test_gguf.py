@@ -22,7 +22,7 @@ from pipeline.errors import (
     UnsupportedCheckpoint,
 )
 from pipeline.evaluation import PerplexityText
-from pipeline.resolve import model_pin
+from pipeline.resolve_model import model_pin
 from pipeline.sources import SourceAccess, open_source
 from pipeline.tokens import perplexity_tokens, perplexity_windows
 from tests.models import PARAGRAPH, tiny_checkpoint

@@ -19,7 +19,7 @@ from pipeline.checkpoint.importing import import_checkpoint
 from pipeline.checkpoint.index import TENSORS_JSON, TensorEntry, TensorIndex
 from pipeline.checkpoint.scan import TensorScan
 from pipeline.errors import SourceChanged, UnsupportedCheckpoint
-from pipeline.resolve import model_pin
+from pipeline.resolve_model import model_pin
 from pipeline.sources import SourceAccess, open_source
 from pipeline.sources.pins import Pin, PinnedFile
 from pipeline.storage import ContentStore, LocalStore

@@ -26,15 +26,20 @@ FILES = {
 }
 
 
+def evaluations_of(data: ReportData) -> dict[str, EvaluationResult]:
+    models = {"dense": data.dense, "pruned": data.pruned, "recovered": data.recovered}
+    return {name: one for name, one in models.items() if one is not None}
+
+
 def card_of(data: ReportData) -> str:
     return model_card(
         model_name=data.model_name,
         spec=data.spec,
         plan=data.plan,
         sparsity=data.sparsity,
-        dense=data.dense,
-        pruned=data.pruned,
+        evaluations=evaluations_of(data),
         tasks=data.task_comparisons,
+        certificate=data.certificate,
         versions=VERSIONS,
     )
 
@@ -46,9 +51,9 @@ def side_of(data: ReportData) -> SideFile:
         plan=data.plan,
         sparsity=data.sparsity,
         outliers=data.outliers,
-        dense=data.dense,
-        pruned=data.pruned,
+        evaluations=evaluations_of(data),
         tasks=data.task_comparisons,
+        certificate=data.certificate,
         files=FILES,
         versions=VERSIONS,
     )

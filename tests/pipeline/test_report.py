@@ -1,28 +1,24 @@
 """The report says what was measured, in one file that asks nobody for anything."""
 
 import json
+import math
 import re
 from html.parser import HTMLParser
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
-from pipeline.comparison import UnequalContracts, compare
+from pipeline.comparison import Comparison, UnequalContracts, compare
 from pipeline.evaluation import EvaluationResult
 from pipeline.patterns import NM
 from pipeline.plan import SparsityPlan
 from pipeline.quantity import human_bytes, human_figure, human_perplexity, human_seconds
-from pipeline.report import (
-    ReportData,
-    heatmap,
-    read_report,
-    recipe_of,
-    render_html,
-    report_json,
-    seeds_of,
-    summarise,
-)
+from pipeline.recipe import recipe_of, seeds_of
+from pipeline.report import ReportData, read_report, report_json, summarise
 from pipeline.report_chart import block_chart, block_sparsity, nice_ticks
+from pipeline.report_page import heatmap, render_html
 from pipeline.spec import PruneSpec
 from tests.pipeline.made_report import DENSE, LINEARS, PRUNED, made_evaluation, made_report, made_spec
 from tests.pipeline.made_tasks import with_tasks
@@ -85,7 +81,7 @@ def test_page_draws_every_block(blocks: int) -> None:
 
 def test_bars_stay_inside_the_picture_and_grow_with_the_value() -> None:
     data = made_report(blocks=80)
-    chart = block_chart(data.plan, data.sparsity, data.outliers)
+    chart = block_chart(data.plan, data.sparsity, data.outliers, asked=data.asked)
     for panel in chart.panels:
         assert all(panel.top <= bar.y <= panel.bottom for bar in panel.bars)
         assert all(chart.left <= bar.x and bar.x + bar.width <= chart.right for bar in panel.bars)
@@ -239,6 +235,34 @@ def test_unequal_contracts_are_refused(render: object) -> None:
 def test_other_texts_are_refused() -> None:
     with pytest.raises(UnequalContracts, match="evaluate both on the same texts"):
         compare(made_evaluation(DENSE, loss=2), made_evaluation(PRUNED, loss=2, name="c4"))
+
+
+@given(st.floats(1.5, 1e3), st.floats(1.01, 1e3), st.floats(-0.5, 1.5))
+def test_recovered_share_is_a_share_of_the_lost_log_perplexity(
+    dense: float, worse: float, share: float
+) -> None:
+    pruned = dense * worse
+    recovered = math.exp(math.log(pruned) - share * (math.log(pruned) - math.log(dense)))
+    contract = made_evaluation(DENSE, loss=2).perplexity[0].contract
+    row = Comparison(
+        name="t", dense=dense, pruned=pruned, recovered=recovered, ratio=recovered / dense, contract=contract
+    )
+    assert row.recovered_share == pytest.approx(share, abs=1e-6)
+    assert row.final == recovered
+    assert row.model_copy(update={"pruned": None}).recovered_share is None
+    assert row.model_copy(update={"pruned": dense * 0.99}).recovered_share is None
+
+
+def test_an_older_report_is_read() -> None:
+    plain = json.loads(report_json(made_report(blocks=2)))
+    for row in plain["summary"]["perplexity"]:
+        del row["recovered"]
+    for name in ("training", "held", "checks"):
+        del plain["summary"][name]
+    for name in ("recovered", "recovered_tasks", "training", "tokens", "certificate"):
+        del plain["data"][name]
+    del plain["data"]["spec"]["recovery"]
+    assert read_report(json.dumps(plain)) == read_report(report_json(made_report(blocks=2)))
 
 
 def test_heatmap_spans_from_least_to_most_sparse() -> None:

@@ -1,6 +1,7 @@
 """Every source of a spec is pinned, and what cannot work is refused with the field to change."""
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors import safe_open
 
 from pipeline.dag import plan
 from pipeline.errors import (
@@ -21,12 +25,15 @@ from pipeline.errors import (
     UnsupportedCheckpoint,
     UnsupportedModel,
 )
-from pipeline.resolve import model_pin, resolve
+from pipeline.model_checks import check_text
+from pipeline.recovery import Recovery
+from pipeline.resolve import resolve
+from pipeline.resolve_model import model_pin
 from pipeline.sources import SourceAccess, open_source
 from pipeline.sources.pins import ModelFacts, Pins
 from pipeline.spec import PruneSpec
 from tests.hub import COMMIT, Repository, cache_repository, model_repository, serve_hub
-from tests.models import KINDS, POSITIONS, Kind, tiny_checkpoint, tiny_text
+from tests.models import KINDS, POSITIONS, VOCABULARY, Kind, tiny_checkpoint, tiny_text
 
 MODEL = "spec.model.source"
 
@@ -79,9 +86,18 @@ def test_pins_and_facts(tmp_path: Path, kind: Kind) -> None:
     tiny_checkpoint(kind, tmp_path / "model")
     place = Place(tmp_path)
     pins = place.resolve()
+    parameters = pins.facts.parameters
     assert pins.facts == ModelFacts(
-        model_type=kind, blocks=4 if kind == "llama" else 2, max_positions=POSITIONS
+        model_type=kind,
+        blocks=4 if kind == "llama" else 2,
+        max_positions=POSITIONS,
+        hidden_size=64,
+        vocabulary=VOCABULARY,
+        parameters=parameters,
     )
+    with safe_open(place.model / "model.safetensors", framework="pt") as file:
+        real = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    assert parameters == pytest.approx(real, rel=0.05)  # the file's header counts
     assert [file.path for file in pins.model.files] == sorted(path.name for path in place.model.iterdir())
     assert pins.calibration is not None
     assert [file.path for file in pins.calibration.files] == ["text.txt"]
@@ -369,3 +385,135 @@ class TestInclude:
 
 
 MAGNITUDE = {"method": {"kind": "magnitude"}, "pattern": {"kind": "unstructured", "sparsity": 0.5}}
+
+
+class TestRecovery:
+    """What a recovery asks for, against the files that it names."""
+
+    @staticmethod
+    def asked(place: Place, **changes: Any) -> dict[str, Any]:
+        text = {"source": f"file:{place.text}", "sequence_length": 32, "validation_sequences": 8}
+        recovery = {"text": text, "steps": 4, "global_batch_size": 4, "learning_rate": {"warmup_steps": 1}}
+        changes["text"] = text | changes.get("text", {})
+        return {"recovery": recovery | changes}
+
+    @staticmethod
+    def distilled(**objective: Any) -> dict[str, Any]:
+        return {"objective": {"kind": "distillation", **objective}}
+
+    def test_text_and_teacher_are_pinned(self, place: Place) -> None:
+        tiny_checkpoint("qwen3", place.root / "other")
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            (place.root / "other" / name).unlink()  # a teacher reads our tokens
+        teacher = {"source": f"file:{place.root}/other"}
+        pins = place.resolve(**self.asked(place, **self.distilled(teacher=teacher, hidden_weight=1.0)))
+        assert pins.recovery is not None
+        assert [file.path for file in pins.recovery.files] == ["text.txt"]
+        assert pins.teacher is not None
+        assert pins.teacher.source == f"file:{place.root}/other"
+        assert pins.teacher_facts is not None
+        assert pins.teacher_facts.model_type == "qwen3"
+        assert Pins.model_validate_json(pins.model_dump_json()) == pins
+        assert place.resolve(**self.asked(place)).teacher is None
+
+    @pytest.mark.parametrize(
+        ("changed", "param", "words"),
+        [
+            ({"vocab_size": 400}, "spec.recovery.objective.teacher.source", ["400", "384"]),
+            (
+                {"hidden_size": 128},
+                "spec.recovery.objective.hidden_weight",
+                ["64", "128", "set hidden_weight"],
+            ),
+            ({"max_position_embeddings": 16}, "spec.recovery.text.sequence_length", ["teacher's 16"]),
+        ],
+    )
+    def test_a_teacher_that_cannot_teach(
+        self, place: Place, changed: dict[str, Any], param: str, words: list[str]
+    ) -> None:
+        other = place.root / "other"
+        shutil.copytree(place.model, other)
+        config = json.loads((other / "config.json").read_text())
+        (other / "config.json").write_text(json.dumps(config | changed))
+        asked = self.distilled(teacher={"source": f"file:{other}"}, hidden_weight=0.5)
+        with pytest.raises(InvalidRequest) as caught:
+            place.resolve(**self.asked(place, **asked))
+        assert caught.value.param == param
+        for word in words:
+            assert word in caught.value.message
+
+    def test_a_teacher_that_is_no_checkpoint(self, place: Place) -> None:
+        asked = self.distilled(teacher={"source": f"file:{place.root}/nothing"})
+        place.refusal(SourceNotFound, "spec.recovery.objective.teacher.source", **self.asked(place, **asked))
+
+    def test_a_model_that_would_be_its_own_teacher(self, place: Place) -> None:
+        shutil.copytree(place.model, place.root / "copy")
+        asked = self.asked(place, **self.distilled(teacher={"source": f"file:{place.root}/copy"}))
+        message = place.refusal(
+            InvalidSpec, "spec.recovery.objective.teacher.source", **asked, prune=None, calibration=None
+        )
+        assert "the model itself" in message
+        assert place.resolve(**asked).teacher is not None
+
+    def test_more_than_the_vocabulary(self, place: Place) -> None:
+        message = place.refusal(
+            InvalidSpec, "spec.recovery.objective.top_k", **self.asked(place, **self.distilled(top_k=385))
+        )
+        assert "384" in message
+        place.resolve(**self.asked(place, **self.distilled(top_k=384)))
+
+    def test_linears_that_the_model_has_not(self, place: Place) -> None:
+        linears = ["self_attn.q_proj", "mlp.gate_prj"]
+        asked = self.asked(place, trains={"kind": "lora", "linears": linears})
+        message = place.refusal(InvalidSpec, "spec.recovery.trains.linears.1", **asked)
+        assert "did you mean 'mlp.gate_proj'?" in message
+        assert "mlp.down_proj" in message
+
+    def test_sequences_longer_than_the_models_positions(self, place: Place) -> None:
+        asked = self.asked(place, text={"sequence_length": POSITIONS + 1, "validation_sequences": 1})
+        place.refusal(SequenceTooLong, "spec.recovery.text.sequence_length", **asked)
+
+    def test_a_text_that_cannot_be_long_enough(self, place: Place) -> None:
+        text = place.root / "short.txt"
+        text.write_text("ab\n" * 100)  # 300 bytes: no more than 602 tokens, 18 sequences of 32
+        short = {"source": f"file:{text}"}
+        place.resolve(**self.asked(place, text={**short, "validation_sequences": 2}))
+        message = place.refusal(
+            TextTooShort, "spec.recovery.text.epochs", **self.asked(place, text={**short}, steps=11)
+        )
+        assert "300 bytes" in message
+        assert "10 training sequences" in message
+        assert "5 times" in message
+        place.resolve(**self.asked(place, text={**short, "epochs": 5}, steps=11))
+        held_out = {**short, "validation_sequences": 18, "epochs": 1000}
+        message = place.refusal(TextTooShort, "spec.recovery.text.source", **self.asked(place, text=held_out))
+        assert "fewer validation_sequences" in message
+        packed = {"source": f"file:{text.with_suffix('.parquet')}"}
+        shutil.copy(place.text.with_suffix(".parquet"), text.with_suffix(".parquet"))
+        place.resolve(**self.asked(place, text=packed, steps=10_000))  # compressed: the stage finds out
+
+    @pytest.mark.parametrize("documents", ["lines", "file"])
+    @given(
+        content=st.text(st.sampled_from("a é你\n"), min_size=1, max_size=60),
+        length=st.integers(8, 16),
+        held_out=st.integers(0, 3),
+        wanted=st.integers(1, 40),
+        epochs=st.integers(1, 4),
+    )
+    def test_no_text_is_refused_that_would_do(
+        self, documents: str, content: str, length: int, held_out: int, wanted: int, epochs: int
+    ) -> None:
+        """Even with a tokenizer that knows bytes alone and puts a mark in front of every document."""
+        asked = {"source": "file:/t.txt", "documents": documents, "sequence_length": length}
+        recovery = Recovery.model_validate(
+            {
+                "text": asked | {"validation_sequences": held_out, "epochs": epochs},
+                "steps": wanted,
+                "global_batch_size": 1,
+                "learning_rate": {"warmup_steps": 0},
+            }
+        )
+        lines = content.split("\n") if documents == "lines" else [content]
+        tokens = sum(len(line.encode()) + 2 for line in lines if line.strip())
+        if (tokens // length - held_out) * epochs >= wanted:
+            check_text(recovery, len(content.encode()))

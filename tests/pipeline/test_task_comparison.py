@@ -104,6 +104,26 @@ def test_the_suite_has_an_average_when_all_of_it_was_asked() -> None:
     assert all(row.metric != AVERAGE for row in compare_tasks(dense[1:], pruned[1:], suite="openba"))
 
 
+def test_three_models_stand_side_by_side_and_the_last_one_counts() -> None:
+    dense, pruned, recovered = (
+        made_suite(DENSE),
+        made_suite(PRUNED, shift=-0.2),
+        made_suite("2" * 64, shift=-0.05),
+    )
+    rows = compare_tasks(dense, pruned, recovered, suite="openba")
+    for row in rows:
+        assert (row.dense, row.pruned, row.recovered) == pytest.approx((0.5, 0.3, 0.45))
+        assert (row.final, row.difference) == pytest.approx((0.45, -0.05))
+    assert not rows[0].stands_out
+    trained = compare_tasks(dense, recovered=recovered)
+    assert trained[0].pruned is None
+    assert trained[0].final == pytest.approx(0.45)
+    other = evaluated("2" * 64, made_task("arc_easy", f1=0.5))
+    dense = pruned = (evaluated(DENSE, made_task("arc_easy", acc=0.5)),)
+    with pytest.raises(UnequalContracts, match="acc,none for dense and not for recovered"):
+        compare_tasks(dense, pruned, (other,))
+
+
 @given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 0.1), st.floats(0, 0.1))
 def test_what_stands_out_does_so_in_both_directions(a: float, b: float, first: float, second: float) -> None:
     def rows(x: float, y: float) -> bool:

@@ -25,7 +25,7 @@ from pipeline.errors import (
     TextTooShort,
 )
 from pipeline.evaluation import PerplexityText
-from pipeline.resolve import model_pin
+from pipeline.resolve_model import model_pin
 from pipeline.sources import SourceAccess, open_source
 from pipeline.storage import ContentStore, LocalStore
 from pipeline.texts import Calibration

@@ -21,7 +21,8 @@ from pipeline.events import (
     StageStarted,
 )
 from pipeline.ledger import JobResult, Measured, NodeResult
-from pipeline.report import ReportData, render_html, report_json
+from pipeline.report import ReportData, report_json
+from pipeline.report_page import render_html
 from pipeline.spec import PruneSpec
 from pipeline.task_results import TaskContract, TaskEvaluation, TaskMetric, TaskResult
 from tests.api.attempts import LEASE, FakeDriver, started_job

@@ -10,15 +10,17 @@ from torch import Tensor, nn
 from torch.multiprocessing import ProcessExitedException
 from transformers import AutoModelForCausalLM
 
-from pipeline.artifacts import CheckpointRef
+from pipeline.artifacts import CheckpointRef, KeepRef
 from pipeline.certificate import Certificate
 from pipeline.checkpoint.keeps import load_keep
 from pipeline.checkpoint.reader import CheckpointReader
-from pipeline.errors import ZerosLost
+from pipeline.errors import TrainingDiverged, ZerosLost
 from pipeline.training import Curve
 from tests.workers.training_runs import Call, Folder, Outcome, Prepared, prepare, run_all, run_one
 from workers.harness.model import materialise_checkpoint
+from workers.training import loop
 from workers.training.data import TrainingData, checksum
+from workers.training.losses import Losses
 
 STAGES = (1, 2, 3)
 
@@ -110,8 +112,8 @@ def assert_zeros_held(tiny: Prepared, outcome: Outcome, *, steps: int) -> None:
 
 
 def test_a_lost_worker_costs_no_sequence_and_others_may_go_on(tiny: Prepared, tmp_path: Path) -> None:
-    """Two workers under ZeRO 3, one is killed; so are two under ZeRO 2 that go on; one of ZeRO 1 ends it."""
-    for stage, step in ((3, 4), (2, 6)):
+    """Of two workers under ZeRO 2 one is killed, then of two under ZeRO 3; one under ZeRO 1 ends it."""
+    for stage, step in ((2, 4), (3, 6)):
         work = tiny.work({"steps": 8}, {"zero_stage": stage})
         with pytest.raises(ProcessExitedException):
             run_one(tmp_path, work, workers=2, dies_at=(1, step))
@@ -215,3 +217,87 @@ def test_every_kind_of_training_learns_and_holds_zeros(tiny: Prepared, tmp_path:
     assert {n for n in trained if not torch.equal(trained[n], dense.tensor(n))} == {
         n for n in trained if trained[n].dim() == 1
     }
+
+
+def plant_no_number() -> None:
+    """The third step's loss is not a number."""
+    honest, called = Losses.training, 0
+
+    def training(self: Losses, tokens_BL: Tensor) -> tuple[Tensor, Tensor]:
+        nonlocal called
+        called += 1
+        loss, entropy = honest(self, tokens_BL)
+        return (loss * float("nan") if called > 8 else loss), entropy
+
+    Losses.training = training  # type: ignore[method-assign]
+
+
+def plant_honesty() -> None:
+    """Ask about preemption at every step."""
+    loop.ASK_SECONDS = -1.0
+
+
+def test_moving_zeros_stopping_early_and_machines_that_go_away(tiny: Prepared, tmp_path: Path) -> None:
+    """All in one pair of processes; the last call breaks it."""
+    rules: dict[str, dict[str, Any]] = {
+        "dynamic": {"keep": {"kind": "dynamic", "every_steps": 2, "share": 0.2, "until": 1.0}, "steps": 8},
+        "gradual": {
+            "keep": {"kind": "gradual", "sparsity": 0.75, "every_steps": 2, "until": 0.8},
+            "steps": 10,
+        },
+        "from dense": {"keep": {"kind": "gradual", "sparsity": 0.5, "every_steps": 2}, "steps": 10},
+        "early": {
+            "learning_rate": {"kind": "constant", "peak": 0.3, "warmup_steps": 0},
+            "early_stop": {"patience": 2},
+            "validate_every_steps": 1,
+            "steps": 30,
+            "divergence_margin": 1000.0,
+        },
+    }
+    calls = [
+        Call(
+            tiny.work(
+                recovery,
+                {"save_every_steps": 1000},
+                key=name,
+                student="dense" if "dense" in name else "pruned",
+            ),
+            Folder(tmp_path / name),
+        )
+        for name, recovery in rules.items()
+    ]
+    preempted = tiny.work({}, {"save_every_steps": 1000}, key="preempted")
+    calls.append(Call(preempted, Folder(tmp_path / "preempted", is_preempted=True), plant_honesty))
+    broken = tiny.work({}, {"save_every_steps": 2}, key="broken")
+    calls.append(Call(broken, Folder(tmp_path / "broken"), plant_no_number))
+    *held, early, spared, failed = run_all(tmp_path, calls, workers=2)
+
+    for (name, recovery), outcome in zip(rules.items(), held, strict=False):
+        curve = curve_of(tiny, outcome)
+        assert outcome.result is not None
+        keep = outcome.result.artifacts["keep"]
+        checkpoint = outcome.result.artifacts["checkpoint"]
+        assert isinstance(keep, KeepRef)
+        assert isinstance(checkpoint, CheckpointRef)
+        keeps = load_keep(tiny.content, checkpoint, keep)
+        weights = weights_of(tiny, outcome)
+        target = recovery["keep"].get("sparsity", 0.5)
+        for tensor, kept in keeps.items():
+            assert not weights[tensor][~kept].any(), name
+            assert abs(float((~kept).float().mean()) - target) < 1e-3, (name, tensor)
+        assert curve.updates[-1].zeros == sum(int((~kept).sum()) for kept in keeps.values())
+        if name == "dynamic":
+            assert all(update.grown == update.dropped > 0 for update in curve.updates)
+            assert keep != tiny.keep
+
+    stopped = curve_of(tiny, early)
+    assert stopped.stopped == "early"
+    best = min(stopped.validations, key=lambda validation: validation.loss)
+    assert stopped.result_step == best.step
+    assert len(stopped.steps) == best.step + 2
+
+    assert (tmp_path / "preempted" / "step-000001" / "state.json").is_file()
+    assert curve_of(tiny, spared).steps[-1].step == 6
+    assert isinstance(failed.error, TrainingDiverged)
+    assert "step 5" in failed.error.message
+    assert "checkpoint of step 4 is kept" in failed.error.message

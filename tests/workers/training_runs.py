@@ -25,7 +25,7 @@ from pipeline.methods import Magnitude
 from pipeline.model import Dtype
 from pipeline.patterns import Pattern, Unstructured
 from pipeline.recovery import Recovery
-from pipeline.spec import TrainingResources
+from pipeline.resources import TrainingResources
 from pipeline.stages import Recover
 from pipeline.storage import ContentStore
 from pipeline.training import Shard, TokensIndex
@@ -240,3 +240,5 @@ def _crew(rank: int, workers: int, port: int, directory: Path, calls: list[Call]
         outcomes.append(Outcome(result, error, call.folder.told))
     if rank == 0:
         torch.save(outcomes, directory / "outcomes.pt")
+    dist.barrier()  # nobody leaves while others still speak
+    dist.destroy_process_group()

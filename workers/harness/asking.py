@@ -12,7 +12,7 @@ from lm_eval.loggers import EvaluationTracker
 
 from pipeline.errors import StageError
 from pipeline.eval_tasks import CheckedTask
-from pipeline.spec import Resources
+from pipeline.resources import Resources
 from pipeline.stages import EvaluateTask
 from workers.harness.model import Tell, TellingModel
 from workers.harness.tasks import known_tasks

@@ -88,6 +88,10 @@ class StageContext:
         """The job's storage."""
         return self.settings.content()
 
+    def read(self, name: str, path: str) -> bytes:
+        """One file of an input."""
+        return self.content.get_bytes(self.inputs[name].file(path))
+
     def checkpoint(self, name: str = "checkpoint") -> CheckpointRef:
         """An input that is a checkpoint."""
         artifact = self.inputs[name]

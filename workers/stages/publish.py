@@ -1,38 +1,72 @@
-"""An ordinary Hugging Face directory with model card, side file and manifest, written last."""
+"""An ordinary Hugging Face directory with model card, side file, certificate and manifest, written last."""
 
-from pipeline.artifacts import FileRef, Manifest, ManifestEntry, ManifestRef, Outliers, SparsityTable
+import json
+from collections.abc import Iterator
+
+from pipeline.artifacts import (
+    AdapterRef,
+    ArtifactRef,
+    CertificateRef,
+    FileRef,
+    Manifest,
+    ManifestEntry,
+    ManifestRef,
+    Outliers,
+    SparsityTable,
+)
 from pipeline.canonical import canonical_json
+from pipeline.certificate import Certificate
 from pipeline.checkpoint.index import TENSORS_JSON
 from pipeline.comparison import compare_tasks
 from pipeline.evaluation import EvaluationResult
 from pipeline.ledger import MANIFEST_JSON
-from pipeline.model_card import model_card, side_file
+from pipeline.model_card import CERTIFICATE_JSON, adapter_card, model_card, side_file
 from pipeline.plan import SparsityPlan
+from pipeline.recipe import name_of
 from pipeline.stages import Publish
 from pipeline.storage.content import BlobRef, ContentStore
 from workers.environment import versions
-from workers.stages.base import Made, Progress, StageContext, Steps
+from workers.stages.base import Made, Progress, StageContext, Step, Steps
 from workers.stages.evaluate_task import read_evaluations
+from workers.stages.publish_certificate import certified_files
+
+ADAPTER, ADAPTER_CONFIG = "adapter", "adapter_config.json"
 
 
 def run(stage: Publish, context: StageContext) -> Steps:
-    """Copies the pruned checkpoint out of the content store to `published/<name>-<key>/`."""
+    """Copies the final checkpoint out of the content store to `published/<name>-<key>/`, and reads back what
+    must be zero there. Raises ZerosLost, before any document says that it is."""
     content = context.content
     prefix = f"published/{stage.model_name}-{context.key[:12]}"
     files = [file for file in context.inputs["checkpoint"].files if file.path != TENSORS_JSON]
-    written = _written(stage, context)
-    files += [FileRef(path=path, blob=content.put_bytes(data)) for path, data in written.items()]
-    files.sort(key=lambda file: file.path)
-    entries = []
-    for i, file in enumerate(files):
-        _copy(content, file.blob, f"{prefix}/{file.path}")
-        entries.append(ManifestEntry(path=file.path, size=file.blob.size, sha256=file.blob.digest))
-        yield Progress(i + 1, len(files))
+    files = _by_path([*files, *_adapter(stage, context)])
+    yield from _copied(content, prefix, files, before=0)
+
+    made: dict[str, ArtifactRef] = {}
+    certificate = None
+    if "certificate" in stage.outputs:
+        certificate = certified_files(stage, context, prefix)
+    written = _written(stage, context, certificate)
+    documents = [FileRef(path=path, blob=content.put_bytes(data)) for path, data in written.items()]
+    yield from _copied(content, prefix, documents, before=len(files))
+    if certificate is not None:
+        made["certificate"] = CertificateRef(
+            files=tuple(file for file in documents if file.path == CERTIFICATE_JSON)
+        )
+
+    files = _by_path([*files, *documents])
+    entries = [ManifestEntry(path=f.path, size=f.blob.size, sha256=f.blob.digest) for f in files]
     manifest = canonical_json(Manifest(files=tuple(entries)))
     blob = content.put_bytes(manifest)
     content.store.put(f"{prefix}/{MANIFEST_JSON}", [manifest])
-    artifact = ManifestRef(files=(*files, FileRef(path=MANIFEST_JSON, blob=blob)), prefix=prefix)
-    yield Made({"manifest": artifact})
+    made["manifest"] = ManifestRef(files=(*files, FileRef(path=MANIFEST_JSON, blob=blob)), prefix=prefix)
+    yield Made(made)
+
+
+def _copied(content: ContentStore, prefix: str, files: list[FileRef], *, before: int) -> Iterator[Step]:
+    for i, file in enumerate(files):
+        _copy(content, file.blob, f"{prefix}/{file.path}")
+        yield Progress(before + i + 1, before + len(files))
 
 
 def _copy(content: ContentStore, blob: BlobRef, key: str) -> None:
@@ -40,35 +74,59 @@ def _copy(content: ContentStore, blob: BlobRef, key: str) -> None:
     content.store.put(key, content.stream(blob))
 
 
-def _written(stage: Publish, context: StageContext) -> dict[str, bytes]:
-    """Model card and side file. Nothing in them tells when or by which job they were made."""
+def _adapter(stage: Publish, context: StageContext) -> list[FileRef]:
+    """The LoRA matrices as a directory of their own. Its base is the model that was trained: what peft wrote
+    there is where that model lay, which is nobody's business and would not be found."""
+    adapter = context.inputs.get("adapter")
+    if not isinstance(adapter, AdapterRef):
+        return []
     content = context.content
+    base = name_of(stage.spec.model.source)
+    if stage.spec.prune is not None:
+        base = f"checkpoint {_evaluation(context, 'pruned').checkpoint_digest}"
+    config = json.loads(content.get_bytes(adapter.file(ADAPTER_CONFIG)))
+    config["base_model_name_or_path"] = base
+    written = {
+        ADAPTER_CONFIG: json.dumps(config, indent=2, sort_keys=True).encode(),
+        "README.md": adapter_card(
+            model_name=stage.model_name, base=base, masked="keep" in context.inputs
+        ).encode(),
+    }
+    kept = [file for file in adapter.files if file.path not in written]
+    made = [FileRef(path=path, blob=content.put_bytes(data)) for path, data in written.items()]
+    return [FileRef(path=f"{ADAPTER}/{file.path}", blob=file.blob) for file in (*kept, *made)]
 
-    def read(name: str, path: str) -> bytes:
-        return content.get_bytes(context.inputs[name].file(path))
 
-    plan = SparsityPlan.model_validate_json(read("plan", "plan.json"))
-    sparsity = SparsityTable.model_validate_json(read("keep", "sparsity.json"))
-    dense = EvaluationResult.model_validate_json(read("dense", "evaluation.json"))
-    pruned = EvaluationResult.model_validate_json(read("pruned", "evaluation.json"))
-    outliers = None
+def _written(stage: Publish, context: StageContext, certificate: Certificate | None) -> dict[str, bytes]:
+    """Model card, side file and certificate. Nothing in them tells when or by which job they were made."""
+    read = context.read
+    plan = SparsityPlan.model_validate_json(read("plan", "plan.json")) if "plan" in context.inputs else None
+    sparsity = outliers = None
+    if "keep" in context.inputs:
+        sparsity = SparsityTable.model_validate_json(read("keep", "sparsity.json"))
     if "outliers" in context.inputs:
         outliers = Outliers.model_validate_json(read("outliers", "outliers.json"))
+    known = {
+        which: _evaluation(context, which)
+        for which in ("dense", "pruned", "recovered")
+        if which in context.inputs
+    }
     asked = stage.spec.evaluation.tasks
     tasks = compare_tasks(
-        read_evaluations(context, "dense"),
-        read_evaluations(context, "pruned"),
+        **{which: read_evaluations(context, which) for which in known},
         suite=asked.suite if asked is not None else None,
     )
+    made_with = versions(training=stage.spec.recovery is not None)
     card = model_card(
         model_name=stage.model_name,
         spec=stage.spec,
         plan=plan,
         sparsity=sparsity,
-        dense=dense,
-        pruned=pruned,
+        evaluations=known,
         tasks=tasks,
-        versions=versions(),
+        certificate=certificate,
+        adapter=ADAPTER if "adapter" in context.inputs else None,
+        versions=made_with,
     )
     side = side_file(
         model_name=stage.model_name,
@@ -76,10 +134,21 @@ def _written(stage: Publish, context: StageContext) -> dict[str, bytes]:
         plan=plan,
         sparsity=sparsity,
         outliers=outliers,
-        dense=dense,
-        pruned=pruned,
+        evaluations=known,
         tasks=tasks,
+        certificate=certificate,
         files={file.path: file.blob.digest for file in context.checkpoint().files},
-        versions=versions(),
+        versions=made_with,
     )
-    return {"README.md": card.encode(), "secateur.json": side.to_json()}
+    documents = {"README.md": card.encode(), "secateur.json": side.to_json()}
+    if certificate is not None:
+        documents[CERTIFICATE_JSON] = canonical_json(certificate)
+    return documents
+
+
+def _evaluation(context: StageContext, which: str) -> EvaluationResult:
+    return EvaluationResult.model_validate_json(context.read(which, "evaluation.json"))
+
+
+def _by_path(files: list[FileRef]) -> list[FileRef]:
+    return sorted(files, key=lambda file: file.path)

@@ -16,6 +16,7 @@ from pipeline.stages import Recover
 from workers.failures import error_for, reason_for
 from workers.gang import GangKeeper
 from workers.stages.base import Made, Note, StageContext, Step, Steps, Waited
+from workers.training.tracked import tracked
 from workers.training.under_ray import FAILURE, RESULT, Failure, Mailbox, forget_training, trainer_for
 from workers.training.work import TrainingResult, Work
 
@@ -32,7 +33,7 @@ def run(stage: Recover, context: StageContext, keeper: GangKeeper) -> Steps:
         content.store.delete(progress_key(context.key, FAILURE))
         asked_at = time.monotonic()
         with keeper.alone():
-            yield from _trained(work, context, asked_at=asked_at)
+            yield from tracked(_trained(work, context, asked_at=asked_at), context)
         result = content.get_model(progress_key(context.key, RESULT), TrainingResult)
     forget_training(work, context.settings)
     yield Made(

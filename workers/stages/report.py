@@ -1,13 +1,24 @@
 """One page and one JSON with every figure."""
 
+from typing import TypeVar
+
 from pipeline.artifacts import FileRef, ManifestRef, Outliers, ReportRef, SparsityTable
+from pipeline.canonical import Frozen
+from pipeline.certificate import Certificate
 from pipeline.evaluation import EvaluationResult
 from pipeline.plan import SparsityPlan
-from pipeline.report import ReportData, render_html, report_json, seeds_of
+from pipeline.recipe import seeds_of
+from pipeline.report import ReportData, report_json
+from pipeline.report_page import render_html
 from pipeline.stages import Report
+from pipeline.training import Curve, TokensIndex
+from pipeline.training_figures import TrainingFigures, training_figures
 from workers.environment import environment
 from workers.stages.base import Made, StageContext, Steps
 from workers.stages.evaluate_task import read_evaluations
+
+MODELS = ("dense", "pruned", "recovered")
+Content = TypeVar("Content", bound=Frozen)
 
 
 def run(stage: Report, context: StageContext) -> Steps:
@@ -17,31 +28,34 @@ def run(stage: Report, context: StageContext) -> Steps:
     manifest = context.inputs["manifest"]
     assert isinstance(manifest, ManifestRef)
 
-    def read(name: str, path: str) -> bytes:
-        return content.get_bytes(context.inputs[name].file(path))
+    def read(name: str, path: str, cls: type[Content]) -> Content | None:
+        return cls.model_validate_json(context.read(name, path)) if name in context.inputs else None
 
-    outliers = None
-    if "outliers" in context.inputs:
-        outliers = Outliers.model_validate_json(read("outliers", "outliers.json"))
+    dense = read("dense", "evaluation.json", EvaluationResult)
+    assert dense is not None
+    known = [which for which in MODELS if which in context.inputs]
+    tasks = {f"{which}_tasks": read_evaluations(context, which) for which in known}
     data = ReportData(
         model_name=stage.model_name,
         job=order.job,
         job_name=order.request.name,
         spec=stage.spec,
         pins=order.pins,
-        plan=SparsityPlan.model_validate_json(read("plan", "plan.json")),
-        sparsity=SparsityTable.model_validate_json(read("keep", "sparsity.json")),
-        outliers=outliers,
-        dense=EvaluationResult.model_validate_json(read("dense", "evaluation.json")),
-        pruned=EvaluationResult.model_validate_json(read("pruned", "evaluation.json")),
-        dense_tasks=read_evaluations(context, "dense"),
-        pruned_tasks=read_evaluations(context, "pruned"),
+        plan=read("plan", "plan.json", SparsityPlan),
+        sparsity=read("keep", "sparsity.json", SparsityTable),
+        outliers=read("outliers", "outliers.json", Outliers),
+        dense=dense,
+        pruned=read("pruned", "evaluation.json", EvaluationResult),
+        recovered=read("recovered", "evaluation.json", EvaluationResult),
+        **tasks,
+        training=_figures(stage, read("curve", "curve.json", Curve)),
+        tokens=read("tokens", "tokens.json", TokensIndex),
+        certificate=read("certificate", "certificate.json", Certificate),
         stages=context.earlier,
-        environment=environment(threads=order.request.resources.cpus_per_worker),
-        checkpoints={
-            "dense": context.inputs["dense_checkpoint"].digest,
-            "pruned": context.inputs["checkpoint"].digest,
-        },
+        environment=environment(
+            threads=order.request.resources.cpus_per_worker, training=stage.spec.recovery is not None
+        ),
+        checkpoints={which: context.inputs[f"{which}_checkpoint"].digest for which in known},
         manifest_prefix=manifest.prefix,
         manifest_digest=manifest.digest,
         seeds=seeds_of(stage.spec),
@@ -49,3 +63,9 @@ def run(stage: Report, context: StageContext) -> Steps:
     files = {"report.html": render_html(data).encode(), "report.json": report_json(data)}
     refs = tuple(FileRef(path=path, blob=content.put_bytes(data)) for path, data in files.items())
     yield Made({"report": ReportRef(files=refs)})
+
+
+def _figures(stage: Report, curve: Curve | None) -> TrainingFigures | None:
+    if curve is None or stage.spec.recovery is None:
+        return None
+    return training_figures(curve, stage.spec.recovery)

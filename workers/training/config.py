@@ -1,7 +1,7 @@
 """The DeepSpeed configuration that a spec and its resources become. Its result is part of the report."""
 
 from pipeline.recovery import Recovery
-from pipeline.spec import TrainingResources
+from pipeline.resources import TrainingResources
 
 
 def deepspeed_config(

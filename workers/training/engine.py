@@ -129,8 +129,6 @@ class Engine:
                 "step": torch.tensor(float(steps), dtype=torch.float32, device=flat.device),
                 **{moment: torch.zeros_like(flat) for moment in MOMENTS},
             }
-        if not self._sharded:
-            self._zero._lazy_init_hp_params_optimizer_state()
 
     def full(self, name: str) -> Tensor:
         """A trained parameter's master weights, put together from all workers: float32, on every worker."""
@@ -180,15 +178,23 @@ class Engine:
     def _fragment(self, name: str, parameter: nn.Parameter) -> Fragment | None:
         return self._shard(name, parameter) if self._sharded else self._piece(name, parameter)
 
+    def _state_of(self, flat: Tensor) -> dict[str, Tensor]:
+        """Master weights and moments of a flat group, from the optimizer itself: DeepSpeed's own links to the
+        moments miss every group but the first."""
+        state = self._zero.optimizer.state.get(flat, {})
+        return {MASTER: flat} | {moment: state[moment] for moment in MOMENTS if moment in state}
+
     def _piece(self, name: str, parameter: nn.Parameter) -> Fragment | None:
         """Stages 1 and 2: working weights are whole, master weights and moments are cut up."""
         mapping = parameter._hp_mapping  # type: ignore[attr-defined]
         if mapping is None:
             return None  # it lies with other workers altogether
-        address = mapping.lp_fragment_address
-        parts = {MASTER: mapping.hp_fragment}
-        parts |= {moment: (mapping.optim_fragment or {}).get(moment) for moment in MOMENTS}
-        held = {part: values.data for part, values in parts.items() if values is not None}
+        address, own = mapping.lp_fragment_address, mapping.hp_fragment_address
+        flat = self._zero.single_partition_of_fp32_groups[mapping.param_group_index]
+        held = {
+            part: values.data[own.start : own.start + own.numel]
+            for part, values in self._state_of(flat).items()
+        }
         working = parameter.data.view(-1)[address.start : address.start + address.numel]
         return Fragment(name, address.start, address.numel, held, working)
 
@@ -202,9 +208,7 @@ class Engine:
             return None
         group, offset, _ = self._zero.grad_position[self._zero.get_param_id(parameter)]
         flat = self._zero.fp32_partitioned_groups_flat[group]
-        state = self._zero.optimizer.state.get(flat, {})
-        parts = {MASTER: flat} | {moment: state[moment] for moment in MOMENTS if moment in state}
-        held = {part: values.data[offset : offset + length] for part, values in parts.items()}
+        held = {part: values.data[offset : offset + length] for part, values in self._state_of(flat).items()}
         return Fragment(name, start, length, held, shard.data[:length])
 
 

@@ -19,7 +19,7 @@ from pipeline.canonical import Frozen
 from pipeline.errors import SecateurError
 from pipeline.events import FailureReason
 from pipeline.ledger import progress_key
-from pipeline.spec import Resources
+from pipeline.resources import Resources
 from workers.failures import reason_for
 from workers.settings import WorkerSettings
 from workers.stages.base import Step

@@ -14,7 +14,7 @@ from pipeline.canonical import Frozen
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.model import Dtype
 from pipeline.patterns import Pattern
-from pipeline.spec import TrainingResources
+from pipeline.resources import TrainingResources
 from pipeline.stages import Recover
 from workers.settings import WorkerSettings
 from workers.stages.base import Step

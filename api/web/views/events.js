@@ -1,7 +1,7 @@
 // The events of a job as lines, oldest first; all progress of a stage shares one line.
 
 import { h, say } from "../dom.js";
-import { clock, count, moment, seconds } from "../format.js";
+import { clock, count, moment, perplexity, seconds } from "../format.js";
 import { stickToEnd } from "../scroll.js";
 
 const MOST_LINES = 1000;
@@ -73,6 +73,10 @@ function told(body, attempt) {
       return "runs";
     case "stage.progress":
       return `${count(body.done)}/${count(body.total)} ${body.unit}${body.note ? ` · ${body.note}` : ""}`;
+    case "training.step":
+      return null; // its progress says so
+    case "training.validated":
+      return validated(body.validation);
     case "stage.finished":
       return body.result.cached ? "cached" : `done in ${seconds(body.result.measured.seconds)}`;
     case "stage.retried":
@@ -92,6 +96,10 @@ function told(body, attempt) {
     default:
       return body.type.replace("job.", "").replaceAll("_", " ");
   }
+}
+
+function validated({ step, loss, perplexity: value }) {
+  return `held-out text after step ${count(step)}: loss ${loss.toFixed(4)}, perplexity ${perplexity(value)}`;
 }
 
 function reason({ message, param, node }) {

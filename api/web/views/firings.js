@@ -93,9 +93,9 @@ function row(firing) {
 }
 
 /** `✓ perplexity <= 1.2 * dense` and the figures behind it. */
-function verdict({ gate, pruned, dense, bound, passed, reason }) {
+function verdict({ gate, final, dense, bound, passed, reason }) {
   const figures = [
-    pruned !== null && `pruned ${plain(pruned)}`,
+    final !== null && `got ${plain(final)}`,
     dense !== null && `dense ${plain(dense)}`,
     bound !== null && `bound ${plain(bound)}`,
   ].filter(Boolean);

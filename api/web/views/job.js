@@ -14,6 +14,7 @@ import { logBox } from "./log.js";
 import { results } from "./results.js";
 import { specText } from "./spec.js";
 import { stages } from "./stages.js";
+import { training } from "./training.js";
 
 const AT_LEAST_EVERY_SECONDS = 5; // in case events do not come through
 const RARELY_SECONDS = 30;
@@ -28,6 +29,7 @@ export function mount(main, id, rest) {
 
   const head = jobHead(() => looking.soon());
   const stageView = stages();
+  const trainingView = training();
   const figures = results(path);
   const events = eventList();
   const log = logBox(path);
@@ -58,7 +60,15 @@ export function mount(main, id, rest) {
     " / ",
     id,
   );
-  const all = h("div", { class: "job" }, head.node, stageView.node, figures.node, parts.node);
+  const all = h(
+    "div",
+    { class: "job" },
+    head.node,
+    stageView.node,
+    trainingView.node,
+    figures.node,
+    parts.node,
+  );
   show(all, false);
   fill(main, trail, all);
   document.title = "Job · Secateur";
@@ -100,6 +110,7 @@ export function mount(main, id, rest) {
   function seen(event) {
     events.add(event);
     stageView.see(event);
+    trainingView.see(event);
     timer ??= setTimeout(() => {
       timer = null;
       looking.soon();

@@ -3,7 +3,8 @@
 import { get } from "../api.js";
 import { blockChart } from "../chart.js";
 import { fillIfNew, h } from "../dom.js";
-import { bytes, metric, perplexity, plain, seconds } from "../format.js";
+import { bytes, metric, perplexity, plain, seconds, short } from "../format.js";
+import { capital, models } from "../models.js";
 import { taskTable } from "./task_table.js";
 
 /** `path`: of the job. Gives {node, update(job)}. */
@@ -59,7 +60,7 @@ function drawn({ summary, data }) {
           summary.notes.map((note) => h("li", null, note)),
         )
       : null,
-    h("div", { class: "figures-and-picture" }, tables(summary), picture(summary, data)),
+    h("div", { class: "figures-and-picture" }, tables(summary), data.plan ? picture(summary, data) : null),
   ];
 }
 
@@ -91,22 +92,27 @@ function tiles(summary) {
   const first = summary.perplexity[0];
   const tasks = (summary.tasks ?? []).filter((task) => task.main);
   const task = tasks.find((one) => one.metric === "average") ?? tasks[0];
+  const share = first ? wonBack(first) : null;
   return [
     first
       ? tile(
           `Perplexity, ${first.name}`,
-          `${perplexity(first.dense)} → ${perplexity(first.pruned)}`,
-          `dense → pruned, × ${first.ratio.toFixed(3)}`,
+          arrows(first, perplexity),
+          `${models([first]).join(" → ")}, × ${first.ratio.toFixed(3)}`,
         )
       : tile("Perplexity", "not measured", "the spec names no text"),
     task
       ? tile(
           `${task.task}, ${task.metric}`,
-          `${metric(task.dense)} → ${metric(task.pruned)}`,
-          `dense → pruned${task.limit ? `, limit ${task.limit}` : ""}`,
+          arrows(task, metric),
+          `${models([task]).join(" → ")}${task.limit ? `, limit ${task.limit}` : ""}`,
         )
       : null,
-    tile("Sparsity", summary.achieved_sparsity.toFixed(4), `asked ${plain(summary.asked_sparsity)}`),
+    share === null
+      ? null
+      : tile("Won back", `${(100 * share).toFixed(0)} %`, "of the log-perplexity lost in pruning"),
+    summary.achieved_sparsity === null ? null : tile("Sparsity", summary.achieved_sparsity.toFixed(4), zeros(summary)),
+    summary.training ? tile("Training", `${short(summary.training.tokens)} tokens`, trained(summary.training)) : null,
     tile(
       "Work",
       seconds(summary.seconds),
@@ -120,6 +126,27 @@ function tiles(summary) {
   ];
 }
 
+function arrows(row, words) {
+  return models([row])
+    .map((name) => words(row[name]))
+    .join(" → ");
+}
+
+/** As pipeline.comparison.Comparison.recovered_share. */
+function wonBack({ dense, pruned, recovered }) {
+  if (pruned === null || (recovered ?? null) === null || pruned <= dense) return null;
+  return Math.log(pruned / recovered) / Math.log(pruned / dense);
+}
+
+function zeros({ asked_sparsity: asked, checks }) {
+  const said = [asked !== null && `asked ${plain(asked)}`, checks && `held at all ${checks} checks`];
+  return said.filter(Boolean).join("; ");
+}
+
+function trained({ steps, total_steps: total, tokens_per_second: speed }) {
+  return `${steps} of ${total} steps${speed === null ? "" : `, ${short(speed)} tokens/s`}`;
+}
+
 function tile(name, value, small) {
   return h("div", null, h("dt", null, name), h("dd", null, value, h("small", null, small)));
 }
@@ -130,14 +157,14 @@ function described({ stride, bos, tokens_scored: tokens, dtype }) {
 
 function perplexityTable(texts) {
   if (!texts.length) return null;
-  const heads = ["Text", "Dense", "Pruned", "Ratio", "Windows"];
-  const rows = texts.map(({ name, dense, pruned, ratio, contract }) =>
+  const named = models(texts);
+  const heads = ["Text", ...named.map(capital), "Ratio", "Windows"];
+  const rows = texts.map(({ name, ratio, contract, ...values }) =>
     h(
       "tr",
       null,
       h("th", { scope: "row" }, name),
-      h("td", null, perplexity(dense)),
-      h("td", null, perplexity(pruned)),
+      named.map((which) => h("td", null, perplexity(values[which]))),
       h("td", null, ratio.toFixed(3)),
       h(
         "td",

@@ -1,12 +1,13 @@
-// lm-eval's figures, dense and pruned side by side.
+// lm-eval's figures of all models side by side.
 
 import { h } from "../dom.js";
 import { metric } from "../format.js";
-
-const HEADS = ["Task", "Metric", "Few-shot", "Questions", "Dense", "Pruned", "Difference"];
+import { capital, models } from "../models.js";
 
 /** `tasks`: the summary's TaskComparisons. */
 export function taskTable(tasks) {
+  const named = models(tasks);
+  const heads = ["Task", "Metric", "Few-shot", "Questions", ...named.map(capital), "Difference"];
   const limited = tasks.some((task) => task.limit);
   return h(
     "div",
@@ -31,15 +32,15 @@ export function taskTable(tasks) {
         h(
           "tr",
           null,
-          HEADS.map((name) => h("th", { scope: "col", class: name === "Metric" ? "words" : null }, name)),
+          heads.map((name) => h("th", { scope: "col", class: name === "Metric" ? "words" : null }, name)),
         ),
       ),
-      h("tbody", null, tasks.map(row)),
+      h("tbody", null, tasks.map((task) => row(task, named))),
     ),
   );
 }
 
-function row(task) {
+function row(task, named) {
   const direction = { true: " ↑", false: " ↓" }[String(task.higher_is_better)] ?? "";
   const difference = metric(task.difference, { sign: true });
   return h(
@@ -49,17 +50,17 @@ function row(task) {
     h("td", { class: "words" }, task.metric, task.filter === "none" ? "" : ` (${task.filter})`, direction),
     h("td", null, task.num_fewshot ?? "–"),
     h("td", null, task.samples, task.limit ? h("small", null, ` limit ${task.limit}`) : null),
-    h("td", null, metric(task.dense), stderr(task.dense_stderr)),
-    h("td", null, metric(task.pruned), stderr(task.pruned_stderr)),
+    named.map((which) => h("td", null, metric(task[which]), stderr(task[`${which}_stderr`]))),
     h("td", null, standsOut(task) ? h("b", null, difference) : difference),
   );
 }
 
 function stderr(value) {
-  return value === null ? null : h("small", null, ` ± ${metric(value)}`);
+  return (value ?? null) === null ? null : h("small", null, ` ± ${metric(value)}`);
 }
 
 /** As pipeline.comparison.TaskComparison.stands_out. */
-function standsOut({ difference, dense_stderr: dense, pruned_stderr: pruned }) {
-  return dense !== null && pruned !== null && Math.abs(difference) > 2 * Math.hypot(dense, pruned);
+function standsOut({ difference, dense_stderr: dense, pruned_stderr: pruned, recovered, recovered_stderr: after }) {
+  const final = (recovered ?? null) === null ? pruned : after;
+  return dense !== null && final !== null && Math.abs(difference) > 2 * Math.hypot(dense, final);
 }

@@ -1,0 +1,123 @@
+"""What must agree between the parts of a request, before any source is looked at.
+
+Each check raises the error of the one field to change, for the validators of spec.py.
+"""
+
+from pipeline.patterns import Pattern, Unstructured
+from pipeline.recovery import Distillation, Gradual, Recovery
+from pipeline.refusal import refusal
+from pipeline.resources import Resources
+
+
+def check_recovery(recovery: Recovery, pattern: Pattern | None) -> None:
+    """Recovery and the pattern of pruning; None where nothing is pruned. Fields count from the spec."""
+    _check_keep(recovery, pattern)
+    if pattern is not None:
+        return
+    if recovery.trains.kind == "reconstruction":
+        raise refusal(
+            "reconstruction brings pruned blocks back to what the dense ones give, and nothing is pruned; "
+            "add prune, or use trains kind full, lora or norms_and_biases",
+            "recovery",
+            "trains",
+            "kind",
+            got="reconstruction",
+        )
+    objective = recovery.objective
+    if isinstance(objective, Distillation) and objective.teacher is None and recovery.keep.kind == "held":
+        raise refusal(
+            "nothing is pruned, so the model would be its own teacher; name another one, add prune, or use "
+            "objective kind language_modelling",
+            "recovery",
+            "objective",
+            "teacher",
+        )
+
+
+def check_training(recovery: Recovery, resources: Resources) -> None:
+    """Recovery and how it is split over workers. Fields count from the request."""
+    gpus = resources.gpus_per_worker
+    if gpus not in (0, 1):
+        raise refusal(
+            f"got {gpus:g}: each worker of recovery training drives one whole GPU, or none; use 1 (and more "
+            f"workers) or 0",
+            "resources",
+            "gpus_per_worker",
+            got=gpus,
+        )
+    if recovery.precision == "float16" and not gpus:
+        raise refusal(
+            "float16 is trained on GPUs only; use bfloat16 or float32, or set resources.gpus_per_worker to 1",
+            "spec",
+            "recovery",
+            "precision",
+            got="float16",
+        )
+    if resources.recovery.teacher != "whole" and not recovery.needs_teacher:
+        raise refusal(
+            f"got {resources.recovery.teacher}, and there is no teacher: that takes spec.recovery.objective "
+            f"kind distillation; leave it out",
+            "resources",
+            "recovery",
+            "teacher",
+            got=resources.recovery.teacher,
+        )
+    _check_batch(recovery.global_batch_size, resources)
+
+
+def _check_keep(recovery: Recovery, pattern: Pattern | None) -> None:
+    keep = recovery.keep
+    if keep.kind == "held":
+        return
+    if isinstance(pattern, Unstructured) or (pattern is None and isinstance(keep, Gradual)):
+        _check_moves(recovery, pattern)
+        return
+    got = "nothing is pruned" if pattern is None else f"spec.prune.pattern is {pattern.kind}"
+    raise refusal(
+        f"{keep.kind} moves single weights, which needs spec.prune with an unstructured pattern"
+        f"{' or no prune' if isinstance(keep, Gradual) else ''}; {got}. Use keep kind held",
+        "recovery",
+        "keep",
+        "kind",
+        got=keep.kind,
+    )
+
+
+def _check_moves(recovery: Recovery, pattern: Pattern | None) -> None:
+    keep = recovery.keep
+    if isinstance(keep, Gradual) and pattern is not None and keep.sparsity <= pattern.target:
+        raise refusal(
+            f"got {keep.sparsity:g}, and prune makes {pattern.target:g} already; ask for more here, for less "
+            f"in spec.prune.pattern.sparsity, or use keep kind held",
+            "recovery",
+            "keep",
+            "sparsity",
+            got=keep.sparsity,
+        )
+
+
+def _check_batch(size: int, resources: Resources) -> None:
+    """The product of batch sizes."""
+    asked, workers = resources.recovery, resources.training_workers
+    at_once = asked.micro_batch_size * workers
+    steps = asked.gradient_accumulation_steps
+    if size == at_once * steps if steps is not None else size % at_once == 0:
+        return
+    product = f"micro_batch_size {asked.micro_batch_size} · {workers} workers"
+    if steps is not None:
+        possible = f"is not {product} · gradient_accumulation_steps {steps} = {at_once * steps}"
+        nearest = [at_once * steps]
+        beside = "resources.recovery.gradient_accumulation_steps" + (
+            f" to {size // at_once}" if size % at_once == 0 else ""
+        )
+    else:
+        possible = f"is no multiple of {product} = {at_once}"
+        nearest = [count * at_once for count in (size // at_once, size // at_once + 1) if count]
+        beside = "resources.recovery.micro_batch_size or workers"
+    raise refusal(
+        f"{size} {possible}; use {' or '.join(map(str, nearest))}, or change {beside}",
+        "spec",
+        "recovery",
+        "global_batch_size",
+        got=size,
+    )

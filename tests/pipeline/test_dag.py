@@ -1,0 +1,226 @@
+"""Which stages a spec becomes, what each takes, and under which key its result is found again."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from pipeline.artifacts import (
+    AdapterRef,
+    ArtifactRef,
+    CertificateRef,
+    CheckpointRef,
+    CurveRef,
+    EvaluationRef,
+    KeepRef,
+    OutliersRef,
+    PlanRef,
+    SamplesRef,
+    TokensRef,
+)
+from pipeline.dag import Dag, node_key, plan
+from pipeline.sources.pins import ModelFacts, Pin, PinnedFile, Pins
+from pipeline.spec import PruneSpec
+from pipeline.stages import ImportModel, PrepareText, Recover
+
+TEXT = {"source": "file:/t/text.txt", "sequence_length": 32}
+WANDA = {
+    "method": {"kind": "wanda"},
+    "allocation": {"kind": "owl", "multiplier": 5, "spread": 0.08},
+    "pattern": {"kind": "unstructured", "sparsity": 0.5},
+}
+DISTILLED = {"text": TEXT, "steps": 50, "objective": {"kind": "distillation"}}
+MODELLED = {"text": TEXT, "steps": 50}
+PRUNED = {"prune": WANDA, "calibration": {**TEXT, "samples": 4}}
+ARTIFACTS: dict[str, ArtifactRef] = {
+    "checkpoint": CheckpointRef(files=()),
+    "samples": SamplesRef(files=()),
+    "outliers": OutliersRef(files=()),
+    "plan": PlanRef(files=()),
+    "keep": KeepRef(files=()),
+    "evaluation": EvaluationRef(files=()),
+    "tokens": TokensRef(files=()),
+    "curve": CurveRef(files=()),
+    "certificate": CertificateRef(files=()),
+    "adapter": AdapterRef(files=()),
+}
+# As they were before there was recovery training: what is stored of a pruning job stays good.
+OLD_KEYS = {
+    "import_model": "27e2e3e2c1d8c24388141f91c9412132b9eacca2d9916c24e2a184d7e06c5096",
+    "calibrate": "ce934eec83b7b16607458fdcfba7215cc73c5a927f03bb83c6dd2bc61ff2e310",
+    "measure_outliers": "1213fc87d77ffc5135f7d9227639d7b6d8b754dd554500c7b52f4fb3a39267b5",
+    "allocate": "e3e1e3e03e71b0837e7c5037bb8fe2d04440d50292bb01ec7b93f29b421eef9b",
+    "prune": "fae2c32b3b9f2f8f976cbfcbd0d743e3b3fbb7f23ec8d3612431723996e60a64",
+    "evaluate:dense": "9344450b128e6b8dd0f6516d2c118f97cccb951dbcf9431e2d379966cfee852e",
+    "evaluate:pruned": "9344450b128e6b8dd0f6516d2c118f97cccb951dbcf9431e2d379966cfee852e",
+}
+
+
+def planned(*, teacher: str | None = None, **parts: Any) -> Dag:
+    spec = PruneSpec.model_validate(
+        {"model": {"source": "file:/m/tiny"}, "evaluation": {"perplexity": [TEXT]}, **parts}
+    )
+    return plan(
+        spec,
+        Pins(
+            model=pin("m"),
+            facts=ModelFacts(model_type="llama", blocks=2, max_positions=128),
+            calibration=pin("t") if spec.calibration is not None else None,
+            perplexity=(pin("t"),),
+            recovery=pin("r") if spec.recovery is not None else None,
+            teacher=pin(teacher) if teacher is not None else None,
+        ),
+    )
+
+
+def pin(name: str) -> Pin:
+    return Pin(source=f"file:/{name}", files=(PinnedFile(path=name, size=7, tag="sha256:" + "0" * 64),))
+
+
+def keys(dag: Dag) -> dict[str, str | None]:
+    """Keys of all nodes but the last two, if every artifact were empty."""
+    made = {
+        node.id: {name: ARTIFACTS[name] for name in node.stage.outputs if name in ARTIFACTS}
+        for node in dag.nodes
+    }
+    return {node.id: node_key(node, made) for node in dag.nodes if node.id not in ("publish", "report")}
+
+
+def ids(dag: Dag) -> list[str]:
+    return [node.id for node in dag.nodes]
+
+
+def inputs(dag: Dag, node: str) -> Mapping[str, str]:
+    return {name: f"{given.node}.{given.artifact}" for name, given in dag[node].inputs.items()}
+
+
+def check(dag: Dag) -> None:
+    """Every input is an output of an earlier node."""
+    outputs: dict[str, tuple[str, ...]] = {}
+    for node in dag.nodes:
+        for name, given in node.inputs.items():
+            assert given.artifact in outputs[given.node], (node.id, name)
+        assert node.id not in outputs
+        outputs[node.id] = node.stage.outputs
+
+
+def test_pruning_alone_is_what_it_was() -> None:
+    dag = planned(**PRUNED)
+    check(dag)
+    assert keys(dag) == OLD_KEYS
+    assert inputs(dag, "publish")["checkpoint"] == "prune.checkpoint"
+
+
+def test_recovery_alone_trains_the_dense_model() -> None:
+    dag = planned(recovery=MODELLED)
+    check(dag)
+    assert ids(dag) == [
+        "import_model",
+        "prepare_text",
+        "recover",
+        "evaluate:dense",
+        "evaluate:recovered",
+        "publish",
+        "report",
+    ]
+    assert inputs(dag, "recover") == {
+        "checkpoint": "import_model.checkpoint",
+        "tokens": "prepare_text.tokens",
+    }
+    assert dag["recover"].stage.outputs == ("checkpoint", "curve")
+    assert inputs(dag, "publish")["checkpoint"] == "recover.checkpoint"
+    assert "keep" not in inputs(dag, "publish")
+
+
+def test_recovery_after_pruning_holds_zeros_and_is_taught_by_the_dense_model() -> None:
+    dag = planned(**PRUNED, recovery=DISTILLED)
+    check(dag)
+    assert {name: key for name, key in keys(dag).items() if name in OLD_KEYS} == OLD_KEYS
+    assert inputs(dag, "recover") == {
+        "checkpoint": "prune.checkpoint",
+        "tokens": "prepare_text.tokens",
+        "keep": "prune.keep",
+        "plan": "allocate.plan",
+        "teacher": "import_model.checkpoint",
+    }
+    assert {"keep", "certificate"} <= set(dag["recover"].stage.outputs)
+    published = inputs(dag, "publish")
+    assert published["checkpoint"] == "recover.checkpoint"
+    assert published["keep"] == "recover.keep"
+    assert published["certificate"] == "recover.certificate"
+    assert published["pruned"] == "evaluate:pruned.evaluation"
+    assert ids(dag).index("prepare_text") < ids(dag).index("prune")  # a text too short is found out early
+
+
+def test_a_teacher_of_its_own_is_imported_first() -> None:
+    objective = {"kind": "distillation", "teacher": {"source": "file:/big"}}
+    dag = planned(**PRUNED, recovery={**DISTILLED, "objective": objective}, teacher="big")
+    check(dag)
+    stage = dag["import_teacher"].stage
+    assert isinstance(stage, ImportModel)
+    assert stage.files == pin("big").files
+    assert inputs(dag, "recover")["teacher"] == "import_teacher.checkpoint"
+    assert ids(dag).index("import_teacher") < ids(dag).index("prune")
+
+
+def test_gradual_pruning_needs_no_pruning_before() -> None:
+    keep = {"kind": "gradual", "sparsity": 0.5, "every_steps": 10}
+    dag = planned(recovery={**MODELLED, "keep": keep})
+    check(dag)
+    assert set(inputs(dag, "recover")) == {"checkpoint", "tokens"}
+    assert dag["recover"].stage.outputs == ("checkpoint", "curve", "keep", "certificate")
+    assert inputs(dag, "publish")["keep"] == "recover.keep"
+
+
+@pytest.mark.parametrize("trains", ["lora", "reconstruction", "norms_and_biases"])
+def test_what_trains_decides_what_is_made(trains: str) -> None:
+    dag = planned(**PRUNED, recovery={**MODELLED, "trains": {"kind": trains}})
+    check(dag)
+    assert ("adapter" in dag["recover"].stage.outputs) == (trains == "lora")
+    assert ("adapter" in inputs(dag, "publish")) == (trains == "lora")
+    assert ("teacher" in dag["recover"].inputs) == (trains == "reconstruction")
+
+
+def test_every_checkpoint_is_put_to_every_task() -> None:
+    evaluation = {"tasks": {"tasks": ["arc_easy", "boolq"]}}
+    dag = planned(**{**PRUNED, "recovery": MODELLED, "evaluation": evaluation})
+    check(dag)
+    asked = [node for node in ids(dag) if node.startswith("tasks:")]
+    assert asked == [
+        f"tasks:{which}:{task}"
+        for which in ("dense", "pruned", "recovered")
+        for task in ("arc_easy", "boolq")
+    ]
+    assert set(asked) <= set(dag["publish"].inputs)
+
+
+def test_where_a_text_lies_is_no_part_of_a_key() -> None:
+    here = planned(**PRUNED, recovery=DISTILLED)
+    there = planned(**PRUNED, recovery={**DISTILLED, "text": {**TEXT, "source": "s3://b/other.txt"}})
+    assert keys(here) == keys(there)
+
+
+@pytest.mark.parametrize(
+    ("change", "changed"),
+    [
+        ({"steps": 51}, {"prepare_text", "recover"}),
+        ({"precision": "bfloat16"}, {"recover"}),
+        ({"learning_rate": {"peak": 1e-3}}, {"recover"}),
+        ({"text": {**TEXT, "seed": 1}}, {"prepare_text", "recover"}),
+    ],
+)
+def test_what_changes_the_result_changes_the_key(change: dict[str, Any], changed: set[str]) -> None:
+    before = keys(planned(**PRUNED, recovery=DISTILLED))
+    after = keys(planned(**PRUNED, recovery={**DISTILLED, **change}))
+    assert {name for name in before if before[name] != after[name]} == changed
+
+
+def test_needed_sequences_are_those_of_all_steps() -> None:
+    dag = planned(
+        recovery={**MODELLED, "steps": None, "tokens": 10_000, "learning_rate": {"warmup_steps": 1}}
+    )
+    prepare, recover = dag["prepare_text"].stage, dag["recover"].stage
+    assert isinstance(prepare, PrepareText)
+    assert isinstance(recover, Recover)
+    assert prepare.sequences == 5 * 64  # 10 000 tokens are 4.9 steps of 64 sequences of 32
+    assert recover.recovery.total_steps == 5

@@ -1,0 +1,58 @@
+"""The certificate of what is published: that of the training, or of the masks, and a look at the files."""
+
+from collections.abc import Sequence
+
+from pipeline.artifacts import KeepRef, SparsityTable
+from pipeline.certificate import Certificate, Check
+from pipeline.checkpoint.certify import certify, certify_tensors
+from pipeline.checkpoint.keeps import KeepReader
+from pipeline.checkpoint.published import published_tensors
+from pipeline.errors import ZerosLost
+from pipeline.patterns import Pattern
+from pipeline.plan import SparsityPlan
+from pipeline.stages import Publish
+from workers.stages.base import StageContext
+
+
+def certified_files(stage: Publish, context: StageContext, prefix: str) -> Certificate:
+    """Read the files below `prefix` back and hold them against their keep tensors.
+
+    Raises ZerosLost that names tensor and position.
+    """
+    keep = context.inputs["keep"]
+    assert isinstance(keep, KeepRef)
+    patterns = _patterns(stage, context)
+    earlier = _earlier(context, keep, patterns)
+    checkpoint = context.checkpoint()
+    keeps = KeepReader(context.content, checkpoint, keep)
+    digests = {file.path: file.blob.digest for file in checkpoint.files if file.path.endswith(".safetensors")}
+    weights = published_tensors(context.content.store, prefix, digests, held=keeps.tensors)
+    tensors, check = certify_tensors(weights, keeps, at="published", patterns=patterns)
+    for before, after in zip(earlier.tensors, tensors, strict=True):
+        if before != after:
+            raise ZerosLost(f"{after.tensor} as published is under {after}, as it was made under {before}")
+    return Certificate(tensors=tensors, checks=(*earlier.checks, check))
+
+
+def _earlier(context: StageContext, keep: KeepRef, patterns: Sequence[Pattern] | None) -> Certificate:
+    """What training has certified; without training, the masks as they were made, and the stored result."""
+    if "certificate" in context.inputs:
+        return Certificate.model_validate_json(context.read("certificate", "certificate.json"))
+    table = SparsityTable.model_validate_json(context.read("keep", "sparsity.json"))
+    pruned = sum(linear.pruned for linear in table.linears)
+    masks = Check(at="mask", tensors=len(table.linears), held=pruned, zeros=pruned)
+    tensors, stored = certify(context.content, context.checkpoint(), keep, at="reload", patterns=patterns)
+    if (stored.tensors, stored.held) != (masks.tensors, masks.held):
+        raise ZerosLost(
+            f"{masks.held} weights of {masks.tensors} tensors were pruned, and the keep tensors hold "
+            f"{stored.held} of {stored.tensors}"
+        )
+    return Certificate(tensors=tensors, checks=(masks, stored))
+
+
+def _patterns(stage: Publish, context: StageContext) -> Sequence[Pattern] | None:
+    """Of each block, where the zeros are those that pruning chose."""
+    recovery = stage.spec.recovery
+    if "plan" not in context.inputs or (recovery is not None and recovery.keep.kind != "held"):
+        return None
+    return SparsityPlan.model_validate_json(context.read("plan", "plan.json")).blocks

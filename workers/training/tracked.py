@@ -1,0 +1,70 @@
+"""A training's steps, told to the experiment trackers that the job asked for while they pass by."""
+
+import queue
+from collections.abc import Iterator, Mapping
+
+from pipeline.spec import JobRequest
+from workers.stages.base import Note, StageContext, Step, Trained, Validated
+from workers.training.trackers import Level, Status, Trackers
+
+
+def tracked(steps: Iterator[Step], context: StageContext) -> Iterator[Step]:
+    """The same steps, with notes about the trackers between them."""
+    request = context.order.request
+    if request.tracking.mlflow is None and request.tracking.wandb is None:
+        yield from steps
+        return
+    said: queue.SimpleQueue[Note] = queue.SimpleQueue()
+
+    def tell(text: str, level: Level) -> None:
+        said.put(Note(text, level))
+
+    trackers = Trackers(
+        request.tracking,
+        job=context.order.job,
+        node=context.node,
+        name=request.name,
+        params=run_params(request),
+        tell=tell,
+    )
+    status: Status = "failed"
+    try:
+        for step in steps:
+            match step:
+                case Trained(_, record):
+                    trackers.step(record)
+                case Validated(validation):
+                    trackers.validated(validation)
+            yield step
+            yield from _taken(said)
+        status = "finished"
+    finally:
+        trackers.finish(status)
+    yield from _taken(said)
+
+
+def run_params(request: JobRequest) -> dict[str, str | int | float]:
+    """What runs are compared by: model, pruning, recovery and its resources, with dots between the fields."""
+    spec = request.spec.model_dump(mode="json", include={"model", "structure", "prune", "recovery"})
+    resources = request.resources
+    spec["resources"] = {
+        **resources.recovery.model_dump(mode="json"),
+        "workers": resources.training_workers,
+        "gpus_per_worker": resources.gpus_per_worker,
+    }
+    return dict(_flat(spec))
+
+
+def _flat(value: object, path: str = "") -> Iterator[tuple[str, str | int | float]]:
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _flat(inner, f"{path}.{name}" if path else name)
+    elif isinstance(value, bool | list):
+        yield path, str(value)
+    elif isinstance(value, str | int | float):
+        yield path, value
+
+
+def _taken(said: "queue.SimpleQueue[Note]") -> Iterator[Note]:
+    while not said.empty():
+        yield said.get()
