@@ -76,6 +76,8 @@ class Bench:
                 results[body.result.node] = body.result
             if body.type == "attempt.failed":
                 raise RuntimeError(f"{name}: {body.reason.message}")
+        if done.returncode != 0:
+            raise RuntimeError(f"{name} ended with {done.returncode}: {Path(log.name).read_text()[-2000:]}")
         return results
 
     @property
@@ -108,7 +110,7 @@ class Bench:
             "objective": objective,
             "steps": self.steps,
             "global_batch_size": BATCH,
-            "learning_rate": {"peak": peak, "warmup_steps": max(2, self.steps // 20)},
+            "learning_rate": {"peak": peak, "warmup_steps": max(2, self.steps // 8)},
             "validate_every_steps": max(1, self.steps // 4),
             "certify_every_steps": 8,
         }

@@ -57,3 +57,7 @@ class Pins(Frozen):
     recovery: Pin | None = None
     teacher: Pin | None = None
     teacher_facts: ModelFacts | None = None
+
+    def checkpoint(self, files: tuple[PinnedFile, ...]) -> Pin:
+        """The pin of the checkpoint that has these files: model or teacher."""
+        return next(pin for pin in (self.model, self.teacher) if pin is not None and pin.files == files)

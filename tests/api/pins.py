@@ -15,12 +15,14 @@ def pinned(spec: PruneSpec) -> Pins:
         return Pin(source=source, files=(PinnedFile(path="file", size=7, tag="sha256:" + "0" * 64),))
 
     asked = spec.evaluation.tasks
+    recovery = spec.recovery
     return Pins(
         model=pin(spec.model.source),
         facts=ModelFacts(model_type="llama", blocks=2, max_positions=128),
         calibration=pin(spec.calibration.source) if spec.calibration is not None else None,
         perplexity=tuple(pin(text.source) for text in spec.evaluation.perplexity),
         tasks=pin(asked.include) if asked is not None and asked.include is not None else None,
+        recovery=pin(recovery.text.source) if recovery is not None else None,
     )
 
 

@@ -101,7 +101,7 @@ def test_bad_requests_are_one_line_and_exit_2(
     [
         ("spec: [", "is neither YAML nor JSON"),
         ("- a list", "must be a mapping with `spec:` at its top, got list"),
-        ("{'spec': {'model': 1}, }", "spec.prune"),
+        ("{'spec': {'model': 1}, }", "spec.model"),
         ("name: 2024-01-01", "put it in quotes"),
     ],
 )

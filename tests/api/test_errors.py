@@ -14,11 +14,19 @@ from pipeline.sources.pins import Pins
 from pipeline.spec import PruneSpec
 from tests.api.conftest import RunningApi, running
 from tests.api.pins import body
+from tests.models import tiny_checkpoint
 
 
 def with_prune(**prune: Any) -> dict[str, Any]:
     made = body()
     made["spec"]["prune"] |= prune
+    return made
+
+
+def with_recovery(resources: dict[str, Any] | None = None, **recovery: Any) -> dict[str, Any]:
+    made = body(resources=resources or {})
+    text = {"source": "file:/texts/wiki.txt", "sequence_length": 32}
+    made["spec"]["recovery"] = {"text": text, "steps": 100, **recovery}
     return made
 
 
@@ -69,7 +77,7 @@ CASES: list[tuple[str, dict[str, Any], str, list[str]]] = [
         "spec.prune.propagation",
         ["did you mean 'pruned'?", "dense"],
     ),
-    ("missing", {"spec": {"model": {"source": "file:/x"}}}, "spec.prune", ["missing"]),
+    ("missing", {"spec": {"model": {"source": "file:/x"}, "prune": {}}}, "spec.prune.method", ["missing"]),
     ("no scheme", body(model="llama"), "spec.model.source", ["file:", "s3://", "hub:"]),
     (
         "no calibration",
@@ -77,6 +85,26 @@ CASES: list[tuple[str, dict[str, Any], str, list[str]]] = [
         "spec",
         ["calibration is missing", "wanda"],
     ),
+    (
+        "batch sizes that do not multiply",
+        with_recovery({"workers": 3, "recovery": {"micro_batch_size": 2}}, global_batch_size=16),
+        "spec.recovery.global_batch_size",
+        ["no multiple of micro_batch_size 2 · 3 workers", "use 12 or 18"],
+    ),
+    (
+        "an offload that the stage cannot do",
+        with_recovery({"recovery": {"zero_stage": 2, "offload": {"parameters": True}}}),
+        "resources.recovery.offload.parameters",
+        ["zero_stage 3"],
+    ),
+    (
+        "no such stage",
+        with_recovery({"recovery": {"zero_stage": 4}}),
+        "resources.recovery.zero_stage",
+        ["got 4", "1, 2, 3"],
+    ),
+    ("endless training", with_recovery(steps=None), "spec.recovery", ["tokens or steps"]),
+    ("nothing asked", {"spec": {"model": {"source": "file:/x"}}}, "spec", ["prune", "recovery"]),
     ("bad label", body(labels={"a b": "c"}), "labels.a b.[key]", ["match"]),
     ("nothing", {}, "spec", ["missing"]),
     ("a list", [], "", ["body"]),
@@ -203,6 +231,35 @@ def test_sources_out_of_reach_are_the_requests_fault(make_settings: Callable[...
     with running(make_settings(), resolver=resolver) as api:
         error = refused(api, body())
         assert (error["code"], error["param"]) == ("source_unreachable", "spec.model.source")
+        assert api.client.get("/jobs").json()["data"] == []
+
+
+def test_teacher_and_text_are_looked_at(make_settings: Callable[..., Settings], tmp_path: Path) -> None:
+    """By their real files: what a spec alone cannot tell."""
+    model = tiny_checkpoint("llama", tmp_path / "model")
+    teacher = tiny_checkpoint("llama", tmp_path / "teacher")
+    config = json.loads((teacher / "config.json").read_text())
+    (teacher / "config.json").write_text(json.dumps(config | {"vocab_size": config["vocab_size"] + 64}))
+    text = tmp_path / "text.txt"
+    text.write_text("word " * 2000)
+
+    def asked(**recovery: Any) -> dict[str, Any]:
+        sent = with_recovery(**{"global_batch_size": 4, **recovery})
+        sent["spec"]["model"] = {"source": f"file:{model}"}
+        sent["spec"]["recovery"]["text"]["source"] = f"file:{text}"
+        return sent
+
+    with running(make_settings(allowed_roots=(tmp_path,)), resolver=None) as api:
+        taught = {"kind": "distillation", "teacher": {"source": f"file:{teacher}"}}
+        error = refused(api, asked(objective=taught))
+        assert error["param"] == "spec.recovery.objective.teacher.source"
+        assert f"vocabulary of {config['vocab_size'] + 64}" in error["message"]
+        error = refused(api, asked(global_batch_size=64))
+        assert (error["code"], error["param"]) == ("text_too_short", "spec.recovery.text.epochs")
+        assert "10000 bytes" in error["message"]
+        error = refused(api, asked(trains={"kind": "lora", "linears": ["q_prj"]}))
+        assert error["param"] == "spec.recovery.trains.linears.0"
+        assert "did you mean" in error["message"]
         assert api.client.get("/jobs").json()["data"] == []
 
 

@@ -151,7 +151,7 @@ def test_gates_decide_whether_the_alias_moves(night: Scene) -> None:
         (PASSES, True),
         ("sparsity >= 0.4", True),
     ]
-    assert promoted["gates"][0]["pruned"] == pytest.approx(43.16, abs=0.01)
+    assert promoted["gates"][0]["final"] == pytest.approx(43.16, abs=0.01)
 
     night.succeed(first)  # an older job that is done later
     played.fail(night.api, third)

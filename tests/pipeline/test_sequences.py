@@ -170,7 +170,9 @@ class TestDataOrder:
 
     def test_the_order_stays_what_it_was(self) -> None:
         """Another one would end trainings that go on from a checkpoint with other data than they began."""
-        assert [position_of(15 + i, [10, 5], seed=0) for i in range(5)] == []
+        order = [position_of(30 + i, [10, 5], seed=0) for i in range(15)]
+        assert order[:5] == [(1, 2), (1, 4), (1, 0), (1, 3), (1, 1)]
+        assert [row for _, row in order[5:]] == [1, 7, 2, 9, 8, 6, 5, 4, 3, 0]
 
     def test_later_epochs_differ_and_stay_in_a_shard_while_it_lasts(self) -> None:
         sizes = [30, 30, 30]

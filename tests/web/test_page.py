@@ -188,7 +188,9 @@ def test_the_figures_are_those_of_the_report(page: Page, site: Site) -> None:
     for note in report.summary.notes:
         expect(page.get_by_role("list", name="Notes")).to_contain_text(note)
 
-    chart = block_chart(report.data.plan, report.data.sparsity, report.data.outliers)
+    chart = block_chart(
+        report.data.plan, report.data.sparsity, report.data.outliers, asked=report.data.asked
+    )
     drawn = page.locator("svg.chart")
     expect(drawn).to_have_attribute("viewBox", f"0 0 {chart.width:g} {chart.height:g}")
     for panel in chart.panels:
@@ -300,7 +302,7 @@ def test_schedules_show_what_became_of_each_night(page: Page, site: Site) -> Non
     assert [chips(firing)[0] for firing in firings.all()] == ["missed", "held", "promoted"]
     held = firings.nth(1)
     assert chips(held)[1:] == ["passed", "failed"]
-    expect(held).to_contain_text("pruned 0.431, dense 0.6124, bound 0.5924")
+    expect(held).to_contain_text("got 0.431, dense 0.6124, bound 0.5924")
     expect(page.locator("main .facts").get_by_role("link", name=site.done.id)).to_be_visible()
 
     page.get_by_role("button", name="Pause").click()

@@ -27,12 +27,13 @@ def dag() -> Dag:
                 "allocation": {"kind": "owl"},
                 "pattern": {"kind": "unstructured", "sparsity": 0.5},
             },
+            "recovery": {"text": {"source": TEXT}, "steps": 100},
             "evaluation": {"perplexity": [{"source": TEXT}], "tasks": {"tasks": ["a", "b", "c"]}},
         }
     )
     pin = Pin(source="file:/m", files=())
     facts = ModelFacts(model_type="llama", blocks=1, max_positions=None)
-    return plan(spec, Pins(model=pin, facts=facts, calibration=pin, perplexity=(pin,)))
+    return plan(spec, Pins(model=pin, facts=facts, calibration=pin, perplexity=(pin,), recovery=pin))
 
 
 def test_every_stage_runs_once_and_the_gang_never_starts_beside_a_task_that_needs_a_cpu() -> None:
@@ -55,11 +56,12 @@ def test_every_stage_runs_once_and_the_gang_never_starts_beside_a_task_that_need
         done += [node.id for node in running]
     assert order[:3] == [
         ["import_model", "check_tasks"],
-        ["calibrate"],
+        ["prepare_text", "calibrate"],
         ["measure_outliers", "evaluate:dense"],
     ]
-    evaluated = [f"tasks:{which}:{name}" for which in ("dense", "pruned") for name in "abc"]
-    assert order[-5:] == [evaluated[:2], evaluated[2:4], evaluated[4:], ["publish"], ["report"]]
+    evaluated = [f"tasks:{which}:{name}" for which in ("dense", "pruned", "recovered") for name in "abc"]
+    pairs = [evaluated[i : i + 2] for i in range(0, len(evaluated), 2)]
+    assert order[-7:] == [*pairs, ["publish"], ["report"]]
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 6, 100])

@@ -1,5 +1,6 @@
 """Which sequences a worker takes in a step, their tokens, and how a text becomes them."""
 
+import hashlib
 import random
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from pipeline.artifacts import FileRef, TokensRef
@@ -138,19 +140,43 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_checkpoint("llama", tmp_path_factory.mktemp("model"))
 
 
-def prepared(root: Path, model: Path, *, steps: int, **text: Any) -> StageRuns:
-    """The text of a recovery job on `tiny_documents`, prepared."""
+def recovery_job(
+    root: Path, model: Path, *, steps: int, objective: dict[str, Any] | None = None, **text: Any
+) -> StageRuns:
+    """A recovery job on `tiny_documents`."""
     settings = WorkerSettings.model_validate(
         {"storage_url": f"file://{root}/storage", "allowed_roots": (Path("/"),)}
     )
     given = {"source": f"file:{tiny_text(root)}", "sequence_length": 32, "validation_sequences": 4} | text
-    recovery = {"text": given, "steps": steps, "global_batch_size": 4, "learning_rate": {"warmup_steps": 0}}
+    recovery = {
+        "text": given,
+        "steps": steps,
+        "global_batch_size": 4,
+        "learning_rate": {"warmup_steps": 0},
+        "objective": objective or {"kind": "language_modelling"},
+    }
     spec = {"model": {"source": f"file:{model}"}, "recovery": recovery}
     request = JobRequest.model_validate({"spec": spec})
     pins = resolve(request.spec, settings.access())
     order = WorkOrder(job="job-x", attempt=1, request=request, pins=pins)
-    runs = StageRuns(settings=settings, order=order, dag=plan(request.spec, pins))
-    return runs.run("import_model", "prepare_text")
+    return StageRuns(settings=settings, order=order, dag=plan(request.spec, pins))
+
+
+def prepared(root: Path, model: Path, *, steps: int, **text: Any) -> StageRuns:
+    """The same with its text prepared."""
+    return recovery_job(root, model, steps=steps, **text).run("import_model", "prepare_text")
+
+
+def test_a_teacher_of_its_own_is_the_one_that_is_imported(tmp_path: Path, model: Path) -> None:
+    teacher = tiny_checkpoint("llama", tmp_path / "teacher")
+    weights = load_file(teacher / "model.safetensors")
+    save_file({name: tensor + 1 for name, tensor in weights.items()}, teacher / "model.safetensors")
+    objective = {"kind": "distillation", "teacher": {"source": f"file:{teacher}"}}
+    runs = recovery_job(tmp_path, model, steps=10, objective=objective).run("import_model", "import_teacher")
+    for node, source in (("import_model", model), ("import_teacher", teacher)):
+        file = runs.made[node]["checkpoint"].file("model.safetensors")
+        expected = hashlib.sha256((source / "model.safetensors").read_bytes()).hexdigest()
+        assert file.digest.removeprefix("sha256:") == expected, node
 
 
 class TestPrepareText:

@@ -1,4 +1,4 @@
-"""Copies the pinned checkpoint into the content store."""
+"""Copies a pinned checkpoint, the model or its teacher, into the content store."""
 
 from pipeline.checkpoint.importing import import_checkpoint
 from pipeline.sources import open_source
@@ -10,7 +10,7 @@ MEGABYTE = 1_000_000
 
 def run(stage: ImportModel, context: StageContext) -> Steps:
     """Streams file by file; memory stays bounded by one chunk."""
-    pin = context.order.pins.model
+    pin = context.order.pins.checkpoint(stage.files)
     source = open_source(pin.source, context.settings.access())
     checkpoint = None
     for step in import_checkpoint(pin, source, context.content):
