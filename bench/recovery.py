@@ -131,7 +131,7 @@ def main() -> None:
         bench = Bench(
             data=prepare_demo(arguments.data),
             directory=Path(name),
-            steps=8 if arguments.quick else 32,
+            steps=8 if arguments.quick else 24,
             windows=8 if arguments.quick else 16,
         )
         text = bench.data.wiki.read_text(encoding="utf-8")
@@ -139,9 +139,11 @@ def main() -> None:
         figures: dict[str, Any] = dict.fromkeys(CASES)
         kept: list[bool] = []
         figures["depth"] = depth_case(bench, arguments.picture)
+        print(f"depth: {figures['depth']}", file=sys.stderr, flush=True)
         if not arguments.quick:
             for case in ("wanda_60", "wanda_2of4"):
                 figures[case], held = sparse_case(bench, case)
+                print(f"{case}: {figures[case]}", file=sys.stderr, flush=True)
                 kept += held
         show(figures, tokens=bench.steps * BATCH * LENGTH)
     figures["zeros_kept"] = all(kept) if kept else None

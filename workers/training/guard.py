@@ -21,15 +21,15 @@ class Guard:
 
     def __init__(self, engine: Engine, keeps: Mapping[str, Tensor]) -> None:
         self._engine = engine
-        self._pruned = {name: ~keep.to(engine.device) for name, keep in keeps.items()}
+        self._keeps = {name: keep.to(engine.device) for name, keep in keeps.items()}
         self._gradients: dict[str, Tensor] | None = None
-        for name in self._pruned:
+        for name in self._keeps:
             engine.parameters[name].register_hook(self._hook(name))
 
     @property
     def keeps(self) -> dict[str, Tensor]:
         """The keep tensors as they are now."""
-        return {name: ~pruned for name, pruned in self._pruned.items()}
+        return dict(self._keeps)
 
     def collect(self) -> None:
         """From now on, sum up whole gradients, those of pruned weights included."""
@@ -43,9 +43,9 @@ class Guard:
 
     def change(self, name: str, keep: Tensor) -> None:
         """A new keep tensor: what it drops becomes zero everywhere; what it grows starts from zero."""
-        pruned = ~keep.to(self._engine.device)
-        self._engine.zero_out(name, pruned | self._pruned[name])
-        self._pruned[name] = pruned
+        keep = keep.to(self._engine.device)
+        self._engine.zero_out(name, ~(keep & self._keeps[name]))
+        self._keeps[name] = keep
 
     def check(self, step: int) -> Check:
         """Look at every pruned weight in working weights, master weights and moments, each worker at its own.
@@ -54,10 +54,10 @@ class Guard:
         """
         held, found = 0, None
         for fragment in self._engine.fragments():
-            pruned = self._pruned.get(fragment.name)
-            if pruned is None:
+            keep = self._keeps.get(fragment.name)
+            if keep is None:
                 continue
-            own = pruned.reshape(-1)[fragment.start : fragment.start + fragment.length]
+            own = ~keep.reshape(-1)[fragment.start : fragment.start + fragment.length]
             held += int(own.sum())
             for place, values in {**fragment.parts, "working": fragment.working}.items():
                 found = found or self._revived(fragment.name, place, values, own, start=fragment.start)
@@ -66,7 +66,7 @@ class Guard:
             if one is not None:
                 raise ZerosLost(f"{one} at step {step}: a pruned weight has come back; nothing is published")
         total = sum(held for held, _ in findings)
-        return Check(at="step", step=step, tensors=len(self._pruned), held=total, zeros=total)
+        return Check(at="step", step=step, tensors=len(self._keeps), held=total, zeros=total)
 
     def _revived(self, name: str, place: str, values: Tensor, own: Tensor, *, start: int) -> str | None:
         where = own.to(values.device)
@@ -83,6 +83,7 @@ class Guard:
                 whole = gradient.float()
                 held = self._gradients.get(name)
                 self._gradients[name] = whole.clone() if held is None else held.add_(whole)
-            return gradient.masked_fill(self._pruned[name], 0)
+            # In place: the gradient of a linear is a tensor of its own. masked_fill takes five times as long.
+            return gradient.mul_(self._keeps[name])
 
         return clear
