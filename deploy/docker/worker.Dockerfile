@@ -16,7 +16,7 @@ RUN sed -i 's/^\(torch==[^+]*\)+.*/\1/' constraints.txt
 RUN python -m venv --without-pip /opt/secateur
 # Only torch itself comes from that index, and nothing later moves it.
 RUN pip --python /opt/secateur/bin/python install --no-cache-dir --no-deps --index-url ${TORCH_INDEX} -c constraints.txt torch
-RUN pip --python /opt/secateur/bin/python install --no-cache-dir -c constraints.txt '.[worker]'
+RUN pip --python /opt/secateur/bin/python install --no-cache-dir -c constraints.txt '.[worker,tracking]'
 
 FROM ${BASE}
 LABEL org.opencontainers.image.title="secateur-worker" \

@@ -1,6 +1,7 @@
 """Jobs as their drivers and the dispatcher leave them, without a Ray: what the page has to show."""
 
 import math
+import random
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -19,6 +20,8 @@ from pipeline.events import (
     StageFinished,
     StageProgress,
     StageStarted,
+    TrainingStep,
+    TrainingValidated,
 )
 from pipeline.ledger import JobResult, Measured, NodeResult
 from pipeline.report import ReportData, report_json
@@ -27,6 +30,7 @@ from pipeline.spec import PruneSpec
 from pipeline.task_results import TaskContract, TaskEvaluation, TaskMetric, TaskResult
 from tests.api.attempts import LEASE, FakeDriver, started_job
 from tests.api.conftest import RunningApi
+from tests.pipeline.made_recovery import made_curve, made_step, recovered_report, recovered_spec
 from tests.pipeline.made_report import DENSE, PRUNED, made_report, made_spec
 
 KEY = "0" * 64
@@ -85,6 +89,20 @@ class Play:
         told: list[Any] = [StageProgress(node=node, done=done, total=total, unit=unit, note=note)]
         self.say(*([StageStarted(node=node, key=KEY)] if done == 0 else []), *told)
 
+    def trained(self, first: int, last: int, *, started: int = 1) -> None:
+        """Steps of the recovery and their validations, as its workers tell them."""
+        recovery = self.driver.live.request.spec.recovery
+        assert recovery is not None
+        noise = random.Random(first)
+        held_out = {one.step: one for one in made_curve(recovery).validations}
+        told: list[Any] = [TrainingValidated(node="recover", validation=held_out[0])] if first == 1 else []
+        for step in range(first, last + 1):
+            record = made_step(step, recovery, noise).model_copy(update={"started": started})
+            told.append(TrainingStep(node="recover", total_steps=recovery.total_steps, record=record))
+            if step in held_out:
+                told.append(TrainingValidated(node="recover", validation=held_out[step]))
+        self.say(*told)
+
     def finish(self, *nodes: str, cached: bool = False) -> None:
         """Stages are done."""
         for node in nodes:
@@ -136,7 +154,8 @@ class Play:
             files = tuple(FileRef(path=path, blob=put(content)) for path, content in held.items())
             return {"manifest": ManifestRef(files=files, prefix="published/SmolLM2-135M-0123456789ab/")}
         if node == "report":
-            data = report(self.driver.live.request.spec)
+            spec = self.driver.live.request.spec
+            data = recovered_report(blocks=BLOCKS, spec=spec) if spec.recovery is not None else report(spec)
             pages = {"report.html": render_html(data).encode(), "report.json": report_json(data)}
             files = tuple(FileRef(path=path, blob=put(content)) for path, content in pages.items())
             return {"report": ReportRef(files=files)}
@@ -161,6 +180,18 @@ def pruning(api: RunningApi, *, done: int = 12, **beside: Any) -> Play:
     job.progress("evaluate:dense", 0, 16, "window")
     job.progress("evaluate:dense", 7, 16, "window")
     job.progress("prune", done, BLOCKS, note=f"block {done - 1}: sparsity 0.52")
+    return job
+
+
+def training(api: RunningApi, *, steps: int, **beside: Any) -> Play:
+    """A job in the middle of its recovery, which has lost a worker once."""
+    asked = recovered_spec().model_dump(mode="json")
+    job = Play(api, started_job(api, spec=asked, **beside))
+    job.begin()
+    job.finish("import_model", "prepare_text", "calibrate", "measure_outliers", "allocate", "prune")
+    job.say(StageStarted(node="recover", key=KEY))
+    job.trained(1, steps // 2)
+    job.trained(steps // 2 - 9, steps, started=2)
     return job
 
 

@@ -188,9 +188,7 @@ def test_the_figures_are_those_of_the_report(page: Page, site: Site) -> None:
     for note in report.summary.notes:
         expect(page.get_by_role("list", name="Notes")).to_contain_text(note)
 
-    chart = block_chart(
-        report.data.plan, report.data.sparsity, report.data.outliers, asked=report.data.asked
-    )
+    chart = block_chart(report.data.plan, report.data.sparsity, report.data.outliers, asked=report.data.asked)
     drawn = page.locator("svg.chart")
     expect(drawn).to_have_attribute("viewBox", f"0 0 {chart.width:g} {chart.height:g}")
     for panel in chart.panels:
@@ -286,6 +284,45 @@ def test_viewers_have_no_buttons(chromium: Browser, site: Site) -> None:
         go(page, f"/schedules/{site.schedule}")
         expect(page.get_by_role("heading", name="Firings")).to_be_visible()
         expect(page.get_by_role("button", name="Run now")).to_be_hidden()
+
+
+def test_training_is_drawn_while_it_goes_on(page: Page, site: Site) -> None:
+    job = scenes.training(site.api, steps=120, name="recovery")
+    go(page, f"/jobs/{job.id}")
+    expect(page.get_by_role("heading", name="Recovery training")).to_be_visible()
+    card = page.locator('[data-training="recover"]')
+    expect(card).to_contain_text("120 of 400")
+    expect(card).to_contain_text(re.compile(r"Zeros held53\D084\D160"))
+    panels = ["loss", "minimised", "rate", "norm", "speed"]
+    expect(card.locator("[data-panel]")).to_have_count(len(panels))
+    loss = card.locator('[data-panel="loss"]')
+    assert loss.get_attribute("aria-label").startswith("120 of 400 steps; cross-entropy from 3.8")
+    expect(loss.locator("circle.validation")).to_have_count(3)  # before the first step, at 50 and 100
+    expect(loss.locator("line.reference title")).to_have_text("went on at step 51")
+    job.trained(121, 150, started=2)
+    expect(card).to_contain_text("150 of 400")
+    expect(loss.locator("circle.validation")).to_have_count(4)
+    rows = page.get_by_role("group", name="Events")
+    expect(rows).to_contain_text("held-out text after step 150: loss")
+
+
+def test_a_recovered_model_has_its_column_and_its_share(page: Page, site: Site) -> None:
+    job = scenes.training(site.api, steps=400, name="recovered")
+    job.succeed()
+    report = read_report(site.api.client.get(f"/jobs/{job.id}/report", params={"format": "json"}).content)
+    go(page, f"/jobs/{job.id}")
+    text = report.summary.perplexity[0]
+    figures = page.locator("#perplexity-table")
+    expect(figures.locator("thead th")).to_have_text(
+        ["Text", "Dense", "Pruned", "Recovered", "Ratio", "Windows"]
+    )
+    assert text.recovered is not None
+    expect(figures.locator("tbody")).to_contain_text(quantity.human_perplexity(text.recovered))
+    assert text.recovered_share is not None
+    tiles = page.get_by_role("region", name="Results").locator(".tiles")
+    expect(tiles).to_contain_text(f"Won back{100 * text.recovered_share:.0f} %")
+    expect(tiles).to_contain_text("held at all")
+    expect(page.locator('[data-training="recover"]')).to_contain_text("400 of 400")
 
 
 def test_schedules_show_what_became_of_each_night(page: Page, site: Site) -> None:

@@ -125,8 +125,8 @@ def test_a_missing_package_is_said_once(monkeypatch: pytest.MonkeyPatch) -> None
     tracking = Tracking(mlflow=Mlflow(tracking_uri="http://127.0.0.1:9"), wandb=WeightsAndBiases())
     train(opened(tracking, told), range(1, 4))
     assert sorted(told.warnings) == [
-        "curves are not sent to MLflow: install mlflow-skinny where the drivers run",
-        "curves are not sent to Weights & Biases: install wandb where the drivers run",
+        "curves are not sent to MLflow: install secateur[tracking] where the drivers run",
+        "curves are not sent to Weights & Biases: install secateur[tracking] where the drivers run",
     ]
 
 

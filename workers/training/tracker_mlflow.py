@@ -40,7 +40,7 @@ class MlflowTracker:
             from mlflow.entities import Param
             from mlflow.tracking import MlflowClient
         except ImportError as error:
-            raise Unavailable("install mlflow-skinny where the drivers run") from error
+            raise Unavailable("install secateur[tracking] where the drivers run") from error
         client = self._client = MlflowClient(tracking_uri=self._where.tracking_uri)
         experiment = _experiment(client, self._where.experiment)
         found = client.search_runs(

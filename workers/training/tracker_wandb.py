@@ -41,7 +41,7 @@ class WandbTracker:
             import wandb
             from wandb.errors import UsageError
         except ImportError as error:
-            raise Unavailable("install wandb where the drivers run") from error
+            raise Unavailable("install secateur[tracking] where the drivers run") from error
         directory = Path(os.environ.get("WANDB_DIR", Path(tempfile.gettempdir()) / "secateur"))
         directory.mkdir(parents=True, exist_ok=True)
         offline = self._where.mode == "offline"

@@ -129,7 +129,10 @@ function panels(curve, width) {
       curveChart({
         ...large,
         name: "minimised",
-        title: "What is minimised: distance to the teacher, mixed with the cross-entropy",
+        title:
+          width > NARROW
+            ? "What is minimised: distance to the teacher, mixed with the cross-entropy"
+            : "What is minimised",
         lines: [
           { name: "raw", points: raw("loss") },
           { name: "mean", points: of("meanLoss") },
