@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import ray
 from ray.train.v2.api.exceptions import WorkerGroupError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.artifacts import KeepRef, TokensRef
 from pipeline.errors import ResourcesUnavailable, WorkerLost
@@ -73,7 +74,8 @@ def _patterns(context: StageContext) -> tuple[Pattern, ...] | None:
 def _trained(work: Work, context: StageContext, *, asked_at: float) -> Iterator[Step]:
     """Run the trainer in a thread, and listen."""
     resources = context.order.request.resources
-    mailbox = Mailbox.remote()
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    mailbox = Mailbox.options(scheduling_strategy=here).remote()  # it is not lost with a worker's node
     trainer = trainer_for(work, resources, mailbox=mailbox, settings=context.settings)
     failed: list[BaseException] = []
 

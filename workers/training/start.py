@@ -1,7 +1,6 @@
 """Which kind of training a recipe asks for."""
 
 from workers.training.blockwise import train_blocks
-
 from workers.training.loop import train
 from workers.training.work import Surroundings, TrainingResult, Work
 
