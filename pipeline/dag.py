@@ -140,9 +140,7 @@ def _nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
 
     made["checkpoint"] = list(checkpoints.values())[-1]
     publish = Publish(model_name=name, spec=spec)
-    told = {
-        artifact: made.pop(artifact) for artifact in ("curve",) if artifact in made
-    }  # speeds: not published
+    told = {"curve": made.pop("curve")} if "curve" in made else {}  # has speeds: it is not published
     yield Node(id="publish", stage=publish, inputs=made)
 
     told |= {artifact: Input(node="publish", artifact=artifact) for artifact in publish.outputs}

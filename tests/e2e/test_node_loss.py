@@ -1,0 +1,123 @@
+"""A Ray of two nodes, one of which is announced to go, and goes, in the middle of training."""
+
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.cluster_utils import Cluster
+
+from pipeline.certificate import Certificate
+from pipeline.events import DriverEvent, EventBody
+from pipeline.ledger import NodeResult, WorkOrder, order_key
+from pipeline.resolve import resolve
+from pipeline.spec import JobRequest
+from pipeline.training import Curve, StepRecord
+from tests.e2e.test_recovery import recovery_request
+from workers.settings import WorkerSettings
+
+pytestmark = pytest.mark.e2e
+
+NODE = {"num_cpus": 1, "memory": 4 * 2**30}
+HEAD, GOING, COMING = "127.0.0.2", "127.0.0.3", "127.0.0.4"  # Ray asks 127.0.0.1 for its public address
+STEPS = 40
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    """The head only."""
+    started = Cluster(
+        initialize_head=True, head_node_args={**NODE, "node_ip_address": HEAD, "include_dashboard": False}
+    )
+    yield started
+    started.shutdown()
+
+
+def test_training_saves_when_a_node_is_drained_and_goes_on_without_it(
+    cluster: Cluster, material: Path, tmp_path: Path
+) -> None:
+    """Nothing but the notice makes it save: `save_every_steps` is beyond the end."""
+    going = cluster.add_node(**NODE, node_ip_address=GOING)
+    settings = WorkerSettings(storage_url=f"file://{tmp_path}/storage", allowed_roots=str(material))  # type: ignore[call-arg]
+    seen: list[StepRecord] = []
+    results: dict[str, NodeResult] = {}
+    drained = gone = replaced = False
+    with contextlib.closing(driven(asked(material), settings, cluster)) as events:
+        for body in events:
+            if body.type == "stage.finished":
+                results[body.result.node] = body.result
+            if body.type != "training.step":
+                continue
+            seen.append(body.record)
+            if not drained:
+                drain(cluster, going.node_id)
+                drained = True
+            elif not gone and list(tmp_path.glob("storage/training/*/checkpoint_manager_snapshot.json")):
+                cluster.remove_node(going, allow_graceful=False)
+                gone = True
+            elif not replaced and body.record.started == 2:
+                cluster.add_node(**NODE, node_ip_address=COMING)  # what comes after training needs two again
+                replaced = True
+    assert (drained, gone, replaced) == (True, True, True)
+
+    content = settings.content()
+    artifacts = results["recover"].artifacts
+    curve = Curve.model_validate_json(content.get_bytes(artifacts["curve"].file("curve.json")))
+    certificate = Certificate.model_validate_json(
+        content.get_bytes(artifacts["certificate"].file("certificate.json"))
+    )
+    assert certificate.holds
+    assert [record.step for record in curve.steps] == list(range(1, STEPS + 1))
+    starts = [(record.started, record.workers) for record in curve.steps]
+    assert starts[0] == (1, 2)
+    assert (2, 1) in starts
+    assert starts == sorted(starts, key=lambda start: start[0])
+    taken = {record.step: record.data_checksum for record in curve.steps}
+    again = [record for record in seen if record.started == 1]
+    assert [record.data_checksum for record in again] == [taken[record.step] for record in again]
+    assert curve.validations[-1].loss < curve.validations[0].loss
+
+
+def asked(material: Path) -> JobRequest:
+    """Two workers, or one when the other stays away."""
+    body: dict[str, Any] = recovery_request(material, steps=STEPS, validate_every_steps=20)
+    del body["spec"]["calibration"]
+    half = {"kind": "unstructured", "sparsity": 0.5}
+    body["spec"]["prune"] = {"method": {"kind": "magnitude"}, "pattern": half}
+    body["spec"]["evaluation"]["perplexity"][0]["windows"] = 1
+    body["resources"]["recovery"].update(save_every_steps=10 * STEPS, min_workers=1)
+    return JobRequest.model_validate(body)
+
+
+def driven(request: JobRequest, settings: WorkerSettings, cluster: Cluster) -> Generator[EventBody]:
+    """What a driver tells, started as Ray Jobs does."""
+    order = WorkOrder(job="n", attempt=1, request=request, pins=resolve(request.spec, settings.access()))
+    settings.content().put_model(order_key(order.job, order.attempt), order)
+    environment = {
+        **os.environ,
+        "RAY_ADDRESS": cluster.address,
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",  # Ray counts on a lost node for a while
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "SECATEUR_STORAGE_URL": settings.storage_url,
+        "SECATEUR_ALLOWED_ROOTS": os.pathsep.join(map(str, settings.allowed_roots)),
+    }
+    command = [sys.executable, "-m", "workers.driver", "--job", order.job, "--attempt", str(order.attempt)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as driver:
+        try:
+            for line in driver.stdout or ():
+                if line.startswith("{"):  # Ray tells of lost nodes there too
+                    yield DriverEvent.model_validate_json(line).body
+            assert driver.wait() == 0
+        finally:
+            driver.kill()
+
+
+def drain(cluster: Cluster, node_id: str) -> None:
+    """What an autoscaler or a cloud's interruption notice comes to."""
+    command = [Path(sys.executable).parent / "ray", "drain-node", "--address", cluster.address]
+    command += ["--node-id", node_id, "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
+    subprocess.run([*command, "--deadline-remaining-seconds", "60"], check=True, capture_output=True)
