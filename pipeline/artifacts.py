@@ -167,7 +167,8 @@ class Manifest(Frozen):
 class LinearSparsity(Frozen):
     """Zeros achieved in one linear.
 
-    `pruned`: how many the method chose; `zeros` also counts weights that were zero before.
+    `pruned`: how many the method chose; `zeros` also counts weights that were zero before. `note`: where the
+    method had to deviate from what was asked.
     """
 
     block: int
@@ -175,6 +176,7 @@ class LinearSparsity(Frozen):
     pruned: int
     zeros: int
     weights: int
+    note: str | None = None
 
     @property
     def sparsity(self) -> float:

@@ -101,7 +101,7 @@ def _nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
 
         sparsity_plan = Input(node="allocate", artifact="plan")
         prune = PruneBlocks(method=spec.prune.method, propagation=spec.prune.propagation, compute_dtype=dtype)
-        measured = {"samples": samples} if spec.prune.method.needs_statistics else {}
+        measured = {"samples": samples} if spec.prune.method.needs else {}
         yield Node(id="prune", stage=prune, inputs={"checkpoint": dense, "plan": sparsity_plan, **measured})
         checkpoints["pruned"] = Input(node="prune", artifact="checkpoint")
         made |= {"keep": Input(node="prune", artifact="keep"), "plan": sparsity_plan, **outliers}

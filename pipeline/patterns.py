@@ -11,15 +11,16 @@ from pydantic import Field, model_validator
 from pipeline.canonical import Frozen
 from pipeline.errors import InvalidSpec
 
-ComparisonGroup = Literal["row", "matrix"]
+ComparisonGroup = Literal["row", "matrix", "column_block"]
 LARGEST_GROUP = 64
 
 
 class Unstructured(Frozen):
     """Zeros anywhere.
 
-    `comparison_group`: saliencies compete within an output row or the whole matrix; left out, the
-    method's own (Wanda: row, magnitude: matrix).
+    `comparison_group`: saliencies compete within an output row, the whole matrix, or a block of
+    `column_block_size` consecutive inputs of all rows; left out, the method's own (Wanda: row, magnitude:
+    matrix, SparseGPT: column_block).
     `rounding`: `exact` gives every matrix round(O·I·s) zeros (comparing rows, each gets int(I·s) and the
     remainder goes to the rows with the next smallest saliencies); `floor` reproduces the published code:
     int(I·s) per row, and everything up to and including the saliency at position int(O·I·s) of a sorted
@@ -29,6 +30,7 @@ class Unstructured(Frozen):
     kind: Literal["unstructured"] = "unstructured"
     sparsity: float = Field(ge=0, lt=1, description="Fraction of zeros over all prunable weights.")
     comparison_group: ComparisonGroup | None = None
+    column_block_size: int = Field(default=128, ge=1)
     rounding: Literal["exact", "floor"] = "exact"
 
     @property

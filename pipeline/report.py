@@ -22,6 +22,7 @@ from pipeline.training import TokensIndex
 from pipeline.training_figures import TrainingFigures
 
 SPARSITY_TOLERANCE = 1e-3
+NAMED = 5  # linears of one note
 
 
 class ReportData(Frozen):
@@ -92,7 +93,13 @@ class ReportData(Frozen):
     def notes(self) -> tuple[str, ...]:
         """Everything worth a warning, the achieved sparsity's deviation included."""
         planned = self.plan.notes if self.plan is not None else ()
-        return (*self.warnings, *planned, *_deviation(self), *_remarks(self.training))
+        return (
+            *self.warnings,
+            *planned,
+            *_deviation(self),
+            *_solved(self.sparsity),
+            *_remarks(self.training),
+        )
 
 
 class TrainingSummary(Frozen):
@@ -198,6 +205,17 @@ def _deviation(data: ReportData) -> Iterator[str]:
             f"achieved sparsity {data.sparsity.sparsity:.4f} is {abs(difference):.4f} "
             f"{'above' if difference > 0 else 'below'} the asked {data.asked:g}"
         )
+
+
+def _solved(table: SparsityTable | None) -> Iterator[str]:
+    """Where the method had to deviate, linears with the same deviation together."""
+    places: dict[str, list[str]] = {}
+    for linear in table.linears if table is not None else ():
+        if linear.note is not None:
+            places.setdefault(linear.note, []).append(f"block {linear.block} {linear.linear}")
+    for note, found in places.items():
+        more = f" and {len(found) - NAMED} more" if len(found) > NAMED else ""
+        yield f"{note} ({', '.join(found[:NAMED])}{more})"
 
 
 def _remarks(figures: TrainingFigures | None) -> Iterator[str]:

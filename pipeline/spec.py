@@ -59,7 +59,7 @@ class SpecTemplate(Frozen):
         if self.prune is not None and self.needs_calibration and self.calibration is None:
             reason = (
                 f"method {self.prune.method.kind}"
-                if self.prune.method.needs_statistics
+                if self.prune.method.needs
                 else f"allocation {self.prune.allocation.kind}"
             )
             raise ValueError(f"calibration is missing: {reason} measures the model on calibration samples")
@@ -72,7 +72,7 @@ class SpecTemplate(Frozen):
         """Whether any part of the spec looks at activations."""
         if self.prune is None:
             return False
-        return self.prune.method.needs_statistics or self.prune.allocation.outlier_multiplier is not None
+        return bool(self.prune.method.needs) or self.prune.allocation.outlier_multiplier is not None
 
     @property
     def makes_zeros(self) -> bool:

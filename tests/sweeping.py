@@ -10,11 +10,12 @@ from torch import Tensor
 from pipeline.allocations import Allocation
 from pipeline.artifacts import CheckpointRef
 from pipeline.methods import Method
+from pipeline.methods.base import Needs
 from pipeline.patterns import Pattern
 from pipeline.plan import SparsityPlan
 from pipeline.storage import ContentStore
 from pipeline.tensor.packing import unpack_keep
-from pipeline.tensor.statistics import LinearStatistics, merge
+from pipeline.tensor.statistics import LinearStatistics, merge, share_edges
 from pipeline.tensor.sweep import StoredBlock, SweepWorker
 
 
@@ -47,13 +48,12 @@ def prune_in_process(
     ratios: tuple[float, ...] = ()
     dense_norms: dict[str, Tensor] = {}
     gang = _gang(content, checkpoint, samples, workers)
-    names = gang[0].linear_names()
     groups = gang[0].linear_groups()
     blocks = gang[0].num_blocks
     if samples:
         for block in range(blocks):
             _load(gang, block)
-            statistics = _statistics(gang, len(samples), advance=True)
+            statistics = _statistics(gang, advance=True, needs=frozenset({"input_norm"}))
             if allocation.outlier_multiplier is not None:
                 ratios += (gang[0].outlier_ratio(statistics, allocation.outlier_multiplier),)
             for group, one in zip(groups, statistics, strict=True):
@@ -75,9 +75,10 @@ def prune_in_process(
         _load(gang, block)
         measured = None
         if samples:
-            measured = _statistics(gang, len(samples), advance=propagation == "dense")
-        for i, worker in enumerate(gang):
-            worker.choose(names[i :: len(gang)], measured, method, plan.blocks[block])
+            measured = _statistics(gang, advance=propagation == "dense", needs=method.needs)
+        for g, group in enumerate(groups):
+            grams = [worker.gram(g) for worker in gang] if "hessian" in method.needs else []
+            gang[g % len(gang)].choose(group, measured, method, plan.blocks[block], *grams)
         parts = [worker.chosen() for worker in gang]
         for i, worker in enumerate(gang):
             worker.apply(*parts[:i], *parts[i + 1 :])
@@ -96,7 +97,7 @@ def prune_in_process(
 def _gang(
     content: ContentStore, checkpoint: CheckpointRef, samples: Sequence[Tensor], workers: int
 ) -> list[SweepWorker]:
-    edges = [i * len(samples) // workers for i in range(workers + 1)]
+    edges = share_edges(len(samples), workers)
     gang = [
         SweepWorker(
             content,
@@ -104,6 +105,8 @@ def _gang(
             samples[edges[i] : edges[i + 1]],
             dtype=torch.float32,
             device=torch.device("cpu"),
+            first=edges[i],
+            samples=len(samples),
         )
         for i in range(workers)
     ]
@@ -117,6 +120,6 @@ def _load(gang: Sequence[SweepWorker], block: int) -> None:
         worker.load(block)
 
 
-def _statistics(gang: Sequence[SweepWorker], samples: int, *, advance: bool) -> list[LinearStatistics]:
-    shares = [worker.measure(advance=advance) for worker in gang]
-    return [merge(torch.cat(group), samples=samples) for group in zip(*shares, strict=True)]
+def _statistics(gang: Sequence[SweepWorker], *, advance: bool, needs: Needs) -> list[LinearStatistics]:
+    shares = [worker.measure(advance=advance, needs=needs) for worker in gang]
+    return [merge(group) for group in zip(*shares, strict=True)]

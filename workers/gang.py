@@ -4,6 +4,7 @@ Stages that walk the blocks take turns on one gang, so that a job never holds mo
 turn does not wait for processes to start. Between turns the gang stays, unless someone asks for its places.
 """
 
+import itertools
 import threading
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -21,8 +22,9 @@ from torch import Tensor
 from pipeline.artifacts import ArtifactRef, CheckpointRef
 from pipeline.errors import ResourcesUnavailable
 from pipeline.ledger import WorkOrder
+from pipeline.methods.base import Needs
 from pipeline.model import Dtype
-from pipeline.tensor.statistics import LinearStatistics, merge
+from pipeline.tensor.statistics import InputShare, LinearStatistics, merge, share_edges
 from pipeline.tensor.sweep import SweepWorker
 from workers.memory import give_back, peak_memory_bytes, reset_peak_memory
 from workers.settings import WorkerSettings
@@ -67,13 +69,26 @@ class SweepActor:
         self._idle_memory = peak_memory_bytes()
 
     def open(
-        self, settings: WorkerSettings, checkpoint: CheckpointRef, sequences: Sequence[Tensor], dtype: Dtype
+        self,
+        settings: WorkerSettings,
+        checkpoint: CheckpointRef,
+        sequences: Sequence[Tensor],
+        dtype: Dtype,
+        *,
+        first: int,
+        samples: int,
     ) -> None:
         """Begin a stage: a new worker on a checkpoint with its share of the sequences."""
         self.close()
         reset_peak_memory()
         self._worker = SweepWorker(
-            settings.content(), checkpoint, sequences, dtype=TORCH_DTYPES[dtype], device=self._device
+            settings.content(),
+            checkpoint,
+            sequences,
+            dtype=TORCH_DTYPES[dtype],
+            device=self._device,
+            first=first,
+            samples=samples,
         )
 
     def close(self) -> None:
@@ -104,10 +119,13 @@ class Gang:
     def open(self, context: StageContext, sequences: Sequence[Tensor], dtype: Dtype) -> None:
         """Begin a stage on all actors."""
         self._title = context.node
-        shares = self.shared_out(sequences)
+        edges = share_edges(len(sequences), len(self.actors))
         args = context.settings, context.checkpoint()
         ray.get(
-            [actor.open.remote(*args, share, dtype) for actor, share in zip(self.actors, shares, strict=True)]
+            [
+                actor.open.remote(*args, share, dtype, first=first, samples=len(sequences))
+                for actor, share, first in zip(self.actors, self.shared_out(sequences), edges, strict=False)
+            ]
         )
 
     def close(self) -> None:
@@ -127,16 +145,20 @@ class Gang:
         name = " ".join(filter(None, (self._title, method, label)))
         return self.actors[index].call.options(name=name).remote(method, *args, **kwargs)
 
-    def statistics(self, *, samples: int, advance: bool, label: str) -> list[LinearStatistics]:
-        """Run the loaded block on all samples; statistics per group of linears, merged in sample order."""
-        shares: list[list[Tensor]] = self.all("measure", advance=advance, label=label)
-        return [merge(torch.cat(group), samples=samples) for group in zip(*shares, strict=True)]
+    def statistics(self, *, advance: bool, needs: Needs, label: str) -> list[LinearStatistics]:
+        """Run the loaded block on all samples; statistics per group of linears, merged in sample order. Grams
+        stay with the actors: see `grams`."""
+        shares: list[list[InputShare]] = self.all("measure", advance=advance, needs=needs, label=label)
+        return [merge(group) for group in zip(*shares, strict=True)]
+
+    def grams(self, group: int, *, label: str) -> list[Any]:
+        """References to every actor's part of a group's gram, in sample order."""
+        return [self.one(i, "gram", group, label=label) for i in range(len(self.actors))]
 
     def shared_out(self, items: Sequence[Item]) -> list[list[Item]]:
-        """Contiguous shares, one for each actor, whose sizes differ by one at most."""
-        count = len(self.actors)
-        edges = [i * len(items) // count for i in range(count + 1)]
-        return [list(items[edges[i] : edges[i + 1]]) for i in range(count)]
+        """Contiguous shares, one for each actor, as even as grams allow."""
+        edges = share_edges(len(items), len(self.actors))
+        return [list(items[first:end]) for first, end in itertools.pairwise(edges)]
 
     def memory(self) -> ActorMemory:
         """Of the actor that needed most."""

@@ -1,10 +1,16 @@
-"""Methods: the saliency of each weight. One file each; a new one is a file and a name in this union."""
+"""Methods: the saliency of each weight, and for solvers the new values of the kept ones. One file each; a new
+one is a file and a name in this union."""
 
 from typing import Annotated
 
 from pydantic import Field
 
+from pipeline.methods.admm import Admm
+from pipeline.methods.composed import Composed
+from pipeline.methods.dsnot import Dsnot
 from pipeline.methods.magnitude import Magnitude
+from pipeline.methods.ria import Ria
+from pipeline.methods.sparsegpt import SparseGPT
 from pipeline.methods.wanda import Wanda
 
-Method = Annotated[Magnitude | Wanda, Field(discriminator="kind")]
+Method = Annotated[Magnitude | Wanda | Ria | SparseGPT | Admm | Dsnot | Composed, Field(discriminator="kind")]

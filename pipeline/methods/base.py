@@ -1,6 +1,6 @@
 """What every method is to the rest of the system."""
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from pipeline.canonical import Frozen
 from pipeline.patterns import ComparisonGroup, Pattern
@@ -10,16 +10,30 @@ if TYPE_CHECKING:
 
     from pipeline.tensor.statistics import LinearStatistics
 
+Statistic = Literal["input_norm", "input_mean", "hessian"]
+Needs = frozenset[Statistic]  # an empty one: no calibration
+
+
+class Choice(NamedTuple):
+    """keep, bool [O, I]; the weights' values, [O, I], zero where not kept; what the report has to tell."""
+
+    keep_OI: "Tensor"
+    weight_OI: "Tensor"
+    note: str | None = None
+
 
 class MethodBase(Frozen):
     """Shape legend: O out_features, I in_features.
 
-    `needs_statistics`: whether calibration is run. `comparison_group`: the method's own, used where the
-    pattern leaves it open.
+    `comparison_group`: the method's own, used where the pattern leaves it open.
     """
 
-    needs_statistics: ClassVar[bool]
     comparison_group: ClassVar[ComparisonGroup]
+
+    @property
+    def needs(self) -> Needs:
+        """What calibration has to measure of each linear's input."""
+        return frozenset()
 
     def check(self, pattern: Pattern) -> None:
         """Raise InvalidSpec for patterns that the method cannot follow. Most follow every pattern."""
@@ -34,16 +48,14 @@ class MethodBase(Frozen):
 
         return keep_by_saliency(saliency_OI, pattern, default_group=self.comparison_group)
 
-    def choose(
-        self, weight_OI: "Tensor", statistics: "LinearStatistics | None", pattern: Pattern
-    ) -> "tuple[Tensor, Tensor]":
-        """keep, bool [O, I], and the weights' new values, [O, I] in the weight's dtype.
+    def choose(self, weight_OI: "Tensor", statistics: "LinearStatistics | None", pattern: Pattern) -> Choice:
+        """Decide one linear. `statistics`: of its input, with what `needs` names; None for none.
 
-        `statistics`: of the linear's input, None for methods that need none. This one ranks weights by their
-        saliency and leaves the values of the kept ones as they are, to the bit; solvers override it.
+        This one ranks weights by their saliency and leaves the values of the kept ones as they are, to the
+        bit; solvers override it. A sparsity of 0 leaves everything as it is.
 
-        Raises NumericalError for saliencies that are not finite, InvalidSpec when the pattern does not fit.
+        Raises NumericalError for what is not finite, InvalidSpec when the pattern does not fit.
         """
         self.check(pattern)
         keep_OI = self.keep(self.saliency(weight_OI, statistics), pattern)
-        return keep_OI, weight_OI.masked_fill(~keep_OI, 0)
+        return Choice(keep_OI, weight_OI.masked_fill(~keep_OI, 0))

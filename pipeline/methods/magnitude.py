@@ -15,7 +15,6 @@ class Magnitude(MethodBase):
     """Saliency |W|, competing over the whole matrix unless the pattern says otherwise."""
 
     kind: Literal["magnitude"] = "magnitude"
-    needs_statistics: ClassVar[bool] = False
     comparison_group: ClassVar[ComparisonGroup] = "matrix"
 
     def saliency(self, weight_OI: "Tensor", statistics: "LinearStatistics | None") -> "Tensor":

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from pipeline.errors import InvalidSpec
-from pipeline.methods.base import MethodBase
+from pipeline.methods.base import MethodBase, Needs
 from pipeline.patterns import NM, ComparisonGroup, Pattern
 
 if TYPE_CHECKING:
@@ -22,8 +22,12 @@ class Wanda(MethodBase):
 
     kind: Literal["wanda"] = "wanda"
     variant: bool = Field(default=False, description="Same share of saliency pruned per row, not same count.")
-    needs_statistics: ClassVar[bool] = True
     comparison_group: ClassVar[ComparisonGroup] = "row"
+
+    @property
+    def needs(self) -> Needs:
+        """Input norms."""
+        return frozenset({"input_norm"})
 
     def check(self, pattern: Pattern) -> None:
         """The variant defines which weights compete; it takes unstructured patterns by row."""
@@ -31,8 +35,8 @@ class Wanda(MethodBase):
             return
         if isinstance(pattern, NM):
             got = f"pattern NM({pattern.keep},{pattern.group})"
-        elif pattern.comparison_group == "matrix":
-            got = "pattern.comparison_group=matrix"
+        elif pattern.comparison_group in ("matrix", "column_block"):
+            got = f"pattern.comparison_group={pattern.comparison_group}"
         else:
             return
         raise InvalidSpec(
@@ -44,7 +48,7 @@ class Wanda(MethodBase):
     def saliency(self, weight_OI: "Tensor", statistics: "LinearStatistics | None") -> "Tensor":
         """|W_ij| · ||x_j||, float32 [O, I]."""
         assert statistics is not None, "the DAG gives statistics to methods that need them"
-        return weight_OI.float().abs() * statistics.input_norm_I.to(weight_OI.device)
+        return weight_OI.float().abs() * statistics.input_norm_I
 
     def keep(self, saliency_OI: "Tensor", pattern: Pattern) -> "Tensor":
         """Which weights stay, bool [O, I]; the variant has its own selection."""

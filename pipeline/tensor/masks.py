@@ -1,7 +1,7 @@
 """Which weights stay: saliencies become keep tensors.
 
 Shape legend: O out_features, I in_features, R sets that compete apart from each other (rows, or one matrix),
-C competitors in each, M place within a group of N:M, G groups.
+C competitors in each (or columns of a column block), M place within a group of N:M, G groups.
 
 Equal saliencies go lowest index first (row-major), on every device.
 """
@@ -22,7 +22,8 @@ def keep_by_saliency(saliency_OI: Tensor, pattern: Pattern, *, default_group: Co
     pattern leaves the comparison group open.
 
     Zeros of an unstructured sparsity s: with `rounding: exact` the matrix gets round(O·I·s); comparing rows,
-    each gets int(I·s) and the remainder goes to the rows whose next smallest saliency is smallest. With
+    each gets the same count and the remainder goes to the rows whose next smallest saliency is smallest;
+    comparing column blocks, those up to column i get round(O·i·s). With
     `rounding: floor` the published counts: int(I·s) per row, or everything up to and including the saliency
     at position int(O·I·s) of the sorted matrix. s = 0 prunes nothing in either (the published code would
     prune one weight of a matrix). N:M prunes the group - keep smallest of each group of consecutive inputs.
@@ -30,22 +31,42 @@ def keep_by_saliency(saliency_OI: Tensor, pattern: Pattern, *, default_group: Co
     Raises NumericalError for saliencies that are not finite and InvalidSpec when the group of N:M does not
     divide I.
     """
-    _check_finite(saliency_OI)
+    check_finite(saliency_OI)
     if isinstance(pattern, NM):
         pattern.check_in_features(saliency_OI.shape[1])
-        return _keep_of_groups(saliency_OI, keep=pattern.keep, group=pattern.group)
+        return keep_of_groups(saliency_OI, keep=pattern.keep, group=pattern.group)
     if pattern.sparsity == 0 or saliency_OI.numel() == 0:
         return torch.ones_like(saliency_OI, dtype=torch.bool)
-    by_row = (pattern.comparison_group or default_group) == "row"
-    competitors_RC = saliency_OI if by_row else saliency_OI.reshape(1, -1)
+    group = pattern.comparison_group or default_group
+    columns = saliency_OI.shape[1]
+    width = pattern.column_block_size if group == "column_block" else columns
+    keeps = [
+        keep_of_column_block(saliency_OC, pattern, first=i * width, columns=columns, by_row=group == "row")
+        for i, saliency_OC in enumerate(saliency_OI.split(width, dim=1))
+    ]
+    return torch.cat(keeps, dim=1)
+
+
+def keep_of_column_block(
+    saliency_OC: Tensor, pattern: Unstructured, *, first: int, columns: int, by_row: bool
+) -> Tensor:
+    """keep, bool [O, C], of the columns from `first` of a matrix with `columns` of them, which may be all.
+
+    They compete with each other; `by_row`: within their row. See keep_by_saliency for the counts; those of a
+    matrix's column blocks add up to the matrix's.
+    """
+    rows, width = saliency_OC.shape
+    competitors_RC = saliency_OC if by_row else saliency_OC.reshape(1, -1)
     if pattern.rounding == "exact":
-        prune_RC = _exact_share(competitors_RC, pattern.sparsity)
+        upto, before = rows * (first + width) * pattern.sparsity, rows * first * pattern.sparsity
+        each, extra = divmod(round(upto) - round(before), len(competitors_RC))
+        prune_RC = smallest(competitors_RC, each=each, extra=extra)
     elif by_row:
-        prune_RC = smallest(competitors_RC, each=int(saliency_OI.shape[1] * pattern.sparsity), extra=0)
+        prune_RC = smallest(competitors_RC, each=int(width * pattern.sparsity), extra=0)
     else:
-        position = int(saliency_OI.numel() * pattern.sparsity)
+        position = int(saliency_OC.numel() * pattern.sparsity)
         prune_RC = competitors_RC <= _kth_smallest(competitors_RC, position + 1)
-    return ~prune_RC.reshape(saliency_OI.shape)
+    return ~prune_RC.reshape(saliency_OC.shape)
 
 
 def keep_by_row_share(saliency_OI: Tensor, pattern: Unstructured) -> Tensor:
@@ -59,7 +80,7 @@ def keep_by_row_share(saliency_OI: Tensor, pattern: Unstructured) -> Tensor:
 
     Raises NumericalError for saliencies that are not finite.
     """
-    _check_finite(saliency_OI)
+    check_finite(saliency_OI)
     if pattern.sparsity == 0 or saliency_OI.numel() == 0:
         return torch.ones_like(saliency_OI, dtype=torch.bool)
     # Sums on the CPU, in float64: CUDA adds up in an order that changes from run to run.
@@ -77,22 +98,28 @@ def keep_by_row_share(saliency_OI: Tensor, pattern: Unstructured) -> Tensor:
     return ~prune_OI.to(saliency_OI.device)
 
 
-def _check_finite(saliency_OI: Tensor) -> None:
-    finite_OI = torch.isfinite(saliency_OI)
+def all_kept(weight_OI: Tensor) -> Tensor:
+    """keep, bool [O, I], that prunes nothing."""
+    return torch.ones_like(weight_OI, dtype=torch.bool)
+
+
+def check_finite(values_OI: Tensor, *, what: str = "saliencies") -> None:
+    """Raise NumericalError when there is inf or NaN."""
+    finite_OI = torch.isfinite(values_OI)
     if finite_OI.all():
         return
-    bad = saliency_OI.numel() - int(finite_OI.sum())
+    bad = values_OI.numel() - int(finite_OI.sum())
     raise NumericalError(
-        f"{bad} of {saliency_OI.numel()} saliencies are not finite; the weights or the activations hold inf "
+        f"{bad} of {values_OI.numel()} {what} are not finite; the weights or the activations hold inf "
         f"or NaN: check the checkpoint, or raise compute_dtype (float16 overflows above 65504)"
     )
 
 
-def _keep_of_groups(saliency_OI: Tensor, *, keep: int, group: int) -> Tensor:
+def keep_of_groups(saliency_OI: Tensor, *, keep: int, group: int) -> Tensor:
     """bool [O, I]: True at the `keep` largest of each `group` consecutive inputs.
 
-    A weight's rank is the number of weights in its group that go before it: the smaller ones, and the equal
-    ones at a lower index. Comparing all pairs beats sorting groups this small.
+    `saliency_OI`: whole groups. A weight's rank is the number of weights in its group that go before it: the
+    smaller ones, and the equal ones at a lower index. Comparing all pairs beats sorting groups this small.
     """
     x_MG = saliency_OI.reshape(-1, group).t().contiguous()
     keep_MG = torch.empty_like(x_MG, dtype=torch.bool)
@@ -117,10 +144,13 @@ def _exact_share(x_RC: Tensor, sparsity: float) -> Tensor:
 def smallest(x_RC: Tensor, *, each: int, extra: int) -> Tensor:
     """bool [R, C]: True at the `each` smallest of every row, and at one more of `extra` rows.
 
-    Those are the rows whose next smallest entry is smallest, equal ones lowest index first. `each` < C.
+    Those are the rows whose next smallest entry is smallest, equal ones lowest index first. `each` = C leaves
+    nothing over.
     """
     if each == extra == 0:
         return torch.zeros_like(x_RC, dtype=torch.bool)
+    if each == x_RC.shape[1]:
+        return torch.ones_like(x_RC, dtype=torch.bool)
     # The next smallest entry serves both counts: below it lie at most `each`, up to it more than `each`.
     threshold_R1 = _kth_smallest(x_RC, each + 1)
     count_R1 = torch.full_like(threshold_R1, each, dtype=torch.long)

@@ -1,32 +1,158 @@
-"""Statistics of a linear's input over calibration tokens.
+"""Statistics of a linear's input over calibration tokens, the same to the bit however samples are shared out.
 
-Shape legend: I in_features, T tokens.
+Norms and means are kept per sample and added up in sample order. Grams are too large to be kept per sample:
+they are added up along a fixed binary tree over the samples (GramTree), whose parts any worker may make.
+
+Shape legend: I in_features, T tokens of one sample, S samples of one worker.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from pipeline.methods.base import Statistic
+
+LEAVES = 32  # of the tree: more workers than that could not share one gram
+
+Node = tuple[int, int]  # level from 0 at the leaves, index within the level
+Gram = Mapping[Node, Tensor]  # parts of the tree that do not touch, float32 [I, I]
+
 
 @dataclass(frozen=True)
 class LinearStatistics:
-    """`input_norm_I`: sqrt of the mean over calibration samples of the squared L2 norm of each input feature
-    over the sample's tokens, float32 [I] (Wanda, arXiv 2306.11695)."""
+    """Of all calibration samples; what was not asked for is None.
+
+    `input_norm_I`: sqrt of the mean over samples of the squared L2 norm of each input feature over the
+    sample's tokens, float32 [I] (Wanda, arXiv 2306.11695). `input_mean_I`, `input_variance_I`: over all
+    tokens, float32 [I]. `hessian_II`: (2/n) Σ x xᵀ over the tokens of n samples, float32 [I, I] (SparseGPT,
+    arXiv 2301.00774).
+    """
 
     input_norm_I: Tensor
+    samples: int
+    input_mean_I: Tensor | None = None
+    input_variance_I: Tensor | None = None
+    hessian_II: Tensor | None = None
+
+    def to(self, device: torch.device) -> "LinearStatistics":
+        """The same on a device."""
+
+        def moved(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else tensor.to(device)
+
+        return LinearStatistics(
+            self.input_norm_I.to(device),
+            self.samples,
+            moved(self.input_mean_I),
+            moved(self.input_variance_I),
+            moved(self.hessian_II),
+        )
 
 
-def squared_norm(x_TI: Tensor) -> Tensor:
-    """Squared L2 norm of each feature over the tokens of one micro-batch, float32 [I]."""
-    return x_TI.float().square().sum(dim=0)
+class InputShare:
+    """What one worker's samples add to the statistics of a linear's input. All memory is taken at once: small
+    results made between a block's scratch would pin it in memory."""
+
+    def __init__(self, sequences: int, in_features: int, needs: Iterable[Statistic]) -> None:
+        self.squares_SI = torch.zeros(sequences, in_features)
+        self.sums_SI = torch.zeros(sequences, in_features) if "input_mean" in needs else None
+        self.tokens_S = torch.zeros(sequences, dtype=torch.long)
+
+    def record(self, sample: int, x_TI: Tensor) -> None:
+        """Add one sample's inputs."""
+        x_TI = x_TI.float()
+        self.tokens_S[sample] = x_TI.shape[0]
+        self.squares_SI[sample] = x_TI.square().sum(dim=0)
+        if self.sums_SI is not None:
+            self.sums_SI[sample] = x_TI.sum(dim=0)
 
 
-def merge(squared_norms: Iterable[Tensor], *, samples: int) -> LinearStatistics:
-    """Combine micro-batches, in sample order, into the statistics of `samples` samples.
+def merge(shares: Sequence[InputShare]) -> LinearStatistics:
+    """Combine the workers' shares, in sample order.
 
-    Summed in float64 in the given order, so that any spread of the samples over workers gives the same bits.
+    Summed in float64 in that order, so that any spread of the samples over workers gives the same bits.
     """
-    total_I = torch.stack(tuple(squared_norms)).double().sum(dim=0)
-    return LinearStatistics(input_norm_I=(total_I / samples).sqrt().float())
+    squares_SI = torch.cat([share.squares_SI for share in shares])
+    samples = len(squares_SI)
+    total_I = squares_SI.double().sum(dim=0)
+    norm_I = (total_I / samples).sqrt().float()
+    sums = [share.sums_SI for share in shares if share.sums_SI is not None]
+    if not sums:
+        return LinearStatistics(norm_I, samples)
+    tokens = torch.cat([share.tokens_S for share in shares]).sum()
+    mean_I = torch.cat(sums).double().sum(dim=0) / tokens
+    variance_I = (total_I / tokens - mean_I.square()).clamp(min=0)
+    return LinearStatistics(norm_I, samples, mean_I.float(), variance_I.float())
+
+
+def leaf_size(samples: int) -> int:
+    """Samples of one leaf of the tree, whoever has them."""
+    return max(1, -(-samples // LEAVES))
+
+
+def share_edges(samples: int, workers: int) -> list[int]:
+    """Where contiguous shares of the samples begin and end, `workers` + 1 numbers: at the edges of leaves,
+    and as even as these allow."""
+    leaf = leaf_size(samples)
+    leaves = -(-samples // leaf)
+    return [min(samples, i * leaves // workers * leaf) for i in range(workers + 1)]
+
+
+class GramTree:
+    """Σ xᵀx of consecutive samples, added up along the branches of a binary tree over all samples.
+
+    A leaf is `leaf` samples, added in order; two neighbours are added when both are whole. The parts of
+    several workers, taken in sample order, give the bits that one worker would give. At most one part per
+    level is in memory. `first`: index of the first sample; it begins a leaf.
+    """
+
+    def __init__(self, in_features: int, *, leaf: int, first: int, device: torch.device) -> None:
+        self._leaf, self._next, self._added = leaf, first // leaf, 0
+        self._current_II = torch.zeros(in_features, in_features, device=device)
+        self._parts: dict[Node, Tensor] = {}
+
+    def add(self, x_TI: Tensor) -> None:
+        """One more sample."""
+        x_TI = x_TI.float()
+        self._current_II.addmm_(x_TI.t(), x_TI)
+        self._added += 1
+        if self._added == self._leaf:
+            self._close()
+
+    def parts(self) -> dict[Node, Tensor]:
+        """What was added up, on the CPU. The last leaf of all may be smaller; then this ends the tree."""
+        if self._added:
+            self._close()
+        return {node: part_II.cpu() for node, part_II in self._parts.items()}
+
+    def _close(self) -> None:
+        self._parts = _pushed(self._parts, (0, self._next), self._current_II)
+        self._next, self._added = self._next + 1, 0
+        self._current_II = torch.zeros_like(self._current_II)
+
+
+def hessian(grams: Sequence[Gram], *, samples: int) -> Tensor:
+    """(2/n) Σ xᵀx, float32 [I, I], from the workers' parts in sample order. The parts are left alone."""
+    parts: Gram = {}
+    for gram in grams:
+        for node, part_II in gram.items():
+            parts = _pushed(parts, node, part_II)
+    total_II, *left = reversed(
+        list(parts.values())
+    )  # more than one of a number of leaves that is no power of two
+    for part_II in left:
+        total_II = part_II + total_II
+    return total_II * (2 / samples)
+
+
+def _pushed(parts: Gram, node: Node, part_II: Tensor) -> dict[Node, Tensor]:
+    """With the next part in sample order: it joins its left neighbour, the sum joins its own, and so on."""
+    left = dict(parts)
+    level, index = node
+    while index % 2 == 1 and (level, index - 1) in left:
+        part_II = left.pop((level, index - 1)) + part_II
+        level, index = level + 1, index // 2
+    left[level, index] = part_II
+    return left

@@ -6,6 +6,7 @@ Measuring, pruning and evaluating all walk the model in the same way:
     for block in range(worker.num_blocks):
         worker.load(block)
         worker.measure() / .advance()       run the block on every sequence
+        worker.gram(group)                  what measuring gathered for Hessians, if asked
         worker.choose(...)                  new weights for some of the block's linears
         worker.apply(...)                   the same for the linears that other workers chose
     worker.losses()                         cross-entropy per sequence, for evaluation
@@ -17,7 +18,7 @@ the same input.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -32,11 +33,12 @@ from pipeline.checkpoint.stream import BlockStream
 from pipeline.checkpoint.writer import copy_tensors, put_tensors
 from pipeline.errors import InvalidSpec, NumericalError
 from pipeline.methods import Method
+from pipeline.methods.base import Needs
 from pipeline.patterns import Pattern
 from pipeline.storage.content import ContentStore
 from pipeline.tensor.outliers import outlier_ratio
 from pipeline.tensor.packing import pack_keep
-from pipeline.tensor.statistics import LinearStatistics, squared_norm
+from pipeline.tensor.statistics import Gram, GramTree, InputShare, LinearStatistics, hessian, leaf_size
 
 LOSS_ROWS = 256  # logits are turned into losses this many tokens at a time
 
@@ -57,10 +59,12 @@ class ChosenLinear:
     packed_keep: Tensor
     pruned: int
     weight_OI: Tensor
+    note: str | None
 
 
 class SweepWorker:
-    """See the module's text. `sequences` are token sequences [L], of any lengths."""
+    """See the module's text. `sequences` are token sequences [L], of any lengths: those from `first` on of
+    `samples` in all, shared out as `share_edges` says."""
 
     def __init__(
         self,
@@ -70,7 +74,12 @@ class SweepWorker:
         *,
         dtype: torch.dtype,
         device: torch.device,
+        first: int = 0,
+        samples: int | None = None,
     ) -> None:
+        self._first = first
+        self._leaf = leaf_size(len(sequences) if samples is None else samples)
+        self._grams: list[GramTree] = []
         self._content = content
         self._device = device
         self._reader = CheckpointReader(content, checkpoint)
@@ -121,24 +130,25 @@ class SweepWorker:
         self._chosen = {}
         self._module = self._stream.load(block, self._stored)
 
-    def measure(self, *, advance: bool) -> list[Tensor]:
-        """Run the block on each sequence; squared input norms per group of linears, each [sequences, I].
+    def measure(self, *, advance: bool, needs: Needs) -> list[InputShare]:
+        """Run the block on each sequence; what they add to the statistics, per group of linears.
 
-        With `advance` the outputs become the next block's inputs (`propagation: dense`).
+        With `advance` the outputs become the next block's inputs (`propagation: dense`). Grams stay here.
         """
         module = self._loaded()
-        # Made before the loop: small results between the block's scratch would pin it in memory.
-        norms_GSI = [
-            torch.empty(len(self._hidden), self._weight(group[0]).shape[1])
-            for group in self._stream.row.linears
-        ]
-        current = {
-            group[0]: norms_SI for group, norms_SI in zip(self._stream.row.linears, norms_GSI, strict=True)
-        }
+        features = [self._weight(group[0]).shape[1] for group in self._stream.row.linears]
+        shares = [InputShare(len(self._hidden), count, needs) for count in features]
+        self._grams = []
+        if "hessian" in needs:
+            self._grams = [
+                GramTree(count, leaf=self._leaf, first=self._first, device=self._device) for count in features
+            ]
         for i, hidden in enumerate(self._hidden):
             hooks = [
-                module.get_submodule(name).register_forward_pre_hook(_recorder(norms_SI[i]))
-                for name, norms_SI in current.items()
+                module.get_submodule(group[0]).register_forward_pre_hook(
+                    _recorder(i, shares[g], self._grams[g] if self._grams else None)
+                )
+                for g, group in enumerate(self._stream.row.linears)
             ]
             try:
                 output = self._stream.run(self._block, hidden)
@@ -147,7 +157,11 @@ class SweepWorker:
                     hook.remove()
             if advance:
                 hidden.copy_(output)
-        return norms_GSI
+        return shares
+
+    def gram(self, group: int) -> Gram:
+        """This worker's part of Σ xᵀx over a group's inputs."""
+        return self._grams[group].parts()
 
     def advance(self) -> None:
         """Run the block, as it is now, on each sequence; its outputs become the next block's inputs."""
@@ -170,18 +184,20 @@ class SweepWorker:
         statistics: Sequence[LinearStatistics] | None,
         method: Method,
         pattern: Pattern,
+        *grams: Gram,
     ) -> None:
         """Decide some linears of the block by the method, and keep the decisions here.
 
-        The block itself is not needed for it and leaves memory until `apply`.
+        `grams`: every worker's, for methods that need Hessians; then the linears are of one group. The block
+        itself is not needed for it and leaves memory until `apply`.
         """
         self._unload()
-        by_linear = self._statistics_by_linear(statistics)
+        by_linear = self._statistics_by_linear(statistics, linears, grams)
         for name in linears:
             where = f"block {self._block} {name}"
             weight_OI = self._weight(name).to(self._device)
             try:
-                keep_OI, new_OI = method.choose(weight_OI, by_linear.get(name), pattern)
+                keep_OI, new_OI, note = method.choose(weight_OI, by_linear.get(name), pattern)
             except (NumericalError, InvalidSpec) as error:
                 raise type(error)(f"{where}: {error.message}", error.param) from error
             if not torch.isfinite(new_OI).all():
@@ -190,6 +206,7 @@ class SweepWorker:
                 packed_keep=pack_keep(keep_OI.cpu()),
                 pruned=int((~keep_OI).sum()),
                 weight_OI=new_OI.to(weight_OI.dtype).cpu().contiguous(),
+                note=note,
             )
 
     def chosen(self) -> dict[str, ChosenLinear]:
@@ -219,6 +236,7 @@ class SweepWorker:
                 pruned=self._chosen[name].pruned,
                 zeros=int((self._weight(name) == 0).sum()),
                 weights=self._weight(name).numel(),
+                note=self._chosen[name].note,
             )
             for name in self._stream.row.linear_names
         )
@@ -256,20 +274,29 @@ class SweepWorker:
         return turned(self._stored[f"{linear}.weight"], self._stream.row)
 
     def _statistics_by_linear(
-        self, statistics: Sequence[LinearStatistics] | None
+        self, statistics: Sequence[LinearStatistics] | None, linears: Sequence[str], grams: Sequence[Gram]
     ) -> dict[str, LinearStatistics]:
-        if statistics is None:
-            return {}
-        groups = zip(self._stream.row.linears, self._moved(statistics), strict=True)
-        return {name: group_statistics for group, group_statistics in groups for name in group}
+        found: dict[str, LinearStatistics] = {}
+        for group, one in zip(self._stream.row.linears, statistics or (), strict=statistics is not None):
+            asked = [name for name in group if name in linears]
+            if not asked:
+                continue
+            if grams:
+                one = replace(one, hessian_II=hessian(grams, samples=one.samples))
+            found |= dict.fromkeys(asked, one.to(self._device))
+        return found
 
     def _moved(self, statistics: Sequence[LinearStatistics]) -> list[LinearStatistics]:
-        return [LinearStatistics(input_norm_I=one.input_norm_I.to(self._device)) for one in statistics]
+        return [one.to(self._device) for one in statistics]
 
 
-def _recorder(norms_I: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+def _recorder(
+    sample: int, share: InputShare, gram: GramTree | None
+) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
     def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        x = args[0]
-        norms_I.copy_(squared_norm(x.reshape(-1, x.shape[-1])))
+        x_TI = args[0].reshape(-1, args[0].shape[-1])
+        share.record(sample, x_TI)
+        if gram is not None:
+            gram.add(x_TI)
 
     return hook

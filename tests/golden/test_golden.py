@@ -25,6 +25,7 @@ from pipeline.allocations.owl import Owl
 from pipeline.allocations.uniform import Uniform
 from pipeline.methods import Method
 from pipeline.methods.magnitude import Magnitude
+from pipeline.methods.sparsegpt import SparseGPT
 from pipeline.methods.wanda import Wanda
 from pipeline.patterns import NM, Pattern, Unstructured
 from pipeline.tensor.sweep import SweepWorker
@@ -39,7 +40,9 @@ METHODS: dict[str, Method] = {
     "magnitude": Magnitude(),
     "wanda": Wanda(),
     "wanda_variant": Wanda(variant=True),
+    "sparsegpt": SparseGPT(),
 }
+FLIPS = {"sparsegpt": 0.001}  # its masks follow roundings, which differ between processors
 CASE = re.compile(
     rf"(?P<owl>owl_)?(?P<method>{'|'.join(METHODS)})(?P<mixed>_mixed)?"
     r"_((?P<keep>\d+)of(?P<group>\d+)|(?P<sparsity>[\d.]+))"
@@ -164,10 +167,19 @@ def test_a_case_has_the_published_keep_tensors_zeros_and_loss(name: str) -> None
     differing = {
         key: n for key, keep in reference.items() if (n := int((got.keep[key] != keep.bool()).sum()))
     }
-    assert differing == {}
-    assert sum(int((weight == 0).sum()) for weight in got.weights.values()) == expected["zeros"]
+    flips = math.floor(FLIPS.get(name.removeprefix("owl_").partition("_")[0], 0) * expected["of"])
+    assert sum(differing.values()) <= flips, differing
+    zeros = sum(int((weight == 0).sum()) for weight in got.weights.values())
+    assert abs(zeros - expected["zeros"]) <= flips
     assert sum(weight.numel() for weight in got.weights.values()) == expected["of"]
     assert got.heldout_loss == pytest.approx(expected["heldout_loss"], abs=1e-3)
+    solved = DIRECTORY / f"{name}.weights.safetensors"
+    if not solved.is_file():
+        return
+    for key, weight_OI in load_file(solved).items():
+        both_OI = got.keep[key] & reference[key].bool()
+        off = (got.weights[key] - weight_OI)[both_OI].norm() / weight_OI[both_OI].norm()
+        assert float(off) < 1e-3, key
 
 
 def test_input_norms_of_the_dense_model_are_the_published_ones() -> None:

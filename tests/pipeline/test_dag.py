@@ -49,7 +49,7 @@ OLD_KEYS = {
     "import_model": "27e2e3e2c1d8c24388141f91c9412132b9eacca2d9916c24e2a184d7e06c5096",
     "calibrate": "ce934eec83b7b16607458fdcfba7215cc73c5a927f03bb83c6dd2bc61ff2e310",
     "measure_outliers": "1213fc87d77ffc5135f7d9227639d7b6d8b754dd554500c7b52f4fb3a39267b5",
-    "allocate": "e3e1e3e03e71b0837e7c5037bb8fe2d04440d50292bb01ec7b93f29b421eef9b",
+    "allocate": "4f48cff6018449444545baa0e51c55fbe05b95a85085f0e4cb31b1378d4a085a",
     "prune": "fae2c32b3b9f2f8f976cbfcbd0d743e3b3fbb7f23ec8d3612431723996e60a64",
     "evaluate:dense": "9344450b128e6b8dd0f6516d2c118f97cccb951dbcf9431e2d379966cfee852e",
     "evaluate:pruned": "9344450b128e6b8dd0f6516d2c118f97cccb951dbcf9431e2d379966cfee852e",

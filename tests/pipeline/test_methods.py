@@ -5,6 +5,8 @@ A new method joins these tests by joining the union.
 
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
@@ -18,20 +20,36 @@ from pydantic import TypeAdapter, ValidationError
 from pipeline.errors import InvalidSpec, NumericalError
 from pipeline.methods import Method
 from pipeline.methods.base import MethodBase
+from pipeline.methods.composed import AdmmUpdate, Composed, ObsUpdate
+from pipeline.methods.dsnot import Dsnot
 from pipeline.methods.magnitude import Magnitude
+from pipeline.methods.ria import Ria
+from pipeline.methods.sparsegpt import SparseGPT
 from pipeline.methods.wanda import Wanda
 from pipeline.patterns import NM, Pattern, Unstructured
-from pipeline.tensor.statistics import LinearStatistics, merge, squared_norm
+from pipeline.tensor.statistics import GramTree, InputShare, LinearStatistics, hessian, merge
 from tests import oracles
 
 UNION: tuple[type[MethodBase], ...] = get_args(get_args(Method)[0])
-METHODS: list[MethodBase] = [*(kind() for kind in UNION), Wanda(variant=True)]
-PATTERNS: list[Pattern] = [
-    Unstructured.model_validate({"sparsity": sparsity, "comparison_group": group, "rounding": rounding})
-    for sparsity in (0, 0.37, 0.5, 0.99)
-    for group in (None, "row", "matrix")
-    for rounding in ("exact", "floor")
-] + [NM(keep=2, group=4), NM(keep=3, group=8), NM(keep=1, group=2)]
+METHODS: list[MethodBase] = [
+    *(kind() for kind in UNION),
+    Wanda(variant=True),
+    Dsnot(mask_from=Ria()),
+    Composed(mask_from=Magnitude(), update=ObsUpdate()),
+    Composed(mask_from=Dsnot(), update=AdmmUpdate()),
+    Composed(mask_from=SparseGPT(), update=AdmmUpdate()),
+]
+RANKING = (Magnitude, Wanda, Ria, Dsnot)  # leave the values of kept weights alone
+PATTERNS: list[Pattern] = (
+    [
+        Unstructured.model_validate({"sparsity": sparsity, "comparison_group": group, "rounding": rounding})
+        for sparsity in (0, 0.37, 0.5, 0.99)
+        for group in (None, "row", "matrix")
+        for rounding in ("exact", "floor")
+    ]
+    + [Unstructured(sparsity=0.37, comparison_group="column_block", column_block_size=5)]
+    + [NM(keep=2, group=4), NM(keep=3, group=8), NM(keep=1, group=2)]
+)
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
@@ -55,8 +73,19 @@ PAIRS = [(method, pattern) for method in METHODS for pattern in PATTERNS if foll
 def example(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, LinearStatistics]:
     generator = torch.Generator().manual_seed(0)
     weight_OI = torch.randn(12, 16, generator=generator).to(dtype)
-    x_TI = torch.randn(20, 16, generator=generator)
-    return weight_OI, merge([squared_norm(x_TI)], samples=1)
+    x_TI = torch.randn(20, 16, generator=generator) + torch.linspace(-1, 1, 16)
+    return weight_OI, measured([x_TI])
+
+
+def measured(samples: Sequence[torch.Tensor]) -> LinearStatistics:
+    """Everything that any method asks for."""
+    features = samples[0].shape[1]
+    share = InputShare(len(samples), features, ("input_norm", "input_mean"))
+    tree = GramTree(features, leaf=1, first=0, device=torch.device("cpu"))
+    for i, x_TI in enumerate(samples):
+        share.record(i, x_TI)
+        tree.add(x_TI)
+    return replace(merge([share]), hessian_II=hessian([tree.parts()], samples=len(samples)))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=named)
@@ -64,7 +93,7 @@ def example(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, LinearSta
 def test_contract(method: MethodBase, pattern: Pattern, dtype: torch.dtype) -> None:
     weight_OI, statistics = example(dtype)
     before_OI = weight_OI.clone()
-    keep_OI, new_OI = method.choose(weight_OI, statistics if method.needs_statistics else None, pattern)
+    keep_OI, new_OI, _ = method.choose(weight_OI, statistics if method.needs else None, pattern)
 
     assert weight_OI.equal(before_OI), "the given weight is left alone"
     assert (keep_OI.dtype, keep_OI.shape) == (torch.bool, weight_OI.shape)
@@ -75,20 +104,20 @@ def test_contract(method: MethodBase, pattern: Pattern, dtype: torch.dtype) -> N
     if pattern.target == 0:
         assert keep_OI.all()
         assert new_OI.equal(weight_OI)
-    again_OI, new_again_OI = method.choose(weight_OI, statistics, pattern)
+    again_OI, new_again_OI, _ = method.choose(weight_OI, statistics, pattern)
     assert again_OI.equal(keep_OI)
     assert new_again_OI.equal(new_OI)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=named)
 @pytest.mark.parametrize(
-    ("method", "pattern"), [pair for pair in PAIRS if isinstance(pair[0], Magnitude | Wanda)], ids=named
+    ("method", "pattern"), [pair for pair in PAIRS if isinstance(pair[0], RANKING)], ids=named
 )
 def test_methods_that_rank_leave_kept_weights_to_the_bit(
     method: MethodBase, pattern: Pattern, dtype: torch.dtype
 ) -> None:
     weight_OI, statistics = example(dtype)
-    keep_OI, new_OI = method.choose(weight_OI, statistics, pattern)
+    keep_OI, new_OI, _ = method.choose(weight_OI, statistics, pattern)
     bits = torch.int32 if dtype == torch.float32 else torch.int16
     assert new_OI.view(bits)[keep_OI].equal(weight_OI.view(bits)[keep_OI])
 
@@ -122,19 +151,15 @@ def test_magnitude_and_wanda_keep_what_the_loops_keep(data: st.DataObject) -> No
         for tokens in (1, 3)
     ]
 
-    statistics = merge([squared_norm(torch.from_numpy(sample)) for sample in samples], samples=len(samples))
+    statistics = measured([torch.from_numpy(sample) for sample in samples])
     norm = oracles.input_norm(samples)
     np.testing.assert_allclose(statistics.input_norm_I.numpy(), norm, rtol=1e-6)
-    saliency = (
-        oracles.wanda_saliency(weight, norm)
-        if method.needs_statistics
-        else oracles.magnitude_saliency(weight)
-    )
-    given_statistics = statistics if method.needs_statistics else None
+    saliency = oracles.wanda_saliency(weight, norm) if method.needs else oracles.magnitude_saliency(weight)
+    given_statistics = statistics if method.needs else None
     weight_OI = torch.from_numpy(weight)
     np.testing.assert_array_equal(method.saliency(weight_OI, given_statistics).numpy(), saliency)
 
-    keep_OI, new_OI = method.choose(weight_OI, given_statistics, pattern)
+    keep_OI, new_OI, _ = method.choose(weight_OI, given_statistics, pattern)
     expected = oracle_keep(method, saliency, pattern)
     np.testing.assert_array_equal(keep_OI.numpy(), expected)
     np.testing.assert_array_equal(new_OI.numpy(), np.where(expected, weight, 0))
@@ -147,7 +172,8 @@ def test_saliencies_are_float32_and_weights_that_are_not_finite_are_refused(
 ) -> None:
     weight_OI, statistics = example(dtype)
     weight_OI[3, 4] = float("nan")
-    assert method.saliency(weight_OI, statistics).dtype == torch.float32
+    if isinstance(method, Magnitude | Wanda | Ria):
+        assert method.saliency(weight_OI, statistics).dtype == torch.float32
     with pytest.raises(NumericalError, match="not finite"):
         method.choose(weight_OI, statistics, Unstructured(sparsity=0.5))
 

@@ -10,6 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.artifacts import SparsityTable
 from pipeline.comparison import Comparison, UnequalContracts, compare
 from pipeline.evaluation import EvaluationResult
 from pipeline.patterns import NM
@@ -207,6 +208,19 @@ def test_notes_reach_the_page() -> None:
     assert "a warning of the job" in shown
     assert "below the asked 0.6" in shown
     assert not made_report().notes
+
+
+def test_linears_whose_method_deviated_are_named_together() -> None:
+    data = made_report()
+    note = "damping raised from 0.01 to 0.1"
+    linears = [
+        linear.model_copy(update={"note": note}) if linear.linear == "mlp.down_proj" else linear
+        for linear in data.sparsity.linears
+    ]
+    data = data.model_copy(update={"sparsity": SparsityTable(linears=tuple(linears))})
+    (told,) = (told for told in data.notes if told.startswith(note))
+    assert told.endswith("block 4 mlp.down_proj and 25 more)")
+    assert told in "".join(Page(render_html(data)).text)
 
 
 def test_json_comes_back_as_it_was() -> None:

@@ -9,6 +9,9 @@ from torch import Tensor
 
 from pipeline.allocations import Allocation, Explicit, Owl, Uniform
 from pipeline.methods import Method, Wanda
+from pipeline.methods.composed import Composed
+from pipeline.methods.dsnot import Dsnot
+from pipeline.methods.sparsegpt import SparseGPT
 from pipeline.patterns import NM, Pattern, Unstructured
 from pipeline.tensor.sweep import SweepWorker
 from tests.checkpoints import imported
@@ -93,15 +96,16 @@ def _blocks(content, checkpoint) -> int:
     return SweepWorker(content, checkpoint, [], dtype=torch.float32, device=torch.device("cpu")).num_blocks
 
 
+@pytest.mark.parametrize("method", [Wanda(), Dsnot(), SparseGPT(), Composed()], ids=lambda m: m.kind)
 @pytest.mark.parametrize("propagation", ["pruned", "dense"])
-def test_any_number_of_workers_gives_the_same_bits(propagation, tmp_path: Path) -> None:
+def test_any_number_of_workers_gives_the_same_bits(propagation, method, tmp_path: Path) -> None:
     content, checkpoint = imported(tiny_checkpoint("llama", tmp_path / "model"), tmp_path / "store")
     runs = [
         prune_in_process(
             content,
             checkpoint,
             samples(),
-            method=Wanda(),
+            method=method,
             allocation=Owl(multiplier=3, spread=0.1),
             pattern=Unstructured(sparsity=0.5),
             propagation=propagation,

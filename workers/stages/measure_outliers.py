@@ -4,10 +4,13 @@ import ray
 
 from pipeline.artifacts import FileRef, Outliers, OutliersRef
 from pipeline.canonical import canonical_json
+from pipeline.methods.base import Needs
 from pipeline.stages import MeasureOutliers
 from workers.gang import GangKeeper
 from workers.samples import load_samples
 from workers.stages.base import Progress, StageContext, Steps
+
+NEEDS: Needs = frozenset({"input_norm"})
 
 
 def run(stage: MeasureOutliers, context: StageContext, keeper: GangKeeper) -> Steps:
@@ -19,7 +22,7 @@ def run(stage: MeasureOutliers, context: StageContext, keeper: GangKeeper) -> St
         for block in range(blocks):
             label = f"block {block + 1}/{blocks}"
             workers.all("load", block, label=label)
-            statistics = workers.statistics(samples=len(samples), advance=True, label=label)
+            statistics = workers.statistics(advance=True, needs=NEEDS, label=label)
             ratios.append(workers.one(0, "outlier_ratio", statistics, stage.multiplier, label=label))
             yield Progress(block + 1, blocks)
         outliers = Outliers(multiplier=stage.multiplier, ratios=tuple(ray.get(ratios)))

@@ -1,6 +1,7 @@
 """Masks block by block; every finished block is stored, and a later attempt goes on after it."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import ray
 
@@ -21,7 +22,7 @@ def run(stage: PruneBlocks, context: StageContext, keeper: GangKeeper) -> Steps:
     """See ALGORITHMS of the method; with `propagation: pruned` each block runs twice, else once."""
     content = context.content
     plan = SparsityPlan.model_validate_json(content.get_bytes(context.inputs["plan"].file("plan.json")))
-    samples = load_samples(context) if stage.method.needs_statistics else []
+    samples = load_samples(context) if stage.method.needs else []
     done = _stored_blocks(content, context.key)
     with keeper.turn() as turn:
         workers, blocks = yield from turn.open(context, samples, dtype=stage.compute_dtype)
@@ -35,10 +36,13 @@ def run(stage: PruneBlocks, context: StageContext, keeper: GangKeeper) -> Steps:
                     _replay(workers, done[block], dense=stage.propagation == "dense", label=label)
             else:
                 stored = _prune_block(
-                    workers, block, stage=stage, plan=plan, samples=len(samples), label=label
+                    workers, block, stage=stage, plan=plan, samples=bool(samples), label=label
                 )
                 content.put_model(progress_key(context.key, f"block-{block:05d}"), stored)
                 done.append(stored)
+                for linear in stored.linears:
+                    if linear.note is not None:
+                        yield Note(f"block {block} {linear.linear}: {linear.note}", level="warning")
             yield Progress(block + 1, blocks)
         outer_tensors: StoredTensors = ray.get(outer)
         memory = workers.memory()
@@ -48,19 +52,25 @@ def run(stage: PruneBlocks, context: StageContext, keeper: GangKeeper) -> Steps:
 
 
 def _prune_block(
-    workers: Gang, block: int, *, stage: PruneBlocks, plan: SparsityPlan, samples: int, label: str
+    workers: Gang, block: int, *, stage: PruneBlocks, plan: SparsityPlan, samples: bool, label: str
 ) -> StoredBlock:
     workers.all("load", block, label=label)
     statistics = None
+    needs = stage.method.needs
     if samples:
         dense = stage.propagation == "dense"
-        statistics = ray.put(workers.statistics(samples=samples, advance=dense, label=label))
-    linears = ray.get(workers.one(0, "linear_names"))
-    pattern = plan.blocks[block]
+        statistics = ray.put(workers.statistics(advance=dense, needs=needs, label=label))
     gang = range(len(workers.actors))
-    decided = [  # a call for each linear: an actor gives memory back between calls
-        workers.one(i % len(gang), "choose", [linear], statistics, stage.method, pattern, label=label)
-        for i, linear in enumerate(linears)
+    groups = ray.get(workers.one(0, "linear_groups"))
+    calls: list[tuple[Sequence[str], list[Any]]]
+    if "hessian" in needs:  # a gram is put together once, where all linears that share it are solved
+        calls = [(group, workers.grams(g, label=label)) for g, group in enumerate(groups)]
+    else:  # a call for each linear: an actor gives memory back between calls
+        calls = [([linear], []) for group in groups for linear in group]
+    given = statistics, stage.method, plan.blocks[block]
+    decided = [
+        workers.one(i % len(gang), "choose", linears, *given, *grams, label=label)
+        for i, (linears, grams) in enumerate(calls)
     ]
     ray.get(decided)
     chosen = [workers.one(i, "chosen", label=label) for i in gang] if len(gang) > 1 else []

@@ -1,0 +1,94 @@
+"""One method's mask, another one's weights."""
+
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from pipeline.canonical import Frozen
+from pipeline.methods.admm import Admm
+from pipeline.methods.base import Choice, MethodBase, Needs
+from pipeline.methods.dsnot import Dsnot
+from pipeline.methods.magnitude import Magnitude
+from pipeline.methods.ria import Ria
+from pipeline.methods.sparsegpt import SparseGPT
+from pipeline.methods.wanda import Wanda
+from pipeline.patterns import ComparisonGroup, Pattern
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipeline.tensor.statistics import LinearStatistics
+
+MaskGiver = Annotated[Magnitude | Wanda | Ria | Dsnot | SparseGPT | Admm, Field(discriminator="kind")]
+
+
+class ObsUpdate(Frozen):
+    """SparseGPT's update: column by column, errors compensated by the kept weights to the right."""
+
+    kind: Literal["obs"] = "obs"
+    damping: float = Field(default=0.01, gt=0, le=10)
+
+    def weights(self, weight_OI: "Tensor", keep_OI: "Tensor", statistics: "LinearStatistics") -> Choice:
+        """New values of the kept weights."""
+        from pipeline.tensor import obs
+
+        assert statistics.hessian_II is not None
+        factor = obs.inverse_factor(statistics.hessian_II, damping=self.damping)
+        _, solved_OI = obs.prune_by_obs(
+            weight_OI,
+            factor,
+            lambda score_OC, first: keep_OI[:, first : first + score_OC.shape[1]],
+            column_block_size=obs.COLUMN_BLOCK_SIZE,
+        )
+        return Choice(keep_OI, solved_OI.to(weight_OI.dtype), obs.raised(factor, self.damping))
+
+
+class AdmmUpdate(Frozen):
+    """The layer's least squares on the kept weights, by ADMM (arXiv 2401.02938)."""
+
+    kind: Literal["admm"] = "admm"
+    iterations: int = Field(default=20, ge=1, le=1000)
+    damping: float = Field(default=0.1, gt=0, le=10)
+
+    def weights(self, weight_OI: "Tensor", keep_OI: "Tensor", statistics: "LinearStatistics") -> Choice:
+        """New values of the kept weights."""
+        from pipeline.tensor.admm import least_squares, refit
+
+        assert statistics.hessian_II is not None
+        squares = least_squares(statistics.hessian_II, samples=statistics.samples, damping=self.damping)
+        _, solved_OI = refit(
+            weight_OI, squares, lambda size_OI, iteration: keep_OI, iterations=self.iterations
+        )
+        return Choice(keep_OI, solved_OI.to(weight_OI.dtype))
+
+
+Update = Annotated[ObsUpdate | AdmmUpdate, Field(discriminator="kind")]
+
+
+class Composed(MethodBase):
+    """`mask_from` says which weights stay, `update` what becomes of them. The update begins with the values
+    that the model has, also where the mask's method has new ones."""
+
+    kind: Literal["composed"] = "composed"
+    mask_from: MaskGiver = Wanda()
+    update: Update = AdmmUpdate()
+    comparison_group: ClassVar[ComparisonGroup] = "row"  # never asked for: the mask's method has its own
+
+    @property
+    def needs(self) -> Needs:
+        """What the mask needs, and Hessians."""
+        return self.mask_from.needs | {"hessian"}
+
+    def check(self, pattern: Pattern) -> None:
+        """As the method that gives the mask."""
+        self.mask_from.check(pattern)
+
+    def choose(self, weight_OI: "Tensor", statistics: "LinearStatistics | None", pattern: Pattern) -> Choice:
+        """See MethodBase."""
+        assert statistics is not None
+        given = self.mask_from.choose(weight_OI, statistics, pattern)
+        if pattern.target == 0:
+            return given
+        updated = self.update.weights(weight_OI, given.keep_OI, statistics)
+        notes = dict.fromkeys(note for note in (given.note, updated.note) if note)
+        return updated._replace(note="; ".join(notes) or None)

@@ -1,0 +1,65 @@
+"""SparseGPT: weights go where the others can make up for them (Frantar and Alistarh, arXiv 2301.00774)."""
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from pipeline.methods.base import Choice, MethodBase, Needs
+from pipeline.patterns import NM, ComparisonGroup, Pattern
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipeline.tensor.statistics import LinearStatistics
+
+
+class SparseGPT(MethodBase):
+    """Saliency w² / diag(U)², U the Cholesky factor of the inverse Hessian; the error of each column is
+    compensated by the columns after it, column block by column block.
+
+    With comparison_group `matrix` the scores of the untouched weights decide; within column blocks and rows
+    those of the weights as the errors so far have left them.
+    """
+
+    kind: Literal["sparsegpt"] = "sparsegpt"
+    damping: float = Field(
+        default=0.01, gt=0, le=10, description="Added to the Hessian, as a fraction of its mean diagonal."
+    )
+    comparison_group: ClassVar[ComparisonGroup] = "column_block"
+
+    @property
+    def needs(self) -> Needs:
+        """Hessians."""
+        return frozenset({"hessian"})
+
+    def choose(self, weight_OI: "Tensor", statistics: "LinearStatistics | None", pattern: Pattern) -> Choice:
+        """See MethodBase. Where the Hessian has no factor, damping is raised tenfold; the note says so."""
+        from pipeline.tensor import masks, obs
+
+        masks.check_finite(weight_OI, what="weights")
+        if pattern.target == 0:
+            return Choice(masks.all_kept(weight_OI), weight_OI.clone())
+        assert statistics is not None
+        assert statistics.hessian_II is not None
+        factor = obs.inverse_factor(statistics.hessian_II, damping=self.damping)
+        if isinstance(pattern, NM):
+            pattern.check_in_features(weight_OI.shape[1])
+            keep_OI, solved_OI = obs.prune_groups_by_obs(weight_OI, factor, pattern)
+        else:
+            group = pattern.comparison_group or self.comparison_group
+            columns = weight_OI.shape[1]
+            if group == "matrix":
+                score_OI = obs.obs_score(weight_OI, factor)
+                fixed_OI = masks.keep_by_saliency(score_OI, pattern, default_group=group)
+
+            def keep(score_OC: "Tensor", first: int) -> "Tensor":
+                if group == "matrix":
+                    return fixed_OI[:, first : first + score_OC.shape[1]]
+                return masks.keep_of_column_block(
+                    score_OC, pattern, first=first, columns=columns, by_row=group == "row"
+                )
+
+            keep_OI, solved_OI = obs.prune_by_obs(
+                weight_OI, factor, keep, column_block_size=pattern.column_block_size
+            )
+        return Choice(keep_OI, solved_OI.to(weight_OI.dtype), obs.raised(factor, self.damping))

@@ -1,0 +1,61 @@
+"""Grow and swap: another support for the same number of weights, values untouched (DSnoT, arXiv 2310.08915).
+
+What pruning takes from an output is expected to be Σ W_j·E[x_j] over its row's pruned weights. Each cycle
+regrows the weight that lowers this most for its input's variance, and prunes the least salient kept weight
+that lowers it further, or raises it least.
+
+Shape legend: O out_features, I in_features.
+"""
+
+import torch
+from torch import Tensor
+
+from pipeline.tensor.statistics import LinearStatistics
+
+
+def swap(
+    weight_OI: Tensor,
+    keep_OI: Tensor,
+    statistics: LinearStatistics,
+    *,
+    cycles: int,
+    threshold: float,
+    group: int | None,
+) -> Tensor:
+    """keep, bool [O, I], with the counts of every row as they were; `group`: of every group of inputs too.
+
+    A row stops when its expected error is at most `threshold`, or when a swap would not lower it.
+    """
+    assert statistics.input_mean_I is not None
+    assert statistics.input_variance_I is not None
+    weight_OI = weight_OI.float()
+    shift_OI = weight_OI * statistics.input_mean_I  # what each weight adds to the expected output
+    saliency_OI = weight_OI.abs() * statistics.input_norm_I
+    gain_OI = shift_OI / statistics.input_variance_I.clamp(min=torch.finfo(torch.float32).tiny)
+    keep_OI = keep_OI.clone()
+    error_O = shift_OI.masked_fill(keep_OI, 0).double().sum(dim=1)
+    rows_R = torch.arange(len(weight_OI), device=weight_OI.device)
+    for _ in range(cycles):
+        rows_R = rows_R[error_O[rows_R].abs() > threshold]
+        if len(rows_R) == 0:
+            break
+        sign_R1 = error_O[rows_R].sign().float()[:, None]
+        kept_RI = keep_OI[rows_R]
+        grown_R1 = (gain_OI[rows_R] * sign_R1).masked_fill(kept_RI, -torch.inf).argmax(dim=1, keepdim=True)
+        # A kept weight of the other sign takes error away when it goes.
+        lowers_RI = kept_RI & (shift_OI[rows_R] * sign_R1 < 0)
+        if group is not None:
+            groups_I = torch.arange(weight_OI.shape[1], device=weight_OI.device) // group
+            lowers_RI &= groups_I == grown_R1 // group
+        pruned_R1 = saliency_OI[rows_R].masked_fill(~lowers_RI, torch.inf).argmin(dim=1, keepdim=True)
+        change_R = (shift_OI[rows_R].gather(1, pruned_R1) - shift_OI[rows_R].gather(1, grown_R1))[
+            :, 0
+        ].double()
+        before_R = error_O[rows_R]
+        possible_R = (~kept_RI).any(dim=1) & lowers_RI.any(dim=1)
+        better_R = possible_R & ((before_R + change_R).abs() < before_R.abs())
+        rows_R, change_R = rows_R[better_R], change_R[better_R]
+        keep_OI[rows_R, grown_R1[better_R, 0]] = True
+        keep_OI[rows_R, pruned_R1[better_R, 0]] = False
+        error_O[rows_R] += change_R
+    return keep_OI
