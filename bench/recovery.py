@@ -308,13 +308,15 @@ def draw(curves: dict[str, Curve]) -> str:
         x, y = at(0, loss).split(",")
         parts.append(f'<line x1="{x}" x2="{width - 150}" y1="{y}" y2="{y}" stroke="#e5e7eb"/>')
         parts.append(f'<text x="{left - 8}" y="{float(y) + 4}" text-anchor="end">{loss}</text>')
-    for name, curve in curves.items():
+    lowest = 0.0
+    for name, curve in sorted(curves.items(), key=lambda one: -one[1].steps[-1].language_modelling_loss):
         points = " ".join(at(r.step, r.language_modelling_loss) for r in curve.steps)
         last = curve.steps[-1]
         x, y = at(last.step, last.language_modelling_loss).split(",")
+        lowest = max(float(y) + 4, lowest + 15)  # labels keep apart
         colour = colours[name]
         parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        parts.append(f'<text x="{float(x) + 6}" y="{float(y) + 4}" fill="{colour}">{names[name]}</text>')
+        parts.append(f'<text x="{float(x) + 6}" y="{lowest:.1f}" fill="{colour}">{names[name]}</text>')
     parts.append(
         f'<text x="{(width - 90) / 2}" y="{height - 12}" text-anchor="middle">training loss (nats) over '
         f"{tokens:,} tokens</text></svg>"
