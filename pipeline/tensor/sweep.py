@@ -16,7 +16,7 @@ Shape legend: L tokens, O out_features, I in_features, V vocabulary, S sequences
 the same input.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,6 +34,7 @@ from pipeline.errors import InvalidSpec, NumericalError
 from pipeline.methods import Method
 from pipeline.patterns import Pattern
 from pipeline.storage.content import ContentStore
+from pipeline.tensor.inputs import Record, recorded_inputs
 from pipeline.tensor.outliers import outlier_ratio
 from pipeline.tensor.packing import pack_keep
 from pipeline.tensor.statistics import LinearStatistics, squared_norm
@@ -132,19 +133,9 @@ class SweepWorker:
             torch.empty(len(self._hidden), self._weight(group[0]).shape[1])
             for group in self._stream.row.linears
         ]
-        current = {
-            group[0]: norms_SI for group, norms_SI in zip(self._stream.row.linears, norms_GSI, strict=True)
-        }
         for i, hidden in enumerate(self._hidden):
-            hooks = [
-                module.get_submodule(name).register_forward_pre_hook(_recorder(norms_SI[i]))
-                for name, norms_SI in current.items()
-            ]
-            try:
+            with recorded_inputs(module, self._stream.row.linears, _norms_into(norms_GSI, i)):
                 output = self._stream.run(self._block, hidden)
-            finally:
-                for hook in hooks:
-                    hook.remove()
             if advance:
                 hidden.copy_(output)
         return norms_GSI
@@ -267,9 +258,8 @@ class SweepWorker:
         return [LinearStatistics(input_norm_I=one.input_norm_I.to(self._device)) for one in statistics]
 
 
-def _recorder(norms_I: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-    def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        x = args[0]
-        norms_I.copy_(squared_norm(x.reshape(-1, x.shape[-1])))
+def _norms_into(norms_GSI: Sequence[Tensor], sample: int) -> Record:
+    def record(group: int, x_TI: Tensor) -> None:
+        norms_GSI[group][sample].copy_(squared_norm(x_TI))
 
-    return hook
+    return record
