@@ -14,15 +14,19 @@ from pipeline.errors import UnsupportedModel
 class Architecture:
     """One model type.
 
-    `linears`: groups of linears of a block that see the same input, in the order in which they run; one
-    statistic serves a group. `transposed`: weights are stored [in_features, out_features] (GPT-2's Conv1D).
-    `blocks_key`, `positions_key`, `hidden_key`: names in config.json.
+    `linears`: groups of linears of a block that see the same input whatever the config says, in the order in
+    which they run; one statistic serves a group. `transposed`: weights are stored [in_features, out_features]
+    (GPT-2's Conv1D). `renamed`: where checkpoints call something otherwise than the module does, (part of the
+    module's name, part of the checkpoint's). `in_tuple`: a block gives its
+    hidden states as the first of a tuple. `blocks_key`, `positions_key`, `hidden_key`: names in config.json.
     """
 
     model_type: str
     blocks: str
     linears: tuple[tuple[str, ...], ...]
     transposed: bool = False
+    renamed: tuple[str, str] | None = None
+    in_tuple: bool = False
     blocks_key: str = "num_hidden_layers"
     positions_key: str = "max_position_embeddings"
     hidden_key: str = "hidden_size"
@@ -40,6 +44,10 @@ _GATED = (
     ("mlp.down_proj",),
 )
 
+# Attention and MLP of NeoX and Falcon share an input or not, as the config says: groups of their own are
+# right in any case. (BLOOM's never do.)
+_MEGATRON = (("mlp.dense_h_to_4h",), ("mlp.dense_4h_to_h",))
+
 ROWS = {
     row.model_type: row
     for row in (
@@ -47,6 +55,13 @@ ROWS = {
         Architecture("mistral", "model.layers", _GATED),
         Architecture("qwen2", "model.layers", _GATED),
         Architecture("qwen3", "model.layers", _GATED),
+        Architecture("gemma2", "model.layers", _GATED),
+        Architecture("gemma3_text", "model.layers", _GATED),
+        Architecture(
+            "phi3",
+            "model.layers",
+            (("self_attn.qkv_proj",), ("self_attn.o_proj",), ("mlp.gate_up_proj",), ("mlp.down_proj",)),
+        ),
         Architecture(
             "opt",
             "model.decoder.layers",
@@ -65,6 +80,26 @@ ROWS = {
             blocks_key="n_layer",
             positions_key="n_positions",
             hidden_key="n_embd",
+        ),
+        Architecture(
+            "gpt_neox",
+            "gpt_neox.layers",
+            (("attention.query_key_value",), ("attention.dense",), *_MEGATRON),
+            renamed=("lm_head.", "embed_out."),
+        ),
+        Architecture(
+            "falcon",
+            "transformer.h",
+            (("self_attention.query_key_value",), ("self_attention.dense",), *_MEGATRON),
+            in_tuple=True,
+        ),
+        Architecture(
+            "bloom",
+            "transformer.h",
+            (("self_attention.query_key_value",), ("self_attention.dense",), *_MEGATRON),
+            in_tuple=True,
+            blocks_key="n_layer",
+            positions_key="seq_length",  # not in every config: ALiBi has no limit of its own
         ),
     )
 }

@@ -8,7 +8,6 @@ import os
 import random
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tests fork; threads and forks do not mix
 
@@ -17,20 +16,30 @@ import pyarrow.parquet as pq
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
-    PretrainedConfig,
     PreTrainedTokenizerFast,
 )
 
-Kind = Literal["llama", "mistral", "qwen2", "qwen3", "opt", "gpt2"]
-KINDS: tuple[Kind, ...] = ("llama", "mistral", "qwen2", "qwen3", "opt", "gpt2")
+from tests.model_configs import EVERY, KINDS, POSITIONS, VOCABULARY, Kind, kind_of, tiny_config
 
-VOCABULARY = 384  # the 256 bytes, the specials, and a hundred merges
-POSITIONS = 128
+__all__ = [
+    "EVERY",
+    "KINDS",
+    "POSITIONS",
+    "VOCABULARY",
+    "Kind",
+    "tiny_config",
+]  # for those who want models too
+
 BOS, EOS = "<s>", "</s>"
 QWEN_END = "<|endoftext|>"  # transformers adds it to every Qwen2 tokenizer; here it has a place already
-ADDS_BOS: tuple[Kind, ...] = ("llama", "mistral", "opt")  # as the real tokenizers of these types do
+ADDS_BOS: tuple[Kind, ...] = (
+    "llama",
+    "mistral",
+    "opt",
+    "gemma2",
+    "gemma3_text",
+)  # as the real tokenizers of these types do
 
 PARAGRAPH = """
 The gardener walks between the old apple trees before the winter ends and decides which branches stay.
@@ -44,9 +53,9 @@ the wall, share a loaf of bread, and argue about which of the two numbers a tree
 
 
 def tiny_checkpoint(
-    kind: Kind, directory: Path, *, seed: int = 0, max_shard_size: str | None = None, dtype: str = "float32"
+    kind: str, directory: Path, *, seed: int = 0, max_shard_size: str | None = None, dtype: str = "float32"
 ) -> Path:
-    """Write a random model of `kind` with its tokenizer into `directory` and return it.
+    """Write a random model of `kind` (or variant of one) with its tokenizer into `directory` and return it.
 
     Equal arguments give equal files. `max_shard_size` ("100KB") forces shards with an index.
     """
@@ -60,42 +69,10 @@ def tiny_checkpoint(
     return directory
 
 
-def tiny_config(kind: Kind) -> PretrainedConfig:
-    """Hidden size 64, 2 or 4 blocks. Llama and the Qwens share key-value heads; Llama ties embeddings."""
-    common: dict[str, Any] = {
-        "vocab_size": VOCABULARY,
-        "bos_token_id": 0,
-        "eos_token_id": 1,
-        "pad_token_id": 1,
-        "initializer_range": 0.1,  # weights as small as the default make all logits equal
-    }
-    if kind == "opt":
-        sizes = {"num_hidden_layers": 2, "hidden_size": 64, "ffn_dim": 128, "num_attention_heads": 4}
-        positions = {"max_position_embeddings": POSITIONS, "word_embed_proj_dim": 64}
-        quiet = {"dropout": 0.0, "attention_dropout": 0.0, "init_std": 0.1}
-        return AutoConfig.for_model(kind, **common, **sizes, **positions, **quiet)
-    if kind == "gpt2":
-        sizes = {"n_layer": 2, "n_embd": 64, "n_inner": 128, "n_head": 4, "n_positions": POSITIONS}
-        quiet = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-        return AutoConfig.for_model(kind, **common, **sizes, **quiet)
-    return AutoConfig.for_model(
-        kind,
-        **common,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=4 if kind == "llama" else 2,
-        num_attention_heads=4,
-        num_key_value_heads=4 if kind == "mistral" else 2,
-        head_dim=16,
-        max_position_embeddings=POSITIONS,
-        tie_word_embeddings=kind == "llama",
-    )
-
-
-def tiny_tokenizer(kind: Kind) -> PreTrainedTokenizerFast:
+def tiny_tokenizer(kind: str) -> PreTrainedTokenizerFast:
     """Byte-level BPE trained on PARAGRAPH. `<s>` is 0, `</s>` is 1; some kinds put `<s>` in front."""
     tokenizer = Tokenizer.from_str(_trained())
-    if kind in ADDS_BOS:
+    if kind_of(kind) in ADDS_BOS:
         tokenizer.post_processor = processors.TemplateProcessing(
             single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, 0)]
         )

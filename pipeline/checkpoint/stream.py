@@ -2,7 +2,8 @@
 
 The skeleton is transformers' own model, built without weights (non-persistent buffers are real). What a
 block is called with (masks, rotary embeddings, positions) is not rebuilt but captured from the model's own
-call, per block and per sequence length, so that streaming gives the bits of the whole model.
+call, per block and per shape of a batch (ALiBi has a row for each sequence and head), so that streaming gives
+the bits of the whole model.
 
 Shape legend: B sequences, L tokens of one sequence, H hidden size, V vocabulary.
 """
@@ -49,7 +50,7 @@ class BlockStream:
         self._blocks = blocks
         self._disk_names = disk_names(self._model, reader)
         self._token_rows: dict[int, int] = {}
-        self._calls: dict[int, list[BlockCall]] = {}
+        self._calls: dict[tuple[int, int], list[BlockCall]] = {}  # by B and L
         for module in self._model.modules():
             for name, buffer in module.named_buffers(recurse=False):
                 module._buffers[name] = buffer.to(device)
@@ -79,7 +80,7 @@ class BlockStream:
         Only the embedding rows that the sequences use stay in memory.
         """
         self._load_outer(sequences)
-        return [self._embed_one(tokens_L) for tokens_L in sequences]
+        return [self._capture(self._rows(tokens_L)) for tokens_L in sequences]
 
     def load(self, block: int, tensors: dict[str, Tensor]) -> nn.Module:
         """Fill a block with `tensors` (names inside the block, any type) and return it."""
@@ -99,7 +100,10 @@ class BlockStream:
     def run(self, block: int, hidden_BLH: Tensor, *, weights: Mapping[str, Tensor] | None = None) -> Tensor:
         """Output of a loaded block, [B, L, H]. `weights` take the place of its own, by name inside the block;
         gradients reach them."""
-        call = self._calls[hidden_BLH.shape[1]][block]
+        batch, length = hidden_BLH.shape[:2]
+        if (batch, length) not in self._calls:  # they follow from the shape alone: any token will do
+            self._capture(torch.zeros(batch, length, dtype=torch.long, device=self._device))
+        call = self._calls[batch, length][block]
         args = (hidden_BLH, *call.args)
         output = functional_call(self._blocks[block], dict(weights or {}), args, call.kwargs)
         return cast(Tensor, output[0] if isinstance(output, tuple) else output)
@@ -123,7 +127,7 @@ class BlockStream:
         ) -> Tensor:
             return hidden_1LH if block == last else hidden
 
-        output = self._through_patched_blocks(tokens_L, forward)
+        output = self._through_patched_blocks(self._rows(tokens_L), forward)
         return cast(CausalLMOutput, output).logits[0]
 
     def _load_outer(self, sequences: Iterable[Tensor]) -> None:
@@ -147,8 +151,14 @@ class BlockStream:
         self._token_rows = {int(token): row for row, token in enumerate(used)}
         rows = self._reader.rows(table, used.tolist()).to(self._device, self._dtype)
         embedding.weight = nn.Parameter(rows, requires_grad=False)  # fewer rows than the config says
+        embedding.padding_idx = None  # it matters to gradients only, and may lie beyond these rows
 
-    def _embed_one(self, tokens_L: Tensor) -> Tensor:
+    def _rows(self, tokens_L: Tensor) -> Tensor:
+        """Where the tokens lie in the compact embedding, [1, L]."""
+        return torch.tensor([[self._token_rows[int(token)] for token in tokens_L]], device=self._device)
+
+    def _capture(self, rows_BL: Tensor) -> Tensor:
+        """Hidden states [B, L, H] that enter block 0; keeps what the blocks are called with."""
         calls: list[BlockCall] = []
         entering: list[Tensor] = []
         last = self.num_blocks - 1
@@ -164,9 +174,9 @@ class BlockStream:
             return hidden
 
         try:
-            self._through_patched_blocks(tokens_L, forward)
+            self._through_patched_blocks(rows_BL, forward)
         except _Captured:
-            self._calls.setdefault(tokens_L.shape[0], calls)
+            self._calls.setdefault((rows_BL.shape[0], rows_BL.shape[1]), calls)
             return entering[0].detach()
         raise UnsupportedCheckpoint(
             f"{self.row.model_type} did not call its {self.num_blocks} blocks in order"
@@ -174,25 +184,28 @@ class BlockStream:
 
     def _through_patched_blocks(
         self,
-        tokens_L: Tensor,
+        rows_BL: Tensor,
         forward: Callable[[int, Tensor, tuple[object, ...], dict[str, object]], Tensor],
     ) -> object:
-        rows = torch.tensor([[self._token_rows[int(token)] for token in tokens_L]], device=self._device)
         for i, block in enumerate(self._blocks):
-            block.forward = _patched(i, forward)
+            block.forward = _patched(i, forward, in_tuple=self.row.in_tuple)
         try:
             with torch.no_grad():
-                return self._model(input_ids=rows, use_cache=False)
+                return self._model(input_ids=rows_BL, use_cache=False)
         finally:
             for block in self._blocks:
                 del block.forward
 
 
 def _patched(
-    block: int, forward: Callable[[int, Tensor, tuple[object, ...], dict[str, object]], Tensor]
-) -> Callable[..., Tensor]:
-    def call(hidden_states: Tensor, *args: object, **kwargs: object) -> Tensor:
-        return forward(block, hidden_states, args, kwargs)
+    block: int,
+    forward: Callable[[int, Tensor, tuple[object, ...], dict[str, object]], Tensor],
+    *,
+    in_tuple: bool,
+) -> Callable[..., Tensor | tuple[Tensor]]:
+    def call(hidden_states: Tensor, *args: object, **kwargs: object) -> Tensor | tuple[Tensor]:
+        output = forward(block, hidden_states, args, kwargs)
+        return (output,) if in_tuple else output
 
     return call
 
@@ -215,16 +228,19 @@ def skeleton(
 def disk_names(model: PreTrainedModel, reader: CheckpointReader) -> dict[str, str]:
     """Module name → checkpoint name, for every parameter and persistent buffer; tied ones share a name.
 
-    Checkpoints saved from the base model lack its prefix; buffers that older versions stored are ignored.
+    Checkpoints saved from the base model lack its prefix, some types call things otherwise than their modules
+    do; buffers that older versions stored are ignored.
     """
     prefix = f"{model.base_model_prefix}."
+    row = row_for(model.config.model_type)
     stored = set(reader.index.tensors)
     state = model.state_dict(keep_vars=True)
     names: dict[str, str] = {}
     by_tensor: dict[int, str] = {}
     for name, tensor in state.items():
-        disk = name if name in stored else name.removeprefix(prefix)
-        if disk in stored:
+        renamed = name.replace(*row.renamed) if row.renamed else name
+        disk = next((one for one in (name, renamed, name.removeprefix(prefix)) if one in stored), None)
+        if disk is not None:
             names[name] = disk
             by_tensor[id(tensor)] = disk
     missing = []

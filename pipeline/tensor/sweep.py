@@ -17,7 +17,7 @@ Shape legend: L tokens, O out_features, I in_features, V vocabulary, S sequences
 the same input.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -36,6 +36,7 @@ from pipeline.methods import Method
 from pipeline.methods.base import Needs
 from pipeline.patterns import Pattern
 from pipeline.storage.content import ContentStore
+from pipeline.tensor.inputs import Record, recorded_inputs
 from pipeline.tensor.outliers import outlier_ratio
 from pipeline.tensor.packing import pack_keep
 from pipeline.tensor.statistics import Gram, GramTree, InputShare, LinearStatistics, hessian, leaf_size
@@ -144,17 +145,8 @@ class SweepWorker:
                 GramTree(count, leaf=self._leaf, first=self._first, device=self._device) for count in features
             ]
         for i, hidden in enumerate(self._hidden):
-            hooks = [
-                module.get_submodule(group[0]).register_forward_pre_hook(
-                    _recorder(i, shares[g], self._grams[g] if self._grams else None)
-                )
-                for g, group in enumerate(self._stream.row.linears)
-            ]
-            try:
+            with recorded_inputs(module, self._stream.row.linears, _into(shares, self._grams, i)):
                 output = self._stream.run(self._block, hidden)
-            finally:
-                for hook in hooks:
-                    hook.remove()
             if advance:
                 hidden.copy_(output)
         return shares
@@ -290,13 +282,10 @@ class SweepWorker:
         return [one.to(self._device) for one in statistics]
 
 
-def _recorder(
-    sample: int, share: InputShare, gram: GramTree | None
-) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-    def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        x_TI = args[0].reshape(-1, args[0].shape[-1])
-        share.record(sample, x_TI)
-        if gram is not None:
-            gram.add(x_TI)
+def _into(shares: Sequence[InputShare], grams: Sequence[GramTree], sample: int) -> Record:
+    def record(group: int, x_TI: Tensor) -> None:
+        shares[group].record(sample, x_TI)
+        if grams:
+            grams[group].add(x_TI)
 
-    return hook
+    return record

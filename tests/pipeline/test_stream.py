@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.stream import BlockStream
 from tests.checkpoints import imported
-from tests.models import KINDS, tiny_checkpoint
+from tests.models import EVERY, tiny_checkpoint
 
 LENGTHS = (24, 7)
 
@@ -22,7 +22,7 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY)
 def test_streamed_logits_equal_the_whole_models_bit_for_bit(kind: str, tmp_path: Path) -> None:
     directory = tiny_checkpoint(kind, tmp_path / "model")
     content, checkpoint = imported(directory, tmp_path / "store")

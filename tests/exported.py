@@ -1,0 +1,28 @@
+"""A pruned model as a directory that any consumer loads, from what the sweep has stored."""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.artifacts import CheckpointRef
+from pipeline.checkpoint.assemble import assemble
+from pipeline.checkpoint.index import TENSORS_JSON
+from pipeline.storage import ContentStore
+from pipeline.tensor.sweep import StoredBlock, SweepWorker
+
+
+def exported(
+    content: ContentStore,
+    like: CheckpointRef,
+    worker: SweepWorker,
+    blocks: Sequence[StoredBlock],
+    directory: Path,
+) -> CheckpointRef:
+    """Write the checkpoint that the prune stage makes of stored blocks, and return it."""
+    ref = assemble(content, like, [worker.store_outer(), *(block.weights for block in blocks)])
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    for file in ref.files:
+        if file.path != TENSORS_JSON:
+            (directory / file.path).write_bytes(content.get_bytes(file.blob))
+    return ref

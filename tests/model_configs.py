@@ -1,0 +1,97 @@
+"""A tiny configuration of each known model type, and variants of those whose blocks differ by it."""
+
+from typing import Any, Literal, get_args
+
+from transformers import AutoConfig, PretrainedConfig
+
+Kind = Literal[
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "opt",
+    "gpt2",
+    "gemma2",
+    "gemma3_text",
+    "phi3",
+    "gpt_neox",
+    "falcon",
+    "bloom",
+]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+VOCABULARY = 384  # the 256 bytes, the specials, and a hundred merges
+POSITIONS = 128
+WINDOW = 8  # of sliding attention: shorter than the tests' sequences, longer than the shortest
+
+_SLIDING = {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 1}
+VARIANTS: dict[str, tuple[Kind, dict[str, Any]]] = {
+    "mistral-sliding": ("mistral", {"sliding_window": WINDOW}),
+    "qwen2-sliding": ("qwen2", _SLIDING),
+    "qwen3-sliding": ("qwen3", _SLIDING),
+    "phi3-sliding": ("phi3", {"sliding_window": WINDOW}),
+    # as in OPT 350M: norms after the blocks, and an embedding that is narrower than they are
+    "opt-post-norm": ("opt", {"do_layer_norm_before": False, "word_embed_proj_dim": 32}),
+    "gpt_neox-sequential": ("gpt_neox", {"use_parallel_residual": False, "attention_bias": False}),
+    "falcon-grouped": ("falcon", {"new_decoder_architecture": True, "num_kv_heads": 2}),
+    "falcon-one-norm": (
+        "falcon",
+        {"new_decoder_architecture": True, "num_kv_heads": 2, "num_ln_in_parallel_attn": 1},
+    ),
+    "falcon-alibi": ("falcon", {"alibi": True, "multi_query": False, "parallel_attn": False, "bias": True}),
+    "bloom-post-norm": ("bloom", {"apply_residual_connection_post_layernorm": True}),
+}
+EVERY: tuple[str, ...] = (*KINDS, *VARIANTS)
+
+
+def kind_of(name: str) -> Kind:
+    """The model type of a kind or variant."""
+    return VARIANTS[name][0] if name in VARIANTS else KINDS[KINDS.index(name)]  # type: ignore[arg-type]
+
+
+def tiny_config(name: str) -> PretrainedConfig:
+    """Hidden size 64, 2 or 4 blocks. Llama, Gemma, Falcon and BLOOM tie embeddings."""
+    kind = kind_of(name)
+    common: dict[str, Any] = {
+        "vocab_size": VOCABULARY,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "pad_token_id": 1,
+        "initializer_range": 0.1,  # weights as small as the default make all logits equal
+    }
+    changed = VARIANTS[name][1] if name in VARIANTS else {}
+    return AutoConfig.for_model(kind, **{**common, **_own(kind), **changed})
+
+
+def _own(kind: Kind) -> dict[str, Any]:
+    if kind == "opt":
+        sizes = {"num_hidden_layers": 2, "hidden_size": 64, "ffn_dim": 128, "num_attention_heads": 4}
+        positions = {"max_position_embeddings": POSITIONS, "word_embed_proj_dim": 64}
+        return {**sizes, **positions, "dropout": 0.0, "attention_dropout": 0.0, "init_std": 0.1}
+    if kind == "gpt2":
+        sizes = {"n_layer": 2, "n_embd": 64, "n_inner": 128, "n_head": 4, "n_positions": POSITIONS}
+        return {**sizes, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    if kind == "bloom":
+        return {"n_layer": 2, "hidden_size": 64, "n_head": 4, "seq_length": POSITIONS}
+    own = {
+        "hidden_size": 64,
+        "num_hidden_layers": 4 if kind == "llama" else 2,
+        "num_attention_heads": 4,
+        "max_position_embeddings": POSITIONS,
+    }
+    if kind == "falcon":
+        return {**own, "ffn_hidden_size": 128}
+    own["intermediate_size"] = 128
+    if kind == "gpt_neox":
+        return own
+    own |= {
+        "num_key_value_heads": 4 if kind == "mistral" else 2,
+        "tie_word_embeddings": kind in ("llama", "gemma2", "gemma3_text"),
+    }
+    if kind == "phi3":  # it has no head_dim, and wants its pad token where real ones have it: far up
+        return {**own, "pad_token_id": VOCABULARY - 1, "original_max_position_embeddings": POSITIONS}
+    own["head_dim"] = 16
+    if kind in ("gemma2", "gemma3_text"):
+        types = ["sliding_attention", "full_attention"]
+        return {**own, "sliding_window": WINDOW, "query_pre_attn_scalar": 16, "layer_types": types}
+    return own
