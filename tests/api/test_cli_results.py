@@ -4,7 +4,7 @@ import json
 import re
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,9 @@ from typer.testing import Result
 
 from api import cli_demo
 from api.cli_demo import demo_request
+from api.client import SecateurClient
 from api.settings import Settings
+from pipeline.events import Event as JobEvent
 from pipeline.events import JobCancelled
 from pipeline.report import read_report
 from tests.api import played
@@ -75,17 +77,33 @@ def test_watch_sees_beyond_an_earlier_failure(sqlite_api: RunningApi) -> None:
     assert "job failed: the loss is not finite (spec.prune) (at prune)" in result.stdout
 
 
-def test_watch_survives_a_restart_of_the_service(make_settings: Callable[..., Settings]) -> None:
+def test_watch_survives_a_restart_of_the_service(
+    make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = make_settings()
     watched: list[Result] = []
+    seen, gone = threading.Event(), threading.Event()
+    follow = SecateurClient.follow
+
+    def overheard(
+        client: SecateurClient, job_id: str, *, away: Callable[[str | None], None]
+    ) -> Iterator[JobEvent]:
+        def told(why: str | None) -> None:
+            away(why)
+            gone.set()
+
+        for event in follow(client, job_id, away=told):
+            yield event
+            seen.set()
+
+    monkeypatch.setattr(SecateurClient, "follow", overheard)
     with running(settings) as service:
         job = submit(service)
         played.start(service, job)
         watcher = threading.Thread(target=lambda: watched.append(cli("watch", job, url=service.url)))
         watcher.start()
-        threading.Event().wait(1.0)
-    threading.Event().wait(1.0)
-    assert watcher.is_alive()
+        assert seen.wait(60)
+    assert gone.wait(60)
     with running(settings) as service:
         played.succeed(service, job)
         watcher.join(60)
