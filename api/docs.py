@@ -1,6 +1,8 @@
 """`python -m api.docs`: write what docs/ says of settings, spec and API. A test fails when it is stale."""
 
+import argparse
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import gettempdir
@@ -58,7 +60,23 @@ def _nowhere() -> Settings:
     return Settings(state_dir=Path(gettempdir()) / "secateur-docs", ray_address="http://ray")
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Write the pages; with `--check` only tell which are not what they would be, by exit code 1."""
+    parser = argparse.ArgumentParser(prog="python -m api.docs", description="Write docs/ from the code.")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail where docs/ is stale")
+    check = parser.parse_args().check
     DOCS.mkdir(exist_ok=True)
+    stale = []
     for name, content in pages().items():
-        (DOCS / name).write_text(content)
+        path = DOCS / name
+        if path.is_file() and path.read_text() == content:
+            continue
+        stale.append(name)
+        if not check:
+            path.write_text(content)
+    if check and stale:
+        sys.exit(f"stale in docs/: {', '.join(stale)}; run `make docs`")
+
+
+if __name__ == "__main__":
+    main()
