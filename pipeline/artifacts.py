@@ -61,7 +61,8 @@ class PlanRef(_Artifact):
 
 
 class KeepRef(_Artifact):
-    """Bit-packed keep tensors, one safetensors file per block, and `sparsity.json` with zeros per linear."""
+    """Bit-packed keep tensors, one safetensors file per block, and `sparsity.json` with zeros per linear; of
+    a model with experts that was calibrated also `experts.json` (an ExpertTable)."""
 
     kind: Literal["keep"] = "keep"
 
@@ -200,3 +201,30 @@ class SparsityTable(Frozen):
     def sparsity(self) -> float:
         """Over all prunable weights."""
         return sum(linear.zeros for linear in self.linears) / sum(linear.weights for linear in self.linears)
+
+
+class BlockExperts(Frozen):
+    """Calibration tokens that were routed to each expert of a block, in the experts' order."""
+
+    block: int
+    tokens: tuple[int, ...]
+
+
+class ExpertTable(Frozen):
+    """Content of `experts.json`: blocks with experts. Experts with fewer tokens than `minimum_tokens` were
+    pruned without statistics (tensor/routing.py)."""
+
+    minimum_tokens: int
+    blocks: tuple[BlockExperts, ...]
+
+    @property
+    def note(self) -> str | None:
+        """What a reader must know of experts that were pruned without statistics."""
+        every = [tokens for block in self.blocks for tokens in block.tokens]
+        few = sum(tokens < self.minimum_tokens for tokens in every)
+        if not few:
+            return None
+        return (
+            f"{few} of {len(every)} experts saw fewer than {self.minimum_tokens} calibration tokens and were "
+            f"pruned by their weights alone; use more samples"
+        )

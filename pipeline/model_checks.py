@@ -24,6 +24,8 @@ def check_against_model(spec: PruneSpec, facts: ModelFacts) -> None:
     recovery = spec.recovery
     if recovery is None:
         return
+    if recovery.trains.kind != "reconstruction":
+        check_trainable(facts.model_type, "spec.recovery.trains")
     if isinstance(recovery.trains, Lora):
         _check_linears(recovery.trains, row.linear_names, model_type=facts.model_type)
     objective = recovery.objective
@@ -37,12 +39,25 @@ def check_against_model(spec: PruneSpec, facts: ModelFacts) -> None:
             )
 
 
+def check_trainable(model_type: str, field: str) -> None:
+    """Refuse, for training end to end, models with experts: transformers holds them fused in one parameter,
+    and keep tensors, adapters and stored weights go by the matrices of a checkpoint."""
+    if row_for(model_type).experts is not None:
+        raise InvalidSpec(
+            f"{model_type} has experts, and training end to end neither trains nor loads such models yet; "
+            f"use recovery.trains.kind reconstruction, or leave recovery out",
+            field,
+        )
+
+
 def check_teacher(spec: PruneSpec, pins: Pins) -> None:
     """A teacher that is another model. Raises InvalidRequest subclasses that name the field."""
     recovery, ours, teacher = spec.recovery, pins.facts, pins.teacher_facts
     if recovery is None or pins.teacher is None or teacher is None:
         return
     assert isinstance(recovery.objective, Distillation), "no other objective names a teacher"
+    if recovery.trains.kind != "reconstruction":
+        check_trainable(teacher.model_type, TEACHER)
     if None not in (ours.vocabulary, teacher.vocabulary) and ours.vocabulary != teacher.vocabulary:
         raise InvalidSpec(
             f"the teacher has a vocabulary of {teacher.vocabulary} tokens and the model one of "

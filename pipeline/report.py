@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.artifacts import Outliers, SparsityTable
+from pipeline.artifacts import ExpertTable, Outliers, SparsityTable
 from pipeline.canonical import Frozen
 from pipeline.certificate import Certificate
 from pipeline.comparison import Comparison, TaskComparison, compare, compare_tasks
@@ -27,7 +27,8 @@ NAMED = 5  # linears of one note
 
 class ReportData(Frozen):
     """Everything that the page shows. What a job does not have is None: plan and outliers come from pruning,
-    training and tokens from recovery, sparsity and certificate wherever there are zeros.
+    experts from that of a model that has some, training and tokens from recovery, sparsity and certificate
+    wherever there are zeros.
 
     `stages`: the nodes that were done before the report, in plan order. `checkpoints`: digests of the
     artifacts by name (`dense`, `pruned`, `recovered`). `seeds`: every source of randomness by name.
@@ -41,6 +42,7 @@ class ReportData(Frozen):
     pins: Pins
     plan: SparsityPlan | None = None
     sparsity: SparsityTable | None = None
+    experts: ExpertTable | None = None
     outliers: Outliers | None = None
     dense: EvaluationResult
     pruned: EvaluationResult | None = None
@@ -96,6 +98,7 @@ class ReportData(Frozen):
         return (
             *self.warnings,
             *planned,
+            *((self.experts.note,) if self.experts is not None and self.experts.note else ()),
             *_deviation(self),
             *_solved(self.sparsity),
             *_remarks(self.training),

@@ -1,6 +1,7 @@
 """The page of a report: one self-contained HTML file."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -100,7 +101,9 @@ class Heatmap:
 
 
 def heatmap(table: SparsityTable) -> Heatmap:
-    """The table of linears in block order, columns in order of first appearance."""
+    """The table of linears in block order, columns in order of first appearance; the experts of a block
+    together, as there may be hundreds."""
+    table = _experts_together(table)
     columns = tuple(dict.fromkeys(linear.linear for linear in table.linears))
     by_place = {(linear.block, linear.linear): linear for linear in table.linears}
     low = min((linear.sparsity for linear in table.linears), default=0.0)
@@ -117,6 +120,25 @@ def heatmap(table: SparsityTable) -> Heatmap:
         columns=columns,
         rows=tuple((block, tuple(cell(block, column) for column in columns)) for block in blocks),
         totals=tuple(_column_sparsity(table, column) for column in columns),
+    )
+
+
+def _experts_together(table: SparsityTable) -> SparsityTable:
+    parts: dict[tuple[int, str], list[LinearSparsity]] = {}
+    for linear in table.linears:
+        name = re.sub(r"(?<=experts\.)\d+(?=\.)", "*", linear.linear)
+        parts.setdefault((linear.block, name), []).append(linear)
+    return SparsityTable(
+        linears=tuple(
+            LinearSparsity(
+                block=block,
+                linear=name,
+                pruned=sum(one.pruned for one in found),
+                zeros=sum(one.zeros for one in found),
+                weights=sum(one.weights for one in found),
+            )
+            for (block, name), found in parts.items()
+        )
     )
 
 

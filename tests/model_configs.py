@@ -17,8 +17,13 @@ Kind = Literal[
     "gpt_neox",
     "falcon",
     "bloom",
+    "mixtral",
+    "qwen2_moe",
+    "qwen3_moe",
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+MIXTURES: tuple[Kind, ...] = ("mixtral", "qwen2_moe", "qwen3_moe")
+DENSE: tuple[Kind, ...] = tuple(kind for kind in KINDS if kind not in MIXTURES)
 
 VOCABULARY = 384  # the 256 bytes, the specials, and a hundred merges
 POSITIONS = 128
@@ -39,6 +44,9 @@ VARIANTS: dict[str, tuple[Kind, dict[str, Any]]] = {
         {"new_decoder_architecture": True, "num_kv_heads": 2, "num_ln_in_parallel_attn": 1},
     ),
     "falcon-alibi": ("falcon", {"alibi": True, "multi_query": False, "parallel_attn": False, "bias": True}),
+    "mixtral-sliding": ("mixtral", {"sliding_window": WINDOW}),
+    "qwen2_moe-mixed": ("qwen2_moe", {"mlp_only_layers": [0]}),
+    "qwen3_moe-mixed": ("qwen3_moe", {"decoder_sparse_step": 2, "norm_topk_prob": True}),
     "bloom-post-norm": ("bloom", {"apply_residual_connection_post_layernorm": True}),
 }
 EVERY: tuple[str, ...] = (*KINDS, *VARIANTS)
@@ -46,7 +54,7 @@ EVERY: tuple[str, ...] = (*KINDS, *VARIANTS)
 
 def kind_of(name: str) -> Kind:
     """The model type of a kind or variant."""
-    return VARIANTS[name][0] if name in VARIANTS else KINDS[KINDS.index(name)]  # type: ignore[arg-type]
+    return VARIANTS[name][0] if name in VARIANTS else next(kind for kind in KINDS if kind == name)
 
 
 def tiny_config(name: str) -> PretrainedConfig:
@@ -94,4 +102,9 @@ def _own(kind: Kind) -> dict[str, Any]:
     if kind in ("gemma2", "gemma3_text"):
         types = ["sliding_attention", "full_attention"]
         return {**own, "sliding_window": WINDOW, "query_pre_attn_scalar": 16, "layer_types": types}
+    if kind == "mixtral":
+        return {**own, "intermediate_size": 32, "num_local_experts": 4, "num_experts_per_tok": 2}
+    if kind in MIXTURES:
+        own |= {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+        return {**own, "shared_expert_intermediate_size": 48} if kind == "qwen2_moe" else own
     return own

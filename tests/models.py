@@ -22,24 +22,12 @@ from transformers import (
 
 from tests.model_configs import EVERY, KINDS, POSITIONS, VOCABULARY, Kind, kind_of, tiny_config
 
-__all__ = [
-    "EVERY",
-    "KINDS",
-    "POSITIONS",
-    "VOCABULARY",
-    "Kind",
-    "tiny_config",
-]  # for those who want models too
+__all__ = ["EVERY", "KINDS", "POSITIONS", "VOCABULARY", "Kind", "tiny_config"]
 
 BOS, EOS = "<s>", "</s>"
 QWEN_END = "<|endoftext|>"  # transformers adds it to every Qwen2 tokenizer; here it has a place already
-ADDS_BOS: tuple[Kind, ...] = (
-    "llama",
-    "mistral",
-    "opt",
-    "gemma2",
-    "gemma3_text",
-)  # as the real tokenizers of these types do
+# as the real tokenizers of these types do
+ADDS_BOS: tuple[Kind, ...] = ("llama", "mistral", "mixtral", "opt", "gemma2", "gemma3_text")
 
 PARAGRAPH = """
 The gardener walks between the old apple trees before the winter ends and decides which branches stay.

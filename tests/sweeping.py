@@ -48,7 +48,6 @@ def prune_in_process(
     ratios: tuple[float, ...] = ()
     dense_norms: dict[str, Tensor] = {}
     gang = _gang(content, checkpoint, samples, workers)
-    groups = gang[0].linear_groups()
     blocks = gang[0].num_blocks
     if samples:
         for block in range(blocks):
@@ -56,7 +55,7 @@ def prune_in_process(
             statistics = _statistics(gang, advance=True, needs=frozenset({"input_norm"}))
             if allocation.outlier_multiplier is not None:
                 ratios += (gang[0].outlier_ratio(statistics, allocation.outlier_multiplier),)
-            for group, one in zip(groups, statistics, strict=True):
+            for group, one in zip(gang[0].linear_groups(), statistics, strict=True):
                 for name in group:
                     dense_norms[gang[0].tensor_name(name)] = one.input_norm_I
     plan = allocation.plan(pattern, blocks=blocks, outlier_ratios=ratios)
@@ -76,7 +75,7 @@ def prune_in_process(
         measured = None
         if samples:
             measured = _statistics(gang, advance=propagation == "dense", needs=method.needs)
-        for g, group in enumerate(groups):
+        for g, group in enumerate(gang[0].linear_groups()):
             grams = [worker.gram(g) for worker in gang] if "hessian" in method.needs else []
             gang[g % len(gang)].choose(group, measured, method, plan.blocks[block], *grams)
         parts = [worker.chosen() for worker in gang]
@@ -87,7 +86,7 @@ def prune_in_process(
                 shape = tuple(linear.weight_OI.shape)
                 keep[gang[0].tensor_name(name)] = unpack_keep(linear.packed_keep, shape)
                 weights[gang[0].tensor_name(name)] = linear.weight_OI
-        stored.append(gang[0].store())
+        stored.append(gang[0].store(measured))
         if samples and propagation == "pruned":
             for worker in gang:
                 worker.advance()

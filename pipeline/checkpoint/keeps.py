@@ -11,7 +11,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from pipeline.architecture import Architecture, row_for
-from pipeline.artifacts import CheckpointRef, FileRef, KeepRef, LinearSparsity, SparsityTable
+from pipeline.artifacts import CheckpointRef, ExpertTable, FileRef, KeepRef, LinearSparsity, SparsityTable
 from pipeline.canonical import canonical_json
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.writer import put_tensors
@@ -19,7 +19,7 @@ from pipeline.errors import CorruptObject
 from pipeline.storage.content import ContentStore
 from pipeline.tensor.packing import pack_keep, unpack_keep
 
-SPARSITY_JSON = "sparsity.json"
+SPARSITY_JSON, EXPERTS_JSON = "sparsity.json", "experts.json"
 
 
 @dataclass(frozen=True)
@@ -103,10 +103,18 @@ def put_block_keep(content: ContentStore, block: int, packed: Mapping[str, Tenso
     return file
 
 
-def keep_ref(content: ContentStore, files: Iterable[FileRef], linears: Iterable[LinearSparsity]) -> KeepRef:
-    """The artifact of all blocks' keep tensors, with `sparsity.json`."""
+def keep_ref(
+    content: ContentStore,
+    files: Iterable[FileRef],
+    linears: Iterable[LinearSparsity],
+    *,
+    experts: ExpertTable | None = None,
+) -> KeepRef:
+    """The artifact of all blocks' keep tensors, `sparsity.json`, and `experts.json` where there are any."""
     blob = content.put_bytes(canonical_json(SparsityTable(linears=tuple(linears))))
     every = [*files, FileRef(path=SPARSITY_JSON, blob=blob)]
+    if experts is not None:
+        every.append(FileRef(path=EXPERTS_JSON, blob=content.put_bytes(canonical_json(experts))))
     return KeepRef(files=tuple(sorted(every, key=lambda file: file.path)))
 
 
@@ -125,11 +133,13 @@ def _held(row: Architecture, stored: Iterable[str], paths: set[str] | None) -> I
         prefix = f"{row.blocks}.{block}."
         short = prefix.partition(".")[2]
         prefix = prefix if any(name.startswith(prefix) for name in names) else short
+        inside = {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
         found = [
             HeldTensor(name=f"{prefix}{linear}.weight", block=block, linear=linear)
-            for linear in row.linear_names
+            for group in row.groups_in(inside)
+            for linear in group
+            if f"{linear}.weight" in inside
         ]
-        found = [one for one in found if one.name in names]
         if not found:
             return
         if paths is None or _path(block) in paths:

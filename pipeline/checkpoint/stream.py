@@ -8,6 +8,7 @@ the bits of the whole model.
 Shape legend: B sequences, L tokens of one sequence, H hidden size, V vocabulary.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -20,6 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
 from pipeline.architecture import Architecture, row_for
+from pipeline.checkpoint.experts import fused, stored_names
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.errors import UnsupportedCheckpoint
 
@@ -61,13 +63,18 @@ class BlockStream:
         return len(self._blocks)
 
     def block_tensors(self, block: int) -> dict[str, str]:
-        """Name inside the block → name in the checkpoint, for every stored tensor of a block."""
+        """Name inside the block → name in the checkpoint, for every stored tensor of a block. Matrices of
+        experts go by the names that they are stored under, one by one."""
         prefix = f"{self.row.blocks}.{block}."
         return {
             name.removeprefix(prefix): disk
             for name, disk in self._disk_names.items()
             if name.startswith(prefix)
         }
+
+    def groups(self, block: int) -> tuple[tuple[str, ...], ...]:
+        """Prunable linears of a block, those that see the same input together."""
+        return self.row.groups_in(self.block_tensors(block))
 
     def outer_tensors(self) -> tuple[str, ...]:
         """Checkpoint names of everything outside the blocks, tied ones once."""
@@ -86,7 +93,7 @@ class BlockStream:
         """Fill a block with `tensors` (names inside the block, any type) and return it."""
         module = self._blocks[block]
         state = {name: tensor.to(self._device, self._dtype) for name, tensor in tensors.items()}
-        module.load_state_dict(state, strict=True, assign=True)
+        module.load_state_dict(fused(self.row.experts, state), strict=True, assign=True)
         return module
 
     def release(self, block: int) -> None:
@@ -105,7 +112,8 @@ class BlockStream:
             self._capture(torch.zeros(batch, length, dtype=torch.long, device=self._device))
         call = self._calls[batch, length][block]
         args = (hidden_BLH, *call.args)
-        output = functional_call(self._blocks[block], dict(weights or {}), args, call.kwargs)
+        used = fused(self.row.experts, weights or {})
+        output = functional_call(self._blocks[block], used, args, call.kwargs)
         return cast(Tensor, output[0] if isinstance(output, tuple) else output)
 
     def load_head(self) -> None:
@@ -226,7 +234,8 @@ def skeleton(
 
 
 def disk_names(model: PreTrainedModel, reader: CheckpointReader) -> dict[str, str]:
-    """Module name → checkpoint name, for every parameter and persistent buffer; tied ones share a name.
+    """Module name → checkpoint name, for every parameter and persistent buffer; tied ones share a name. In
+    the place of fused experts there are the matrices of each, by the names that they are stored under.
 
     Checkpoints saved from the base model lack its prefix, some types call things otherwise than their modules
     do; buffers that older versions stored are ignored.
@@ -234,20 +243,24 @@ def disk_names(model: PreTrainedModel, reader: CheckpointReader) -> dict[str, st
     prefix = f"{model.base_model_prefix}."
     row = row_for(model.config.model_type)
     stored = set(reader.index.tensors)
-    state = model.state_dict(keep_vars=True)
+    identities = {  # one for each matrix of each expert, the same for tied tensors
+        one: (id(tensor), number)
+        for name, tensor in model.state_dict(keep_vars=True).items()
+        for number, one in enumerate(_stored_names(row, name, tensor))
+    }
     names: dict[str, str] = {}
-    by_tensor: dict[int, str] = {}
-    for name, tensor in state.items():
+    by_identity: dict[tuple[int, int], str] = {}
+    for name, identity in identities.items():
         renamed = name.replace(*row.renamed) if row.renamed else name
-        disk = next((one for one in (name, renamed, name.removeprefix(prefix)) if one in stored), None)
+        spelled = (name, renamed, name.removeprefix(prefix), renamed.removeprefix(prefix))
+        disk = next((one for one in spelled if one in stored), None)
         if disk is not None:
-            names[name] = disk
-            by_tensor[id(tensor)] = disk
+            names[name] = by_identity[identity] = disk
     missing = []
-    for name, tensor in state.items():
+    for name, identity in identities.items():
         if name not in names:
-            if id(tensor) in by_tensor:
-                names[name] = by_tensor[id(tensor)]
+            if identity in by_identity:
+                names[name] = by_identity[identity]
             else:
                 missing.append(name)
     if missing:
@@ -257,6 +270,13 @@ def disk_names(model: PreTrainedModel, reader: CheckpointReader) -> dict[str, st
             "spec.model.source",
         )
     return names
+
+
+def _stored_names(row: Architecture, name: str, tensor: Tensor) -> list[str]:
+    block = re.match(rf"{re.escape(row.blocks)}\.\d+\.", name)
+    if row.experts is None or block is None:
+        return [name]
+    return [block[0] + one for one in stored_names(row.experts, name[block.end() :], tensor.shape)]
 
 
 def _name_of(model: nn.Module, wanted: nn.Module) -> str:

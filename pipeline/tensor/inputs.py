@@ -1,21 +1,27 @@
 """What the linears of a block see while it runs.
 
-Shape legend: T tokens, I in_features.
+Shape legend: T tokens, I in_features, K experts of a token, H hidden size.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from torch import Tensor, nn
+from torch.nn import functional
 
+from pipeline.architecture import Experts
+from pipeline.checkpoint.experts import DOWN, GATE_UP
 from pipeline.errors import UnsupportedCheckpoint
 
 Record = Callable[[int, Tensor], None]
 
 
 @contextmanager
-def recorded_inputs(block: nn.Module, groups: Sequence[Sequence[str]], record: Record) -> Iterator[None]:
-    """While the block runs once, `record(group, x_TI)` is called with what each group of linears sees.
+def recorded_inputs(
+    block: nn.Module, groups: Sequence[Sequence[str]], record: Record, *, experts: Experts | None = None
+) -> Iterator[None]:
+    """While the block runs once, `record(group, x_TI)` is called with what each group of linears sees: of an
+    expert the tokens that are routed to it, which may be none.
 
     Raises UnsupportedCheckpoint when a linear was passed by: its statistics would be made up.
     """
@@ -25,10 +31,14 @@ def recorded_inputs(block: nn.Module, groups: Sequence[Sequence[str]], record: R
         seen.add(group)
         record(group, x_TI)
 
-    hooks = [
-        block.get_submodule(linears[0]).register_forward_pre_hook(_hook(group, noted))
-        for group, linears in enumerate(groups)
-    ]
+    numbers = {linears[0]: group for group, linears in enumerate(groups)}
+    hooks = []
+    if experts is not None and experts.entering(0)[0] in numbers:
+        inside = _experts_hook(experts, numbers, noted)
+        hooks.append(block.get_submodule(experts.module).register_forward_pre_hook(inside))
+    for linear, group in numbers.items():
+        if experts is None or not experts.owns(linear):
+            hooks.append(block.get_submodule(linear).register_forward_pre_hook(_hook(group, noted)))
     try:
         yield
     finally:
@@ -48,5 +58,23 @@ def _hook(group: int, record: Record) -> Callable[[nn.Module, tuple[Tensor, ...]
     def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
         x = args[0]
         record(group, x.reshape(-1, x.shape[-1]))
+
+    return hook
+
+
+def _experts_hook(
+    experts: Experts, numbers: dict[str, int], record: Record
+) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    """The fused kernels show nothing of what happens inside, so an expert's inner features are made again."""
+
+    def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        x_TH, chosen_TK = args[:2]
+        gate_up, down = module.get_parameter(GATE_UP), module.get_parameter(DOWN)
+        activation = module.get_submodule("act_fn")
+        for expert in range(len(down)):
+            own_TH = x_TH[(chosen_TK == expert).any(dim=-1)]
+            record(numbers[experts.entering(expert)[0]], own_TH)
+            gate, up = functional.linear(own_TH, gate_up[expert]).chunk(2, dim=-1)
+            record(numbers[experts.leaving(expert)[0]], activation(gate) * up)
 
     return hook

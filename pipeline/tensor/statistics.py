@@ -24,6 +24,7 @@ Gram = Mapping[Node, Tensor]  # parts of the tree that do not touch, float32 [I,
 class LinearStatistics:
     """Of all calibration samples; what was not asked for is None.
 
+    `tokens`: those that the linear saw; an expert sees what is routed to it, which may be nothing.
     `input_norm_I`: sqrt of the mean over samples of the squared L2 norm of each input feature over the
     sample's tokens, float32 [I] (Wanda, arXiv 2306.11695). `input_mean_I`, `input_variance_I`: over all
     tokens, float32 [I]. `hessian_II`: (2/n) Σ x xᵀ over the tokens of n samples, float32 [I, I] (SparseGPT,
@@ -32,6 +33,7 @@ class LinearStatistics:
 
     input_norm_I: Tensor
     samples: int
+    tokens: int
     input_mean_I: Tensor | None = None
     input_variance_I: Tensor | None = None
     hessian_II: Tensor | None = None
@@ -45,6 +47,7 @@ class LinearStatistics:
         return LinearStatistics(
             self.input_norm_I.to(device),
             self.samples,
+            self.tokens,
             moved(self.input_mean_I),
             moved(self.input_variance_I),
             moved(self.hessian_II),
@@ -78,13 +81,14 @@ def merge(shares: Sequence[InputShare]) -> LinearStatistics:
     samples = len(squares_SI)
     total_I = squares_SI.double().sum(dim=0)
     norm_I = (total_I / samples).sqrt().float()
+    tokens = int(torch.cat([share.tokens_S for share in shares]).sum())
     sums = [share.sums_SI for share in shares if share.sums_SI is not None]
     if not sums:
-        return LinearStatistics(norm_I, samples)
-    tokens = torch.cat([share.tokens_S for share in shares]).sum()
-    mean_I = torch.cat(sums).double().sum(dim=0) / tokens
-    variance_I = (total_I / tokens - mean_I.square()).clamp(min=0)
-    return LinearStatistics(norm_I, samples, mean_I.float(), variance_I.float())
+        return LinearStatistics(norm_I, samples, tokens)
+    count = max(tokens, 1)  # an expert may have seen none
+    mean_I = torch.cat(sums).double().sum(dim=0) / count
+    variance_I = (total_I / count - mean_I.square()).clamp(min=0)
+    return LinearStatistics(norm_I, samples, tokens, mean_I.float(), variance_I.float())
 
 
 def leaf_size(samples: int) -> int:

@@ -39,18 +39,21 @@ from pipeline.storage.content import ContentStore
 from pipeline.tensor.inputs import Record, recorded_inputs
 from pipeline.tensor.outliers import outlier_ratio
 from pipeline.tensor.packing import pack_keep
+from pipeline.tensor.routing import indifferent, neglected, tokens_per_expert
 from pipeline.tensor.statistics import Gram, GramTree, InputShare, LinearStatistics, hessian, leaf_size
 
 LOSS_ROWS = 256  # logits are turned into losses this many tokens at a time
 
 
 class StoredBlock(Frozen):
-    """A finished block: its weights, its packed keep tensors, and the zeros of each linear."""
+    """A finished block: its weights, its packed keep tensors, and the zeros of each linear. `expert_tokens`:
+    calibration tokens that reached each of its experts, if it has any and the method needs statistics."""
 
     block: int
     weights: StoredTensors
     keep: FileRef
     linears: tuple[LinearSparsity, ...]
+    expert_tokens: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -97,13 +100,9 @@ class SweepWorker:
         """Decoder blocks of the model."""
         return self._stream.num_blocks
 
-    def linear_names(self) -> tuple[str, ...]:
-        """Prunable linears of a block."""
-        return self._stream.row.linear_names
-
     def linear_groups(self) -> tuple[tuple[str, ...], ...]:
-        """Linears of a block that share an input, and so a statistic."""
-        return self._stream.row.linears
+        """Linears of the loaded block that share an input, and so a statistic."""
+        return self._stream.groups(self._block)
 
     def tensor_name(self, linear: str) -> str:
         """Checkpoint name of a linear's weight in the loaded block."""
@@ -136,8 +135,8 @@ class SweepWorker:
 
         With `advance` the outputs become the next block's inputs (`propagation: dense`). Grams stay here.
         """
-        module = self._loaded()
-        features = [self._weight(group[0]).shape[1] for group in self._stream.row.linears]
+        module, groups = self._loaded(), self.linear_groups()
+        features = [self._weight(group[0]).shape[1] for group in groups]
         shares = [InputShare(len(self._hidden), count, needs) for count in features]
         self._grams = []
         if "hessian" in needs:
@@ -145,7 +144,8 @@ class SweepWorker:
                 GramTree(count, leaf=self._leaf, first=self._first, device=self._device) for count in features
             ]
         for i, hidden in enumerate(self._hidden):
-            with recorded_inputs(module, self._stream.row.linears, _into(shares, self._grams, i)):
+            record = _into(shares, self._grams, i)
+            with recorded_inputs(module, groups, record, experts=self._stream.row.experts):
                 output = self._stream.run(self._block, hidden)
             if advance:
                 hidden.copy_(output)
@@ -162,10 +162,12 @@ class SweepWorker:
             hidden.copy_(self._stream.run(self._block, hidden))
 
     def outlier_ratio(self, statistics: Sequence[LinearStatistics], multiplier: float) -> float:
-        """Percent of the block's saliencies |W|·norm above `multiplier` times their mean (OWL)."""
+        """Percent of the block's saliencies |W|·norm above `multiplier` times their mean (OWL); experts that
+        saw too few tokens are left out."""
         saliencies = [
             self._weight(name).to(self._device).float().abs() * group_statistics.input_norm_I
-            for group, group_statistics in zip(self._stream.row.linears, self._moved(statistics), strict=True)
+            for group, group_statistics in zip(self.linear_groups(), self._moved(statistics), strict=True)
+            if not neglected(self._stream.row.experts, group, group_statistics)
             for name in group
         ]
         return outlier_ratio(saliencies, multiplier)
@@ -212,8 +214,8 @@ class SweepWorker:
             self._stored[f"{name}.weight"] = turned(linear.weight_OI, self._stream.row).contiguous()
         self._module = self._stream.load(self._block, self._stored)
 
-    def store(self) -> StoredBlock:
-        """Write the block with its new weights and its keep tensors."""
+    def store(self, statistics: Sequence[LinearStatistics] | None = None) -> StoredBlock:
+        """Write the block with its new weights and its keep tensors. `statistics`: what it was pruned by."""
         names = self._stream.block_tensors(self._block)
         tensors = {disk: self._stored[name] for name, disk in names.items()}
         weights = StoredTensors.of(
@@ -230,9 +232,13 @@ class SweepWorker:
                 weights=self._weight(name).numel(),
                 note=self._chosen[name].note,
             )
-            for name in self._stream.row.linear_names
+            for group in self.linear_groups()
+            for name in group
         )
-        return StoredBlock(block=self._block, weights=weights, keep=keep, linears=linears)
+        routed = tokens_per_expert(self._stream.row.experts, self.linear_groups(), statistics)
+        return StoredBlock(
+            block=self._block, weights=weights, keep=keep, linears=linears, expert_tokens=routed
+        )
 
     def store_outer(self) -> StoredTensors:
         """Write everything outside the blocks, unchanged, a chunk in memory at a time."""
@@ -269,11 +275,13 @@ class SweepWorker:
         self, statistics: Sequence[LinearStatistics] | None, linears: Sequence[str], grams: Sequence[Gram]
     ) -> dict[str, LinearStatistics]:
         found: dict[str, LinearStatistics] = {}
-        for group, one in zip(self._stream.row.linears, statistics or (), strict=statistics is not None):
+        for group, one in zip(self.linear_groups(), statistics or (), strict=statistics is not None):
             asked = [name for name in group if name in linears]
             if not asked:
                 continue
-            if grams:
+            if neglected(self._stream.row.experts, group, one):
+                one = indifferent(one, hessian=bool(grams))
+            elif grams:
                 one = replace(one, hessian_II=hessian(grams, samples=one.samples))
             found |= dict.fromkeys(asked, one.to(self._device))
         return found

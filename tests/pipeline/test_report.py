@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.artifacts import SparsityTable
+from pipeline.artifacts import BlockExperts, ExpertTable, LinearSparsity, SparsityTable
 from pipeline.comparison import Comparison, UnequalContracts, compare
 from pipeline.evaluation import EvaluationResult
 from pipeline.patterns import NM
@@ -287,6 +287,32 @@ def test_heatmap_spans_from_least_to_most_sparse() -> None:
     assert max(heats) == 1
     without = table.model_copy(update={"linears": table.linears[1:]})
     assert heatmap(without).rows[0][1][-1] is None
+
+
+def test_experts_of_a_block_are_one_cell_and_their_tokens_a_table() -> None:
+    def linear(name: str, zeros: int) -> LinearSparsity:
+        return LinearSparsity(block=0, linear=name, pruned=zeros, zeros=zeros, weights=10)
+
+    names = ["mlp.experts.0.up_proj", "mlp.experts.1.up_proj", "mlp.experts.12.up_proj", "mlp.shared.up_proj"]
+    table = SparsityTable(linears=tuple(linear(name, i) for i, name in enumerate(names)))
+    picture = heatmap(table)
+    assert picture.columns == ("mlp.experts.*.up_proj", "mlp.shared.up_proj")
+    cell = picture.rows[0][1][0]
+    assert cell is not None
+    assert (cell.linear.zeros, cell.linear.weights) == (3, 30)
+    assert picture.totals == (0.1, 0.3)
+
+    data = made_report(blocks=2)
+    assert "experts-table" not in render_html(data)
+    blocks = (BlockExperts(block=0, tokens=(31, 40, 0)), BlockExperts(block=1, tokens=(32, 50, 7000)))
+    data = data.model_copy(update={"experts": ExpertTable(minimum_tokens=32, blocks=blocks)})
+    page = render_html(data)
+    row = "<td>0</td><td>3</td><td>0</td><td>31</td><td>40</td><td>2</td>"
+    assert row in page
+    assert "32 50 7000" in page
+    note = "2 of 6 experts saw fewer than 32 calibration tokens and were pruned by their weights alone"
+    assert any(one.startswith(note) for one in data.notes)
+    assert read_report(report_json(data)).data == data
 
 
 def test_block_sparsity_weighs_linears_by_size() -> None:

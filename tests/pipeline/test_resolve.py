@@ -33,6 +33,7 @@ from pipeline.sources import SourceAccess, open_source
 from pipeline.sources.pins import ModelFacts, Pins
 from pipeline.spec import PruneSpec
 from tests.hub import COMMIT, Repository, cache_repository, model_repository, serve_hub
+from tests.model_configs import MIXTURES
 from tests.models import KINDS, POSITIONS, VOCABULARY, Kind, tiny_checkpoint, tiny_text
 
 MODEL = "spec.model.source"
@@ -468,6 +469,21 @@ class TestRecovery:
         message = place.refusal(InvalidSpec, "spec.recovery.trains.linears.1", **asked)
         assert "did you mean 'mlp.gate_proj'?" in message
         assert "mlp.down_proj" in message
+
+    @pytest.mark.parametrize("kind", MIXTURES)
+    def test_experts_are_not_trained_end_to_end(self, place: Place, kind: Kind) -> None:
+        tiny_checkpoint(kind, place.root / "experts")
+        teacher = self.asked(place, **self.distilled(teacher={"source": f"file:{place.root}/experts"}))
+        message = place.refusal(InvalidSpec, "spec.recovery.objective.teacher.source", **teacher)
+        assert f"{kind} has experts" in message
+        model = {"model": {"source": f"file:{place.root}/experts"}}
+        for trains in ("full", "lora", "norms_and_biases"):
+            asked = self.asked(place, trains={"kind": trains})
+            message = place.refusal(InvalidSpec, "spec.recovery.trains", **asked, **model)
+            assert f"{kind} has experts" in message
+            assert "reconstruction" in message
+        asked = self.asked(place, trains={"kind": "reconstruction"})
+        assert place.resolve(**asked, **model).facts.model_type == kind
 
     def test_sequences_longer_than_the_models_positions(self, place: Place) -> None:
         asked = self.asked(place, text={"sequence_length": POSITIONS + 1, "validation_sequences": 1})

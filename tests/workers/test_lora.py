@@ -12,11 +12,12 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from pipeline.architecture import row_for
 from pipeline.errors import InvalidSpec
 from pipeline.recovery import Lora
-from tests.models import KINDS, Kind, tiny_checkpoint
+from tests.model_configs import DENSE
+from tests.models import Kind, tiny_checkpoint
 from workers.training.lora import MaskedLinear, adapter_files, apply_lora, merged_state
 
 TOKENS = torch.arange(48).reshape(2, 24)
-kinds = pytest.mark.parametrize("kind", KINDS)
+kinds = pytest.mark.parametrize("kind", DENSE)
 
 
 def pruned_model(kind: Kind, directory: Path) -> tuple[PreTrainedModel, dict[str, Tensor]]:

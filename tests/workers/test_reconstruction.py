@@ -156,7 +156,8 @@ def one_thread():
 
 
 @pytest.mark.parametrize(
-    ("kind", "dtype"), [("llama", "float32"), ("gpt2", "float32"), ("qwen3", "bfloat16")]
+    ("kind", "dtype"),
+    [("llama", "float32"), ("gpt2", "float32"), ("qwen3", "bfloat16"), ("qwen2_moe", "float32")],
 )
 def test_nearer_to_the_dense_model_with_every_zero(kind: Kind, dtype: str, tmp_path: Path) -> None:
     it = made(kind, tmp_path, dtype=dtype)

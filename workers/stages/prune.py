@@ -5,13 +5,14 @@ from typing import Any
 
 import ray
 
-from pipeline.artifacts import KeepRef
+from pipeline.artifacts import BlockExperts, ExpertTable, KeepRef
 from pipeline.checkpoint.assemble import StoredTensors, assemble
 from pipeline.checkpoint.keeps import keep_ref
 from pipeline.ledger import progress_key
 from pipeline.plan import SparsityPlan
 from pipeline.stages import PruneBlocks
 from pipeline.storage.content import ContentStore
+from pipeline.tensor.routing import MINIMUM_TOKENS
 from pipeline.tensor.sweep import StoredBlock
 from workers.gang import Gang, GangKeeper
 from workers.samples import load_samples
@@ -46,9 +47,12 @@ def run(stage: PruneBlocks, context: StageContext, keeper: GangKeeper) -> Steps:
             yield Progress(block + 1, blocks)
         outer_tensors: StoredTensors = ray.get(outer)
         memory = workers.memory()
+    experts = _expert_table(done)
+    if experts is not None and experts.note is not None:
+        yield Note(experts.note, level="warning")
     parts = [outer_tensors, *(block.weights for block in done)]
     checkpoint = assemble(content, context.checkpoint(), parts)
-    yield memory.made({"checkpoint": checkpoint, "keep": _keep(content, done)})
+    yield memory.made({"checkpoint": checkpoint, "keep": _keep(content, done, experts)})
 
 
 def _prune_block(
@@ -75,7 +79,7 @@ def _prune_block(
     ray.get(decided)
     chosen = [workers.one(i, "chosen", label=label) for i in gang] if len(gang) > 1 else []
     ray.get([workers.one(i, "apply", *chosen[:i], *chosen[i + 1 :], label=label) for i in gang])
-    stored = workers.one(0, "store", label=label)
+    stored = workers.one(0, "store", statistics, label=label)
     if samples and stage.propagation == "pruned":
         workers.all("advance", label=label)
     result: StoredBlock = ray.get(stored)
@@ -100,6 +104,12 @@ def _stored_blocks(content: ContentStore, key: str) -> list[StoredBlock]:
     return stored
 
 
-def _keep(content: ContentStore, blocks: Sequence[StoredBlock]) -> KeepRef:
+def _expert_table(blocks: Sequence[StoredBlock]) -> ExpertTable | None:
+    """None where tokens of experts were not counted."""
+    found = [BlockExperts(block=one.block, tokens=one.expert_tokens) for one in blocks if one.expert_tokens]
+    return ExpertTable(minimum_tokens=MINIMUM_TOKENS, blocks=tuple(found)) if found else None
+
+
+def _keep(content: ContentStore, blocks: Sequence[StoredBlock], experts: ExpertTable | None) -> KeepRef:
     linears = [linear for block in blocks for linear in block.linears]
-    return keep_ref(content, [block.keep for block in blocks], linears)
+    return keep_ref(content, [block.keep for block in blocks], linears, experts=experts)

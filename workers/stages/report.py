@@ -2,9 +2,10 @@
 
 from typing import TypeVar
 
-from pipeline.artifacts import FileRef, ManifestRef, Outliers, ReportRef, SparsityTable
+from pipeline.artifacts import ExpertTable, FileRef, ManifestRef, Outliers, ReportRef, SparsityTable
 from pipeline.canonical import Frozen
 from pipeline.certificate import Certificate
+from pipeline.checkpoint.keeps import EXPERTS_JSON
 from pipeline.evaluation import EvaluationResult
 from pipeline.plan import SparsityPlan
 from pipeline.recipe import seeds_of
@@ -43,6 +44,7 @@ def run(stage: Report, context: StageContext) -> Steps:
         pins=order.pins,
         plan=read("plan", "plan.json", SparsityPlan),
         sparsity=read("keep", "sparsity.json", SparsityTable),
+        experts=_experts(context),
         outliers=read("outliers", "outliers.json", Outliers),
         dense=dense,
         pruned=read("pruned", "evaluation.json", EvaluationResult),
@@ -63,6 +65,13 @@ def run(stage: Report, context: StageContext) -> Steps:
     files = {"report.html": render_html(data).encode(), "report.json": report_json(data)}
     refs = tuple(FileRef(path=path, blob=content.put_bytes(data)) for path, data in files.items())
     yield Made({"report": ReportRef(files=refs)})
+
+
+def _experts(context: StageContext) -> ExpertTable | None:
+    keep = context.inputs.get("keep")
+    if keep is None or EXPERTS_JSON not in {file.path for file in keep.files}:
+        return None
+    return ExpertTable.model_validate_json(context.read("keep", EXPERTS_JSON))
 
 
 def _figures(stage: Report, curve: Curve | None) -> TrainingFigures | None:

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from pipeline.artifacts import CheckpointRef
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.stream import disk_names, skeleton
+from pipeline.model_checks import check_trainable
 from pipeline.storage.content import ContentStore
 
 DROPOUTS = (
@@ -36,8 +37,10 @@ def load_model(
     partition: Mapping[str, object] | None = None,
 ) -> tuple[PreTrainedModel, dict[str, str]]:
     """The model, and the checkpoint name of each of its parameters. `partition`: a DeepSpeed configuration of
-    ZeRO 3 under which the parameters are shared out over the workers while they are loaded."""
+    ZeRO 3 under which the parameters are shared out over the workers while they are loaded. Raises
+    InvalidSpec for a model with experts."""
     reader = CheckpointReader(content, ref)
+    check_trainable(str(reader.config["model_type"]), "spec.recovery.trains")
     model = skeleton(reader, dtype, changes=dict.fromkeys(DROPOUTS, 0.0))
     names = disk_names(model, reader)
     owners = _owners(model)

@@ -191,7 +191,8 @@ class _Training:
         module = student.stream.load(block, dict(old))
         self._weights = {  # copies: the old ones may stay
             name: nn.Parameter(old[name].to(setting.device, torch.float32, copy=True))
-            for name, _ in module.named_parameters()
+            for name in student.names(block)
+            if name not in dict(module.named_buffers())
         }
         self._pruned = {
             name: ~keeps.keep(disk).to(setting.device)

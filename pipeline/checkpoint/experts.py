@@ -1,0 +1,44 @@
+"""Experts one by one, as checkpoints store them, and fused, as transformers' modules hold them.
+
+    the module     <block>.mlp.experts.gate_up_proj [E, 2F, H]     gate above up
+                   <block>.mlp.experts.down_proj    [E, H, F]
+    a checkpoint   <block>.mlp.experts.0.gate_proj.weight [F, H], ...up_proj..., ...down_proj... [H, F]
+
+Everything outside of the module (statistics, methods, keep tensors, stored blocks) knows the matrices of a
+checkpoint only. Fusing is differentiable.
+
+Shape legend: E experts, F an expert's intermediate size, H hidden size.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from pipeline.architecture import Experts
+
+GATE_UP, DOWN = "gate_up_proj", "down_proj"  # parameters of transformers' expert modules
+
+
+def stored_names(experts: Experts, name: str, shape: torch.Size) -> tuple[str, ...]:
+    """The stored matrices of a block's parameter, by names inside the block; of any other itself."""
+    if name == f"{experts.module}.{GATE_UP}":
+        return tuple(f"{linear}.weight" for e in range(shape[0]) for linear in experts.entering(e))
+    if name == f"{experts.module}.{DOWN}":
+        return tuple(f"{linear}.weight" for e in range(shape[0]) for linear in experts.leaving(e))
+    return (name,)
+
+
+def fused(experts: Experts | None, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A block's tensors by the names of its module's parameters, from those by stored names."""
+    count = 0 if experts is None else experts.count(tensors)
+    if experts is None or count == 0:
+        return dict(tensors)
+    entering = [f"{linear}.weight" for e in range(count) for linear in experts.entering(e)]
+    leaving = [f"{linear}.weight" for e in range(count) for linear in experts.leaving(e)]
+    others = {name: tensor for name, tensor in tensors.items() if name not in {*entering, *leaving}}
+    return {
+        **others,
+        f"{experts.module}.{GATE_UP}": torch.cat([tensors[n] for n in entering]).unflatten(0, (count, -1)),
+        f"{experts.module}.{DOWN}": torch.cat([tensors[n] for n in leaving]).unflatten(0, (count, -1)),
+    }
