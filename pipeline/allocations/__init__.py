@@ -4,8 +4,11 @@ from typing import Annotated
 
 from pydantic import Field
 
+from pipeline.allocations.alpha_pruning import AlphaPruning
+from pipeline.allocations.atp import Atp
+from pipeline.allocations.dlp import Dlp
 from pipeline.allocations.explicit import Explicit
 from pipeline.allocations.owl import Owl
 from pipeline.allocations.uniform import Uniform
 
-Allocation = Annotated[Uniform | Owl | Explicit, Field(discriminator="kind")]
+Allocation = Annotated[Uniform | Owl | Atp | AlphaPruning | Dlp | Explicit, Field(discriminator="kind")]

@@ -1,24 +1,48 @@
 """What every allocation is to the rest of the system."""
 
+import math
+
+from pipeline.allocations.measures import Measure
 from pipeline.canonical import Frozen
+from pipeline.errors import InvalidSpec, NumericalError
 from pipeline.patterns import Pattern
-from pipeline.plan import SparsityPlan
+from pipeline.plan import SparsityPlan, Weights
+
+FIELD = "spec.prune.allocation"
 
 
 class AllocationBase(Frozen):
     """A rule that turns the spec's sparsity into one pattern per block."""
 
     @property
-    def outlier_multiplier(self) -> float | None:
-        """The multiple of the mean above which a saliency is an outlier; None: outliers are not measured."""
+    def measure(self) -> Measure | None:
+        """What has to be measured of the dense model first; None: nothing."""
         return None
 
     def check(self, pattern: Pattern, *, blocks: int | None) -> None:
         """Raise InvalidSpec for what can be known before anything runs. `blocks`: of the model, if known."""
 
-    def plan(self, pattern: Pattern, *, blocks: int, outlier_ratios: tuple[float, ...]) -> SparsityPlan:
-        """The plan for `blocks` decoder blocks. `outlier_ratios`: percent per block, empty if not needed.
+    def plan(self, pattern: Pattern, weights: Weights, *, measured: tuple[float, ...] = ()) -> SparsityPlan:
+        """The plan for a model with so many `weights` per block and linear. `measured`: what `measure` asks for,
+        per block, or per linear in their order.
 
-        Raises InfeasiblePlan when a block would leave the pattern's range.
+        Raises InfeasiblePlan when the budget cannot be met, NumericalError for measures that are not finite.
         """
         raise AssertionError(f"{type(self).__name__} does not define its plan")
+
+
+def check_measured(measured: tuple[float, ...], expected: int, *, what: str) -> None:
+    """Raise InvalidSpec when there are too many or too few, NumericalError when one is not finite."""
+    if len(measured) != expected:
+        raise InvalidSpec(f"{len(measured)} {what} where {expected} are needed; give one each", FIELD)
+    if not all(math.isfinite(value) for value in measured):
+        raise NumericalError(f"{what} are not finite: {measured}; check weights and calibration texts")
+
+
+def positions(measured: tuple[float, ...]) -> list[float] | None:
+    """Where each value lies between the smallest and the largest, in [0, 1]; None when all are equal."""
+    low, high = min(measured), max(measured)
+    if low == high:
+        return None
+    scale = 1 / (high - low)
+    return [(value - low) * scale for value in measured]

@@ -5,9 +5,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from pipeline.allocations.base import AllocationBase
+from pipeline.allocations.levels import zeros_of
 from pipeline.errors import InvalidSpec
 from pipeline.patterns import NM, Pattern
-from pipeline.plan import SparsityPlan, with_keep, with_sparsity
+from pipeline.plan import SparsityPlan, Weights, with_keep, with_sparsity
 
 FIELD = "spec.prune.allocation.sparsity"
 
@@ -35,17 +36,15 @@ class Explicit(AllocationBase):
             for block, sparsity in enumerate(self.sparsity):
                 _keep_of(pattern, block, sparsity)
 
-    def plan(self, pattern: Pattern, *, blocks: int, outlier_ratios: tuple[float, ...]) -> SparsityPlan:
+    def plan(self, pattern: Pattern, weights: Weights, *, measured: tuple[float, ...] = ()) -> SparsityPlan:
         """The stated values."""
-        self.check(pattern, blocks=blocks)
+        self.check(pattern, blocks=len(weights))
         if isinstance(pattern, NM):
-            planned: tuple[Pattern, ...] = tuple(
-                with_keep(pattern, _keep_of(pattern, block, sparsity))
-                for block, sparsity in enumerate(self.sparsity)
-            )
-        else:
-            planned = tuple(with_sparsity(pattern, sparsity) for sparsity in self.sparsity)
-        return SparsityPlan(asked=pattern.target, blocks=planned)
+            keeps = [_keep_of(pattern, block, sparsity) for block, sparsity in enumerate(self.sparsity)]
+            return SparsityPlan(asked=pattern.target, blocks=tuple(with_keep(pattern, keep) for keep in keeps))
+        blocks = tuple(with_sparsity(pattern, sparsity) for sparsity in self.sparsity)
+        zeros = zeros_of(self.sparsity, pattern.sparsity, weights) if pattern.rounding == "exact" else ()
+        return SparsityPlan(asked=pattern.target, blocks=blocks, zeros=zeros)
 
 
 def _keep_of(pattern: NM, block: int, sparsity: float) -> int:

@@ -4,17 +4,16 @@ r_b is the outlier ratio of block b. Its position p_b = (r_b - min r)/(max r - m
 density is the asked one plus 2·spread·(p_b - mean p), so the mean over blocks is the asked one.
 """
 
-import math
-from typing import Literal, NoReturn
+from typing import Literal
 
 from pydantic import Field
 
-from pipeline.allocations.base import AllocationBase
-from pipeline.errors import InfeasiblePlan, InvalidSpec, NumericalError
+from pipeline.allocations.base import AllocationBase, check_measured
+from pipeline.allocations.levels import nm_plan, unstructured_plan
+from pipeline.allocations.measures import OutlierRatio
+from pipeline.errors import InvalidSpec
 from pipeline.patterns import NM, Pattern, Unstructured
-from pipeline.plan import SparsityPlan, with_keep, with_sparsity
-
-ROUNDING_ERROR = 1e-12  # of sums of a few float64 values below 1
+from pipeline.plan import SparsityPlan, Weights, with_sparsity
 
 
 class Owl(AllocationBase):
@@ -22,118 +21,73 @@ class Owl(AllocationBase):
 
     `multiplier` (the paper's M): a weight is an outlier when its saliency |W|·norm exceeds M times the
     block's mean; the saliency is Wanda's whatever the method. `spread` (the paper's λ): unstructured
-    densities span 2λ. `nm_spread`: with N:M, the kept weights per group span this many.
+    densities span 2λ. `nm_spread`: with N:M, the kept weights per group span this many. `scope: linear`: means,
+    ratios and sparsities of each linear for itself (the published code has one of each per block).
     """
 
     kind: Literal["owl"] = "owl"
     multiplier: float = Field(default=5, gt=0, allow_inf_nan=False)
     spread: float = Field(default=0.08, ge=0, lt=0.5)
     nm_spread: float = Field(default=2, ge=0, allow_inf_nan=False)
+    scope: Literal["block", "linear"] = "block"
 
     @property
-    def outlier_multiplier(self) -> float:
-        """The paper's M."""
-        return self.multiplier
+    def measure(self) -> OutlierRatio:
+        """Outlier ratios."""
+        return OutlierRatio(multiplier=self.multiplier, scope=self.scope)
 
-    def plan(self, pattern: Pattern, *, blocks: int, outlier_ratios: tuple[float, ...]) -> SparsityPlan:
-        """One pattern per block. `outlier_ratios`: percent per block.
-
-        Equal ratios give the uniform plan and a note. Raises InfeasiblePlan, with the largest spread that
-        fits these ratios, when a block would leave the pattern's range (the published code clamps it and
-        misses the asked sparsity), and NumericalError for ratios that are not finite.
-        """
-        if len(outlier_ratios) != blocks:
+    def check(self, pattern: Pattern, *, blocks: int | None) -> None:
+        """Linears for themselves: only where each can have a count of its own."""
+        if self.scope == "linear" and (isinstance(pattern, NM) or pattern.rounding == "floor"):
             raise InvalidSpec(
-                f"{len(outlier_ratios)} outlier ratios for {blocks} blocks; give one per block",
-                "spec.prune.allocation",
+                f"scope=linear gives every linear a sparsity of its own, which pattern {pattern.kind} with rounding "
+                f"{pattern.rounding} has no place for; use scope block, or an unstructured pattern with rounding exact",
+                "spec.prune.allocation.scope",
             )
-        if not all(math.isfinite(ratio) for ratio in outlier_ratios):
-            raise NumericalError(
-                f"outlier ratios are not finite: {outlier_ratios}; check weights and calibration texts"
-            )
-        low, high = min(outlier_ratios), max(outlier_ratios)
-        if low == high:
-            note = (
-                f"every block has the outlier ratio {low:.4g} %: nothing to tell apart, the plan is uniform"
-            )
-            return SparsityPlan(asked=pattern.target, blocks=(pattern,) * blocks, notes=(note,))
+
+    def plan(self, pattern: Pattern, weights: Weights, *, measured: tuple[float, ...] = ()) -> SparsityPlan:
+        """`measured`: outlier ratios in percent, per block or per linear. Equal ones give the uniform plan and a
+        note. Raises InfeasiblePlan when N:M leaves its range."""
+        self.check(pattern, blocks=len(weights))
+        if self.scope == "linear":
+            assert isinstance(pattern, Unstructured)
+            return self._by_linear(pattern, weights, measured)
+        check_measured(measured, len(weights), what="outlier ratios")
+        return self._planned(pattern, weights, measured)
+
+    def _planned(self, pattern: Pattern, weights: Weights, ratios: tuple[float, ...]) -> SparsityPlan:
+        notes: tuple[str, ...] = ()
+        if min(ratios) == max(ratios):
+            told = f"every {self.scope} has the outlier ratio {ratios[0]:.4g} %"
+            notes = (f"{told}: nothing to tell apart, the plan is uniform",)
         if isinstance(pattern, NM):
-            return self._plan_nm(pattern, outlier_ratios)
-        return self._plan_unstructured(pattern, outlier_ratios)
-
-    def _plan_unstructured(self, pattern: Unstructured, ratios: tuple[float, ...]) -> SparsityPlan:
-        # In the published order of operations: the bits decide where a count is rounded down.
-        sparsity = [1 - (shift + (1 - pattern.sparsity)) for shift in _shifts(ratios, 2 * self.spread)]
-        if min(sparsity) < -ROUNDING_ERROR or max(sparsity) >= 1:
-            self._refuse(pattern, sparsity, _mean_position(ratios))
-        planned = tuple(with_sparsity(pattern, max(value, 0.0)) for value in sparsity)
-        return SparsityPlan(asked=pattern.sparsity, blocks=planned)
-
-    def _refuse(self, pattern: Unstructured, sparsity: list[float], mean: float) -> NoReturn:
-        # As spread grows, the densest block reaches 0 or the sparsest reaches 1, whichever comes first.
-        largest_dense = pattern.sparsity / (2 * (1 - mean))
-        largest_sparse = (1 - pattern.sparsity) / (2 * mean)
-        if largest_sparse <= largest_dense:
-            value, allowed, limit = max(sparsity), "< 1", f"below {_down(largest_sparse)}"
+            plan = nm_plan(pattern, _shifts(ratios, self.nm_spread), field="nm_spread", value=self.nm_spread)
         else:
-            value, allowed, limit = min(sparsity), "at least 0", f"to {_down(largest_dense)} or less"
-        raise InfeasiblePlan(
-            f"allocation.spread={self.spread} gives block {sparsity.index(value)} sparsity {value:.4g} "
-            f"(must be {allowed}); lower spread {limit}",
-            "spec.prune.allocation.spread",
-        )
+            # In the published order of operations: the bits decide where a count is rounded down.
+            wanted = [1 - (shift + (1 - pattern.sparsity)) for shift in _shifts(ratios, 2 * self.spread)]
+            plan = unstructured_plan(pattern, wanted, weights)
+        return plan.model_copy(update={"notes": (*notes, *plan.notes)})
 
-    def _plan_nm(self, pattern: NM, ratios: tuple[float, ...]) -> SparsityPlan:
-        shifts = _shifts(ratios, self.nm_spread)
-        if pattern.rounding == "floor":
-            keeps = [pattern.keep + round(shift) for shift in shifts]  # half to even
-        else:
-            keeps = [pattern.keep + shift for shift in _largest_remainder(shifts)]
-        for block, keep in enumerate(keeps):
-            if not 1 <= keep < pattern.group:
-                mean = _mean_position(ratios)
-                fits = min((pattern.keep - 1) / mean, (pattern.group - 1 - pattern.keep) / (1 - mean))
-                raise InfeasiblePlan(
-                    f"allocation.nm_spread={self.nm_spread} gives block {block} {keep} kept of "
-                    f"{pattern.group} (must be 1 to {pattern.group - 1}); lower nm_spread: "
-                    f"{_down(fits)} or less always fits these ratios",
-                    "spec.prune.allocation.nm_spread",
-                )
-        plan = SparsityPlan(asked=pattern.target, blocks=tuple(with_keep(pattern, keep) for keep in keeps))
-        if sum(keeps) == pattern.keep * len(keeps):
-            return plan
-        note = (
-            f"pattern.rounding=floor rounds each block for itself: mean sparsity {plan.mean_sparsity:.6g}, "
-            f"asked {plan.asked:.6g}"
+    def _by_linear(self, pattern: Unstructured, weights: Weights, ratios: tuple[float, ...]) -> SparsityPlan:
+        """A plan in which every linear is a block, put together."""
+        alone = [{name: count} for block in weights for name, count in block.items()]
+        check_measured(ratios, len(alone), what="outlier ratios")
+        plan = self._planned(pattern, alone, ratios)
+        found = iter(plan.zeros)
+        zeros = tuple({name: next(found)[name] for name in block} for block in weights)
+        shares = [sum(z.values()) / sum(block.values()) for z, block in zip(zeros, weights, strict=True)]
+        return SparsityPlan(
+            asked=plan.asked,
+            blocks=tuple(with_sparsity(pattern, share) for share in shares),
+            notes=plan.notes,
+            zeros=zeros,
         )
-        return plan.model_copy(update={"notes": (note,)})
 
 
 def _shifts(ratios: tuple[float, ...], span: float) -> list[float]:
-    """span·(p_b - mean p) for each block."""
+    """span·(p - mean p) of each; 0 where all are equal."""
     low, high = min(ratios), max(ratios)
-    scale = 1 / (high - low) * span
+    scale = 1 / (high - low) * span if high > low else 0.0
     scaled = [(ratio - low) * scale for ratio in ratios]
     mean = sum(scaled) / len(scaled)
     return [value - mean for value in scaled]
-
-
-def _mean_position(ratios: tuple[float, ...]) -> float:
-    """Mean p, above 0 and below 1 for ratios that are not all equal."""
-    low, high = min(ratios), max(ratios)
-    return math.fsum((ratio - low) / (high - low) for ratio in ratios) / len(ratios)
-
-
-def _down(value: float) -> str:
-    """Rounded down to 6 digits after the point, so that what is printed fits."""
-    return f"{math.floor(value * 1e6) / 1e6:.6f}"
-
-
-def _largest_remainder(shifts: list[float]) -> list[int]:
-    """Whole numbers next to `shifts`, which sum to 0, that sum to 0; equal remainders: lowest index first."""
-    near = [round(shift, 9) for shift in shifts]  # so that rounding errors make no remainders
-    whole = [math.floor(shift) for shift in near]
-    by_remainder = sorted(range(len(near)), key=lambda i: (round(whole[i] - near[i], 9), i))
-    for i in by_remainder[: -sum(whole)]:
-        whole[i] += 1
-    return whole

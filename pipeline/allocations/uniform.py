@@ -3,8 +3,9 @@
 from typing import Literal
 
 from pipeline.allocations.base import AllocationBase
-from pipeline.patterns import Pattern
-from pipeline.plan import SparsityPlan
+from pipeline.allocations.levels import unstructured_plan
+from pipeline.patterns import NM, Pattern
+from pipeline.plan import SparsityPlan, Weights
 
 
 class Uniform(AllocationBase):
@@ -12,6 +13,8 @@ class Uniform(AllocationBase):
 
     kind: Literal["uniform"] = "uniform"
 
-    def plan(self, pattern: Pattern, *, blocks: int, outlier_ratios: tuple[float, ...]) -> SparsityPlan:
-        """`blocks` copies of the pattern."""
-        return SparsityPlan(asked=pattern.target, blocks=(pattern,) * blocks)
+    def plan(self, pattern: Pattern, weights: Weights, *, measured: tuple[float, ...] = ()) -> SparsityPlan:
+        """A copy of the pattern for each block."""
+        if isinstance(pattern, NM):
+            return SparsityPlan(asked=pattern.target, blocks=(pattern,) * len(weights))
+        return unstructured_plan(pattern, [pattern.sparsity] * len(weights), weights)

@@ -1,0 +1,43 @@
+"""AlphaPruning: blocks whose spectra have heavy tails are trained better and stay denser (arXiv 2410.10912)."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from pipeline.allocations.base import AllocationBase, check_measured, positions
+from pipeline.allocations.levels import nm_plan, unstructured_plan
+from pipeline.allocations.measures import HillAlpha
+from pipeline.patterns import NM, Pattern
+from pipeline.plan import SparsityPlan, Weights
+
+
+class AlphaPruning(AllocationBase):
+    """s_b = η·(2ε·p_b + 1 - ε): p_b is the place of a block's Hill estimate between the smallest (0) and the
+    largest (1), `spread` is the paper's ε, and η makes the mean the asked sparsity. It looks at weights only."""
+
+    kind: Literal["alpha_pruning"] = "alpha_pruning"
+    spread: float = Field(default=0.3, ge=0, lt=1)
+
+    @property
+    def measure(self) -> HillAlpha:
+        """Hill estimates of the spectra."""
+        return HillAlpha()
+
+    def plan(self, pattern: Pattern, weights: Weights, *, measured: tuple[float, ...] = ()) -> SparsityPlan:
+        """`measured`: Hill estimates per block. Equal ones give the uniform plan and a note."""
+        check_measured(measured, len(weights), what="Hill estimates")
+        where = positions(measured)
+        notes: tuple[str, ...] = ()
+        if where is None:
+            where = [0.5] * len(weights)
+            notes = ("every block has the same Hill estimate: nothing to tell apart, the plan is uniform",)
+        levels = [2 * self.spread * value + 1 - self.spread for value in where]
+        counts = [sum(block.values()) for block in weights]
+        mean = sum(level * count for level, count in zip(levels, counts, strict=True)) / sum(counts)
+        wanted = [pattern.target * level / mean for level in levels]
+        if isinstance(pattern, NM):
+            shifts = [(pattern.target - value) * pattern.group for value in wanted]
+            plan = nm_plan(pattern, shifts, field="spread", value=self.spread)
+        else:
+            plan = unstructured_plan(pattern, wanted, weights)
+        return plan.model_copy(update={"notes": (*notes, *plan.notes)})

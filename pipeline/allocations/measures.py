@@ -1,0 +1,60 @@
+"""What allocations want to know of a model: one number per block, or per linear."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from pipeline.canonical import Frozen
+
+
+class OutlierRatio(Frozen):
+    """Percent of saliencies |W|·norm above `multiplier` times their mean (OWL, arXiv 2310.05175). Mean and count
+    run over each block, or over each linear."""
+
+    kind: Literal["outlier_ratio"] = "outlier_ratio"
+    needs_samples: ClassVar[bool] = True
+    multiplier: float
+    scope: Literal["block", "linear"] = "block"
+
+    @property
+    def title(self) -> str:
+        """For charts."""
+        return f"Outlier ratio: % of saliencies above {self.multiplier:g} × the {self.scope}'s mean"
+
+
+class SaliencyMedian(Frozen):
+    """Median of |W|·norm over a block's linears (DLP, arXiv 2505.23807)."""
+
+    kind: Literal["saliency_median"] = "saliency_median"
+    needs_samples: ClassVar[bool] = True
+    scope: Literal["block"] = "block"
+
+    @property
+    def title(self) -> str:
+        """For charts."""
+        return "Median of the saliencies |W| · norm"
+
+
+class HillAlpha(Frozen):
+    """Hill's estimate of the tail exponent of WᵀW's eigenvalues, mean over a block's linears (AlphaPruning,
+    arXiv 2410.10912)."""
+
+    kind: Literal["hill_alpha"] = "hill_alpha"
+    needs_samples: ClassVar[bool] = False
+    scope: Literal["block"] = "block"
+
+    @property
+    def title(self) -> str:
+        """For charts."""
+        return "Hill estimate of the spectra's tail exponent, mean over the block's linears"
+
+
+Measure = Annotated[OutlierRatio | SaliencyMedian | HillAlpha, Field(discriminator="kind")]
+
+
+class Measurements(Frozen):
+    """Content of `measurements.json`: `values` per block, or per linear in block order with `linears` naming them
+    as `block.linear`."""
+
+    measure: Measure
+    values: tuple[float, ...]

@@ -1,0 +1,65 @@
+"""What allocations measure of a block's linears.
+
+Shape legend: O out_features, I in_features, N eigenvalues.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from pipeline.allocations.measures import HillAlpha, Measure, OutlierRatio
+from pipeline.errors import NumericalError
+from pipeline.tensor.outliers import outlier_ratio
+
+Part = Callable[[], Tensor]  # makes a linear's part again whenever it is asked for, so that one is in memory
+
+
+def measure_linears(measure: Measure, weights: Sequence[Part], saliencies: Sequence[Part]) -> list[float]:
+    """One number for all linears together, or one for each where the measure's scope says so.
+
+    `weights` [O, I] of each linear; `saliencies`: |W|·norm of each, float32 [O, I], empty for measures that need
+    no samples. Raises NumericalError for what is not finite.
+    """
+    if isinstance(measure, HillAlpha):
+        alphas = [hill_alpha(weight()) for weight in weights]
+        return [sum(alphas) / len(alphas)]
+    if isinstance(measure, OutlierRatio):
+        if measure.scope == "linear":
+            return [outlier_ratio([saliency()], measure.multiplier) for saliency in saliencies]
+        return [outlier_ratio([saliency() for saliency in saliencies], measure.multiplier)]
+    return [median(saliencies)]
+
+
+def hill_alpha(weight_OI: Tensor) -> float:
+    """1 + k / Σ ln(λ_i/λ_(n-k)) over the upper half of the n eigenvalues of WᵀW (or WWᵀ, where that is smaller),
+    k = n // 2 (AlphaPruning, arXiv 2410.10912)."""
+    weight_OI = weight_OI.float()
+    if not torch.isfinite(weight_OI).all():
+        raise NumericalError("the weights hold inf or NaN; check the checkpoint")
+    rows, columns = weight_OI.shape
+    gram = weight_OI @ weight_OI.t() if rows < columns else weight_OI.t() @ weight_OI
+    eigenvalues_N = torch.linalg.eigvalsh(gram.double()).clamp(min=torch.finfo(torch.float32).tiny)
+    half = len(eigenvalues_N) // 2
+    if half == 0:
+        raise NumericalError(f"a linear of {rows} x {columns} weights has no spectrum to speak of")
+    logs = (eigenvalues_N[-half:] / eigenvalues_N[-half - 1]).log().sum()
+    if logs <= 0:
+        raise NumericalError("the upper half of a linear's spectrum is flat: its tail has no exponent")
+    return 1 + half / float(logs)
+
+
+def median(saliencies: Sequence[Part]) -> float:
+    """Lower median of all saliencies together, found by halving the range of float32 bit patterns: nothing the
+    size of the block is built. They are not negative, so their bits are in the order of their values."""
+    count = sum(saliency().numel() for saliency in saliencies)
+    wanted = (count + 1) // 2
+    low, high = 0, torch.tensor(torch.inf).view(torch.int32).item()
+    while low < high:
+        middle = (low + high) // 2
+        below = sum(int((saliency().view(torch.int32) <= middle).sum()) for saliency in saliencies)
+        low, high = (low, middle) if below >= wanted else (middle + 1, high)
+    found = torch.tensor(low, dtype=torch.int32).view(torch.float32).item()
+    if not torch.isfinite(torch.tensor(found)):
+        raise NumericalError("the median saliency is not finite: check weights and calibration texts")
+    return found
