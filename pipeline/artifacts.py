@@ -48,10 +48,16 @@ class SamplesRef(_Artifact):
     kind: Literal["samples"] = "samples"
 
 
-class OutliersRef(_Artifact):
-    """Outlier ratios per block: `outliers.json`."""
+class StatisticsRef(_Artifact):
+    """What a dense sweep measured of every linear's input: see checkpoint/statistics.py."""
 
-    kind: Literal["outliers"] = "outliers"
+    kind: Literal["statistics"] = "statistics"
+
+
+class MeasurementsRef(_Artifact):
+    """Measurements: `measurements.json`."""
+
+    kind: Literal["measurements"] = "measurements"
 
 
 class PlanRef(_Artifact):
@@ -134,7 +140,8 @@ class ReportRef(_Artifact):
 ArtifactRef = Annotated[
     CheckpointRef
     | SamplesRef
-    | OutliersRef
+    | StatisticsRef
+    | MeasurementsRef
     | PlanRef
     | KeepRef
     | TokensRef
@@ -183,13 +190,6 @@ class LinearSparsity(Frozen):
     def sparsity(self) -> float:
         """Fraction of zeros."""
         return self.zeros / self.weights
-
-
-class Outliers(Frozen):
-    """Content of `outliers.json`: percent of a block's saliencies above `multiplier` times their mean."""
-
-    multiplier: float
-    ratios: tuple[float, ...]
 
 
 class SparsityTable(Frozen):

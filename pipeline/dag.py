@@ -5,10 +5,11 @@ from collections.abc import Iterator, Mapping
 from pipeline.artifacts import ArtifactRef
 from pipeline.canonical import Frozen
 from pipeline.evaluation import Evaluation
+from pipeline.model import Dtype
 from pipeline.recovery import Recovery
 from pipeline.sources.pins import Pins
 from pipeline.sources.uri import parse_uri
-from pipeline.spec import PruneSpec
+from pipeline.spec import Prune, PruneSpec
 from pipeline.stages import (
     Allocate,
     Calibrate,
@@ -16,7 +17,8 @@ from pipeline.stages import (
     Evaluate,
     EvaluateTask,
     ImportModel,
-    MeasureOutliers,
+    MeasureBlocks,
+    MeasureStatistics,
     PrepareText,
     PruneBlocks,
     Publish,
@@ -89,22 +91,12 @@ def _nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
         yield Node(id="calibrate", stage=stage, inputs={"checkpoint": dense})
 
     if spec.prune is not None:
-        outliers = {}
-        multiplier = spec.prune.allocation.outlier_multiplier
-        if multiplier is not None:
-            measure = MeasureOutliers(multiplier=multiplier, compute_dtype=dtype)
-            yield Node(id="measure_outliers", stage=measure, inputs={"checkpoint": dense, "samples": samples})
-            outliers = {"outliers": Input(node="measure_outliers", artifact="outliers")}
-
-        allocate = Allocate(allocation=spec.prune.allocation, pattern=spec.prune.pattern)
-        yield Node(id="allocate", stage=allocate, inputs={"checkpoint": dense, **outliers})
-
-        sparsity_plan = Input(node="allocate", artifact="plan")
-        prune = PruneBlocks(method=spec.prune.method, propagation=spec.prune.propagation, compute_dtype=dtype)
-        measured = {"samples": samples} if spec.prune.method.needs else {}
-        yield Node(id="prune", stage=prune, inputs={"checkpoint": dense, "plan": sparsity_plan, **measured})
+        yield from _pruning_nodes(spec.prune, dense=dense, samples=samples, dtype=dtype)
         checkpoints["pruned"] = Input(node="prune", artifact="checkpoint")
-        made |= {"keep": Input(node="prune", artifact="keep"), "plan": sparsity_plan, **outliers}
+        made["keep"] = Input(node="prune", artifact="keep")
+        made["plan"] = Input(node="allocate", artifact="plan")
+        if spec.prune.allocation.measure is not None:
+            made["measurements"] = Input(node="measure_blocks", artifact="measurements")
 
     if spec.recovery is not None:
         recover = Recover(recovery=spec.recovery, sparse=spec.makes_zeros)
@@ -149,6 +141,35 @@ def _nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
         told["tokens"] = tokens
     report = Report(model_name=name, spec=spec)
     yield Node(id="report", stage=report, inputs={**made, **told})
+
+
+def _pruning_nodes(prune: Prune, *, dense: Input, samples: Input, dtype: Dtype) -> Iterator[Node]:
+    """From a dense sweep, if anyone asks for what it measures, to the masks."""
+    statistics = Input(node="measure_statistics", artifact="statistics")
+    measure, needs = prune.allocation.measure, prune.method.needs
+    swept = needs if prune.propagation == "dense" else frozenset()
+    if measure is not None and measure.needs_samples:
+        swept |= {"input_norm"}
+    if swept:
+        sweep = MeasureStatistics(needs=tuple(sorted(swept)), compute_dtype=dtype)
+        yield Node(id="measure_statistics", stage=sweep, inputs={"checkpoint": dense, "samples": samples})
+
+    measured = {}
+    if measure is not None:
+        known = {"statistics": statistics} if measure.needs_samples else {}
+        yield Node(
+            id="measure_blocks", stage=MeasureBlocks(measure=measure), inputs={"checkpoint": dense, **known}
+        )
+        measured = {"measurements": Input(node="measure_blocks", artifact="measurements")}
+
+    allocate = Allocate(allocation=prune.allocation, pattern=prune.pattern)
+    yield Node(id="allocate", stage=allocate, inputs={"checkpoint": dense, **measured})
+
+    stage = PruneBlocks(method=prune.method, propagation=prune.propagation, compute_dtype=dtype)
+    inputs = {"checkpoint": dense, "plan": Input(node="allocate", artifact="plan")}
+    if needs:
+        inputs |= {"statistics": statistics} if prune.propagation == "dense" else {"samples": samples}
+    yield Node(id="prune", stage=stage, inputs=inputs)
 
 
 def _training_nodes(recovery: Recovery, pins: Pins, *, dense: Input) -> Iterator[Node]:

@@ -12,7 +12,8 @@ from typing import Literal
 import jinja2
 import yaml
 
-from pipeline.artifacts import LinearSparsity, Outliers, SparsityTable
+from pipeline.allocations.measures import Measurements
+from pipeline.artifacts import LinearSparsity, SparsityTable
 from pipeline.canonical import Frozen
 from pipeline.certificate import Certificate
 from pipeline.comparison import Comparison, TaskComparison, compare
@@ -59,7 +60,7 @@ class SideFile(Frozen):
     model_name: str
     spec: PruneSpec
     plan: SparsityPlan | None
-    outliers: Outliers | None
+    measurements: Measurements | None
     sparsity: float | None
     linears: tuple[LinearSparsity, ...]
     zeros: Zeros | None = None
@@ -83,7 +84,7 @@ def side_file(
     spec: PruneSpec,
     plan: SparsityPlan | None,
     sparsity: SparsityTable | None,
-    outliers: Outliers | None,
+    measurements: Measurements | None,
     evaluations: Mapping[str, EvaluationResult],
     tasks: tuple[TaskComparison, ...] = (),
     certificate: Certificate | None = None,
@@ -96,7 +97,7 @@ def side_file(
         model_name=model_name,
         spec=spec,
         plan=plan,
-        outliers=outliers,
+        measurements=measurements,
         sparsity=sparsity.sparsity if sparsity is not None else None,
         linears=sparsity.linears if sparsity is not None else (),
         zeros=_zeros(certificate),

@@ -13,10 +13,10 @@ class SparsityPlan(Frozen):
     """One pattern per block, in block order, and what the allocation wants the reader to know.
 
     `asked` is the global sparsity of the spec; the plan's `mean_sparsity` equals it, and `notes` name every
-    deviation (equal outlier ratios, published rounding), so that the report can show them. `zeros`: per block and
-    linear, so that the model's zeros are round(asked · weights), to the weight; empty where the pattern counts by
-    itself (N:M, published rounding). `wanted`: sparsities per block before those out of range were clamped and
-    the others moved to make up for it; empty where none was.
+    deviation (equal outlier ratios, published rounding), so that the report can show them. `zeros`: per block
+    and linear, so that the model's zeros are round(asked · weights), to the weight; empty where the pattern
+    counts by itself (N:M, published rounding). `wanted`: sparsities per block before those out of range were
+    clamped and the others moved to make up for it; empty where none was.
     """
 
     asked: float

@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.artifacts import ExpertTable, Outliers, SparsityTable
+from pipeline.allocations.measures import Measurements
+from pipeline.artifacts import ExpertTable, SparsityTable
 from pipeline.canonical import Frozen
 from pipeline.certificate import Certificate
 from pipeline.comparison import Comparison, TaskComparison, compare, compare_tasks
@@ -26,9 +27,9 @@ NAMED = 5  # linears of one note
 
 
 class ReportData(Frozen):
-    """Everything that the page shows. What a job does not have is None: plan and outliers come from pruning,
-    experts from that of a model that has some, training and tokens from recovery, sparsity and certificate
-    wherever there are zeros.
+    """Everything that the page shows. What a job does not have is None: plan and measurements come from
+    pruning, experts from that of a model that has some, training and tokens from recovery, sparsity and
+    certificate wherever there are zeros.
 
     `stages`: the nodes that were done before the report, in plan order. `checkpoints`: digests of the
     artifacts by name (`dense`, `pruned`, `recovered`). `seeds`: every source of randomness by name.
@@ -43,7 +44,7 @@ class ReportData(Frozen):
     plan: SparsityPlan | None = None
     sparsity: SparsityTable | None = None
     experts: ExpertTable | None = None
-    outliers: Outliers | None = None
+    measurements: Measurements | None = None
     dense: EvaluationResult
     pruned: EvaluationResult | None = None
     recovered: EvaluationResult | None = None

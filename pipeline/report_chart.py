@@ -1,4 +1,4 @@
-"""The field's signature picture: outlier ratio and sparsity per block, as geometry that the page draws.
+"""The field's signature picture: what was measured and sparsity per block, as geometry that the page draws.
 
 All lengths are in the user units of one SVG view box; y grows downwards.
 """
@@ -7,7 +7,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.artifacts import Outliers, SparsityTable
+from pipeline.allocations.measures import Measurements
+from pipeline.artifacts import SparsityTable
 from pipeline.plan import SparsityPlan
 
 WIDTH = 760.0
@@ -64,17 +65,20 @@ class Chart:
 
 
 def block_chart(
-    plan: SparsityPlan | None, table: SparsityTable, outliers: Outliers | None, *, asked: float | None
+    plan: SparsityPlan | None,
+    table: SparsityTable,
+    measurements: Measurements | None,
+    *,
+    asked: float | None,
 ) -> Chart:
-    """Outlier ratios (if measured) above achieved sparsities, one bar per block; what was planned and asked
-    as lines, if it was."""
+    """What the allocation measured (if anything) above achieved sparsities, one bar per block; what was
+    planned and asked as lines, if it was."""
     blocks = len(plan.blocks) if plan is not None else 1 + max(linear.block for linear in table.linears)
     achieved = block_sparsity(table, blocks=blocks)
     panels = []
     top = PANEL_TOP
-    if outliers is not None:
-        title = f"Outlier ratio: % of saliencies above {outliers.multiplier:g} × the block's mean"
-        panels.append(_panel("outliers", title, outliers.ratios, top=top))
+    if measurements is not None:
+        panels.append(_panel("measured", measurements.title, measurements.blocks, top=top))
         top += PANEL_HEIGHT + PANEL_GAP
     panels.append(
         _panel(
@@ -95,7 +99,7 @@ def block_chart(
         x_ticks=tuple(
             Tick(_center(block, blocks), str(block)) for block in range(0, blocks, _label_step(blocks))
         ),
-        description=_description(achieved, outliers),
+        description=_description(achieved, measurements),
     )
 
 
@@ -180,8 +184,8 @@ def _figure(value: float) -> str:
     return f"{value:.4g}"
 
 
-def _description(achieved: Sequence[float], outliers: Outliers | None) -> str:
+def _description(achieved: Sequence[float], measurements: Measurements | None) -> str:
     words = f"{len(achieved)} blocks; sparsity from {min(achieved):.3f} to {max(achieved):.3f}"
-    if outliers is not None:
-        words += f"; outlier ratio from {min(outliers.ratios):.2f} % to {max(outliers.ratios):.2f} %"
+    if measurements is not None:
+        words += f"; measured from {min(measurements.blocks):.4g} to {max(measurements.blocks):.4g}"
     return words

@@ -155,7 +155,9 @@ def _column_sparsity(table: SparsityTable, column: str) -> float:
 def _block_chart(data: ReportData) -> Chart | None:
     if data.sparsity is None:
         return None
-    return block_chart(data.plan if data.keeps_plan else None, data.sparsity, data.outliers, asked=data.asked)
+    return block_chart(
+        data.plan if data.keeps_plan else None, data.sparsity, data.measurements, asked=data.asked
+    )
 
 
 def _curves(data: ReportData) -> CurveChart | None:

@@ -21,6 +21,7 @@ from pipeline.resources import Resources
 from pipeline.texts import Calibration
 from pipeline.tracking import Tracking
 
+Propagation = Literal["pruned", "linear", "dense"]
 Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?$")]
 
 
@@ -28,13 +29,15 @@ class Prune(Frozen):
     """Which weights become zero.
 
     `propagation`: `pruned` measures each block on what the already pruned blocks before it produce, as the
-    published code does; `dense` measures every block on the dense model's activations.
+    published code does; `linear` measures each group of linears on what the already pruned linears before it
+    produce, in the same block too (SparseGPT calls it true-sequential), and runs each block once in all;
+    `dense` measures every block on the dense model's activations, once for all jobs that share it.
     """
 
     method: Method
     allocation: Allocation = Field(default_factory=Uniform)
     pattern: Pattern
-    propagation: Literal["pruned", "dense"] = "pruned"
+    propagation: Propagation = "pruned"
 
 
 class SpecTemplate(Frozen):
@@ -72,7 +75,8 @@ class SpecTemplate(Frozen):
         """Whether any part of the spec looks at activations."""
         if self.prune is None:
             return False
-        return bool(self.prune.method.needs) or self.prune.allocation.outlier_multiplier is not None
+        measure = self.prune.allocation.measure
+        return bool(self.prune.method.needs) or (measure is not None and measure.needs_samples)
 
     @property
     def makes_zeros(self) -> bool:

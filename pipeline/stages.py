@@ -9,16 +9,18 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, JsonValue
 
 from pipeline.allocations import Allocation
+from pipeline.allocations.measures import Measure
 from pipeline.artifacts import ArtifactRef
 from pipeline.canonical import Frozen, digest_of
 from pipeline.eval_tasks import LM_EVAL_VERSION, EvalTask
 from pipeline.evaluation import Evaluation
 from pipeline.methods import Method
+from pipeline.methods.base import Statistic
 from pipeline.model import Dtype
 from pipeline.patterns import Pattern
 from pipeline.recovery import Recovery, TrainingText
 from pipeline.sources.pins import PinnedFile
-from pipeline.spec import PruneSpec
+from pipeline.spec import Propagation, PruneSpec
 from pipeline.texts import Calibration
 
 
@@ -50,33 +52,45 @@ class Calibrate(_Stage):
     calibration: Calibration
 
 
-class MeasureOutliers(_Stage):
-    """Dense sweep over all blocks: share of outlying saliencies per block."""
+class MeasureStatistics(_Stage):
+    """Dense sweep over all blocks: statistics of every linear's input. `needs`: sorted."""
 
-    kind: Literal["measure_outliers"] = "measure_outliers"
-    outputs: ClassVar = ("outliers",)
+    kind: Literal["measure_statistics"] = "measure_statistics"
+    outputs: ClassVar = ("statistics",)
     unit: ClassVar = "block"
-    multiplier: float
+    needs: tuple[Statistic, ...]
     compute_dtype: Dtype
 
 
+class MeasureBlocks(_Stage):
+    """Weights, and statistics if the measure takes them → a number per block for the allocation."""
+
+    kind: Literal["measure_blocks"] = "measure_blocks"
+    outputs: ClassVar = ("measurements",)
+    unit: ClassVar = "block"
+    measure: Measure
+
+
 class Allocate(_Stage):
-    """Outlier ratios → SparsityPlan."""
+    """Measurements → SparsityPlan."""
 
     kind: Literal["allocate"] = "allocate"
+    version: ClassVar = 2
     outputs: ClassVar = ("plan",)
     allocation: Allocation
     pattern: Pattern
 
 
 class PruneBlocks(_Stage):
-    """Masks block by block; each finished block is stored, so that a later attempt goes on after it."""
+    """Masks block by block; each finished block is stored, so that a later attempt goes on after it. Takes
+    `samples`, or with `propagation: dense` the `statistics` of a dense sweep."""
 
     kind: Literal["prune"] = "prune"
+    version: ClassVar = 2
     outputs: ClassVar = ("checkpoint", "keep")
     unit: ClassVar = "block"
     method: Method
-    propagation: Literal["pruned", "dense"]
+    propagation: Propagation
     compute_dtype: Dtype
 
 
@@ -180,7 +194,8 @@ class Report(_Stage):
 Stage = Annotated[
     ImportModel
     | Calibrate
-    | MeasureOutliers
+    | MeasureStatistics
+    | MeasureBlocks
     | Allocate
     | PruneBlocks
     | PrepareText

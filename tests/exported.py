@@ -8,7 +8,8 @@ from pipeline.artifacts import CheckpointRef
 from pipeline.checkpoint.assemble import assemble
 from pipeline.checkpoint.index import TENSORS_JSON
 from pipeline.storage import ContentStore
-from pipeline.tensor.sweep import StoredBlock, SweepWorker
+from pipeline.tensor.block import StoredBlock
+from pipeline.tensor.sweep import SweepWorker
 
 
 def exported(

@@ -1,30 +1,35 @@
-"""The prune stage's loop without Ray: the same SweepWorkers, called one after the other."""
+"""The measuring and pruning stages' loops without Ray: the same SweepWorkers, called one after the other."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from pipeline.allocations import Allocation
-from pipeline.artifacts import CheckpointRef
+from pipeline.allocations.measures import Measure
+from pipeline.artifacts import CheckpointRef, FileRef, StatisticsRef
+from pipeline.checkpoint.prunable import prunable_weights
+from pipeline.checkpoint.statistics import read_statistics
 from pipeline.methods import Method
 from pipeline.methods.base import Needs
 from pipeline.patterns import Pattern
-from pipeline.plan import SparsityPlan
+from pipeline.plan import SparsityPlan, Weights
+from pipeline.spec import Propagation
 from pipeline.storage import ContentStore
+from pipeline.tensor.block import StoredBlock
 from pipeline.tensor.packing import unpack_keep
 from pipeline.tensor.statistics import LinearStatistics, merge, share_edges
-from pipeline.tensor.sweep import StoredBlock, SweepWorker
+from pipeline.tensor.sweep import SweepWorker
 
 
 @dataclass
 class Pruned:
-    """What one run over a tiny model gave. `keep` and `weights` by tensor name, weights as [O, I]."""
+    """What one run over a tiny model gave. `measured`: what the allocation asked for, per block or linear.
+    `keep` and `weights` by tensor name, weights as [O, I]."""
 
     plan: SparsityPlan
-    ratios: tuple[float, ...]
+    measured: tuple[float, ...]
     dense_norms: dict[str, Tensor]
     keep: dict[str, Tensor]
     weights: dict[str, Tensor]
@@ -40,57 +45,99 @@ def prune_in_process(
     method: Method,
     allocation: Allocation,
     pattern: Pattern,
-    propagation: Literal["pruned", "dense"] = "pruned",
+    propagation: Propagation = "pruned",
     workers: int = 1,
     done: Sequence[StoredBlock] = (),
 ) -> Pruned:
     """Measure, allocate, prune; `done` blocks are replayed as a later attempt does."""
-    ratios: tuple[float, ...] = ()
+    weights = prunable_weights(content, checkpoint)
+    statistics = None
     dense_norms: dict[str, Tensor] = {}
-    gang = _gang(content, checkpoint, samples, workers)
-    blocks = gang[0].num_blocks
     if samples:
-        for block in range(blocks):
-            _load(gang, block)
-            statistics = _statistics(gang, advance=True, needs=frozenset({"input_norm"}))
-            if allocation.outlier_multiplier is not None:
-                ratios += (gang[0].outlier_ratio(statistics, allocation.outlier_multiplier),)
-            for group, one in zip(gang[0].linear_groups(), statistics, strict=True):
-                for name in group:
-                    dense_norms[gang[0].tensor_name(name)] = one.input_norm_I
-    plan = allocation.plan(pattern, blocks=blocks, outlier_ratios=ratios)
+        gang = _gang(content, checkpoint, samples, workers)
+        dense_needs = method.needs if propagation == "dense" else frozenset()
+        statistics = measure_in_process(gang, needs=dense_needs | {"input_norm"})
+        for block in range(len(weights)):
+            gang[0].load(block)
+            found = read_statistics(content, statistics, block)
+            for group, one in zip(gang[0].linear_groups(), found, strict=True):
+                dense_norms |= {gang[0].work.tensor_name(name): one.input_norm_I for name in group}
+    measured: tuple[float, ...] = ()
+    if allocation.measure is not None:
+        worker = _gang(content, checkpoint, [], 1)[0]
+        measured = measured_values(worker, allocation.measure, statistics, weights)
+    plan = allocation.plan(pattern, weights, measured=measured)
 
     gang = _gang(content, checkpoint, samples, workers)
-    keep: dict[str, Tensor] = {}
-    weights: dict[str, Tensor] = {}
-    stored: list[StoredBlock] = []
-    for block in range(blocks):
+    pruned = Pruned(plan, measured, dense_norms, {}, {}, list(done), gang[0])
+    for block in range(len(weights)):
         if block < len(done):
             for worker in gang:
-                worker.load(block, None if propagation == "dense" else done[block])
+                worker.load(block, done[block])
                 worker.advance()
-            stored.append(done[block])
             continue
-        _load(gang, block)
-        measured = None
-        if samples:
-            measured = _statistics(gang, advance=propagation == "dense", needs=method.needs)
-        for g, group in enumerate(gang[0].linear_groups()):
-            grams = [worker.gram(g) for worker in gang] if "hessian" in method.needs else []
-            gang[g % len(gang)].choose(group, measured, method, plan.blocks[block], *grams)
-        parts = [worker.chosen() for worker in gang]
-        for i, worker in enumerate(gang):
-            worker.apply(*parts[:i], *parts[i + 1 :])
-        for part in parts:
-            for name, linear in part.items():
-                shape = tuple(linear.weight_OI.shape)
-                keep[gang[0].tensor_name(name)] = unpack_keep(linear.packed_keep, shape)
-                weights[gang[0].tensor_name(name)] = linear.weight_OI
-        stored.append(gang[0].store(measured))
-        if samples and propagation == "pruned":
+        for worker in gang:
+            worker.load(block)
+        groups = gang[0].linear_groups()
+        found: list[LinearStatistics] | StatisticsRef | None = None
+        if not samples or propagation == "dense":
+            found = statistics
+            _choose(gang, range(len(groups)), found, method, plan, grams=False)
+        elif propagation == "linear":
+            found = []
+            for g in range(len(groups)):
+                found.append(merge([worker.reach(g, needs=method.needs) for worker in gang]))
+                known = [*(None for _ in range(g)), found[g], *(None for _ in groups[g + 1 :])]
+                _choose(gang, [g], known, method, plan)
+            for worker in gang:
+                worker.finish(advance=block < len(weights) - 1)
+        else:
+            found = _statistics(gang, advance=False, needs=method.needs)
+            _choose(gang, range(len(groups)), found, method, plan)
             for worker in gang:
                 worker.advance()
-    return Pruned(plan, ratios, dense_norms, keep, weights, stored, gang[0])
+        for name, linear in gang[0].chosen().items():
+            tensor = gang[0].work.tensor_name(name)
+            pruned.keep[tensor] = unpack_keep(linear.packed_keep, tuple(linear.weight_OI.shape))
+            pruned.weights[tensor] = linear.weight_OI
+        pruned.blocks.append(gang[0].store(found))
+    return pruned
+
+
+def measure_in_process(gang: Sequence[SweepWorker], *, needs: Needs) -> StatisticsRef:
+    """A dense sweep, stored."""
+    files: list[FileRef] = []
+    blocks = gang[0].num_blocks
+    for block in range(blocks):
+        for worker in gang:
+            worker.load(block)
+        statistics = _statistics(gang, advance=block < blocks - 1, needs=needs)
+        files.append(gang[0].store_statistics(statistics))
+        if "hessian" in needs:
+            for g, one in enumerate(statistics):
+                grams = [worker.gram(g) for worker in gang]
+                files.append(gang[g % len(gang)].store_hessian(g, one.samples, *grams))
+    return StatisticsRef(files=tuple(files))
+
+
+def measured_values(
+    worker: SweepWorker, measure: Measure, statistics: StatisticsRef | None, weights: Weights
+) -> tuple[float, ...]:
+    """What the stage makes of a measure, flat."""
+    given = statistics if measure.needs_samples else None
+    found = [worker.measured(block, measure, given) for block in range(len(weights))]
+    if measure.scope == "block":
+        return tuple(one[""] for one in found)
+    return tuple(one[name] for one, block in zip(found, weights, strict=True) for name in block)
+
+
+def _choose(gang, groups, measured, method, plan, *, grams=True) -> None:
+    for g in groups:
+        held = [worker.gram(g) for worker in gang] if grams and "hessian" in method.needs else []
+        gang[g % len(gang)].choose(gang[0].linear_groups()[g], measured, method, plan, *held)
+    parts = [worker.chosen() for worker in gang]
+    for i, worker in enumerate(gang):
+        worker.apply(*parts[:i], *parts[i + 1 :])
 
 
 def _gang(
@@ -112,11 +159,6 @@ def _gang(
     for worker in gang:
         worker.start()
     return gang
-
-
-def _load(gang: Sequence[SweepWorker], block: int) -> None:
-    for worker in gang:
-        worker.load(block)
 
 
 def _statistics(gang: Sequence[SweepWorker], *, advance: bool, needs: Needs) -> list[LinearStatistics]:

@@ -151,6 +151,11 @@ class Gang:
         shares: list[list[InputShare]] = self.all("measure", advance=advance, needs=needs, label=label)
         return [merge(group) for group in zip(*shares, strict=True)]
 
+    def reached(self, group: int, *, needs: Needs, label: str) -> LinearStatistics:
+        """Run the loaded block on all samples to where a group's inputs are known; their statistics."""
+        shares: list[InputShare] = self.all("reach", group, needs=needs, label=label)
+        return merge(shares)
+
     def grams(self, group: int, *, label: str) -> list[Any]:
         """References to every actor's part of a group's gram, in sample order."""
         return [self.one(i, "gram", group, label=label) for i in range(len(self.actors))]

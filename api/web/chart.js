@@ -1,4 +1,4 @@
-// Outlier ratio and sparsity per block: the picture of the report (pipeline/report_chart.py), drawn here.
+// Measured values and sparsity per block: the picture of the report (pipeline/report_chart.py), drawn here.
 
 import { s } from "./dom.js";
 import { plain } from "./format.js";
@@ -12,15 +12,14 @@ const GAP = 44;
 const BOTTOM = 34;
 const MAX_LABELS = 16;
 
-/** An SVG of report data: `plan`, `sparsity` (per linear) and `outliers` (or null). */
-export function blockChart({ plan, sparsity, outliers }) {
+/** An SVG of report data: `plan`, `sparsity` (per linear) and `measurements` (or null). */
+export function blockChart({ plan, sparsity, measurements }) {
   const planned = plan.blocks.map(target);
   const achieved = perBlock(sparsity.linears, planned.length);
   const panels = [];
   let top = TOP;
-  if (outliers) {
-    const title = `Outlier ratio: % of saliencies above ${plain(outliers.multiplier)} × the block's mean`;
-    panels.push(panel("outliers", title, outliers.ratios, { top }));
+  if (measurements) {
+    panels.push(panel("measured", measurements.title, measurements.blocks, { top }));
     top += PANEL + GAP;
   }
   const title = "Sparsity: fraction of zeros in the block's linears";
@@ -32,7 +31,7 @@ export function blockChart({ plan, sparsity, outliers }) {
       class: "chart",
       viewBox: `0 0 ${WIDTH} ${height}`,
       role: "img",
-      "aria-label": described(achieved, outliers),
+      "aria-label": described(achieved, measurements),
     },
     panels,
     s("text", { x: (LEFT + WIDTH - RIGHT) / 2, y: height - 4, "text-anchor": "middle" }, "block"),
@@ -111,10 +110,10 @@ function labelStep(blocks) {
   );
 }
 
-function described(achieved, outliers) {
+function described(achieved, measurements) {
   const range = (values, digits) =>
     `${Math.min(...values).toFixed(digits)} to ${Math.max(...values).toFixed(digits)}`;
   let words = `${achieved.length} blocks; sparsity from ${range(achieved, 3)}`;
-  if (outliers) words += `; outlier ratio from ${range(outliers.ratios, 2)} percent`;
+  if (measurements) words += `; measured from ${range(measurements.blocks, 4)}`;
   return words;
 }

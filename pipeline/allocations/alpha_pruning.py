@@ -1,4 +1,4 @@
-"""AlphaPruning: blocks whose spectra have heavy tails are trained better and stay denser (arXiv 2410.10912)."""
+"""AlphaPruning: blocks whose spectra have heavy tails are well trained and stay denser (arXiv 2410.10912)."""
 
 from typing import Literal
 
@@ -13,7 +13,8 @@ from pipeline.plan import SparsityPlan, Weights
 
 class AlphaPruning(AllocationBase):
     """s_b = η·(2ε·p_b + 1 - ε): p_b is the place of a block's Hill estimate between the smallest (0) and the
-    largest (1), `spread` is the paper's ε, and η makes the mean the asked sparsity. It looks at weights only."""
+    largest (1), `spread` is the paper's ε, and η makes the mean the asked sparsity. It looks at weights
+    only."""
 
     kind: Literal["alpha_pruning"] = "alpha_pruning"
     spread: float = Field(default=0.3, ge=0, lt=1)

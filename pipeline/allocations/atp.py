@@ -12,11 +12,13 @@ from pipeline.plan import SparsityPlan, Weights
 
 
 class Atp(AllocationBase):
-    """s_b = s + step·(b - (B - 1)/2) for block b of B. `step` is the paper's β, found by a few trials: 0.005 to
-    0.01 for models of 30 blocks."""
+    """s_b = s + step·(b - (B - 1)/2) for block b of B. `step` is the paper's β, found by a few trials: 0.005
+    to 0.01 for models of 30 blocks."""
 
     kind: Literal["atp"] = "atp"
-    step: float = Field(default=0.005, ge=0, lt=1, description="How much sparser each block is than the last.")
+    step: float = Field(
+        default=0.005, ge=0, lt=1, description="How much sparser each block is than the last."
+    )
 
     def check(self, pattern: Pattern, *, blocks: int | None) -> None:
         """The paper's bound: no block below 0 or above 1."""
@@ -25,8 +27,8 @@ class Atp(AllocationBase):
         largest = 2 * min(pattern.target, 1 - pattern.target) / (blocks - 1)
         if self.step > largest:
             raise InvalidSpec(
-                f"step={self.step} takes {blocks} blocks at a mean of {pattern.target:g} out of [0, 1]; lower it "
-                f"to {largest:.6f} or less",
+                f"step={self.step} takes {blocks} blocks at a mean of {pattern.target:g} out of [0, 1]; "
+                f"lower it to {largest:.6f} or less",
                 "spec.prune.allocation.step",
             )
 
@@ -35,5 +37,7 @@ class Atp(AllocationBase):
         self.check(pattern, blocks=len(weights))
         shifts = [self.step * (block - (len(weights) - 1) / 2) for block in range(len(weights))]
         if isinstance(pattern, NM):
-            return nm_plan(pattern, [-shift * pattern.group for shift in shifts], field="step", value=self.step)
+            return nm_plan(
+                pattern, [-shift * pattern.group for shift in shifts], field="step", value=self.step
+            )
         return unstructured_plan(pattern, [pattern.sparsity + shift for shift in shifts], weights)

@@ -23,8 +23,8 @@ class AllocationBase(Frozen):
         """Raise InvalidSpec for what can be known before anything runs. `blocks`: of the model, if known."""
 
     def plan(self, pattern: Pattern, weights: Weights, *, measured: tuple[float, ...] = ()) -> SparsityPlan:
-        """The plan for a model with so many `weights` per block and linear. `measured`: what `measure` asks for,
-        per block, or per linear in their order.
+        """The plan for a model with so many `weights` per block and linear. `measured`: what `measure` asks
+        for, per block, or per linear in their order.
 
         Raises InfeasiblePlan when the budget cannot be met, NumericalError for measures that are not finite.
         """

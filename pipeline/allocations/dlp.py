@@ -15,8 +15,8 @@ from pipeline.plan import SparsityPlan, Weights
 class Dlp(AllocationBase):
     """Density grows linearly with the importance 1 - u_b/Σu, u_b the median of |W|·norm over block b.
 
-    `spread` (the paper's α): densities span twice as much, around the one that was asked. `nm_spread`: with N:M,
-    the kept weights per group span this many.
+    `spread` (the paper's α): densities span twice as much, around the one that was asked. `nm_spread`: with
+    N:M, the kept weights per group span this many.
     """
 
     kind: Literal["dlp"] = "dlp"
@@ -33,7 +33,9 @@ class Dlp(AllocationBase):
         check_measured(measured, len(weights), what="medians of saliencies")
         total = sum(measured)
         if total <= 0:
-            raise NumericalError(f"the medians of saliencies sum to {total}: the model has no weights to tell apart")
+            raise NumericalError(
+                f"the medians of saliencies sum to {total}: the model has no weights to tell apart"
+            )
         where = positions(tuple(1 - value / total for value in measured))
         notes: tuple[str, ...] = ()
         if where is None:

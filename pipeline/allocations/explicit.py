@@ -41,7 +41,9 @@ class Explicit(AllocationBase):
         self.check(pattern, blocks=len(weights))
         if isinstance(pattern, NM):
             keeps = [_keep_of(pattern, block, sparsity) for block, sparsity in enumerate(self.sparsity)]
-            return SparsityPlan(asked=pattern.target, blocks=tuple(with_keep(pattern, keep) for keep in keeps))
+            return SparsityPlan(
+                asked=pattern.target, blocks=tuple(with_keep(pattern, keep) for keep in keeps)
+            )
         blocks = tuple(with_sparsity(pattern, sparsity) for sparsity in self.sparsity)
         zeros = zeros_of(self.sparsity, pattern.sparsity, weights) if pattern.rounding == "exact" else ()
         return SparsityPlan(asked=pattern.target, blocks=blocks, zeros=zeros)

@@ -19,13 +19,15 @@ def unstructured_plan(pattern: Unstructured, wanted: Sequence[float], weights: W
     """A sparsity per block from the wanted ones [B], whatever these are.
 
     `rounding: exact` clamps them to the range in which a block may be, and moves all others by one shift, so
-    that the model's zeros are round(s · weights); wanted ones that are in range and have that mean are left as
-    they are, to the bit. `rounding: floor` clamps as the published code does, and misses the mean.
+    that the model's zeros are round(s · weights); wanted ones that are in range and have that mean are left
+    as they are, to the bit. `rounding: floor` clamps as the published code does, and misses the mean.
     """
     counts = [sum(block.values()) for block in weights]
     highest = 1 - (1 - pattern.sparsity) * DENSITY_LEFT
     if pattern.rounding == "floor":
-        final = [PUBLISHED_FLOOR if value <= -ROUNDING_ERROR else min(max(value, 0.0), highest) for value in wanted]
+        final = [
+            PUBLISHED_FLOOR if value <= -ROUNDING_ERROR else min(max(value, 0.0), highest) for value in wanted
+        ]
         told = f"mean sparsity {_mean(final, counts):.6g}, asked {pattern.sparsity:.6g}"
     else:
         final = _balanced(wanted, counts, pattern.sparsity, highest=highest)
@@ -46,8 +48,8 @@ def unstructured_plan(pattern: Unstructured, wanted: Sequence[float], weights: W
 
 
 def nm_plan(pattern: NM, shifts: Sequence[float], *, field: str, value: float) -> SparsityPlan:
-    """Kept weights per group moved by `shifts` [B], which sum to 0, and rounded: `exact` by largest remainder, so
-    that their mean is the pattern's; `floor` each for itself, half to even, as published.
+    """Kept weights per group moved by `shifts` [B], which sum to 0, and rounded: `exact` by largest
+    remainder, so that their mean is the pattern's; `floor` each for itself, half to even, as published.
 
     Raises InfeasiblePlan with the largest `value` of `field` that fits: the shifts are proportional to it.
     """
@@ -62,8 +64,9 @@ def nm_plan(pattern: NM, shifts: Sequence[float], *, field: str, value: float) -
                 (pattern.group - 1 - pattern.keep) / max(*shifts, ROUNDING_ERROR),
             )
             raise InfeasiblePlan(
-                f"allocation.{field}={value} gives block {block} {keep} kept of {pattern.group} (must be 1 to "
-                f"{pattern.group - 1}); lower {field}: {math.floor(fits * 1e6) / 1e6:.6f} or less always fits here",
+                f"allocation.{field}={value} gives block {block} {keep} kept of {pattern.group} (must be 1 "
+                f"to {pattern.group - 1}); lower {field}: {math.floor(fits * 1e6) / 1e6:.6f} or less always "
+                f"fits here",
                 f"spec.prune.allocation.{field}",
             )
     plan = SparsityPlan(asked=pattern.target, blocks=tuple(with_keep(pattern, keep) for keep in keeps))
@@ -88,9 +91,7 @@ def zeros_of(sparsity: Sequence[float], asked: float, weights: Weights) -> tuple
     return tuple(zeros)
 
 
-def _balanced(
-    wanted: Sequence[float], counts: Sequence[int], asked: float, *, highest: float
-) -> list[float]:
+def _balanced(wanted: Sequence[float], counts: Sequence[int], asked: float, *, highest: float) -> list[float]:
     """`wanted`, moved by one shift and clamped to [0, highest], so that the weighted mean is `asked`."""
 
     def moved(shift: float) -> list[float]:

@@ -5,11 +5,12 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from pipeline.canonical import Frozen
+from pipeline.plan import Weights
 
 
 class OutlierRatio(Frozen):
-    """Percent of saliencies |W|·norm above `multiplier` times their mean (OWL, arXiv 2310.05175). Mean and count
-    run over each block, or over each linear."""
+    """Percent of saliencies |W|·norm above `multiplier` times their mean (OWL, arXiv 2310.05175). Mean and
+    count run over each block, or over each linear."""
 
     kind: Literal["outlier_ratio"] = "outlier_ratio"
     needs_samples: ClassVar[bool] = True
@@ -53,8 +54,17 @@ Measure = Annotated[OutlierRatio | SaliencyMedian | HillAlpha, Field(discriminat
 
 
 class Measurements(Frozen):
-    """Content of `measurements.json`: `values` per block, or per linear in block order with `linears` naming them
-    as `block.linear`."""
+    """Content of `measurements.json`. `blocks`: a value per block; `linears`: per linear of each block, if
+    that is what was measured, and then `blocks` has their means. `title`: for charts."""
 
     measure: Measure
-    values: tuple[float, ...]
+    title: str
+    blocks: tuple[float, ...]
+    linears: tuple[dict[str, float], ...] = ()
+
+    def values(self, weights: Weights) -> tuple[float, ...]:
+        """As allocations take them: per block, or per linear in the order of `weights`."""
+        if not self.linears:
+            return self.blocks
+        rows = zip(self.linears, self.blocks, weights, strict=True)  # neglected experts count as the mean
+        return tuple(found.get(name, mean) for found, mean, block in rows for name in block)

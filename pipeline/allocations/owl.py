@@ -21,8 +21,8 @@ class Owl(AllocationBase):
 
     `multiplier` (the paper's M): a weight is an outlier when its saliency |W|·norm exceeds M times the
     block's mean; the saliency is Wanda's whatever the method. `spread` (the paper's λ): unstructured
-    densities span 2λ. `nm_spread`: with N:M, the kept weights per group span this many. `scope: linear`: means,
-    ratios and sparsities of each linear for itself (the published code has one of each per block).
+    densities span 2λ. `nm_spread`: with N:M, the kept weights per group span this many. `scope: linear`:
+    means, ratios and sparsities of each linear for itself (the published code has one of each per block).
     """
 
     kind: Literal["owl"] = "owl"
@@ -40,14 +40,15 @@ class Owl(AllocationBase):
         """Linears for themselves: only where each can have a count of its own."""
         if self.scope == "linear" and (isinstance(pattern, NM) or pattern.rounding == "floor"):
             raise InvalidSpec(
-                f"scope=linear gives every linear a sparsity of its own, which pattern {pattern.kind} with rounding "
-                f"{pattern.rounding} has no place for; use scope block, or an unstructured pattern with rounding exact",
+                f"scope=linear gives every linear a sparsity of its own, which pattern {pattern.kind} with "
+                f"rounding {pattern.rounding} has no place for; use scope block, or an unstructured pattern "
+                f"with rounding exact",
                 "spec.prune.allocation.scope",
             )
 
     def plan(self, pattern: Pattern, weights: Weights, *, measured: tuple[float, ...] = ()) -> SparsityPlan:
-        """`measured`: outlier ratios in percent, per block or per linear. Equal ones give the uniform plan and a
-        note. Raises InfeasiblePlan when N:M leaves its range."""
+        """`measured`: outlier ratios in percent, per block or per linear. Equal ones give the uniform plan
+        and a note. Raises InfeasiblePlan when N:M leaves its range."""
         self.check(pattern, blocks=len(weights))
         if self.scope == "linear":
             assert isinstance(pattern, Unstructured)

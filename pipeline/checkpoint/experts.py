@@ -42,3 +42,15 @@ def fused(experts: Experts | None, tensors: Mapping[str, Tensor]) -> dict[str, T
         f"{experts.module}.{GATE_UP}": torch.cat([tensors[n] for n in entering]).unflatten(0, (count, -1)),
         f"{experts.module}.{DOWN}": torch.cat([tensors[n] for n in leaving]).unflatten(0, (count, -1)),
     }
+
+
+def slot(experts: Experts | None, parameters: Mapping[str, Tensor], name: str) -> Tensor:
+    """Where a stored tensor lies in its module's parameters: a view. `name`: inside the block."""
+    linear = name.removesuffix(".weight")
+    if experts is None or not experts.owns(linear):
+        return parameters[name]
+    expert = int(linear.removeprefix(f"{experts.stored}.").partition(".")[0])
+    if linear in experts.leaving(expert):
+        return parameters[f"{experts.module}.{DOWN}"][expert]
+    half = experts.entering(expert).index(linear)
+    return parameters[f"{experts.module}.{GATE_UP}"][expert].chunk(2)[half]

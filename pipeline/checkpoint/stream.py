@@ -21,7 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
 from pipeline.architecture import Architecture, row_for
-from pipeline.checkpoint.experts import fused, stored_names
+from pipeline.checkpoint.experts import fused, slot, stored_names
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.errors import UnsupportedCheckpoint
 
@@ -95,6 +95,12 @@ class BlockStream:
         state = {name: tensor.to(self._device, self._dtype) for name, tensor in tensors.items()}
         module.load_state_dict(fused(self.row.experts, state), strict=True, assign=True)
         return module
+
+    def replace(self, block: int, tensors: Mapping[str, Tensor]) -> None:
+        """Write some tensors (names inside the block) into a loaded block, in place."""
+        parameters = self._blocks[block].state_dict()
+        for name, tensor in tensors.items():
+            slot(self.row.experts, parameters, name).copy_(tensor)
 
     def release(self, block: int) -> None:
         """Give a block's weights back."""

@@ -16,12 +16,22 @@ from pipeline.errors import UnsupportedCheckpoint
 Record = Callable[[int, Tensor], None]
 
 
+class _AllKnown(Exception):
+    """Ends a forward of which nothing more is asked."""
+
+
 @contextmanager
 def recorded_inputs(
-    block: nn.Module, groups: Sequence[Sequence[str]], record: Record, *, experts: Experts | None = None
+    block: nn.Module,
+    groups: Sequence[Sequence[str]],
+    record: Record,
+    *,
+    experts: Experts | None = None,
+    only: bool = False,
 ) -> Iterator[None]:
-    """While the block runs once, `record(group, x_TI)` is called with what each group of linears sees: of an
-    expert the tokens that are routed to it, which may be none.
+    """While the block runs, `record(group, x_TI)` is called with what each group of linears sees: of an
+    expert the tokens that are routed to it, which may be none. `only`: the block runs once, and its output is
+    not asked for; it ends where the last input is known.
 
     Raises UnsupportedCheckpoint when a linear was passed by: its statistics would be made up.
     """
@@ -30,6 +40,8 @@ def recorded_inputs(
     def noted(group: int, x_TI: Tensor) -> None:
         seen.add(group)
         record(group, x_TI)
+        if only and len(seen) == len(groups):
+            raise _AllKnown
 
     numbers = {linears[0]: group for group, linears in enumerate(groups)}
     hooks = []
@@ -41,6 +53,8 @@ def recorded_inputs(
             hooks.append(block.get_submodule(linear).register_forward_pre_hook(_hook(group, noted)))
     try:
         yield
+    except _AllKnown:
+        return
     finally:
         for hook in hooks:
             hook.remove()
@@ -69,12 +83,12 @@ def _experts_hook(
 
     def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
         x_TH, chosen_TK = args[:2]
-        gate_up, down = module.get_parameter(GATE_UP), module.get_parameter(DOWN)
         activation = module.get_submodule("act_fn")
-        for expert in range(len(down)):
+        for expert in range(len(module.get_parameter(DOWN))):
             own_TH = x_TH[(chosen_TK == expert).any(dim=-1)]
             record(numbers[experts.entering(expert)[0]], own_TH)
-            gate, up = functional.linear(own_TH, gate_up[expert]).chunk(2, dim=-1)
+            gate_up = module.get_parameter(GATE_UP)[expert]  # read late: recording may have changed it
+            gate, up = functional.linear(own_TH, gate_up).chunk(2, dim=-1)
             record(numbers[experts.leaving(expert)[0]], activation(gate) * up)
 
     return hook

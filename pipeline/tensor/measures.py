@@ -18,8 +18,8 @@ Part = Callable[[], Tensor]  # makes a linear's part again whenever it is asked 
 def measure_linears(measure: Measure, weights: Sequence[Part], saliencies: Sequence[Part]) -> list[float]:
     """One number for all linears together, or one for each where the measure's scope says so.
 
-    `weights` [O, I] of each linear; `saliencies`: |W|·norm of each, float32 [O, I], empty for measures that need
-    no samples. Raises NumericalError for what is not finite.
+    `weights` [O, I] of each linear; `saliencies`: |W|·norm of each, float32 [O, I], empty for measures that
+    need no samples. Raises NumericalError for what is not finite.
     """
     if isinstance(measure, HillAlpha):
         alphas = [hill_alpha(weight()) for weight in weights]
@@ -32,8 +32,8 @@ def measure_linears(measure: Measure, weights: Sequence[Part], saliencies: Seque
 
 
 def hill_alpha(weight_OI: Tensor) -> float:
-    """1 + k / Σ ln(λ_i/λ_(n-k)) over the upper half of the n eigenvalues of WᵀW (or WWᵀ, where that is smaller),
-    k = n // 2 (AlphaPruning, arXiv 2410.10912)."""
+    """1 + k / Σ ln(λ_i/λ_(n-k)) over the upper half of the n eigenvalues of WᵀW (or WWᵀ, where that is
+    smaller), k = n // 2 (AlphaPruning, arXiv 2410.10912)."""
     weight_OI = weight_OI.float()
     if not torch.isfinite(weight_OI).all():
         raise NumericalError("the weights hold inf or NaN; check the checkpoint")
@@ -50,11 +50,11 @@ def hill_alpha(weight_OI: Tensor) -> float:
 
 
 def median(saliencies: Sequence[Part]) -> float:
-    """Lower median of all saliencies together, found by halving the range of float32 bit patterns: nothing the
-    size of the block is built. They are not negative, so their bits are in the order of their values."""
+    """Lower median of all saliencies together, found by halving the range of float32 bit patterns: nothing
+    the size of the block is built. They are not negative, so their bits are in the order of their values."""
     count = sum(saliency().numel() for saliency in saliencies)
     wanted = (count + 1) // 2
-    low, high = 0, torch.tensor(torch.inf).view(torch.int32).item()
+    low, high = 0, int(torch.tensor(torch.inf).view(torch.int32).item())
     while low < high:
         middle = (low + high) // 2
         below = sum(int((saliency().view(torch.int32) <= middle).sum()) for saliency in saliencies)

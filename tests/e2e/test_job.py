@@ -83,7 +83,8 @@ def test_every_stage_is_seen(job: JobView) -> None:
             "import_model",
             "check_tasks",
             "calibrate",
-            "measure_outliers",
+            "measure_statistics",
+            "measure_blocks",
             "allocate",
             "prune",
             "evaluate:dense",
@@ -175,7 +176,7 @@ def test_another_sparsity_shares_what_does_not_depend_on_it(
     status = {stage.node: stage.status for stage in done.stages}
     assert status["import_model"] == status["evaluate:dense"] == "cached"
     assert status["prune"] == status["evaluate:pruned"] == "succeeded"
-    assert "measure_outliers" not in status
+    assert not {"measure_statistics", "measure_blocks"} & set(status)
 
 
 def test_lm_eval_judges_both_models(local_service: Service, job: JobView) -> None:

@@ -74,7 +74,7 @@ def _figures_are_there(page: Page, report: ReportDocument, blocks: int) -> None:
     table = page.locator("#perplexity-table")
     expect(table).to_contain_text(human_perplexity(text.dense))
     expect(table).to_contain_text(human_perplexity(text.pruned))
-    expect(page.locator("svg.chart rect.outliers")).to_have_count(blocks)
+    expect(page.locator("svg.chart rect.measured")).to_have_count(blocks)
     expect(page.locator("svg.chart rect.sparsity")).to_have_count(blocks)
 
 

@@ -95,7 +95,7 @@ def prune_tiny(
             judge.advance()
         outcomes = judge.losses([len(ids) - 1 for ids in tokens["heldout_ids"]])
     loss = math.fsum(total / count for total, count in outcomes) / len(outcomes)
-    return PrunedTiny(pruned.keep, pruned.weights, pruned.dense_norms, pruned.ratios, loss)
+    return PrunedTiny(pruned.keep, pruned.weights, pruned.dense_norms, pruned.measured, loss)
 
 
 @functools.cache
@@ -212,17 +212,18 @@ def test_measured_outlier_ratios_are_the_published_ones() -> None:
 
 def test_owl_plans_are_the_published_ones() -> None:
     ratios = tuple(golden()["outlier_ratio_percent"])
+    weights = [{"linear": 1000}] * len(ratios)
     checked = 0
     for key, expected in golden().items():
         if match := UNSTRUCTURED_PLAN.fullmatch(key):
             pattern: Pattern = Unstructured(sparsity=float(match["sparsity"]))
-            plan = owl_for(pattern).plan(pattern, blocks=len(ratios), outlier_ratios=ratios)
+            plan = owl_for(pattern).plan(pattern, weights, measured=ratios)
             assert plan.sparsity == pytest.approx(expected, rel=0, abs=1e-9)
             checked += 1
         elif match := NM_PLAN.fullmatch(key):
             group, zeros = int(match["group"]), int(match["zeros"])
             pattern = NM(keep=group - zeros, group=group, rounding="floor")
-            plan = owl_for(pattern).plan(pattern, blocks=len(ratios), outlier_ratios=ratios)
+            plan = owl_for(pattern).plan(pattern, weights, measured=ratios)
             assert [block.group - block.keep for block in plan.blocks if isinstance(block, NM)] == expected
             checked += 1
     assert checked > 0, f"{DIRECTORY}/golden.json holds no OWL plan"

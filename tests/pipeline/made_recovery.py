@@ -128,7 +128,7 @@ def recovered_report(*, blocks: int = 30, spec: PruneSpec | None = None, starts:
     assert recovery is not None
     data = made_report(blocks=blocks, spec=spec if spec.prune is not None else made_spec())
     if spec.prune is None:
-        left_out = {"plan": None, "sparsity": None, "outliers": None, "pruned": None}
+        left_out = {"plan": None, "sparsity": None, "measurements": None, "pruned": None}
         data = data.model_copy(update={**left_out, "spec": spec})
     curve = made_curve(recovery, starts=starts)
     made = {

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 
+from pipeline.allocations.measures import Measurements, OutlierRatio
 from pipeline.allocations.owl import Owl
 from pipeline.artifacts import (
     ArtifactRef,
@@ -12,11 +13,11 @@ from pipeline.artifacts import (
     KeepRef,
     LinearSparsity,
     ManifestRef,
-    Outliers,
-    OutliersRef,
+    MeasurementsRef,
     PlanRef,
     SamplesRef,
     SparsityTable,
+    StatisticsRef,
 )
 from pipeline.canonical import sha256_hex
 from pipeline.environment import Environment
@@ -81,10 +82,10 @@ def made_report(*, blocks: int = 30, spec: PruneSpec | None = None, name: str = 
     """A job of so many blocks."""
     spec = spec or made_spec()
     assert spec.prune is not None
-    outliers = Outliers(
-        multiplier=5, ratios=tuple(2 + math.sin(block) + 3 / (1 + block) for block in range(blocks))
-    )
-    plan = spec.prune.allocation.plan(spec.prune.pattern, blocks=blocks, outlier_ratios=outliers.ratios)
+    ratios = tuple(2 + math.sin(block) + 3 / (1 + block) for block in range(blocks))
+    asked = OutlierRatio(multiplier=5)
+    measured = ratios if spec.prune.allocation.measure is not None else ()
+    plan = spec.prune.allocation.plan(spec.prune.pattern, [LINEARS] * blocks, measured=measured)
     return ReportData(
         model_name=name,
         job="job_0123456789",
@@ -93,7 +94,7 @@ def made_report(*, blocks: int = 30, spec: PruneSpec | None = None, name: str = 
         pins=_pins(spec),
         plan=plan,
         sparsity=_table(plan.sparsity),
-        outliers=outliers,
+        measurements=Measurements(measure=asked, title=asked.title, blocks=ratios),
         dense=made_evaluation(DENSE, loss=2.972),
         pruned=made_evaluation(PRUNED, loss=3.765),
         stages=made_stages(),
@@ -134,7 +135,12 @@ def made_stages() -> tuple[NodeResult, ...]:
     made = [
         ("import_model", {"checkpoint": dense}, 1.2),
         ("calibrate", {"samples": SamplesRef(files=(made_file("samples.safetensors"),))}, 0.4),
-        ("measure_outliers", {"outliers": OutliersRef(files=(made_file("outliers.json"),))}, 61.0),
+        (
+            "measure_statistics",
+            {"statistics": StatisticsRef(files=(made_file("block-00000.safetensors"),))},
+            60.0,
+        ),
+        ("measure_blocks", {"measurements": MeasurementsRef(files=(made_file("measurements.json"),))}, 1.0),
         ("allocate", {"plan": PlanRef(files=(made_file("plan.json"),))}, 0.01),
         ("prune", {"checkpoint": pruned, "keep": KeepRef(files=(made_file("sparsity.json"),))}, 95.5),
         ("evaluate:dense", {"evaluation": EvaluationRef(files=(made_file("evaluation.json"),))}, 40.0),

@@ -13,15 +13,16 @@ from pipeline.artifacts import (
     CurveRef,
     EvaluationRef,
     KeepRef,
-    OutliersRef,
+    MeasurementsRef,
     PlanRef,
     SamplesRef,
+    StatisticsRef,
     TokensRef,
 )
 from pipeline.dag import Dag, node_key, plan
 from pipeline.sources.pins import ModelFacts, Pin, PinnedFile, Pins
 from pipeline.spec import PruneSpec
-from pipeline.stages import ImportModel, PrepareText, Recover
+from pipeline.stages import ImportModel, MeasureStatistics, PrepareText, Recover
 
 TEXT = {"source": "file:/t/text.txt", "sequence_length": 32}
 WANDA = {
@@ -35,7 +36,8 @@ PRUNED = {"prune": WANDA, "calibration": {**TEXT, "samples": 4}}
 ARTIFACTS: dict[str, ArtifactRef] = {
     "checkpoint": CheckpointRef(files=()),
     "samples": SamplesRef(files=()),
-    "outliers": OutliersRef(files=()),
+    "statistics": StatisticsRef(files=()),
+    "measurements": MeasurementsRef(files=()),
     "plan": PlanRef(files=()),
     "keep": KeepRef(files=()),
     "evaluation": EvaluationRef(files=()),
@@ -44,13 +46,14 @@ ARTIFACTS: dict[str, ArtifactRef] = {
     "certificate": CertificateRef(files=()),
     "adapter": AdapterRef(files=()),
 }
-# As they were before there was recovery training: what is stored of a pruning job stays good.
-OLD_KEYS = {
+# They change with the version of a stage only: what is stored of a pruning job stays good.
+KEYS = {
     "import_model": "27e2e3e2c1d8c24388141f91c9412132b9eacca2d9916c24e2a184d7e06c5096",
     "calibrate": "ce934eec83b7b16607458fdcfba7215cc73c5a927f03bb83c6dd2bc61ff2e310",
-    "measure_outliers": "1213fc87d77ffc5135f7d9227639d7b6d8b754dd554500c7b52f4fb3a39267b5",
-    "allocate": "4f48cff6018449444545baa0e51c55fbe05b95a85085f0e4cb31b1378d4a085a",
-    "prune": "fae2c32b3b9f2f8f976cbfcbd0d743e3b3fbb7f23ec8d3612431723996e60a64",
+    "measure_statistics": "d118ee2d3de80ebb2e226c5a32112d28a73d62693e39e225c58bd11e6ed60640",
+    "measure_blocks": "a6803995ec98d316b079f91e6975bdd10fd6d86779db7ef8702bbb72bac20c29",
+    "allocate": "8fa33ad56451a43f8942adf33d3574bdb37b0ae0681c10685e8db7c0d4056a55",
+    "prune": "514e420957cc01cb1d5e0c32c5c2a0f5fe8deb6db9bcfd1b450e5db6f8690165",
     "evaluate:dense": "9344450b128e6b8dd0f6516d2c118f97cccb951dbcf9431e2d379966cfee852e",
     "evaluate:pruned": "9344450b128e6b8dd0f6516d2c118f97cccb951dbcf9431e2d379966cfee852e",
 }
@@ -104,10 +107,10 @@ def check(dag: Dag) -> None:
         outputs[node.id] = node.stage.outputs
 
 
-def test_pruning_alone_is_what_it_was() -> None:
+def test_keys_of_a_pruning_job_are_what_they_were() -> None:
     dag = planned(**PRUNED)
     check(dag)
-    assert keys(dag) == OLD_KEYS
+    assert keys(dag) == KEYS
     assert inputs(dag, "publish")["checkpoint"] == "prune.checkpoint"
 
 
@@ -135,7 +138,7 @@ def test_recovery_alone_trains_the_dense_model() -> None:
 def test_recovery_after_pruning_holds_zeros_and_is_taught_by_the_dense_model() -> None:
     dag = planned(**PRUNED, recovery=DISTILLED)
     check(dag)
-    assert {name: key for name, key in keys(dag).items() if name in OLD_KEYS} == OLD_KEYS
+    assert {name: key for name, key in keys(dag).items() if name in KEYS} == KEYS
     assert inputs(dag, "recover") == {
         "checkpoint": "prune.checkpoint",
         "tokens": "prepare_text.tokens",
@@ -224,3 +227,28 @@ def test_needed_sequences_are_those_of_all_steps() -> None:
     assert isinstance(recover, Recover)
     assert prepare.sequences == 5 * 64  # 10 000 tokens are 4.9 steps of 64 sequences of 32
     assert recover.recovery.total_steps == 5
+
+
+def test_dense_propagation_takes_one_sweep_for_allocation_and_method() -> None:
+    solver = {**WANDA, "method": {"kind": "sparsegpt"}, "propagation": "dense"}
+    dag = planned(calibration={**TEXT, "samples": 4}, prune=solver)
+    check(dag)
+    sweep = dag["measure_statistics"].stage
+    assert isinstance(sweep, MeasureStatistics)
+    assert sweep.needs == ("hessian", "input_norm")
+    assert inputs(dag, "measure_blocks")["statistics"] == "measure_statistics.statistics"
+    assert inputs(dag, "prune") == {
+        "checkpoint": "import_model.checkpoint",
+        "plan": "allocate.plan",
+        "statistics": "measure_statistics.statistics",
+    }
+
+
+def test_measures_of_weights_alone_need_no_samples() -> None:
+    prune = {**WANDA, "method": {"kind": "magnitude"}, "allocation": {"kind": "alpha_pruning"}}
+    dag = planned(prune=prune)
+    check(dag)
+    assert "calibrate" not in ids(dag)
+    assert "measure_statistics" not in ids(dag)
+    assert inputs(dag, "measure_blocks") == {"checkpoint": "import_model.checkpoint"}
+    assert inputs(dag, "publish")["measurements"] == "measure_blocks.measurements"

@@ -139,7 +139,7 @@ def test_outliers_are_counted_without_neglected_experts(tmp_path: Path) -> None:
         allocation=Owl(multiplier=3, spread=0.1),
         pattern=Unstructured(sparsity=0.5),
     )
-    assert all(0 < ratio < 100 for ratio in pruned.ratios)
+    assert all(0 < ratio < 100 for ratio in pruned.measured)
     assert pruned.blocks[0].expert_tokens
 
 

@@ -50,7 +50,7 @@ def side_of(data: ReportData) -> SideFile:
         spec=data.spec,
         plan=data.plan,
         sparsity=data.sparsity,
-        outliers=data.outliers,
+        measurements=data.measurements,
         evaluations=evaluations_of(data),
         tasks=data.task_comparisons,
         certificate=data.certificate,

@@ -72,7 +72,7 @@ class Page(HTMLParser):
 @pytest.mark.parametrize("blocks", [1, 2, 30, 80, 200])
 def test_page_draws_every_block(blocks: int) -> None:
     page = Page(render_html(made_report(blocks=blocks)))
-    assert page.count("rect", "outliers") == blocks
+    assert page.count("rect", "measured") == blocks
     assert page.count("rect", "sparsity") == blocks
     assert page.count("line", "mark") == blocks
     rows = page.tables["linears-table"]
@@ -82,14 +82,14 @@ def test_page_draws_every_block(blocks: int) -> None:
 
 def test_bars_stay_inside_the_picture_and_grow_with_the_value() -> None:
     data = made_report(blocks=80)
-    chart = block_chart(data.plan, data.sparsity, data.outliers, asked=data.asked)
+    chart = block_chart(data.plan, data.sparsity, data.measurements, asked=data.asked)
     for panel in chart.panels:
         assert all(panel.top <= bar.y <= panel.bottom for bar in panel.bars)
         assert all(chart.left <= bar.x and bar.x + bar.width <= chart.right for bar in panel.bars)
         assert all(bar.height >= 0 for bar in panel.bars)
-    assert data.outliers is not None
+    assert data.measurements is not None
     heights = [bar.height for bar in chart.panels[0].bars]
-    order = sorted(range(80), key=data.outliers.ratios.__getitem__)
+    order = sorted(range(80), key=data.measurements.blocks.__getitem__)
     assert [heights[block] for block in order] == sorted(heights)
     assert len(chart.x_ticks) <= 16
 
@@ -143,7 +143,7 @@ def test_page_shows_every_figure() -> None:
         "EPYC 7763",
         "transformers",
         "5.23.0",
-        "2 of 8 stages",
+        "2 of 9 stages",
         *(file.tag for file in data.pins.model.files),
     ):
         assert text in shown
@@ -180,10 +180,10 @@ def test_hostile_names_stay_text() -> None:
     assert hostile in "".join(page.text)
 
 
-def test_without_outliers_texts_or_calibration() -> None:
+def test_without_measurements_texts_or_calibration() -> None:
     data = made_report().model_copy(
         update={
-            "outliers": None,
+            "measurements": None,
             "dense": EvaluationResult(checkpoint_digest=DENSE),
             "pruned": EvaluationResult(checkpoint_digest=PRUNED),
             "pins": made_report().pins.model_copy(update={"calibration": None, "perplexity": ()}),
@@ -193,7 +193,7 @@ def test_without_outliers_texts_or_calibration() -> None:
         }
     )
     page = Page(render_html(data))
-    assert page.count("rect", "outliers") == 0
+    assert page.count("rect", "measured") == 0
     assert page.count("rect", "sparsity") == 30
     assert "not measured" in "".join(page.text)
     assert summarise(data).perplexity == ()
@@ -233,7 +233,7 @@ def test_json_comes_back_as_it_was() -> None:
     assert plain["summary"]["perplexity"][0]["ratio"] == pytest.approx(2.21, abs=0.001)
     assert plain["summary"]["cached_stages"] == 2
     assert plain["summary"]["seconds"] == pytest.approx(239.51)
-    assert plain["summary"]["peak_memory_bytes"] == 300_000_007
+    assert plain["summary"]["peak_memory_bytes"] == 300_000_008
 
 
 @pytest.mark.parametrize("render", [render_html, report_json])

@@ -8,12 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.allocations import Allocation, Explicit, Owl, Uniform
+from pipeline.allocations import Allocation, AlphaPruning, Atp, Dlp, Explicit, Owl, Uniform
 from pipeline.methods import Method, Wanda
 from pipeline.methods.composed import Composed
 from pipeline.methods.dsnot import Dsnot
 from pipeline.methods.sparsegpt import SparseGPT
 from pipeline.patterns import NM, Pattern, Unstructured
+from pipeline.tensor.statistics import merge
 from pipeline.tensor.sweep import SweepWorker
 from tests.checkpoints import imported
 from tests.models import KINDS, VOCABULARY, tiny_checkpoint
@@ -27,7 +28,7 @@ PATTERNS: tuple[Pattern, ...] = (
     NM(keep=2, group=4),
     NM(keep=3, group=8),
 )
-ALLOCATIONS = ("uniform", "owl", "explicit")
+ALLOCATIONS = ("uniform", "owl", "explicit", "atp", "alpha_pruning", "dlp")
 
 
 @pytest.fixture(autouse=True)
@@ -47,8 +48,12 @@ def samples(count: int = 6, length: int = 16) -> list[Tensor]:
 def allocation_of(kind: str, pattern: Pattern, blocks: int) -> Allocation:
     if kind == "uniform":
         return Uniform()
+    if kind in ("alpha_pruning", "dlp"):
+        return AlphaPruning(spread=0.1) if kind == "alpha_pruning" else Dlp(nm_spread=1)
     if kind == "owl":
         return Owl(multiplier=3, spread=0.1, nm_spread=1)
+    if kind == "atp":
+        return Atp(step=0.02)
     if isinstance(pattern, NM):
         shift = [1 if i == 0 else -1 if i == blocks - 1 else 0 for i in range(blocks)]
         return Explicit(sparsity=tuple(1 - (pattern.keep + s) / pattern.group for s in shift))
@@ -68,11 +73,13 @@ def test_exact_zeros_in_the_right_places(kind: str, tmp_path: Path) -> None:
                     content, checkpoint, samples(), method=method, allocation=chosen, pattern=pattern
                 )
                 where = f"{kind} {method.kind} {pattern} {allocation}"
-                assert pruned.plan.asked == pytest.approx(sum(pruned.plan.sparsity) / blocks, abs=1e-9), where
                 _check_zeros(pruned, where)
 
 
 def _check_zeros(pruned: Pruned, where: str) -> None:
+    linears = [linear for stored in pruned.blocks for linear in stored.linears]
+    weights = sum(linear.weights for linear in linears)
+    assert sum(linear.zeros for linear in linears) == round(weights * pruned.plan.asked), where
     for stored, pattern in zip(pruned.blocks, pruned.plan.blocks, strict=True):
         for linear in stored.linears:
             names = [
@@ -83,6 +90,9 @@ def _check_zeros(pruned: Pruned, where: str) -> None:
             assert len(names) == 1, (where, linear)
             keep, weight = pruned.keep[names[0]], pruned.weights[names[0]]
             asked = round(linear.weights * pattern.target)
+            if pruned.plan.zeros:
+                assert abs(pruned.plan.zeros[stored.block][linear.linear] - asked) <= 1, (where, linear)
+                asked = pruned.plan.zeros[stored.block][linear.linear]
             assert linear.pruned == int((~keep).sum()) == asked, (where, linear, asked)
             assert linear.zeros == asked, (where, linear, asked)  # random weights hold no zeros of their own
             assert torch.equal(weight == 0, ~keep), where
@@ -100,7 +110,7 @@ def _blocks(content, checkpoint) -> int:
 
 
 @pytest.mark.parametrize("method", [Wanda(), Dsnot(), SparseGPT(), Composed()], ids=lambda m: m.kind)
-@pytest.mark.parametrize("propagation", ["pruned", "dense"])
+@pytest.mark.parametrize("propagation", ["pruned", "linear", "dense"])
 def test_any_number_of_workers_gives_the_same_bits(propagation, method, tmp_path: Path) -> None:
     content, checkpoint = imported(tiny_checkpoint("llama", tmp_path / "model"), tmp_path / "store")
     runs = [
@@ -117,7 +127,7 @@ def test_any_number_of_workers_gives_the_same_bits(propagation, method, tmp_path
         for workers in (1, 2, 4)
     ]
     assert runs[0].blocks == runs[1].blocks == runs[2].blocks
-    assert runs[0].ratios == runs[1].ratios == runs[2].ratios
+    assert runs[0].measured == runs[1].measured == runs[2].measured
 
 
 def test_propagation_matters_after_the_first_block(tmp_path: Path) -> None:
@@ -138,7 +148,7 @@ def test_propagation_matters_after_the_first_block(tmp_path: Path) -> None:
     assert pruned.blocks[1].weights != dense.blocks[1].weights
 
 
-@pytest.mark.parametrize("propagation", ["pruned", "dense"])
+@pytest.mark.parametrize("propagation", ["pruned", "linear", "dense"])
 def test_going_on_after_stored_blocks_gives_the_same_bits(propagation, tmp_path: Path) -> None:
     content, checkpoint = imported(tiny_checkpoint("llama", tmp_path / "model"), tmp_path / "store")
     undisturbed, *resumed = (
@@ -171,3 +181,49 @@ def _prefixes(content, checkpoint, propagation):
         propagation=propagation,
     ).blocks
     yield from (whole[:count] for count in range(1, len(whole)))
+
+
+def test_every_linear_may_have_a_sparsity_of_its_own(tmp_path: Path) -> None:
+    content, checkpoint = imported(tiny_checkpoint("llama", tmp_path / "model"), tmp_path / "store")
+    pruned = prune_in_process(
+        content,
+        checkpoint,
+        samples(),
+        method=Wanda(),
+        allocation=Owl(multiplier=3, spread=0.2, scope="linear"),
+        pattern=Unstructured(sparsity=0.5),
+    )
+    linears = [linear for stored in pruned.blocks for linear in stored.linears]
+    assert len(pruned.measured) == len(linears)
+    assert len({round(linear.sparsity, 2) for linear in linears}) > 4
+    assert [one.zeros for one in linears] == [pruned.plan.zeros[one.block][one.linear] for one in linears]
+    assert sum(one.zeros for one in linears) == round(sum(one.weights for one in linears) / 2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_linear_propagation_measures_behind_the_pruned_linears(kind: str, tmp_path: Path) -> None:
+    """The oracle: per group, the whole model anew with everything before it pruned."""
+    content, checkpoint = imported(tiny_checkpoint(kind, tmp_path / "model"), tmp_path / "store")
+    got = prune_in_process(
+        content,
+        checkpoint,
+        samples(),
+        method=Wanda(),
+        allocation=Uniform(),
+        pattern=Unstructured(sparsity=0.6),
+        propagation="linear",
+    )
+    worker = SweepWorker(content, checkpoint, samples(), dtype=torch.float32, device=torch.device("cpu"))
+    worker.start()
+    for stored in got.blocks:
+        worker.load(stored.block)
+        for g, group in enumerate(worker.linear_groups()):
+            measured = [
+                merge([one]) for one in worker.measure(advance=False, needs=frozenset({"input_norm"}))
+            ]
+            worker.choose(group, measured, Wanda(), got.plan)
+            worker.apply()
+            for name in group:
+                tensor = worker.work.tensor_name(name)
+                assert torch.equal(worker.work.weight(name), got.weights[tensor]), (kind, g, name)
+        worker.advance()

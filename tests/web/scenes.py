@@ -172,9 +172,9 @@ def pruning(api: RunningApi, *, done: int = 12, **beside: Any) -> Play:
     job = play(api, **beside)
     job.begin()
     job.finish("import_model", "check_tasks", "calibrate", cached=True)
-    job.progress("measure_outliers", 0, BLOCKS)
-    job.progress("measure_outliers", BLOCKS, BLOCKS)
-    job.finish("measure_outliers", "allocate")
+    job.progress("measure_statistics", 0, BLOCKS)
+    job.progress("measure_statistics", BLOCKS, BLOCKS)
+    job.finish("measure_statistics", "measure_blocks", "allocate")
     job.say(Message(level="warning", node="allocate", text="blocks 3 and 4 have equal outlier ratios"))
     job.progress("prune", 0, BLOCKS)
     job.progress("evaluate:dense", 0, 16, "window")
@@ -188,7 +188,15 @@ def training(api: RunningApi, *, steps: int, **beside: Any) -> Play:
     asked = recovered_spec().model_dump(mode="json")
     job = Play(api, started_job(api, spec=asked, **beside))
     job.begin()
-    job.finish("import_model", "prepare_text", "calibrate", "measure_outliers", "allocate", "prune")
+    job.finish(
+        "import_model",
+        "prepare_text",
+        "calibrate",
+        "measure_statistics",
+        "measure_blocks",
+        "allocate",
+        "prune",
+    )
     job.say(StageStarted(node="recover", key=KEY))
     job.trained(1, steps // 2)
     job.trained(steps // 2 - 9, steps, started=2)

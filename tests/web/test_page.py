@@ -188,7 +188,9 @@ def test_the_figures_are_those_of_the_report(page: Page, site: Site) -> None:
     for note in report.summary.notes:
         expect(page.get_by_role("list", name="Notes")).to_contain_text(note)
 
-    chart = block_chart(report.data.plan, report.data.sparsity, report.data.outliers, asked=report.data.asked)
+    chart = block_chart(
+        report.data.plan, report.data.sparsity, report.data.measurements, asked=report.data.asked
+    )
     drawn = page.locator("svg.chart")
     expect(drawn).to_have_attribute("viewBox", f"0 0 {chart.width:g} {chart.height:g}")
     for panel in chart.panels:

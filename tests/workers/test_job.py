@@ -57,7 +57,7 @@ def test_every_stage_runs_once_and_the_gang_never_starts_beside_a_task_that_need
     assert order[:3] == [
         ["import_model", "check_tasks"],
         ["prepare_text", "calibrate"],
-        ["measure_outliers", "evaluate:dense"],
+        ["measure_statistics", "evaluate:dense"],
     ]
     evaluated = [f"tasks:{which}:{name}" for which in ("dense", "pruned", "recovered") for name in "abc"]
     pairs = [evaluated[i : i + 2] for i in range(0, len(evaluated), 2)]

@@ -1,25 +1,22 @@
-"""Outlier ratios to a SparsityPlan."""
+"""Measurements to a SparsityPlan."""
 
-import json
-
-from pipeline.architecture import row_for
-from pipeline.artifacts import FileRef, Outliers, PlanRef
+from pipeline.allocations.measures import Measurements
+from pipeline.artifacts import FileRef, PlanRef
 from pipeline.canonical import canonical_json
+from pipeline.checkpoint.prunable import prunable_weights
 from pipeline.stages import Allocate
 from workers.stages.base import Made, Note, StageContext, Steps
 
 
 def run(stage: Allocate, context: StageContext) -> Steps:
-    """Pure arithmetic over one number per block."""
-    content = context.content
-    config = json.loads(content.get_bytes(context.inputs["checkpoint"].file("config.json")))
-    blocks = config[row_for(config["model_type"]).blocks_key]
-    ratios: tuple[float, ...] = ()
-    if "outliers" in context.inputs:
-        data = content.get_bytes(context.inputs["outliers"].file("outliers.json"))
-        ratios = Outliers.model_validate_json(data).ratios
-    plan = stage.allocation.plan(stage.pattern, blocks=blocks, outlier_ratios=ratios)
+    """Pure arithmetic over one number per block or linear."""
+    weights = prunable_weights(context.content, context.checkpoint())
+    measured: tuple[float, ...] = ()
+    if "measurements" in context.inputs:
+        found = context.read("measurements", "measurements.json")
+        measured = Measurements.model_validate_json(found).values(weights)
+    plan = stage.allocation.plan(stage.pattern, weights, measured=measured)
     for note in plan.notes:
         yield Note(note, level="warning")
-    blob = content.put_bytes(canonical_json(plan))
+    blob = context.content.put_bytes(canonical_json(plan))
     yield Made({"plan": PlanRef(files=(FileRef(path="plan.json", blob=blob),))})

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 
+from pipeline.allocations.measures import Measurements
 from pipeline.artifacts import (
     AdapterRef,
     ArtifactRef,
@@ -11,7 +12,6 @@ from pipeline.artifacts import (
     Manifest,
     ManifestEntry,
     ManifestRef,
-    Outliers,
     SparsityTable,
 )
 from pipeline.canonical import canonical_json
@@ -101,11 +101,11 @@ def _written(stage: Publish, context: StageContext, certificate: Certificate | N
     """Model card, side file and certificate. Nothing in them tells when or by which job they were made."""
     read = context.read
     plan = SparsityPlan.model_validate_json(read("plan", "plan.json")) if "plan" in context.inputs else None
-    sparsity = outliers = None
+    sparsity = measurements = None
     if "keep" in context.inputs:
         sparsity = SparsityTable.model_validate_json(read("keep", "sparsity.json"))
-    if "outliers" in context.inputs:
-        outliers = Outliers.model_validate_json(read("outliers", "outliers.json"))
+    if "measurements" in context.inputs:
+        measurements = Measurements.model_validate_json(read("measurements", "measurements.json"))
     known = {
         which: _evaluation(context, which)
         for which in ("dense", "pruned", "recovered")
@@ -133,7 +133,7 @@ def _written(stage: Publish, context: StageContext, certificate: Certificate | N
         spec=stage.spec,
         plan=plan,
         sparsity=sparsity,
-        outliers=outliers,
+        measurements=measurements,
         evaluations=known,
         tasks=tasks,
         certificate=certificate,

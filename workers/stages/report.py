@@ -2,7 +2,8 @@
 
 from typing import TypeVar
 
-from pipeline.artifacts import ExpertTable, FileRef, ManifestRef, Outliers, ReportRef, SparsityTable
+from pipeline.allocations.measures import Measurements
+from pipeline.artifacts import ExpertTable, FileRef, ManifestRef, ReportRef, SparsityTable
 from pipeline.canonical import Frozen
 from pipeline.certificate import Certificate
 from pipeline.checkpoint.keeps import EXPERTS_JSON
@@ -45,7 +46,7 @@ def run(stage: Report, context: StageContext) -> Steps:
         plan=read("plan", "plan.json", SparsityPlan),
         sparsity=read("keep", "sparsity.json", SparsityTable),
         experts=_experts(context),
-        outliers=read("outliers", "outliers.json", Outliers),
+        measurements=read("measurements", "measurements.json", Measurements),
         dense=dense,
         pruned=read("pruned", "evaluation.json", EvaluationResult),
         recovered=read("recovered", "evaluation.json", EvaluationResult),

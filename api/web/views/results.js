@@ -70,7 +70,7 @@ function tables({ perplexity: texts, tasks = [] }) {
 }
 
 function picture(summary, data) {
-  const measured = data.outliers ? "measured outlier ratio, " : "";
+  const measured = data.measurements ? "what the allocation measured, " : "";
   return h(
     "figure",
     null,

@@ -1,0 +1,58 @@
+"""Statistics of a dense sweep, stored: vectors of all groups of linears in one file per block, and each
+Hessian in a file of its own, so that whoever solves a group reads only that.
+
+Shape legend: I in_features.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from safetensors.torch import load
+from torch import Tensor
+
+from pipeline.artifacts import FileRef, StatisticsRef
+from pipeline.checkpoint.writer import put_tensors
+from pipeline.storage.content import ContentStore
+from pipeline.tensor.statistics import LinearStatistics
+
+
+def put_statistics(content: ContentStore, block: int, statistics: Sequence[LinearStatistics]) -> FileRef:
+    """Store norms, means, variances and counts of a block's groups. Hessians go by themselves."""
+    tensors: dict[str, Tensor] = {}
+    for group, one in enumerate(statistics):
+        tensors[f"{group}.counts"] = torch.tensor([one.samples, one.tokens])
+        tensors[f"{group}.input_norm"] = one.input_norm_I
+        if one.input_mean_I is not None and one.input_variance_I is not None:
+            tensors[f"{group}.input_mean"] = one.input_mean_I
+            tensors[f"{group}.input_variance"] = one.input_variance_I
+    return put_tensors(content, _vectors_path(block), tensors)[0]
+
+
+def put_hessian(content: ContentStore, block: int, group: int, hessian_II: Tensor) -> FileRef:
+    """Store one Hessian, float32 [I, I]."""
+    return put_tensors(content, _hessian_path(block, group), {"hessian": hessian_II})[0]
+
+
+def read_statistics(content: ContentStore, ref: StatisticsRef, block: int) -> list[LinearStatistics]:
+    """Of all groups of a block, without Hessians."""
+    stored = load(content.get_bytes(ref.file(_vectors_path(block))))
+    found: list[LinearStatistics] = []
+    while (counts := stored.get(f"{len(found)}.counts")) is not None:
+        group = len(found)
+        samples, tokens = counts.tolist()
+        mean_I, variance_I = stored.get(f"{group}.input_mean"), stored.get(f"{group}.input_variance")
+        found.append(LinearStatistics(stored[f"{group}.input_norm"], samples, tokens, mean_I, variance_I))
+    return found
+
+
+def read_hessian(content: ContentStore, ref: StatisticsRef, block: int, group: int) -> Tensor:
+    """One Hessian, float32 [I, I]."""
+    return load(content.get_bytes(ref.file(_hessian_path(block, group))))["hessian"]
+
+
+def _vectors_path(block: int) -> str:
+    return f"block-{block:05d}.safetensors"
+
+
+def _hessian_path(block: int, group: int) -> str:
+    return f"block-{block:05d}-hessian-{group:03d}.safetensors"
