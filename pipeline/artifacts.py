@@ -60,6 +60,18 @@ class MeasurementsRef(_Artifact):
     kind: Literal["measurements"] = "measurements"
 
 
+class ScoreRef(_Artifact):
+    """A Score on held-out samples: `score.json`."""
+
+    kind: Literal["score"] = "score"
+
+
+class TournamentRef(_Artifact):
+    """A TournamentTable: `tournament.json`."""
+
+    kind: Literal["tournament"] = "tournament"
+
+
 class PlanRef(_Artifact):
     """A SparsityPlan: `plan.json`."""
 
@@ -68,7 +80,8 @@ class PlanRef(_Artifact):
 
 class KeepRef(_Artifact):
     """Bit-packed keep tensors, one safetensors file per block, and `sparsity.json` with zeros per linear; of
-    a model with experts that was calibrated also `experts.json` (an ExpertTable)."""
+    a model with experts that was calibrated also `experts.json` (an ExpertTable), of one whose blocks were
+    reconstructed `reconstruction.json` (BlockFits)."""
 
     kind: Literal["keep"] = "keep"
 
@@ -142,6 +155,8 @@ ArtifactRef = Annotated[
     | SamplesRef
     | StatisticsRef
     | MeasurementsRef
+    | ScoreRef
+    | TournamentRef
     | PlanRef
     | KeepRef
     | TokensRef

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Mapping
 
+from pipeline.allocations import Candidate, Tournament
 from pipeline.artifacts import ArtifactRef
 from pipeline.canonical import Frozen
 from pipeline.evaluation import Evaluation
-from pipeline.model import Dtype
 from pipeline.recovery import Recovery
 from pipeline.sources.pins import Pins
 from pipeline.sources.uri import parse_uri
@@ -14,9 +14,12 @@ from pipeline.stages import (
     Allocate,
     Calibrate,
     CheckTasks,
+    ChoosePlan,
     Evaluate,
     EvaluateTask,
+    HoldOut,
     ImportModel,
+    Judge,
     MeasureBlocks,
     MeasureStatistics,
     PrepareText,
@@ -75,6 +78,7 @@ def _nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
     tasks = spec.evaluation.tasks
     checkpoints = {"dense": dense}  # what is evaluated: name → checkpoint; the last one is published
     made: dict[str, Input] = {}  # what is published and reported beside the checkpoint
+    told: dict[str, Input] = {}  # what is reported only
 
     yield Node(id="import_model", stage=ImportModel(files=pins.model.files), inputs={})
 
@@ -91,11 +95,13 @@ def _nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
         yield Node(id="calibrate", stage=stage, inputs={"checkpoint": dense})
 
     if spec.prune is not None:
-        yield from _pruning_nodes(spec.prune, dense=dense, samples=samples, dtype=dtype)
+        yield from _pruning_nodes(spec.prune, spec, pins, dense=dense, samples=samples)
         checkpoints["pruned"] = Input(node="prune", artifact="checkpoint")
         made["keep"] = Input(node="prune", artifact="keep")
         made["plan"] = Input(node="allocate", artifact="plan")
-        if spec.prune.allocation.measure is not None:
+        if isinstance(spec.prune.allocation, Tournament):
+            told["tournament"] = Input(node="allocate", artifact="tournament")
+        elif spec.prune.allocation.measure is not None:
             made["measurements"] = Input(node="measure_blocks", artifact="measurements")
 
     if spec.recovery is not None:
@@ -132,7 +138,8 @@ def _nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
 
     made["checkpoint"] = list(checkpoints.values())[-1]
     publish = Publish(model_name=name, spec=spec)
-    told = {"curve": made.pop("curve")} if "curve" in made else {}  # has speeds: it is not published
+    if "curve" in made:  # has speeds: it is not published
+        told["curve"] = made.pop("curve")
     yield Node(id="publish", stage=publish, inputs=made)
 
     told |= {artifact: Input(node="publish", artifact=artifact) for artifact in publish.outputs}
@@ -143,33 +150,75 @@ def _nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
     yield Node(id="report", stage=report, inputs={**made, **told})
 
 
-def _pruning_nodes(prune: Prune, *, dense: Input, samples: Input, dtype: Dtype) -> Iterator[Node]:
+def _pruning_nodes(
+    prune: Prune, spec: PruneSpec, pins: Pins, *, dense: Input, samples: Input
+) -> Iterator[Node]:
     """From a dense sweep, if anyone asks for what it measures, to the masks."""
     statistics = Input(node="measure_statistics", artifact="statistics")
-    measure, needs = prune.allocation.measure, prune.method.needs
+    measures, needs = prune.allocation.measures, prune.method.needs
     swept = needs if prune.propagation == "dense" else frozenset()
-    if measure is not None and measure.needs_samples:
+    if any(measure.needs_samples for measure in measures):
         swept |= {"input_norm"}
     if swept:
-        sweep = MeasureStatistics(needs=tuple(sorted(swept)), compute_dtype=dtype)
+        sweep = MeasureStatistics(needs=tuple(sorted(swept)), compute_dtype=spec.compute_dtype)
         yield Node(id="measure_statistics", stage=sweep, inputs={"checkpoint": dense, "samples": samples})
 
-    measured = {}
-    if measure is not None:
+    for i, measure in enumerate(measures):
         known = {"statistics": statistics} if measure.needs_samples else {}
         yield Node(
-            id="measure_blocks", stage=MeasureBlocks(measure=measure), inputs={"checkpoint": dense, **known}
+            id=_numbered("measure_blocks", i),
+            stage=MeasureBlocks(measure=measure),
+            inputs={"checkpoint": dense, **known},
         )
-        measured = {"measurements": Input(node="measure_blocks", artifact="measurements")}
 
-    allocate = Allocate(allocation=prune.allocation, pattern=prune.pattern)
-    yield Node(id="allocate", stage=allocate, inputs={"checkpoint": dense, **measured})
+    def allocate(node: str, allocation: Candidate) -> Node:
+        inputs = {"checkpoint": dense}
+        if allocation.measure is not None:
+            measuring = _numbered("measure_blocks", measures.index(allocation.measure))
+            inputs["measurements"] = Input(node=measuring, artifact="measurements")
+        return Node(id=node, stage=Allocate(allocation=allocation, pattern=prune.pattern), inputs=inputs)
 
-    stage = PruneBlocks(method=prune.method, propagation=prune.propagation, compute_dtype=dtype)
-    inputs = {"checkpoint": dense, "plan": Input(node="allocate", artifact="plan")}
-    if needs:
-        inputs |= {"statistics": statistics} if prune.propagation == "dense" else {"samples": samples}
-    yield Node(id="prune", stage=stage, inputs=inputs)
+    def masks(node: str, plan: Input) -> Node:
+        stage = PruneBlocks(
+            method=prune.method,
+            propagation=prune.propagation,
+            reconstruction=prune.reconstruction,
+            compute_dtype=spec.compute_dtype,
+        )
+        inputs = {"checkpoint": dense, "plan": plan}
+        if needs and prune.propagation == "dense":
+            inputs["statistics"] = statistics
+        if prune.reconstruction is not None or (needs and prune.propagation != "dense"):
+            inputs["samples"] = samples
+        return Node(id=node, stage=stage, inputs=inputs)
+
+    if not isinstance(prune.allocation, Tournament):
+        yield allocate("allocate", prune.allocation)
+    else:
+        assert spec.calibration is not None, "tournaments are calibrated"
+        assert pins.calibration is not None, "a spec with calibration is pinned with it"
+        held_out = HoldOut(
+            files=pins.calibration.files, calibration=spec.calibration, samples=prune.allocation.samples
+        )
+        yield Node(id="hold_out", stage=held_out, inputs={"checkpoint": dense})
+        scored: dict[str, Input] = {}
+        for i, candidate in enumerate(prune.allocation.entrants):
+            plan = scored[f"plan:{i}"] = Input(node=f"allocate:{i}", artifact="plan")
+            yield allocate(plan.node, candidate)
+            yield masks(f"prune:{i}", plan)
+            judged = {
+                "checkpoint": Input(node=f"prune:{i}", artifact="checkpoint"),
+                "samples": Input(node="hold_out", artifact="samples"),
+            }
+            yield Node(id=f"judge:{i}", stage=Judge(compute_dtype=spec.compute_dtype), inputs=judged)
+            scored[f"score:{i}"] = Input(node=f"judge:{i}", artifact="score")
+        yield Node(id="allocate", stage=ChoosePlan(tournament=prune.allocation), inputs=scored)
+
+    yield masks("prune", Input(node="allocate", artifact="plan"))  # of a tournament: found, the winner's
+
+
+def _numbered(node: str, i: int) -> str:
+    return node if i == 0 else f"{node}:{i}"
 
 
 def _training_nodes(recovery: Recovery, pins: Pins, *, dense: Input) -> Iterator[Node]:

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from pipeline.allocations.measures import Measurements
+from pipeline.allocations.tournament import TournamentTable
 from pipeline.artifacts import ExpertTable, SparsityTable
 from pipeline.canonical import Frozen
 from pipeline.certificate import Certificate
@@ -19,7 +20,7 @@ from pipeline.recipe import recipe_of
 from pipeline.sources.pins import Pins
 from pipeline.spec import PruneSpec
 from pipeline.task_results import TaskEvaluation
-from pipeline.training import TokensIndex
+from pipeline.training import BlockFit, TokensIndex
 from pipeline.training_figures import TrainingFigures
 
 SPARSITY_TOLERANCE = 1e-3
@@ -28,8 +29,8 @@ NAMED = 5  # linears of one note
 
 class ReportData(Frozen):
     """Everything that the page shows. What a job does not have is None: plan and measurements come from
-    pruning, experts from that of a model that has some, training and tokens from recovery, sparsity and
-    certificate wherever there are zeros.
+    pruning, experts from that of a model that has some, fits from its reconstruction, training and tokens
+    from recovery, sparsity and certificate wherever there are zeros.
 
     `stages`: the nodes that were done before the report, in plan order. `checkpoints`: digests of the
     artifacts by name (`dense`, `pruned`, `recovered`). `seeds`: every source of randomness by name.
@@ -45,6 +46,8 @@ class ReportData(Frozen):
     sparsity: SparsityTable | None = None
     experts: ExpertTable | None = None
     measurements: Measurements | None = None
+    tournament: TournamentTable | None = None
+    fits: tuple[BlockFit, ...] = ()
     dense: EvaluationResult
     pruned: EvaluationResult | None = None
     recovered: EvaluationResult | None = None

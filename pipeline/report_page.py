@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import jinja2
 import yaml
 
+from pipeline.allocations import Candidate
 from pipeline.artifacts import LinearSparsity, SparsityTable
 from pipeline.certificate import Certificate
 from pipeline.comparison import AVERAGE, TaskComparison
@@ -61,6 +62,7 @@ def render_html(data: ReportData) -> str:
         "metric": human_metric,
         "figure": human_figure,
         "share": human_share,
+        "parameters": _parameters,
     }
     summary = summarise(data)
     recovery = data.spec.recovery
@@ -74,6 +76,7 @@ def render_html(data: ReportData) -> str:
         objective=None if recovery is None else objective_of(recovery),
         curves=_curves(data),
         fits=None if data.training is None else fit_chart(data.training.curve.blocks),
+        pruned_fits=fit_chart(data.fits),
         deepspeed="" if data.training is None else json.dumps(data.training.curve.deepspeed, indent=2),
         checks=None if data.certificate is None else _checks(data.certificate),
         slowest=max((s.measured.seconds for s in data.stages if not s.cached), default=0.0),
@@ -150,6 +153,12 @@ def _tiles(tasks: Sequence[TaskComparison]) -> list[TaskComparison]:
 
 def _column_sparsity(table: SparsityTable, column: str) -> float:
     return SparsityTable(linears=tuple(x for x in table.linears if x.linear == column)).sparsity
+
+
+def _parameters(allocation: Candidate) -> str:
+    """All but the kind."""
+    named = allocation.model_dump(mode="json", exclude={"kind"})
+    return ", ".join(f"{name} {json.dumps(value)}" for name, value in named.items()) or "–"
 
 
 def _block_chart(data: ReportData) -> Chart | None:

@@ -16,6 +16,7 @@ from pipeline.evaluation import Evaluation
 from pipeline.methods import Method
 from pipeline.model import Dtype, ModelSource
 from pipeline.patterns import Pattern
+from pipeline.reconstruction import BlockReconstruction
 from pipeline.recovery import Recovery
 from pipeline.resources import Resources
 from pipeline.texts import Calibration
@@ -32,12 +33,14 @@ class Prune(Frozen):
     published code does; `linear` measures each group of linears on what the already pruned linears before it
     produce, in the same block too (SparseGPT calls it true-sequential), and runs each block once in all;
     `dense` measures every block on the dense model's activations, once for all jobs that share it.
+    `reconstruction`: the kept weights of each block are fitted before the next one is pruned.
     """
 
     method: Method
     allocation: Allocation = Field(default_factory=Uniform)
     pattern: Pattern
     propagation: Propagation = "pruned"
+    reconstruction: BlockReconstruction | None = None
 
 
 class SpecTemplate(Frozen):
@@ -60,11 +63,11 @@ class SpecTemplate(Frozen):
         if self.prune is None and self.recovery is None:
             raise ValueError("prune and recovery are both missing: nothing would be done to the model")
         if self.prune is not None and self.needs_calibration and self.calibration is None:
-            reason = (
-                f"method {self.prune.method.kind}"
-                if self.prune.method.needs
-                else f"allocation {self.prune.allocation.kind}"
-            )
+            reason = f"allocation {self.prune.allocation.kind}"
+            if self.prune.method.needs:
+                reason = f"method {self.prune.method.kind}"
+            elif self.prune.reconstruction is not None:
+                reason = "reconstruction"
             raise ValueError(f"calibration is missing: {reason} measures the model on calibration samples")
         if self.recovery is not None:
             check_recovery(self.recovery, self.prune.pattern if self.prune is not None else None)
@@ -75,8 +78,10 @@ class SpecTemplate(Frozen):
         """Whether any part of the spec looks at activations."""
         if self.prune is None:
             return False
-        measure = self.prune.allocation.measure
-        return bool(self.prune.method.needs) or (measure is not None and measure.needs_samples)
+        prune = self.prune
+        measures = any(measure.needs_samples for measure in prune.allocation.measures)
+        judges = prune.allocation.kind == "tournament"
+        return bool(prune.method.needs) or measures or judges or prune.reconstruction is not None
 
     @property
     def makes_zeros(self) -> bool:

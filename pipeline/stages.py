@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, JsonValue
 
-from pipeline.allocations import Allocation
+from pipeline.allocations import Candidate, Tournament
 from pipeline.allocations.measures import Measure
 from pipeline.artifacts import ArtifactRef
 from pipeline.canonical import Frozen, digest_of
@@ -18,6 +18,7 @@ from pipeline.methods import Method
 from pipeline.methods.base import Statistic
 from pipeline.model import Dtype
 from pipeline.patterns import Pattern
+from pipeline.reconstruction import BlockReconstruction
 from pipeline.recovery import Recovery, TrainingText
 from pipeline.sources.pins import PinnedFile
 from pipeline.spec import Propagation, PruneSpec
@@ -77,13 +78,40 @@ class Allocate(_Stage):
     kind: Literal["allocate"] = "allocate"
     version: ClassVar = 2
     outputs: ClassVar = ("plan",)
-    allocation: Allocation
+    allocation: Annotated[Candidate, Field(discriminator="kind")]
     pattern: Pattern
+
+
+class HoldOut(_Stage):
+    """Documents → samples beside those of the calibration, to judge by. Reads what Calibrate does."""
+
+    kind: Literal["hold_out"] = "hold_out"
+    outputs: ClassVar = ("samples",)
+    files: tuple[PinnedFile, ...]
+    calibration: Calibration
+    samples: int
+
+
+class Judge(_Stage):
+    """A checkpoint's loss on samples."""
+
+    kind: Literal["judge"] = "judge"
+    outputs: ClassVar = ("score",)
+    unit: ClassVar = "block"
+    compute_dtype: Dtype
+
+
+class ChoosePlan(_Stage):
+    """`plan:i` and `score:i` of every entrant → the winner's plan, and the table."""
+
+    kind: Literal["choose_plan"] = "choose_plan"
+    outputs: ClassVar = ("plan", "tournament")
+    tournament: Tournament
 
 
 class PruneBlocks(_Stage):
     """Masks block by block; each finished block is stored, so that a later attempt goes on after it. Takes
-    `samples`, or with `propagation: dense` the `statistics` of a dense sweep."""
+    `samples`, if blocks are to be run, and with `propagation: dense` the `statistics` of a dense sweep."""
 
     kind: Literal["prune"] = "prune"
     version: ClassVar = 2
@@ -91,6 +119,7 @@ class PruneBlocks(_Stage):
     unit: ClassVar = "block"
     method: Method
     propagation: Propagation
+    reconstruction: BlockReconstruction | None
     compute_dtype: Dtype
 
 
@@ -197,6 +226,9 @@ Stage = Annotated[
     | MeasureStatistics
     | MeasureBlocks
     | Allocate
+    | HoldOut
+    | Judge
+    | ChoosePlan
     | PruneBlocks
     | PrepareText
     | Recover
@@ -216,7 +248,7 @@ def stage_key(stage: Stage, inputs: Mapping[str, ArtifactRef]) -> str:
     sources, so there they count.)
     """
     fields: JsonValue = stage.model_dump(mode="json")
-    if stage.kind in ("calibrate", "prepare_text", "recover", "evaluate"):
+    if stage.kind in ("calibrate", "hold_out", "prepare_text", "recover", "evaluate"):
         fields = _without_sources(fields)
     return digest_of(
         {

@@ -55,6 +55,22 @@ def cut_samples(documents: Iterable[str], tokenizer: Tokenizer, calibration: Cal
     return _packed_windows(held, tokenizer, calibration)
 
 
+def cut_held_out(
+    documents: Iterable[str], tokenizer: Tokenizer, calibration: Calibration, *, samples: int
+) -> Tensor:
+    """So many further samples, int64 [N, L], which share no text with the calibration samples. Raises
+    TextTooShort.
+
+    `random_window` goes on drawing, among the documents that calibration left alone; `packed` takes the
+    windows that come next.
+    """
+    held = list(documents)
+    if calibration.cut == "random_window":
+        return _random_windows(held, tokenizer, calibration, held_out=samples)[calibration.samples :]
+    more = calibration.model_copy(update={"samples": calibration.samples + samples})
+    return _packed_windows(held, tokenizer, more)[calibration.samples :]
+
+
 def perplexity_tokens(
     text: PerplexityText, documents: Iterable[str], tokenizer: Tokenizer
 ) -> tuple[Tensor, str]:
@@ -86,14 +102,18 @@ def perplexity_windows(text: PerplexityText, tokens_T: Tensor) -> list[tuple[Ten
     return [(tokens_T[i : i + length], min(length - 1, stride) if i else length - 1) for i in starts]
 
 
-def _random_windows(documents: list[str], tokenizer: Tokenizer, calibration: Calibration) -> Tensor:
+def _random_windows(
+    documents: list[str], tokenizer: Tokenizer, calibration: Calibration, *, held_out: int = 0
+) -> Tensor:
     """Wanda's, SparseGPT's and OWL's draw: a document until one is long enough, then a start in it.
 
-    The order of calls on `random` is theirs, so that equal seeds give equal samples.
+    The order of calls on `random` is theirs, so that equal seeds give equal samples. Those that are
+    `held_out` come after, from other documents.
     """
     length = calibration.sequence_length
     lengths: dict[int, int] = {}
     long: dict[int, Tensor] = {}  # int32, because a document may be a whole book
+    taken: set[int] = set()
 
     def is_long(i: int) -> bool:
         if i not in lengths:
@@ -103,14 +123,22 @@ def _random_windows(documents: list[str], tokenizer: Tokenizer, calibration: Cal
                 long[i] = torch.tensor(ids, dtype=torch.int32)
         return i in long
 
+    def is_left(i: int) -> bool:
+        return is_long(i) and i not in taken
+
     if not documents:
         raise _no_document(calibration, longest=0)
     rng = random.Random(calibration.seed)
-    samples_NL = torch.empty(calibration.samples, length, dtype=torch.int64)
-    for n in range(calibration.samples):
-        i = _draw(rng, len(documents), is_long)
+    samples_NL = torch.empty(calibration.samples + held_out, length, dtype=torch.int64)
+    for n in range(len(samples_NL)):
+        calibrates = n < calibration.samples
+        i = _draw(rng, len(documents), is_long if calibrates else is_left)
+        if i is None and not calibrates:
+            raise _nothing_left(calibration, taken=len(taken))
         if i is None:
             raise _no_document(calibration, longest=max(lengths.values()))
+        if calibrates:
+            taken.add(i)
         start = rng.randint(0, lengths[i] - length - 1)
         samples_NL[n] = long[i][start : start + length]
     return samples_NL
@@ -132,6 +160,15 @@ def _no_document(calibration: Calibration, *, longest: int) -> TextTooShort:
         f"random_window needs; the longest has {longest}. Use longer documents (documents: file takes a .txt "
         f"as one), a sequence_length below {max(longest, 3)}, or cut: packed",
         "spec.calibration.sequence_length",
+    )
+
+
+def _nothing_left(calibration: Calibration, *, taken: int) -> TextTooShort:
+    return TextTooShort(
+        f"a tournament judges on documents that calibration leaves alone, and the {taken} documents of "
+        f"{calibration.source} with more than {calibration.sequence_length} tokens are all taken; use a "
+        f"source with more of them, fewer calibration samples, a shorter sequence_length, or cut: packed",
+        "spec.calibration.samples",
     )
 
 

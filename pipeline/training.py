@@ -82,12 +82,19 @@ class KeepUpdate(Frozen):
 
 
 class BlockFit(Frozen):
-    """Reconstruction of one block: mean squared distance to the dense block's output, relative to its mean
-    square, before and after."""
+    """Reconstruction of one block: squared distance to the dense block's output, relative to its square,
+    before and after. Recovery training takes both over all tokens together; pruning takes the mean of each
+    token's."""
 
     block: int
     before: float
     after: float
+
+
+class BlockFits(Frozen):
+    """Content of `reconstruction.json`."""
+
+    blocks: tuple[BlockFit, ...]
 
 
 class Curve(Frozen):

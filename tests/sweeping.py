@@ -15,12 +15,15 @@ from pipeline.methods import Method
 from pipeline.methods.base import Needs
 from pipeline.patterns import Pattern
 from pipeline.plan import SparsityPlan, Weights
+from pipeline.reconstruction import BlockReconstruction
 from pipeline.spec import Propagation
 from pipeline.storage import ContentStore
 from pipeline.tensor.block import StoredBlock
+from pipeline.tensor.fitting import steps_of
 from pipeline.tensor.packing import unpack_keep
 from pipeline.tensor.statistics import LinearStatistics, merge, share_edges
 from pipeline.tensor.sweep import SweepWorker
+from pipeline.training import BlockFit
 
 
 @dataclass
@@ -46,6 +49,7 @@ def prune_in_process(
     allocation: Allocation,
     pattern: Pattern,
     propagation: Propagation = "pruned",
+    reconstruction: BlockReconstruction | None = None,
     workers: int = 1,
     done: Sequence[StoredBlock] = (),
 ) -> Pruned:
@@ -69,15 +73,20 @@ def prune_in_process(
     plan = allocation.plan(pattern, weights, measured=measured)
 
     gang = _gang(content, checkpoint, samples, workers)
+    for worker in gang:
+        if reconstruction is not None:
+            worker.reconstruct(reconstruction)
     pruned = Pruned(plan, measured, dense_norms, {}, {}, list(done), gang[0])
     for block in range(len(weights)):
+        for worker in gang:
+            worker.load(block)
+            if reconstruction is not None:
+                worker.advance_targets()
         if block < len(done):
             for worker in gang:
                 worker.load(block, done[block])
                 worker.advance()
             continue
-        for worker in gang:
-            worker.load(block)
         groups = gang[0].linear_groups()
         found: list[LinearStatistics] | StatisticsRef | None = None
         if not samples or propagation == "dense":
@@ -90,17 +99,18 @@ def prune_in_process(
                 known = [*(None for _ in range(g)), found[g], *(None for _ in groups[g + 1 :])]
                 _choose(gang, [g], known, method, plan)
             for worker in gang:
-                worker.finish(advance=block < len(weights) - 1)
+                worker.finish(advance=False)
         else:
             found = _statistics(gang, advance=False, needs=method.needs)
             _choose(gang, range(len(groups)), found, method, plan)
-            for worker in gang:
-                worker.advance()
+        fit = None if reconstruction is None else _fit(gang, block, reconstruction, samples=len(samples))
+        for worker in gang:
+            worker.advance()
         for name, linear in gang[0].chosen().items():
             tensor = gang[0].work.tensor_name(name)
             pruned.keep[tensor] = unpack_keep(linear.packed_keep, tuple(linear.weight_OI.shape))
-            pruned.weights[tensor] = linear.weight_OI
-        pruned.blocks.append(gang[0].store(found))
+            pruned.weights[tensor] = gang[0].work.weight(name)
+        pruned.blocks.append(gang[0].store(found, fit))
     return pruned
 
 
@@ -138,6 +148,19 @@ def _choose(gang, groups, measured, method, plan, *, grams=True) -> None:
     parts = [worker.chosen() for worker in gang]
     for i, worker in enumerate(gang):
         worker.apply(*parts[:i], *parts[i + 1 :])
+
+
+def _fit(gang, block, reconstruction, *, samples) -> BlockFit:
+    before = [distance for worker in gang for distance in worker.begin_fit()]
+    for step in range(steps_of(reconstruction, samples=samples)):
+        gradients = [worker.fit_gradient(step) for worker in gang]
+        for worker in gang:
+            worker.fit_step(*gradients)
+    after = [distance for worker in gang for distance in worker.fit_distances()]
+    for worker in gang:
+        worker.end_fit(take=sum(after) < sum(before))
+    means = sum(before) / samples, min(sum(before), sum(after)) / samples
+    return BlockFit(block=block, before=means[0], after=means[1])
 
 
 def _gang(

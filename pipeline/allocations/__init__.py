@@ -1,4 +1,4 @@
-"""Allocations: how sparse each block becomes. One file each; a new one is a file and a name in this union."""
+"""Allocations: how sparse each block becomes. One file each; a new one is also a name in candidates.py."""
 
 from typing import Annotated
 
@@ -6,9 +6,23 @@ from pydantic import Field
 
 from pipeline.allocations.alpha_pruning import AlphaPruning
 from pipeline.allocations.atp import Atp
+from pipeline.allocations.candidates import Candidate
 from pipeline.allocations.dlp import Dlp
 from pipeline.allocations.explicit import Explicit
 from pipeline.allocations.owl import Owl
+from pipeline.allocations.tournament import Tournament
 from pipeline.allocations.uniform import Uniform
 
-Allocation = Annotated[Uniform | Owl | Atp | AlphaPruning | Dlp | Explicit, Field(discriminator="kind")]
+__all__ = [
+    "Allocation",
+    "AlphaPruning",
+    "Atp",
+    "Candidate",
+    "Dlp",
+    "Explicit",
+    "Owl",
+    "Tournament",
+    "Uniform",
+]
+
+Allocation = Annotated[Candidate | Tournament, Field(discriminator="kind")]

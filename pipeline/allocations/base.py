@@ -19,6 +19,11 @@ class AllocationBase(Frozen):
         """What has to be measured of the dense model first; None: nothing."""
         return None
 
+    @property
+    def measures(self) -> tuple[Measure, ...]:
+        """The measure, if there is one."""
+        return () if self.measure is None else (self.measure,)
+
     def check(self, pattern: Pattern, *, blocks: int | None) -> None:
         """Raise InvalidSpec for what can be known before anything runs. `blocks`: of the model, if known."""
 

@@ -18,8 +18,9 @@ from pipeline.checkpoint.writer import put_tensors
 from pipeline.errors import CorruptObject
 from pipeline.storage.content import ContentStore
 from pipeline.tensor.packing import pack_keep, unpack_keep
+from pipeline.training import BlockFits
 
-SPARSITY_JSON, EXPERTS_JSON = "sparsity.json", "experts.json"
+SPARSITY_JSON, EXPERTS_JSON, FITS_JSON = "sparsity.json", "experts.json", "reconstruction.json"
 
 
 @dataclass(frozen=True)
@@ -109,12 +110,15 @@ def keep_ref(
     linears: Iterable[LinearSparsity],
     *,
     experts: ExpertTable | None = None,
+    fits: BlockFits | None = None,
 ) -> KeepRef:
-    """The artifact of all blocks' keep tensors, `sparsity.json`, and `experts.json` where there are any."""
+    """The artifact of all blocks' keep tensors, `sparsity.json`, and what else there is to tell."""
     blob = content.put_bytes(canonical_json(SparsityTable(linears=tuple(linears))))
     every = [*files, FileRef(path=SPARSITY_JSON, blob=blob)]
     if experts is not None:
         every.append(FileRef(path=EXPERTS_JSON, blob=content.put_bytes(canonical_json(experts))))
+    if fits is not None:
+        every.append(FileRef(path=FITS_JSON, blob=content.put_bytes(canonical_json(fits))))
     return KeepRef(files=tuple(sorted(every, key=lambda file: file.path)))
 
 

@@ -23,22 +23,25 @@ from pipeline.methods import Method
 from pipeline.plan import SparsityPlan
 from pipeline.storage.content import ContentStore
 from pipeline.tensor.measures import Part, measure_linears
-from pipeline.tensor.packing import pack_keep
+from pipeline.tensor.packing import pack_keep, unpack_keep
 from pipeline.tensor.routing import indifferent, neglected, tokens_per_expert
 from pipeline.tensor.statistics import Gram, LinearStatistics, hessian
+from pipeline.training import BlockFit
 
 Measured = Sequence[LinearStatistics | None] | StatisticsRef  # per group of linears, or where they are stored
 
 
 class StoredBlock(Frozen):
     """A finished block: its weights, its packed keep tensors, and the zeros of each linear. `expert_tokens`:
-    calibration tokens that reached each of its experts, if it has any and the method needs statistics."""
+    calibration tokens that reached each of its experts, if it has any and the method needs statistics. `fit`:
+    of its reconstruction, if that was asked for."""
 
     block: int
     weights: StoredTensors
     keep: FileRef
     linears: tuple[LinearSparsity, ...]
     expert_tokens: tuple[int, ...] = ()
+    fit: BlockFit | None = None
 
 
 @dataclass(frozen=True)
@@ -156,7 +159,16 @@ class BlockWork:
         self.tensors |= fresh
         return fresh
 
-    def store(self, measured: Sequence[LinearStatistics] | StatisticsRef | None) -> StoredBlock:
+    def keep(self) -> dict[str, Tensor]:
+        """Keep tensors of what was decided, as the weights are stored, by their names inside the block."""
+        return {
+            f"{name}.weight": turned(unpack_keep(one.packed_keep, tuple(one.weight_OI.shape)), self._row)
+            for name, one in self._chosen.items()
+        }
+
+    def store(
+        self, measured: Sequence[LinearStatistics] | StatisticsRef | None, fit: BlockFit | None
+    ) -> StoredBlock:
         """Write the block with its new weights and its keep tensors. `measured`: what it was pruned by."""
         tensors = {disk: self.tensors[name] for name, disk in self._names.items()}
         file = put_tensors(self._content, f"block-{self.block:05d}.safetensors", tensors)
@@ -181,6 +193,7 @@ class BlockWork:
             keep=put_block_keep(self._content, self.block, packed),
             linears=linears,
             expert_tokens=tokens_per_expert(self._row.experts, self.groups, measured),
+            fit=fit,
         )
 
     def _on_device(self, linear: str) -> Part:

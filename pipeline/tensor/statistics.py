@@ -17,7 +17,7 @@ from pipeline.methods.base import Statistic
 LEAVES = 32  # of the tree: more workers than that could not share one gram
 
 Node = tuple[int, int]  # level from 0 at the leaves, index within the level
-Gram = Mapping[Node, Tensor]  # parts of the tree that do not touch, float32 [I, I]
+Gram = Mapping[Node, Tensor]  # parts of the tree that do not touch
 
 
 @dataclass(frozen=True)
@@ -132,31 +132,34 @@ class GramTree:
         return {node: part_II.cpu() for node, part_II in self._parts.items()}
 
     def _close(self) -> None:
-        self._parts = _pushed(self._parts, (0, self._next), self._current_II)
+        self._parts = pushed(self._parts, (0, self._next), self._current_II)
         self._next, self._added = self._next + 1, 0
         self._current_II = torch.zeros_like(self._current_II)
 
 
 def hessian(grams: Sequence[Gram], *, samples: int) -> Tensor:
-    """(2/n) Σ xᵀx, float32 [I, I], from the workers' parts in sample order. The parts are left alone."""
+    """(2/n) Σ xᵀx, float32 [I, I], from the workers' parts in sample order."""
+    return tree_sum(grams) * (2 / samples)
+
+
+def tree_sum(grams: Sequence[Gram]) -> Tensor:
+    """The sum of the workers' parts, in sample order. The parts are left alone."""
     parts: Gram = {}
     for gram in grams:
-        for node, part_II in gram.items():
-            parts = _pushed(parts, node, part_II)
-    total_II, *left = reversed(
-        list(parts.values())
-    )  # more than one of a number of leaves that is no power of two
-    for part_II in left:
-        total_II = part_II + total_II
-    return total_II * (2 / samples)
+        for node, part in gram.items():
+            parts = pushed(parts, node, part)
+    total, *left = reversed(list(parts.values()))  # several of a number of leaves that is no power of two
+    for part in left:
+        total = part + total
+    return total
 
 
-def _pushed(parts: Gram, node: Node, part_II: Tensor) -> dict[Node, Tensor]:
+def pushed(parts: Gram, node: Node, part: Tensor) -> dict[Node, Tensor]:
     """With the next part in sample order: it joins its left neighbour, the sum joins its own, and so on."""
     left = dict(parts)
     level, index = node
     while index % 2 == 1 and (level, index - 1) in left:
-        part_II = left.pop((level, index - 1)) + part_II
+        part = left.pop((level, index - 1)) + part
         level, index = level + 1, index // 2
-    left[level, index] = part_II
+    left[level, index] = part
     return left

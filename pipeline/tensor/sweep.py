@@ -38,11 +38,14 @@ from pipeline.checkpoint.writer import copy_tensors
 from pipeline.methods import Method
 from pipeline.methods.base import Needs
 from pipeline.plan import SparsityPlan
+from pipeline.reconstruction import BlockReconstruction
 from pipeline.storage.content import ContentStore
 from pipeline.tensor.block import BlockWork, ChosenLinear, Measured, StoredBlock
+from pipeline.tensor.fitting import Reconstructor
 from pipeline.tensor.inputs import Record, recorded_inputs
 from pipeline.tensor.pauses import PausedRuns
 from pipeline.tensor.statistics import Gram, GramTree, InputShare, LinearStatistics, hessian, leaf_size
+from pipeline.training import BlockFit
 
 LOSS_ROWS = 256  # logits are turned into losses this many tokens at a time
 
@@ -63,7 +66,6 @@ class SweepWorker:
         samples: int | None = None,
     ) -> None:
         self._first = first
-        self._leaf = leaf_size(len(sequences) if samples is None else samples)
         self._grams: dict[int, GramTree] = {}
         self._content = content
         self._device = device
@@ -74,6 +76,9 @@ class SweepWorker:
         self._work: BlockWork | None = None
         self._module: nn.Module | None = None
         self._runs: PausedRuns | None = None
+        self._reconstructor: Reconstructor | None = None
+        self._samples = len(sequences) if samples is None else samples
+        self._dtype = dtype
 
     @property
     def num_blocks(self) -> int:
@@ -162,6 +167,49 @@ class SweepWorker:
         self.load(block)
         return self.work.measure(measure, statistics)
 
+    def reconstruct(self, spec: BlockReconstruction) -> None:
+        """Blocks are to be fitted: keep the dense model's activations too."""
+        self._reconstructor = Reconstructor(
+            self._stream,
+            self._hidden,
+            spec,
+            first=self._first,
+            samples=self._samples,
+            dtype=self._dtype,
+            device=self._device,
+        )
+
+    def advance_targets(self) -> None:
+        """Run the loaded block, dense, on the dense model's activations: its outputs are what the pruned
+        block is to give."""
+        self._loaded()
+        self._fits.advance(self.work.block)
+
+    def begin_fit(self) -> list[float]:
+        """Start to fit the block, pruned; per sequence its distance to the target (fitting.py)."""
+        self._loaded()
+        self._fits.begin(self.work.block, self.work.tensors, self.work.keep())
+        return self._fits.distances(self._hidden)
+
+    def fit_gradient(self, step: int) -> Gram:
+        """What this worker's sequences add to the gradient of a step."""
+        return self._fits.gradient(step, self._hidden)
+
+    def fit_step(self, *gradients: Gram) -> None:
+        """Take a step with every worker's gradients, in sequence order."""
+        self._fits.fitter.step(gradients)
+
+    def fit_distances(self) -> list[float]:
+        """As begin_fit, after some steps."""
+        return self._fits.distances(self._hidden)
+
+    def end_fit(self, *, take: bool) -> None:
+        """Put what was fitted into the block, or leave it as it was pruned."""
+        fitted = self._fits.end()
+        if take:
+            self._unload()
+            self.work.tensors = fitted
+
     def choose(
         self,
         linears: Sequence[str],
@@ -186,9 +234,11 @@ class SweepWorker:
         if self._module is not None:
             self._stream.replace(self.work.block, fresh)
 
-    def store(self, measured: Sequence[LinearStatistics] | StatisticsRef | None = None) -> StoredBlock:
+    def store(
+        self, measured: Sequence[LinearStatistics] | StatisticsRef | None, fit: BlockFit | None = None
+    ) -> StoredBlock:
         """Write the block with its new weights and its keep tensors. `measured`: what it was pruned by."""
-        return self.work.store(measured)
+        return self.work.store(measured, fit)
 
     def store_statistics(self, statistics: Sequence[LinearStatistics]) -> FileRef:
         """Write the statistics of the loaded block, without Hessians."""
@@ -217,6 +267,11 @@ class SweepWorker:
             results.append((total, len(targets_L)))
         return results
 
+    @property
+    def _fits(self) -> Reconstructor:
+        assert self._reconstructor is not None, "reconstruct(spec) comes first"
+        return self._reconstructor
+
     def _loaded(self) -> nn.Module:
         if self._module is None:
             self._module = self._stream.load(self.work.block, self.work.tensors)
@@ -237,7 +292,7 @@ class SweepWorker:
         """An empty share for a group's inputs, with a gram beside it if one is needed."""
         features = self.work.weight(self.linear_groups()[group][0]).shape[1]
         if "hessian" in needs:
-            tree = GramTree(features, leaf=self._leaf, first=self._first, device=self._device)
+            tree = GramTree(features, leaf=leaf_size(self._samples), first=self._first, device=self._device)
             self._grams[group] = tree
         return InputShare(len(self._hidden), features, needs)
 

@@ -72,13 +72,12 @@ def test_training_saves_when_a_node_is_drained_and_goes_on_without_it(
     )
     assert certificate.holds
     assert [record.step for record in curve.steps] == list(range(1, STEPS + 1))
-    starts = [(record.started, record.workers) for record in curve.steps]
-    assert starts[0] == (1, 2)
-    assert (2, 1) in starts
-    assert starts == sorted(starts, key=lambda start: start[0])
+    assert [record.started for record in curve.steps] == sorted(record.started for record in curve.steps)
+    assert (curve.steps[0].started, curve.steps[0].workers) == (1, 2)
+    # Not in the curve: when the new node comes early, training goes back to two workers, from the notice on.
+    assert (2, 1) in {(record.started, record.workers) for record in seen}
     taken = {record.step: record.data_checksum for record in curve.steps}
-    again = [record for record in seen if record.started == 1]
-    assert [record.data_checksum for record in again] == [taken[record.step] for record in again]
+    assert [record.data_checksum for record in seen] == [taken[record.step] for record in seen]
     assert curve.validations[-1].loss < curve.validations[0].loss
 
 

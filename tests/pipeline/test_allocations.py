@@ -13,7 +13,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from pipeline.allocations import Allocation, AlphaPruning, Atp, Dlp
+from pipeline.allocations import Allocation, AlphaPruning, Atp, Candidate, Dlp, Tournament
 from pipeline.allocations.base import AllocationBase
 from pipeline.allocations.explicit import Explicit
 from pipeline.allocations.levels import DENSITY_LEFT
@@ -27,7 +27,7 @@ from tests import oracles
 BLOCKS = 4
 MEASURED = (1.0, 1.5, 2.5, 3.0)
 EXAMPLES: dict[type[AllocationBase], AllocationBase] = {Explicit: Explicit(sparsity=(0.25, 0.75, 0.5, 0.5))}
-UNION: tuple[type[AllocationBase], ...] = get_args(get_args(Allocation)[0])
+UNION: tuple[type[AllocationBase], ...] = get_args(Candidate)
 MEASURING = tuple(kind for kind in UNION if kind not in EXAMPLES and kind().measure is not None)
 PATTERNS: list[Pattern] = [
     Unstructured(sparsity=0.5, comparison_group="matrix"),
@@ -82,7 +82,7 @@ def test_the_budget_is_met_to_the_weight_whatever_was_measured(
 ) -> None:
     weights = weights_of(len(measured), sizes=sizes)
     plan = kind().plan(Unstructured(sparsity=sparsity), weights, measured=tuple(measured))
-    assert sum(sum(block.values()) for block in plan.zeros) == round(sparsity * sum(sizes) * len(measured))
+    assert sum(sum(block.values()) for block in plan.zeros) == round(sparsity * (sum(sizes) * len(measured)))
     for zeros, block in zip(plan.zeros, weights, strict=True):
         assert all(0 <= zeros[name] <= count for name, count in block.items())
     highest = 1 - (1 - sparsity) * DENSITY_LEFT
@@ -314,3 +314,13 @@ def test_explicit_values_become_the_plan() -> None:
     unstructured = Explicit(sparsity=(0.2, 0.8)).plan(Unstructured(sparsity=0.5), weights_of(2))
     assert unstructured.sparsity == (0.2, 0.8)
     assert share(unstructured, weights_of(2)) == 0.5
+
+
+def test_a_tournament_has_uniform_in_it_and_every_entrant_once() -> None:
+    tournament = Tournament(candidates=(Owl(), Dlp(), Uniform(), Owl(), Owl(spread=0.1)))
+    assert tournament.entrants == (Uniform(), Owl(), Dlp(), Owl(spread=0.1))
+    assert [measure.kind for measure in tournament.measures] == ["outlier_ratio", "saliency_median"]
+    with pytest.raises(InvalidSpec, match="step="):
+        Tournament(candidates=(Owl(), Atp(step=0.4))).check(Unstructured(sparsity=0.5), blocks=12)
+    with pytest.raises(ValidationError, match="tournament"):
+        Tournament.model_validate({"candidates": [{"kind": "tournament", "candidates": [{"kind": "owl"}]}]})

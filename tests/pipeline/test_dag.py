@@ -53,7 +53,7 @@ KEYS = {
     "measure_statistics": "d118ee2d3de80ebb2e226c5a32112d28a73d62693e39e225c58bd11e6ed60640",
     "measure_blocks": "a6803995ec98d316b079f91e6975bdd10fd6d86779db7ef8702bbb72bac20c29",
     "allocate": "8fa33ad56451a43f8942adf33d3574bdb37b0ae0681c10685e8db7c0d4056a55",
-    "prune": "514e420957cc01cb1d5e0c32c5c2a0f5fe8deb6db9bcfd1b450e5db6f8690165",
+    "prune": "89c54a0255e309ebc5202aec8ad94d35a5505c597f7ead3e5a53468129acb3e0",
     "evaluate:dense": "9344450b128e6b8dd0f6516d2c118f97cccb951dbcf9431e2d379966cfee852e",
     "evaluate:pruned": "9344450b128e6b8dd0f6516d2c118f97cccb951dbcf9431e2d379966cfee852e",
 }
@@ -252,3 +252,33 @@ def test_measures_of_weights_alone_need_no_samples() -> None:
     assert "measure_statistics" not in ids(dag)
     assert inputs(dag, "measure_blocks") == {"checkpoint": "import_model.checkpoint"}
     assert inputs(dag, "publish")["measurements"] == "measure_blocks.measurements"
+
+
+def test_a_tournament_prunes_under_every_candidate_and_takes_the_winners_masks() -> None:
+    candidates = [{"kind": "owl", "spread": 0.1}, {"kind": "owl", "spread": 0.2}, {"kind": "alpha_pruning"}]
+    prune = {**WANDA, "allocation": {"kind": "tournament", "candidates": candidates, "samples": 3}}
+    dag = planned(calibration={**TEXT, "samples": 4}, prune=prune)
+    check(dag)
+    assert ids(dag)[:6] == [
+        "import_model",
+        "calibrate",
+        "measure_statistics",
+        "measure_blocks",
+        "measure_blocks:1",
+        "hold_out",
+    ]
+    for i in range(4):
+        assert inputs(dag, f"prune:{i}")["plan"] == f"allocate:{i}.plan"
+        assert inputs(dag, f"judge:{i}") == {
+            "checkpoint": f"prune:{i}.checkpoint",
+            "samples": "hold_out.samples",
+        }
+    assert inputs(dag, "allocate:0") == {"checkpoint": "import_model.checkpoint"}
+    assert inputs(dag, "allocate:2")["measurements"] == "measure_blocks.measurements"
+    assert inputs(dag, "allocate:3")["measurements"] == "measure_blocks:1.measurements"
+    assert inputs(dag, "allocate") == {
+        **{f"plan:{i}": f"allocate:{i}.plan" for i in range(4)},
+        **{f"score:{i}": f"judge:{i}.score" for i in range(4)},
+    }
+    assert dag["prune"].stage == dag["prune:2"].stage  # with the same plan it is the same work
+    assert inputs(dag, "report")["tournament"] == "allocate.tournament"

@@ -13,13 +13,6 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from pipeline import tokens
 from pipeline.artifacts import CheckpointRef
 from pipeline.checkpoint.importing import import_checkpoint
-from pipeline.documents import (
-    cut_samples,
-    materialise_tokenizer,
-    perplexity_tokens,
-    perplexity_windows,
-    tokenizer_digest,
-)
 from pipeline.errors import (
     InvalidSpec,
     TextTooShort,
@@ -29,6 +22,14 @@ from pipeline.resolve_model import model_pin
 from pipeline.sources import SourceAccess, open_source
 from pipeline.storage import ContentStore, LocalStore
 from pipeline.texts import Calibration
+from pipeline.tokens import (
+    cut_held_out,
+    cut_samples,
+    materialise_tokenizer,
+    perplexity_tokens,
+    perplexity_windows,
+    tokenizer_digest,
+)
 from tests.models import PARAGRAPH, tiny_checkpoint, tiny_documents, tiny_tokenizer
 
 LLAMA = tiny_tokenizer("llama")  # puts <s> in front
@@ -226,3 +227,32 @@ def test_a_tokenizer_comes_out_of_the_store_as_it_went_in(tmp_path: Path) -> Non
     assert loaded(PARAGRAPH)["input_ids"] == LLAMA(PARAGRAPH)["input_ids"]
     files = tuple(file for file in refs[0].files if file.path != "tokenizer_config.json")
     assert tokenizer_digest(CheckpointRef(files=files)) != tokenizer_digest(refs[0])
+
+
+@pytest.mark.parametrize("cut", ["random_window", "packed"])
+def test_held_out_samples_share_no_text_with_calibration(cut: str) -> None:
+    documents = [" ".join(f"{word}{number}" for word in PARAGRAPH.split()[:60]) for number in range(30)]
+    asked = calibration(samples=8, cut=cut)
+    before = cut_samples(documents, LLAMA, asked)
+    after = cut_held_out(documents, LLAMA, asked, samples=5)
+    assert after.shape == (5, 32)
+    more = cut_held_out(documents, LLAMA, asked, samples=6)
+    assert torch.equal(more[:5], after)
+    ids = [LLAMA(document, add_special_tokens=cut == "random_window")["input_ids"] for document in documents]
+
+    def sources(sample: torch.Tensor) -> set[int]:
+        row = sample.tolist()
+        return {n for n, one in enumerate(ids) if any(one[i : i + 32] == row for i in range(len(one)))}
+
+    if cut == "random_window":
+        taken = set().union(*map(sources, before))
+        assert taken
+        assert not taken & set().union(*map(sources, after))
+    assert not {tuple(row) for row in before.tolist()} & {tuple(row) for row in after.tolist()}
+
+
+def test_a_source_without_documents_left_is_named() -> None:
+    asked = calibration(samples=4)
+    with pytest.raises(TextTooShort, match=r"the 1 documents of .* are all taken; use a source") as caught:
+        cut_held_out([PARAGRAPH * 3], LLAMA, asked, samples=1)
+    assert caught.value.param == "spec.calibration.samples"

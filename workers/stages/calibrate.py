@@ -1,6 +1,7 @@
 """Documents to calibration samples."""
 
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from transformers import AutoTokenizer
@@ -8,25 +9,29 @@ from transformers import AutoTokenizer
 from pipeline.documents import read_documents
 from pipeline.sources import open_source
 from pipeline.stages import Calibrate
-from pipeline.tokens import cut_samples, materialise_tokenizer
+from pipeline.tokens import Tokenizer, cut_samples, materialise_tokenizer
 from workers.samples import put_samples
 from workers.stages.base import Made, StageContext, Steps
 
 
 def run(stage: Calibrate, context: StageContext) -> Steps:
     """Tokenised with the model's own tokenizer, cut as the spec says."""
+    documents, tokenizer = calibration_text(context)
+    tokens_NL = cut_samples(documents, tokenizer, stage.calibration)
+    yield Made(
+        {"samples": put_samples(context.content, tokens_NL)}, details={"tokens": float(tokens_NL.numel())}
+    )
+
+
+def calibration_text(context: StageContext) -> tuple[Iterable[str], Tokenizer]:
+    """The documents that the spec names, and the tokenizer of the checkpoint."""
     calibration = context.order.request.spec.calibration
     pin = context.order.pins.calibration
     assert calibration is not None
     assert pin is not None
     access = context.settings.access()
-    documents = read_documents(
-        calibration, pin, open_source(pin.source, access, repository="dataset"), access
-    )
+    source = open_source(pin.source, access, repository="dataset")
     with tempfile.TemporaryDirectory() as directory:
         materialise_tokenizer(context.checkpoint(), context.content, Path(directory))
         tokenizer = AutoTokenizer.from_pretrained(directory)
-    tokens_NL = cut_samples(documents, tokenizer, calibration)
-    yield Made(
-        {"samples": put_samples(context.content, tokens_NL)}, details={"tokens": float(tokens_NL.numel())}
-    )
+    return read_documents(calibration, pin, source, access), tokenizer

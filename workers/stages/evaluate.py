@@ -2,6 +2,7 @@
 
 import math
 import tempfile
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from pipeline.evaluation import EvaluationResult, PerplexityContract, Perplexity
 from pipeline.sources import open_source
 from pipeline.stages import Evaluate
 from pipeline.tokens import materialise_tokenizer, perplexity_tokens, perplexity_windows, tokenizer_digest
-from workers.gang import GangKeeper
+from workers.gang import Gang, GangKeeper
 from workers.stages.base import Made, Progress, StageContext, Steps
 
 
@@ -43,16 +44,8 @@ def run(stage: Evaluate, context: StageContext, keeper: GangKeeper) -> Steps:
     if windows:
         with keeper.turn() as turn:
             workers, blocks = yield from turn.open(context, windows, dtype=stage.compute_dtype)
-            for block in range(blocks):
-                label = f"block {block + 1}/{blocks}"
-                workers.all("load", block, label=label)
-                workers.all("advance", label=label)
-                yield Progress(block + 1, blocks + 1)
-            shares = workers.shared_out(scored)
-            losses = [workers.one(i, "losses", share, label="head") for i, share in enumerate(shares)]
-            outcomes = [outcome for share in ray.get(losses) for outcome in share]
+            outcomes = yield from sequence_losses(workers, blocks, scored)
             memory = workers.memory()
-            yield Progress(blocks + 1, blocks + 1)
     result = EvaluationResult(
         checkpoint_digest=checkpoint.digest,
         perplexity=_results(stage, texts, outcomes, tokenizer_digest(checkpoint)),
@@ -61,6 +54,23 @@ def run(stage: Evaluate, context: StageContext, keeper: GangKeeper) -> Steps:
     artifacts = {"evaluation": EvaluationRef(files=(FileRef(path="evaluation.json", blob=blob),))}
     tokens = float(sum(len(window) for window in windows))
     yield Made(artifacts) if memory is None else memory.made(artifacts, tokens=tokens)
+
+
+def sequence_losses(
+    workers: Gang, blocks: int, scored: Sequence[int]
+) -> Generator[Progress, None, list[tuple[float, int]]]:
+    """Walk the model; per sequence the cross-entropy summed over its last `scored` predictions, in nats, and
+    their count."""
+    for block in range(blocks):
+        label = f"block {block + 1}/{blocks}"
+        workers.all("load", block, label=label)
+        workers.all("advance", label=label)
+        yield Progress(block + 1, blocks + 1)
+    shares = workers.shared_out(scored)
+    losses = [workers.one(i, "losses", share, label="head") for i, share in enumerate(shares)]
+    outcomes = [outcome for share in ray.get(losses) for outcome in share]
+    yield Progress(blocks + 1, blocks + 1)
+    return outcomes
 
 
 @ray.remote(max_retries=0)

@@ -1,5 +1,6 @@
 """Masks block by block; every finished block is stored, and a later attempt goes on after it."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,13 +10,17 @@ from pipeline.artifacts import BlockExperts, ExpertTable, KeepRef, StatisticsRef
 from pipeline.checkpoint.assemble import StoredTensors, assemble
 from pipeline.checkpoint.keeps import keep_ref
 from pipeline.checkpoint.statistics import read_statistics
+from pipeline.errors import NumericalError
 from pipeline.ledger import find_result, progress_key
 from pipeline.plan import SparsityPlan
+from pipeline.reconstruction import BlockReconstruction
 from pipeline.stages import MeasureStatistics, PruneBlocks, stage_key
 from pipeline.storage.content import ContentStore
 from pipeline.tensor.block import StoredBlock
+from pipeline.tensor.fitting import steps_of
 from pipeline.tensor.routing import MINIMUM_TOKENS
 from pipeline.tensor.statistics import LinearStatistics
+from pipeline.training import BlockFit, BlockFits
 from workers.gang import Gang, GangKeeper
 from workers.samples import load_samples
 from workers.stages.base import Note, Progress, StageContext, Steps
@@ -23,23 +28,22 @@ from workers.stages.base import Note, Progress, StageContext, Steps
 
 def run(stage: PruneBlocks, context: StageContext, keeper: GangKeeper) -> Steps:
     """A block runs twice with `propagation: pruned` (but the first time not to its end), once with `linear`,
-    and not at all with `dense`: what is needed of it was measured by the stage before."""
+    and not at all with `dense`: what is needed of it was measured by the stage before. Reconstruction adds
+    its own."""
     content = context.content
     plan = SparsityPlan.model_validate_json(context.read("plan", "plan.json"))
     samples = load_samples(context) if "samples" in context.inputs else []
     done = _stored_blocks(content, context.key)
     with keeper.turn() as turn:
         workers, blocks = yield from turn.open(context, samples, dtype=stage.compute_dtype)
-        pruning = _Pruning(workers, stage, context, plan, blocks=blocks)
+        pruning = _Pruning(workers, stage, context, plan, blocks=blocks, samples=len(samples))
         outer = workers.one(0, "store_outer")
         if done:
             yield Note(f"{len(done)} of {blocks} blocks are stored already")
         for block in range(blocks):
             label = f"block {block + 1}/{blocks}"
             if block < len(done):
-                if samples:  # bring the activations past it
-                    workers.all("load", block, done[block], label=label)
-                    workers.all("advance", label=label)
+                pruning.pass_by(block, done[block], label=label)
             else:
                 stored = pruning.block(block, label=label)
                 content.put_model(progress_key(context.key, f"block-{block:05d}"), stored)
@@ -62,7 +66,14 @@ class _Pruning:
     """What pruning one block after the other shares."""
 
     def __init__(
-        self, workers: Gang, stage: PruneBlocks, context: StageContext, plan: SparsityPlan, *, blocks: int
+        self,
+        workers: Gang,
+        stage: PruneBlocks,
+        context: StageContext,
+        plan: SparsityPlan,
+        *,
+        blocks: int,
+        samples: int,
     ) -> None:
         self._workers = workers
         self._stage = stage
@@ -70,31 +81,49 @@ class _Pruning:
         self._plan = ray.put(plan)
         self._blocks = blocks
         self._context = context
+        self._samples = samples
+        self._reconstruction = stage.reconstruction
+        if stage.reconstruction is not None:
+            workers.all("reconstruct", stage.reconstruction)
         statistics = context.inputs.get("statistics")
         self._statistics = statistics if isinstance(statistics, StatisticsRef) else None
 
     def block(self, block: int, *, label: str) -> StoredBlock:
         """Prune and store one block, and bring the activations past it."""
         workers, propagation = self._workers, self._stage.propagation
-        last = block == self._blocks - 1
+        runs_on = self._samples > 0 and block < self._blocks - 1
         workers.all("load", block, label=label)
+        if self._reconstruction is not None:
+            workers.all("advance_targets", label=label)
         groups: tuple[tuple[str, ...], ...] = ray.get(workers.one(0, "linear_groups"))
         measured: list[LinearStatistics] | StatisticsRef | None = self._statistics
         if not self._needs or propagation == "dense":
-            self._choose(groups, measured, runs=False, label=label)
+            self._choose(groups, measured, known=True, label=label)
         elif propagation == "linear":
             measured = self._one_by_one(groups, label=label)
-            workers.all("finish", advance=not last, label=label)
+            through = runs_on and self._reconstruction is None
+            workers.all("finish", advance=through, label=label)
+            runs_on = runs_on and not through
         else:
             measured = self._earlier(block)
             if measured is None:
                 measured = workers.statistics(advance=False, needs=self._needs, label=label)
             self._choose(groups, measured, label=label)
-        stored = workers.one(0, "store", measured, label=label)
-        if self._needs and propagation == "pruned" and not last:
+        fit = None if self._reconstruction is None else self._fit(block, self._reconstruction, label=label)
+        stored = workers.one(0, "store", measured, fit, label=label)
+        if runs_on:
             workers.all("advance", label=label)
         result: StoredBlock = ray.get(stored)
         return result
+
+    def pass_by(self, block: int, stored: StoredBlock, *, label: str) -> None:
+        """Bring the activations past a block that an earlier attempt has finished."""
+        if self._reconstruction is not None:
+            self._workers.all("load", block, label=label)
+            self._workers.all("advance_targets", label=label)
+        if self._samples:
+            self._workers.all("load", block, stored, label=label)
+            self._workers.all("advance", label=label)
 
     def _one_by_one(self, groups: Sequence[Sequence[str]], *, label: str) -> list[LinearStatistics]:
         measured: list[LinearStatistics] = []
@@ -110,17 +139,17 @@ class _Pruning:
         measured: Sequence[LinearStatistics | None] | StatisticsRef | None,
         *,
         first: int = 0,
-        runs: bool = True,
+        known: bool = False,
         label: str,
     ) -> None:
         """Share the linears of some groups (from number `first` on) out over the workers, and tell all of
-        them what was decided; only the one that stores the block, if no block `runs`."""
+        them what was decided. `known`: statistics were there before, so that there are no grams."""
         workers = self._workers
         gang = range(len(workers.actors))
         calls: list[tuple[Sequence[str], list[Any]]]
         if "hessian" in self._needs:  # put together once, where all linears that share it are solved
             calls = [
-                (group, workers.grams(first + g, label=label) if runs else [])
+                (group, [] if known else workers.grams(first + g, label=label))
                 for g, group in enumerate(groups)
             ]
         else:  # a call for each linear: an actor gives memory back between calls
@@ -134,8 +163,20 @@ class _Pruning:
         )
         decided = [linear for linears, _ in calls for linear in linears]
         chosen = [workers.one(i, "chosen", decided, label=label) for i in gang] if len(gang) > 1 else []
-        told = gang if runs else gang[:1]
+        told = gang if self._samples else gang[:1]  # who stores the block
         ray.get([workers.one(i, "apply", *chosen[:i], *chosen[i + 1 :], label=label) for i in told])
+
+    def _fit(self, block: int, spec: BlockReconstruction, *, label: str) -> BlockFit:
+        """Every worker takes the same steps; what did not bring the block nearer is not taken."""
+        workers = self._workers
+        gang = range(len(workers.actors))
+        before = _mean(workers.all("begin_fit", label=label))
+        for step in range(steps_of(spec, samples=self._samples)):
+            gradients = [workers.one(i, "fit_gradient", step, label=label) for i in gang]
+            workers.all("fit_step", *gradients, label=label)
+        after = _mean(workers.all("fit_distances", label=label))
+        workers.all("end_fit", take=after < before, label=label)
+        return BlockFit(block=block, before=before, after=min(before, after))
 
     def _earlier(self, block: int) -> list[LinearStatistics] | None:
         """Block 0 sees the same in the dense model: what an allocation had measured there serves again."""
@@ -163,6 +204,18 @@ def _stored_blocks(content: ContentStore, key: str) -> list[StoredBlock]:
     return stored
 
 
+def _mean(shares: Sequence[Sequence[float]]) -> float:
+    """Of all samples' distances."""
+    distances = [distance for share in shares for distance in share]
+    mean = math.fsum(distances) / len(distances)
+    if not math.isfinite(mean):
+        raise NumericalError(
+            f"the distance of a pruned block to the dense one is {mean}; check the checkpoint, or set "
+            f"compute_dtype to float32"
+        )
+    return mean
+
+
 def _expert_table(blocks: Sequence[StoredBlock]) -> ExpertTable | None:
     """None where tokens of experts were not counted."""
     found = [BlockExperts(block=one.block, tokens=one.expert_tokens) for one in blocks if one.expert_tokens]
@@ -171,4 +224,6 @@ def _expert_table(blocks: Sequence[StoredBlock]) -> ExpertTable | None:
 
 def _keep(content: ContentStore, blocks: Sequence[StoredBlock], experts: ExpertTable | None) -> KeepRef:
     linears = [linear for block in blocks for linear in block.linears]
-    return keep_ref(content, [block.keep for block in blocks], linears, experts=experts)
+    found = tuple(block.fit for block in blocks if block.fit is not None)
+    fits = BlockFits(blocks=found) if found else None
+    return keep_ref(content, [block.keep for block in blocks], linears, experts=experts, fits=fits)

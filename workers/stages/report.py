@@ -3,17 +3,18 @@
 from typing import TypeVar
 
 from pipeline.allocations.measures import Measurements
+from pipeline.allocations.tournament import TournamentTable
 from pipeline.artifacts import ExpertTable, FileRef, ManifestRef, ReportRef, SparsityTable
 from pipeline.canonical import Frozen
 from pipeline.certificate import Certificate
-from pipeline.checkpoint.keeps import EXPERTS_JSON
+from pipeline.checkpoint.keeps import EXPERTS_JSON, FITS_JSON
 from pipeline.evaluation import EvaluationResult
 from pipeline.plan import SparsityPlan
 from pipeline.recipe import seeds_of
 from pipeline.report import ReportData, report_json
 from pipeline.report_page import render_html
 from pipeline.stages import Report
-from pipeline.training import Curve, TokensIndex
+from pipeline.training import BlockFit, BlockFits, Curve, TokensIndex
 from pipeline.training_figures import TrainingFigures, training_figures
 from workers.environment import environment
 from workers.stages.base import Made, StageContext, Steps
@@ -45,7 +46,9 @@ def run(stage: Report, context: StageContext) -> Steps:
         pins=order.pins,
         plan=read("plan", "plan.json", SparsityPlan),
         sparsity=read("keep", "sparsity.json", SparsityTable),
-        experts=_experts(context),
+        experts=_beside_keep(context, EXPERTS_JSON, ExpertTable),
+        tournament=read("tournament", "tournament.json", TournamentTable),
+        fits=_fits(context),
         measurements=read("measurements", "measurements.json", Measurements),
         dense=dense,
         pruned=read("pruned", "evaluation.json", EvaluationResult),
@@ -68,11 +71,16 @@ def run(stage: Report, context: StageContext) -> Steps:
     yield Made({"report": ReportRef(files=refs)})
 
 
-def _experts(context: StageContext) -> ExpertTable | None:
+def _fits(context: StageContext) -> tuple[BlockFit, ...]:
+    found = _beside_keep(context, FITS_JSON, BlockFits)
+    return () if found is None else found.blocks
+
+
+def _beside_keep(context: StageContext, path: str, cls: type[Content]) -> Content | None:
     keep = context.inputs.get("keep")
-    if keep is None or EXPERTS_JSON not in {file.path for file in keep.files}:
+    if keep is None or path not in {file.path for file in keep.files}:
         return None
-    return ExpertTable.model_validate_json(context.read("keep", EXPERTS_JSON))
+    return cls.model_validate_json(context.read("keep", path))
 
 
 def _figures(stage: Report, curve: Curve | None) -> TrainingFigures | None:

@@ -1,0 +1,10 @@
+"""Allocations that make a plan by themselves. A new one is a file and a name in this union."""
+
+from pipeline.allocations.alpha_pruning import AlphaPruning
+from pipeline.allocations.atp import Atp
+from pipeline.allocations.dlp import Dlp
+from pipeline.allocations.explicit import Explicit
+from pipeline.allocations.owl import Owl
+from pipeline.allocations.uniform import Uniform
+
+Candidate = Uniform | Owl | Atp | AlphaPruning | Dlp | Explicit

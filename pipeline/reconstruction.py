@@ -1,0 +1,19 @@
+"""Reconstruction as the last step of pruning a block."""
+
+from pydantic import Field
+
+from pipeline.canonical import Frozen
+
+
+class BlockReconstruction(Frozen):
+    """The kept weights of a block, its norms and biases learn to give, on what the pruned blocks before it
+    produce, what the dense block gives on what the dense blocks before it produce.
+
+    Adam on the squared distance, for `epochs` passes over the calibration samples; a step takes
+    `samples_per_step` of them, spread evenly over all. `learning_rate` falls along a cosine to nothing. Zeros
+    stay, and a block that did not come nearer stays as it was pruned.
+    """
+
+    epochs: int = Field(default=10, ge=1, le=1000)
+    samples_per_step: int = Field(default=8, ge=1, le=32)
+    learning_rate: float = Field(default=2e-4, gt=0, le=1)

@@ -1,0 +1,14 @@
+"""Documents to samples beside those of the calibration."""
+
+from pipeline.stages import HoldOut
+from pipeline.tokens import cut_held_out
+from workers.samples import put_samples
+from workers.stages.base import Made, StageContext, Steps
+from workers.stages.calibrate import calibration_text
+
+
+def run(stage: HoldOut, context: StageContext) -> Steps:
+    """Cut as the calibration is, from text that it does not take."""
+    documents, tokenizer = calibration_text(context)
+    tokens_NL = cut_held_out(documents, tokenizer, stage.calibration, samples=stage.samples)
+    yield Made({"samples": put_samples(context.content, tokens_NL)})

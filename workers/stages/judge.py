@@ -1,0 +1,34 @@
+"""A checkpoint's loss on samples that pruning did not see."""
+
+import math
+
+from pipeline.allocations.tournament import Score
+from pipeline.artifacts import FileRef, ScoreRef
+from pipeline.canonical import canonical_json
+from pipeline.errors import NumericalError
+from pipeline.stages import Judge
+from workers.gang import GangKeeper
+from workers.samples import load_samples
+from workers.stages.base import StageContext, Steps
+from workers.stages.evaluate import sequence_losses
+
+
+def run(stage: Judge, context: StageContext, keeper: GangKeeper) -> Steps:
+    """Every token but the first of each sample is predicted."""
+    samples = load_samples(context)
+    with keeper.turn() as turn:
+        workers, blocks = yield from turn.open(context, samples, dtype=stage.compute_dtype)
+        outcomes = yield from sequence_losses(workers, blocks, [len(sample) - 1 for sample in samples])
+        memory = workers.memory()
+    tokens = sum(count for _, count in outcomes)
+    loss = math.fsum(total for total, _ in outcomes) / tokens
+    try:
+        score = Score(loss=loss, perplexity=math.exp(loss), tokens=tokens)
+    except OverflowError as error:
+        raise NumericalError(f"the perplexity on held-out samples overflows: loss {loss}") from error
+    if not math.isfinite(loss):
+        raise NumericalError(
+            f"the loss on held-out samples is {loss}: set compute_dtype wider than {stage.compute_dtype}"
+        )
+    blob = context.content.put_bytes(canonical_json(score))
+    yield memory.made({"score": ScoreRef(files=(FileRef(path="score.json", blob=blob),))})
