@@ -17,14 +17,17 @@ from workers.placement import PLACES
 TEXT = "file:/t.txt"
 
 
-def dag() -> Dag:
+TOURNAMENT = {"kind": "tournament", "candidates": [{"kind": "dlp"}]}
+
+
+def dag(allocation: dict = {"kind": "owl"}) -> Dag:  # noqa: B006 - nobody changes it
     spec = PruneSpec.model_validate(
         {
             "model": {"source": "file:/m"},
             "calibration": {"source": TEXT},
             "prune": {
                 "method": {"kind": "wanda"},
-                "allocation": {"kind": "owl"},
+                "allocation": allocation,
                 "pattern": {"kind": "unstructured", "sparsity": 0.5},
             },
             "recovery": {"text": {"source": TEXT}, "steps": 100},
@@ -38,7 +41,7 @@ def dag() -> Dag:
 
 def test_every_stage_runs_once_and_the_gang_never_starts_beside_a_task_that_needs_a_cpu() -> None:
     graph = dag()
-    assert {node.stage.kind for node in graph.nodes} == set(PLACES)
+    assert {node.stage.kind for node in (*graph.nodes, *dag(TOURNAMENT).nodes)} == set(PLACES)
     done: list[str] = []
     order = []
     while len(done) < len(graph.nodes):

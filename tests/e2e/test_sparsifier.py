@@ -1,0 +1,109 @@
+"""Every way to prune through the API on a real Ray: tournament, reconstruction, propagation, solver."""
+
+import json
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load
+
+from api.service.views import JobView
+from tests.e2e.service import Service
+from tests.e2e.test_job import artifacts, finished, request
+
+pytestmark = pytest.mark.e2e
+
+CANDIDATES = [{"kind": "owl", "multiplier": 3, "spread": 0.1}, {"kind": "dlp"}, {"kind": "alpha_pruning"}]
+
+
+def asked(material: Path, **prune: object) -> dict:
+    body = request(material, "llama")
+    body["spec"]["prune"] |= prune
+    return body
+
+
+@pytest.fixture(scope="module")
+def tournament(local_service: Service, material: Path) -> JobView:
+    body = asked(
+        material,
+        allocation={"kind": "tournament", "candidates": CANDIDATES, "samples": 4},
+        propagation="linear",
+        reconstruction={"epochs": 2, "samples_per_step": 4, "learning_rate": 0.001},
+    )
+    done = finished(local_service, body)
+    assert done.status == "succeeded", done.error
+    return done
+
+
+def test_the_winner_of_a_tournament_is_taken_as_it_was_pruned(
+    local_service: Service, tournament: JobView
+) -> None:
+    made = artifacts(local_service, tournament)
+    with local_service.client() as client:
+        data = client.report(tournament.id).data
+    table = data.tournament
+    assert table is not None
+    assert [entry.allocation.kind for entry in table.entries] == ["uniform", "owl", "dlp", "alpha_pruning"]
+    perplexities = [entry.perplexity for entry in table.entries]
+    assert len(set(perplexities)) == 4
+    assert perplexities[table.winner] == min(perplexities)
+    assert table.tokens == 4 * 47
+    assert made["prune", "checkpoint"].digest == made[f"prune:{table.winner}", "checkpoint"].digest
+    status = {stage.node: stage.status for stage in tournament.stages}
+    assert status["prune"] == "cached"
+    assert status["judge:3"] == "succeeded"
+
+
+def test_blocks_are_fitted_and_the_report_says_by_how_much(
+    local_service: Service, tournament: JobView
+) -> None:
+    made = artifacts(local_service, tournament)
+    with local_service.client() as client:
+        data = client.report(tournament.id).data
+        page = b"".join(
+            client.file(next(f for f in made["report", "report"].files if f.path == "report.html"))
+        )
+    assert [fit.block for fit in data.fits] == [0, 1, 2, 3]
+    assert all(fit.after < fit.before for fit in data.fits)
+    assert data.sparsity is not None
+    linears = data.sparsity.linears
+    assert sum(one.zeros for one in linears) == round(sum(one.weights for one in linears) / 2)
+    for text in (b'id="tournament-table"', b'id="pruned-fits-table"', b"Reconstruction"):
+        assert text in page
+
+
+def test_dense_statistics_serve_every_member_that_shares_them(local_service: Service, material: Path) -> None:
+    shared = {"propagation": "dense", "method": {"kind": "sparsegpt"}}
+    first = finished(local_service, asked(material, **shared))
+    second = finished(
+        local_service,
+        asked(
+            material,
+            **shared,
+            pattern={"kind": "nm", "keep": 2, "group": 4},
+            allocation={"kind": "owl", "multiplier": 3, "nm_spread": 1},
+        ),
+    )
+    assert (first.status, second.status) == ("succeeded", "succeeded"), (first.error, second.error)
+    statistics = artifacts(local_service, first)["measure_statistics", "statistics"]
+    assert any("hessian" in file.path for file in statistics.files)
+    status = {stage.node: stage.status for stage in second.stages}
+    assert status["measure_statistics"] == status["measure_blocks"] == "cached"
+    assert status["prune"] == "succeeded"
+    with local_service.client() as client:
+        file = next(f for f in statistics.files if "hessian" in f.path)
+        hessian = load(b"".join(client.file(file)))["hessian"]
+    assert hessian.shape[0] == hessian.shape[1]
+    assert (hessian.diagonal() >= 0).all()
+
+
+def test_a_source_with_too_few_documents_fails_before_anything_is_pruned(
+    local_service: Service, material: Path, tmp_path: Path
+) -> None:
+    body = asked(material, allocation={"kind": "tournament", "candidates": CANDIDATES, "samples": 4})
+    body["spec"]["calibration"] |= {"documents": "file", "sequence_length": 40}
+    failed = finished(local_service, body)
+    assert failed.status == "failed"
+    assert failed.error is not None
+    assert "are all taken" in json.dumps(failed.error.model_dump(mode="json"))
+    status = {stage.node: stage.status for stage in failed.stages}
+    assert status.get("prune:0") != "succeeded"
