@@ -54,8 +54,9 @@ class TrainingResources(Frozen):
 class Resources(Frozen):
     """What each worker of a stage reserves on the Ray cluster.
 
-    `threads` follow `cpus_per_worker`: on one kind of hardware, equal thread counts give equal bits, however
-    many workers share the samples.
+    `memory_per_worker`: of it, activations take up to half of what an idle process leaves (on CPUs); the
+    others lie on the local disk. `threads` follow `cpus_per_worker`: on one kind of hardware, equal thread
+    counts give equal bits, however many workers share the samples.
     """
 
     workers: int = Field(default=1, ge=1, le=4096)

@@ -24,6 +24,7 @@ from pipeline.errors import ResourcesUnavailable
 from pipeline.ledger import WorkOrder
 from pipeline.methods.base import Needs
 from pipeline.model import Dtype
+from pipeline.tensor.activations import Room
 from pipeline.tensor.statistics import InputShare, LinearStatistics, merge, share_edges
 from pipeline.tensor.sweep import SweepWorker
 from workers.memory import give_back, peak_memory_bytes, reset_peak_memory
@@ -42,17 +43,23 @@ TORCH_DTYPES: dict[Dtype, torch.dtype] = {
 
 @dataclass(frozen=True)
 class ActorMemory:
-    """Resident memory of one actor: at the stage's peak, and new, with torch and transformers imported."""
+    """Resident memory of one actor: at the stage's peak, and new, with torch and transformers imported.
+    `spilled_bytes`: activations that were on its local disk."""
 
     peak_bytes: int
     idle_bytes: int
+    spilled_bytes: int
 
     def made(self, artifacts: Mapping[str, ArtifactRef], **details: float) -> Made:
         """What the stage made, with this memory beside it."""
         return Made(
             artifacts,
             peak_memory_bytes=self.peak_bytes,
-            details={"idle_memory_bytes": float(self.idle_bytes), **details},
+            details={
+                "idle_memory_bytes": float(self.idle_bytes),
+                "spilled_bytes": float(self.spilled_bytes),
+                **details,
+            },
         )
 
 
@@ -77,10 +84,17 @@ class SweepActor:
         *,
         first: int,
         samples: int,
+        memory: int,
     ) -> None:
-        """Begin a stage: a new worker on a checkpoint with its share of the sequences."""
+        """Begin a stage: a new worker on a checkpoint with its share of the sequences. Of the `memory` that
+        was declared, activations take up to half of what an idle process leaves; the others go to the local
+        disk.
+        """
         self.close()
         reset_peak_memory()
+        room = None
+        if self._device.type == "cpu":
+            room = Room(left=max(memory - self._idle_memory, 0) // 2)
         self._worker = SweepWorker(
             settings.content(),
             checkpoint,
@@ -89,6 +103,7 @@ class SweepActor:
             device=self._device,
             first=first,
             samples=samples,
+            room=room,
         )
 
     def close(self) -> None:
@@ -105,7 +120,8 @@ class SweepActor:
 
     def memory(self) -> ActorMemory:
         """What this process needed since the stage began."""
-        return ActorMemory(peak_bytes=peak_memory_bytes(), idle_bytes=self._idle_memory)
+        spilled = self._worker.spilled() if self._worker is not None else 0
+        return ActorMemory(peak_memory_bytes(), self._idle_memory, spilled)
 
 
 class Gang:
@@ -121,9 +137,12 @@ class Gang:
         self._title = context.node
         edges = share_edges(len(sequences), len(self.actors))
         args = context.settings, context.checkpoint()
+        resources = context.order.request.resources
         ray.get(
             [
-                actor.open.remote(*args, share, dtype, first=first, samples=len(sequences))
+                actor.open.remote(
+                    *args, share, dtype, first=first, samples=len(sequences), memory=resources.memory_bytes
+                )
                 for actor, share, first in zip(self.actors, self.shared_out(sequences), edges, strict=False)
             ]
         )

@@ -9,7 +9,7 @@ Shape legend: B sequences, L tokens of one sequence, H hidden size, V vocabulary
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -81,13 +81,13 @@ class BlockStream:
         prefix = f"{self.row.blocks}."
         return tuple(sorted({disk for name, disk in self._disk_names.items() if not name.startswith(prefix)}))
 
-    def embed(self, sequences: Sequence[Tensor]) -> list[Tensor]:
+    def embed(self, sequences: Sequence[Tensor]) -> Iterator[Tensor]:
         """Hidden states [1, L, H] that enter block 0, for token sequences [L]. Captures the block calls.
 
         Only the embedding rows that the sequences use stay in memory.
         """
         self._load_outer(sequences)
-        return [self._capture(self._rows(tokens_L)) for tokens_L in sequences]
+        return (self._capture(self._rows(tokens_L)) for tokens_L in sequences)
 
     def load(self, block: int, tensors: dict[str, Tensor]) -> nn.Module:
         """Fill a block with `tensors` (names inside the block, any type) and return it."""

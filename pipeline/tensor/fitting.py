@@ -20,6 +20,7 @@ from torch import Tensor
 from pipeline.checkpoint.stream import BlockStream
 from pipeline.errors import NumericalError
 from pipeline.reconstruction import BlockReconstruction
+from pipeline.tensor.activations import Activations
 from pipeline.tensor.statistics import Gram, pushed, tree_sum
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
@@ -113,13 +114,13 @@ class BlockFitter:
 
 
 class Reconstructor:
-    """One worker's share in fitting block after block: the dense model's activations of its samples.
-    `hidden`: what enters block 0. `first`: number of its first sample among `samples` in all."""
+    """One worker's share in fitting block after block. `targets`: the dense model's activations of its
+    samples, brought forward here; at first what enters block 0. `first`: number of its first sample."""
 
     def __init__(
         self,
         stream: BlockStream,
-        hidden: Sequence[Tensor],
+        targets: Activations,
         spec: BlockReconstruction,
         *,
         first: int,
@@ -128,7 +129,7 @@ class Reconstructor:
         device: torch.device,
     ) -> None:
         self._stream = stream
-        self._targets = [one.clone() for one in hidden]
+        self._targets = targets
         self._spec = spec
         self._first = first
         self._samples = samples
@@ -138,8 +139,8 @@ class Reconstructor:
 
     def advance(self, block: int) -> None:
         """Run the loaded block, dense, on the dense model's activations: its outputs are the targets."""
-        for target in self._targets:
-            target.copy_(self._stream.run(block, target))
+        for i, target in enumerate(self._targets):
+            self._targets[i] = self._stream.run(block, target)
 
     def begin(self, block: int, tensors: Mapping[str, Tensor], keep: Mapping[str, Tensor]) -> None:
         """Start with a loaded block after pruning."""

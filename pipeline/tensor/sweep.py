@@ -25,34 +25,28 @@ the same input.
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 from pipeline.allocations.measures import Measure
 from pipeline.artifacts import CheckpointRef, FileRef, StatisticsRef
-from pipeline.checkpoint.assemble import StoredTensors
-from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.statistics import put_hessian, put_statistics
-from pipeline.checkpoint.stream import BlockStream
-from pipeline.checkpoint.writer import copy_tensors
 from pipeline.methods import Method
 from pipeline.methods.base import Needs
 from pipeline.plan import SparsityPlan
 from pipeline.reconstruction import BlockReconstruction
 from pipeline.storage.content import ContentStore
-from pipeline.tensor.block import BlockWork, ChosenLinear, Measured, StoredBlock
+from pipeline.tensor.activations import Activations, Room
+from pipeline.tensor.block import ChosenLinear, Measured, StoredBlock
 from pipeline.tensor.fitting import Reconstructor
 from pipeline.tensor.inputs import Record, recorded_inputs
 from pipeline.tensor.pauses import PausedRuns
 from pipeline.tensor.statistics import Gram, GramTree, InputShare, LinearStatistics, hessian, leaf_size
+from pipeline.tensor.walk import Walk
 from pipeline.training import BlockFit
 
-LOSS_ROWS = 256  # logits are turned into losses this many tokens at a time
 
-
-class SweepWorker:
-    """See the module's text. `sequences` are token sequences [L], of any lengths: those from `first` on of
-    `samples` in all, shared out as `share_edges` says."""
+class SweepWorker(Walk):
+    """See the module's text, and Walk."""
 
     def __init__(
         self,
@@ -64,50 +58,30 @@ class SweepWorker:
         device: torch.device,
         first: int = 0,
         samples: int | None = None,
+        room: Room | None = None,
     ) -> None:
-        self._first = first
+        super().__init__(
+            content,
+            checkpoint,
+            sequences,
+            dtype=dtype,
+            device=device,
+            first=first,
+            samples=samples,
+            room=room,
+        )
         self._grams: dict[int, GramTree] = {}
-        self._content = content
-        self._device = device
-        self._reader = CheckpointReader(content, checkpoint)
-        self._stream = BlockStream(self._reader, dtype=dtype, device=device)
-        self._sequences = list(sequences)
-        self._hidden: list[Tensor] = []
-        self._work: BlockWork | None = None
-        self._module: nn.Module | None = None
         self._runs: PausedRuns | None = None
         self._reconstructor: Reconstructor | None = None
-        self._samples = len(sequences) if samples is None else samples
-        self._dtype = dtype
 
-    @property
-    def num_blocks(self) -> int:
-        """Decoder blocks of the model."""
-        return self._stream.num_blocks
-
-    @property
-    def work(self) -> BlockWork:
-        """The block that was loaded."""
-        assert self._work is not None, "load(block) comes first"
-        return self._work
+    def load(self, block: int, stored: StoredBlock | None = None) -> None:
+        """Bring one block into memory, as the checkpoint has it or as it was stored after pruning."""
+        self._grams = {}
+        super().load(block, stored)
 
     def linear_groups(self) -> tuple[tuple[str, ...], ...]:
         """Linears of the loaded block that share an input, and so a statistic."""
         return self.work.groups
-
-    def start(self) -> int:
-        """Embed the sequences (if there are any); number of blocks."""
-        if self._sequences:
-            self._hidden = self._stream.embed(self._sequences)
-        return self.num_blocks
-
-    def load(self, block: int, stored: StoredBlock | None = None) -> None:
-        """Bring one block into memory, as the checkpoint has it or as it was stored after pruning."""
-        self._unload()
-        self._work, self._grams = None, {}  # before the next: one block in memory
-        self._work = BlockWork(
-            self._content, self._reader, self._stream, block, device=self._device, stored=stored
-        )
 
     def measure(self, *, advance: bool, needs: Needs) -> list[InputShare]:
         """Run the block on each sequence; what they add to the statistics, per group of linears.
@@ -122,7 +96,7 @@ class SweepWorker:
             with recorded_inputs(module, groups, record, experts=experts, only=not advance):
                 output = self._stream.run(self.work.block, hidden)
             if advance:
-                hidden.copy_(output)
+                self._hidden[i] = output
         return shares
 
     def gram(self, group: int) -> Gram:
@@ -134,7 +108,7 @@ class SweepWorker:
         statistics. Groups come in their order, each after the ones before it were pruned."""
         if self._runs is None:
             module, experts = self._loaded(), self._stream.row.experts
-            forwards = [self._forward(hidden) for hidden in self._hidden]
+            forwards = [self._forward(i) for i in range(len(self._hidden))]
             self._runs = PausedRuns(module, self.linear_groups(), forwards, experts=experts)
             self._grams = {}
         self._grams.pop(group - 1, None)
@@ -150,17 +124,11 @@ class SweepWorker:
         """End the forwards that `reach` has begun; their outputs become the next block's inputs."""
         assert self._runs is not None, "reach(group) comes first"
         if advance:
-            for hidden, output in zip(self._hidden, self._runs.finish(), strict=True):
-                hidden.copy_(output)
+            for i, output in enumerate(self._runs.finish()):
+                self._hidden[i] = output
         else:
             self._runs.abandon()
         self._runs = None
-
-    def advance(self) -> None:
-        """Run the block, as it is now, on each sequence; its outputs become the next block's inputs."""
-        self._loaded()
-        for hidden in self._hidden:
-            hidden.copy_(self._stream.run(self.work.block, hidden))
 
     def measured(self, block: int, measure: Measure, statistics: StatisticsRef | None) -> dict[str, float]:
         """What an allocation wants to know of a block: see BlockWork.measure. Nothing is run."""
@@ -169,9 +137,10 @@ class SweepWorker:
 
     def reconstruct(self, spec: BlockReconstruction) -> None:
         """Blocks are to be fitted: keep the dense model's activations too."""
+        self._activations["targets"] = Activations((one.clone() for one in self._hidden), room=self._room)
         self._reconstructor = Reconstructor(
             self._stream,
-            self._hidden,
+            self._activations["targets"],
             spec,
             first=self._first,
             samples=self._samples,
@@ -248,45 +217,14 @@ class SweepWorker:
         """Write the Hessian of a group of the loaded block, from every worker's grams."""
         return put_hessian(self._content, self.work.block, group, hessian(grams, samples=samples))
 
-    def store_outer(self) -> StoredTensors:
-        """Write everything outside the blocks, unchanged, a chunk in memory at a time."""
-        names = self._stream.outer_tensors()
-        return StoredTensors.of(copy_tensors(self._content, "outer.safetensors", self._reader, names))
-
-    def losses(self, scored: Sequence[int]) -> list[tuple[float, int]]:
-        """Per sequence: cross-entropy in nats, summed over its last `scored` predictions; their count."""
-        self._stream.load_head()
-        results = []
-        for tokens_L, hidden, count in zip(self._sequences, self._hidden, scored, strict=True):
-            logits_LV = self._stream.logits(tokens_L, hidden)[:-1][-count:]
-            targets_L = tokens_L[1:][-count:].to(logits_LV.device)
-            total = sum(
-                functional.cross_entropy(rows.float(), targets, reduction="sum").double().item()
-                for rows, targets in zip(logits_LV.split(LOSS_ROWS), targets_L.split(LOSS_ROWS), strict=True)
-            )
-            results.append((total, len(targets_L)))
-        return results
-
     @property
     def _fits(self) -> Reconstructor:
         assert self._reconstructor is not None, "reconstruct(spec) comes first"
         return self._reconstructor
 
-    def _loaded(self) -> nn.Module:
-        if self._module is None:
-            self._module = self._stream.load(self.work.block, self.work.tensors)
-        return self._module
-
-    def _unload(self) -> None:
-        if self._runs is not None:
-            self.finish(advance=False)
-        if self._module is not None:
-            self._stream.release(self.work.block)
-            self._module = None
-
-    def _forward(self, hidden: Tensor) -> Callable[[], Tensor]:
+    def _forward(self, sequence: int) -> Callable[[], Tensor]:
         block = self.work.block
-        return lambda: self._stream.run(block, hidden)
+        return lambda: self._stream.run(block, self._hidden[sequence])
 
     def _share(self, group: int, needs: Needs) -> InputShare:
         """An empty share for a group's inputs, with a gram beside it if one is needed."""
@@ -303,3 +241,8 @@ class SweepWorker:
                 self._grams[group].add(x_TI)
 
         return record
+
+    def _unload(self) -> None:
+        if self._runs is not None:
+            self.finish(advance=False)
+        super()._unload()

@@ -1,6 +1,7 @@
 """Processes are killed with -9; the job finishes by itself with the digests of an undisturbed one."""
 
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -66,6 +67,37 @@ def test_actor_driver_and_api_may_die(
         "secateur.json",
         "manifest.json",
     }
+
+
+def test_another_number_of_workers_goes_on_from_stored_activations(
+    local_service: Service, material: Path
+) -> None:
+    """No block is run again: what enters the next one lies in the store, whoever has to take it."""
+    body = request(material, "deep")
+    body["spec"]["calibration"] |= {"samples": 16, "seed": 11}
+    body["spec"]["prune"]["reconstruction"] = {"epochs": 1, "samples_per_step": 4}
+    store = LocalStore(local_service.state_dir / "storage")
+
+    def snapshots() -> list[str]:
+        return [found.key for found in store.list("progress/") if "/activations-" in found.key]
+
+    with local_service.client() as client:
+        job = client.submit(body).id
+        _until_block(client, job, 3)
+        client.cancel(job)
+        client.wait(job)
+        assert any("-hidden-" in key for key in snapshots())
+        assert any("-targets-" in key for key in snapshots())
+        body["resources"]["workers"] = 1
+        again = client.wait(client.submit(body).id)
+        told = [event.body.text for event in _events(client, again.id) if event.body.type == "message"]
+    assert again.status == "succeeded", again.error
+    found = [re.match(r"(\d+) of 16 blocks .*; going on from block (\d+)", text) for text in told]
+    stored = [match for match in found if match]
+    assert len(stored) == 1
+    assert int(stored[0][1]) >= 3
+    assert int(stored[0][1]) - int(stored[0][2]) <= 1  # the end may have come between the two
+    assert snapshots() == []
 
 
 def test_a_job_that_keeps_dying_stops_with_the_reason(local_service: Service, material: Path) -> None:

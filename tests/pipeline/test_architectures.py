@@ -186,7 +186,7 @@ def test_batches_are_called_as_the_model_calls_them(name: str, tmp_path: Path) -
     content, checkpoint = imported(directory, tmp_path / "store")
     reader = CheckpointReader(content, checkpoint)
     stream = BlockStream(reader, dtype=torch.float32, device=torch.device("cpu"))
-    hidden = torch.cat(stream.embed(samples(3)))
+    hidden = torch.cat(list(stream.embed(samples(3))))
     for block in range(stream.num_blocks):
         names = stream.block_tensors(block)
         stream.load(block, {key: reader.tensor(disk) for key, disk in names.items()})

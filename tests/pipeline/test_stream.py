@@ -36,7 +36,7 @@ def test_streamed_logits_equal_the_whole_models_bit_for_bit(kind: str, tmp_path:
     )
     reader = CheckpointReader(content, checkpoint)
     with torch.no_grad():
-        hidden = stream.embed(sequences)
+        hidden = list(stream.embed(sequences))
         for block in range(stream.num_blocks):
             names = stream.block_tensors(block)
             stream.load(block, {name: reader.tensor(disk) for name, disk in names.items()})
@@ -53,7 +53,7 @@ def test_only_one_block_holds_weights(tmp_path: Path) -> None:
     content, checkpoint = imported(directory, tmp_path / "store")
     reader = CheckpointReader(content, checkpoint)
     stream = BlockStream(reader, dtype=torch.float32, device=torch.device("cpu"))
-    stream.embed([torch.arange(8)])
+    list(stream.embed([torch.arange(8)]))
     for block in range(stream.num_blocks):
         module = stream.load(
             block, {name: reader.tensor(disk) for name, disk in stream.block_tensors(block).items()}

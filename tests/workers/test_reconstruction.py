@@ -130,7 +130,7 @@ def logits(it: Made, checkpoint: CheckpointRef) -> Tensor:
     reader = CheckpointReader(it.content, checkpoint)
     stream = BlockStream(reader, dtype=torch.float32, device=torch.device("cpu"))
     sequences = [sequence(i) for i in range(40, 48)]
-    hidden = stream.embed(sequences)
+    hidden = list(stream.embed(sequences))
     for block in range(stream.num_blocks):
         names = stream.block_tensors(block)
         stream.load(block, {name: reader.tensor(disk) for name, disk in names.items()})

@@ -1,43 +1,75 @@
-"""Dense sweep: statistics of every linear's input."""
+"""Dense sweep: statistics of every linear's input. A later attempt goes on after its last stored block."""
 
 import itertools
 
 import ray
 
 from pipeline.artifacts import FileRef, StatisticsRef
+from pipeline.canonical import Frozen
+from pipeline.ledger import progress_key
 from pipeline.methods.base import Needs
 from pipeline.stages import MeasureStatistics
+from pipeline.storage.content import ContentStore
 from workers.gang import Gang, GangKeeper
 from workers.samples import load_samples
-from workers.stages.base import Progress, StageContext, Steps
+from workers.snapshots import Snapshots
+from workers.stages.base import Note, Progress, StageContext, Steps
+
+
+class StoredStatistics(Frozen):
+    """A finished block."""
+
+    files: tuple[FileRef, ...]
 
 
 def run(stage: MeasureStatistics, context: StageContext, keeper: GangKeeper) -> Steps:
     """One forward a block gives its statistics and the inputs of the next; the last one ends before its
     output is made."""
     samples = load_samples(context)
+    content = context.content
+    done = _stored_blocks(content, context.key)
     with keeper.turn() as turn:
         workers, blocks = yield from turn.open(context, samples, dtype=stage.compute_dtype)
-        files: list[FileRef] = []
+        snapshots = Snapshots(workers, context)
+        reached = len(done)
+        if done:
+            reached = snapshots.restore(at_most=len(done)) if len(done) < blocks else blocks
+            yield Note(f"{len(done)} of {blocks} blocks are stored already; going on from block {reached}")
         for block in range(blocks):
             label = f"block {block + 1}/{blocks}"
-            workers.all("load", block, label=label)
-            files += _measured(workers, frozenset(stage.needs), last=block == blocks - 1, label=label)
+            if reached <= block < len(done):
+                workers.all("load", block, label=label)
+                workers.all("advance", label=label)
+            elif block >= len(done):
+                last = block == blocks - 1
+                workers.all("load", block, label=label)
+                done.append(_measured(workers, frozenset(stage.needs), last=last, label=label))
+                content.put_model(progress_key(context.key, f"block-{block:05d}"), done[block])
+                if not last:
+                    snapshots.save(block + 1)
             yield Progress(block + 1, blocks)
         memory = workers.memory()
-    yield memory.made({"statistics": StatisticsRef(files=tuple(files))})
+        snapshots.forget()
+    files = tuple(file for block in done for file in block.files)
+    yield memory.made({"statistics": StatisticsRef(files=files)})
 
 
-def _measured(workers: Gang, needs: Needs, *, last: bool, label: str) -> list[FileRef]:
+def _measured(workers: Gang, needs: Needs, *, last: bool, label: str) -> StoredStatistics:
     statistics = workers.statistics(advance=not last, needs=needs, label=label)
     stored = [workers.one(0, "store_statistics", statistics, label=label)]
     if "hessian" in needs:
         turns = itertools.cycle(range(len(workers.actors)))
-        stored += [
-            workers.one(
-                next(turns), "store_hessian", g, one.samples, *workers.grams(g, label=label), label=label
-            )
-            for g, one in enumerate(statistics)
-        ]
-    files: list[FileRef] = ray.get(stored)
-    return files
+        for g, one in enumerate(statistics):
+            grams = workers.grams(g, label=label)
+            stored.append(workers.one(next(turns), "store_hessian", g, one.samples, *grams, label=label))
+    return StoredStatistics(files=tuple(ray.get(stored)))
+
+
+def _stored_blocks(content: ContentStore, key: str) -> list[StoredStatistics]:
+    """The finished blocks of earlier attempts, from block 0 without a gap, whose files are all there."""
+    stored: list[StoredStatistics] = []
+    while True:
+        block = content.find_model(progress_key(key, f"block-{len(stored):05d}"), StoredStatistics)
+        if block is None or not all(content.has(file.blob) for file in block.files):
+            return stored
+        stored.append(block)

@@ -23,6 +23,7 @@ from pipeline.tensor.statistics import LinearStatistics
 from pipeline.training import BlockFit, BlockFits
 from workers.gang import Gang, GangKeeper
 from workers.samples import load_samples
+from workers.snapshots import Snapshots
 from workers.stages.base import Note, Progress, StageContext, Steps
 
 
@@ -38,22 +39,29 @@ def run(stage: PruneBlocks, context: StageContext, keeper: GangKeeper) -> Steps:
         workers, blocks = yield from turn.open(context, samples, dtype=stage.compute_dtype)
         pruning = _Pruning(workers, stage, context, plan, blocks=blocks, samples=len(samples))
         outer = workers.one(0, "store_outer")
+        snapshots = Snapshots(workers, context)
+        reached = len(done)  # its inputs are with the workers
         if done:
-            yield Note(f"{len(done)} of {blocks} blocks are stored already")
+            if samples and len(done) < blocks:
+                reached = snapshots.restore(at_most=len(done))
+            yield Note(f"{len(done)} of {blocks} blocks are stored already; going on from block {reached}")
         for block in range(blocks):
             label = f"block {block + 1}/{blocks}"
-            if block < len(done):
+            if reached <= block < len(done):
                 pruning.pass_by(block, done[block], label=label)
-            else:
+            elif block >= len(done):
                 stored = pruning.block(block, label=label)
                 content.put_model(progress_key(context.key, f"block-{block:05d}"), stored)
                 done.append(stored)
                 for linear in stored.linears:
                     if linear.note is not None:
                         yield Note(f"block {block} {linear.linear}: {linear.note}", level="warning")
+                if samples and block + 1 < blocks:
+                    snapshots.save(block + 1)
             yield Progress(block + 1, blocks)
         outer_tensors: StoredTensors = ray.get(outer)
         memory = workers.memory()
+        snapshots.forget()
     experts = _expert_table(done)
     if experts is not None and experts.note is not None:
         yield Note(experts.note, level="warning")
@@ -121,9 +129,8 @@ class _Pruning:
         if self._reconstruction is not None:
             self._workers.all("load", block, label=label)
             self._workers.all("advance_targets", label=label)
-        if self._samples:
-            self._workers.all("load", block, stored, label=label)
-            self._workers.all("advance", label=label)
+        self._workers.all("load", block, stored, label=label)
+        self._workers.all("advance", label=label)
 
     def _one_by_one(self, groups: Sequence[Sequence[str]], *, label: str) -> list[LinearStatistics]:
         measured: list[LinearStatistics] = []

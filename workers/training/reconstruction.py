@@ -106,7 +106,7 @@ class _Walk:
         self._micro = setting.micro_batch_size
         self.stream = BlockStream(reader, dtype=setting.dtype, device=setting.device)
         self.blocks = self.stream.num_blocks
-        self.hidden_NLH = torch.cat(self.stream.embed(sequences))
+        self.hidden_NLH = torch.cat(list(self.stream.embed(sequences)))
 
     def names(self, block: int) -> dict[str, str]:
         """Name inside the block → name in the checkpoint."""

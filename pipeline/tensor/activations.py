@@ -1,0 +1,144 @@
+"""Hidden states of a worker's sequences: in memory up to a limit, beyond it in a file on the local disk; and
+stored, so that a later attempt goes on from them, with as many workers as it has.
+
+Shape legend: L tokens of a sequence, H hidden size.
+"""
+
+import os
+import tempfile
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline.canonical import Frozen, sha256_hex
+from pipeline.errors import CorruptObject
+from pipeline.storage.base import Store
+
+
+class StoredPart(Frozen):
+    """Consecutive sequences of one worker, from `first` on, as one object of `size` bytes each."""
+
+    key: str
+    first: int
+    size: int
+    digests: tuple[str, ...]
+
+
+class StoredActivations(Frozen):
+    """Everybody's activations that enter `block`, by name."""
+
+    block: int
+    parts: dict[str, tuple[StoredPart, ...]]
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Of all objects."""
+        return tuple(part.key for parts in self.parts.values() for part in parts)
+
+
+@dataclass
+class Room:
+    """Bytes that are left for activations in memory; several Activations may share them."""
+
+    left: int
+
+
+class Activations(Sequence[Tensor]):
+    """Hidden states [1, L, H] by sequence. `room`: for those that stay in memory; None: all do."""
+
+    def __init__(self, hidden: Iterator[Tensor], *, room: Room | None) -> None:
+        self._room = room
+        self._held: list[Tensor | int] = []  # the number is a place in the file
+        self._like: list[Tensor] = []  # shape and type of each, without memory
+        self._device = torch.device("cpu")
+        self._descriptor: int | None = None
+        self.spilled_bytes = 0
+        for one in hidden:
+            self._append(one)
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def __getitem__(self, i: int) -> Tensor:  # type: ignore[override]
+        held = self._held[i]
+        if isinstance(held, Tensor):
+            return held
+        like = self._like[i]
+        data = bytearray(like.numel() * like.element_size())
+        read = os.preadv(self._file(), [data], held)
+        assert read == len(data), "the file of spilled activations is shorter than what was written"
+        return _tensor(data, like).to(self._device)
+
+    def __setitem__(self, i: int, hidden: Tensor) -> None:
+        held = self._held[i]
+        if isinstance(held, Tensor):
+            held.copy_(hidden)
+            return
+        _write(self._file(), _bytes(hidden), held)
+
+    def store(self, store: Store, key: str, *, first: int) -> StoredPart | None:
+        """Write all of them as one object; None where there are none."""
+        if not self._held:
+            return None
+        digests: list[str] = []
+
+        def chunks() -> Iterator[bytes]:
+            for hidden in self:
+                data = bytes(_bytes(hidden))
+                digests.append(sha256_hex(data))
+                yield data
+
+        store.put(key, chunks())
+        like = self._like[0]
+        return StoredPart(
+            key=key, first=first, size=like.numel() * like.element_size(), digests=tuple(digests)
+        )
+
+    def restore(self, store: Store, parts: Sequence[StoredPart], *, first: int) -> None:
+        """Put what was stored in the place of each, whoever stored it. Raises CorruptObject."""
+        for i, like in enumerate(self._like):
+            sample = first + i
+            part = next(one for one in parts if one.first <= sample < one.first + len(one.digests))
+            at = sample - part.first
+            data = bytearray().join(store.get(part.key, start=at * part.size, length=part.size))
+            if sha256_hex(bytes(data)) != part.digests[at]:
+                raise CorruptObject(f"{part.key} has changed since it was written; submit the job again")
+            self[i] = _tensor(data, like)
+
+    def _append(self, hidden: Tensor) -> None:
+        self._device = hidden.device
+        self._like.append(torch.empty_like(hidden, device="meta"))
+        size = hidden.numel() * hidden.element_size()
+        if self._room is None or size <= self._room.left:
+            if self._room is not None:
+                self._room.left -= size
+            self._held.append(hidden)
+            return
+        self._held.append(self.spilled_bytes)
+        _write(self._file(), _bytes(hidden), self.spilled_bytes)
+        self.spilled_bytes += size
+
+    def _file(self) -> int:
+        """One without a name, as long as we live."""
+        if self._descriptor is None:
+            self._descriptor, path = tempfile.mkstemp(prefix="secateur-activations-")
+            os.unlink(path)
+            weakref.finalize(self, os.close, self._descriptor)
+        return self._descriptor
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+
+
+def _tensor(data: bytearray, like: Tensor) -> Tensor:
+    return torch.frombuffer(data, dtype=like.dtype).reshape(like.shape)
+
+
+def _write(file: int, data: memoryview, at: int) -> None:
+    while data:
+        written = os.pwrite(file, data, at)
+        data, at = data[written:], at + written
