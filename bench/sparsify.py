@@ -1,0 +1,293 @@
+"""Time and memory of pruning, next to the papers' way of doing it (bench/papers_way.py).
+
+Ours is a whole job on a local Ray with one worker; its time is that of the stages that measure and prune, as
+the job records them. The oracle is a process of its own. Both run on the same samples with the same threads,
+by turns; memory is counted beyond an idle process that has imported torch and transformers. With `rounding:
+floor` both give the same masks; `propagation: linear` gives others, so its perplexity stands beside that of
+`pruned`.
+
+`--quick`: fewer and shorter samples. Exits with 1 when a target is missed (see TARGETS).
+
+Shape legend: T tokens, O out_features, I in_features.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from pipeline.artifacts import CheckpointRef, KeepRef
+from pipeline.checkpoint.keeps import load_keep
+from pipeline.evaluation import EvaluationResult
+from pipeline.events import DriverEvent
+from pipeline.ledger import NodeResult
+from pipeline.storage import ContentStore, open_store
+from pipeline.tensor.walk import Walk
+from workers.demo_data import DemoData, prepare_demo
+
+ROOT = Path(__file__).resolve().parent.parent
+OWL = {"kind": "owl", "multiplier": 5, "spread": 0.08}
+CASES: dict[str, dict[str, Any]] = {
+    "wanda": {},
+    "wanda_linear": {"propagation": "linear"},
+    "owl": {"allocation": OWL},
+    "owl_linear": {"allocation": OWL, "propagation": "linear"},
+}
+STAGES = ("measure_statistics", "measure_blocks", "allocate", "prune")
+TARGETS = {"wanda": 0.9, "owl": 0.7, "wanda_linear": 0.6, "owl_linear": 0.55}  # of the oracle's time
+MEMORY_TARGET = 0.25  # of the oracle's
+GEMM_TARGET = 0.85  # of the measured rate of matrix products
+THREADS = 2
+
+
+def main() -> None:
+    """Print tables and one line of JSON."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="4 samples of 256 tokens instead of 16 of 512")
+    parser.add_argument("--rounds", type=int, default=1, help="how often everything runs; medians are shown")
+    parser.add_argument(
+        "--data", type=Path, default=ROOT / ".secateur" / "demo" / "data", help="where the demo's data lies"
+    )
+    arguments = parser.parse_args()
+    data = prepare_demo(arguments.data)
+    samples, length = (4, 256) if arguments.quick else (16, 512)
+    figures: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(prefix="secateur-bench-") as name:
+        bench = Bench(data, Path(name), samples=samples, length=length)
+        rounds = [bench.round() for _ in range(arguments.rounds)]
+        for case in CASES:
+            figures[case] = _together([one[case] for one in rounds])
+        figures["gemm_share"] = bench.gemm_share()
+    show(figures)
+    print(json.dumps(figures))
+    sys.exit(0 if targets_met(figures) else 1)
+
+
+class Bench:
+    """Where everything lies."""
+
+    def __init__(self, data: DemoData, directory: Path, *, samples: int, length: int) -> None:
+        self._data = data
+        self._directory = directory
+        self._samples = samples
+        self._length = length
+        self._jobs = 0
+        self._tokens = directory / "samples.safetensors"
+
+    def round(self) -> dict[str, dict[str, Any]]:
+        """Every case once, and the oracle by turns."""
+        found = {}
+        for allocation in ("wanda", "owl"):
+            plain, results, content = self._ours(allocation)
+            linear, _, _ = self._ours(f"{allocation}_linear")
+            oracle, keep = self._oracle(owl=allocation == "owl")
+            found[allocation] = {**plain, **oracle, "keep_equal": _keep_equal(content, results, keep)}
+            found[f"{allocation}_linear"] = {**linear, **oracle}
+            for case in (allocation, f"{allocation}_linear"):
+                print(f"{case:<14}{found[case]}", file=sys.stderr, flush=True)
+        return found
+
+    def gemm_share(self) -> float:
+        """Rate of multiplications of the forwards over that of the same matrix products alone."""
+        command = [sys.executable, __file__, "_forwards", str(self._data.model), str(self._tokens)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
+        return float(done.stdout.splitlines()[-1])
+
+    def _ours(self, case: str) -> tuple[dict[str, Any], dict[str, NodeResult], ContentStore]:
+        """A job in a storage of its own: its figures, the results of its nodes, and the storage."""
+        self._jobs += 1
+        text = {"source": f"file:{self._data.wiki}", "documents": "file", "characters": 400_000}
+        request = {
+            "spec": {
+                "model": {"source": f"file:{self._data.model}"},
+                "calibration": {
+                    "source": f"file:{self._data.calibration}",
+                    "samples": self._samples,
+                    "sequence_length": self._length,
+                },
+                "prune": {
+                    "method": {"kind": "wanda"},
+                    "pattern": {"kind": "unstructured", "sparsity": 0.5, "rounding": "floor"},
+                    **CASES[case],
+                },
+                "evaluation": {
+                    "perplexity": [{**text, "sequence_length": 512, "windows": 16, "bos": "none"}]
+                },
+            },
+            "resources": {"workers": 1, "cpus_per_worker": THREADS, "memory_per_worker": "4GiB"},
+        }
+        path = self._directory / f"{case}.yaml"
+        path.write_text(yaml.safe_dump(request))
+        storage = self._directory / f"storage-{self._jobs}"
+        command = [sys.executable, "-m", "workers.run", str(path), "--storage", str(storage)]
+        with (self._directory / f"{case}.log").open("w") as log:
+            done = subprocess.run(
+                command, stdout=subprocess.PIPE, stderr=log, text=True, check=False, cwd=ROOT
+            )
+        results: dict[str, NodeResult] = {}
+        for line in done.stdout.splitlines():
+            body = DriverEvent.model_validate_json(line).body
+            if body.type == "stage.finished":
+                results[body.result.node] = body.result
+            if body.type == "attempt.failed":
+                raise RuntimeError(f"{case}: {body.reason.message}")
+        content = ContentStore(open_store(f"file://{storage}"))
+        samples = results["calibrate"].artifacts["samples"].file("samples.safetensors")
+        self._tokens.write_bytes(content.get_bytes(samples))
+        stages = [results[node].measured for node in STAGES if node in results]
+        memory = [
+            one.peak_memory_bytes - one.details["idle_memory_bytes"]
+            for one in stages
+            if one.peak_memory_bytes is not None and "idle_memory_bytes" in one.details
+        ]
+        judged = results["evaluate:pruned"].artifacts["evaluation"].file("evaluation.json")
+        evaluation = EvaluationResult.model_validate_json(content.get_bytes(judged))
+        figures = {
+            "ours_s": sum(one.seconds for one in stages),
+            "ours_mb": max(memory) / 1e6,
+            "perplexity": evaluation.perplexity[0].perplexity,
+            "stages_s": {n: round(results[n].measured.seconds, 2) for n in STAGES if n in results},
+        }
+        return figures, results, content
+
+    def _oracle(self, *, owl: bool) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
+        out = self._directory / "oracle.safetensors"
+        command = [sys.executable, str(ROOT / "bench" / "papers_way.py"), "--model", str(self._data.model)]
+        command += ["--samples", str(self._tokens), "--sparsity", "0.5", "--out", str(out)]
+        if owl:
+            command += ["--multiplier", str(OWL["multiplier"]), "--spread", str(OWL["spread"])]
+        environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS), "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT, env=environment
+        )
+        figures = json.loads(done.stdout.splitlines()[-1])
+        memory = (figures["peak"] - figures["idle"]) / 1e6
+        return {"oracle_s": figures["seconds"], "oracle_mb": memory}, load_file(out)
+
+
+def forwards(model: Path, tokens: Path) -> None:
+    """Print the share: the rate of a dense sweep over that of the products with its linears alone."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from tests.checkpoints import imported
+
+    torch.set_num_threads(THREADS)
+    torch.set_grad_enabled(False)
+    samples = list(load_file(tokens)["tokens"])
+    with tempfile.TemporaryDirectory(prefix="secateur-bench-") as name:
+        content, checkpoint = imported(model, Path(name))
+        walk = Walk(content, checkpoint, samples, dtype=torch.float32, device=torch.device("cpu"))
+        walk.start()
+        shares = []
+        for block in range(walk.num_blocks):
+            walk.load(block)
+            linears = [walk.work.weight(name) for group in walk.work.groups for name in group]
+            products = _seconds(lambda: _multiply(linears, samples))  # noqa: B023 - called at once
+            if block == 0:
+                with FlopCounterMode(display=False) as counter:
+                    walk.advance()
+                multiplied = counter.get_total_flops()
+                with FlopCounterMode(display=False) as counter:
+                    _multiply(linears, samples)
+                alone = counter.get_total_flops()
+                continue
+            run = _seconds(walk.advance)
+            shares.append(multiplied / run / (alone / products))
+    print(statistics.median(shares))
+
+
+def show(figures: dict[str, Any]) -> None:
+    """Both tables."""
+    head = (
+        "",
+        "ours s",
+        "oracle s",
+        "ratio",
+        "target",
+        "ours MB",
+        "oracle MB",
+        "ratio",
+        "perplexity",
+        "keep",
+    )
+    print("".join(f"{name:>12}" for name in head))
+    for case, target in TARGETS.items():
+        one = figures[case]
+        cells = [case, *(f"{one[key]:.1f}" for key in ("ours_s", "oracle_s"))]
+        cells += [f"{one['ours_s'] / one['oracle_s']:.2f}", f"{target:.2f}"]
+        cells += [f"{one[key]:.0f}" for key in ("ours_mb", "oracle_mb")]
+        cells += [f"{one['ours_mb'] / one['oracle_mb']:.2f}", f"{one['perplexity']:.2f}"]
+        equal = one.get("keep_equal")
+        cells.append("other" if equal is None else "equal" if equal else "DIFFERENT")
+        print("".join(f"{cell:>12}" for cell in cells))
+    print(f"stages: {json.dumps({case: figures[case]['stages_s'] for case in CASES})}")
+    print(f"forwards at {figures['gemm_share']:.0%} of the rate of matrix products")
+
+
+def targets_met(figures: dict[str, Any]) -> bool:
+    """Whether time, memory, masks, perplexity and rate are as they should be; says what is not."""
+    missed = []
+    for case, target in TARGETS.items():
+        one = figures[case]
+        if one["ours_s"] > target * one["oracle_s"]:
+            missed.append(f"{case} takes {one['ours_s'] / one['oracle_s']:.2f} of the oracle's time")
+        if one["ours_mb"] > MEMORY_TARGET * one["oracle_mb"]:
+            missed.append(f"{case} takes {one['ours_mb'] / one['oracle_mb']:.2f} of the oracle's memory")
+        if one.get("keep_equal") is False:
+            missed.append(f"{case}: other masks than the oracle's")
+    if figures["gemm_share"] < GEMM_TARGET:
+        missed.append(f"forwards at {figures['gemm_share']:.2f} of the rate of matrix products")
+    for line in missed:
+        print(f"missed: {line}")
+    return not missed
+
+
+def _together(rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    """Medians of times and memory; the rest from the first round, masks equal only if they always were."""
+    found = dict(rounds[0])
+    for key in ("ours_s", "oracle_s", "ours_mb", "oracle_mb"):
+        found[key] = round(statistics.median(one[key] for one in rounds), 2)
+    if "keep_equal" in found:
+        found["keep_equal"] = all(one["keep_equal"] for one in rounds)
+    return found
+
+
+def _keep_equal(content: ContentStore, results: dict[str, NodeResult], keep: dict[str, torch.Tensor]) -> bool:
+    made = results["prune"].artifacts
+    checkpoint, packed = made["checkpoint"], made["keep"]
+    assert isinstance(checkpoint, CheckpointRef)
+    assert isinstance(packed, KeepRef)
+    ours = load_keep(content, checkpoint, packed)
+    return ours.keys() == keep.keys() and all(torch.equal(ours[name], keep[name].bool()) for name in keep)
+
+
+def _multiply(linears: list[torch.Tensor], samples: list[torch.Tensor]) -> None:
+    for tokens in samples:
+        for weight_OI in linears:
+            x_TI = torch.ones(len(tokens), weight_OI.shape[1])
+            torch.mm(x_TI, weight_OI.float().t())
+
+
+def _seconds(work: Any) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["_forwards"]:
+        forwards(Path(sys.argv[2]), Path(sys.argv[3]))
+    else:
+        main()
