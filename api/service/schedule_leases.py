@@ -22,8 +22,10 @@ def claim(services: Services, owner: str) -> Sequence[Schedule]:
         idle = session.scalar(select(Schedule.id).where(wanted).limit(1)) is None
     if not idle:
         with services.database.write() as session:
+            query = select(Schedule.id).where(or_(free, ours)).order_by(Schedule.id)  # locks in one order
+            found = session.scalars(query.with_for_update(skip_locked=True)).all()
             values = {"lease_owner": owner, "lease_until": now + length}
-            session.execute(update(Schedule).where(or_(free, ours)).values(values))
+            session.execute(update(Schedule).where(Schedule.id.in_(found)).values(values))
     with services.database.read() as session:
         return session.scalars(select(Schedule).where(ours).order_by(Schedule.id)).all()
 
@@ -31,8 +33,10 @@ def claim(services: Services, owner: str) -> Sequence[Schedule]:
 def release(database: Database, owner: str) -> None:
     """Give up all leases of an owner, so that others need not wait for them to run out."""
     with database.write() as session:
+        query = select(Schedule.id).where(Schedule.lease_owner == owner).order_by(Schedule.id)
+        found = session.scalars(query.with_for_update()).all()
         nobody = {"lease_owner": None, "lease_until": None}
-        session.execute(update(Schedule).where(Schedule.lease_owner == owner).values(nobody))
+        session.execute(update(Schedule).where(Schedule.id.in_(found)).values(nobody))
 
 
 def owners(database: Database) -> Sequence[str]:
