@@ -1,6 +1,5 @@
 """Every way to prune through the API on a real Ray: tournament, reconstruction, propagation, solver."""
 
-import json
 from pathlib import Path
 
 import pytest
@@ -94,16 +93,3 @@ def test_dense_statistics_serve_every_member_that_shares_them(local_service: Ser
         hessian = load(b"".join(client.file(file)))["hessian"]
     assert hessian.shape[0] == hessian.shape[1]
     assert (hessian.diagonal() >= 0).all()
-
-
-def test_a_source_with_too_few_documents_fails_before_anything_is_pruned(
-    local_service: Service, material: Path, tmp_path: Path
-) -> None:
-    body = asked(material, allocation={"kind": "tournament", "candidates": CANDIDATES, "samples": 4})
-    body["spec"]["calibration"] |= {"documents": "file", "sequence_length": 40}
-    failed = finished(local_service, body)
-    assert failed.status == "failed"
-    assert failed.error is not None
-    assert "are all taken" in json.dumps(failed.error.model_dump(mode="json"))
-    status = {stage.node: stage.status for stage in failed.stages}
-    assert status.get("prune:0") != "succeeded"
