@@ -199,7 +199,7 @@ class Publish(_Stage):
     their certificate, for which the published files are read back."""
 
     kind: Literal["publish"] = "publish"
-    version: ClassVar = 2
+    version: ClassVar = 3
     unit: ClassVar = "file"
     model_name: str
     spec: PruneSpec

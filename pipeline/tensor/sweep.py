@@ -13,8 +13,9 @@ Measuring, pruning and evaluating all walk the model in the same way:
 
 With `propagation: linear` a block runs once, and stops where each group of linears is to be pruned:
 
-worker.reach(group)                 in the place of measure: one group's inputs, with all before it pruned
-worker.choose(...), .apply(...)     of that group worker.finish()                     in the place of advance
+        worker.reach(group)                 in the place of measure: the inputs of one group
+        worker.choose(...), .apply(...)     of that group
+        worker.finish()                     in the place of advance
 
 Workers never talk to each other: whoever drives them merges what they return, in sequence order.
 
