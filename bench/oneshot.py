@@ -1,10 +1,11 @@
 """Perplexity of the real 134M model after pruning without training: methods × allocations × patterns.
 
 Every case is a whole job on a local Ray with one worker; calibration (16 × 512 tokens of C4, the papers' cut)
-and outlier ratios are made once and found again. Perplexity: 16 windows of 512 tokens of Wikipedia articles.
+and statistics are made once and found again. Perplexity: 16 windows of 512 tokens of Wikipedia articles that
+neither calibration nor tournaments see. `fit`: with reconstruction of each block.
 
-`--quick`: five cases. `--cases wanda_uniform_0.5,...`: these alone. Exits with 1 when a known relation
-between the figures fails (see RELATIONS).
+`--quick`: a few cases. `--cases wanda_uniform_0.5,...`: these alone. Exits with 1 when a target or a known
+relation between the figures is missed (see TARGETS, RELATIONS).
 """
 
 import argparse
@@ -24,46 +25,56 @@ from pipeline.storage import ContentStore, open_store
 from workers.demo_data import DemoData, prepare_demo
 
 ROOT = Path(__file__).resolve().parent.parent
+WANDA, WANDA_ADMM, ADMM = (
+    {"kind": "wanda"},
+    {"kind": "composed", "mask_from": {"kind": "wanda"}, "update": {"kind": "admm"}},
+    {"kind": "admm"},
+)
+FIT = {"epochs": 20, "samples_per_step": 8, "learning_rate": 0.0005}
 METHODS: dict[str, dict[str, Any]] = {
-    "magnitude": {"kind": "magnitude"},
-    "wanda": {"kind": "wanda"},
-    "ria": {"kind": "ria"},
-    "dsnot": {"kind": "dsnot"},
-    "sparsegpt": {"kind": "sparsegpt"},
-    "wanda_obs": {"kind": "composed", "mask_from": {"kind": "wanda"}, "update": {"kind": "obs"}},
-    "wanda_admm": {"kind": "composed", "mask_from": {"kind": "wanda"}, "update": {"kind": "admm"}},
-    "sparsegpt_admm": {"kind": "composed", "mask_from": {"kind": "sparsegpt"}, "update": {"kind": "admm"}},
-    "admm": {"kind": "admm"},
+    "magnitude": {"method": {"kind": "magnitude"}},
+    "wanda": {"method": WANDA},
+    "wanda_linear": {"method": WANDA, "propagation": "linear"},
+    "wanda_dense": {"method": WANDA, "propagation": "dense"},
+    "ria": {"method": {"kind": "ria"}},
+    "dsnot": {"method": {"kind": "dsnot"}},
+    "sparsegpt": {"method": {"kind": "sparsegpt"}},
+    "wanda_obs": {"method": {"kind": "composed", "mask_from": WANDA, "update": {"kind": "obs"}}},
+    "wanda_admm": {"method": WANDA_ADMM},
+    "admm": {"method": ADMM},
+    "wanda_fit": {"method": WANDA, "reconstruction": FIT},
+    "wanda_admm_fit": {"method": WANDA_ADMM, "reconstruction": FIT},
+    "admm_fit": {"method": ADMM, "reconstruction": FIT},
 }
 SPREAD = {"0.5": 0.05}  # of OWL; 0.08 elsewhere
+PROGRESSION = {"0.5": 0.005, "0.6": 0.006, "0.7": 0.008}  # the step of atp
+ALLOCATIONS = ("uniform", "owl", "atp", "tournament")
+JUDGED = ("wanda", "admm", "wanda_admm_fit", "admm_fit")  # methods that tournaments are held for
 PATTERNS: dict[str, dict[str, Any]] = {
     **{str(s): {"kind": "unstructured", "sparsity": s} for s in (0.5, 0.6, 0.7)},
     "2of4": {"kind": "nm", "keep": 2, "group": 4},
 }
-QUICK = (
-    "wanda_uniform_0.7",
-    "wanda_owl_0.7",
-    "wanda_uniform_0.5",
-    "wanda_admm_uniform_0.5",
-    "sparsegpt_uniform_0.5",
-)
+QUICK = ("wanda_uniform_0.7", "wanda_owl_0.7", "wanda_uniform_0.5", "wanda_admm_uniform_0.5")
+TARGETS = {"0.5": 36.0, "0.7": 100.0}  # the best one-shot result is to reach
 RELATIONS = (  # the first is to be lower than the second
     ("wanda_owl_0.7", "wanda_uniform_0.7"),
     ("wanda_admm_uniform_0.5", "wanda_uniform_0.5"),
     ("wanda_uniform_0.5", "magnitude_uniform_0.5"),
     ("sparsegpt_uniform_0.7", "wanda_uniform_0.7"),
     ("admm_uniform_0.7", "wanda_admm_uniform_0.7"),
+    ("wanda_tournament_0.7", "wanda_owl_0.7"),
+    ("wanda_fit_uniform_0.7", "wanda_uniform_0.7"),
 )
 
 
 def all_cases() -> list[str]:
-    """Every method × allocation × pattern; 2:4 gives OWL nothing to shift without mixing groups."""
+    """Methods × allocations × patterns. At 2:4 all blocks stay alike; a tournament prunes nine times."""
     return [
         f"{method}_{allocation}_{pattern}"
         for pattern in PATTERNS
         for method in METHODS
-        for allocation in ("uniform", "owl")
-        if (pattern, allocation) != ("2of4", "owl")
+        for allocation in ALLOCATIONS
+        if allocation == "uniform" or (pattern != "2of4" and (allocation != "tournament" or method in JUDGED))
     ]
 
 
@@ -96,9 +107,11 @@ def main() -> None:
 def run(case: str, data: DemoData, directory: Path) -> dict[str, float]:
     """One job: its perplexity by the case's name, and the dense one."""
     method, allocation, pattern = case.rsplit("_", 2)
-    prune: dict[str, Any] = {"method": METHODS[method], "pattern": PATTERNS[pattern]}
-    if allocation == "owl":
-        prune["allocation"] = {"kind": "owl", "multiplier": 5, "spread": SPREAD.get(pattern, 0.08)}
+    prune: dict[str, Any] = {
+        **METHODS[method],
+        "pattern": PATTERNS[pattern],
+        "allocation": allocation_of(allocation, pattern),
+    }
     text = {"source": f"file:{data.wiki}", "documents": "file", "characters": 400_000}
     request = {
         "spec": {
@@ -135,6 +148,20 @@ def run(case: str, data: DemoData, directory: Path) -> dict[str, float]:
     }
 
 
+def allocation_of(kind: str, pattern: str) -> dict[str, Any]:
+    """With the parameters that are known to be good for this model."""
+    owl = {"kind": "owl", "multiplier": 5, "spread": SPREAD.get(pattern, 0.08)}
+    if kind == "owl":
+        return owl
+    if kind == "atp":
+        return {"kind": "atp", "step": PROGRESSION[pattern]}
+    if kind == "uniform":
+        return {"kind": "uniform"}
+    steps = [{"kind": "atp", "step": step} for step in (0.004, 0.006, 0.008, 0.01)]
+    others = [{"kind": "owl", "multiplier": 5, "spread": 0.15}, {"kind": "alpha_pruning"}, {"kind": "dlp"}]
+    return {"kind": "tournament", "samples": 8, "candidates": [owl, *steps, *others]}
+
+
 def perplexity(content: ContentStore, result: NodeResult) -> float:
     """The one text's."""
     file = result.artifacts["evaluation"].file("evaluation.json")
@@ -146,7 +173,7 @@ def show(figures: dict[str, float]) -> None:
     print(f"dense {figures['dense']:.2f}")
     print(f"{'':<26}" + "".join(f"{pattern:>10}" for pattern in PATTERNS))
     for method in METHODS:
-        for allocation in ("uniform", "owl"):
+        for allocation in ALLOCATIONS:
             row = [figures.get(f"{method}_{allocation}_{pattern}") for pattern in PATTERNS]
             if any(value is not None for value in row):
                 cells = "".join(f"{'':>10}" if value is None else f"{value:>10.2f}" for value in row)
@@ -154,7 +181,7 @@ def show(figures: dict[str, float]) -> None:
 
 
 def relations_hold(figures: dict[str, float]) -> bool:
-    """See RELATIONS; those whose figures are missing are left out."""
+    """See RELATIONS and TARGETS; what was not measured is left out, targets where nothing was fitted."""
     wrong = [
         (lower, higher)
         for lower, higher in RELATIONS
@@ -162,7 +189,15 @@ def relations_hold(figures: dict[str, float]) -> bool:
     ]
     for lower, higher in wrong:
         print(f"{lower} is not below {higher}", file=sys.stderr)
-    return not wrong
+    missed = []
+    for pattern, target in TARGETS.items():
+        fitted = [
+            value for case, value in figures.items() if case.endswith(f"_{pattern}") and "_fit_" in case
+        ]
+        if fitted and min(fitted) > target:
+            missed.append(pattern)
+            print(f"the best at {pattern} is {min(fitted):.2f}, not {target:g}", file=sys.stderr)
+    return not wrong and not missed
 
 
 if __name__ == "__main__":
