@@ -1,12 +1,13 @@
 """Patterns: which weights compete for being kept, and how many of them are.
 
 `Unstructured` asks for a fraction of zeros; `NM` keeps `keep` of every `group` consecutive input weights
-of a row. N counts weights **kept**; code that counts zeros calls 2:4 and 3:8 the other way round.
+of a row. N counts weights **kept**; code that counts zeros calls 3:8 the other way round, and may say so by
+`nm_zeros`.
 """
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from pipeline.canonical import Frozen
 from pipeline.errors import InvalidSpec
@@ -78,4 +79,33 @@ class NM(Frozen):
         )
 
 
+class NMZeros(Frozen):
+    """N:M as code that counts zeros writes it: `zeros` of every `group` consecutive input weights are pruned.
+    It becomes an NM as soon as it is read."""
+
+    kind: Literal["nm_zeros"] = "nm_zeros"
+    zeros: int = Field(ge=1)
+    group: int = Field(ge=2, le=LARGEST_GROUP)
+    rounding: Literal["exact", "floor"] = "exact"
+
+
 Pattern = Annotated[Unstructured | NM, Field(discriminator="kind")]
+
+
+def _counting_kept(value: object) -> object:
+    if not isinstance(value, dict) or value.get("kind") != "nm_zeros":
+        return value
+    zeros, group = value.get("zeros"), value.get("group")
+    if not isinstance(zeros, int) or not isinstance(group, int) or not 1 <= zeros < group:
+        raise ValueError(f"nm_zeros prunes zeros of group weights, 1 to group - 1; got {zeros} of {group}")
+    rest = {name: field for name, field in value.items() if name not in ("kind", "zeros")}
+    return {**rest, "kind": "nm", "keep": group - zeros}
+
+
+AskedPattern = Annotated[
+    Pattern,
+    BeforeValidator(
+        _counting_kept,
+        json_schema_input_type=Annotated[Unstructured | NM | NMZeros, Field(discriminator="kind")],
+    ),
+]

@@ -15,7 +15,7 @@ from pipeline.canonical import Frozen
 from pipeline.evaluation import Evaluation
 from pipeline.methods import Method
 from pipeline.model import Dtype, ModelSource
-from pipeline.patterns import Pattern
+from pipeline.patterns import AskedPattern
 from pipeline.reconstruction import BlockReconstruction
 from pipeline.recovery import Recovery
 from pipeline.resources import Resources
@@ -38,7 +38,7 @@ class Prune(Frozen):
 
     method: Method
     allocation: Allocation = Field(default_factory=Uniform)
-    pattern: Pattern
+    pattern: AskedPattern
     propagation: Propagation = "pruned"
     reconstruction: BlockReconstruction | None = None
 

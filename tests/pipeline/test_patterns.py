@@ -1,11 +1,14 @@
 """Patterns: their fields, and what their errors teach."""
 
+import json
+
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline.errors import InvalidSpec
 from pipeline.patterns import NM, Pattern, Unstructured
 from pipeline.plan import SparsityPlan, with_keep, with_sparsity
+from pipeline.spec import Prune
 
 
 def test_targets_are_fractions_of_zeros() -> None:
@@ -61,3 +64,26 @@ def test_a_plan_keeps_the_other_fields_and_checks_again() -> None:
     assert plan.sparsity == (0.75, 0.25)
     assert plan.mean_sparsity == 0.5
     assert SparsityPlan.model_validate_json(plan.model_dump_json()) == plan
+
+
+def test_the_older_convention_has_a_name_of_its_own_and_becomes_the_other_at_once() -> None:
+    spec = {"method": {"kind": "magnitude"}, "pattern": {"kind": "nm_zeros", "zeros": 5, "group": 8}}
+    prune = Prune.model_validate({**spec, "allocation": {"kind": "uniform"}})
+    assert prune.pattern == NM(keep=3, group=8)
+    assert Prune.model_validate(prune.model_dump(mode="json")) == prune
+    kinds = json.dumps(Prune.model_json_schema())
+    assert "nm_zeros" in kinds
+    assert "nm_zeros" not in json.dumps(Prune.model_json_schema(mode="serialization"))
+
+
+@pytest.mark.parametrize("zeros", [0, 4, 5, None, "2"])
+def test_zeros_leave_something_and_take_something(zeros: object) -> None:
+    pattern = {"kind": "nm_zeros", "zeros": zeros, "group": 4}
+    with pytest.raises(ValidationError, match=r"prunes zeros of group weights, 1 to group - 1; got"):
+        Prune.model_validate({"method": {"kind": "magnitude"}, "pattern": pattern})
+
+
+def test_names_of_the_older_convention_are_not_taken_for_kept_weights() -> None:
+    for pattern in ({"kind": "nm", "prune_n": 2, "prune_m": 4}, {"kind": "nm", "zeros": 2, "group": 4}):
+        with pytest.raises(ValidationError, match="keep"):
+            Prune.model_validate({"method": {"kind": "magnitude"}, "pattern": pattern})
