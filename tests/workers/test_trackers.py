@@ -98,7 +98,7 @@ def test_mlflow_holds_the_curves_and_a_later_attempt_goes_on_with_the_run(store:
 
 
 def test_wandb_writes_offline_runs_of_one_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("wandb")
+    wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     told = Told()
     tracking = Tracking(wandb=WeightsAndBiases(mode="offline"))
@@ -106,6 +106,7 @@ def test_wandb_writes_offline_runs_of_one_id(tmp_path: Path, monkeypatch: pytest
     assert told.warnings == []
     (line,) = [text for _, text in told.lines]
     assert "run job-1-recover, on disk in" in line
+    wandb.teardown()  # its process closes the file a little after `finish` has returned
     (written,) = tmp_path.glob("wandb/offline-run-*-job-1-recover/run-job-1-recover.wandb")
     content = written.read_bytes()
     for word in (b"train/loss", b"validation/perplexity", b"learning_rate.peak"):

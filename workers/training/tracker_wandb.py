@@ -65,6 +65,7 @@ class WandbTracker:
                     x_disable_stats=True,
                     init_timeout=INIT_SECONDS,
                     finish_timeout=FINISH_SECONDS,
+                    finish_timeout_raises=True,
                 ),
             )
         except UsageError as error:
