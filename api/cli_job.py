@@ -4,11 +4,12 @@ from collections.abc import Mapping
 
 import typer
 
-from api.cli_view import final_table, out, say_error, took_seconds
+from api.cli_view import final_table, out, say_error, sweep_table, took_seconds
 from api.client import SecateurClient
 from api.service.views import JobView
 from api.watch import follow_job
 from pipeline.job import Status
+from pipeline.report_sweep import SweepDocument, read_any_report
 
 EXIT_CODES: Mapping[Status, int] = {"succeeded": 0, "failed": 1, "cancelled": 130}
 
@@ -35,7 +36,11 @@ def watched(client: SecateurClient, job_id: str) -> int:
 
 def say_result(client: SecateurClient, job: JobView) -> None:
     """The figures of a job that succeeded."""
-    document = client.report(job.id)
+    document = read_any_report(client.report_json(job.id))
+    if isinstance(document, SweepDocument):
+        report = f"{client.url}{job.links.report}"
+        out().print(sweep_table(document, seconds=took_seconds(job), report=report))
+        return
     table = final_table(
         document.summary,
         seconds=took_seconds(job),

@@ -22,13 +22,13 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from api.cli_spec import Document, SpecError, checked, load_document
-from api.cli_view import final_table, out, say_error
+from api.cli_view import final_table, out, say_error, sweep_table
 from api.key_file import NAME as KEY_FILE
 from api.settings import PREFIX, Settings
 from api.watch import JobWatch, reason_text, watch
 from pipeline.artifacts import ManifestRef, ReportRef
 from pipeline.events import DriverEvent, Event, FailureReason, JobFailed, JobSucceeded
-from pipeline.report import read_report
+from pipeline.report_sweep import SweepDocument, read_any_report
 from pipeline.storage import ContentStore, LocalStore
 
 JOB = "local"
@@ -235,10 +235,14 @@ def _say_result(finished: Iterable[Event], storage: Path, console: Console, *, s
         for artifact in event.body.result.artifacts.values()
     ]
     report = next(artifact for artifact in artifacts if isinstance(artifact, ReportRef))
-    manifest = next(artifact for artifact in artifacts if isinstance(artifact, ManifestRef))
-    document = read_report(content.get_bytes(report.file("report.json")))
+    document = read_any_report(content.get_bytes(report.file("report.json")))
     page = storage.parent / "reports" / f"{report.digest[:12]}.html"
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_bytes(content.get_bytes(report.file("report.html")))
-    console.print(final_table(document.summary, seconds=seconds, checkpoint=str(storage / manifest.prefix)))
+    if isinstance(document, SweepDocument):
+        console.print(sweep_table(document, seconds=seconds, report=""))
+    else:
+        manifest = next(artifact for artifact in artifacts if isinstance(artifact, ManifestRef))
+        made = str(storage / manifest.prefix)
+        console.print(final_table(document.summary, seconds=seconds, checkpoint=made))
     console.print(str(page), soft_wrap=True)

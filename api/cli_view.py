@@ -21,6 +21,7 @@ from pipeline.quantity import (
 )
 from pipeline.recipe import recipe_of
 from pipeline.report import Summary, limits_of
+from pipeline.report_sweep import SweepDocument
 
 STATUS_STYLE: dict[Status, str] = {
     "queued": "dim",
@@ -122,6 +123,29 @@ def plan_view(planned: PlanView) -> RenderableType:
     )
     warnings = [Text(f"warning: {warning}", style="yellow") for warning in planned.warnings]
     return Group(nodes, Text(""), inputs, *warnings)
+
+
+def sweep_table(document: SweepDocument, *, seconds: float | None, report: str) -> RenderableType:
+    """A sweep's members; bold: no other one is as sparse and as good."""
+    data = document.data
+    texts = [text.name for text in data.members[0].perplexity]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("#", "member", "sparsity", *texts, "masks in"):
+        table.add_column(name, justify="left" if name == "member" else "right")
+    table.add_row("", "dense", "0", *(human_perplexity(one.dense) for one in data.members[0].perplexity))
+    for member in data.members:
+        figures = [human_perplexity(text.final) for text in member.perplexity]
+        table.add_row(
+            str(member.number),
+            Text(member.title),
+            f"{member.sparsity:.4f}",
+            *figures,
+            human_seconds(member.seconds),
+            style="bold" if member.best else "",
+        )
+    took = [("time", human_seconds(seconds))] if seconds is not None else []
+    title = Text.assemble((data.model_name, "bold"), f"  {document.recipe}")
+    return Group(Text(""), title, table, _pairs([*took, ("report", report)]))
 
 
 def final_table(

@@ -21,6 +21,7 @@ from api.sse import messages
 from pipeline.events import EVENT_TYPES, Event
 from pipeline.job import TERMINAL, Status
 from pipeline.report import ReportDocument
+from pipeline.report_sweep import SweepDocument
 from pipeline.spec import JobRequest
 
 __all__ = ["DEFAULT_URL", "ClientError", "SecateurClient", "ServiceAwayError"]
@@ -138,8 +139,12 @@ class SecateurClient(ScheduleCalls, KeyCalls):
             raise ServiceAwayError(self.url, str(error) or type(error).__name__) from error
 
     def report(self, job_id: str) -> ReportDocument:
-        """The report's figures."""
+        """The report's figures. Of a sweep: `sweep_report`."""
         return parsed(self.report_json(job_id), ReportDocument)
+
+    def sweep_report(self, job_id: str) -> SweepDocument:
+        """The figures of a sweep's report."""
+        return parsed(self.report_json(job_id), SweepDocument)
 
     def report_json(self, job_id: str) -> bytes:
         """The report's figures as they are stored."""

@@ -21,18 +21,22 @@ from workers.memory import peak_memory_bytes, reset_peak_memory
 
 
 class Inputs:
-    """Running mean over samples of the squared norms of a linear's inputs."""
+    """Mean over samples of the squared norms of a linear's inputs. Added up in float64: a running mean in
+    float32 decides a handful of close calls in a million by its rounding, and each shifts what follows."""
 
     def __init__(self, linear: nn.Linear) -> None:
-        self.squares_I = torch.zeros(linear.in_features)
-        self.samples = 0
+        self._sum_I = torch.zeros(linear.in_features, dtype=torch.float64)
+        self._samples = 0
+
+    def norm(self) -> Tensor:
+        """Root of the mean, [I]."""
+        return (self._sum_I / self._samples).sqrt().float()
 
     def add(self, x_1LI: Tensor) -> None:
         """One more sample."""
         x_LI = x_1LI.reshape(-1, x_1LI.shape[-1]).float()
-        self.squares_I *= self.samples / (self.samples + 1)
-        self.samples += 1
-        self.squares_I += x_LI.t().norm(p=2, dim=1) ** 2 / self.samples
+        self._samples += 1
+        self._sum_I += x_LI.square().sum(dim=0)
 
 
 def main() -> None:
@@ -70,7 +74,7 @@ def prune(model: nn.Module, samples_NL: Tensor, sparsity: list[float]) -> dict[s
     for b, block in enumerate(model.model.layers):
         linears, found = measured(block, inputs, call)
         for name, linear in linears.items():
-            saliency_OI = linear.weight.abs() * found[name].squares_I.sqrt()
+            saliency_OI = linear.weight.abs() * found[name].norm()
             order_OI = saliency_OI.sort(dim=-1, stable=True)[1]
             pruned_OI = order_OI[:, : int(linear.in_features * sparsity[b])]
             keep_OI = torch.ones_like(saliency_OI, dtype=torch.bool).scatter_(1, pruned_OI, value=False)
@@ -87,10 +91,7 @@ def outlier_ratios(model: nn.Module, samples_NL: Tensor, multiplier: float) -> l
     for block in model.model.layers:
         linears, found = measured(block, inputs, call)
         saliencies = torch.cat(
-            [
-                (linear.weight.abs() * found[name].squares_I.sqrt()).flatten()
-                for name, linear in linears.items()
-            ]
+            [(linear.weight.abs() * found[name].norm()).flatten() for name, linear in linears.items()]
         )
         outlying = (saliencies > saliencies.mean() * multiplier).sum().item()
         ratios.append(outlying / saliencies.numel() * 100)

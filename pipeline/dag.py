@@ -1,11 +1,12 @@
 """plan(spec, pins) -> Dag. Read `plan` top to bottom and you know the system."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 
 from pipeline.allocations import Candidate, Tournament
 from pipeline.artifacts import ArtifactRef
-from pipeline.canonical import Frozen
+from pipeline.canonical import Frozen, digest_of
 from pipeline.evaluation import Evaluation
+from pipeline.methods.base import Statistic
 from pipeline.recovery import Recovery
 from pipeline.sources.pins import Pins
 from pipeline.sources.uri import parse_uri
@@ -27,6 +28,7 @@ from pipeline.stages import (
     Publish,
     Recover,
     Report,
+    ReportSweep,
     Stage,
     stage_key,
 )
@@ -37,6 +39,9 @@ class Input(Frozen):
 
     node: str
     artifact: str
+
+
+DENSE = Input(node="import_model", artifact="checkpoint")
 
 
 class Node(Frozen):
@@ -66,36 +71,20 @@ class Dag(Frozen):
 
 def plan(spec: PruneSpec, pins: Pins) -> Dag:
     """All stages of a job with their inputs; stages that nothing asks for are left out."""
-    return Dag(nodes=tuple(_nodes(spec, pins)))
+    return Dag(nodes=tuple(_nodes(spec, pins) if spec.sweep is None else _sweep_nodes(spec, pins)))
 
 
 def _nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
-    dense = Input(node="import_model", artifact="checkpoint")
-    samples = Input(node="calibrate", artifact="samples")
     tokens = Input(node="prepare_text", artifact="tokens")
     name = _model_name(spec)
-    dtype = spec.compute_dtype
-    tasks = spec.evaluation.tasks
-    checkpoints = {"dense": dense}  # what is evaluated: name → checkpoint; the last one is published
+    checkpoints = {"dense": DENSE}  # what is evaluated: name → checkpoint; the last one is published
     made: dict[str, Input] = {}  # what is published and reported beside the checkpoint
     told: dict[str, Input] = {}  # what is reported only
 
-    yield Node(id="import_model", stage=ImportModel(files=pins.model.files), inputs={})
-
-    if tasks is not None:
-        include = pins.tasks.files if pins.tasks is not None else ()
-        yield Node(id="check_tasks", stage=CheckTasks(tasks=tasks.asked, include=include), inputs={})
-
-    if spec.recovery is not None:
-        yield from _training_nodes(spec.recovery, pins, dense=dense)
-
-    if spec.calibration is not None and spec.needs_calibration:
-        assert pins.calibration is not None, "a spec with calibration is pinned with it"
-        stage = Calibrate(files=pins.calibration.files, calibration=spec.calibration)
-        yield Node(id="calibrate", stage=stage, inputs={"checkpoint": dense})
+    yield from _source_nodes(spec, pins)
 
     if spec.prune is not None:
-        yield from _pruning_nodes(spec.prune, spec, pins, dense=dense, samples=samples)
+        yield from _pruning_nodes(spec.prune, spec, pins)
         checkpoints["pruned"] = Input(node="prune", artifact="checkpoint")
         made["keep"] = Input(node="prune", artifact="keep")
         made["plan"] = Input(node="allocate", artifact="plan")
@@ -110,31 +99,16 @@ def _nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
             "checkpoint": list(checkpoints.values())[-1],
             "tokens": tokens,
             **{name: made[name] for name in ("keep", "plan") if name in made},
-            **_teacher(spec.recovery, pins, dense=dense),
+            **_teacher(spec.recovery, pins),
         }
         yield Node(id="recover", stage=recover, inputs=inputs)
         made |= {name: Input(node="recover", artifact=name) for name in recover.outputs}
         checkpoints["recovered"] = made.pop("checkpoint")
 
-    judge = Evaluate(
-        texts=tuple(pin.files for pin in pins.perplexity),
-        evaluation=_named(spec.evaluation),
-        compute_dtype=dtype,
-    )
     for which, checkpoint in checkpoints.items():
-        yield Node(id=f"evaluate:{which}", stage=judge, inputs={"checkpoint": checkpoint})
-        made[which] = Input(node=f"evaluate:{which}", artifact="evaluation")
-
-    if tasks is not None:
-        for which, checkpoint in checkpoints.items():
-            for task in tasks.asked:
-                asked = Input(node="check_tasks", artifact=task.name)
-                ask = EvaluateTask(
-                    task=task, batch_size=tasks.batch_size, seed=tasks.seed, compute_dtype=dtype
-                )
-                node = task_node(which, task.name)
-                yield Node(id=node, stage=ask, inputs={"checkpoint": checkpoint, "task": asked})
-                made[node] = Input(node=node, artifact="tasks")
+        judges = list(_judging_nodes(which, checkpoint, spec, pins))
+        yield from judges
+        made |= _figures(which, judges)
 
     made["checkpoint"] = list(checkpoints.values())[-1]
     publish = Publish(model_name=name, spec=spec)
@@ -150,16 +124,115 @@ def _nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
     yield Node(id="report", stage=report, inputs={**made, **told})
 
 
+def _sweep_nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
+    """All members' nodes, those that do the same once, and the table of what came of it."""
+    members = {i: member.prune for i, member in enumerate(spec.members, start=1) if member.prune is not None}
+    swept = frozenset[Statistic]().union(*(_swept(prune) for prune in members.values()))
+    yield from _source_nodes(spec, pins)
+    dense = list(_judging_nodes("dense", DENSE, spec, pins))
+    yield from dense
+    told = _figures("dense", dense)
+    shared = _Shared()
+    for i, prune in members.items():
+        nodes = [
+            *_pruning_nodes(prune, spec, pins, swept=swept),
+            *_judging_nodes("pruned", Input(node="prune", artifact="checkpoint"), spec, pins),
+        ]
+        names = yield from shared.new(nodes, member=i)
+        told |= {
+            f"plan@{i}": Input(node=names["allocate"], artifact="plan"),
+            f"keep@{i}": Input(node=names["prune"], artifact="keep"),
+        }
+        for name, figure in _figures("pruned", nodes).items():
+            told[f"{name}@{i}"] = Input(node=names[figure.node], artifact=figure.artifact)
+    report = ReportSweep(model_name=_model_name(spec), spec=spec)
+    yield Node(id="report", stage=report, inputs=told)
+
+
+class _Shared:
+    """Nodes of a sweep by what they do. A member's own are called `prune@3`."""
+
+    def __init__(self) -> None:
+        self._by_work: dict[str, str] = {}
+
+    def new(self, nodes: Iterable[Node], *, member: int) -> Generator[Node, None, dict[str, str]]:
+        """Those of a member that no member before it has; all of its ids → ids in the sweep."""
+        names: dict[str, str] = {}
+        for node in nodes:
+            inputs = {
+                name: one.model_copy(update={"node": names.get(one.node, one.node)})
+                for name, one in node.inputs.items()
+            }
+            stage = node.stage.model_dump(mode="json")
+            work = digest_of([stage, {name: one.model_dump() for name, one in inputs.items()}])
+            if work not in self._by_work:
+                taken = node.id in self._by_work.values()
+                own = taken or not isinstance(node.stage, (MeasureStatistics, MeasureBlocks, HoldOut))
+                self._by_work[work] = f"{node.id}@{member}" if own else node.id
+                yield Node(id=self._by_work[work], stage=node.stage, inputs=inputs)
+            names[node.id] = self._by_work[work]
+        return names
+
+
+def _source_nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
+    """What everything begins with. What cannot be had fails the job here."""
+    yield Node(id="import_model", stage=ImportModel(files=pins.model.files), inputs={})
+
+    tasks = spec.evaluation.tasks
+    if tasks is not None:
+        include = pins.tasks.files if pins.tasks is not None else ()
+        yield Node(id="check_tasks", stage=CheckTasks(tasks=tasks.asked, include=include), inputs={})
+
+    if spec.recovery is not None:
+        yield from _training_nodes(spec.recovery, pins)
+
+    if spec.calibration is not None and any(one.needs_calibration for one in (spec, *spec.members)):
+        assert pins.calibration is not None, "a spec with calibration is pinned with it"
+        stage = Calibrate(files=pins.calibration.files, calibration=spec.calibration)
+        yield Node(id="calibrate", stage=stage, inputs={"checkpoint": DENSE})
+
+
+def _judging_nodes(which: str, checkpoint: Input, spec: PruneSpec, pins: Pins) -> Iterator[Node]:
+    """Perplexities, and a node for each task."""
+    judge = Evaluate(
+        texts=tuple(pin.files for pin in pins.perplexity),
+        evaluation=_named(spec.evaluation),
+        compute_dtype=spec.compute_dtype,
+    )
+    yield Node(id=f"evaluate:{which}", stage=judge, inputs={"checkpoint": checkpoint})
+    tasks = spec.evaluation.tasks
+    for task in tasks.asked if tasks is not None else ():
+        assert tasks is not None, "there is one"
+        ask = EvaluateTask(
+            task=task, batch_size=tasks.batch_size, seed=tasks.seed, compute_dtype=spec.compute_dtype
+        )
+        asked = Input(node="check_tasks", artifact=task.name)
+        yield Node(
+            id=task_node(which, task.name), stage=ask, inputs={"checkpoint": checkpoint, "task": asked}
+        )
+
+
+def _figures(which: str, nodes: Iterable[Node]) -> dict[str, Input]:
+    """What a checkpoint's judging nodes make, by the names that `publish` and `report` know."""
+    return {
+        which if isinstance(node.stage, Evaluate) else node.id: Input(
+            node=node.id, artifact=node.stage.outputs[0]
+        )
+        for node in nodes
+        if isinstance(node.stage, (Evaluate, EvaluateTask))
+    }
+
+
 def _pruning_nodes(
-    prune: Prune, spec: PruneSpec, pins: Pins, *, dense: Input, samples: Input
+    prune: Prune, spec: PruneSpec, pins: Pins, *, swept: frozenset[Statistic] | None = None
 ) -> Iterator[Node]:
-    """From a dense sweep, if anyone asks for what it measures, to the masks."""
+    """From a dense sweep, if anyone asks for what it measures, to the masks. `swept`: what it measures, if
+    others ask too."""
+    dense, samples = DENSE, Input(node="calibrate", artifact="samples")
     statistics = Input(node="measure_statistics", artifact="statistics")
     measures, needs = prune.allocation.measures, prune.method.needs
-    swept = needs if prune.propagation == "dense" else frozenset()
-    if any(measure.needs_samples for measure in measures):
-        swept |= {"input_norm"}
-    if swept:
+    if asked := _swept(prune):
+        swept = asked if swept is None else swept
         sweep = MeasureStatistics(needs=tuple(sorted(swept)), compute_dtype=spec.compute_dtype)
         yield Node(id="measure_statistics", stage=sweep, inputs={"checkpoint": dense, "samples": samples})
 
@@ -217,23 +290,31 @@ def _pruning_nodes(
     yield masks("prune", Input(node="allocate", artifact="plan"))  # of a tournament: found, the winner's
 
 
+def _swept(prune: Prune) -> frozenset[Statistic]:
+    """What a dense sweep is to measure; nothing where none is needed."""
+    swept: frozenset[Statistic] = prune.method.needs if prune.propagation == "dense" else frozenset()
+    if any(measure.needs_samples for measure in prune.allocation.measures):
+        swept |= {"input_norm"}
+    return swept
+
+
 def _numbered(node: str, i: int) -> str:
     return node if i == 0 else f"{node}:{i}"
 
 
-def _training_nodes(recovery: Recovery, pins: Pins, *, dense: Input) -> Iterator[Node]:
+def _training_nodes(recovery: Recovery, pins: Pins) -> Iterator[Node]:
     """What training takes beside the student. Long before it: a text that is too short is found out here."""
     assert pins.recovery is not None, "a spec with recovery is pinned with its text"
     prepare = PrepareText(files=pins.recovery.files, text=recovery.text, sequences=recovery.sequences)
-    yield Node(id="prepare_text", stage=prepare, inputs={"checkpoint": dense})
+    yield Node(id="prepare_text", stage=prepare, inputs={"checkpoint": DENSE})
     if pins.teacher is not None:
         yield Node(id="import_teacher", stage=ImportModel(files=pins.teacher.files), inputs={})
 
 
-def _teacher(recovery: Recovery, pins: Pins, *, dense: Input) -> dict[str, Input]:
+def _teacher(recovery: Recovery, pins: Pins) -> dict[str, Input]:
     if pins.teacher is not None:
         return {"teacher": Input(node="import_teacher", artifact="checkpoint")}
-    return {"teacher": dense} if recovery.needs_teacher else {}
+    return {"teacher": DENSE} if recovery.needs_teacher else {}
 
 
 def task_node(which: str, task: str) -> str:

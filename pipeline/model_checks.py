@@ -17,9 +17,10 @@ PARQUET = ENDINGS[-1]
 def check_against_model(spec: PruneSpec, facts: ModelFacts) -> None:
     """Everything but the teacher. Raises InvalidRequest subclasses that name the field."""
     row = row_for(facts.model_type)
-    if spec.prune is not None:
-        spec.prune.method.check(spec.prune.pattern)
-        spec.prune.allocation.check(spec.prune.pattern, blocks=facts.blocks)
+    for one in spec.members or (spec,):
+        if one.prune is not None:
+            one.prune.method.check(one.prune.pattern)
+            one.prune.allocation.check(one.prune.pattern, blocks=facts.blocks)
     _check_lengths(spec, facts)
     recovery = spec.recovery
     if recovery is None:

@@ -1,5 +1,9 @@
 """What a spec does, in one line, and where its randomness comes from."""
 
+from collections.abc import Sequence
+
+from pipeline.allocations import Allocation
+from pipeline.methods import Method
 from pipeline.patterns import NM
 from pipeline.quantity import human_count
 from pipeline.recovery import Recovery
@@ -8,19 +12,51 @@ from pipeline.spec import PruneSpec, SpecTemplate
 
 
 def recipe_of(spec: SpecTemplate) -> str:
-    """`wanda · owl · unstructured 0.5 · distillation, full, 20M tokens`: what prunes, then what trains."""
-    parts = []
-    if spec.prune is not None:
-        pattern = spec.prune.pattern
-        kept = (
-            f"{pattern.keep}:{pattern.group}"
-            if isinstance(pattern, NM)
-            else f"unstructured {pattern.target:g}"
-        )
-        parts += [spec.prune.method.kind, spec.prune.allocation.kind, kept]
+    """`wanda · owl · unstructured 0.5 · distillation, full, 20M tokens`: what prunes, then what trains. Of a
+    sweep: `sweep of 12 · wanda, ria · owl, uniform · unstructured 0.5, 0.6, 0.7`."""
+    if isinstance(spec, PruneSpec) and spec.sweep is not None:
+        columns = zip(*(_words(member) for member in spec.members), strict=True)
+        varied = [", ".join(dict.fromkeys(words)) for words in columns]
+        return " · ".join([f"sweep of {len(spec.members)}", *varied])
+    parts = _words(spec)
     if spec.recovery is not None:
         parts.append(training_of(spec.recovery))
     return " · ".join(parts)
+
+
+def titles_of(spec: PruneSpec) -> tuple[str, ...]:
+    """A name for each member of a sweep: its recipe, with the parameters that tell its method and allocation
+    from others of the same kind."""
+    members = [member.prune for member in spec.members if member.prune is not None]
+    methods, allocations = [one.method for one in members], [one.allocation for one in members]
+    return tuple(
+        " · ".join((_told_apart(one.method, methods), _told_apart(one.allocation, allocations), kept))
+        for one, (*_, kept) in zip(members, map(_words, spec.members), strict=True)
+    )
+
+
+def _told_apart(part: Method | Allocation, others: Sequence[Method | Allocation]) -> str:
+    same = [one.model_dump() for one in others if one.kind == part.kind]
+    own = part.model_dump(mode="json")
+    telling = [name for name in own if any(one[name] != same[0][name] for one in same)]
+    return " ".join([part.kind, *(f"{name}={_brief(own[name])}" for name in telling)])
+
+
+def _brief(value: object) -> str:
+    if isinstance(value, dict) and "kind" in value:
+        return str(value["kind"])
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _words(spec: SpecTemplate) -> list[str]:
+    """Method, allocation and pattern."""
+    if spec.prune is None:
+        return []
+    pattern = spec.prune.pattern
+    kept = (
+        f"{pattern.keep}:{pattern.group}" if isinstance(pattern, NM) else f"unstructured {pattern.target:g}"
+    )
+    return [spec.prune.method.kind, spec.prune.allocation.kind, kept]
 
 
 def training_of(recovery: Recovery) -> str:

@@ -16,6 +16,7 @@ from pipeline.environment import Environment
 from pipeline.evaluation import EvaluationResult
 from pipeline.ledger import NodeResult
 from pipeline.plan import SparsityPlan
+from pipeline.quantity import human_bytes
 from pipeline.recipe import recipe_of
 from pipeline.sources.pins import Pins
 from pipeline.spec import PruneSpec
@@ -34,7 +35,7 @@ class ReportData(Frozen):
 
     `stages`: the nodes that were done before the report, in plan order. `checkpoints`: digests of the
     artifacts by name (`dense`, `pruned`, `recovered`). `seeds`: every source of randomness by name.
-    `warnings`: what a reader must know beside the plan's own notes.
+    `warnings`: what a reader must know beside the plan's own notes. `declared_memory_bytes`: of each worker.
     """
 
     model_name: str
@@ -59,6 +60,7 @@ class ReportData(Frozen):
     certificate: Certificate | None = None
     stages: tuple[NodeResult, ...]
     environment: Environment
+    declared_memory_bytes: int | None = None
     checkpoints: dict[str, str]
     manifest_prefix: str
     manifest_digest: str | None = None
@@ -106,6 +108,7 @@ class ReportData(Frozen):
             *_deviation(self),
             *_solved(self.sparsity),
             *_remarks(self.training),
+            *_beyond_declared(self),
         )
 
 
@@ -212,6 +215,19 @@ def _deviation(data: ReportData) -> Iterator[str]:
             f"achieved sparsity {data.sparsity.sparsity:.4f} is {abs(difference):.4f} "
             f"{'above' if difference > 0 else 'below'} the asked {data.asked:g}"
         )
+
+
+def _beyond_declared(data: ReportData) -> Iterator[str]:
+    """Stages of the gang, which alone have a memory declared."""
+    for stage in data.stages:
+        peak = stage.measured.peak_memory_bytes
+        if data.declared_memory_bytes is None or peak is None or stage.cached:
+            continue
+        if "idle_memory_bytes" in stage.measured.details and peak > data.declared_memory_bytes:
+            yield (
+                f"{stage.node} took {human_bytes(peak)} on a worker, and resources.memory_per_worker "
+                f"declares {human_bytes(data.declared_memory_bytes)}: raise it, or use more workers"
+            )
 
 
 def _solved(table: SparsityTable | None) -> Iterator[str]:

@@ -12,6 +12,7 @@ from pipeline.allocations import Candidate
 from pipeline.artifacts import LinearSparsity, SparsityTable
 from pipeline.certificate import Certificate
 from pipeline.comparison import AVERAGE, TaskComparison
+from pipeline.ledger import NodeResult
 from pipeline.quantity import (
     human_bytes,
     human_count,
@@ -25,6 +26,7 @@ from pipeline.recipe import objective_of
 from pipeline.report import ReportData, limits_of, summarise
 from pipeline.report_chart import Chart, block_chart
 from pipeline.report_curves import CurveChart, curve_chart, fit_chart
+from pipeline.report_sweep import SweepDocument, sweep_chart
 from pipeline.spec import PruneSpec
 
 MOMENTS = {
@@ -45,8 +47,57 @@ def spec_yaml(spec: PruneSpec) -> str:
     return text
 
 
+def render_sweep(document: SweepDocument) -> str:
+    """A sweep's page, as render_html's."""
+    data = document.data
+    return (
+        _templates()
+        .get_template("report_sweep.html.j2")
+        .render(
+            data=data,
+            recipe=document.recipe,
+            chart=sweep_chart(data.members),
+            slowest=_slowest(data.stages),
+            spec_yaml=spec_yaml(data.spec),
+            member_yaml={
+                member.number: yaml.safe_dump(
+                    {"prune": member.prune.model_dump(mode="json", exclude_none=True)}, sort_keys=False
+                )
+                for member in data.members
+            },
+        )
+    )
+
+
 def render_html(data: ReportData) -> str:
     """The page: one file, no request to anywhere, no script. Raises UnequalContracts."""
+    summary = summarise(data)
+    recovery = data.spec.recovery
+    return (
+        _templates()
+        .get_template("report.html.j2")
+        .render(
+            data=data,
+            summary=summary,
+            models=[name for name in ("dense", "pruned", "recovered") if getattr(data, name) is not None],
+            chart=_block_chart(data),
+            heatmap=None if data.sparsity is None else heatmap(data.sparsity),
+            recovery=recovery,
+            objective=None if recovery is None else objective_of(recovery),
+            curves=_curves(data),
+            fits=None if data.training is None else fit_chart(data.training.curve.blocks),
+            pruned_fits=fit_chart(data.fits),
+            deepspeed="" if data.training is None else json.dumps(data.training.curve.deepspeed, indent=2),
+            checks=None if data.certificate is None else _checks(data.certificate),
+            slowest=_slowest(data.stages),
+            spec_yaml=spec_yaml(data.spec),
+            tiles=_tiles(summary.tasks),
+            limits=limits_of(summary.tasks),
+        )
+    )
+
+
+def _templates() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("pipeline", "."),
         autoescape=True,
@@ -64,26 +115,11 @@ def render_html(data: ReportData) -> str:
         "share": human_share,
         "parameters": _parameters,
     }
-    summary = summarise(data)
-    recovery = data.spec.recovery
-    return environment.get_template("report.html.j2").render(
-        data=data,
-        summary=summary,
-        models=[name for name in ("dense", "pruned", "recovered") if getattr(data, name) is not None],
-        chart=_block_chart(data),
-        heatmap=None if data.sparsity is None else heatmap(data.sparsity),
-        recovery=recovery,
-        objective=None if recovery is None else objective_of(recovery),
-        curves=_curves(data),
-        fits=None if data.training is None else fit_chart(data.training.curve.blocks),
-        pruned_fits=fit_chart(data.fits),
-        deepspeed="" if data.training is None else json.dumps(data.training.curve.deepspeed, indent=2),
-        checks=None if data.certificate is None else _checks(data.certificate),
-        slowest=max((s.measured.seconds for s in data.stages if not s.cached), default=0.0),
-        spec_yaml=spec_yaml(data.spec),
-        tiles=_tiles(summary.tasks),
-        limits=limits_of(summary.tasks),
-    )
+    return environment
+
+
+def _slowest(stages: Sequence[NodeResult]) -> float:
+    return max((stage.measured.seconds for stage in stages if not stage.cached), default=0.0)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ priority change where and when a job runs, never its bits.
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from pipeline.agreement import check_recovery, check_training
 from pipeline.allocations import Allocation
@@ -19,6 +19,7 @@ from pipeline.patterns import AskedPattern
 from pipeline.reconstruction import BlockReconstruction
 from pipeline.recovery import Recovery
 from pipeline.resources import Resources
+from pipeline.sweep import LARGEST, Sweep
 from pipeline.texts import Calibration
 from pipeline.tracking import Tracking
 
@@ -96,9 +97,56 @@ class SpecTemplate(Frozen):
 
 
 class PruneSpec(SpecTemplate):
-    """What to prune, how, and how it is judged."""
+    """What to prune, how, and how it is judged. With `sweep` there are many ways, and what is made is their
+    comparison; a member that pleases is published by a job of its own."""
 
     model: ModelSource
+    sweep: Sweep | None = None
+
+    @model_validator(mode="after")
+    def _sweeping(self) -> Self:
+        if self.sweep is None:
+            return self
+        if self.prune is None:
+            raise ValueError("sweep varies prune, which is missing")
+        if self.recovery is not None:
+            raise ValueError(
+                "a sweep compares pruned models and trains none: leave recovery out, and train the member "
+                "that pleases in a job of its own"
+            )
+        if not self.evaluation.perplexity:
+            raise ValueError("a sweep compares perplexities: name a text under evaluation.perplexity")
+        members = len(self._crossed())
+        if members > LARGEST:
+            raise ValueError(f"a sweep has at most {LARGEST} members, this one has {members}: list less")
+        _ = self.members  # each must be a spec of its own
+        return self
+
+    @property
+    def members(self) -> tuple["PruneSpec", ...]:
+        """The members of a sweep, each as the spec of a job; without a sweep there are none. Raises
+        ValueError for a combination that is no spec."""
+        found = []
+        for i, prune in enumerate(self._crossed()):
+            try:
+                found.append(PruneSpec(**{**self._fields(), "prune": prune, "sweep": None}))
+            except ValidationError as error:
+                raise ValueError(f"member {i + 1} of the sweep: {error.errors()[0]['msg']}") from error
+        return tuple(found)
+
+    def _crossed(self) -> list[Prune]:
+        if self.sweep is None or self.prune is None:
+            return []
+        asked = self.prune
+        return [
+            asked.model_copy(update={"method": method, "allocation": allocation, "pattern": pattern})
+            for method, allocation, pattern in self.sweep.crossed(
+                asked.method, asked.allocation, asked.pattern
+            )
+        ]
+
+    def _fields(self) -> dict[str, object]:
+        return {name: getattr(self, name) for name in type(self).model_fields}
 
 
 class JobTemplate(Frozen):

@@ -220,6 +220,17 @@ class Report(_Stage):
     spec: PruneSpec
 
 
+class ReportSweep(_Stage):
+    """The members of a sweep side by side. Takes `dense` and its tasks, and of every member, numbered from 1,
+    `plan@1`, `keep@1`, `pruned@1` and `tasks:pruned:<task>@1`."""
+
+    kind: Literal["report_sweep"] = "report_sweep"
+    outputs: ClassVar = ("report",)
+    reusable: ClassVar = False
+    model_name: str
+    spec: PruneSpec
+
+
 Stage = Annotated[
     ImportModel
     | Calibrate
@@ -236,7 +247,8 @@ Stage = Annotated[
     | CheckTasks
     | EvaluateTask
     | Publish
-    | Report,
+    | Report
+    | ReportSweep,
     Field(discriminator="kind"),
 ]
 

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import ray
@@ -42,22 +42,27 @@ TORCH_DTYPES: dict[Dtype, torch.dtype] = {
 
 
 @dataclass(frozen=True)
-class ActorMemory:
+class ActorUse:
     """Resident memory of one actor: at the stage's peak, and new, with torch and transformers imported.
-    `spilled_bytes`: activations that were on its local disk."""
+    `spilled_bytes`: activations that were on its local disk. `forwards`: how often a sample went through a
+    block, and through one up to its last measured input (`cut_forwards`), fitting left out."""
 
     peak_bytes: int
     idle_bytes: int
     spilled_bytes: int
+    forwards: int
+    cut_forwards: int
 
     def made(self, artifacts: Mapping[str, ArtifactRef], **details: float) -> Made:
-        """What the stage made, with this memory beside it."""
+        """What the stage made, with this beside it."""
         return Made(
             artifacts,
             peak_memory_bytes=self.peak_bytes,
             details={
                 "idle_memory_bytes": float(self.idle_bytes),
                 "spilled_bytes": float(self.spilled_bytes),
+                "forwards": float(self.forwards),
+                "cut_forwards": float(self.cut_forwards),
                 **details,
             },
         )
@@ -118,10 +123,13 @@ class SweepActor:
         finally:
             give_back()
 
-    def memory(self) -> ActorMemory:
-        """What this process needed since the stage began."""
-        spilled = self._worker.spilled() if self._worker is not None else 0
-        return ActorMemory(peak_memory_bytes(), self._idle_memory, spilled)
+    def use(self) -> ActorUse:
+        """What this process needed and did since the stage began."""
+        assert self._worker is not None, "a stage has been opened"
+        runs = self._worker.runs
+        return ActorUse(
+            peak_memory_bytes(), self._idle_memory, self._worker.spilled(), runs["whole"], runs["cut"]
+        )
 
 
 class Gang:
@@ -184,9 +192,14 @@ class Gang:
         edges = share_edges(len(items), len(self.actors))
         return [list(items[first:end]) for first, end in itertools.pairwise(edges)]
 
-    def memory(self) -> ActorMemory:
-        """Of the actor that needed most."""
-        return max(ray.get([actor.memory.remote() for actor in self.actors]), key=lambda one: one.peak_bytes)
+    def use(self) -> ActorUse:
+        """Memory of the actor that needed most; forwards of all."""
+        uses: list[ActorUse] = ray.get([actor.use.remote() for actor in self.actors])
+        return replace(
+            max(uses, key=lambda one: one.peak_bytes),
+            forwards=sum(one.forwards for one in uses),
+            cut_forwards=sum(one.cut_forwards for one in uses),
+        )
 
 
 class GangKeeper:
@@ -230,11 +243,12 @@ class GangKeeper:
                 self._turns.release()
 
     def gang(self) -> Generator[Note, None, Gang]:
-        """The gang, hired if there is none. Only within a turn."""
+        """The gang, hired if there is none, once its processes have begun. Only within a turn."""
         self._wanted = False
         if self._gang is None:
             group = yield from self._reserve()
             self._gang = Gang(group, self._hire(group))
+            ray.get([actor.__ray_ready__.remote() for actor in self._gang.actors])
         return self._gang
 
     def _reserve(self) -> Generator[Note, None, PlacementGroup]:

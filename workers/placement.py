@@ -27,6 +27,7 @@ from workers.stages import (
     publish,
     recover,
     report,
+    report_sweep,
 )
 from workers.stages.base import Made, StageContext, Steps, Waited
 
@@ -62,6 +63,7 @@ PLACES: dict[str, Place] = {
     "evaluate_task": Place(evaluate_task.run, where="worker"),
     "publish": Place(publish.run, memory=2 * GIB),
     "report": Place(report.run, cpus=0),
+    "report_sweep": Place(report_sweep.run, cpus=0),
 }
 
 

@@ -71,7 +71,7 @@ def _warnings(services: Services, request: JobRequest, pins: Pins) -> Iterator[s
             f"resources.memory_per_worker is {resources.memory_per_worker}, and each task of "
             f"spec.evaluation.tasks loads the whole model, whose files have {human_bytes(pins.model.size)}"
         )
-    if spec.calibration is not None and not spec.needs_calibration:
+    if spec.calibration is not None and not any(one.needs_calibration for one in (spec, *spec.members)):
         why = (
             "nothing is pruned"
             if spec.prune is None

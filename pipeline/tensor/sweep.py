@@ -98,6 +98,7 @@ class SweepWorker(Walk):
                 output = self._stream.run(self.work.block, hidden)
             if advance:
                 self._hidden[i] = output
+        self.runs["whole" if advance else "cut"] += len(self._hidden)
         return shares
 
     def gram(self, group: int) -> Gram:
@@ -129,6 +130,7 @@ class SweepWorker(Walk):
                 self._hidden[i] = output
         else:
             self._runs.abandon()
+        self.runs["whole" if advance else "cut"] += len(self._hidden)
         self._runs = None
 
     def measured(self, block: int, measure: Measure, statistics: StatisticsRef | None) -> dict[str, float]:

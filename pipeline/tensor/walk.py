@@ -49,6 +49,7 @@ class Walk:
         self._activations = {"hidden": Activations(iter(()), room=None)}
         self._work: BlockWork | None = None
         self._module: nn.Module | None = None
+        self.runs = {"whole": 0, "cut": 0}  # how often a sequence went through a block, or a part of one
 
     @property
     def work(self) -> BlockWork:
@@ -81,6 +82,7 @@ class Walk:
         self._loaded()
         for i, hidden in enumerate(self._hidden):
             self._hidden[i] = self._stream.run(self.work.block, hidden)
+        self.runs["whole"] += len(self._hidden)
 
     def store_activations(self, key: str) -> dict[str, StoredPart]:
         """Write all activations of this worker, by name, as objects whose keys begin with `key`."""

@@ -7,7 +7,7 @@ from safetensors.torch import load
 
 from api.service.views import JobView
 from tests.e2e.service import Service
-from tests.e2e.test_job import artifacts, finished, request
+from tests.e2e.test_job import artifacts, finished, request, with_tasks
 
 pytestmark = pytest.mark.e2e
 
@@ -93,3 +93,51 @@ def test_dense_statistics_serve_every_member_that_shares_them(local_service: Ser
         hessian = load(b"".join(client.file(file)))["hessian"]
     assert hessian.shape[0] == hessian.shape[1]
     assert (hessian.diagonal() >= 0).all()
+
+
+@pytest.fixture(scope="module")
+def sweep(local_service: Service, material: Path) -> JobView:
+    body = asked(material, propagation="dense", allocation={"kind": "uniform"})
+    body["spec"]["sweep"] = {
+        "methods": [{"kind": "wanda"}, {"kind": "magnitude"}],
+        "patterns": [{"kind": "unstructured", "sparsity": 0.5}, {"kind": "nm", "keep": 2, "group": 4}],
+        "sparsities": [0.45, 0.65],
+    }
+    done = finished(local_service, with_tasks(body, material))
+    assert done.status == "succeeded", done.error
+    return done
+
+
+def test_a_sweep_compares_its_members(local_service: Service, sweep: JobView) -> None:
+    with local_service.client() as client:
+        data = client.sweep_report(sweep.id).data
+        page = client.report_html(sweep.id)
+    assert [member.title for member in data.members][:3] == [
+        "wanda · uniform · unstructured 0.45",
+        "magnitude · uniform · unstructured 0.45",
+        "wanda · uniform · unstructured 0.65",
+    ]
+    assert [round(member.sparsity, 3) for member in data.members] == [0.45, 0.45, 0.65, 0.65, 0.5, 0.5]
+    figures = [member.perplexity[0].final for member in data.members]
+    assert len(set(figures)) == 6
+    assert any(member.best for member in data.members)
+    assert all(member.tasks for member in data.members)
+    status = {stage.node: stage.status for stage in sweep.stages}
+    assert {"measure_statistics", "prune@6", "evaluate:pruned@6", "tasks:pruned:trees@6"} <= status.keys()
+    assert [node for node in status if node.startswith("measure")] == ["measure_statistics"]
+    assert "publish" not in status
+    assert page.count(b'class="best"') >= 1
+
+
+def test_a_member_is_published_by_a_job_that_finds_its_masks(
+    local_service: Service, sweep: JobView, material: Path
+) -> None:
+    with local_service.client() as client:
+        member = client.sweep_report(sweep.id).data.members[2]
+    body = asked(material, **member.prune.model_dump(mode="json"))
+    alone = finished(local_service, body)
+    assert alone.status == "succeeded", alone.error
+    status = {stage.node: stage.status for stage in alone.stages}
+    assert (status["prune"], status["evaluate:pruned"]) == ("cached", "cached")
+    assert status["publish"] == "succeeded"
+    assert artifacts(local_service, alone)["prune", "checkpoint"].digest == member.checkpoint

@@ -45,7 +45,7 @@ def run(stage: Evaluate, context: StageContext, keeper: GangKeeper) -> Steps:
         with keeper.turn() as turn:
             workers, blocks = yield from turn.open(context, windows, dtype=stage.compute_dtype)
             outcomes = yield from sequence_losses(workers, blocks, scored)
-            memory = workers.memory()
+            use = workers.use()
     result = EvaluationResult(
         checkpoint_digest=checkpoint.digest,
         perplexity=_results(stage, texts, outcomes, tokenizer_digest(checkpoint)),
@@ -53,7 +53,7 @@ def run(stage: Evaluate, context: StageContext, keeper: GangKeeper) -> Steps:
     blob = context.content.put_bytes(canonical_json(result))
     artifacts = {"evaluation": EvaluationRef(files=(FileRef(path="evaluation.json", blob=blob),))}
     tokens = float(sum(len(window) for window in windows))
-    yield Made(artifacts) if memory is None else memory.made(artifacts, tokens=tokens)
+    yield Made(artifacts) if memory is None else use.made(artifacts, tokens=tokens)
 
 
 def sequence_losses(

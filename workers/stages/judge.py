@@ -19,7 +19,7 @@ def run(stage: Judge, context: StageContext, keeper: GangKeeper) -> Steps:
     with keeper.turn() as turn:
         workers, blocks = yield from turn.open(context, samples, dtype=stage.compute_dtype)
         outcomes = yield from sequence_losses(workers, blocks, [len(sample) - 1 for sample in samples])
-        memory = workers.memory()
+        use = workers.use()
     tokens = sum(count for _, count in outcomes)
     loss = math.fsum(total for total, _ in outcomes) / tokens
     try:
@@ -31,4 +31,4 @@ def run(stage: Judge, context: StageContext, keeper: GangKeeper) -> Steps:
             f"the loss on held-out samples is {loss}: set compute_dtype wider than {stage.compute_dtype}"
         )
     blob = context.content.put_bytes(canonical_json(score))
-    yield memory.made({"score": ScoreRef(files=(FileRef(path="score.json", blob=blob),))})
+    yield use.made({"score": ScoreRef(files=(FileRef(path="score.json", blob=blob),))})

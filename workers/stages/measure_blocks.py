@@ -27,7 +27,7 @@ def run(stage: MeasureBlocks, context: StageContext, keeper: GangKeeper) -> Step
         for block in found:
             values.append(ray.get(block))
             yield Progress(len(values), blocks)
-        memory = workers.memory()
+        use = workers.use()
     measurements = Measurements(
         measure=stage.measure,
         title=stage.measure.title,
@@ -36,4 +36,4 @@ def run(stage: MeasureBlocks, context: StageContext, keeper: GangKeeper) -> Step
     )
     blob = context.content.put_bytes(canonical_json(measurements))
     ref = MeasurementsRef(files=(FileRef(path="measurements.json", blob=blob),))
-    yield memory.made({"measurements": ref})
+    yield use.made({"measurements": ref})

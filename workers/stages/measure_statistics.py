@@ -48,10 +48,10 @@ def run(stage: MeasureStatistics, context: StageContext, keeper: GangKeeper) -> 
                 if not last:
                     snapshots.save(block + 1)
             yield Progress(block + 1, blocks)
-        memory = workers.memory()
+        use = workers.use()
         snapshots.forget()
     files = tuple(file for block in done for file in block.files)
-    yield memory.made({"statistics": StatisticsRef(files=files)})
+    yield use.made({"statistics": StatisticsRef(files=files)})
 
 
 def _measured(workers: Gang, needs: Needs, *, last: bool, label: str) -> StoredStatistics:

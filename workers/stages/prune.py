@@ -60,14 +60,14 @@ def run(stage: PruneBlocks, context: StageContext, keeper: GangKeeper) -> Steps:
                     snapshots.save(block + 1)
             yield Progress(block + 1, blocks)
         outer_tensors: StoredTensors = ray.get(outer)
-        memory = workers.memory()
+        use = workers.use()
         snapshots.forget()
     experts = _expert_table(done)
     if experts is not None and experts.note is not None:
         yield Note(experts.note, level="warning")
     parts = [outer_tensors, *(block.weights for block in done)]
     checkpoint = assemble(content, context.checkpoint(), parts)
-    yield memory.made({"checkpoint": checkpoint, "keep": _keep(content, done, experts)})
+    yield use.made({"checkpoint": checkpoint, "keep": _keep(content, done, experts)})
 
 
 class _Pruning:

@@ -61,6 +61,7 @@ def run(stage: Report, context: StageContext) -> Steps:
         environment=environment(
             threads=order.request.resources.cpus_per_worker, training=stage.spec.recovery is not None
         ),
+        declared_memory_bytes=order.request.resources.memory_bytes,
         checkpoints={which: context.inputs[f"{which}_checkpoint"].digest for which in known},
         manifest_prefix=manifest.prefix,
         manifest_digest=manifest.digest,

@@ -5,6 +5,7 @@ import { blockChart } from "../chart.js";
 import { fillIfNew, h } from "../dom.js";
 import { bytes, metric, perplexity, plain, seconds, short } from "../format.js";
 import { capital, models } from "../models.js";
+import { sweepTable } from "./sweep_table.js";
 import { taskTable } from "./task_table.js";
 
 /** `path`: of the job. Gives {node, update(job)}. */
@@ -20,7 +21,7 @@ export function results(path) {
   let shown = null; // which report is shown, or on its way
 
   async function update(job) {
-    const report = job.stages.find((stage) => stage.stage === "report");
+    const report = job.stages.find((stage) => stage.node === "report");
     const isThere = report && (report.status === "succeeded" || report.status === "cached");
     if (!isThere) {
       if (shown === null) fillIfNew(box, job.status, () => h("p", { class: "calm-message" }, promise(job)));
@@ -31,7 +32,9 @@ export function results(path) {
     shown = wanted;
     try {
       const document = await get(`${path}/report?format=json`);
-      fillIfNew(box, wanted, () => drawn(document));
+      fillIfNew(box, wanted, () =>
+        document.object === "sweep_report" ? sweepTable(document.data.members) : drawn(document),
+      );
       top.append(link);
     } catch (error) {
       shown = null;

@@ -1,0 +1,41 @@
+// The members of a sweep side by side.
+
+import { h } from "../dom.js";
+import { perplexity, seconds } from "../format.js";
+
+/** Members as the report has them. Bold: no other one is as sparse and as good. */
+export function sweepTable(members) {
+  const texts = members[0].perplexity;
+  const head = ["#", "Member", "Sparsity", ...texts.map((text) => text.name), "Masks in"];
+  const dense = ["", "dense", "0", ...texts.map((text) => perplexity(text.dense)), ""];
+  const rows = members.map((member) => [
+    String(member.number),
+    member.title,
+    member.sparsity.toFixed(4),
+    ...member.perplexity.map((text) => perplexity(text.pruned)),
+    seconds(member.seconds),
+  ]);
+  return h(
+    "div",
+    { class: "scroll", tabindex: 0, role: "group", "aria-label": "Members of the sweep" },
+    h(
+      "table",
+      { class: "figures", id: "sweep-table" },
+      h("thead", null, h("tr", null, head.map((name) => h("th", { scope: "col" }, name)))),
+      h(
+        "tbody",
+        null,
+        row(dense),
+        rows.map((cells, i) => row(cells, members[i].best)),
+      ),
+    ),
+  );
+}
+
+function row(cells, best = false) {
+  return h(
+    "tr",
+    null,
+    cells.map((cell) => h("td", null, best ? h("strong", null, cell) : cell)),
+  );
+}
