@@ -9,6 +9,7 @@ Shape legend: B sequences, L tokens of one sequence, H hidden size, V vocabulary
 """
 
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -24,6 +25,8 @@ from pipeline.architecture import Architecture, row_for
 from pipeline.checkpoint.experts import fused, slot, stored_names
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.errors import UnsupportedCheckpoint
+
+_BUILDING = threading.Lock()  # building without weights changes torch for all threads meanwhile
 
 
 @dataclass(frozen=True)
@@ -233,7 +236,7 @@ def skeleton(
     for field, value in (changes or {}).items():
         if hasattr(config, field):
             setattr(config, field, value)
-    with init_empty_weights(include_buffers=False):
+    with _BUILDING, init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     model.tie_weights()  # building without weights has made tied ones two
     return cast(PreTrainedModel, model.eval().requires_grad_(False))

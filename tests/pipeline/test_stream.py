@@ -1,13 +1,15 @@
 """Streaming one block at a time gives the bits of the whole model in transformers."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 from transformers import AutoModelForCausalLM
 
 from pipeline.checkpoint.reader import CheckpointReader
-from pipeline.checkpoint.stream import BlockStream
+from pipeline.checkpoint.stream import BlockStream, disk_names, skeleton
 from tests.checkpoints import imported
 from tests.models import EVERY, tiny_checkpoint
 
@@ -61,3 +63,17 @@ def test_only_one_block_holds_weights(tmp_path: Path) -> None:
         assert all(parameter.device.type == "cpu" for parameter in module.parameters())
         stream.release(block)
         assert all(parameter.device.type == "meta" for parameter in module.parameters())
+
+
+def test_skeletons_may_be_built_side_by_side(tmp_path: Path) -> None:
+    directory = tiny_checkpoint("llama", tmp_path / "model")  # its embedding is tied to its head
+    content, checkpoint = imported(directory, tmp_path / "store")
+    reader = CheckpointReader(content, checkpoint)
+
+    def names(_: int) -> dict[str, str]:
+        return disk_names(skeleton(reader, torch.float32), reader)
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(names, range(64)))
+    assert found == [names(0)] * 64
+    assert nn.Linear(2, 2).weight.device.type == "cpu"

@@ -223,7 +223,7 @@ def test_the_page_has_a_row_for_every_member() -> None:
     classes = [attributes.get("class") for tag, attributes in page.tags if tag == "circle"]
     assert sorted(str(one) for one in classes) == ["beaten", "beaten", "best", "best"]
     assert sum(attributes.get("class") == "best" for tag, attributes in page.tags if tag == "tr") == 2
-    assert "Peak memory of 1 GiB" in " ".join(page.text)
+    assert "Peak memory of 1.0 GiB" in page.tables["stages-table"][0][3]
     assert "a note" in " ".join(page.text)
 
 
