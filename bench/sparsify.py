@@ -2,9 +2,11 @@
 
 Ours is a whole job on a local Ray with one worker; its time is that of the stages that measure and prune, as
 the job records them. The oracle is a process of its own. Both run on the same samples with the same threads,
-by turns; memory is counted beyond an idle process that has imported torch and transformers. With `rounding:
-floor` both give the same masks; `propagation: linear` gives others, so its perplexity stands beside that of
-`pruned`.
+by turns; memory is counted beyond an idle process that has imported torch and transformers, time from when
+the processes run. With `rounding: floor` both give the same masks; `propagation: linear` gives others, so its
+perplexity stands beside that of `pruned`. The last table counts multiplications: those of the forwards that
+the job's workers ran, the least that the algorithm needs, those of the papers' way, and how long ours would
+take at the measured rate of matrix products.
 
 `--quick`: fewer and shorter samples. Exits with 1 when a target is missed (see TARGETS).
 
@@ -31,8 +33,8 @@ from pipeline.checkpoint.keeps import load_keep
 from pipeline.evaluation import EvaluationResult
 from pipeline.events import DriverEvent
 from pipeline.ledger import NodeResult
+from pipeline.plan import SparsityPlan
 from pipeline.storage import ContentStore, open_store
-from pipeline.tensor.walk import Walk
 from workers.demo_data import DemoData, prepare_demo
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -69,7 +71,10 @@ def main() -> None:
         rounds = [bench.round() for _ in range(arguments.rounds)]
         for case in CASES:
             figures[case] = _together([one[case] for one in rounds])
-        figures["gemm_share"] = bench.gemm_share()
+        rates = bench.rates()
+        for case in CASES:
+            figures[case] |= multiplications(case, figures[case], rates, samples=samples)
+        figures["gemm_share"] = rates["share"]
     show(figures)
     print(json.dumps(figures))
     sys.exit(0 if targets_met(figures) else 1)
@@ -99,11 +104,15 @@ class Bench:
                 print(f"{case:<14}{found[case]}", file=sys.stderr, flush=True)
         return found
 
-    def gemm_share(self) -> float:
-        """Rate of multiplications of the forwards over that of the same matrix products alone."""
+    def rates(self) -> dict[str, float]:
+        """What `forwards` found, in a process of its own."""
         command = [sys.executable, __file__, "_forwards", str(self._data.model), str(self._tokens)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
-        return float(done.stdout.splitlines()[-1])
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT, env=environment
+        )
+        rates: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+        return rates
 
     def _ours(self, case: str) -> tuple[dict[str, Any], dict[str, NodeResult], ContentStore]:
         """A job in a storage of its own: its figures, the results of its nodes, and the storage."""
@@ -154,11 +163,16 @@ class Bench:
         ]
         judged = results["evaluate:pruned"].artifacts["evaluation"].file("evaluation.json")
         evaluation = EvaluationResult.model_validate_json(content.get_bytes(judged))
+        planned = results["allocate"].artifacts["plan"].file("plan.json")
+        plan = SparsityPlan.model_validate_json(content.get_bytes(planned))
         figures = {
             "ours_s": sum(one.seconds for one in stages),
             "ours_mb": max(memory) / 1e6,
+            "blocks": len(plan.blocks),
             "perplexity": evaluation.perplexity[0].perplexity,
             "stages_s": {n: round(results[n].measured.seconds, 2) for n in STAGES if n in results},
+            "forwards": int(sum(one.details.get("forwards", 0) for one in stages)),
+            "cut_forwards": int(sum(one.details.get("cut_forwards", 0) for one in stages)),
         }
         return figures, results, content
 
@@ -178,9 +192,13 @@ class Bench:
 
 
 def forwards(model: Path, tokens: Path) -> None:
-    """Print the share: the rate of a dense sweep over that of the products with its linears alone."""
+    """Print as JSON: multiplications of a sample through a block (`whole`) and up to its last measured input
+    (`cut`), multiplications per second of the linears' products alone (`rate`), and the rate of a dense sweep
+    over it (`share`)."""
     from torch.utils.flop_counter import FlopCounterMode
 
+    from pipeline.methods.wanda import Wanda
+    from pipeline.tensor.sweep import SweepWorker
     from tests.checkpoints import imported
 
     torch.set_num_threads(THREADS)
@@ -188,9 +206,10 @@ def forwards(model: Path, tokens: Path) -> None:
     samples = list(load_file(tokens)["tokens"])
     with tempfile.TemporaryDirectory(prefix="secateur-bench-") as name:
         content, checkpoint = imported(model, Path(name))
-        walk = Walk(content, checkpoint, samples, dtype=torch.float32, device=torch.device("cpu"))
+        walk = SweepWorker(content, checkpoint, samples, dtype=torch.float32, device=torch.device("cpu"))
         walk.start()
-        shares = []
+        shares, alone_rates = [], []
+        multiplied = cut = alone = 0.0
         for block in range(walk.num_blocks):
             walk.load(block)
             linears = [walk.work.weight(name) for group in walk.work.groups for name in group]
@@ -198,14 +217,44 @@ def forwards(model: Path, tokens: Path) -> None:
             if block == 0:
                 with FlopCounterMode(display=False) as counter:
                     walk.advance()
-                multiplied = counter.get_total_flops()
+                multiplied = counter.get_total_flops() / 2
+                with FlopCounterMode(display=False) as counter:
+                    walk.measure(advance=False, needs=Wanda().needs)
+                cut = counter.get_total_flops() / 2
                 with FlopCounterMode(display=False) as counter:
                     _multiply(linears, samples)
-                alone = counter.get_total_flops()
+                alone = counter.get_total_flops() / 2
                 continue
             run = _seconds(walk.advance)
-            shares.append(multiplied / run / (alone / products))
-    print(statistics.median(shares))
+            alone_rates.append(alone / products)
+            shares.append(multiplied / run / alone_rates[-1])
+    found = {"whole": multiplied / len(samples), "cut": cut / len(samples)}
+    found |= {"rate": statistics.median(alone_rates), "share": statistics.median(shares)}
+    print(json.dumps(found))
+
+
+def multiplications(
+    case: str, figures: dict[str, Any], rates: dict[str, float], *, samples: int
+) -> dict[str, float]:
+    """In units of 10^12. The least: every block to its last measured input, and all blocks but the last to
+    the end; the papers' way runs every block twice a sweep."""
+    whole, cut = rates["whole"], rates["cut"]
+    done = figures["forwards"] * whole + figures["cut_forwards"] * cut
+    blocks = figures["blocks"]
+    dense = case.startswith("owl")
+    once = (blocks - 1) * whole + cut  # a sweep that measures as it goes
+    least = samples * (once if case.endswith("linear") else (blocks - 1) * (whole + cut) + cut)
+    if dense and case.endswith("linear"):
+        least += samples * once
+    elif dense:  # block 0 was measured there
+        least += samples * (once - cut)
+    papers = samples * blocks * whole * (4 if dense else 2)
+    return {
+        "done_t": round(done / 1e12, 3),
+        "least_t": round(least / 1e12, 3),
+        "papers_t": round(papers / 1e12, 3),
+        "at_rate_s": round(done / rates["rate"], 2),
+    }
 
 
 def show(figures: dict[str, Any]) -> None:
@@ -233,6 +282,10 @@ def show(figures: dict[str, Any]) -> None:
         cells.append("other" if equal is None else "equal" if equal else "DIFFERENT")
         print("".join(f"{cell:>12}" for cell in cells))
     print(f"stages: {json.dumps({case: figures[case]['stages_s'] for case in CASES})}")
+    print("".join(f"{name:>16}" for name in ("", "done 10^12", "least", "papers' way", "s at the rate")))
+    for case in CASES:
+        row = [f"{figures[case][key]:.3f}" for key in ("done_t", "least_t", "papers_t")]
+        print("".join(f"{cell:>16}" for cell in (case, *row, f"{figures[case]['at_rate_s']:.1f}")))
     print(f"forwards at {figures['gemm_share']:.0%} of the rate of matrix products")
 
 
