@@ -111,6 +111,7 @@ class EmbeddedRay:
             "RAY_AUTH_TOKEN_PATH": str(self.token_path),
             "RAY_USAGE_STATS_ENABLED": "0",
             "OMP_WAIT_POLICY": "PASSIVE",
+            "GOMP_SPINCOUNT": "10000",
             "PYTHONPATH": _python_path(),
             "PYTHONUNBUFFERED": "1",
             **self._environment,

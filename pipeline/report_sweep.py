@@ -17,6 +17,7 @@ from pipeline.sources.pins import Pins
 from pipeline.spec import Prune, PruneSpec
 
 HEIGHT = 300.0
+MARGIN = 0.02  # of sparsity on both sides, so that members of one sparsity have an axis too
 
 
 class SweepMember(Frozen):
@@ -92,7 +93,7 @@ def sweep_chart(members: Sequence[SweepMember]) -> CurveChart:
     """Perplexity on the first text over sparsity; a line through those that nothing beats."""
     points = [(member.sparsity, member.perplexity[0].final) for member in members]
     dense = members[0].perplexity[0].dense
-    across, named = axis(min(x for x, _ in points), max(x for x, _ in points))
+    across, named = axis(min(x for x, _ in points) - MARGIN, max(x for x, _ in points) + MARGIN)
     upwards, ticks = axis(min(dense, *(y for _, y in points)), max(y for _, y in points))
     top, bottom = PANEL_TOP, PANEL_TOP + HEIGHT
 

@@ -63,6 +63,7 @@ def main() -> None:
 def _start_ray(directory: Path) -> None:
     """A Ray of our own that ends with us, whatever else runs on this machine."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     ray.init(address="local", _temp_dir=str(directory), include_dashboard=False, log_to_driver=False)
 
 

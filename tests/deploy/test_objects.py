@@ -235,6 +235,7 @@ def test_ray_plans_with_what_its_pods_have(render: Render, name: str) -> None:
         assert int(params["memory"]) + size == parse_bytes(resources["limits"]["memory"])
         assert 0.85 * size < int(params["object-store-memory"]) < size
         assert {"name": "OMP_WAIT_POLICY", "value": "PASSIVE"} in container["env"]
+        assert {"name": "GOMP_SPINCOUNT", "value": "10000"} in container["env"]
         if spec["enableInTreeAutoscaling"]:
             assert "replicas" not in group, "helm upgrade would undo what was scaled"
             assert group["idleTimeoutSeconds"] > 0

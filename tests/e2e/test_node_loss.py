@@ -1,4 +1,5 @@
-"""A Ray of two nodes, one of which is announced to go, and goes, in the middle of training."""
+"""A Ray of two nodes: pruned over both as in one process; then one is announced to go, and goes, in the
+middle of training."""
 
 import contextlib
 import os
@@ -9,15 +10,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from ray.cluster_utils import Cluster
+from safetensors.torch import load
 
+from pipeline.allocations.uniform import Uniform
+from pipeline.artifacts import CheckpointRef
 from pipeline.certificate import Certificate
+from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.events import DriverEvent, EventBody
 from pipeline.ledger import NodeResult, WorkOrder, order_key
+from pipeline.methods.sparsegpt import SparseGPT
+from pipeline.patterns import Unstructured
 from pipeline.resolve import resolve
 from pipeline.spec import JobRequest
+from pipeline.storage.content import ContentStore
 from pipeline.training import Curve, StepRecord
 from tests.e2e.test_recovery import recovery_request
+from tests.sweeping import prune_in_process
+from workers.samples import FILE
 from workers.settings import WorkerSettings
 
 pytestmark = pytest.mark.e2e
@@ -65,6 +76,7 @@ def test_training_saves_when_a_node_is_drained_and_goes_on_without_it(
     assert (drained, gone, replaced) == (True, True, True)
 
     content = settings.content()
+    as_in_one_process(content, results)
     artifacts = results["recover"].artifacts
     curve = Curve.model_validate_json(content.get_bytes(artifacts["curve"].file("curve.json")))
     certificate = Certificate.model_validate_json(
@@ -84,12 +96,38 @@ def test_training_saves_when_a_node_is_drained_and_goes_on_without_it(
 def asked(material: Path) -> JobRequest:
     """Two workers, or one when the other stays away."""
     body: dict[str, Any] = recovery_request(material, steps=STEPS, validate_every_steps=20)
-    del body["spec"]["calibration"]
+    body["spec"]["calibration"] |= {"samples": 8, "sequence_length": 32}
     half = {"kind": "unstructured", "sparsity": 0.5}
-    body["spec"]["prune"] = {"method": {"kind": "magnitude"}, "pattern": half}
+    body["spec"]["prune"] = {"method": {"kind": "sparsegpt"}, "pattern": half}
     body["spec"]["evaluation"]["perplexity"][0]["windows"] = 1
     body["resources"]["recovery"].update(save_every_steps=10 * STEPS, min_workers=1)
     return JobRequest.model_validate(body)
+
+
+def as_in_one_process(content: ContentStore, results: dict[str, NodeResult]) -> None:
+    """Statistics were merged, and linears shared out over two nodes: the bits are the same."""
+    dense = results["import_model"].artifacts["checkpoint"]
+    made = results["prune"].artifacts
+    assert isinstance(dense, CheckpointRef)
+    assert isinstance(made["checkpoint"], CheckpointRef)
+    samples = content.get_bytes(results["calibrate"].artifacts["samples"].file(FILE))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        alone = prune_in_process(
+            content,
+            dense,
+            list(load(samples)["tokens"]),
+            method=SparseGPT(),
+            allocation=Uniform(),
+            pattern=Unstructured(sparsity=0.5),
+        )
+    finally:
+        torch.set_num_threads(threads)
+    pruned = CheckpointReader(content, made["checkpoint"])
+    assert alone.weights
+    for name, weight_OI in alone.weights.items():
+        assert torch.equal(pruned.tensor(name), weight_OI), name
 
 
 def driven(request: JobRequest, settings: WorkerSettings, cluster: Cluster) -> Generator[EventBody]:

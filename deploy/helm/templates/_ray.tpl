@@ -90,6 +90,7 @@ spec:
       imagePullPolicy: {{ .root.Values.image.pullPolicy }}
       env:
         - {name: OMP_WAIT_POLICY, value: PASSIVE}
+        - {name: GOMP_SPINCOUNT, value: "10000"}
         - {name: RAY_USAGE_STATS_ENABLED, value: "0"}
         {{- range $name, $value := $ray.extraEnv }}
         - {name: {{ $name }}, value: {{ include "secateur.text" $value | quote }}}
