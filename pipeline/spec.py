@@ -53,6 +53,7 @@ class SpecTemplate(Frozen):
     model: ModelSource | None = None
     calibration: Calibration | None = None
     prune: Prune | None = None
+    sweep: Sweep | None = None
     recovery: Recovery | None = None
     evaluation: Evaluation = Field(default_factory=Evaluation)
     compute_dtype: Dtype = Field(
@@ -101,7 +102,6 @@ class PruneSpec(SpecTemplate):
     comparison; a member that pleases is published by a job of its own."""
 
     model: ModelSource
-    sweep: Sweep | None = None
 
     @model_validator(mode="after")
     def _sweeping(self) -> Self:

@@ -113,6 +113,12 @@ class SchedulePatch(Frozen):
 def check(request: ScheduleRequest) -> None:
     """Raise InvalidSpec that names the field when parts of a request do not agree."""
     watch, spec = request.on_new_checkpoint, request.template.spec
+    if spec.sweep is not None:
+        raise InvalidSpec(
+            "a sweep publishes nothing that a schedule could promote: leave it out, and put the member that "
+            "pleases into prune",
+            "template.spec.sweep",
+        )
     if request.cron is None and watch is None:
         raise InvalidSpec(
             "nothing makes this schedule fire: give cron (such as "

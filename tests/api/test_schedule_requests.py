@@ -124,12 +124,19 @@ def test_from_making_to_deleting(clean: Scene) -> None:
     assert client.get("/schedules/third/firings").status_code == 404
 
 
+def swept() -> dict[str, Any]:
+    """One whose spec is a sweep."""
+    asked = body()
+    return {**asked, "spec": {**asked["spec"], "sweep": {"sparsities": [0.5, 0.6]}}}
+
+
 CASES: list[tuple[dict[str, Any], str, str]] = [
     ({}, "template", "is missing"),
     ({"template": body()}, "cron", "give cron"),
     ({"template": template(), "cron": NOON}, "template.spec.model", "cron alone says when, not what"),
     ({"template": body(), "on_new_checkpoint": WATCH}, "template.spec.model", "must be left out"),
     ({"template": body(), "cron": {"expression": "0 12 * *"}}, "cron.expression", "write five"),
+    ({"template": swept(), "cron": NOON}, "template.spec.sweep", "publishes nothing"),
     (
         {"template": body(), "cron": NOON | {"timezone": "Europe/Belrin"}},
         "cron.timezone",
