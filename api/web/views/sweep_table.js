@@ -21,7 +21,7 @@ export function sweepTable(members) {
     h(
       "table",
       { class: "figures", id: "sweep-table" },
-      h("thead", null, h("tr", null, head.map((name) => h("th", { scope: "col" }, name)))),
+      h("thead", null, h("tr", null, head.map((name, i) => h("th", { scope: "col", class: words(i) }, name)))),
       h(
         "tbody",
         null,
@@ -36,6 +36,10 @@ function row(cells, best = false) {
   return h(
     "tr",
     null,
-    cells.map((cell) => h("td", null, best ? h("strong", null, cell) : cell)),
+    cells.map((cell, i) => h("td", { class: words(i) }, best ? h("strong", null, cell) : cell)),
   );
+}
+
+function words(column) {
+  return column === 1 ? "words" : null;
 }
