@@ -122,6 +122,23 @@ def test_methods_that_rank_leave_kept_weights_to_the_bit(
     assert new_OI.view(bits)[keep_OI].equal(weight_OI.view(bits)[keep_OI])
 
 
+def oracle_keep_column_blocks(saliency: np.ndarray, pattern: Unstructured) -> np.ndarray:
+    """Each block of columns is a matrix of its own; rounded counts are those of all columns up to its end."""
+    keep = np.ones(saliency.shape, dtype=bool)
+    rows, columns = saliency.shape
+    for first in range(0, columns, pattern.column_block_size):
+        end = min(first + pattern.column_block_size, columns)
+        block = saliency[:, first:end]
+        if pattern.rounding == "floor":
+            keep[:, first:end] = oracles.keep_matrix_floor(block, pattern.sparsity)
+            continue
+        count = round(rows * end * pattern.sparsity) - round(rows * first * pattern.sparsity)
+        places = sorted((value, i) for i, value in enumerate(block.reshape(-1).tolist()))
+        for _, i in places[:count]:
+            keep[i // block.shape[1], first + i % block.shape[1]] = False
+    return keep
+
+
 def oracle_keep(method: MethodBase, saliency: np.ndarray, pattern: Pattern) -> np.ndarray:
     if isinstance(pattern, NM):
         return oracles.keep_nm(saliency, pattern.keep, pattern.group)
@@ -129,6 +146,8 @@ def oracle_keep(method: MethodBase, saliency: np.ndarray, pattern: Pattern) -> n
         variant = {"exact": oracles.keep_wanda_variant_exact, "floor": oracles.keep_wanda_variant_floor}
         return variant[pattern.rounding](saliency, pattern.sparsity)
     group = pattern.comparison_group or {"magnitude": "matrix", "wanda": "row"}[method.model_dump()["kind"]]
+    if group == "column_block":
+        return oracle_keep_column_blocks(saliency, pattern)
     oracle = {
         ("row", "exact"): oracles.keep_rows_exact,
         ("row", "floor"): oracles.keep_rows_floor,

@@ -20,7 +20,7 @@ TEXT = "file:/t.txt"
 TOURNAMENT = {"kind": "tournament", "candidates": [{"kind": "dlp"}]}
 
 
-def dag(allocation: dict = {"kind": "owl"}) -> Dag:  # noqa: B006 - nobody changes it
+def dag(allocation: dict = {"kind": "owl"}, **changes: object) -> Dag:  # noqa: B006 - nobody changes it
     spec = PruneSpec.model_validate(
         {
             "model": {"source": "file:/m"},
@@ -32,6 +32,7 @@ def dag(allocation: dict = {"kind": "owl"}) -> Dag:  # noqa: B006 - nobody chang
             },
             "recovery": {"text": {"source": TEXT}, "steps": 100},
             "evaluation": {"perplexity": [{"source": TEXT}], "tasks": {"tasks": ["a", "b", "c"]}},
+            **changes,
         }
     )
     pin = Pin(source="file:/m", files=())
@@ -41,7 +42,9 @@ def dag(allocation: dict = {"kind": "owl"}) -> Dag:  # noqa: B006 - nobody chang
 
 def test_every_stage_runs_once_and_the_gang_never_starts_beside_a_task_that_needs_a_cpu() -> None:
     graph = dag()
-    assert {node.stage.kind for node in (*graph.nodes, *dag(TOURNAMENT).nodes)} == set(PLACES)
+    sweep = dag(recovery=None, sweep={"sparsities": [0.5, 0.6]})
+    every = (*graph.nodes, *dag(TOURNAMENT).nodes, *sweep.nodes)
+    assert {node.stage.kind for node in every} == set(PLACES)
     done: list[str] = []
     order = []
     while len(done) < len(graph.nodes):
