@@ -8,17 +8,19 @@ from xdist.scheduler import LoadScopeScheduling
 pytest_plugins = ["tests.servers", "tests.ray_server", "tests.eval_slices", "tests.browser"]
 
 RAY = ("tests/e2e/", "tests/workers/test_job.py", "tests/api/test_real_ray.py", "tests/api/test_embedded.py")
+APART = "tests/e2e/test_node_loss.py"  # long, and its nodes are its own
 
 hypothesis.settings.register_profile("unhurried", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("unhurried")
 
 
 class FilesAndRay(LoadScopeScheduling):
-    """Files stay whole, so that module fixtures are made once; what needs a Ray stays in one process: two of
-    them at a time would only take turns on the cores."""
+    """Files stay whole, so that module fixtures are made once; what needs a Ray stays in one process, where it
+    is started once, but for what would keep that process busy long after the other."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return "ray" if nodeid.startswith(RAY) else nodeid.partition("::")[0]
+        file = nodeid.partition("::")[0]
+        return "ray" if nodeid.startswith(RAY) and file != APART else file
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:

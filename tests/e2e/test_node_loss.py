@@ -35,7 +35,7 @@ pytestmark = pytest.mark.e2e
 
 NODE = {"num_cpus": 1, "memory": 4 * 2**30}
 HEAD, GOING, COMING = "127.0.0.2", "127.0.0.3", "127.0.0.4"  # Ray asks 127.0.0.1 for its public address
-STEPS = 40
+STEPS = 24
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_training_saves_when_a_node_is_drained_and_goes_on_without_it(
 
 def asked(material: Path) -> JobRequest:
     """Two workers, or one when the other stays away."""
-    body: dict[str, Any] = recovery_request(material, steps=STEPS, validate_every_steps=20)
+    body: dict[str, Any] = recovery_request(material, steps=STEPS, validate_every_steps=12)
     body["spec"]["calibration"] |= {"samples": 8, "sequence_length": 32}
     half = {"kind": "unstructured", "sparsity": 0.5}
     body["spec"]["prune"] = {"method": {"kind": "sparsegpt"}, "pattern": half}

@@ -16,7 +16,7 @@ from tests.servers import S3Server
 
 pytestmark = pytest.mark.e2e
 
-STEPS, SAVED = 40, 4
+STEPS, SAVED = 20, 4
 
 
 def recovery_request(material: Path, **recovery: Any) -> dict[str, Any]:
