@@ -15,8 +15,8 @@ hypothesis.settings.load_profile("unhurried")
 
 
 class FilesAndRay(LoadScopeScheduling):
-    """Files stay whole, so that module fixtures are made once; what needs a Ray stays in one process, where it
-    is started once, but for what would keep that process busy long after the other."""
+    """Files stay whole, so that module fixtures are made once; what needs a Ray stays in one process, where
+    it is started once, but for what would keep that process busy long after the other."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
