@@ -1,30 +1,33 @@
 """Perplexity of the real 134M model after pruning without training: methods × allocations × patterns.
 
-Every case is a whole job on a local Ray with one worker; calibration (16 × 512 tokens of C4, the papers' cut)
-and statistics are made once and found again. Perplexity: 16 windows of 512 tokens of Wikipedia articles that
-neither calibration nor tournaments see. `fit`: with reconstruction of each block.
+Every case is a whole job on a local Ray with one worker; the import, the calibration (16 × 512 tokens of C4,
+the papers' cut) and the dense model's outliers are made once. Perplexity: 16 windows of 512 tokens of
+Wikipedia articles that neither calibration nor tournaments see. `fit`: with reconstruction of each block.
 
-`--quick`: a few cases. `--cases wanda_uniform_0.5,...`: these alone. Exits with 1 when a target or a known
-relation between the figures is missed (see TARGETS, RELATIONS).
+`winner` is what a tournament chose: admm and wanda hold their own; methods that solve least squares take
+admm's winner, all others wanda's, because a tournament prunes a model nine times.
+
+`--quick`: a few cases. `--cases wanda_uniform_0.5,...`: these alone. `--results FILE` keeps the figures there
+and measures only what it does not have, so that a run that was interrupted goes on. `--picture FILE`:
+perplexity over sparsity as SVG. Exits with 1 when a target or a known relation between the figures is missed
+(see TARGETS, RELATIONS).
 """
 
-import argparse
 import json
-import subprocess
+import math
+import os
+import shutil
 import sys
 import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from pipeline.evaluation import EvaluationResult
-from pipeline.events import DriverEvent
-from pipeline.ledger import NodeResult
-from pipeline.storage import ContentStore, open_store
+from jobs import Ran, calibration, judged, parser_of, run_job
+from pipeline.allocations.tournament import TournamentTable
+from pipeline.canonical import canonical_json
 from workers.demo_data import DemoData, prepare_demo
 
-ROOT = Path(__file__).resolve().parent.parent
 WANDA, WANDA_ADMM, ADMM = (
     {"kind": "wanda"},
     {"kind": "composed", "mask_from": {"kind": "wanda"}, "update": {"kind": "admm"}},
@@ -46,10 +49,16 @@ METHODS: dict[str, dict[str, Any]] = {
     "wanda_admm_fit": {"method": WANDA_ADMM, "reconstruction": FIT},
     "admm_fit": {"method": ADMM, "reconstruction": FIT},
 }
+JUDGES = {
+    "wanda": "wanda",
+    "admm": "admm",
+    "wanda_admm": "admm",
+    "wanda_admm_fit": "admm",
+    "admm_fit": "admm",
+}
 SPREAD = {"0.5": 0.05}  # of OWL; 0.08 elsewhere
 PROGRESSION = {"0.5": 0.005, "0.6": 0.006, "0.7": 0.008}  # the step of atp
 ALLOCATIONS = ("uniform", "owl", "atp", "tournament")
-JUDGED = ("wanda", "admm", "wanda_admm_fit", "admm_fit")  # methods that tournaments are held for
 PATTERNS: dict[str, dict[str, Any]] = {
     **{str(s): {"kind": "unstructured", "sparsity": s} for s in (0.5, 0.6, 0.7)},
     "2of4": {"kind": "nm", "keep": 2, "group": 4},
@@ -68,84 +77,100 @@ RELATIONS = (  # the first is to be lower than the second
 
 
 def all_cases() -> list[str]:
-    """Methods × allocations × patterns. At 2:4 all blocks stay alike; a tournament prunes nine times."""
-    return [
+    """At 2:4 all blocks stay alike; atp stands in the tables of the tournaments, and here for three methods;
+    the fits, which take longest, go with the winner and, for one, with uniform. The longest come last."""
+    cases = [
         f"{method}_{allocation}_{pattern}"
         for pattern in PATTERNS
         for method in METHODS
         for allocation in ALLOCATIONS
-        if allocation == "uniform" or (pattern != "2of4" and (allocation != "tournament" or method in JUDGED))
+        if allocation == "uniform"
+        or (pattern != "2of4" and (allocation != "atp" or method in ("wanda", "wanda_admm", "admm")))
+        if "fit" not in method
+        or allocation == ("uniform" if method == "wanda_fit" or pattern == "2of4" else "tournament")
     ]
+    return sorted(cases, key=lambda case: ("_fit_" in case, "_tournament_" in case))
 
 
 def main() -> None:
     """Print a table and one line of JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help=f"{len(QUICK)} cases")
+    parser = parser_of(__doc__, quick=f"{len(QUICK)} cases")
     parser.add_argument("--cases", help="names, separated by commas")
-    parser.add_argument(
-        "--data", type=Path, default=ROOT / ".secateur" / "demo" / "data", help="where the demo's data lies"
-    )
+    parser.add_argument("--results", type=Path, help="a JSON file of figures to go on from")
+    parser.add_argument("--picture", type=Path, help="write perplexity over sparsity there as SVG")
     arguments = parser.parse_args()
     cases = arguments.cases.split(",") if arguments.cases else QUICK if arguments.quick else all_cases()
     unknown = sorted(set(cases) - set(all_cases()))
     if unknown:
         parser.error(f"unknown cases {unknown}; known: {', '.join(all_cases())}")
-    data = prepare_demo(arguments.data)
-    figures: dict[str, float] = {}
+    found: dict[str, Any] = {"figures": {}, "winners": {}}
+    if arguments.results is not None and arguments.results.exists():
+        found = json.loads(arguments.results.read_text())
     with tempfile.TemporaryDirectory(prefix="secateur-bench-") as name:
+        bench = Bench(prepare_demo(arguments.data), Path(name), **found)
         for case in cases:
-            figures.update(run(case, data, Path(name)))
-            print(f"{case:<28}{figures[case]:>10.2f}", file=sys.stderr, flush=True)
-    show(figures)
-    print(json.dumps(figures))
-    sys.exit(0 if relations_hold(figures) else 1)
+            if case not in bench.figures:
+                bench.measure(case)
+                print(f"{case:<28}{bench.figures[case]:>10.2f}", file=sys.stderr, flush=True)
+                if arguments.results is not None:
+                    kept = {"figures": bench.figures, "winners": bench.winners}
+                    arguments.results.write_text(json.dumps(kept, indent=1) + "\n")
+    show(bench.figures, bench.winners)
+    if arguments.picture is not None:
+        arguments.picture.write_text(draw(bench.figures))
+    print(json.dumps(bench.figures))
+    sys.exit(0 if relations_hold(bench.figures) else 1)
 
 
-def run(case: str, data: DemoData, directory: Path) -> dict[str, float]:
-    """One job: its perplexity by the case's name, and the dense one."""
-    method, allocation, pattern = case.rsplit("_", 2)
-    prune: dict[str, Any] = {
-        **METHODS[method],
-        "pattern": PATTERNS[pattern],
-        "allocation": allocation_of(allocation, pattern),
-    }
-    text = {"source": f"file:{data.wiki}", "documents": "file", "characters": 400_000}
-    request = {
-        "spec": {
-            "model": {"source": f"file:{data.model}"},
-            "calibration": {
-                "source": f"file:{data.calibration}",
-                "samples": 16,
-                "sequence_length": 512,
+@dataclass
+class Bench:
+    """Perplexities by case, and the allocations that won tournaments by method and pattern."""
+
+    data: DemoData
+    directory: Path
+    figures: dict[str, float] = field(default_factory=dict)
+    winners: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def measure(self, case: str) -> None:
+        """A job in a copy of the storage with what all share; the tournament that it needs comes first."""
+        method, allocation, pattern = case.rsplit("_", 2)
+        judge = f"{JUDGES.get(method, 'wanda')}_tournament_{pattern}"
+        asked = allocation_of(allocation, pattern)
+        if allocation == "tournament" and case != judge:
+            if judge not in self.winners:
+                self.measure(judge)
+            asked = self.winners[judge]
+        own = self.directory / "own"
+        shutil.copytree(self._shared(), own, copy_function=os.link)
+        ran = self._run(case, METHODS[method], asked, pattern, storage=own)
+        self.figures["dense"] = ran.perplexity("dense")
+        self.figures[case] = ran.perplexity("pruned")
+        if case == judge:
+            table = TournamentTable.model_validate_json(ran.read("allocate", "tournament", "tournament.json"))
+            self.winners[judge] = json.loads(canonical_json(table.entries[table.winner].allocation))
+        shutil.rmtree(own)
+
+    def _shared(self) -> Path:
+        """What a job with outliers leaves behind, without training or solving anything."""
+        storage = self.directory / "shared"
+        if not storage.exists():
+            owl = allocation_of("owl", "0.7")
+            self._run("shared", METHODS["magnitude"], owl, "0.7", storage=storage)
+        return storage
+
+    def _run(
+        self, name: str, method: dict[str, Any], allocation: dict[str, Any], pattern: str, *, storage: Path
+    ) -> Ran:
+        request = {
+            "spec": {
+                "model": {"source": f"file:{self.data.model}"},
+                "calibration": calibration(self.data),
+                "prune": {**method, "pattern": PATTERNS[pattern], "allocation": allocation},
+                "evaluation": judged(self.data),
             },
-            "prune": prune,
-            "evaluation": {
-                "perplexity": [{**text, "sequence_length": 512, "windows": 16, "bos": "none"}],
-            },
-        },
-        "resources": {"workers": 1, "cpus_per_worker": 2, "memory_per_worker": "4GiB"},
-    }
-    path = directory / f"{case}.yaml"
-    path.write_text(yaml.safe_dump(request))
-    storage = directory / "storage"
-    command = [sys.executable, "-m", "workers.run", str(path), "--storage", str(storage)]
-    with (directory / f"{case}.log").open("w") as log:
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=log, text=True, check=False, cwd=ROOT)
-    results: dict[str, NodeResult] = {}
-    for line in done.stdout.splitlines():
-        body = DriverEvent.model_validate_json(line).body
-        if body.type == "stage.finished":
-            results[body.result.node] = body.result
-        if body.type == "attempt.failed":
-            raise RuntimeError(f"{case}: {body.reason.message}")
-    content = ContentStore(open_store(f"file://{storage}"))
-    return {
-        name: perplexity(content, results[f"evaluate:{which}"])
-        for name, which in (("dense", "dense"), (case, "pruned"))
-    }
+            "resources": {"workers": 1, "cpus_per_worker": 2, "memory_per_worker": "4GiB"},
+        }
+        return run_job(name, request, self.directory, storage=storage.name)
 
 
 def allocation_of(kind: str, pattern: str) -> dict[str, Any]:
@@ -162,22 +187,77 @@ def allocation_of(kind: str, pattern: str) -> dict[str, Any]:
     return {"kind": "tournament", "samples": 8, "candidates": [owl, *steps, *others]}
 
 
-def perplexity(content: ContentStore, result: NodeResult) -> float:
-    """The one text's."""
-    file = result.artifacts["evaluation"].file("evaluation.json")
-    return EvaluationResult.model_validate_json(content.get_bytes(file)).perplexity[0].perplexity
-
-
-def show(figures: dict[str, float]) -> None:
-    """Methods × allocations down, patterns across."""
-    print(f"dense {figures['dense']:.2f}")
-    print(f"{'':<26}" + "".join(f"{pattern:>10}" for pattern in PATTERNS))
+def show(figures: dict[str, float], winners: dict[str, dict[str, Any]]) -> None:
+    """Methods × allocations down, patterns across; as Markdown."""
+    print(f"dense {figures['dense']:.2f}\n")
+    print(f"| method | allocation | {' | '.join(PATTERNS)} |")
+    print(f"|---|---|{'---:|' * len(PATTERNS)}")
     for method in METHODS:
         for allocation in ALLOCATIONS:
             row = [figures.get(f"{method}_{allocation}_{pattern}") for pattern in PATTERNS]
             if any(value is not None for value in row):
-                cells = "".join(f"{'':>10}" if value is None else f"{value:>10.2f}" for value in row)
-                print(f"{method + ' ' + allocation:<26}{cells}")
+                cells = " | ".join("" if value is None else f"{value:.2f}" for value in row)
+                print(f"| {method} | {'winner' if allocation == 'tournament' else allocation} | {cells} |")
+    print()
+    for case, winner in winners.items():
+        print(f"{case}: {json.dumps(winner)}")
+
+
+def draw(figures: dict[str, float]) -> str:
+    """Perplexity (logarithmic) over sparsity, a line for each method and allocation with three points."""
+    width, height, left, top, bottom, right = 760, 420, 50, 20, 40, 190
+    sparsities = [pattern for pattern in PATTERNS if pattern != "2of4"]
+    lines = {}
+    for method, allocation in (
+        ("magnitude", "uniform"),
+        ("wanda", "uniform"),
+        ("wanda", "owl"),
+        ("wanda", "tournament"),
+        ("sparsegpt", "uniform"),
+        ("admm", "uniform"),
+        ("admm", "tournament"),
+        ("admm_fit", "tournament"),
+    ):
+        values = [figures.get(f"{method}_{allocation}_{sparsity}") for sparsity in sparsities]
+        if None not in values:
+            lines[f"{method}, {allocation.replace('tournament', 'winner')}"] = values
+    ceiling = 2000.0
+    low = math.log(figures["dense"])
+    high = math.log(min(ceiling, max(max(values) for values in lines.values())))
+
+    def y(perplexity: float) -> float:
+        return top + (high - min(math.log(perplexity), high)) / (high - low) * (height - top - bottom)
+
+    def x(i: int) -> float:
+        return left + 20 + i * (width - left - right - 20) / (len(sparsities) - 1)
+
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" '
+        f'font-size="12"><rect width="{width}" height="{height}" fill="white"/>'
+    ]
+    for tick in (20, 30, 50, 100, 200, 500, 1000, 2000):
+        if low <= math.log(tick) <= high:
+            at = f"{y(tick):.1f}"
+            parts.append(f'<line x1="{left}" x2="{width - right}" y1="{at}" y2="{at}" stroke="#e5e7eb"/>')
+            parts.append(f'<text x="{left - 8}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick}</text>')
+    for i, sparsity in enumerate(sparsities):
+        parts.append(
+            f'<text x="{x(i):.1f}" y="{height - 18}" text-anchor="middle">{float(sparsity):.0%}</text>'
+        )
+    colours = ("#6b7280", "#2563eb", "#60a5fa", "#1e3a8a", "#b45309", "#34d399", "#059669", "#be123c")
+    placed = 0.0
+    for (name, values), colour in sorted(
+        zip(lines.items(), colours, strict=False), key=lambda one: -one[0][1][-1]
+    ):
+        points = " ".join(f"{x(i):.1f},{y(value):.1f}" for i, value in enumerate(values))
+        parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        placed = max(y(values[-1]) + 4, placed + 15)  # labels keep apart
+        label = f"{name} {values[-1]:.0f}"
+        parts.append(f'<text x="{width - right + 8}" y="{placed:.1f}" fill="{colour}">{label}</text>')
+    parts.append(
+        f'<text x="{left}" y="{height - 3}">perplexity over sparsity, dense {figures["dense"]:.2f}</text>'
+    )
+    return "\n".join([*parts, "</svg>"]) + "\n"
 
 
 def relations_hold(figures: dict[str, float]) -> bool:

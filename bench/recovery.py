@@ -8,11 +8,9 @@ all that is trained on.
 `--quick`: the depth case alone, on fewer tokens. Exits with 1 when a target is missed (see TARGETS).
 """
 
-import argparse
 import json
 import math
 import shutil
-import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -20,21 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from jobs import JUDGED_CHARACTERS, Ran, calibration, judged, parser_of, run_job
 from pipeline.certificate import Certificate
-from pipeline.evaluation import EvaluationResult
-from pipeline.events import DriverEvent
-from pipeline.ledger import NodeResult
-from pipeline.storage import ContentStore, open_store
 from pipeline.training import Curve
 from workers.demo_data import DemoData, prepare_demo
 
-ROOT = Path(__file__).resolve().parent.parent
 DROPPED = (5, 7, 9, 11, 13, 15, 17, 19, 21, 23)  # every other block of the middle
-JUDGED_CHARACTERS = 400_000  # of the text; what comes after them is trained on
 LENGTH, BATCH = 256, 4
 TARGETS = (
     "the depth cut wins back a third (--quick) or half of the lost log-perplexity; KD is not worse than LM"
@@ -51,12 +43,10 @@ class Bench:
     steps: int
     windows: int
 
-    def run(self, name: str, spec: dict[str, Any]) -> dict[str, NodeResult]:
-        """A whole job; what is stored already is not made again. Results by node."""
-        text = {"source": f"file:{self.data.wiki}", "documents": "file", "characters": JUDGED_CHARACTERS}
-        judged = {**text, "name": "wiki", "sequence_length": 512, "windows": self.windows, "bos": "none"}
+    def run(self, name: str, spec: dict[str, Any]) -> Ran:
+        """A whole job; what is stored already is not made again."""
         request = {
-            "spec": {**spec, "evaluation": {"perplexity": [judged]}},
+            "spec": {**spec, "evaluation": judged(self.data, windows=self.windows)},
             "resources": {
                 "workers": 1,
                 "cpus_per_worker": 2,
@@ -64,41 +54,7 @@ class Bench:
                 "recovery": {"micro_batch_size": BATCH, "save_every_steps": 1000},
             },
         }
-        path = self.directory / f"{name}.yaml"
-        path.write_text(yaml.safe_dump(request))
-        command = [sys.executable, "-m", "workers.run", str(path), "--storage", str(self.storage)]
-        log = (self.directory / f"{name}.log").open("w")
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=log, text=True, check=False, cwd=ROOT)
-        results = {}
-        for line in done.stdout.splitlines():
-            body = DriverEvent.model_validate_json(line).body
-            if body.type == "stage.finished":
-                results[body.result.node] = body.result
-            if body.type == "attempt.failed":
-                raise RuntimeError(f"{name}: {body.reason.message}")
-        if done.returncode != 0:
-            raise RuntimeError(f"{name} ended with {done.returncode}: {Path(log.name).read_text()[-2000:]}")
-        return results
-
-    @property
-    def storage(self) -> Path:
-        return self.directory / "storage"
-
-    @property
-    def content(self) -> ContentStore:
-        return ContentStore(open_store(f"file://{self.storage}"))
-
-    def perplexity(self, results: dict[str, NodeResult], which: str) -> float:
-        file = results[f"evaluate:{which}"].artifacts["evaluation"].file("evaluation.json")
-        return EvaluationResult.model_validate_json(self.content.get_bytes(file)).perplexity[0].perplexity
-
-    def curve(self, results: dict[str, NodeResult]) -> Curve:
-        file = results["recover"].artifacts["curve"].file("curve.json")
-        return Curve.model_validate_json(self.content.get_bytes(file))
-
-    def zeros_kept(self, results: dict[str, NodeResult]) -> bool:
-        file = results["recover"].artifacts["certificate"].file("certificate.json")
-        return Certificate.model_validate_json(self.content.get_bytes(file)).holds
+        return run_job(name, request, self.directory)
 
     def recovery(self, objective: dict[str, Any], *, peak: float) -> dict[str, Any]:
         return {
@@ -118,14 +74,8 @@ class Bench:
 
 def main() -> None:
     """Print a table and one line of JSON, and draw the curves."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="the depth case alone, 8192 tokens")
+    parser = parser_of(__doc__, quick="the depth case alone, 8192 tokens")
     parser.add_argument("--picture", type=Path, help="write the loss curves there as SVG")
-    parser.add_argument(
-        "--data", type=Path, default=ROOT / ".secateur" / "demo" / "data", help="where the demo's data lies"
-    )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="secateur-bench-") as name:
         bench = Bench(
@@ -159,11 +109,7 @@ def sparse_case(bench: Bench, case: str) -> tuple[dict[str, float], list[bool]]:
         pattern = {"kind": "unstructured", "sparsity": 0.6}
     spec = {
         "model": {"source": f"file:{bench.data.model}"},
-        "calibration": {
-            "source": f"file:{bench.data.calibration}",
-            "samples": 16,
-            "sequence_length": 512,
-        },
+        "calibration": calibration(bench.data),
         "prune": {"method": {"kind": "wanda"}, "pattern": pattern},
     }
     runs = {
@@ -171,11 +117,11 @@ def sparse_case(bench: Bench, case: str) -> tuple[dict[str, float], list[bool]]:
         for name, objective in objectives().items()
     }
     figures = {
-        "dense": bench.perplexity(runs["lm"], "dense"),
-        "pruned": bench.perplexity(runs["lm"], "pruned"),
-        **{name: bench.perplexity(results, "recovered") for name, results in runs.items()},
+        "dense": runs["lm"].perplexity("dense"),
+        "pruned": runs["lm"].perplexity("pruned"),
+        **{name: ran.perplexity("recovered") for name, ran in runs.items()},
     }
-    return figures, [bench.zeros_kept(results) for results in runs.values()]
+    return figures, [zeros_kept(ran) for ran in runs.values()]
 
 
 def depth_case(bench: Bench, picture: Path | None) -> dict[str, float]:
@@ -192,11 +138,11 @@ def depth_case(bench: Bench, picture: Path | None) -> dict[str, float]:
     recovery = bench.recovery({"kind": "language_modelling"}, peak=1e-3)
     runs["random"] = bench.run("depth-random", {"model": {"source": f"file:{random}"}, "recovery": recovery})
     if picture is not None:
-        picture.write_text(draw({name: bench.curve(results) for name, results in runs.items()}))
+        picture.write_text(draw({name: curve(ran) for name, ran in runs.items()}))
     return {
         "dense": dense_perplexity(bench),
-        "pruned": bench.perplexity(runs["lm"], "dense"),
-        **{name: bench.perplexity(results, "recovered") for name, results in runs.items()},
+        "pruned": runs["lm"].perplexity("dense"),
+        **{name: ran.perplexity("recovered") for name, ran in runs.items()},
     }
 
 
@@ -206,6 +152,16 @@ def objectives() -> dict[str, dict[str, Any]]:
         "lm": {"kind": "language_modelling"},
         "kd": {"kind": "distillation", "lm_weight": 0.1},
     }
+
+
+def curve(ran: Ran) -> Curve:
+    """Of the training."""
+    return Curve.model_validate_json(ran.read("recover", "curve", "curve.json"))
+
+
+def zeros_kept(ran: Ran) -> bool:
+    """Whether the certificate of the training says so."""
+    return Certificate.model_validate_json(ran.read("recover", "certificate", "certificate.json")).holds
 
 
 def drop_blocks(source: Path, target: Path) -> None:

@@ -21,17 +21,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from pipeline.events import DriverEvent
+from jobs import ROOT, parser_of, run_job
 from workers.demo_data import DemoData, prepare_demo
 
-ROOT = Path(__file__).resolve().parent.parent
 LENGTH, BATCH = 256, 4
 STAGE_BOUND, GUARD_BOUND = 0.05, 0.03
 CHECKED_EVERY = 50  # the default of certify_every_steps
@@ -39,13 +35,7 @@ CHECKED_EVERY = 50  # the default of certify_every_steps
 
 def main() -> None:
     """Print a table and one line of JSON; exit 1 when a bound does not hold."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="6 steps of each instead of 16")
-    parser.add_argument(
-        "--data", type=Path, default=ROOT / ".secateur" / "demo" / "data", help="where the demo's data lies"
-    )
+    parser = parser_of(__doc__, quick="6 steps of each instead of 16")
     parser.add_argument("--loop", choices=["bare", "guarded"], help=argparse.SUPPRESS)
     parser.add_argument("--steps", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -188,15 +178,11 @@ def stage_seconds(data: DemoData, steps: int) -> float:
                 "recovery": {"micro_batch_size": BATCH},
             },
         }
-        spec = directory / "spec.yaml"
-        spec.write_text(yaml.safe_dump(request))
-        command = [sys.executable, "-m", "workers.run", str(spec), "--storage", str(directory / "storage")]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT)
-    told: list[datetime] = []
-    for line in done.stdout.splitlines():
-        event = DriverEvent.model_validate_json(line)
-        if event.body.type == "training.step":
-            told.append(event.at)
+        told = [
+            event.at
+            for event in run_job("train", request, directory).events
+            if event.body.type == "training.step"
+        ]
     return min((later - earlier).total_seconds() for earlier, later in pairwise(told[1:]))
 
 

@@ -13,7 +13,6 @@ take at the measured rate of matrix products.
 Shape legend: T tokens, O out_features, I in_features.
 """
 
-import argparse
 import json
 import os
 import statistics
@@ -25,19 +24,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from safetensors.torch import load_file
 
+from jobs import ROOT, Ran, calibration, judged, parser_of, run_job
 from pipeline.artifacts import CheckpointRef, KeepRef
 from pipeline.checkpoint.keeps import load_keep
-from pipeline.evaluation import EvaluationResult
-from pipeline.events import DriverEvent
-from pipeline.ledger import NodeResult
 from pipeline.plan import SparsityPlan
-from pipeline.storage import ContentStore, open_store
 from workers.demo_data import DemoData, prepare_demo
 
-ROOT = Path(__file__).resolve().parent.parent
 OWL = {"kind": "owl", "multiplier": 5, "spread": 0.08}
 CASES: dict[str, dict[str, Any]] = {
     "wanda": {},
@@ -54,14 +48,8 @@ THREADS = 2
 
 def main() -> None:
     """Print tables and one line of JSON."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="4 samples of 256 tokens instead of 16 of 512")
+    parser = parser_of(__doc__, quick="4 samples of 256 tokens instead of 16 of 512")
     parser.add_argument("--rounds", type=int, default=1, help="how often everything runs; medians are shown")
-    parser.add_argument(
-        "--data", type=Path, default=ROOT / ".secateur" / "demo" / "data", help="where the demo's data lies"
-    )
     arguments = parser.parse_args()
     data = prepare_demo(arguments.data)
     samples, length = (4, 256) if arguments.quick else (16, 512)
@@ -95,10 +83,10 @@ class Bench:
         """Every case once, and the oracle by turns."""
         found = {}
         for allocation in ("wanda", "owl"):
-            plain, results, content = self._ours(allocation)
-            linear, _, _ = self._ours(f"{allocation}_linear")
+            plain, ran = self._ours(allocation)
+            linear, _ = self._ours(f"{allocation}_linear")
             oracle, keep = self._oracle(owl=allocation == "owl")
-            found[allocation] = {**plain, **oracle, "keep_equal": _keep_equal(content, results, keep)}
+            found[allocation] = {**plain, **oracle, "keep_equal": _keep_equal(ran, keep)}
             found[f"{allocation}_linear"] = {**linear, **oracle}
             for case in (allocation, f"{allocation}_linear"):
                 print(f"{case:<14}{found[case]}", file=sys.stderr, flush=True)
@@ -114,67 +102,41 @@ class Bench:
         rates: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
         return rates
 
-    def _ours(self, case: str) -> tuple[dict[str, Any], dict[str, NodeResult], ContentStore]:
-        """A job in a storage of its own: its figures, the results of its nodes, and the storage."""
+    def _ours(self, case: str) -> tuple[dict[str, Any], Ran]:
+        """A job in a storage of its own, and its figures."""
         self._jobs += 1
-        text = {"source": f"file:{self._data.wiki}", "documents": "file", "characters": 400_000}
         request = {
             "spec": {
                 "model": {"source": f"file:{self._data.model}"},
-                "calibration": {
-                    "source": f"file:{self._data.calibration}",
-                    "samples": self._samples,
-                    "sequence_length": self._length,
-                },
+                "calibration": calibration(self._data, samples=self._samples, sequence_length=self._length),
                 "prune": {
                     "method": {"kind": "wanda"},
                     "pattern": {"kind": "unstructured", "sparsity": 0.5, "rounding": "floor"},
                     **CASES[case],
                 },
-                "evaluation": {
-                    "perplexity": [{**text, "sequence_length": 512, "windows": 16, "bos": "none"}]
-                },
+                "evaluation": judged(self._data),
             },
             "resources": {"workers": 1, "cpus_per_worker": THREADS, "memory_per_worker": "4GiB"},
         }
-        path = self._directory / f"{case}.yaml"
-        path.write_text(yaml.safe_dump(request))
-        storage = self._directory / f"storage-{self._jobs}"
-        command = [sys.executable, "-m", "workers.run", str(path), "--storage", str(storage)]
-        with (self._directory / f"{case}.log").open("w") as log:
-            done = subprocess.run(
-                command, stdout=subprocess.PIPE, stderr=log, text=True, check=False, cwd=ROOT
-            )
-        results: dict[str, NodeResult] = {}
-        for line in done.stdout.splitlines():
-            body = DriverEvent.model_validate_json(line).body
-            if body.type == "stage.finished":
-                results[body.result.node] = body.result
-            if body.type == "attempt.failed":
-                raise RuntimeError(f"{case}: {body.reason.message}")
-        content = ContentStore(open_store(f"file://{storage}"))
-        samples = results["calibrate"].artifacts["samples"].file("samples.safetensors")
-        self._tokens.write_bytes(content.get_bytes(samples))
-        stages = [results[node].measured for node in STAGES if node in results]
+        ran = run_job(case, request, self._directory, storage=f"storage-{self._jobs}")
+        self._tokens.write_bytes(ran.read("calibrate", "samples", "samples.safetensors"))
+        stages = {node: ran.results[node].measured for node in STAGES if node in ran.results}
         memory = [
             one.peak_memory_bytes - one.details["idle_memory_bytes"]
-            for one in stages
+            for one in stages.values()
             if one.peak_memory_bytes is not None and "idle_memory_bytes" in one.details
         ]
-        judged = results["evaluate:pruned"].artifacts["evaluation"].file("evaluation.json")
-        evaluation = EvaluationResult.model_validate_json(content.get_bytes(judged))
-        planned = results["allocate"].artifacts["plan"].file("plan.json")
-        plan = SparsityPlan.model_validate_json(content.get_bytes(planned))
+        plan = SparsityPlan.model_validate_json(ran.read("allocate", "plan", "plan.json"))
         figures = {
-            "ours_s": sum(one.seconds for one in stages),
+            "ours_s": sum(one.seconds for one in stages.values()),
             "ours_mb": max(memory) / 1e6,
             "blocks": len(plan.blocks),
-            "perplexity": evaluation.perplexity[0].perplexity,
-            "stages_s": {n: round(results[n].measured.seconds, 2) for n in STAGES if n in results},
-            "forwards": int(sum(one.details.get("forwards", 0) for one in stages)),
-            "cut_forwards": int(sum(one.details.get("cut_forwards", 0) for one in stages)),
+            "perplexity": ran.perplexity("pruned"),
+            "stages_s": {node: round(one.seconds, 2) for node, one in stages.items()},
+            "forwards": int(sum(one.details.get("forwards", 0) for one in stages.values())),
+            "cut_forwards": int(sum(one.details.get("cut_forwards", 0) for one in stages.values())),
         }
-        return figures, results, content
+        return figures, ran
 
     def _oracle(self, *, owl: bool) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
         out = self._directory / "oracle.safetensors"
@@ -318,12 +280,12 @@ def _together(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _keep_equal(content: ContentStore, results: dict[str, NodeResult], keep: dict[str, torch.Tensor]) -> bool:
-    made = results["prune"].artifacts
+def _keep_equal(ran: Ran, keep: dict[str, torch.Tensor]) -> bool:
+    made = ran.results["prune"].artifacts
     checkpoint, packed = made["checkpoint"], made["keep"]
     assert isinstance(checkpoint, CheckpointRef)
     assert isinstance(packed, KeepRef)
-    ours = load_keep(content, checkpoint, packed)
+    ours = load_keep(ran.content, checkpoint, packed)
     return ours.keys() == keep.keys() and all(torch.equal(ours[name], keep[name].bool()) for name in keep)
 
 

@@ -1,0 +1,207 @@
+"""Pruning a model whose weights are four times what a worker may hold, with the kernel to enforce it.
+
+A synthetic Llama of random bfloat16 weights, four times `memory_per_worker` in size, is pruned to 50 % by
+Wanda as a whole job on a local Ray. Every worker process is put into a memory cgroup of its own, limited to
+the ceiling, as soon as it appears: what goes beyond, the kernel kills. Needs a writable memory controller
+(cgroup v1 or v2; root in a container has one) and says so where there is none.
+
+`--quick`: a lower ceiling, so a smaller model. Exits with 1 when the job fails, a process was killed for its
+memory, or a linear is not half zeros.
+"""
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from transformers import LlamaConfig
+
+from jobs import calibration, parser_of, run_job
+from pipeline.artifacts import SparsityTable
+from workers.demo_data import DemoData, prepare_demo
+
+TIMES = 4
+HIDDEN, FFN, HEADS = 1024, 2816, 16
+LOOK_SECONDS = 0.02
+
+
+def main() -> None:
+    """Print a table and one line of JSON."""
+    arguments = parser_of(__doc__, quick="a ceiling of 512 MiB instead of 1 GiB").parse_args()
+    ceiling = 2**29 if arguments.quick else 2**30
+    data = prepare_demo(arguments.data)
+    with tempfile.TemporaryDirectory(prefix="secateur-bench-") as name:
+        directory = Path(name)
+        size = synthetic(directory / "model", data, at_least=TIMES * ceiling)
+        request = {
+            "spec": {
+                "model": {"source": f"file:{directory / 'model'}"},
+                "calibration": calibration(data, samples=8, sequence_length=128),
+                "prune": {"method": {"kind": "wanda"}, "pattern": {"kind": "unstructured", "sparsity": 0.5}},
+            },
+            "resources": {"workers": 1, "cpus_per_worker": 2, "memory_per_worker": f"{ceiling >> 20}MiB"},
+        }
+        with limited(ceiling) as cells:
+            ran = run_job("ceiling", request, directory)
+        pruned = ran.results["prune"]
+        table = SparsityTable.model_validate_json(ran.read("prune", "keep", "sparsity.json"))
+    assert pruned.measured.peak_memory_bytes is not None
+    figures = {
+        "ceiling_mb": round(ceiling / 1e6, 1),
+        "weights_mb": round(size / 1e6, 1),
+        "times": round(size / ceiling, 2),
+        "processes_limited": len(cells.failures),
+        "killed_for_memory": sum(cells.failures.values()),
+        "peak_mb": round(pruned.measured.peak_memory_bytes / 1e6, 1),
+        "idle_mb": round(pruned.measured.details["idle_memory_bytes"] / 1e6, 1),
+        "sparsity": round(table.sparsity, 4),
+        "prune_s": round(pruned.measured.seconds, 1),
+    }
+    for key, value in figures.items():
+        print(f"{key:>18}  {value}")
+    print(json.dumps(figures))
+    held = figures["killed_for_memory"] == 0 and figures["processes_limited"] > 0
+    halves = all(abs(one.zeros / one.weights - 0.5) < 1e-3 for one in table.linears)
+    sys.exit(0 if held and halves else 1)
+
+
+def synthetic(target: Path, data: DemoData, *, at_least: int) -> int:
+    """A checkpoint of random blocks, a shard each, never whole in memory; bytes of its weights."""
+    tokenizers = [file for file in data.model.iterdir() if "token" in file.name or file.name == "vocab.json"]
+    vocabulary = json.loads((data.model / "config.json").read_text())["vocab_size"]
+    block = {
+        **{f"self_attn.{name}_proj.weight": (HIDDEN, HIDDEN) for name in "qkvo"},
+        **{f"mlp.{name}_proj.weight": (FFN, HIDDEN) for name in ("gate", "up")},
+        "mlp.down_proj.weight": (HIDDEN, FFN),
+        **{f"{name}_layernorm.weight": (HIDDEN,) for name in ("input", "post_attention")},
+    }
+    per_block = 2 * sum(torch.Size(shape).numel() for shape in block.values())
+    blocks = -(-(at_least - 2 * vocabulary * HIDDEN) // per_block)
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=HIDDEN,
+        intermediate_size=FFN,
+        num_hidden_layers=blocks,
+        num_attention_heads=HEADS,
+        tie_word_embeddings=True,
+        architectures=["LlamaForCausalLM"],
+        dtype="bfloat16",
+    )
+    config.save_pretrained(target)
+    for file in tokenizers:
+        shutil.copy(file, target / file.name)
+    shards = [{"model.embed_tokens.weight": (vocabulary, HIDDEN), "model.norm.weight": (HIDDEN,)}]
+    shards += [{f"model.layers.{b}.{name}": shape for name, shape in block.items()} for b in range(blocks)]
+    generator = torch.Generator().manual_seed(0)
+    places, size = {}, 0
+    for i, shapes in enumerate(shards, start=1):
+        file = f"model-{i:05d}-of-{len(shards):05d}.safetensors"
+        tensors = {}
+        for name, shape in shapes.items():
+            random = torch.ones(shape) if len(shape) == 1 else torch.randn(shape, generator=generator) * 0.02
+            tensors[name] = random.bfloat16()
+            size += tensors[name].nbytes
+            places[name] = file
+        save_file(tensors, target / file, metadata={"format": "pt"})
+    index = {"metadata": {"total_size": size}, "weight_map": places}
+    (target / "model.safetensors.index.json").write_text(json.dumps(index))
+    return size
+
+
+class Cells:
+    """A cgroup for each of Ray's processes below us that work. `failures`: how often each was killed."""
+
+    def __init__(self, ceiling: int) -> None:
+        self._ceiling = ceiling
+        self._root, self._limit = _controller()
+        self._made: dict[int, Path] = {}
+        self.failures: dict[int, int] = {}
+
+    def look(self) -> None:
+        """Limit those that are new."""
+        for pid in _below(os.getpid()):
+            if pid in self._made:
+                continue
+            try:
+                command = Path(f"/proc/{pid}/cmdline").read_bytes()
+                if not command.startswith(b"ray::"):
+                    continue
+                cell = self._root / f"secateur-bench-{pid}"
+                cell.mkdir(exist_ok=True)
+                (cell / self._limit).write_text(str(self._ceiling))
+                moves = cell / "memory.move_charge_at_immigrate"  # v1: what it has already counts too
+                if moves.exists():
+                    moves.write_text("3")
+                (cell / "cgroup.procs").write_text(str(pid))
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # it ended meanwhile
+            self._made[pid] = cell
+
+    def close(self) -> None:
+        """Count what was killed, and remove the cgroups; their processes have ended."""
+        for pid, cell in self._made.items():
+            told = cell / ("memory.oom_control" if self._limit.endswith("in_bytes") else "memory.events")
+            counts = dict(line.split() for line in told.read_text().splitlines())
+            self.failures[pid] = int(counts["oom_kill"])
+            while (cell / "cgroup.procs").read_text().strip():
+                time.sleep(LOOK_SECONDS)
+            cell.rmdir()
+
+
+@contextmanager
+def limited(ceiling: int) -> Iterator[Cells]:
+    """Look for new processes all the while."""
+    cells = Cells(ceiling)
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(LOOK_SECONDS):
+            cells.look()
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield cells
+    finally:
+        ended.set()
+        thread.join()
+        cells.close()
+
+
+def _controller() -> tuple[Path, str]:
+    """Where memory cgroups may be made, and the file of their limit."""
+    for root, limit in (
+        (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"),
+        (Path("/sys/fs/cgroup"), "memory.max"),
+    ):
+        if (root / "cgroup.procs").exists() and os.access(root, os.W_OK):
+            return root, limit
+    sys.exit("there is no memory cgroup to write to: run as root where cgroups are mounted writable")
+
+
+def _below(ancestor: int) -> Iterator[int]:
+    """All processes that descend from one."""
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        children.setdefault(parent, []).append(int(stat.parent.name))
+    waiting = [ancestor]
+    while waiting:
+        found = children.get(waiting.pop(), [])
+        yield from found
+        waiting += found
+
+
+if __name__ == "__main__":
+    main()
