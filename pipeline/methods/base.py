@@ -56,6 +56,8 @@ class MethodBase(Frozen):
 
         Raises NumericalError for what is not finite, InvalidSpec when the pattern does not fit.
         """
+        from pipeline.tensor.masks import zeroed
+
         self.check(pattern)
         keep_OI = self.keep(self.saliency(weight_OI, statistics), pattern)
-        return Choice(keep_OI, weight_OI.masked_fill(~keep_OI, 0))
+        return Choice(keep_OI, zeroed(weight_OI, keep_OI))

@@ -41,6 +41,7 @@ class Dsnot(MethodBase):
 
     def choose(self, weight_OI: "Tensor", statistics: "LinearStatistics | None", pattern: Pattern) -> Choice:
         """See MethodBase; values of kept weights stay as they are, to the bit."""
+        from pipeline.tensor.masks import zeroed
         from pipeline.tensor.swap import swap
 
         assert statistics is not None
@@ -52,4 +53,4 @@ class Dsnot(MethodBase):
             threshold=self.threshold,
             group=pattern.group if isinstance(pattern, NM) else None,
         )
-        return Choice(keep_OI, weight_OI.masked_fill(~keep_OI, 0))
+        return Choice(keep_OI, zeroed(weight_OI, keep_OI))

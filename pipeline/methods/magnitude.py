@@ -19,4 +19,4 @@ class Magnitude(MethodBase):
 
     def saliency(self, weight_OI: "Tensor", statistics: "LinearStatistics | None") -> "Tensor":
         """|W| in float32."""
-        return weight_OI.float().abs()
+        return weight_OI.abs().float()

@@ -48,7 +48,7 @@ class Wanda(MethodBase):
     def saliency(self, weight_OI: "Tensor", statistics: "LinearStatistics | None") -> "Tensor":
         """|W_ij| · ||x_j||, float32 [O, I]."""
         assert statistics is not None, "the DAG gives statistics to methods that need them"
-        return weight_OI.float().abs() * statistics.input_norm_I
+        return weight_OI.abs().float().mul_(statistics.input_norm_I)
 
     def keep(self, saliency_OI: "Tensor", pattern: Pattern) -> "Tensor":
         """Which weights stay, bool [O, I]; the variant has its own selection."""

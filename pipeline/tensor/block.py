@@ -22,6 +22,7 @@ from pipeline.errors import InvalidSpec, NumericalError
 from pipeline.methods import Method
 from pipeline.plan import SparsityPlan
 from pipeline.storage.content import ContentStore
+from pipeline.tensor.masks import all_finite
 from pipeline.tensor.measures import Part, measure_linears
 from pipeline.tensor.packing import pack_keep, unpack_keep
 from pipeline.tensor.routing import indifferent, neglected, tokens_per_expert
@@ -133,11 +134,11 @@ class BlockWork:
                 keep_OI, new_OI, note = method.choose(weight_OI, by_linear.get(name), pattern)
             except (NumericalError, InvalidSpec) as error:
                 raise type(error)(f"{where}: {error.message}", error.param) from error
-            if not torch.isfinite(new_OI).all():
+            if not all_finite(new_OI):
                 raise NumericalError(f"{where}: method {method.kind} made non-finite weights")
             self._chosen[name] = ChosenLinear(
                 packed_keep=pack_keep(keep_OI.cpu()),
-                pruned=int((~keep_OI).sum()),
+                pruned=keep_OI.numel() - int(torch.count_nonzero(keep_OI)),
                 weight_OI=new_OI.to(weight_OI.dtype).cpu().contiguous(),
                 note=note,
             )
@@ -178,7 +179,7 @@ class BlockWork:
                 block=self.block,
                 linear=name,
                 pruned=self._chosen[name].pruned,
-                zeros=int((self.weight(name) == 0).sum()),
+                zeros=self.weight(name).numel() - int(torch.count_nonzero(self.weight(name))),
                 weights=self.weight(name).numel(),
                 note=self._chosen[name].note,
             )
@@ -227,4 +228,4 @@ class BlockWork:
 
 
 def _saliency(weight: Part, input_norm_I: Tensor) -> Callable[[], Tensor]:
-    return lambda: weight().float().abs() * input_norm_I
+    return lambda: weight().abs().float().mul_(input_norm_I)

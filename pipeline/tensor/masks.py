@@ -6,11 +6,15 @@ C competitors in each (or columns of a column block), M place within a group of 
 Equal saliencies go lowest index first (row-major), on every device.
 """
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.errors import NumericalError
 from pipeline.patterns import NM, ComparisonGroup, Pattern, Unstructured
+
+PARTITIONED = 1 << 18  # entries at a time: a copy of them fits the cache
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
 
 ALPHA_START, ALPHA_LIMIT, ALPHA_TOLERANCE = 0.4, 0.8, 0.001
 
@@ -105,14 +109,25 @@ def all_kept(weight_OI: Tensor) -> Tensor:
 
 def check_finite(values_OI: Tensor, *, what: str = "saliencies") -> None:
     """Raise NumericalError when there is inf or NaN."""
-    finite_OI = torch.isfinite(values_OI)
-    if finite_OI.all():
+    if all_finite(values_OI):
         return
-    bad = values_OI.numel() - int(finite_OI.sum())
+    bad = values_OI.numel() - int(torch.isfinite(values_OI).sum())
     raise NumericalError(
         f"{bad} of {values_OI.numel()} {what} are not finite; the weights or the activations hold inf "
         f"or NaN: check the checkpoint, or raise compute_dtype (float16 overflows above 65504)"
     )
+
+
+def all_finite(values: Tensor) -> bool:
+    """Whether there is neither inf nor NaN: the extremes tell, in one pass."""
+    return values.numel() == 0 or bool(torch.isfinite(torch.stack(values.aminmax())).all())
+
+
+def zeroed(weight_OI: Tensor, keep_OI: Tensor) -> Tensor:
+    """The weights that are kept, +0 elsewhere, [O, I]. As products of integers: masked_fill takes 15 times as
+    long on a CPU, and a product of floats leaves -0 and NaN."""
+    bits_OI = weight_OI.view(_INTEGERS[weight_OI.element_size()])
+    return (bits_OI * keep_OI).view(weight_OI.dtype)
 
 
 def keep_of_groups(saliency_OI: Tensor, *, keep: int, group: int) -> Tensor:
@@ -156,23 +171,33 @@ def smallest(x_RC: Tensor, *, each: int, extra: int) -> Tensor:
     count_R1 = torch.full_like(threshold_R1, each, dtype=torch.long)
     count_R1[threshold_R1[:, 0].sort(stable=True).indices[:extra]] += 1
 
-    below_RC = x_RC < threshold_R1
-    tied_RC = x_RC == threshold_R1
-    missing_R1 = count_R1 - below_RC.sum(dim=1, keepdim=True)
-    prune_RC = below_RC | (tied_RC & (missing_R1 > 0))
-    too_many_R = (prune_RC.sum(dim=1, keepdim=True) > count_R1)[:, 0]
-    if too_many_R.any():
-        tied_TC = tied_RC[too_many_R]
-        first_TC = tied_TC.cumsum(dim=1, dtype=torch.int32) <= missing_R1[too_many_R]
-        prune_RC[too_many_R] = below_RC[too_many_R] | (tied_TC & first_TC)
+    above_R1 = torch.nextafter(threshold_R1, torch.full_like(threshold_R1, torch.inf))
+    prune_RC = x_RC < torch.where(count_R1 > each, above_R1, threshold_R1)
+    tied_R = torch.count_nonzero(prune_RC, dim=1) != count_R1[:, 0]  # entries that equal the next smallest
+    if tied_R.any():
+        prune_RC[tied_R] = _with_ties(x_RC[tied_R], threshold_R1[tied_R], count_R1[tied_R])
     return prune_RC
+
+
+def _with_ties(x_RC: Tensor, threshold_R1: Tensor, count_R1: Tensor) -> Tensor:
+    """bool [R, C]: True at what is below the threshold, and at the first that equal it, up to the count."""
+    below_RC = x_RC < threshold_R1
+    equal_RC = x_RC == threshold_R1
+    missing_R1 = count_R1 - below_RC.sum(dim=1, keepdim=True)
+    return below_RC | (equal_RC & (equal_RC.cumsum(dim=1, dtype=torch.int32) <= missing_R1))
 
 
 def _kth_smallest(x_RC: Tensor, k: int) -> Tensor:
     """The k-th smallest entry of each row, k from 1, [R, 1]."""
     if x_RC.is_cuda:  # kthvalue is refused there under torch.use_deterministic_algorithms
         return x_RC.sort(dim=1).values[:, k - 1 : k]
-    return x_RC.kthvalue(k, dim=1, keepdim=True).values  # 3 times cheaper than a sort
+    if x_RC.dtype not in (torch.float32, torch.float64):
+        return x_RC.kthvalue(k, dim=1, keepdim=True).values
+    found_R1 = torch.empty_like(x_RC[:, :1])  # numpy's partition uses vector instructions, 6 times faster
+    rows = max(PARTITIONED // x_RC.shape[1], 1)
+    for from_RC, to_R1 in zip(x_RC.split(rows), found_R1.split(rows), strict=True):
+        to_R1.copy_(torch.from_numpy(np.partition(from_RC.numpy(), k - 1, axis=1)[:, k - 1 : k]))
+    return found_R1
 
 
 def _count_by_alpha_search(ascending_OI: Tensor, summed_OI: Tensor, sparsity: float) -> Tensor:

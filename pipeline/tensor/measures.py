@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pipeline.allocations.measures import HillAlpha, Measure, OutlierRatio
 from pipeline.errors import NumericalError
+from pipeline.tensor.masks import all_finite
 from pipeline.tensor.outliers import outlier_ratio
 
 Part = Callable[[], Tensor]  # makes a linear's part again whenever it is asked for, so that one is in memory
@@ -35,7 +36,7 @@ def hill_alpha(weight_OI: Tensor) -> float:
     """1 + k / Σ ln(λ_i/λ_(n-k)) over the upper half of the n eigenvalues of WᵀW (or WWᵀ, where that is
     smaller), k = n // 2 (AlphaPruning, arXiv 2410.10912)."""
     weight_OI = weight_OI.float()
-    if not torch.isfinite(weight_OI).all():
+    if not all_finite(weight_OI):
         raise NumericalError("the weights hold inf or NaN; check the checkpoint")
     rows, columns = weight_OI.shape
     gram = weight_OI @ weight_OI.t() if rows < columns else weight_OI.t() @ weight_OI

@@ -9,9 +9,9 @@ Shape legend: O out_features, I in_features, B bytes.
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from pipeline.errors import CorruptObject
 
@@ -19,12 +19,8 @@ from pipeline.errors import CorruptObject
 def pack_keep(keep_OI: Tensor) -> Tensor:
     """A bool tensor of any shape as bits: uint8 [B], B = ceil(number of weights / 8)."""
     assert keep_OI.dtype == torch.bool, f"keep tensors are bool, got {keep_OI.dtype}"
-    bits = keep_OI.reshape(-1).view(torch.uint8)
-    bits_B8 = functional.pad(bits, (0, -len(bits) % 8)).reshape(-1, 8)
-    packed_B = bits_B8[:, 0].clone()
-    for j in range(1, 8):
-        packed_B |= bits_B8[:, j] << j
-    return packed_B
+    packed_B = np.packbits(keep_OI.cpu().numpy(), axis=None, bitorder="little")
+    return torch.from_numpy(packed_B).to(keep_OI.device)
 
 
 def unpack_keep(packed_B: Tensor, shape: Sequence[int]) -> Tensor:
@@ -36,10 +32,9 @@ def unpack_keep(packed_B: Tensor, shape: Sequence[int]) -> Tensor:
             f"a packed keep tensor of shape {tuple(shape)} is uint8 [{length}], "
             f"got {packed_B.dtype} {list(packed_B.shape)}"
         )
-    bits_B8 = torch.stack([(packed_B >> j) & 1 for j in range(8)], dim=1)
-    bits = bits_B8.reshape(-1)
+    bits = torch.from_numpy(np.unpackbits(packed_B.cpu().numpy(), bitorder="little"))
     if bits[weights:].any():
         raise CorruptObject(
             f"a packed keep tensor of shape {tuple(shape)} has bits set behind its last weight"
         )
-    return bits[:weights].bool().reshape(*shape)
+    return bits[:weights].view(torch.bool).reshape(*shape).to(packed_B.device)
