@@ -12,7 +12,7 @@ from pipeline.artifacts import FileRef
 from pipeline.canonical import sha256_hex
 from pipeline.checkpoint.index import TensorEntry
 from pipeline.checkpoint.reader import DTYPE_NAMES, DTYPES, CheckpointReader
-from pipeline.storage.content import ContentStore
+from pipeline.storage.content import BlobRef, ContentStore
 
 
 @dataclass(frozen=True)
@@ -30,18 +30,20 @@ def put_tensors(
     content: ContentStore, path: str, tensors: Mapping[str, Tensor]
 ) -> tuple[FileRef, dict[str, TensorEntry]]:
     """Store `tensors` as the safetensors file `path`."""
-    return _put(content, path, {name: _from_memory(tensor) for name, tensor in tensors.items()})
+    sources = {name: _from_memory(tensor) for name, tensor in tensors.items()}
+    return _put(path, sources, content.put_repeatable)
 
 
 def copy_tensors(
     content: ContentStore, path: str, reader: CheckpointReader, names: Sequence[str]
 ) -> tuple[FileRef, dict[str, TensorEntry]]:
     """Store tensors of another checkpoint as the safetensors file `path`, a chunk in memory at a time."""
-    return _put(content, path, {name: _from_checkpoint(reader, name) for name in names})
+    sources = {name: _from_checkpoint(reader, name) for name in names}
+    return _put(path, sources, lambda chunks: content.put_stream(chunks()))
 
 
 def _put(
-    content: ContentStore, path: str, sources: Mapping[str, _Source]
+    path: str, sources: Mapping[str, _Source], put: Callable[[Callable[[], Iterable[bytes]]], BlobRef]
 ) -> tuple[FileRef, dict[str, TensorEntry]]:
     fields: dict[str, object] = {"__metadata__": {"format": "pt"}}
     starts: dict[str, int] = {}
@@ -61,7 +63,7 @@ def _put(
         for _, source in ordered:
             yield from source.read()
 
-    blob = content.put_stream(chunks())
+    blob = put(chunks)
     entries = {
         name: TensorEntry(
             file=path,

@@ -7,7 +7,7 @@ own choice; each carries the digest of its body, so that alteration is noticed t
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Annotated, TypeVar
 
@@ -75,6 +75,18 @@ class ContentStore:
             ref = BlobRef(digest=digest.hexdigest(), size=size)
             if not self.has(ref):
                 self.store.put(self.key(ref), _chunks(spool))
+        return ref
+
+    def put_repeatable(self, chunks: Callable[[], Iterable[bytes]]) -> BlobRef:
+        """Store a stream that can be had again, unless it is there: read once for its digest and once to be
+        stored, without a temporary file."""
+        digest, size = hashlib.sha256(), 0
+        for chunk in chunks():
+            digest.update(chunk)
+            size += len(chunk)
+        ref = BlobRef(digest=digest.hexdigest(), size=size)
+        if not self.has(ref):
+            self.store.put(self.key(ref), chunks())
         return ref
 
     def get_bytes(self, ref: BlobRef) -> bytes:

@@ -159,16 +159,18 @@ class _Pruning:
                 (group, [] if known else workers.grams(first + g, label=label))
                 for g, group in enumerate(groups)
             ]
-        else:  # a call for each linear: an actor gives memory back between calls
-            calls = [([linear], []) for group in groups for linear in group]
+        else:
+            linears = [linear for group in groups for linear in group]
+            shares = [linears[i :: len(gang)] for i in gang]
+            calls = [(share, []) for share in shares if share]
         given = ray.put(measured), self._stage.method, self._plan
         ray.get(
             [
-                workers.one(i % len(gang), "choose", linears, *given, *grams, label=label)
-                for i, (linears, grams) in enumerate(calls)
+                workers.one(i % len(gang), "choose", asked, *given, *grams, label=label)
+                for i, (asked, grams) in enumerate(calls)
             ]
         )
-        decided = [linear for linears, _ in calls for linear in linears]
+        decided = [linear for asked, _ in calls for linear in asked]
         chosen = [workers.one(i, "chosen", decided, label=label) for i in gang] if len(gang) > 1 else []
         told = gang if self._samples else gang[:1]  # who stores the block
         ray.get([workers.one(i, "apply", *chosen[:i], *chosen[i + 1 :], label=label) for i in told])
