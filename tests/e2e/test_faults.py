@@ -191,7 +191,10 @@ def _in_bucket(body: dict, service: Service) -> dict:
             "model": {"source": f"{prefix}/deep"},
             "calibration": {**spec["calibration"], "source": f"{prefix}/text.txt"},
             "evaluation": {
-                "perplexity": [{**spec["evaluation"]["perplexity"][0], "source": f"{prefix}/text.txt"}]
+                "perplexity": [
+                    {**text, "source": f"{prefix}/text.txt"}
+                    for text in spec["evaluation"].get("perplexity", [])
+                ]
             },
         },
     }
