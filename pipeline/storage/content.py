@@ -13,7 +13,7 @@ from typing import IO, Annotated, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
-from pipeline.canonical import Frozen, canonical_json, digest_of, sha256_hex
+from pipeline.canonical import Frozen, canonical_json, digest_of
 from pipeline.errors import CorruptObject, ObjectNotFound, SourceChanged
 from pipeline.storage.base import CHUNK_BYTES, Store
 
@@ -48,10 +48,7 @@ class ContentStore:
 
     def put_bytes(self, data: bytes) -> BlobRef:
         """Store a blob that is in memory, unless it is there."""
-        ref = BlobRef(digest=sha256_hex(data), size=len(data))
-        if not self.has(ref):
-            self.store.put(self.key(ref), [data])
-        return ref
+        return self.put_repeatable(lambda: [data])
 
     def put_file(self, path: Path) -> BlobRef:
         """Store a file, unless it is there. Reads it twice; SourceChanged when the reads differ."""

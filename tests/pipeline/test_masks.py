@@ -9,7 +9,7 @@ from hypothesis.extra import numpy as npst
 
 from pipeline.errors import InvalidSpec, NumericalError
 from pipeline.patterns import NM, Unstructured
-from pipeline.tensor.masks import keep_by_row_share, keep_by_saliency
+from pipeline.tensor.masks import PARTITIONED, all_finite, keep_by_row_share, keep_by_saliency, zeroed
 from tests import oracles
 
 VALUES = {
@@ -113,6 +113,39 @@ def test_the_default_group_is_used_only_where_the_pattern_leaves_it_open() -> No
     )
     assert not by_row.equal(by_matrix)
     assert stated.equal(by_matrix)
+
+
+def test_matrices_that_are_partitioned_in_pieces_keep_the_largest_of_each_row() -> None:
+    rows, columns = 5, PARTITIONED // 2 - 1  # two rows a piece, one in the last
+    generator = torch.Generator().manual_seed(0)
+    saliency = torch.rand(rows, columns, generator=generator).round(decimals=4)  # some equal the threshold
+    pattern = Unstructured(sparsity=0.3, rounding="floor")
+    keep = keep_by_saliency(saliency, pattern, default_group="row")
+    order = saliency.sort(dim=1, stable=True).indices
+    expected = torch.ones_like(keep).scatter_(1, order[:, : int(columns * 0.3)], False)
+    assert keep.equal(expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_what_is_not_kept_is_positive_zero_and_the_rest_stays_to_the_bit(dtype: torch.dtype) -> None:
+    weight = torch.tensor([[-1.5, float("nan"), -0.0, float("inf")], [2.0, -3.0, -0.0, 1e-7]], dtype=dtype)
+    keep = torch.tensor([[False, False, True, False], [True, True, False, True]])
+    made = zeroed(weight, keep)
+    assert made.dtype == dtype
+    assert made[~keep].signbit().sum() == 0
+    assert (made[~keep] == 0).all()
+    assert made[keep].signbit().equal(weight[keep].signbit())
+    assert made[keep].equal(weight[keep])
+    assert zeroed(weight.t(), keep.t()).t().equal(made)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_one_value_that_is_not_finite_is_seen(value: float) -> None:
+    values = torch.zeros(3, 4)
+    assert all_finite(values)
+    assert all_finite(values[:0])
+    values[1, 2] = value
+    assert not all_finite(values)
 
 
 @pytest.mark.parametrize("pattern", [Unstructured(sparsity=0.5), NM(keep=2, group=4)])

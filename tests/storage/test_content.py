@@ -36,7 +36,7 @@ class CountingStore(LocalStore):
         super().put(key, chunks)  # type: ignore[arg-type]
 
 
-def test_three_ways_to_put_give_one_blob(content: ContentStore, tmp_path: Path) -> None:
+def test_four_ways_to_put_give_one_blob(content: ContentStore, tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(DATA)
     expected = BlobRef(digest=sha256(DATA).hexdigest(), size=len(DATA))
@@ -44,6 +44,7 @@ def test_three_ways_to_put_give_one_blob(content: ContentStore, tmp_path: Path) 
     assert content.put_bytes(DATA) == expected
     assert content.put_file(path) == expected
     assert content.put_stream(iter([DATA[:10], b"", DATA[10:]])) == expected
+    assert content.put_repeatable(lambda: iter([DATA[:10], b"", DATA[10:]])) == expected
     assert content.get_bytes(expected) == b"".join(content.stream(expected)) == DATA
     assert content.has(expected)
     key = f"blobs/sha256/{expected.digest[:2]}/{expected.digest}"
@@ -102,6 +103,7 @@ def test_a_put_mends_a_blob_of_another_size(content: ContentStore, tmp_path: Pat
         lambda: content.put_bytes(DATA),
         lambda: content.put_file(path),
         lambda: content.put_stream([DATA]),
+        lambda: content.put_repeatable(lambda: iter([DATA])),
     ]
     for put in puts:
         content.store.put(content.key(ref), [b"cut"])
@@ -118,6 +120,7 @@ def test_a_blob_that_is_there_is_not_put_again(tmp_path: Path) -> None:
     content.put_file(path)
     content.put_bytes(DATA)
     content.put_stream([DATA])
+    content.put_repeatable(lambda: [DATA])
     assert store.puts == 1
 
 
