@@ -1,27 +1,17 @@
-"""The gang of an attempt: as many sweep actors as the job's resources say, reserved together or not at all.
-
-Stages that walk the blocks take turns on one gang, so that a job never holds more than it declared, and a
-turn does not wait for processes to start. Between turns the gang stays, unless someone asks for its places.
-"""
+"""The gang of an attempt: as many sweep actors as the job's resources say, and what stages ask of them."""
 
 import itertools
-import threading
-import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import ray
 import torch
 from ray.actor import ActorHandle
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 from torch import Tensor
 
 from pipeline.artifacts import ArtifactRef, CheckpointRef
-from pipeline.errors import ResourcesUnavailable
-from pipeline.ledger import WorkOrder
 from pipeline.methods.base import Needs
 from pipeline.model import Dtype
 from pipeline.tensor.activations import Room
@@ -29,10 +19,9 @@ from pipeline.tensor.statistics import InputShare, LinearStatistics, merge, shar
 from pipeline.tensor.sweep import SweepWorker
 from workers.memory import give_back, peak_memory_bytes, reset_peak_memory
 from workers.settings import WorkerSettings
-from workers.stages.base import Made, Note, StageContext, Waited
+from workers.stages.base import Made, StageContext
 
 Item = TypeVar("Item")
-PATIENCE_SECONDS = 5  # before we say that we are waiting
 
 TORCH_DTYPES: dict[Dtype, torch.dtype] = {
     "float32": torch.float32,
@@ -200,119 +189,3 @@ class Gang:
             forwards=sum(one.forwards for one in uses),
             cut_forwards=sum(one.cut_forwards for one in uses),
         )
-
-
-class GangKeeper:
-    """Keeps the gang of one attempt between turns. Safe to share among stage threads."""
-
-    def __init__(self, order: WorkOrder) -> None:
-        self._order = order
-        self._turns = threading.Lock()
-        self._gang: Gang | None = None
-        self._wanted = False
-
-    @contextmanager
-    def turn(self) -> Iterator["Turn"]:
-        """The gang for the length of a block of code, once it is free. A turn that fails dismisses it."""
-        started = time.monotonic()
-        with self._turns:
-            try:
-                yield Turn(self, started)
-                if self._gang is not None:
-                    self._gang.close()
-            except BaseException:
-                self._dismiss()
-                raise
-            if self._wanted:
-                self._dismiss()
-
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """The places of the gang, without it, for the length of a block of code."""
-        with self._turns:
-            self._dismiss()
-            yield
-
-    def let_go(self) -> None:
-        """Someone needs the places: dismiss the gang now, or at the end of the turn."""
-        self._wanted = True
-        if self._turns.acquire(blocking=False):
-            try:
-                self._dismiss()
-            finally:
-                self._turns.release()
-
-    def gang(self) -> Generator[Note, None, Gang]:
-        """The gang, hired if there is none, once its processes have begun. Only within a turn."""
-        self._wanted = False
-        if self._gang is None:
-            group = yield from self._reserve()
-            self._gang = Gang(group, self._hire(group))
-            ray.get([actor.__ray_ready__.remote() for actor in self._gang.actors])
-        return self._gang
-
-    def _reserve(self) -> Generator[Note, None, PlacementGroup]:
-        """Raises ResourcesUnavailable when the cluster has not given the places in time."""
-        resources = self._order.request.resources
-        bundle = {"CPU": resources.cpus_per_worker, "memory": resources.memory_bytes}
-        if resources.gpus_per_worker:
-            bundle["GPU"] = resources.gpus_per_worker
-        name = f"{self._order.job}-{self._order.attempt}"
-        group = placement_group([bundle] * resources.workers, strategy="PACK", name=name)
-        if group.wait(timeout_seconds=min(PATIENCE_SECONDS, resources.placement_timeout_seconds)):
-            return group
-        asked = (
-            f"{resources.workers} workers with {resources.cpus_per_worker} CPUs, "
-            f"{resources.gpus_per_worker:g} GPUs and {resources.memory_per_worker} each"
-        )
-        yield Note(f"waiting for {asked}; free now: {_readable(ray.available_resources())}")
-        if group.wait(timeout_seconds=resources.placement_timeout_seconds):
-            return group
-        remove_placement_group(group)
-        raise ResourcesUnavailable(
-            f"the cluster did not give {asked} within {resources.placement_timeout_seconds} s; "
-            f"it has {_readable(ray.cluster_resources())} in all; lower workers or what each asks for",
-            "resources.workers",
-        )
-
-    def _hire(self, group: PlacementGroup) -> list[ActorHandle]:
-        resources = self._order.request.resources
-        return [
-            SweepActor.options(
-                name=f"{self._order.job}-{self._order.attempt} worker {i} {group.id.hex()[:8]}",
-                num_cpus=resources.cpus_per_worker,
-                num_gpus=resources.gpus_per_worker,
-                memory=resources.memory_bytes,
-                scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=i),
-            ).remote(threads=resources.cpus_per_worker, cuda=resources.gpus_per_worker > 0)
-            for i in range(group.bundle_count)
-        ]
-
-    def _dismiss(self) -> None:
-        if self._gang is not None:
-            self._gang.dismiss()
-            self._gang = None
-
-
-class Turn:
-    """One stage's time with the gang."""
-
-    def __init__(self, keeper: GangKeeper, asked_at: float) -> None:
-        self._keeper = keeper
-        self._asked_at = asked_at
-
-    def open(
-        self, context: StageContext, sequences: Sequence[Tensor], *, dtype: Dtype
-    ) -> Generator[Note | Waited, None, tuple[Gang, int]]:
-        """The gang with the stage's sequences embedded, and the model's number of blocks."""
-        gang = yield from self._keeper.gang()
-        yield Waited(time.monotonic() - self._asked_at)
-        gang.open(context, sequences, dtype)
-        return gang, gang.all("start")[0]
-
-
-def _readable(resources: dict[str, float]) -> str:
-    return (
-        f"{resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs, "
-        f"{resources.get('memory', 0) / 2**30:.1f} GiB memory"
-    )

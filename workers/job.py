@@ -39,7 +39,7 @@ from pipeline.storage.content import ContentStore
 from pipeline.training import StepRecord, Validation
 from workers.curves import CurveGauges
 from workers.failures import may_go_on, reason_for
-from workers.gang import GangKeeper
+from workers.keeper import GangKeeper
 from workers.placement import launch, on_gang, on_worker, places_needed
 from workers.reporter import Reporter
 from workers.settings import WorkerSettings

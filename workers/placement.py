@@ -8,7 +8,7 @@ from typing import Literal
 import ray
 
 from pipeline.stages import Stage
-from workers.gang import GangKeeper
+from workers.keeper import GangKeeper
 from workers.memory import peak_memory_bytes, reset_peak_memory
 from workers.stages import (
     allocate,

@@ -18,7 +18,8 @@ from pipeline.evaluation import EvaluationResult, PerplexityContract, Perplexity
 from pipeline.sources import open_source
 from pipeline.stages import Evaluate
 from pipeline.tokens import materialise_tokenizer, perplexity_tokens, perplexity_windows, tokenizer_digest
-from workers.gang import Gang, GangKeeper
+from workers.gang import Gang
+from workers.keeper import GangKeeper
 from workers.stages.base import Made, Progress, StageContext, Steps
 
 

@@ -7,7 +7,7 @@ from pipeline.artifacts import FileRef, ScoreRef
 from pipeline.canonical import canonical_json
 from pipeline.errors import NumericalError
 from pipeline.stages import Judge
-from workers.gang import GangKeeper
+from workers.keeper import GangKeeper
 from workers.samples import load_samples
 from workers.stages.base import StageContext, Steps
 from workers.stages.evaluate import sequence_losses

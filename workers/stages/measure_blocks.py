@@ -8,7 +8,7 @@ from pipeline.allocations.measures import Measurements
 from pipeline.artifacts import FileRef, MeasurementsRef, StatisticsRef
 from pipeline.canonical import canonical_json
 from pipeline.stages import MeasureBlocks
-from workers.gang import GangKeeper
+from workers.keeper import GangKeeper
 from workers.stages.base import Progress, StageContext, Steps
 
 

@@ -10,7 +10,8 @@ from pipeline.ledger import progress_key
 from pipeline.methods.base import Needs
 from pipeline.stages import MeasureStatistics
 from pipeline.storage.content import ContentStore
-from workers.gang import Gang, GangKeeper
+from workers.gang import Gang
+from workers.keeper import GangKeeper
 from workers.samples import load_samples
 from workers.snapshots import Snapshots
 from workers.stages.base import Note, Progress, StageContext, Steps

@@ -21,7 +21,8 @@ from pipeline.tensor.fitting import steps_of
 from pipeline.tensor.routing import MINIMUM_TOKENS
 from pipeline.tensor.statistics import LinearStatistics
 from pipeline.training import BlockFit, BlockFits
-from workers.gang import Gang, GangKeeper
+from workers.gang import Gang
+from workers.keeper import GangKeeper
 from workers.samples import load_samples
 from workers.snapshots import Snapshots
 from workers.stages.base import Note, Progress, StageContext, Steps

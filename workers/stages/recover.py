@@ -15,7 +15,7 @@ from pipeline.patterns import Pattern
 from pipeline.plan import SparsityPlan
 from pipeline.stages import Recover
 from workers.failures import error_for, reason_for
-from workers.gang import GangKeeper
+from workers.keeper import GangKeeper
 from workers.stages.base import Made, Note, StageContext, Step, Steps, Waited
 from workers.training.tracked import tracked
 from workers.training.under_ray import FAILURE, RESULT, Failure, Mailbox, forget_training, trainer_for
