@@ -1,84 +1,26 @@
-"""Where blocks and linears of each model type live: one row of data each.
+"""Where blocks and linears of each model type live, and what their dimensions count: one row of data each.
 
-A new type is a new row. Modules are named relative to the causal language model (`blocks`) or to one
-decoder block (`linears`).
+A new type is a new row. Modules are named relative to the causal language model (`blocks`, `outer`) or to one
+decoder block (`linears`, `inner`).
 """
 
 import difflib
-from collections.abc import Collection
-from dataclasses import dataclass
+from typing import Literal
 
+from pipeline.architecture_row import Architecture, Experts
+from pipeline.axes import (
+    ATTENTION,
+    FOUR_H,
+    MLP,
+    NORMS,
+    OUTER,
+    ROUTER,
+    SHARED_EXPERT,
+    SIZES,
+    UNGROUPED,
+    Labels,
+)
 from pipeline.errors import UnsupportedModel
-
-
-@dataclass(frozen=True)
-class Experts:
-    """The experts of a block. `module`: where the block has them; `stored`: what comes before an expert's
-    number in the names of its matrices, which checkpoints store one by one (checkpoint/experts.py). `gate`,
-    `up`, `down`: what comes after it."""
-
-    module: str = "mlp.experts"
-    stored: str = "mlp.experts"
-    gate: str = "gate_proj"
-    up: str = "up_proj"
-    down: str = "down_proj"
-
-    def entering(self, expert: int) -> tuple[str, ...]:
-        """An expert's linears that see its tokens."""
-        return (f"{self.stored}.{expert}.{self.gate}", f"{self.stored}.{expert}.{self.up}")
-
-    def leaving(self, expert: int) -> tuple[str, ...]:
-        """An expert's linears that see what it makes of them."""
-        return (f"{self.stored}.{expert}.{self.down}",)
-
-    def owns(self, linear: str) -> bool:
-        """Whether a linear is an expert's."""
-        return linear.startswith(f"{self.stored}.")
-
-    def count(self, names: Collection[str]) -> int:
-        """How many experts a block has whose tensors are `names`."""
-        count = 0
-        while f"{self.entering(count)[0]}.weight" in names:
-            count += 1
-        return count
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """One model type.
-
-    `linears`: groups of linears of a block that see the same input whatever the config says, in the order in
-    which they run; one statistic serves a group. `transposed`: weights are stored [in_features, out_features]
-    (GPT-2's Conv1D). `experts`: linears beside these, in blocks that have them; routers are never pruned.
-    `renamed`: where checkpoints call something otherwise than the module does, (part of the module's name,
-    part of the checkpoint's). `in_tuple`: a block gives its hidden states as the first of a tuple.
-    `blocks_key`, `positions_key`, `hidden_key`: names in config.json.
-    """
-
-    model_type: str
-    blocks: str
-    linears: tuple[tuple[str, ...], ...]
-    transposed: bool = False
-    experts: Experts | None = None
-    renamed: tuple[str, str] | None = None
-    in_tuple: bool = False
-    blocks_key: str = "num_hidden_layers"
-    positions_key: str = "max_position_embeddings"
-    hidden_key: str = "hidden_size"
-
-    @property
-    def linear_names(self) -> tuple[str, ...]:
-        """Every prunable linear of a block but those of experts."""
-        return tuple(name for group in self.linears for name in group)
-
-    def groups_in(self, names: Collection[str]) -> tuple[tuple[str, ...], ...]:
-        """The groups of prunable linears of a block that stores `names`: blocks of one model may differ."""
-        groups = [group for group in self.linears if f"{group[0]}.weight" in names]
-        if self.experts is not None:
-            for expert in range(self.experts.count(names)):
-                groups += [self.experts.entering(expert), self.experts.leaving(expert)]
-        return tuple(groups)
-
 
 _GATED = (
     ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
@@ -86,31 +28,63 @@ _GATED = (
     ("mlp.gate_proj", "mlp.up_proj"),
     ("mlp.down_proj",),
 )
+_GATED_LABELS: Labels = {**ATTENTION, **MLP, **NORMS}
 
 _ATTENTION = _GATED[:2]
 
 # Attention and MLP of NeoX and Falcon share an input or not, as the config says: groups of their own are
 # right in any case. (BLOOM's never do.)
 _MEGATRON = (("mlp.dense_h_to_4h",), ("mlp.dense_4h_to_h",))
+_SELF_ATTENTION: Labels = {
+    "self_attention.query_key_value": ("qkv_by_group", "hidden"),
+    "self_attention.dense": ("hidden", "query"),
+}
+_EMBEDDINGS: Labels = {
+    "transformer.word_embeddings": ("vocabulary", "hidden"),
+    "transformer.word_embeddings_layernorm": ("hidden",),
+    "transformer.ln_f": ("hidden",),
+    "lm_head": ("vocabulary", "hidden"),
+}
+
+
+def _llama_like(model_type: str, head_dim: Literal["free", "divides"] = "free") -> Architecture:
+    return Architecture(model_type, "model.layers", _GATED, _GATED_LABELS, OUTER, SIZES, head_dim=head_dim)
+
 
 ROWS = {
     row.model_type: row
     for row in (
-        Architecture("llama", "model.layers", _GATED),
-        Architecture("mistral", "model.layers", _GATED),
-        Architecture("qwen2", "model.layers", _GATED),
-        Architecture("qwen3", "model.layers", _GATED),
-        Architecture("gemma2", "model.layers", _GATED),
-        Architecture("gemma3_text", "model.layers", _GATED),
+        _llama_like("llama", "divides"),
+        _llama_like("mistral"),
+        _llama_like("qwen2"),
+        _llama_like("qwen3"),
+        _llama_like("gemma2"),
+        _llama_like("gemma3_text"),
         Architecture(
             "phi3",
             "model.layers",
             (("self_attn.qkv_proj",), ("self_attn.o_proj",), ("mlp.gate_up_proj",), ("mlp.down_proj",)),
+            {
+                "self_attn.qkv_proj": ("qkv", "hidden"),
+                "self_attn.o_proj": ("hidden", "query"),
+                "mlp.gate_up_proj": ("gate_up", "hidden"),
+                "mlp.down_proj": ("hidden", "ffn"),
+                **NORMS,
+            },
+            OUTER,
+            SIZES,
         ),
         Architecture(
             "mixtral",
             "model.layers",
             _ATTENTION,
+            {**ATTENTION, **ROUTER, **NORMS},
+            OUTER,
+            {
+                **{size: name for size, name in SIZES.items() if size != "intermediate_size"},
+                "moe_intermediate_size": "intermediate_size",
+                "num_experts": "num_local_experts",
+            },
             experts=Experts(stored="block_sparse_moe.experts", gate="w1", up="w3", down="w2"),
             renamed=(".mlp.", ".block_sparse_moe."),
         ),
@@ -122,9 +96,25 @@ ROWS = {
                 ("mlp.shared_expert.gate_proj", "mlp.shared_expert.up_proj"),
                 ("mlp.shared_expert.down_proj",),
             ),
+            {**_GATED_LABELS, **ROUTER, **SHARED_EXPERT},
+            OUTER,
+            {
+                **SIZES,
+                "moe_intermediate_size": "moe_intermediate_size",
+                "shared_expert_intermediate_size": "shared_expert_intermediate_size",
+                "num_experts": "num_experts",
+            },
             experts=Experts(),
         ),
-        Architecture("qwen3_moe", "model.layers", _GATED, experts=Experts()),
+        Architecture(
+            "qwen3_moe",
+            "model.layers",
+            _GATED,
+            {**_GATED_LABELS, **ROUTER},
+            OUTER,
+            {**SIZES, "moe_intermediate_size": "moe_intermediate_size", "num_experts": "num_local_experts"},
+            experts=Experts(),
+        ),
         Architecture(
             "opt",
             "model.decoder.layers",
@@ -134,35 +124,100 @@ ROWS = {
                 ("fc1",),
                 ("fc2",),
             ),
+            {
+                **{name: labels for name, labels in ATTENTION.items() if name != "self_attn.o_proj"},
+                "self_attn.out_proj": ("hidden", "query"),
+                "fc1": ("ffn", "hidden"),
+                "fc2": ("hidden", "ffn"),
+                "self_attn_layer_norm": ("hidden",),
+                "final_layer_norm": ("hidden",),
+            },
+            {
+                "model.decoder.embed_tokens": ("vocabulary", "embedding"),
+                "model.decoder.embed_positions": ("positions", "hidden"),
+                "model.decoder.project_in": ("hidden", "embedding"),
+                "model.decoder.project_out": ("embedding", "hidden"),
+                "model.decoder.final_layer_norm": ("hidden",),
+                "lm_head": ("vocabulary", "embedding"),
+            },
+            {**UNGROUPED, "intermediate_size": "ffn_dim"},
+            head_dim="tied",
+            follows_hidden=("word_embed_proj_dim",),
         ),
         Architecture(
             "gpt2",
             "transformer.h",
             (("attn.c_attn",), ("attn.c_proj",), ("mlp.c_fc",), ("mlp.c_proj",)),
+            {
+                "attn.c_attn": ("hidden", "qkv"),
+                "attn.c_proj": ("query", "hidden"),
+                "mlp.c_fc": ("hidden", "ffn"),
+                "mlp.c_proj": ("ffn", "hidden"),
+                "ln_1": ("hidden",),
+                "ln_2": ("hidden",),
+            },
+            {
+                "transformer.wte": ("vocabulary", "hidden"),
+                "transformer.wpe": ("positions", "hidden"),
+                "transformer.ln_f": ("hidden",),
+                "lm_head": ("vocabulary", "hidden"),
+            },
+            {
+                "hidden_size": "n_embd",
+                "num_hidden_layers": "n_layer",
+                "num_attention_heads": "n_head",
+                "intermediate_size": "n_inner",
+                "vocab_size": "vocab_size",
+            },
             transposed=True,
-            blocks_key="n_layer",
             positions_key="n_positions",
-            hidden_key="n_embd",
+            head_dim="tied",
         ),
         Architecture(
             "gpt_neox",
             "gpt_neox.layers",
             (("attention.query_key_value",), ("attention.dense",), *_MEGATRON),
+            {
+                "attention.query_key_value": ("qkv_by_group", "hidden"),
+                "attention.dense": ("hidden", "query"),
+                **FOUR_H,
+            },
+            {
+                "gpt_neox.embed_in": ("vocabulary", "hidden"),
+                "gpt_neox.final_layer_norm": ("hidden",),
+                "lm_head": ("vocabulary", "hidden"),
+            },
+            UNGROUPED,
             renamed=("lm_head.", "embed_out."),
+            head_dim="tied",
         ),
         Architecture(
             "falcon",
             "transformer.h",
             (("self_attention.query_key_value",), ("self_attention.dense",), *_MEGATRON),
+            {**_SELF_ATTENTION, **FOUR_H, "ln_attn": ("hidden",), "ln_mlp": ("hidden",)},
+            _EMBEDDINGS,
+            {**SIZES, "intermediate_size": "ffn_hidden_size", "num_key_value_heads": "num_kv_heads"},
             in_tuple=True,
+            head_dim="tied",
+            grouped="new_decoder_architecture",
+            one_key_value="multi_query",
         ),
         Architecture(
             "bloom",
             "transformer.h",
             (("self_attention.query_key_value",), ("self_attention.dense",), *_MEGATRON),
+            {**_SELF_ATTENTION, **FOUR_H},
+            _EMBEDDINGS,
+            {
+                "hidden_size": "hidden_size",
+                "num_hidden_layers": "n_layer",
+                "num_attention_heads": "n_head",
+                "vocab_size": "vocab_size",
+            },
             in_tuple=True,
-            blocks_key="n_layer",
             positions_key="seq_length",  # not in every config: ALiBi has no limit of its own
+            head_dim="tied",
         ),
     )
 }

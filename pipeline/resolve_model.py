@@ -130,14 +130,16 @@ def _facts(checkpoint: _Description) -> tuple[ModelFacts, int]:
     if not isinstance(model_type, str):
         raise UnsupportedCheckpoint(f"{CONFIG_JSON} of {checkpoint.uri} has no model_type")
     row = row_for(model_type)
-    blocks = _number(config, row.blocks_key, where=checkpoint.uri)
+    blocks = _number(config, row.sizes["num_hidden_layers"], where=checkpoint.uri)
     if blocks is None:
-        raise UnsupportedCheckpoint(f"{CONFIG_JSON} of {checkpoint.uri} has no {row.blocks_key}")
+        raise UnsupportedCheckpoint(
+            f"{CONFIG_JSON} of {checkpoint.uri} has no {row.sizes['num_hidden_layers']}"
+        )
     facts = ModelFacts(
         model_type=model_type,
         blocks=blocks,
         max_positions=_number(config, row.positions_key, where=checkpoint.uri),
-        hidden_size=_number(config, row.hidden_key, where=checkpoint.uri),
+        hidden_size=_number(config, row.sizes["hidden_size"], where=checkpoint.uri),
         vocabulary=_number(config, "vocab_size", where=checkpoint.uri),
     )
     return facts, WEIGHT_BYTES.get(str(config.get("dtype") or config.get("torch_dtype")), 4)

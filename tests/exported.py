@@ -21,9 +21,15 @@ def exported(
 ) -> CheckpointRef:
     """Write the checkpoint that the prune stage makes of stored blocks, and return it."""
     ref = assemble(content, like, [worker.store_outer(), *(block.weights for block in blocks)])
+    export(content, ref, directory)
+    return ref
+
+
+def export(content: ContentStore, ref: CheckpointRef, directory: Path) -> Path:
+    """Write a stored checkpoint as a directory, in the place of what was there, and return it."""
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     for file in ref.files:
         if file.path != TENSORS_JSON:
             (directory / file.path).write_bytes(content.get_bytes(file.blob))
-    return ref
+    return directory

@@ -1,7 +1,7 @@
 """Stored weights to a checkpoint: shards, their index, and the small files of the one that they replace."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pipeline.artifacts import CheckpointRef, FileRef
 from pipeline.canonical import Frozen, canonical_json
@@ -23,8 +23,15 @@ class StoredTensors(Frozen):
         return cls(file=put[0], tensors=put[1])
 
 
-def assemble(content: ContentStore, like: CheckpointRef, parts: Sequence[StoredTensors]) -> CheckpointRef:
-    """A checkpoint whose shards are `parts`, in their order, with all but the weights of `like`."""
+def assemble(
+    content: ContentStore,
+    like: CheckpointRef,
+    parts: Sequence[StoredTensors],
+    *,
+    replaced: Mapping[str, bytes] | None = None,
+) -> CheckpointRef:
+    """A checkpoint whose shards are `parts`, in their order, with all but the weights of `like`; `replaced`:
+    small files that take the place of those of `like`, by path."""
     names = [f"model-{i + 1:05d}-of-{len(parts):05d}.safetensors" for i in range(len(parts))]
     shards = [FileRef(path=name, blob=part.file.blob) for name, part in zip(names, parts, strict=True)]
     tensors: dict[str, TensorEntry] = {
@@ -40,5 +47,7 @@ def assemble(content: ContentStore, like: CheckpointRef, parts: Sequence[StoredT
         FileRef(path=WEIGHTS_INDEX_JSON, blob=content.put_bytes(json.dumps(index, indent=2).encode())),
         FileRef(path=TENSORS_JSON, blob=content.put_bytes(canonical_json(TensorIndex(tensors=tensors)))),
     ]
-    kept = [file for file in like.files if not file.path.endswith(WEIGHT_FILES)]
+    own = replaced or {}
+    written += [FileRef(path=path, blob=content.put_bytes(data)) for path, data in own.items()]
+    kept = [file for file in like.files if not file.path.endswith(WEIGHT_FILES) and file.path not in own]
     return CheckpointRef(files=tuple(sorted([*kept, *shards, *written], key=lambda file: file.path)))

@@ -49,7 +49,7 @@ def slot(experts: Experts | None, parameters: Mapping[str, Tensor], name: str) -
     linear = name.removesuffix(".weight")
     if experts is None or not experts.owns(linear):
         return parameters[name]
-    expert = int(linear.removeprefix(f"{experts.stored}.").partition(".")[0])
+    expert = experts.number(linear)
     if linear in experts.leaving(expert):
         return parameters[f"{experts.module}.{DOWN}"][expert]
     half = experts.entering(expert).index(linear)

@@ -52,7 +52,7 @@ def train_blocks(work: Work, around: Surroundings) -> TrainingResult:
         device=work.device,
         done=[block.weights for block in done],
     )
-    blocks = CheckpointReader(content, work.checkpoint).config[work.row.blocks_key]
+    blocks = CheckpointReader(content, work.checkpoint).config[work.row.sizes["num_hidden_layers"]]
     for fit, tensors in fitted:
         weights = StoredTensors.of(put_tensors(content, "part.safetensors", tensors))
         done = [*done, FittedBlock(fit=fit, weights=weights)]

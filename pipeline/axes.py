@@ -1,0 +1,86 @@
+"""What every dimension of every parameter counts: the labels that slicing, tensor-parallel shares, scores by
+magnitude and the mapping to Megatron's layout follow from.
+
+A label names one size of the model, or how several lie together in one dimension. Labels are given weights
+are stored, [out_features, in_features] unless the row is `transposed`; a bias has the label of what comes out.
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+Dimension = Literal[
+    "hidden",
+    "query",  # query heads × head_dim
+    "key_value",  # key-value heads × head_dim
+    "qkv",  # all query heads, all keys, all values, × head_dim
+    "qkv_by_group",  # of each key-value head: its query heads, its key, its value, × head_dim
+    "head_dim",
+    "ffn",
+    "gate_up",  # the gate's FFN channels, then as many of the other half
+    "shared_ffn",  # of the expert that sees every token
+    "expert_ffn",
+    "experts",
+    "vocabulary",
+    "embedding",  # of tables that are narrower than hidden (OPT 350M)
+    "positions",
+    "one",
+]
+Labels = Mapping[str, tuple[Dimension, ...]]
+
+Size = Literal[
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "intermediate_size",
+    "moe_intermediate_size",
+    "shared_expert_intermediate_size",
+    "num_experts",
+    "vocab_size",
+]
+
+# Llama's names, which most types share.
+ATTENTION: Labels = {
+    "self_attn.q_proj": ("query", "hidden"),
+    "self_attn.k_proj": ("key_value", "hidden"),
+    "self_attn.v_proj": ("key_value", "hidden"),
+    "self_attn.o_proj": ("hidden", "query"),
+    "self_attn.q_norm": ("head_dim",),
+    "self_attn.k_norm": ("head_dim",),
+}
+MLP: Labels = {
+    "mlp.gate_proj": ("ffn", "hidden"),
+    "mlp.up_proj": ("ffn", "hidden"),
+    "mlp.down_proj": ("hidden", "ffn"),
+}
+NORMS: Labels = dict.fromkeys(("input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"), ("hidden",))
+ROUTER: Labels = {"mlp.gate": ("experts", "hidden")}
+SHARED_EXPERT: Labels = {
+    "mlp.shared_expert.gate_proj": ("shared_ffn", "hidden"),
+    "mlp.shared_expert.up_proj": ("shared_ffn", "hidden"),
+    "mlp.shared_expert.down_proj": ("hidden", "shared_ffn"),
+    "mlp.shared_expert_gate": ("one", "hidden"),
+}
+OUTER: Labels = {
+    "model.embed_tokens": ("vocabulary", "hidden"),
+    "model.norm": ("hidden",),
+    "lm_head": ("vocabulary", "hidden"),
+}
+
+# NeoX's names, which Falcon and BLOOM took over from Megatron.
+FOUR_H: Labels = {
+    "mlp.dense_h_to_4h": ("ffn", "hidden"),
+    "mlp.dense_4h_to_h": ("hidden", "ffn"),
+    "input_layernorm": ("hidden",),
+    "post_attention_layernorm": ("hidden",),
+}
+
+SIZES: Mapping[Size, str] = {
+    "hidden_size": "hidden_size",
+    "num_hidden_layers": "num_hidden_layers",
+    "num_attention_heads": "num_attention_heads",
+    "num_key_value_heads": "num_key_value_heads",
+    "intermediate_size": "intermediate_size",
+    "vocab_size": "vocab_size",
+}
+UNGROUPED: Mapping[Size, str] = {size: name for size, name in SIZES.items() if size != "num_key_value_heads"}

@@ -1,0 +1,120 @@
+"""A checkpoint cut to smaller sizes, tensor by tensor.
+
+What of a tensor stays follows from the labels of its dimensions alone (pipeline/axes.py): there is no code
+for any model type here. Memory holds what stays of one block, and one whole tensor.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from pydantic import JsonValue
+from torch import Tensor
+from transformers import AutoConfig
+
+from pipeline.architecture import row_for
+from pipeline.architecture_row import Architecture
+from pipeline.artifacts import CheckpointRef
+from pipeline.checkpoint.assemble import StoredTensors, assemble
+from pipeline.checkpoint.layout import CONFIG_JSON
+from pipeline.checkpoint.reader import CheckpointReader
+from pipeline.checkpoint.stream import disk_names, skeleton
+from pipeline.checkpoint.writer import put_tensors
+from pipeline.storage.content import ContentStore
+from pipeline.structure.cut import BlockCut, Cut, sizes_after, staying
+from pipeline.structure.sizes import Sizes, resized, sizes_of
+
+
+def slice_checkpoint(
+    content: ContentStore,
+    reader: CheckpointReader,
+    cut: Cut,
+    *,
+    like: CheckpointRef,
+    changes: Mapping[str, JsonValue] | None = None,
+) -> Iterator[int | CheckpointRef]:
+    """Yields how many blocks are done, and at last the checkpoint: a shard for each block and one for what is
+    outside of them. `changes`: further fields of config.json. Every other file is that of `like`."""
+    config = full_config(reader)
+    row = row_for(str(config["model_type"]))
+    dense = Dense(reader, row, sizes_of(row, config))
+    parts = [dense.outer(content, cut)]
+    for new, block in enumerate(cut.blocks):
+        parts.append(dense.block(content, cut, block, number=new))
+        yield new + 1
+    kept = [block.block for block in cut.blocks]
+    smaller = {**resized(row, config, sizes_after(cut, dense.sizes), kept), **(changes or {})}
+    text = json.dumps(smaller, indent=2, sort_keys=True) + "\n"
+    yield assemble(content, like, parts, replaced={CONFIG_JSON: text.encode()})
+
+
+def full_config(reader: CheckpointReader) -> dict[str, JsonValue]:
+    """config.json with the fields that transformers' class derives for blocks one by one."""
+    config = dict(reader.config)
+    types = getattr(AutoConfig.for_model(**config), "layer_types", None)
+    return {**config, "layer_types": list(types)} if types is not None else config
+
+
+@dataclass(frozen=True)
+class Dense:
+    """The checkpoint that is cut."""
+
+    reader: CheckpointReader
+    row: Architecture
+    sizes: Sizes
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """Module name → name in the checkpoint."""
+        return disk_names(skeleton(self.reader, torch.float32), self.reader)
+
+    def outer(self, content: ContentStore, cut: Cut) -> StoredTensors:
+        """What lies outside of the blocks, tied tensors once."""
+        named = {
+            disk: name for name, disk in self.names.items() if not name.startswith(f"{self.row.blocks}.")
+        }
+        kept = {disk: self.tensor(disk, name, cut, None) for disk, name in named.items()}
+        return StoredTensors.of(put_tensors(content, "outer.safetensors", kept))
+
+    def block(self, content: ContentStore, cut: Cut, block: BlockCut, *, number: int) -> StoredTensors:
+        """One block, under its new number."""
+        prefix = f"{self.row.blocks}.{block.block}."
+        kept = {}
+        for name, disk in self.names.items():
+            inner = name.removeprefix(prefix)
+            if name.startswith(prefix) and (moved := self._moved(disk, inner, block, number)) is not None:
+                kept[moved] = self.tensor(disk, inner, cut, block)
+        return StoredTensors.of(put_tensors(content, "block.safetensors", kept))
+
+    def tensor(self, disk: str, name: str, cut: Cut, block: BlockCut | None) -> Tensor:
+        """What stays of a tensor. `name`: inside the block, or in the model."""
+        shape = self.reader.index.tensors[disk].shape
+        expert = self._expert(name)
+        wanted = [
+            staying(label, cut, block, self.sizes, length=length, expert=expert)
+            for label, length in zip(self.row.labels(name), shape, strict=True)
+        ]
+        tensor = self.reader.tensor(disk) if wanted[0] is None else self.reader.rows(disk, wanted[0])
+        for dimension, places in enumerate(wanted[1:], start=1):
+            if places is not None:
+                tensor = tensor.index_select(dimension, torch.tensor(places, dtype=torch.long))
+        return tensor
+
+    def _expert(self, name: str) -> int | None:
+        experts = self.row.experts
+        return experts.number(name) if experts is not None and experts.owns(name) else None
+
+    def _moved(self, disk: str, inner: str, block: BlockCut, number: int) -> str | None:
+        """A tensor's name in the smaller checkpoint; None when it goes."""
+        leaf = self.row.blocks.rpartition(".")[2]
+        moved = re.sub(rf"\b{leaf}\.{block.block}\.", f"{leaf}.{number}.", disk, count=1)
+        expert = self._expert(inner)
+        if expert is None or block.experts is None:
+            return moved
+        if expert not in block.experts:
+            return None
+        place = block.experts.index(expert)
+        return re.sub(rf"\bexperts\.{expert}\.", f"experts.{place}.", moved, count=1)

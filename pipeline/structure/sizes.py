@@ -1,0 +1,148 @@
+"""The sizes of a model: read from its config.json, and written into that of a smaller one."""
+
+from collections.abc import Mapping, Sequence
+from typing import get_args
+
+from pydantic import JsonValue
+
+from pipeline.architecture_row import Architecture
+from pipeline.axes import Size
+from pipeline.canonical import Frozen
+from pipeline.errors import UnsupportedCheckpoint
+
+FOUR = 4  # FFN channels for each hidden one, where config.json says nothing
+
+
+class Sizes(Frozen):
+    """Named as in Llama's config.json, whatever the type calls them. None: the type has no such thing."""
+
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    vocab_size: int
+    intermediate_size: int | None = None
+    moe_intermediate_size: int | None = None
+    shared_expert_intermediate_size: int | None = None
+    num_experts: int | None = None
+
+    @property
+    def heads_per_group(self) -> int:
+        """Query heads that share a key-value head."""
+        return self.num_attention_heads // self.num_key_value_heads
+
+
+def sizes_of(row: Architecture, config: Mapping[str, JsonValue]) -> Sizes:
+    """What config.json says, and what follows where it says nothing. Raises UnsupportedCheckpoint."""
+    known = {size: _number(config, _fields(row, config, size)[0]) for size in row.sizes}
+    hidden, heads = _required(row, known, "hidden_size"), _required(row, known, "num_attention_heads")
+    groups = known.get("num_key_value_heads") or heads
+    if not has_groups(row, config):
+        groups = 1 if row.one_key_value and config.get(row.one_key_value, True) else heads
+    if heads % groups:
+        raise UnsupportedCheckpoint(
+            f"config.json: {heads} attention heads do not divide into {groups} key-value heads",
+            "spec.model.source",
+        )
+    head_dim = _number(config, "head_dim") if row.head_dim != "tied" else None
+    return Sizes(
+        hidden_size=hidden,
+        num_hidden_layers=_required(row, known, "num_hidden_layers"),
+        num_attention_heads=heads,
+        num_key_value_heads=groups,
+        head_dim=head_dim or hidden // heads,
+        vocab_size=_required(row, known, "vocab_size"),
+        intermediate_size=known.get("intermediate_size") or (FOUR * hidden if row.experts is None else None),
+        moe_intermediate_size=known.get("moe_intermediate_size"),
+        shared_expert_intermediate_size=known.get("shared_expert_intermediate_size"),
+        num_experts=known.get("num_experts"),
+    )
+
+
+def has_groups(row: Architecture, config: Mapping[str, JsonValue]) -> bool:
+    """Whether config.json may state the number of key-value heads."""
+    return "num_key_value_heads" in row.sizes and (row.grouped is None or bool(config.get(row.grouped)))
+
+
+def resized(
+    row: Architecture, config: Mapping[str, JsonValue], new: Sizes, blocks: Sequence[int]
+) -> dict[str, JsonValue]:
+    """config.json of a model with `new` sizes that keeps `blocks` of the old one, by number. `config`: with
+    every field that its class derives, such as `layer_types`."""
+    old = sizes_of(row, config)
+    changed: dict[str, JsonValue] = dict(config)
+    for size in get_args(Size):
+        if size not in row.sizes or getattr(new, size) is None:
+            continue
+        value = getattr(new, size)
+        if size == "num_key_value_heads" and not has_groups(row, config):
+            value = new.num_attention_heads  # Falcon has the field even where it is not read
+        changed |= dict.fromkeys(_fields(row, config, size), value)
+    for field in row.follows_hidden:
+        if config.get(field) in (None, old.hidden_size):
+            changed[field] = new.hidden_size
+    if row.head_dim != "tied" and (new.hidden_size, new.num_attention_heads) != (
+        old.hidden_size,
+        old.num_attention_heads,
+    ):
+        changed["head_dim"] = new.head_dim
+    if list(blocks) != list(range(old.num_hidden_layers)):
+        changed |= _by_block(row, config, blocks)
+    per_token = _number(config, "num_experts_per_tok")
+    if per_token is not None and new.num_experts is not None:
+        changed["num_experts_per_tok"] = min(per_token, new.num_experts)
+    return changed
+
+
+def _by_block(
+    row: Architecture, config: Mapping[str, JsonValue], blocks: Sequence[int]
+) -> dict[str, JsonValue]:
+    """Fields that speak of blocks by their numbers, or by how many there are."""
+    changed: dict[str, JsonValue] = {}
+    types = config.get("layer_types")
+    if isinstance(types, list):
+        changed["layer_types"] = [types[block] for block in blocks]
+    first_sliding = _number(config, "max_window_layers", least=0)
+    if first_sliding is not None:
+        changed["max_window_layers"] = sum(block < first_sliding for block in blocks)
+    if "mlp_only_layers" in config or "decoder_sparse_step" in config:
+        dense = [new for new, block in enumerate(blocks) if not has_experts(row, config, block)]
+        changed |= {"decoder_sparse_step": 1, "mlp_only_layers": list[JsonValue](dense)}
+    return changed
+
+
+def has_experts(row: Architecture, config: Mapping[str, JsonValue], block: int) -> bool:
+    """Whether a block's MLP is a mixture, by the fields of Qwen's mixtures."""
+    if row.experts is None:
+        return False
+    ordinary = config.get("mlp_only_layers") or []
+    assert isinstance(ordinary, list), "transformers' class has read it"
+    return block not in ordinary and (block + 1) % (_number(config, "decoder_sparse_step") or 1) == 0
+
+
+def _fields(row: Architecture, config: Mapping[str, JsonValue], size: Size) -> list[str]:
+    """What config.json calls a size: transformers reads either name, and some files have both."""
+    own = row.sizes[size]
+    others = [
+        name for name in (own, size) if name in config and (name == own or name not in row.sizes.values())
+    ]
+    return list(dict.fromkeys(others)) or [own]
+
+
+def _required(row: Architecture, known: Mapping[Size, int | None], size: Size) -> int:
+    value = known.get(size)
+    if value is None:
+        raise UnsupportedCheckpoint(f"config.json has no {row.sizes[size]}", "spec.model.source")
+    return value
+
+
+def _number(config: Mapping[str, JsonValue], name: str, *, least: int = 1) -> int | None:
+    value = config.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise UnsupportedCheckpoint(
+            f"{name} in config.json must be a number of at least {least}, got {value!r}", "spec.model.source"
+        )
+    return value

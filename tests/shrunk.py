@@ -1,0 +1,164 @@
+"""What a cut model must compute, by the dense one: what goes is zeroed, and norms count what stays.
+
+Nothing here slices a weight. Heads and FFN channels are zeroed before the linear that reads them, dropped
+blocks hand their input on, routers choose among the experts that stay. What counts hidden channels, norms and
+Gemma's factor on embeddings, is made to count those that stay.
+
+Shape legend: B sequences, L tokens, H hidden size.
+"""
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.models.bloom.modeling_bloom import _get_alibi_slopes
+
+from pipeline.architecture import row_for
+from pipeline.structure.cut import BlockCut, Cut
+from pipeline.structure.sizes import Sizes
+
+
+def as_if_cut(model: PreTrainedModel, cut: Cut, sizes: Sizes) -> PreTrainedModel:
+    """The dense model, changed in place to compute what the cut one does; logits of all tokens."""
+    row = row_for(model.config.model_type)
+    blocks = model.get_submodule(row.blocks)
+    assert isinstance(blocks, nn.ModuleList)
+    if cut.hidden is not None:
+        _only_hidden(model, blocks, torch.tensor(cut.hidden), sizes.hidden_size)
+    staying = {one.block: one for one in cut.blocks}
+    positions_by_head = model.config.model_type == "bloom" or getattr(model.config, "alibi", False)
+    for number, block in enumerate(blocks):
+        if number in staying:
+            _only(block, staying[number], sizes)
+            if positions_by_head and staying[number].heads is not None:
+                _with_slopes_of_fewer(block, staying[number].heads, sizes.num_attention_heads)
+        else:
+            block.forward = _passes(in_tuple=row.in_tuple)
+    return model
+
+
+def _passes(*, in_tuple: bool) -> Callable[..., Any]:
+    def forward(hidden: Tensor, *args: object, **kwargs: object) -> Tensor | tuple[Tensor]:
+        return (hidden,) if in_tuple else hidden
+
+    return forward
+
+
+def _only(block: nn.Module, cut: BlockCut, sizes: Sizes) -> None:
+    readers = {  # what reads heads and FFN channels, whatever the type calls it
+        "heads": ("o_proj", "out_proj", "attn.c_proj", "dense"),
+        "ffn": ("mlp.down_proj", "fc2", "mlp.c_proj", "dense_4h_to_h"),
+        "shared_ffn": ("shared_expert.down_proj",),
+    }
+    for name, module in block.named_modules():
+        if cut.heads is not None and name.endswith(readers["heads"]):
+            _zeroed_before(module, _wide(cut.heads, sizes.head_dim))
+        if cut.shared_ffn is not None and name.endswith(readers["shared_ffn"]):
+            _zeroed_before(module, cut.shared_ffn)
+        elif cut.ffn is not None and name.endswith(readers["ffn"]):
+            _zeroed_before(module, cut.ffn)
+        if name == "mlp.gate" and cut.experts is not None:
+            _routed_among(module, torch.tensor(cut.experts))
+        if name == "mlp.experts":
+            for expert, places in cut.expert_ffn.items():
+                gone = torch.ones(module.down_proj.shape[2], dtype=torch.bool)
+                gone[list(places)] = False
+                with torch.no_grad():
+                    module.down_proj[expert][:, gone] = 0
+
+
+def _wide(heads: tuple[int, ...], head_dim: int) -> tuple[int, ...]:
+    return tuple(head * head_dim + i for head in heads for i in range(head_dim))
+
+
+def _zeroed_before(module: nn.Module, places: tuple[int, ...]) -> None:
+    def hook(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        stays = torch.zeros(args[0].shape[-1])
+        stays[list(places)] = 1
+        return (args[0] * stays, *args[1:])
+
+    module.register_forward_pre_hook(hook)
+
+
+def _with_slopes_of_fewer(block: nn.Module, heads: tuple[int, ...], every: int) -> None:
+    """ALiBi's slopes follow from the number of heads and a head's place among them. What no head may see is
+    the most negative number, and stays it."""
+    ratios = torch.ones(every)
+    cpu = torch.device("cpu")
+    ratios[list(heads)] = _get_alibi_slopes(len(heads), cpu) / _get_alibi_slopes(every, cpu)[list(heads)]
+
+    def hook(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, Any]) -> tuple[object, dict[str, Any]]:
+        changed = dict(kwargs)
+        for name in ("alibi", "attention_mask"):
+            bias = kwargs.get(name)
+            if isinstance(bias, Tensor) and bias.is_floating_point():
+                by_head = bias if bias.dim() == 4 else bias.unflatten(0, (-1, every))  # B, heads, ...
+                if by_head.shape[1] != every:
+                    continue  # a mask for all heads: the slopes are apart
+                scaled = by_head * ratios.view(1, every, 1, 1)
+                hidden = by_head <= torch.finfo(bias.dtype).min / 2
+                changed[name] = torch.where(hidden, by_head, scaled).reshape(bias.shape)
+        return args, changed
+
+    block.register_forward_pre_hook(hook, with_kwargs=True)
+
+
+def _only_hidden(model: PreTrainedModel, blocks: nn.ModuleList, stays_H: Tensor, hidden: int) -> None:
+    """Whatever reads the residual stream reads it through a norm, or after one: to count the channels that
+    stay there, and to zero the others where the stream begins, is enough."""
+    mask_H = torch.zeros(hidden)
+    mask_H[stays_H] = 1
+    if model.config.model_type.startswith("gemma"):  # embeddings are multiplied by the root of hidden_size
+        mask_H *= math.sqrt(len(stays_H) / hidden)
+
+    def masked(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (args[0] * mask_H, *args[1:])
+
+    blocks[0].register_forward_pre_hook(masked)
+    for module in model.modules():
+        weight = getattr(module, "weight", None)
+        if "Norm" in type(module).__name__ and weight is not None and weight.shape == (hidden,):
+            module.forward = _norm_over(module, stays_H)
+
+
+def _routed_among(router: nn.Module, stays_E: Tensor) -> None:
+    """The router as if there were no other experts; its answers by their old numbers."""
+    fewer = copy.deepcopy(router)
+    fewer.weight = nn.Parameter(router.weight[stays_E])
+    for name in ("num_experts", "num_local_experts"):
+        if hasattr(fewer, name):
+            setattr(fewer, name, len(stays_E))
+    if hasattr(fewer, "top_k"):
+        fewer.top_k = min(fewer.top_k, len(stays_E))
+
+    def forward(hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        logits, scores, numbers = fewer(hidden)
+        return logits, scores, stays_E[numbers]
+
+    router.forward = forward
+
+
+def _norm_over(module: nn.Module, stays_H: Tensor) -> Callable[[Tensor], Tensor]:
+    """The norm's own formula on the channels that stay, zeros elsewhere."""
+    kind = type(module).__name__
+    epsilon = getattr(module, "variance_epsilon", None) or getattr(module, "eps", 0.0)
+
+    def forward(hidden_BLH: Tensor) -> Tensor:
+        kept = hidden_BLH[..., stays_H]
+        weight = module.weight[stays_H]
+        if isinstance(module, nn.LayerNorm) or kind == "BloomLayerNorm":
+            mean = kept.mean(-1, keepdim=True)
+            variance = (kept - mean).pow(2).mean(-1, keepdim=True)
+            kept = (kept - mean) / torch.sqrt(variance + epsilon) * weight + module.bias[stays_H]
+        else:
+            root = torch.rsqrt(kept.pow(2).mean(-1, keepdim=True) + epsilon)
+            kept = kept * root * (1 + weight if kind.startswith("Gemma") else weight)
+        output = torch.zeros_like(hidden_BLH)
+        output[..., stays_H] = kept
+        return output
+
+    return forward
