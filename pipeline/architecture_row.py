@@ -50,9 +50,10 @@ class Architecture:
 
     `linears`: groups of linears of a block that see the same input whatever the config says, in the order in
     which they run; one statistic serves a group. `transposed`: weights of linears are stored [in_features,
-    out_features] (GPT-2's Conv1D). `experts`: linears beside these, in blocks that have them; routers are never
-    pruned. `renamed`: where checkpoints call something otherwise than the module does, (part of the module's
-    name, part of the checkpoint's). `in_tuple`: a block gives its hidden states as the first of a tuple.
+    out_features] (GPT-2's Conv1D). `experts`: linears beside these, in blocks that have them; routers are
+    never pruned. `renamed`: where checkpoints call something otherwise than the module does, (part of the
+    module's name, part of the checkpoint's). `in_tuple`: a block gives its hidden states as the first of a
+    tuple.
 
     `inner`, `outer`: labels of the dimensions of every parameter, by module (pipeline/axes.py). `sizes`: what
     config.json calls them. `positions_key`: the same for the longest sequence. `head_dim`: `free` where
@@ -92,8 +93,8 @@ class Architecture:
         return tuple(groups)
 
     def labels(self, name: str) -> tuple[Dimension, ...]:
-        """What each dimension of a parameter counts. `name`: inside a block, or in the model for those outside
-        of the blocks. Raises UnsupportedCheckpoint for a parameter that the row does not know."""
+        """What each dimension of a parameter counts. `name`: inside a block, or in the model for those
+        outside of the blocks. Raises UnsupportedCheckpoint for a parameter that the row does not know."""
         module, _, kind = name.rpartition(".")
         known = self.inner.get(module) or self.outer.get(module) or self._expert_labels(module)
         if known is None:

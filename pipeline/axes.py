@@ -1,8 +1,9 @@
 """What every dimension of every parameter counts: the labels that slicing, tensor-parallel shares, scores by
 magnitude and the mapping to Megatron's layout follow from.
 
-A label names one size of the model, or how several lie together in one dimension. Labels are given weights
-are stored, [out_features, in_features] unless the row is `transposed`; a bias has the label of what comes out.
+A label names one size of the model, or how several lie together in one dimension. Labels are in the order in
+which weights are stored, [out_features, in_features] unless the row is `transposed`; a bias has the label of
+what comes out.
 """
 
 from collections.abc import Mapping
@@ -53,7 +54,13 @@ MLP: Labels = {
     "mlp.up_proj": ("ffn", "hidden"),
     "mlp.down_proj": ("hidden", "ffn"),
 }
-NORMS: Labels = dict.fromkeys(("input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"), ("hidden",))
+_NORMS = (
+    "input_layernorm",
+    "post_attention_layernorm",
+    "pre_feedforward_layernorm",
+    "post_feedforward_layernorm",
+)
+NORMS: Labels = dict.fromkeys(_NORMS, ("hidden",))
 ROUTER: Labels = {"mlp.gate": ("experts", "hidden")}
 SHARED_EXPERT: Labels = {
     "mlp.shared_expert.gate_proj": ("shared_ffn", "hidden"),

@@ -167,6 +167,12 @@ class Gang:
         shares: list[list[InputShare]] = self.all("measure", advance=advance, needs=needs, label=label)
         return [merge(group) for group in zip(*shares, strict=True)]
 
+    def similarity(self, *, label: str) -> float:
+        """Of the block's input and output, by the last `statistics`; over all samples, in their order."""
+        shares: list[list[float]] = self.all("similarities", label=label)
+        found = [one for share in shares for one in share]
+        return sum(found) / len(found)
+
     def reached(self, group: int, *, needs: Needs, label: str) -> LinearStatistics:
         """Run the loaded block on all samples to where a group's inputs are known; their statistics."""
         shares: list[InputShare] = self.all("reach", group, needs=needs, label=label)

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load
 from torch import Tensor
 
-from pipeline.architecture import Architecture, row_for
+from pipeline.architecture import row_for
+from pipeline.architecture_row import Architecture
 from pipeline.artifacts import CheckpointRef, ExpertTable, FileRef, KeepRef, LinearSparsity, SparsityTable
 from pipeline.canonical import canonical_json
 from pipeline.checkpoint.reader import CheckpointReader

@@ -16,15 +16,25 @@ from pipeline.storage.content import ContentStore
 from pipeline.tensor.statistics import LinearStatistics
 
 
-def put_statistics(content: ContentStore, block: int, statistics: Sequence[LinearStatistics]) -> FileRef:
-    """Store norms, means, variances and counts of a block's groups. Hessians go by themselves."""
+def put_statistics(
+    content: ContentStore,
+    block: int,
+    statistics: Sequence[LinearStatistics],
+    similarity: float | None = None,
+) -> FileRef:
+    """Store norms, means, variances, scores and counts of a block's groups, and how similar the block's
+    output is to its input. Hessians go by themselves."""
     tensors: dict[str, Tensor] = {}
+    if similarity is not None:
+        tensors["similarity"] = torch.tensor(similarity, dtype=torch.float64)
     for group, one in enumerate(statistics):
         tensors[f"{group}.counts"] = torch.tensor([one.samples, one.tokens])
         tensors[f"{group}.input_norm"] = one.input_norm_I
         if one.input_mean_I is not None and one.input_variance_I is not None:
             tensors[f"{group}.input_mean"] = one.input_mean_I
             tensors[f"{group}.input_variance"] = one.input_variance_I
+        if one.channel_score_C is not None:
+            tensors[f"{group}.channel_score"] = one.channel_score_C
     return put_tensors(content, _vectors_path(block), tensors)[0]
 
 
@@ -41,8 +51,15 @@ def read_statistics(content: ContentStore, ref: StatisticsRef, block: int) -> li
         group = len(found)
         samples, tokens = counts.tolist()
         mean_I, variance_I = stored.get(f"{group}.input_mean"), stored.get(f"{group}.input_variance")
-        found.append(LinearStatistics(stored[f"{group}.input_norm"], samples, tokens, mean_I, variance_I))
+        norm_I, score_C = stored[f"{group}.input_norm"], stored.get(f"{group}.channel_score")
+        one = LinearStatistics(norm_I, samples, tokens, mean_I, variance_I, channel_score_C=score_C)
+        found.append(one)
     return found
+
+
+def read_similarity(content: ContentStore, ref: StatisticsRef, block: int) -> float:
+    """Mean cosine between what enters a block and what leaves it, over all tokens of all samples."""
+    return float(load(content.get_bytes(ref.file(_vectors_path(block))))["similarity"])
 
 
 def read_hessian(content: ContentStore, ref: StatisticsRef, block: int, group: int) -> Tensor:

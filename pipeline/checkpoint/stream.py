@@ -21,10 +21,12 @@ from torch.func import functional_call
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
-from pipeline.architecture import Architecture, row_for
+from pipeline.architecture import row_for
+from pipeline.architecture_row import Architecture
 from pipeline.checkpoint.experts import fused, slot, stored_names
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.errors import UnsupportedCheckpoint
+from pipeline.structure.sizes import sizes_of
 
 _BUILDING = threading.Lock()  # building without weights changes torch for all threads meanwhile
 
@@ -78,6 +80,12 @@ class BlockStream:
     def groups(self, block: int) -> tuple[tuple[str, ...], ...]:
         """Prunable linears of a block, those that see the same input together."""
         return self.row.groups_in(self.block_tensors(block))
+
+    def channel_of(self, linear: str) -> int:
+        """How many consecutive input features of a linear are kept or cut together: a head's, or one."""
+        labels = self.row.labels(f"{linear}.weight")
+        entering = labels[0] if self.row.transposed else labels[1]
+        return sizes_of(self.row, self._reader.config).head_dim if entering == "query" else 1
 
     def outer_tensors(self) -> tuple[str, ...]:
         """Checkpoint names of everything outside the blocks, tied ones once."""

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from pipeline.tensor.statistics import LinearStatistics
 
-Statistic = Literal["input_norm", "input_mean", "hessian"]
+Statistic = Literal["input_norm", "input_mean", "hessian", "channel_score", "similarity"]
 Needs = frozenset[Statistic]  # an empty one: no calibration
 
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.architecture import Experts
+from pipeline.architecture_row import Experts
 from pipeline.checkpoint.experts import DOWN, GATE_UP
 from pipeline.errors import UnsupportedCheckpoint
 

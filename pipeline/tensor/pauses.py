@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from greenlet import getcurrent, greenlet
 from torch import Tensor, nn
 
-from pipeline.architecture import Experts
+from pipeline.architecture_row import Experts
 from pipeline.errors import UnsupportedCheckpoint
 from pipeline.tensor.inputs import recorded_inputs
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 
 import torch
 
-from pipeline.architecture import Experts
+from pipeline.architecture_row import Experts
 from pipeline.tensor.statistics import LinearStatistics
 
 MINIMUM_TOKENS = 32

@@ -28,7 +28,8 @@ class LinearStatistics:
     `input_norm_I`: sqrt of the mean over samples of the squared L2 norm of each input feature over the
     sample's tokens, float32 [I] (Wanda, arXiv 2306.11695). `input_mean_I`, `input_variance_I`: over all
     tokens, float32 [I]. `hessian_II`: (2/n) Σ x xᵀ over the tokens of n samples, float32 [I, I] (SparseGPT,
-    arXiv 2301.00774).
+    arXiv 2301.00774). `channel_score_C`: mean over samples of the L2 norm of each input feature over the
+    sample's tokens, or of the features of an attention head together (Minitron, arXiv 2407.14679), float32.
     """
 
     input_norm_I: Tensor
@@ -37,6 +38,7 @@ class LinearStatistics:
     input_mean_I: Tensor | None = None
     input_variance_I: Tensor | None = None
     hessian_II: Tensor | None = None
+    channel_score_C: Tensor | None = None
 
     def to(self, device: torch.device) -> "LinearStatistics":
         """The same on a device."""
@@ -51,14 +53,19 @@ class LinearStatistics:
             moved(self.input_mean_I),
             moved(self.input_variance_I),
             moved(self.hessian_II),
+            moved(self.channel_score_C),
         )
 
 
 class InputShare:
     """What one worker's samples add to the statistics of a linear's input. All memory is taken at once: small
-    results made between a block's scratch would pin it in memory."""
+    results made between a block's scratch would pin it in memory. `channel`: how many features make up one
+    that is scored, and 0 if none is."""
 
-    def __init__(self, sequences: int, in_features: int, needs: Iterable[Statistic]) -> None:
+    def __init__(
+        self, sequences: int, in_features: int, needs: Iterable[Statistic], *, channel: int = 0
+    ) -> None:
+        self.channel = channel
         self.squares_SI = torch.zeros(sequences, in_features)
         self.sums_SI = torch.zeros(sequences, in_features) if "input_mean" in needs else None
         self.tokens_S = torch.zeros(sequences, dtype=torch.long)
@@ -82,13 +89,23 @@ def merge(shares: Sequence[InputShare]) -> LinearStatistics:
     total_I = squares_SI.double().sum(dim=0)
     norm_I = (total_I / samples).sqrt().float()
     tokens = int(torch.cat([share.tokens_S for share in shares]).sum())
+    score_C = _channel_score(squares_SI, shares[0].channel)
     sums = [share.sums_SI for share in shares if share.sums_SI is not None]
     if not sums:
-        return LinearStatistics(norm_I, samples, tokens)
+        return LinearStatistics(norm_I, samples, tokens, channel_score_C=score_C)
     count = max(tokens, 1)  # an expert may have seen none
     mean_I = torch.cat(sums).double().sum(dim=0) / count
     variance_I = (total_I / count - mean_I.square()).clamp(min=0)
-    return LinearStatistics(norm_I, samples, tokens, mean_I.float(), variance_I.float())
+    return LinearStatistics(
+        norm_I, samples, tokens, mean_I.float(), variance_I.float(), channel_score_C=score_C
+    )
+
+
+def _channel_score(squares_SI: Tensor, channel: int) -> Tensor | None:
+    if channel == 0:
+        return None
+    squares_SC = squares_SI.double().unflatten(1, (-1, channel)).sum(dim=2)
+    return squares_SC.sqrt().mean(dim=0).float()
 
 
 def leaf_size(samples: int) -> int:

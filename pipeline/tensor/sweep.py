@@ -27,6 +27,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from pipeline.allocations.measures import Measure
 from pipeline.artifacts import CheckpointRef, FileRef, StatisticsRef
@@ -72,6 +73,7 @@ class SweepWorker(Walk):
             room=room,
         )
         self._grams: dict[int, GramTree] = {}
+        self._similarities: list[float] = []
         self._runs: PausedRuns | None = None
         self._reconstructor: Reconstructor | None = None
 
@@ -88,18 +90,26 @@ class SweepWorker(Walk):
         """Run the block on each sequence; what they add to the statistics, per group of linears.
 
         With `advance` the outputs become the next block's inputs; without, each forward ends where the inputs
-        of the last linears are known. Grams stay here.
+        of the last linears are known. Grams stay here, and similarities, which need the outputs.
         """
+        self._similarities = []
         module, groups = self._loaded(), self.linear_groups()
         shares = [self._share(group, needs) for group in range(len(groups))]
         for i, hidden in enumerate(self._hidden):
             record, experts = self._into(shares, i), self._stream.row.experts
             with recorded_inputs(module, groups, record, experts=experts, only=not advance):
                 output = self._stream.run(self.work.block, hidden)
+            if "similarity" in needs:
+                assert advance, "the output is made only then"
+                self._similarities.append(_similarity(hidden, output))
             if advance:
                 self._hidden[i] = output
         self.runs["whole" if advance else "cut"] += len(self._hidden)
         return shares
+
+    def similarities(self) -> list[float]:
+        """Per sequence what `measure` found: the mean over its tokens of cos(input, output) of the block."""
+        return self._similarities
 
     def gram(self, group: int) -> Gram:
         """This worker's part of Σ xᵀx over a group's inputs."""
@@ -212,9 +222,11 @@ class SweepWorker(Walk):
         """Write the block with its new weights and its keep tensors. `measured`: what it was pruned by."""
         return self.work.store(measured, fit)
 
-    def store_statistics(self, statistics: Sequence[LinearStatistics]) -> FileRef:
+    def store_statistics(
+        self, statistics: Sequence[LinearStatistics], similarity: float | None = None
+    ) -> FileRef:
         """Write the statistics of the loaded block, without Hessians."""
-        return put_statistics(self._content, self.work.block, statistics)
+        return put_statistics(self._content, self.work.block, statistics, similarity)
 
     def store_hessian(self, group: int, samples: int, *grams: Gram) -> FileRef:
         """Write the Hessian of a group of the loaded block, from every worker's grams."""
@@ -231,11 +243,13 @@ class SweepWorker(Walk):
 
     def _share(self, group: int, needs: Needs) -> InputShare:
         """An empty share for a group's inputs, with a gram beside it if one is needed."""
-        features = self.work.weight(self.linear_groups()[group][0]).shape[1]
+        linear = self.linear_groups()[group][0]
+        features = self.work.weight(linear).shape[1]
         if "hessian" in needs:
             tree = GramTree(features, leaf=leaf_size(self._samples), first=self._first, device=self._device)
             self._grams[group] = tree
-        return InputShare(len(self._hidden), features, needs)
+        channel = self._stream.channel_of(linear) if "channel_score" in needs else 0
+        return InputShare(len(self._hidden), features, needs, channel=channel)
 
     def _into(self, shares: Sequence[InputShare] | dict[int, InputShare], sample: int) -> Record:
         def record(group: int, x_TI: Tensor) -> None:
@@ -249,3 +263,7 @@ class SweepWorker(Walk):
         if self._runs is not None:
             self.finish(advance=False)
         super()._unload()
+
+
+def _similarity(before_1LH: Tensor, after_1LH: Tensor) -> float:
+    return float(functional.cosine_similarity(before_1LH.float(), after_1LH.float(), dim=-1).mean())

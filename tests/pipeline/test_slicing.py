@@ -114,7 +114,7 @@ def cuts(draw: st.DrawFn, model_type: str, sizes: Sizes, config: dict) -> Cut:
         if wide > 1:
             wide = draw(st.integers(1, wide))
         if has_groups(row, config) or sizes.heads_per_group == 1:
-            groups = draw(st.sampled_from([g for g in range(1, whole_groups + 1)]))
+            groups = draw(st.integers(1, whole_groups))
     heads = groups * wide
     hidden = None
     if row.head_dim == "tied":

@@ -42,11 +42,11 @@ def run(stage: MeasureStatistics, context: StageContext, keeper: GangKeeper) -> 
                 workers.all("load", block, label=label)
                 workers.all("advance", label=label)
             elif block >= len(done):
-                last = block == blocks - 1
+                last = block == blocks - 1 and "similarity" not in stage.needs
                 workers.all("load", block, label=label)
                 done.append(_measured(workers, frozenset(stage.needs), last=last, label=label))
                 content.put_model(progress_key(context.key, f"block-{block:05d}"), done[block])
-                if not last:
+                if block < blocks - 1:
                     snapshots.save(block + 1)
             yield Progress(block + 1, blocks)
         use = workers.use()
@@ -57,7 +57,8 @@ def run(stage: MeasureStatistics, context: StageContext, keeper: GangKeeper) -> 
 
 def _measured(workers: Gang, needs: Needs, *, last: bool, label: str) -> StoredStatistics:
     statistics = workers.statistics(advance=not last, needs=needs, label=label)
-    stored = [workers.one(0, "store_statistics", statistics, label=label)]
+    similarity = workers.similarity(label=label) if "similarity" in needs else None
+    stored = [workers.one(0, "store_statistics", statistics, similarity, label=label)]
     if "hessian" in needs:
         turns = itertools.cycle(range(len(workers.actors)))
         for g, one in enumerate(statistics):

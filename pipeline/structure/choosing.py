@@ -1,0 +1,104 @@
+"""From scores and sizes to a Cut: the best of each, equally many in every tensor-parallel share."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pipeline.errors import InvalidSpec
+from pipeline.structure.cut import BlockCut, Cut, Places
+from pipeline.structure.scores import BlockScores, ModelScores, Scores
+from pipeline.structure.sizes import Sizes
+
+
+def choose(
+    scores: ModelScores, old: Sizes, new: Sizes, blocks: Sequence[int], *, tensor_parallel: int = 1
+) -> Cut:
+    """What stays: `blocks` of the dense model, and of each the best-scored channels, heads and experts. Equal
+    scores: the lowest index stays. Raises InvalidSpec where a size does not divide into `tensor_parallel`
+    contiguous shares, dense or cut."""
+    check_shares(old, new, tensor_parallel)
+    hidden = None
+    if new.hidden_size != old.hidden_size:
+        hidden = best(scores.hidden_H, new.hidden_size, shares=tensor_parallel)
+    return Cut(
+        hidden=hidden,
+        blocks=tuple(_block(i, scores.blocks[i], old, new, tensor_parallel) for i in blocks),
+    )
+
+
+def best(scores: Scores, count: int, *, shares: int = 1) -> tuple[int, ...]:
+    """Indices of the `count` largest, ascending; with `shares` equally many from each contiguous part."""
+    parts = scores.reshape(shares, -1)
+    order = np.argsort(-parts, axis=1, kind="stable")[:, : count // shares]
+    places = order + np.arange(shares)[:, None] * parts.shape[1]
+    return tuple(sorted(places.ravel().tolist()))
+
+
+def check_shares(old: Sizes, new: Sizes, tensor_parallel: int) -> None:
+    """Raise InvalidSpec that names a size which a number of ranks cannot share evenly."""
+    for size in (
+        "hidden_size",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "intermediate_size",
+        "shared_expert_intermediate_size",
+        "moe_intermediate_size",
+    ):
+        for what, value in (("the model's", getattr(old, size)), ("the asked", getattr(new, size))):
+            if value is not None and value % tensor_parallel:
+                raise InvalidSpec(
+                    f"structure.tensor_parallel={tensor_parallel} does not divide {what} {size}={value}; "
+                    f"lower it, or ask for a multiple of it",
+                    "spec.structure.tensor_parallel",
+                )
+
+
+def _block(number: int, scores: BlockScores, old: Sizes, new: Sizes, shares: int) -> BlockCut:
+    assert scores.heads_A is not None, "every block attends"
+    heads, groups = _heads(scores.heads_A, old, new, shares)
+    experts = _experts(scores, old, new)
+    return BlockCut(
+        block=number,
+        heads=heads,
+        key_value_heads=groups,
+        ffn=_some(scores.ffn_F, new.intermediate_size, shares),
+        shared_ffn=_some(scores.shared_ffn_F, new.shared_expert_intermediate_size, shares),
+        experts=experts,
+        expert_ffn=_expert_channels(scores, experts, new, shares),
+    )
+
+
+def _some(scores: Scores | None, count: int | None, shares: int) -> Places:
+    if scores is None or count is None or count == len(scores):
+        return None
+    return best(scores, count, shares=shares)
+
+
+def _heads(scores_A: Scores, old: Sizes, new: Sizes, shares: int) -> tuple[Places, Places]:
+    """Query heads, and their key-value heads: the best groups, of each its best heads."""
+    if new.num_attention_heads == old.num_attention_heads:
+        return None, None
+    by_group = scores_A.reshape(old.num_key_value_heads, old.heads_per_group)
+    wide = new.heads_per_group
+    largest = -np.sort(-by_group, axis=1)[:, :wide]  # what of each group would stay
+    groups = best(largest.sum(axis=1), new.num_key_value_heads, shares=shares)
+    heads = [group * old.heads_per_group + head for group in groups for head in best(by_group[group], wide)]
+    return tuple(heads), None if len(groups) == old.num_key_value_heads else groups
+
+
+def _experts(scores: BlockScores, old: Sizes, new: Sizes) -> Places:
+    if scores.experts_E is None:
+        return None if old.num_experts is None else ()
+    if new.num_experts is None or new.num_experts == len(scores.experts_E):
+        return None
+    return best(scores.experts_E, new.num_experts)
+
+
+def _expert_channels(
+    scores: BlockScores, experts: Places, new: Sizes, shares: int
+) -> dict[int, tuple[int, ...]]:
+    channels_EG, count = scores.expert_ffn_EG, new.moe_intermediate_size
+    if channels_EG is None or count is None or count == channels_EG.shape[1]:
+        return {}
+    staying = range(len(channels_EG)) if experts is None else experts
+    return {expert: best(channels_EG[expert], count, shares=shares) for expert in staying}

@@ -1,0 +1,17 @@
+"""Scores by the weights alone."""
+
+from typing import Literal
+
+from pipeline.structure.base import CriterionBase, Known
+from pipeline.structure.scores import ModelScores
+
+
+class Magnitude(CriterionBase):
+    """The L2 norm of all weights that a channel, head or expert has: those that write it and those that read
+    it. Needs no calibration."""
+
+    kind: Literal["magnitude"]
+
+    def scores(self, known: Known) -> ModelScores:
+        """L2 norms."""
+        return known.magnitudes()

@@ -1,0 +1,31 @@
+"""Random scores, for comparison: what any criterion has to beat."""
+
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from pipeline.structure.base import CriterionBase, Known
+from pipeline.structure.scores import BlockScores, ModelScores
+
+
+class Random(CriterionBase):
+    """One set of hidden channels through the whole model, sets of each block's own for heads and FFN
+    channels (Pruning-LLMs). Equal seeds choose equally."""
+
+    kind: Literal["random"]
+    seed: int = Field(default=0, ge=0, description="Of the generator.")
+
+    def scores(self, known: Known) -> ModelScores:
+        """Uniform in [0, 1)."""
+        like = known.shapes()
+        hidden_H = self._generator(0).random(like.hidden_H.shape)
+        blocks = (self._drawn(block, number) for number, block in enumerate(like.blocks, start=1))
+        return ModelScores(hidden_H, tuple(blocks))
+
+    def _drawn(self, like: BlockScores, number: int) -> BlockScores:
+        rng = self._generator(number)
+        return like.mapped(lambda one: rng.random(one.shape))
+
+    def _generator(self, place: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, place])

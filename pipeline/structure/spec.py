@@ -1,0 +1,89 @@
+"""The part of a spec that asks for another size."""
+
+from collections.abc import Mapping
+from typing import Literal, Self, get_args
+
+from pydantic import Field, JsonValue, PositiveInt, model_validator
+
+from pipeline.architecture_row import Architecture
+from pipeline.axes import Size
+from pipeline.canonical import Frozen
+from pipeline.structure.base import Known
+from pipeline.structure.choosing import check_shares, choose
+from pipeline.structure.criteria import Activation, Criterion, Explicit
+from pipeline.structure.cut import Cut, sizes_after
+from pipeline.structure.depth import DropBlocks
+from pipeline.structure.sizes import Sizes, sizes_of
+from pipeline.structure.target import target_sizes
+
+
+class Structure(Frozen):
+    """Sizes of the model that stays; what is left out stays as it is. head_dim always does.
+
+    `num_key_value_heads`: left out, whole groups go, so that the ratio to query heads stays.
+    `tensor_parallel`: every one of so many ranks keeps equally many channels and heads. `export_as`: a type
+    that computes the same and accepts sizes that the model's own refuses.
+    """
+
+    hidden_size: PositiveInt | None = None
+    num_attention_heads: PositiveInt | None = None
+    num_key_value_heads: PositiveInt | None = None
+    intermediate_size: PositiveInt | None = None
+    moe_intermediate_size: PositiveInt | None = None
+    shared_expert_intermediate_size: PositiveInt | None = None
+    num_experts: PositiveInt | None = None
+    drop_blocks: DropBlocks | None = None
+    criterion: Criterion = Field(default_factory=Activation)
+    tensor_parallel: PositiveInt = 1
+    export_as: Literal["mistral"] | None = None
+
+    @model_validator(mode="after")
+    def _agreement(self) -> Self:
+        if isinstance(self.criterion, Explicit):
+            if self.asked or self.drop_blocks is not None:
+                raise ValueError("criterion explicit says what stays: leave sizes and drop_blocks out")
+        elif not self.asked and self.drop_blocks is None:
+            raise ValueError(
+                f"structure asks for nothing: name one of {', '.join(self._sizes())}, drop_blocks"
+            )
+        return self
+
+    @classmethod
+    def _sizes(cls) -> list[Size]:
+        return [size for size in get_args(Size) if size in cls.model_fields]
+
+    @property
+    def asked(self) -> dict[Size, int]:
+        """Sizes that were named."""
+        return {size: getattr(self, size) for size in self._sizes() if getattr(self, size) is not None}
+
+    @property
+    def needs_samples(self) -> bool:
+        """Whether activations decide anything."""
+        by_depth = self.drop_blocks is not None and self.drop_blocks.needs_samples
+        return by_depth or (self.criterion.needs_samples and bool(self.asked))
+
+    def target(self, row: Architecture, config: Mapping[str, JsonValue]) -> Sizes:
+        """Sizes of the smaller model. Raises InvalidSpec with the field and the nearest valid values."""
+        old = sizes_of(row, config)
+        if isinstance(self.criterion, Explicit):
+            new = sizes_after(self.criterion.cut, old)
+        else:
+            new = target_sizes(row, config, self.asked, any_hidden=self.export_as is not None)
+            if self.drop_blocks is not None:
+                kept = self.drop_blocks.counted(old.num_hidden_layers)
+                new = new.model_copy(update={"num_hidden_layers": kept})
+        check_shares(old, new, self.tensor_parallel)
+        return new
+
+    def cut(self, row: Architecture, config: Mapping[str, JsonValue], known: Known) -> Cut:
+        """What stays of a model of which so much is known."""
+        if isinstance(self.criterion, Explicit):
+            return self.criterion.cut
+        old, new = sizes_of(row, config), self.target(row, config)
+        blocks = tuple(range(old.num_hidden_layers))
+        if self.drop_blocks is not None:
+            influences = known.influences() if self.drop_blocks.needs_samples else ()
+            blocks = self.drop_blocks.kept(old.num_hidden_layers, influences)
+        scores = self.criterion.scores(known) if self.asked else known.shapes()
+        return choose(scores, old, new, blocks, tensor_parallel=self.tensor_parallel)

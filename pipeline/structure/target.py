@@ -1,0 +1,178 @@
+"""From the sizes that a spec asks for to those of the smaller model, or to the nearest valid ones."""
+
+from collections.abc import Callable, Mapping
+from typing import NoReturn, get_args
+
+from pydantic import JsonValue
+
+from pipeline.architecture_row import Architecture
+from pipeline.axes import Size
+from pipeline.errors import InvalidSpec
+from pipeline.structure.sizes import FOUR, Sizes, has_groups, sizes_of
+
+EXPERT_ALIGNMENT = 8  # torch's grouped kernels want rows of 16 bytes, of bfloat16 too
+FAST = 64  # multiples that tensor cores like; 128 for FFN and vocabulary
+FASTER = 128
+
+Asked = Mapping[Size, int]
+
+
+def target_sizes(
+    row: Architecture, config: Mapping[str, JsonValue], asked: Asked, *, any_hidden: bool = False
+) -> Sizes:
+    """What the model will have. Raises InvalidSpec that names the field and the nearest valid values.
+
+    Heads stay whole, with their head_dim. Where nothing is said of key-value heads, whole groups go; where
+    they do not divide that way, all groups stay and each loses the same number of query heads. `any_hidden`:
+    heads need not divide hidden_size.
+    """
+    old = sizes_of(row, config)
+    for size, wanted in asked.items():
+        _known(row, old, size, wanted)
+    new = old.model_copy(update={**asked})
+    new = _with_heads(row, config, old, new, asked)
+    new = _with_hidden(row, config, old, new, asked, any_hidden=any_hidden)
+    if "intermediate_size" not in row.sizes and old.intermediate_size is not None:
+        new = new.model_copy(update={"intermediate_size": FOUR * new.hidden_size})
+    if new.num_experts is not None:
+        for size in ("hidden_size", "moe_intermediate_size"):
+            value, before = getattr(new, size), getattr(old, size)
+            if value != before and value % EXPERT_ALIGNMENT:
+                _refuse(
+                    size,
+                    value,
+                    f"must be a multiple of {EXPERT_ALIGNMENT} in a model with experts",
+                    nearest(value, before, lambda n: n % EXPERT_ALIGNMENT == 0),
+                )
+    return new
+
+
+def slow_sizes(old: Sizes, new: Sizes) -> tuple[str, ...]:
+    """Sentences about sizes that matrix units are slow with, of those that have changed."""
+    found = []
+    for size, multiple in (
+        ("hidden_size", FASTER),
+        ("intermediate_size", FASTER),
+        ("moe_intermediate_size", FAST),
+        ("shared_expert_intermediate_size", FAST),
+        ("vocab_size", FAST),
+    ):
+        value, before = getattr(new, size), getattr(old, size)
+        if value is not None and value != before and value % multiple:
+            near = nearest(value, before, lambda n, m=multiple: n % m == 0)  # type: ignore[misc]
+            found.append(
+                f"{size}={value} is no multiple of {multiple}, which GPUs are slow with; near it: "
+                f"{_listed(near) or 'none'}"
+            )
+    return tuple(found)
+
+
+def nearest(value: int, most: int, valid: Callable[[int], bool]) -> tuple[int, ...]:
+    """The valid values next to one, below and above it, from 1 to `most`."""
+    below = next((n for n in range(min(value, most), 0, -1) if valid(n)), None)
+    above = next((n for n in range(max(value + 1, 1), most + 1) if valid(n)), None)
+    return tuple(n for n in (below, above) if n is not None)
+
+
+def _known(row: Architecture, old: Sizes, size: Size, wanted: int) -> None:
+    before = getattr(old, size)
+    if size not in row.sizes or before is None:
+        has = [name for name in get_args(Size) if name in row.sizes and getattr(old, name) is not None]
+        raise InvalidSpec(
+            f"{row.model_type} has no {size} of its own; sizes that can be asked for: {', '.join(has)}",
+            f"spec.structure.{size}",
+        )
+    if wanted > before:
+        raise InvalidSpec(
+            f"structure.{size}={wanted} is more than the model has; at most {before}",
+            f"spec.structure.{size}",
+        )
+
+
+def _with_heads(
+    row: Architecture, config: Mapping[str, JsonValue], old: Sizes, new: Sizes, asked: Asked
+) -> Sizes:
+    heads, groups, wide = new.num_attention_heads, old.num_key_value_heads, old.heads_per_group
+    if row.head_dim == "tied" and "num_attention_heads" not in asked and "hidden_size" in asked:
+        if new.hidden_size % old.head_dim:
+            _refuse(
+                "hidden_size",
+                new.hidden_size,
+                f"must be a multiple of head_dim={old.head_dim}: {row.model_type} has no field for it",
+                nearest(new.hidden_size, old.hidden_size, lambda n: n % old.head_dim == 0),
+            )
+        heads = new.hidden_size // old.head_dim
+    if "num_key_value_heads" in asked:
+        groups = asked["num_key_value_heads"]
+        if not has_groups(row, config) and groups != old.num_key_value_heads:
+            raise InvalidSpec(
+                f"this {row.model_type} has a fixed number of key-value heads; leave num_key_value_heads out",
+                "spec.structure.num_key_value_heads",
+            )
+        if "num_attention_heads" not in asked:
+            heads = groups * wide
+    elif heads % wide == 0 and (has_groups(row, config) or wide == 1):
+        groups = heads // wide
+    if heads % groups or heads // groups > wide:
+        valid = (
+            (lambda n: n % groups == 0 and n // groups <= wide)
+            if "num_key_value_heads" in asked
+            else (lambda n: n % wide == 0 or n % old.num_key_value_heads == 0)
+        )
+        _refuse(
+            "num_attention_heads",
+            heads,
+            f"cannot be shared out evenly over {groups} key-value heads of at most {wide} query heads each",
+            nearest(heads, old.num_attention_heads, valid),
+        )
+    return new.model_copy(update={"num_attention_heads": heads, "num_key_value_heads": groups})
+
+
+def _with_hidden(
+    row: Architecture,
+    config: Mapping[str, JsonValue],
+    old: Sizes,
+    new: Sizes,
+    asked: Asked,
+    *,
+    any_hidden: bool,
+) -> Sizes:
+    hidden, heads = new.hidden_size, new.num_attention_heads
+    if row.head_dim == "tied":
+        tied = heads * old.head_dim
+        if "hidden_size" in asked and hidden != tied:
+            _refuse(
+                "hidden_size",
+                hidden,
+                f"must be {heads} heads × head_dim={old.head_dim}: {row.model_type} has no field for "
+                f"head_dim",
+                (tied,),
+            )
+        hidden = tied
+    if row.head_dim == "divides" and hidden % heads and not any_hidden:
+        _refuse(
+            "hidden_size",
+            hidden,
+            f"must be a multiple of num_attention_heads={heads}, as transformers' class for "
+            f"{row.model_type} checks (export_as: mistral does not)",
+            nearest(hidden, old.hidden_size, lambda n: n % heads == 0),
+        )
+    for field in row.follows_hidden:
+        if config.get(field) not in (None, old.hidden_size) and hidden == config.get(field):
+            _refuse(
+                "hidden_size",
+                hidden,
+                f"must differ from {field}={config[field]}: the model would lose its projections",
+                (hidden - old.head_dim, hidden + old.head_dim),
+            )
+    return new.model_copy(update={"hidden_size": hidden})
+
+
+def _refuse(size: str, value: int, why: str, near: tuple[int, ...]) -> NoReturn:
+    raise InvalidSpec(
+        f"structure.{size}={value} {why}; nearest valid: {_listed(near) or 'none'}", f"spec.structure.{size}"
+    )
+
+
+def _listed(values: tuple[int, ...]) -> str:
+    return ", ".join(map(str, values))
