@@ -8,7 +8,7 @@ import httpx
 import typer
 from typer.core import TyperGroup
 
-from api import cli_demo, cli_keys, cli_local, cli_schedules
+from api import cli_demo, cli_keys, cli_local, cli_schedules, cli_structure
 from api.cli_job import say_links, say_result, watched
 from api.cli_service import REMEDY, Url, connect
 from api.cli_spec import SpecError, load_document
@@ -231,6 +231,7 @@ app.add_typer(cli_schedules.app, name="schedules")
 app.command()(cli_schedules.aliases)
 app.command()(cli_local.serve)
 app.command("import-gguf")(cli_local.import_gguf)
+app.command("slice")(cli_structure.slice_checkpoint)
 app.command()(cli_local.run)
 app.command()(cli_demo.demo)
 

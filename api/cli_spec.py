@@ -38,6 +38,17 @@ def load_document(name: str, overrides: list[str]) -> Document:
     return located
 
 
+def load_fields(path: Path | None, overrides: list[str]) -> Document:
+    """A part of a spec: from a file, if one is given, and `path.to.field=value`."""
+    fields: Document = {}
+    if path is not None:
+        text, _ = _read(str(path))
+        fields = _parsed(text, str(path))
+    for override in overrides:
+        _set(fields, override)
+    return fields
+
+
 def checked(document: Document) -> JobRequest:
     """The request, for when no service checks it. Raises SpecError in the words of the service."""
     try:

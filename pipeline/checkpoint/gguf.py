@@ -3,12 +3,11 @@
 A GGUF file is usually quantized: its weights are expanded, never restored. transformers does the reading.
 """
 
-import shutil
 import struct
-import tempfile
 from pathlib import Path
 
-from pipeline.errors import InvalidSpec, SourceNotFound, UnsupportedCheckpoint
+from pipeline.checkpoint.export import new_directory
+from pipeline.errors import SourceNotFound, UnsupportedCheckpoint
 
 MAGIC = b"GGUF"
 
@@ -21,21 +20,11 @@ def convert_gguf(path: Path, out_dir: Path) -> Path:
     """
     if not path.is_file():
         raise SourceNotFound(f"{path} does not exist, or is not a file")
-    if out_dir.exists():
-        raise InvalidSpec(f"{out_dir} exists; name a directory that is to be made")
     with path.open("rb") as file:
         if file.read(len(MAGIC)) != MAGIC:
             raise UnsupportedCheckpoint(f"{path} is no GGUF file: it does not begin with {MAGIC.decode()}")
-    out_dir.parent.mkdir(parents=True, exist_ok=True)
-    written = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.", dir=out_dir.parent))
-    try:
+    with new_directory(out_dir) as written:
         _save(path, written)
-        written.chmod(0o755)  # temporary directories, and weights as they are saved, are closed to others
-        for saved in written.iterdir():
-            saved.chmod(0o644)
-        written.rename(out_dir)
-    finally:
-        shutil.rmtree(written, ignore_errors=True)
     return out_dir
 
 

@@ -14,6 +14,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.architecture import row_for
@@ -25,9 +26,10 @@ from pipeline.checkpoint.statistics import read_similarity, read_statistics
 from pipeline.checkpoint.stream import disk_names, skeleton
 from pipeline.storage.content import ContentStore
 from pipeline.structure.base import Known
-from pipeline.structure.scores import BlockScores, ModelScores, Scores
+from pipeline.structure.scores import BlockScores, ModelScores
 from pipeline.structure.sizes import Sizes, sizes_of
 
+Scores = NDArray[np.float64]
 Sums = dict[str, Scores]  # by field of BlockScores, and "hidden_H"
 
 

@@ -38,7 +38,7 @@ def slice_checkpoint(
 ) -> Iterator[int | CheckpointRef]:
     """Yields how many blocks are done, and at last the checkpoint: a shard for each block and one for what is
     outside of them. `changes`: further fields of config.json. Every other file is that of `like`."""
-    config = full_config(reader)
+    config = full_config(reader.config)
     row = row_for(str(config["model_type"]))
     dense = Dense(reader, row, sizes_of(row, config))
     parts = [dense.outer(content, cut)]
@@ -51,9 +51,9 @@ def slice_checkpoint(
     yield assemble(content, like, parts, replaced={CONFIG_JSON: text.encode()})
 
 
-def full_config(reader: CheckpointReader) -> dict[str, JsonValue]:
+def full_config(config: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
     """config.json with the fields that transformers' class derives for blocks one by one."""
-    config = dict(reader.config)
+    config = dict(config)
     types = getattr(AutoConfig.for_model(**config), "layer_types", None)
     return {**config, "layer_types": list(types)} if types is not None else config
 

@@ -18,7 +18,7 @@ import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
 from torch.func import functional_call
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
 from pipeline.architecture import row_for
@@ -244,6 +244,16 @@ def skeleton(
     for field, value in (changes or {}).items():
         if hasattr(config, field):
             setattr(config, field, value)
+    return _without_weights(config, dtype)
+
+
+def parameter_count(config: Mapping[str, object]) -> int:
+    """Weights of the model that transformers makes from a config.json, tied ones once. Takes no memory for
+    them."""
+    return int(_without_weights(AutoConfig.for_model(**config), torch.float32).num_parameters())
+
+
+def _without_weights(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     with _BUILDING, init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     model.tie_weights()  # building without weights has made tied ones two

@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-from pipeline.errors import InvalidSpec
 from pipeline.structure.cut import BlockCut, Cut, Places
-from pipeline.structure.scores import BlockScores, ModelScores, Scores
+from pipeline.structure.scores import BlockScores, ModelScores
 from pipeline.structure.sizes import Sizes
+from pipeline.structure.target import check_shares
+
+Scores = NDArray[np.float64]
 
 
 def choose(
@@ -32,25 +35,6 @@ def best(scores: Scores, count: int, *, shares: int = 1) -> tuple[int, ...]:
     order = np.argsort(-parts, axis=1, kind="stable")[:, : count // shares]
     places = order + np.arange(shares)[:, None] * parts.shape[1]
     return tuple(sorted(places.ravel().tolist()))
-
-
-def check_shares(old: Sizes, new: Sizes, tensor_parallel: int) -> None:
-    """Raise InvalidSpec that names a size which a number of ranks cannot share evenly."""
-    for size in (
-        "hidden_size",
-        "num_attention_heads",
-        "num_key_value_heads",
-        "intermediate_size",
-        "shared_expert_intermediate_size",
-        "moe_intermediate_size",
-    ):
-        for what, value in (("the model's", getattr(old, size)), ("the asked", getattr(new, size))):
-            if value is not None and value % tensor_parallel:
-                raise InvalidSpec(
-                    f"structure.tensor_parallel={tensor_parallel} does not divide {what} {size}={value}; "
-                    f"lower it, or ask for a multiple of it",
-                    "spec.structure.tensor_parallel",
-                )
 
 
 def _block(number: int, scores: BlockScores, old: Sizes, new: Sizes, shares: int) -> BlockCut:

@@ -1,12 +1,14 @@
 """Random scores, for comparison: what any criterion has to beat."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 from pydantic import Field
 
 from pipeline.structure.base import CriterionBase, Known
 from pipeline.structure.scores import BlockScores, ModelScores
+
+if TYPE_CHECKING:
+    from numpy.random import Generator
 
 
 class Random(CriterionBase):
@@ -27,5 +29,7 @@ class Random(CriterionBase):
         rng = self._generator(number)
         return like.mapped(lambda one: rng.random(one.shape))
 
-    def _generator(self, place: int) -> np.random.Generator:
+    def _generator(self, place: int) -> "Generator":
+        import numpy as np
+
         return np.random.default_rng([self.seed, place])

@@ -5,24 +5,26 @@ Shape legend: H hidden size, A query heads, F FFN channels, E experts, G FFN cha
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:  # the API knows specs, and has no numpy
+    import numpy as np
+    from numpy.typing import NDArray
 
-Scores = NDArray[np.float64]
+    Scores = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class BlockScores:
     """Of one block; None where it has no such thing."""
 
-    heads_A: Scores | None = None
-    ffn_F: Scores | None = None
-    shared_ffn_F: Scores | None = None
-    experts_E: Scores | None = None
-    expert_ffn_EG: Scores | None = None
+    heads_A: "Scores | None" = None
+    ffn_F: "Scores | None" = None
+    shared_ffn_F: "Scores | None" = None
+    experts_E: "Scores | None" = None
+    expert_ffn_EG: "Scores | None" = None
 
-    def mapped(self, change: Callable[[Scores], Scores]) -> "BlockScores":
+    def mapped(self, change: "Callable[[Scores], Scores]") -> "BlockScores":
         """All of them changed, in the order of the fields."""
         return BlockScores(
             *(None if one is None else change(one) for one in (getattr(self, f.name) for f in fields(self)))
@@ -33,5 +35,5 @@ class BlockScores:
 class ModelScores:
     """Of a model."""
 
-    hidden_H: Scores
+    hidden_H: "Scores"
     blocks: tuple[BlockScores, ...]

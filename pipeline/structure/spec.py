@@ -8,13 +8,13 @@ from pydantic import Field, JsonValue, PositiveInt, model_validator
 from pipeline.architecture_row import Architecture
 from pipeline.axes import Size
 from pipeline.canonical import Frozen
+from pipeline.errors import InvalidSpec
 from pipeline.structure.base import Known
-from pipeline.structure.choosing import check_shares, choose
 from pipeline.structure.criteria import Activation, Criterion, Explicit
 from pipeline.structure.cut import Cut, sizes_after
 from pipeline.structure.depth import DropBlocks
 from pipeline.structure.sizes import Sizes, sizes_of
-from pipeline.structure.target import target_sizes
+from pipeline.structure.target import check_shares, target_sizes
 
 
 class Structure(Frozen):
@@ -76,8 +76,29 @@ class Structure(Frozen):
         check_shares(old, new, self.tensor_parallel)
         return new
 
+    def changes(self, row: Architecture, config: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+        """Fields of config.json that `export_as` changes. Raises InvalidSpec where it would compute something
+        else."""
+        if self.export_as is None:
+            return {}
+        biases = [name for name in ("attention_bias", "mlp_bias") if config.get(name)]
+        if row.model_type != "llama" or biases:
+            has = f"a {row.model_type} with {biases[0]}" if biases else f"a {row.model_type}"
+            raise InvalidSpec(
+                f"structure.export_as={self.export_as} takes Llama models without biases, and this is {has}; "
+                f"leave it out",
+                "spec.structure.export_as",
+            )
+        return {
+            "model_type": "mistral",
+            "architectures": ["MistralForCausalLM"],
+            "sliding_window": None,
+        }
+
     def cut(self, row: Architecture, config: Mapping[str, JsonValue], known: Known) -> Cut:
         """What stays of a model of which so much is known."""
+        from pipeline.structure.choosing import choose
+
         if isinstance(self.criterion, Explicit):
             return self.criterion.cut
         old, new = sizes_of(row, config), self.target(row, config)

@@ -29,7 +29,7 @@ def target_sizes(
     old = sizes_of(row, config)
     for size, wanted in asked.items():
         _known(row, old, size, wanted)
-    new = old.model_copy(update={**asked})
+    new = old.model_copy(update={str(size): value for size, value in asked.items()})
     new = _with_heads(row, config, old, new, asked)
     new = _with_hidden(row, config, old, new, asked, any_hidden=any_hidden)
     if "intermediate_size" not in row.sizes and old.intermediate_size is not None:
@@ -45,6 +45,25 @@ def target_sizes(
                     nearest(value, before, lambda n: n % EXPERT_ALIGNMENT == 0),
                 )
     return new
+
+
+def check_shares(old: Sizes, new: Sizes, tensor_parallel: int) -> None:
+    """Raise InvalidSpec that names a size which a number of ranks cannot share evenly."""
+    for size in (
+        "hidden_size",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "intermediate_size",
+        "shared_expert_intermediate_size",
+        "moe_intermediate_size",
+    ):
+        for what, value in (("the model's", getattr(old, size)), ("the asked", getattr(new, size))):
+            if value is not None and value % tensor_parallel:
+                raise InvalidSpec(
+                    f"structure.tensor_parallel={tensor_parallel} does not divide {what} {size}={value}; "
+                    f"lower it, or ask for a multiple of it",
+                    "spec.structure.tensor_parallel",
+                )
 
 
 def slow_sizes(old: Sizes, new: Sizes) -> tuple[str, ...]:

@@ -192,7 +192,9 @@ def test_plan(sqlite_api: RunningApi, spec_file: Path) -> None:
 
 def test_every_command_helps() -> None:
     listed = cli("--help").stdout
-    commands = "serve submit plan jobs show watch logs cancel retry report download import-gguf demo run keys"
+    commands = (
+        "serve submit plan jobs show watch logs cancel retry report download import-gguf slice demo run keys"
+    )
     for command in commands.split():
         assert command in listed
         assert cli(command, "--help").exit_code == 0

@@ -53,7 +53,7 @@ def test_a_cut_model_computes_what_the_dense_one_does_without_what_went(
 ) -> None:
     content, ref, directory = dense(kind)
     reader = CheckpointReader(content, ref)
-    config = full_config(reader)
+    config = full_config(reader.config)
     row = row_for(str(config["model_type"]))
     sizes = sizes_of(row, config)
     cut = data.draw(cuts(row.model_type, sizes, config))
@@ -82,7 +82,7 @@ def test_a_cut_model_computes_what_the_dense_one_does_without_what_went(
     assert torch.allclose(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
     new = sizes_after(cut, sizes)
-    assert sizes_of(row, full_config(CheckpointReader(content, smaller))) == new
+    assert sizes_of(row, full_config(CheckpointReader(content, smaller).config)) == new
     stored = CheckpointReader(content, smaller).index.tensors.values()
     assert sum(math.prod(entry.shape) for entry in stored) == model.num_parameters()
     generated = model.generate(own[:1, :4], max_new_tokens=3, do_sample=False, pad_token_id=0)

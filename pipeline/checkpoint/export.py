@@ -1,0 +1,41 @@
+"""A stored checkpoint as an ordinary directory."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.artifacts import CheckpointRef
+from pipeline.checkpoint.index import TENSORS_JSON
+from pipeline.errors import InvalidSpec
+from pipeline.storage.content import ContentStore
+
+
+def export_checkpoint(content: ContentStore, ref: CheckpointRef, directory: Path) -> None:
+    """Write every file but our own index into a directory that exists; memory holds a chunk."""
+    for file in ref.files:
+        if file.path != TENSORS_JSON:
+            with (directory / file.path).open("wb") as written:
+                for chunk in content.store.get(content.key(file.blob)):
+                    written.write(chunk)
+
+
+@contextmanager
+def new_directory(path: Path) -> Iterator[Path]:
+    """A directory to fill, which appears as `path` when all went well, and not at all otherwise. Raises
+    InvalidSpec when `path` exists."""
+    if path.exists():
+        raise InvalidSpec(f"{path} exists; name a directory that is to be made")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield written
+        written.chmod(
+            0o755
+        )  # temporary directories, and weights as transformers saves them, are closed to others
+        for saved in written.iterdir():
+            saved.chmod(0o644)
+        written.rename(path)
+    finally:
+        shutil.rmtree(written, ignore_errors=True)
