@@ -9,8 +9,9 @@ from pipeline.refusal import refusal
 from pipeline.resources import Resources
 
 
-def check_recovery(recovery: Recovery, pattern: Pattern | None) -> None:
-    """Recovery and the pattern of pruning; None where nothing is pruned. Fields count from the spec."""
+def check_recovery(recovery: Recovery, pattern: Pattern | None, *, cut: bool = False) -> None:
+    """Recovery and the pattern of pruning; None where no weights become zero. `cut`: the model becomes
+    smaller. Fields count from the spec."""
     _check_keep(recovery, pattern)
     if pattern is not None:
         return
@@ -24,7 +25,8 @@ def check_recovery(recovery: Recovery, pattern: Pattern | None) -> None:
             got="reconstruction",
         )
     objective = recovery.objective
-    if isinstance(objective, Distillation) and objective.teacher is None and recovery.keep.kind == "held":
+    own_teacher = isinstance(objective, Distillation) and objective.teacher is None
+    if own_teacher and recovery.keep.kind == "held" and not cut:
         raise refusal(
             "nothing is pruned, so the model would be its own teacher; name another one, add prune, or use "
             "objective kind language_modelling",

@@ -54,6 +54,12 @@ class StatisticsRef(_Artifact):
     kind: Literal["statistics"] = "statistics"
 
 
+class CutRef(_Artifact):
+    """What stayed of a model that was cut: `cut.json` (a Cut) and `sizes.json` (a SizeTable)."""
+
+    kind: Literal["cut"] = "cut"
+
+
 class MeasurementsRef(_Artifact):
     """Measurements: `measurements.json`."""
 
@@ -154,6 +160,7 @@ ArtifactRef = Annotated[
     CheckpointRef
     | SamplesRef
     | StatisticsRef
+    | CutRef
     | MeasurementsRef
     | ScoreRef
     | TournamentRef

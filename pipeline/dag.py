@@ -29,9 +29,11 @@ from pipeline.stages import (
     Recover,
     Report,
     ReportSweep,
+    Slice,
     Stage,
     stage_key,
 )
+from pipeline.structure.spec import Structure
 
 
 class Input(Frozen):
@@ -42,6 +44,7 @@ class Input(Frozen):
 
 
 DENSE = Input(node="import_model", artifact="checkpoint")
+CUT = Input(node="slice", artifact="checkpoint")
 
 
 class Node(Frozen):
@@ -83,6 +86,11 @@ def _nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
 
     yield from _source_nodes(spec, pins)
 
+    if spec.structure is not None:
+        yield from _slicing_nodes(spec.structure, spec)
+        checkpoints["pruned"] = CUT
+        made["cut"] = Input(node="slice", artifact="cut")
+
     if spec.prune is not None:
         yield from _pruning_nodes(spec.prune, spec, pins)
         checkpoints["pruned"] = Input(node="prune", artifact="checkpoint")
@@ -99,7 +107,7 @@ def _nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
             "checkpoint": list(checkpoints.values())[-1],
             "tokens": tokens,
             **{name: made[name] for name in ("keep", "plan") if name in made},
-            **_teacher(spec.recovery, pins),
+            **_teacher(spec, pins),
         }
         yield Node(id="recover", stage=recover, inputs=inputs)
         made |= {name: Input(node="recover", artifact=name) for name in recover.outputs}
@@ -129,6 +137,8 @@ def _sweep_nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
     members = {i: member.prune for i, member in enumerate(spec.members, start=1) if member.prune is not None}
     swept = frozenset[Statistic]().union(*(_swept(prune) for prune in members.values()))
     yield from _source_nodes(spec, pins)
+    if spec.structure is not None:
+        yield from _slicing_nodes(spec.structure, spec)
     dense = list(_judging_nodes("dense", DENSE, spec, pins))
     yield from dense
     told = _figures("dense", dense)
@@ -192,6 +202,17 @@ def _source_nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
         yield Node(id="calibrate", stage=stage, inputs={"checkpoint": DENSE})
 
 
+def _slicing_nodes(structure: Structure, spec: PruneSpec) -> Iterator[Node]:
+    """From a dense sweep, where activations decide, to the smaller model. One pass gives all scores."""
+    inputs = {"checkpoint": DENSE}
+    if structure.needs_samples:
+        sweep = MeasureStatistics(needs=("channel_score", "similarity"), compute_dtype=spec.compute_dtype)
+        samples = Input(node="calibrate", artifact="samples")
+        yield Node(id="measure_structure", stage=sweep, inputs={"checkpoint": DENSE, "samples": samples})
+        inputs["statistics"] = Input(node="measure_structure", artifact="statistics")
+    yield Node(id="slice", stage=Slice(structure=structure), inputs=inputs)
+
+
 def _judging_nodes(which: str, checkpoint: Input, spec: PruneSpec, pins: Pins) -> Iterator[Node]:
     """Perplexities, and a node for each task."""
     judge = Evaluate(
@@ -228,7 +249,8 @@ def _pruning_nodes(
 ) -> Iterator[Node]:
     """From a dense sweep, if anyone asks for what it measures, to the masks. `swept`: what it measures, if
     others ask too."""
-    dense, samples = DENSE, Input(node="calibrate", artifact="samples")
+    dense = _to_prune(spec)
+    samples = Input(node="calibrate", artifact="samples")
     statistics = Input(node="measure_statistics", artifact="statistics")
     measures, needs = prune.allocation.measures, prune.method.needs
     if asked := _swept(prune):
@@ -290,6 +312,11 @@ def _pruning_nodes(
     yield masks("prune", Input(node="allocate", artifact="plan"))  # of a tournament: found, the winner's
 
 
+def _to_prune(spec: PruneSpec) -> Input:
+    """The model whose weights become zero: what structure leaves, if there is one."""
+    return DENSE if spec.structure is None else CUT
+
+
 def _swept(prune: Prune) -> frozenset[Statistic]:
     """What a dense sweep is to measure; nothing where none is needed."""
     swept: frozenset[Statistic] = prune.method.needs if prune.propagation == "dense" else frozenset()
@@ -311,7 +338,11 @@ def _training_nodes(recovery: Recovery, pins: Pins) -> Iterator[Node]:
         yield Node(id="import_teacher", stage=ImportModel(files=pins.teacher.files), inputs={})
 
 
-def _teacher(recovery: Recovery, pins: Pins) -> dict[str, Input]:
+def _teacher(spec: PruneSpec, pins: Pins) -> dict[str, Input]:
+    recovery = spec.recovery
+    assert recovery is not None, "only training takes a teacher"
+    if recovery.trains.kind == "reconstruction":  # block by block: the blocks before their weights went
+        return {"teacher": _to_prune(spec)}
     if pins.teacher is not None:
         return {"teacher": Input(node="import_teacher", artifact="checkpoint")}
     return {"teacher": DENSE} if recovery.needs_teacher else {}

@@ -20,11 +20,12 @@ from pipeline.comparison import Comparison, TaskComparison, compare
 from pipeline.eval_tasks import LM_EVAL_VERSION
 from pipeline.evaluation import EvaluationResult
 from pipeline.plan import SparsityPlan
-from pipeline.quantity import human_metric, human_perplexity, human_share
+from pipeline.quantity import human_count, human_metric, human_perplexity, human_share
 from pipeline.recipe import name_of, objective_of, recipe_of, seeds_of
 from pipeline.report import limits_of
 from pipeline.sources.uri import parse_uri
 from pipeline.spec import PruneSpec
+from pipeline.structure.table import SizeTable
 
 SIDE_FILE = "secateur.json"
 CERTIFICATE_JSON = "certificate.json"
@@ -59,6 +60,7 @@ class SideFile(Frozen):
     format: Literal["secateur/1"] = "secateur/1"
     model_name: str
     spec: PruneSpec
+    sizes: SizeTable | None = None
     plan: SparsityPlan | None
     measurements: Measurements | None
     sparsity: float | None
@@ -82,6 +84,7 @@ def side_file(
     *,
     model_name: str,
     spec: PruneSpec,
+    sizes: SizeTable | None = None,
     plan: SparsityPlan | None,
     sparsity: SparsityTable | None,
     measurements: Measurements | None,
@@ -96,6 +99,7 @@ def side_file(
     return SideFile(
         model_name=model_name,
         spec=spec,
+        sizes=sizes,
         plan=plan,
         measurements=measurements,
         sparsity=sparsity.sparsity if sparsity is not None else None,
@@ -117,6 +121,7 @@ def model_card(
     *,
     model_name: str,
     spec: PruneSpec,
+    sizes: SizeTable | None = None,
     plan: SparsityPlan | None,
     sparsity: SparsityTable | None,
     evaluations: Mapping[str, EvaluationResult],
@@ -135,6 +140,9 @@ def model_card(
             model_name=model_name,
             base_model=_base_model(spec, model_name=model_name),
             recipe=recipe_of(spec),
+            done=_done(spec, sizes, sparsity),
+            work=_work(spec),
+            sizes=sizes,
             spec=spec,
             recovery=spec.recovery,
             objective=objective_of(spec.recovery) if spec.recovery is not None else None,
@@ -185,9 +193,8 @@ def _templates() -> jinja2.Environment:
 
 
 def _front_matter(spec: PruneSpec, *, model_name: str) -> str:
-    pruned = (
-        ["pruned", "secateur", "sparse", spec.prune.method.kind] if spec.prune is not None else ["secateur"]
-    )
+    cut = ["pruned"] if spec.structure is not None or spec.prune is not None else []
+    pruned = [*cut, "secateur", *(["sparse", spec.prune.method.kind] if spec.prune is not None else [])]
     trained = [spec.recovery.objective.kind.replace("_", "-")] if spec.recovery is not None else []
     text: str = yaml.safe_dump(
         {
@@ -200,6 +207,24 @@ def _front_matter(spec: PruneSpec, *, model_name: str) -> str:
         allow_unicode=True,
     )
     return text
+
+
+def _done(spec: PruneSpec, sizes: SizeTable | None, sparsity: SparsityTable | None) -> str:
+    """`cut to 98M parameters, pruned to sparsity 0.5 and trained after it`."""
+    parts = []
+    if sizes is not None:
+        parts.append(f"cut to {human_count(sizes.cut_parameters)} parameters")
+    if sparsity is not None:
+        parts.append(f"pruned to sparsity {sparsity.sparsity:.4g}")
+    if not parts:
+        return "trained further"
+    return ", ".join(parts) + (" and trained after it" if spec.recovery is not None else "")
+
+
+def _work(spec: PruneSpec) -> str:
+    if spec.structure is None and not spec.makes_zeros:
+        return "training"
+    return "pruning and recovery training" if spec.recovery is not None else "pruning"
 
 
 def _zeros(certificate: Certificate | None) -> Zeros | None:

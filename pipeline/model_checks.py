@@ -3,11 +3,13 @@
 import difflib
 
 from pipeline.architecture import row_for
+from pipeline.architecture_row import Architecture
 from pipeline.errors import InvalidSpec, SequenceTooLong, TextTooShort
 from pipeline.recovery import Distillation, Lora, Recovery
 from pipeline.sources.pins import ModelFacts, Pins
 from pipeline.sources.uri import parse_uri
 from pipeline.spec import PruneSpec
+from pipeline.structure.spec import Structure
 from pipeline.texts import ENDINGS
 
 TEACHER = "spec.recovery.objective.teacher.source"
@@ -17,10 +19,13 @@ PARQUET = ENDINGS[-1]
 def check_against_model(spec: PruneSpec, facts: ModelFacts) -> None:
     """Everything but the teacher. Raises InvalidRequest subclasses that name the field."""
     row = row_for(facts.model_type)
+    blocks = facts.blocks
+    if spec.structure is not None:
+        blocks = _check_structure(spec.structure, spec.recovery, row, facts)
     for one in spec.members or (spec,):
         if one.prune is not None:
             one.prune.method.check(one.prune.pattern)
-            one.prune.allocation.check(one.prune.pattern, blocks=facts.blocks)
+            one.prune.allocation.check(one.prune.pattern, blocks=blocks)
     _check_lengths(spec, facts)
     recovery = spec.recovery
     if recovery is None:
@@ -38,6 +43,23 @@ def check_against_model(spec: PruneSpec, facts: ModelFacts) -> None:
                 f"fewer, or leave it out for all of them",
                 "spec.recovery.objective.top_k",
             )
+
+
+def _check_structure(
+    structure: Structure, recovery: Recovery | None, row: Architecture, facts: ModelFacts
+) -> int:
+    """Blocks of the smaller model."""
+    new = structure.target(row, facts.config)
+    structure.changes(row, facts.config)
+    if recovery is None or not isinstance(recovery.objective, Distillation):
+        return new.num_hidden_layers
+    if recovery.objective.hidden_weight > 0 and new.hidden_size != facts.hidden_size:
+        raise InvalidSpec(
+            f"hidden_weight {recovery.objective.hidden_weight:g} compares hidden states, and structure "
+            f"leaves {new.hidden_size} of the teacher's {facts.hidden_size} channels; set hidden_weight to 0",
+            "spec.recovery.objective.hidden_weight",
+        )
+    return new.num_hidden_layers
 
 
 def check_trainable(model_type: str, field: str) -> None:

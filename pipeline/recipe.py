@@ -17,8 +17,8 @@ def recipe_of(spec: SpecTemplate) -> str:
     if isinstance(spec, PruneSpec) and spec.sweep is not None:
         columns = zip(*(_words(member) for member in spec.members), strict=True)
         varied = [", ".join(dict.fromkeys(words)) for words in columns]
-        return " · ".join([f"sweep of {len(spec.members)}", *varied])
-    parts = _words(spec)
+        return " · ".join([f"sweep of {len(spec.members)}", *_size_words(spec), *varied])
+    parts = [*_size_words(spec), *_words(spec)]
     if spec.recovery is not None:
         parts.append(training_of(spec.recovery))
     return " · ".join(parts)
@@ -46,6 +46,25 @@ def _brief(value: object) -> str:
     if isinstance(value, dict) and "kind" in value:
         return str(value["kind"])
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _size_words(spec: SpecTemplate) -> list[str]:
+    """`cut by activation: hidden_size 448, 27 blocks`."""
+    structure = spec.structure
+    if structure is None:
+        return []
+    sizes = [f"{size} {value}" for size, value in structure.asked.items()]
+    drop = structure.drop_blocks
+    if drop is not None:
+        sizes.append(
+            f"without {len(drop.blocks)} blocks"
+            if drop.kind == "explicit"
+            else f"{drop.num_blocks} blocks by {drop.kind.replace('_', ' ')}"
+        )
+    by = (
+        f" by {structure.criterion.kind}" if structure.asked or structure.criterion.kind == "explicit" else ""
+    )
+    return [f"cut{by}: {', '.join(sizes)}" if sizes else f"cut{by}"]
 
 
 def _words(spec: SpecTemplate) -> list[str]:

@@ -20,6 +20,7 @@ from pipeline.quantity import human_bytes
 from pipeline.recipe import recipe_of
 from pipeline.sources.pins import Pins
 from pipeline.spec import PruneSpec
+from pipeline.structure.table import SizeTable
 from pipeline.task_results import TaskEvaluation
 from pipeline.training import BlockFit, TokensIndex
 from pipeline.training_figures import TrainingFigures
@@ -29,9 +30,9 @@ NAMED = 5  # linears of one note
 
 
 class ReportData(Frozen):
-    """Everything that the page shows. What a job does not have is None: plan and measurements come from
-    pruning, experts from that of a model that has some, fits from its reconstruction, training and tokens
-    from recovery, sparsity and certificate wherever there are zeros.
+    """Everything that the page shows. What a job does not have is None: sizes come from structured pruning,
+    plan and measurements from that of weights, experts from that of a model that has some, fits from its
+    reconstruction, training and tokens from recovery, sparsity and certificate wherever there are zeros.
 
     `stages`: the nodes that were done before the report, in plan order. `checkpoints`: digests of the
     artifacts by name (`dense`, `pruned`, `recovered`). `seeds`: every source of randomness by name.
@@ -43,6 +44,7 @@ class ReportData(Frozen):
     job_name: str | None = None
     spec: PruneSpec
     pins: Pins
+    sizes: SizeTable | None = None
     plan: SparsityPlan | None = None
     sparsity: SparsityTable | None = None
     experts: ExpertTable | None = None

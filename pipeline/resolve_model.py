@@ -141,6 +141,7 @@ def _facts(checkpoint: _Description) -> tuple[ModelFacts, int]:
         max_positions=_number(config, row.positions_key, where=checkpoint.uri),
         hidden_size=_number(config, row.sizes["hidden_size"], where=checkpoint.uri),
         vocabulary=_number(config, "vocab_size", where=checkpoint.uri),
+        config=config,
     )
     return facts, WEIGHT_BYTES.get(str(config.get("dtype") or config.get("torch_dtype")), 4)
 

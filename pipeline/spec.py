@@ -19,6 +19,7 @@ from pipeline.patterns import AskedPattern
 from pipeline.reconstruction import BlockReconstruction
 from pipeline.recovery import Recovery
 from pipeline.resources import Resources
+from pipeline.structure.spec import Structure
 from pipeline.sweep import LARGEST, Sweep
 from pipeline.texts import Calibration
 from pipeline.tracking import Tracking
@@ -47,11 +48,13 @@ class Prune(Frozen):
 class SpecTemplate(Frozen):
     """A PruneSpec whose model may still be open: a schedule fills it in.
 
-    Without `prune` the dense model is trained as it is.
+    `structure` comes first, then `prune` on what stays, then training. Without either the dense model is
+    trained as it is.
     """
 
     model: ModelSource | None = None
     calibration: Calibration | None = None
+    structure: Structure | None = None
     prune: Prune | None = None
     sweep: Sweep | None = None
     recovery: Recovery | None = None
@@ -62,22 +65,33 @@ class SpecTemplate(Frozen):
 
     @model_validator(mode="after")
     def _agreement(self) -> Self:
-        if self.prune is None and self.recovery is None:
-            raise ValueError("prune and recovery are both missing: nothing would be done to the model")
-        if self.prune is not None and self.needs_calibration and self.calibration is None:
-            reason = f"allocation {self.prune.allocation.kind}"
-            if self.prune.method.needs:
-                reason = f"method {self.prune.method.kind}"
-            elif self.prune.reconstruction is not None:
-                reason = "reconstruction"
-            raise ValueError(f"calibration is missing: {reason} measures the model on calibration samples")
+        if self.structure is None and self.prune is None and self.recovery is None:
+            raise ValueError("structure, prune and recovery are missing: nothing would be done to the model")
+        if self.needs_calibration and self.calibration is None:
+            raise ValueError(
+                f"calibration is missing: {self._measures()} measures the model on calibration samples"
+            )
         if self.recovery is not None:
-            check_recovery(self.recovery, self.prune.pattern if self.prune is not None else None)
+            pattern = self.prune.pattern if self.prune is not None else None
+            check_recovery(self.recovery, pattern, cut=self.structure is not None)
         return self
+
+    def _measures(self) -> str:
+        """What needs calibration first."""
+        if self.structure is not None and self.structure.needs_samples:
+            return "structure"
+        assert self.prune is not None, "something needs it"
+        if self.prune.method.needs:
+            return f"method {self.prune.method.kind}"
+        if self.prune.reconstruction is not None:
+            return "reconstruction"
+        return f"allocation {self.prune.allocation.kind}"
 
     @property
     def needs_calibration(self) -> bool:
         """Whether any part of the spec looks at activations."""
+        if self.structure is not None and self.structure.needs_samples:
+            return True
         if self.prune is None:
             return False
         prune = self.prune

@@ -22,6 +22,7 @@ from pipeline.reconstruction import BlockReconstruction
 from pipeline.recovery import Recovery, TrainingText
 from pipeline.sources.pins import PinnedFile
 from pipeline.spec import Propagation, PruneSpec
+from pipeline.structure.spec import Structure
 from pipeline.texts import Calibration
 
 
@@ -61,6 +62,16 @@ class MeasureStatistics(_Stage):
     unit: ClassVar = "block"
     needs: tuple[Statistic, ...]
     compute_dtype: Dtype
+
+
+class Slice(_Stage):
+    """A checkpoint cut to another size, and what stayed of it. Takes `statistics` of a dense sweep where
+    activations decide."""
+
+    kind: Literal["slice"] = "slice"
+    outputs: ClassVar = ("checkpoint", "cut")
+    unit: ClassVar = "block"
+    structure: Structure
 
 
 class MeasureBlocks(_Stage):
@@ -235,6 +246,7 @@ Stage = Annotated[
     ImportModel
     | Calibrate
     | MeasureStatistics
+    | Slice
     | MeasureBlocks
     | Allocate
     | HoldOut

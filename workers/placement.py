@@ -28,6 +28,7 @@ from workers.stages import (
     recover,
     report,
     report_sweep,
+    slice_model,
 )
 from workers.stages.base import Made, StageContext, Steps, Waited
 
@@ -50,6 +51,7 @@ PLACES: dict[str, Place] = {
     "import_model": Place(import_model.run),
     "calibrate": Place(calibrate.run),
     "measure_statistics": Place(measure_statistics.run, where="gang"),
+    "slice": Place(slice_model.run, memory=2 * GIB),
     "measure_blocks": Place(measure_blocks.run, where="gang"),
     "allocate": Place(allocate.run, where="driver"),
     "hold_out": Place(hold_out.run),

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 
@@ -46,6 +47,11 @@ class CheckpointReader:
         """config.json."""
         loaded: dict[str, JsonValue] = json.loads(self._content.get_bytes(self._ref.file("config.json")))
         return loaded
+
+    @property
+    def weights(self) -> int:
+        """How many numbers all stored tensors have."""
+        return sum(math.prod(entry.shape) for entry in self.index.tensors.values())
 
     def tensor(self, name: str) -> Tensor:
         """One tensor in its stored type, on the CPU. Raises CorruptObject when its bytes have changed."""

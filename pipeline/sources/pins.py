@@ -1,5 +1,7 @@
 """What a source held when the job was accepted, so that every attempt works on the same bytes."""
 
+from pydantic import Field, JsonValue
+
 from pipeline.canonical import Frozen
 
 
@@ -33,7 +35,8 @@ class Pin(Frozen):
 class ModelFacts(Frozen):
     """What the API learns of a model from its config.json, without loading it.
 
-    `parameters`: about as many weights as its files hold, by their sizes and the config's dtype.
+    `parameters`: about as many weights as its files hold, by their sizes and the config's dtype. `config`:
+    what config.json holds.
     """
 
     model_type: str
@@ -42,6 +45,7 @@ class ModelFacts(Frozen):
     hidden_size: int | None = None
     vocabulary: int | None = None
     parameters: int | None = None
+    config: dict[str, JsonValue] = Field(default_factory=dict)
 
 
 class Pins(Frozen):

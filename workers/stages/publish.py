@@ -25,6 +25,7 @@ from pipeline.plan import SparsityPlan
 from pipeline.recipe import name_of
 from pipeline.stages import Publish
 from pipeline.storage.content import BlobRef, ContentStore
+from pipeline.structure.table import SizeTable
 from workers.environment import versions
 from workers.stages.base import Made, Progress, StageContext, Step, Steps
 from workers.stages.evaluate_task import read_evaluations
@@ -82,7 +83,7 @@ def _adapter(stage: Publish, context: StageContext) -> list[FileRef]:
         return []
     content = context.content
     base = name_of(stage.spec.model.source)
-    if stage.spec.prune is not None:
+    if "pruned" in context.inputs:
         base = f"checkpoint {_evaluation(context, 'pruned').checkpoint_digest}"
     config = json.loads(content.get_bytes(adapter.file(ADAPTER_CONFIG)))
     config["base_model_name_or_path"] = base
@@ -101,6 +102,7 @@ def _written(stage: Publish, context: StageContext, certificate: Certificate | N
     """Model card, side file and certificate. Nothing in them tells when or by which job they were made."""
     read = context.read
     plan = SparsityPlan.model_validate_json(read("plan", "plan.json")) if "plan" in context.inputs else None
+    sizes = SizeTable.model_validate_json(read("cut", "sizes.json")) if "cut" in context.inputs else None
     sparsity = measurements = None
     if "keep" in context.inputs:
         sparsity = SparsityTable.model_validate_json(read("keep", "sparsity.json"))
@@ -120,6 +122,7 @@ def _written(stage: Publish, context: StageContext, certificate: Certificate | N
     card = model_card(
         model_name=stage.model_name,
         spec=stage.spec,
+        sizes=sizes,
         plan=plan,
         sparsity=sparsity,
         evaluations=known,
@@ -131,6 +134,7 @@ def _written(stage: Publish, context: StageContext, certificate: Certificate | N
     side = side_file(
         model_name=stage.model_name,
         spec=stage.spec,
+        sizes=sizes,
         plan=plan,
         sparsity=sparsity,
         measurements=measurements,
@@ -141,6 +145,8 @@ def _written(stage: Publish, context: StageContext, certificate: Certificate | N
         versions=made_with,
     )
     documents = {"README.md": card.encode(), "secateur.json": side.to_json()}
+    if sizes is not None:
+        documents["cut.json"] = read("cut", "cut.json")
     if certificate is not None:
         documents[CERTIFICATE_JSON] = canonical_json(certificate)
     return documents

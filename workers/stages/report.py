@@ -14,6 +14,7 @@ from pipeline.recipe import seeds_of
 from pipeline.report import ReportData, report_json
 from pipeline.report_page import render_html
 from pipeline.stages import Report
+from pipeline.structure.table import SizeTable
 from pipeline.training import BlockFit, BlockFits, Curve, TokensIndex
 from pipeline.training_figures import TrainingFigures, training_figures
 from workers.environment import environment
@@ -44,6 +45,7 @@ def run(stage: Report, context: StageContext) -> Steps:
         job_name=order.request.name,
         spec=stage.spec,
         pins=order.pins,
+        sizes=read("cut", "sizes.json", SizeTable),
         plan=read("plan", "plan.json", SparsityPlan),
         sparsity=read("keep", "sparsity.json", SparsityTable),
         experts=_beside_keep(context, EXPERTS_JSON, ExpertTable),
