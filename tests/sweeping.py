@@ -58,7 +58,7 @@ def prune_in_process(
     statistics = None
     dense_norms: dict[str, Tensor] = {}
     if samples:
-        gang = _gang(content, checkpoint, samples, workers)
+        gang = gang_of(content, checkpoint, samples, workers)
         dense_needs = method.needs if propagation == "dense" else frozenset()
         statistics = measure_in_process(gang, needs=dense_needs | {"input_norm"})
         for block in range(len(weights)):
@@ -68,11 +68,11 @@ def prune_in_process(
                 dense_norms |= {gang[0].work.tensor_name(name): one.input_norm_I for name in group}
     measured: tuple[float, ...] = ()
     if allocation.measure is not None:
-        worker = _gang(content, checkpoint, [], 1)[0]
+        worker = gang_of(content, checkpoint, [], 1)[0]
         measured = measured_values(worker, allocation.measure, statistics, weights)
     plan = allocation.plan(pattern, weights, measured=measured)
 
-    gang = _gang(content, checkpoint, samples, workers)
+    gang = gang_of(content, checkpoint, samples, workers)
     for worker in gang:
         if reconstruction is not None:
             worker.reconstruct(reconstruction)
@@ -121,8 +121,11 @@ def measure_in_process(gang: Sequence[SweepWorker], *, needs: Needs) -> Statisti
     for block in range(blocks):
         for worker in gang:
             worker.load(block)
-        statistics = _statistics(gang, advance=block < blocks - 1, needs=needs)
-        files.append(gang[0].store_statistics(statistics))
+        similar = "similarity" in needs
+        statistics = _statistics(gang, advance=similar or block < blocks - 1, needs=needs)
+        found = [one for worker in gang for one in worker.similarities()]
+        similarity = sum(found) / len(found) if similar else None
+        files.append(gang[0].store_statistics(statistics, similarity))
         if "hessian" in needs:
             for g, one in enumerate(statistics):
                 grams = [worker.gram(g) for worker in gang]
@@ -163,7 +166,7 @@ def _fit(gang, block, reconstruction, *, samples) -> BlockFit:
     return BlockFit(block=block, before=means[0], after=means[1])
 
 
-def _gang(
+def gang_of(
     content: ContentStore, checkpoint: CheckpointRef, samples: Sequence[Tensor], workers: int
 ) -> list[SweepWorker]:
     edges = share_edges(len(samples), workers)

@@ -282,3 +282,37 @@ def test_a_tournament_prunes_under_every_candidate_and_takes_the_winners_masks()
     }
     assert dag["prune"].stage == dag["prune:2"].stage  # with the same plan it is the same work
     assert inputs(dag, "report")["tournament"] == "allocate.tournament"
+
+
+def test_a_cut_comes_before_masks_and_training() -> None:
+    graph = planned(
+        structure={"intermediate_size": 96, "drop_blocks": {"kind": "spaced", "num_blocks": 2}},
+        **PRUNED,
+        recovery=DISTILLED,
+    )
+    check(graph)
+    order = ids(graph)
+    assert order.index("measure_structure") < order.index("slice") < order.index("prune")
+    dense, cut = ("import_model", "checkpoint"), ("slice", "checkpoint")
+
+    def taken(node: str, name: str = "checkpoint") -> tuple[str, str]:
+        one = graph[node].inputs[name]
+        return one.node, one.artifact
+
+    assert taken("slice") == taken("measure_structure") == dense
+    assert taken("prune") == taken("allocate") == taken("measure_statistics") == cut
+    assert taken("recover", "teacher") == dense
+    assert taken("evaluate:pruned") == ("prune", "checkpoint")
+    alone = planned(structure={"intermediate_size": 96, "criterion": {"kind": "magnitude"}})
+    assert "measure_structure" not in ids(alone)
+    assert alone["evaluate:pruned"].inputs["checkpoint"].node == "slice"
+    assert alone["publish"].inputs["checkpoint"].node == "slice"
+
+
+def test_blocks_are_fitted_to_those_that_were_cut() -> None:
+    graph = planned(
+        structure={"intermediate_size": 96, "criterion": {"kind": "random"}},
+        **PRUNED,
+        recovery={**MODELLED, "trains": {"kind": "reconstruction"}},
+    )
+    assert graph["recover"].inputs["teacher"].node == "slice"

@@ -112,7 +112,7 @@ def test_what_is_no_gguf_leaves_nothing_behind(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("out/*"))
     out.mkdir(parents=True)
     with pytest.raises(InvalidSpec, match="exists"):
-        convert_gguf(tmp_path / "text.gguf", out)
+        convert_gguf(tmp_path / "cut.gguf", out)
 
 
 class TestDemo:

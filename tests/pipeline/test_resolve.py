@@ -95,6 +95,7 @@ def test_pins_and_facts(tmp_path: Path, kind: Kind) -> None:
         hidden_size=64,
         vocabulary=VOCABULARY,
         parameters=parameters,
+        config=json.loads((place.model / "config.json").read_text()),
     )
     with safe_open(place.model / "model.safetensors", framework="pt") as file:
         real = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118

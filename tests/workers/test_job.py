@@ -43,7 +43,8 @@ def dag(allocation: dict = {"kind": "owl"}, **changes: object) -> Dag:  # noqa: 
 def test_every_stage_runs_once_and_the_gang_never_starts_beside_a_task_that_needs_a_cpu() -> None:
     graph = dag()
     sweep = dag(recovery=None, sweep={"sparsities": [0.5, 0.6]})
-    every = (*graph.nodes, *dag(TOURNAMENT).nodes, *sweep.nodes)
+    cut = dag(structure={"drop_blocks": {"kind": "spaced", "num_blocks": 1}})
+    every = (*graph.nodes, *dag(TOURNAMENT).nodes, *sweep.nodes, *cut.nodes)
     assert {node.stage.kind for node in every} == set(PLACES)
     done: list[str] = []
     order = []
