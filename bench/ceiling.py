@@ -1,12 +1,13 @@
 """Pruning a model whose weights are four times what a worker may hold, with the kernel to enforce it.
 
 A synthetic Llama of random bfloat16 weights, four times `memory_per_worker` in size, is pruned to 50 % by
-Wanda as a whole job on a local Ray. Every worker process is put into a memory cgroup of its own, limited to
-the ceiling, as soon as it appears: what goes beyond, the kernel kills. Needs a writable memory controller
-(cgroup v1 or v2; root in a container has one) and says so where there is none.
+Wanda, and cut to three quarters of its width by activations, each as a whole job on a local Ray. Every worker
+process is put into a memory cgroup of its own, limited to the ceiling, as soon as it appears: what goes
+beyond, the kernel kills. Needs a writable memory controller (cgroup v1 or v2; root in a container has one)
+and says so where there is none.
 
-`--quick`: a lower ceiling, so a smaller model. Exits with 1 when the job fails, a process was killed for its
-memory, or a linear is not half zeros.
+`--quick`: a lower ceiling, so a smaller model. Exits with 1 when a job fails, a process was killed for its
+memory, a linear is not half zeros, or a size is not what was asked.
 """
 
 import json
@@ -19,17 +20,21 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from transformers import LlamaConfig
 
-from jobs import calibration, parser_of, run_job
+from jobs import Ran, calibration, parser_of, run_job
 from pipeline.artifacts import SparsityTable
+from pipeline.structure.table import SizeTable
 from workers.demo_data import DemoData, prepare_demo
 
 TIMES = 4
 HIDDEN, FFN, HEADS = 1024, 2816, 16
+PRUNE = {"method": {"kind": "wanda"}, "pattern": {"kind": "unstructured", "sparsity": 0.5}}
+CUT = {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 2112}
 LOOK_SECONDS = 0.02
 
 
@@ -41,36 +46,50 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="secateur-bench-") as name:
         directory = Path(name)
         size = synthetic(directory / "model", data, at_least=TIMES * ceiling)
-        request = {
-            "spec": {
-                "model": {"source": f"file:{directory / 'model'}"},
-                "calibration": calibration(data, samples=8, sequence_length=128),
-                "prune": {"method": {"kind": "wanda"}, "pattern": {"kind": "unstructured", "sparsity": 0.5}},
-            },
-            "resources": {"workers": 1, "cpus_per_worker": 2, "memory_per_worker": f"{ceiling >> 20}MiB"},
-        }
         with limited(ceiling) as cells:
-            ran = run_job("ceiling", request, directory)
-        pruned = ran.results["prune"]
-        table = SparsityTable.model_validate_json(ran.read("prune", "keep", "sparsity.json"))
-    assert pruned.measured.peak_memory_bytes is not None
+            pruned = run_job("prune", _request(directory, data, ceiling, prune=PRUNE), directory)
+            cut = run_job("slice", _request(directory, data, ceiling, structure=CUT), directory)
+        table = SparsityTable.model_validate_json(pruned.read("prune", "keep", "sparsity.json"))
+        sizes = SizeTable.model_validate_json(cut.read("slice", "cut", "sizes.json"))
     figures = {
         "ceiling_mb": round(ceiling / 1e6, 1),
         "weights_mb": round(size / 1e6, 1),
         "times": round(size / ceiling, 2),
         "processes_limited": len(cells.failures),
         "killed_for_memory": sum(cells.failures.values()),
-        "peak_mb": round(pruned.measured.peak_memory_bytes / 1e6, 1),
-        "idle_mb": round(pruned.measured.details["idle_memory_bytes"] / 1e6, 1),
+        **_measured("prune", pruned, "prune"),
         "sparsity": round(table.sparsity, 4),
-        "prune_s": round(pruned.measured.seconds, 1),
+        **_measured("measure", cut, "measure_structure"),
+        **_measured("slice", cut, "slice"),
+        "cut_parameters_share": round(sizes.cut_parameters / sizes.dense_parameters, 4),
     }
     for key, value in figures.items():
-        print(f"{key:>18}  {value}")
+        print(f"{key:>20}  {value}")
     print(json.dumps(figures))
     held = figures["killed_for_memory"] == 0 and figures["processes_limited"] > 0
     halves = all(abs(one.zeros / one.weights - 0.5) < 1e-3 for one in table.linears)
-    sys.exit(0 if held and halves else 1)
+    asked = all(getattr(sizes.cut, name) == value for name, value in CUT.items())
+    sys.exit(0 if held and halves and asked else 1)
+
+
+def _request(directory: Path, data: DemoData, ceiling: int, **parts: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "spec": {
+            "model": {"source": f"file:{directory / 'model'}"},
+            "calibration": calibration(data, samples=8, sequence_length=128),
+            **parts,
+        },
+        "resources": {"workers": 1, "cpus_per_worker": 2, "memory_per_worker": f"{ceiling >> 20}MiB"},
+    }
+
+
+def _measured(name: str, ran: Ran, node: str) -> dict[str, float]:
+    measured = ran.results[node].measured
+    assert measured.peak_memory_bytes is not None
+    return {
+        f"{name}_peak_mb": round(measured.peak_memory_bytes / 1e6, 1),
+        f"{name}_s": round(measured.seconds, 1),
+    }
 
 
 def synthetic(target: Path, data: DemoData, *, at_least: int) -> int:

