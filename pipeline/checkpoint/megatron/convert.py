@@ -1,0 +1,134 @@
+"""A checkpoint in one layout → the same in another: Hugging Face, Megatron's `torch_dist` and `mp_rank_XX`.
+
+Nothing holds the whole model: readers give one tensor at a time, writers take one parameter or block.
+"""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import JsonValue
+
+from pipeline.checkpoint.layout import CONFIG_JSON, GENERATION_CONFIG_JSON, TOKENIZER_FILES, has_tokenizer
+from pipeline.checkpoint.megatron.huggingface import HuggingFaceDirectory, write_config, write_huggingface
+from pipeline.checkpoint.megatron.mp_rank import RANK, MpRank
+from pipeline.checkpoint.megatron.mp_rank_writer import write_mp_rank
+from pipeline.checkpoint.megatron.presented import MegatronWeights
+from pipeline.checkpoint.megatron.torch_dist import METADATA, TorchDist
+from pipeline.checkpoint.megatron.torch_dist_writer import write_torch_dist
+from pipeline.checkpoint.megatron.weights import Weights
+from pipeline.checkpoint.megatron.whole import Implementation, WholeParameters
+from pipeline.errors import InvalidSpec, SourceNotFound, UnsupportedCheckpoint
+
+Layout = Literal["hf", "torch_dist", "mp_rank"]
+TRACKER = "latest_checkpointed_iteration.txt"
+RELEASE = "release"  # Megatron-LM's word for weights without optimizer and iteration
+
+
+def convert(
+    source: Path,
+    out: Path,
+    *,
+    to: Layout,
+    tensor_parallel: int = 1,
+    implementation: Implementation = "transformer_engine",
+    config: Path | None = None,
+    tokenizer: Path | None = None,
+) -> Path:
+    """Write the checkpoint in `source` as `out`, which must not exist, and return it.
+
+    `config`: a config.json, or a directory that has one, for checkpoints whose args do not tell. `tokenizer`: a
+    directory whose tokenizer goes along; left out, that of the source does. The directory appears whole or not
+    at all. Raises SourceNotFound, InvalidSpec and UnsupportedCheckpoint.
+    """
+    if out.exists():
+        raise InvalidSpec(f"{out} exists; name a directory that is to be made", "out")
+    if to == "hf" and tensor_parallel != 1:
+        raise InvalidSpec("--tensor-parallel is for torch_dist and mp_rank; leave it out for hf", "tensor_parallel")
+    weights = open_weights(source, config=config)
+    kept = _kept_files(source, tokenizer)
+    whole = None if to == "hf" else WholeParameters(weights, tensor_parallel=tensor_parallel)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    written = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        if whole is None:
+            write_huggingface(weights, written)
+        else:
+            release = written / RELEASE
+            release.mkdir()
+            if to == "torch_dist":
+                write_torch_dist(whole, release, implementation=implementation)
+            else:
+                write_mp_rank(whole, release, ranks=tensor_parallel, implementation=implementation)
+            (written / TRACKER).write_text(RELEASE, encoding="utf-8")
+            write_config(weights.config, written)
+        for file in kept:
+            shutil.copyfile(file, written / file.name)
+        written.chmod(0o755)  # temporary directories are closed to others
+        written.rename(out)
+    finally:
+        shutil.rmtree(written, ignore_errors=True)
+    return out
+
+
+def open_weights(source: Path, *, config: Path | None = None) -> Weights:
+    """The weights of a directory, whichever layout it has. `config` as in `convert`. Raises SourceNotFound, and
+    UnsupportedCheckpoint for a directory without any of the layouts."""
+    if not source.is_dir():
+        raise SourceNotFound(f"{source} does not exist, or is not a directory")
+    directory = _latest(source)
+    told = _config(config, beside=(directory, source, directory.parent))
+    if (directory / METADATA).exists():
+        return MegatronWeights(TorchDist(directory), config=told, where=directory)
+    if any(RANK.fullmatch(one.name) for one in directory.iterdir()):
+        return MegatronWeights(MpRank(directory), config=told, where=directory)
+    if told is None:
+        raise UnsupportedCheckpoint(
+            f"{source} has no {METADATA} (torch_dist), no mp_rank_XX and no {CONFIG_JSON}: it is no checkpoint of "
+            f"Megatron, and none of Hugging Face; name the directory that has one of them, or that of {TRACKER}"
+        )
+    return HuggingFaceDirectory(directory, config=told)
+
+
+def _latest(source: Path) -> Path:
+    """The directory of the iteration that Megatron-LM's tracker names, or the source itself."""
+    tracker = source / TRACKER
+    if not tracker.is_file():
+        return source
+    said = tracker.read_text(encoding="utf-8").strip()
+    name = said if said == RELEASE else f"iter_{int(said):07d}" if said.isdecimal() else ""
+    if not name or not (source / name).is_dir():
+        raise UnsupportedCheckpoint(f"{tracker} names {said!r}, and there is no such iteration beside it")
+    return source / name
+
+
+def _config(named: Path | None, *, beside: tuple[Path, ...]) -> Mapping[str, JsonValue] | None:
+    if named is not None:
+        path = named / CONFIG_JSON if named.is_dir() else named
+        if not path.is_file():
+            raise SourceNotFound(f"{path} does not exist; --config takes a config.json, or a directory with one")
+    else:
+        found = [one / CONFIG_JSON for one in beside if (one / CONFIG_JSON).is_file()]
+        if not found:
+            return None
+        path = found[0]
+    try:
+        loaded = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UnsupportedCheckpoint(f"{path} is no JSON: {error}") from error
+    if not isinstance(loaded, dict):
+        raise UnsupportedCheckpoint(f"{path} is no JSON object")
+    return loaded
+
+
+def _kept_files(source: Path, tokenizer: Path | None) -> list[Path]:
+    """Tokenizer and generation settings, which go along as they are."""
+    directory = source if tokenizer is None else tokenizer
+    files = [directory / name for name in TOKENIZER_FILES if (directory / name).is_file()]
+    if tokenizer is not None and not has_tokenizer([file.name for file in files]):
+        raise SourceNotFound(f"{tokenizer} has no tokenizer; --tokenizer takes a directory with tokenizer.json")
+    generation = source / GENERATION_CONFIG_JSON
+    return [*files, *([generation] if generation.is_file() else [])]

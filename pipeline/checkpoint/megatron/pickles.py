@@ -1,0 +1,100 @@
+"""Megatron's files hold pickles. Nothing that they name is ever imported or called.
+
+Their settings carry objects of Megatron's own classes, which need not be installed here: every class but the
+few that are listed becomes an inert stand-in.
+"""
+
+import io
+import pickle
+from argparse import Namespace
+from pathlib import Path
+from typing import IO, cast
+
+import torch
+from torch.distributed.checkpoint import filesystem, metadata
+from torch.distributed.checkpoint.metadata import Metadata
+
+from pipeline.errors import UnsupportedCheckpoint
+
+Stored = dict[str, object]
+
+_KNOWN = {
+    (kind.__module__, kind.__name__): kind
+    for kind in (
+        metadata.Metadata,
+        metadata.MetadataIndex,
+        metadata.TensorStorageMetadata,
+        metadata.BytesStorageMetadata,
+        metadata.ChunkStorageMetadata,
+        metadata.TensorProperties,
+        metadata.StorageMeta,
+        metadata._MEM_FORMAT_ENCODING,
+        filesystem._StorageInfo,
+        torch.Size,
+        torch.serialization._get_layout,
+    )
+}
+
+
+class _Inert:
+    """Takes whatever a pickle says of an object, and does nothing with it."""
+
+    def __new__(cls, *args: object) -> "_Inert":
+        return super().__new__(cls)
+
+    def __init__(self, *args: object) -> None:
+        pass
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+def load_settings(path: Path) -> Stored:
+    """A file of torch.save: tensors are mapped, not read; unknown classes are inert. Raises
+    UnsupportedCheckpoint for what is no such file."""
+    try:
+        unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        allowed = [
+            (Namespace if name == "argparse.Namespace" else _stand_in(name), name) for name in unknown
+        ]
+        with torch.serialization.safe_globals(allowed):
+            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError) as error:
+        raise UnsupportedCheckpoint(
+            f"{path} cannot be read: {str(error).splitlines()[0]}; it must be what torch.save writes since torch 1.6"
+        ) from error
+    if not isinstance(loaded, dict):
+        raise UnsupportedCheckpoint(f"{path} holds a {type(loaded).__name__} instead of a dict")
+    return cast(Stored, loaded)
+
+
+def load_metadata(path: Path) -> Metadata:
+    """The `.metadata` of torch.distributed.checkpoint. Raises UnsupportedCheckpoint for what is none."""
+    try:
+        loaded = _MetadataUnpickler(io.BytesIO(path.read_bytes())).load()
+    except (pickle.UnpicklingError, EOFError, AttributeError, TypeError, ValueError, LookupError) as error:
+        raise UnsupportedCheckpoint(f"{path} is no metadata of torch.distributed.checkpoint: {error}") from error
+    if not isinstance(loaded, Metadata):
+        raise UnsupportedCheckpoint(f"{path} is no metadata of torch.distributed.checkpoint")
+    return loaded
+
+
+def load_tensor(file: IO[bytes], *, start: int, length: int) -> torch.Tensor:
+    """One piece of a tensor from a `.distcp` file."""
+    file.seek(start)
+    loaded = torch.load(io.BytesIO(file.read(length)), map_location="cpu", weights_only=True)
+    if not isinstance(loaded, torch.Tensor):
+        raise UnsupportedCheckpoint(f"{file.name} holds a {type(loaded).__name__} at {start} instead of a tensor")
+    return loaded
+
+
+class _MetadataUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> object:
+        """torch's own descriptions and types; stand-ins for all else."""
+        if module == "torch" and isinstance(found := getattr(torch, name, None), torch.dtype):
+            return found
+        return _KNOWN.get((module, name)) or _stand_in(f"{module}.{name}")
+
+
+def _stand_in(name: str) -> type[_Inert]:
+    return type(name.rpartition(".")[2], (_Inert,), {})

@@ -1,0 +1,80 @@
+"""A Megatron checkpoint under Hugging Face's names."""
+
+from argparse import Namespace
+from collections.abc import Mapping
+from functools import cached_property
+
+from pydantic import JsonValue
+from torch import Tensor
+
+from pipeline.checkpoint.megatron.args import sizes_for_megatron
+from pipeline.checkpoint.megatron.config import check_agreement, config_of
+from pipeline.checkpoint.megatron.mapping import EMBEDDING, part, shape_of, whole_shape
+from pipeline.checkpoint.megatron.parameters import Parameter, check_names, parameters_of
+from pipeline.checkpoint.megatron.weights import Facts, MegatronTensors
+from pipeline.errors import UnsupportedCheckpoint
+from pipeline.structure.sizes import Sizes
+
+
+class MegatronWeights:
+    """Weights by Hugging Face's names, cut from Megatron's parameters when they are asked for. Memory holds the
+    one that was asked for last. `config`: a config.json that lies beside the checkpoint, or was named."""
+
+    def __init__(self, tensors: MegatronTensors, *, config: Mapping[str, JsonValue] | None, where: object) -> None:
+        args = tensors.settings.get("args")
+        known = args if isinstance(args, Namespace) else None
+        if EMBEDDING.name not in tensors.facts:
+            raise UnsupportedCheckpoint(f"{where} has no {EMBEDDING.name}; it is no GPT model of Megatron-core")
+        if config is None:
+            config = config_of(known, dtype=str(tensors.facts[EMBEDDING.name].dtype).removeprefix("torch."))
+        check_agreement(known, config)
+        self._tensors = tensors
+        self._config = config
+        self._places = {
+            name: (parameter, number)
+            for parameter in parameters_of(config)
+            for number, name in enumerate(parameter.parts)
+        }
+        wanted = {parameter.name: parameter for parameter, _ in self._places.values()}
+        check_names(tensors.facts, wanted, where=where)
+        for name, parameter in wanted.items():
+            _check_shape(parameter, tensors.facts[name], self.sizes, where=where)
+        self._last: tuple[str, Tensor] | None = None
+
+    @property
+    def config(self) -> Mapping[str, JsonValue]:
+        """config.json of the model."""
+        return self._config
+
+    @cached_property
+    def sizes(self) -> Sizes:
+        """Sizes of the model."""
+        return sizes_for_megatron(self._config)
+
+    @cached_property
+    def facts(self) -> Mapping[str, Facts]:
+        """Type and shape of every parameter; a tied head is not among them."""
+        return {
+            name: Facts(self._tensors.facts[parameter.name].dtype, shape_of(parameter.row, number, self.sizes))
+            for name, (parameter, number) in self._places.items()
+        }
+
+    def tensor(self, name: str) -> Tensor:
+        """One parameter, without the padding of the vocabulary."""
+        parameter, number = self._places[name]
+        if self._last is None or self._last[0] != parameter.name:
+            self._last = None  # two are never held
+            self._last = (parameter.name, self._tensors.tensor(parameter.name))
+        found = part(parameter.row, self._last[1], number, self.sizes)
+        return found[: self.facts[name].shape[0]].contiguous()
+
+
+def _check_shape(parameter: Parameter, facts: Facts, sizes: Sizes, *, where: object) -> None:
+    padded = facts.shape[0] if parameter.row.labels[0][0] == "vocabulary" else 0
+    wanted = whole_shape(parameter.row, sizes, padded_vocabulary=max(padded, sizes.vocab_size))
+    if facts.shape != wanted:
+        raise UnsupportedCheckpoint(
+            f"{where}: {parameter.name} has shape {facts.shape}, config.json asks for {wanted}; "
+            "name the model's config.json with --config",
+            "config",
+        )

@@ -1,0 +1,108 @@
+"""`torch_dist` as megatron-core's dist_checkpointing loads it: blocks stacked, a piece for each of them.
+
+torch.distributed.checkpoint writes the files; a planner of ours makes each piece when its turn comes.
+"""
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint import FileSystemWriter, save
+from torch.distributed.checkpoint.metadata import (
+    ChunkStorageMetadata,
+    Metadata,
+    MetadataIndex,
+    StorageMeta,
+    TensorProperties,
+    TensorStorageMetadata,
+)
+from torch.distributed.checkpoint.planner import (
+    SavePlan,
+    SavePlanner,
+    TensorWriteData,
+    WriteItem,
+    WriteItemType,
+)
+
+from pipeline.checkpoint.megatron.mapping import BLOCKS
+from pipeline.checkpoint.megatron.parameters import Parameter
+from pipeline.checkpoint.megatron.torch_dist import SETTINGS
+from pipeline.checkpoint.megatron.whole import Implementation, WholeParameters
+
+BACKENDS = {
+    "sharded_backend": "torch_dist",
+    "sharded_backend_version": 1,
+    "common_backend": "torch",
+    "common_backend_version": 1,
+}
+
+
+def write_torch_dist(whole: WholeParameters, directory: Path, *, implementation: Implementation) -> None:
+    """Write the checkpoint into `directory`. Memory holds one parameter of one block."""
+    writer = FileSystemWriter(directory, thread_count=1)
+    save({}, storage_writer=writer, planner=_Planner(whole), no_dist=True)
+    torch.save(whole.beside(layout="torch_dist", implementation=implementation), directory / SETTINGS)
+    (directory / "metadata.json").write_text(json.dumps(BACKENDS), encoding="utf-8")
+
+
+class _Planner(SavePlanner):
+    """What is written where, and each piece when it is written."""
+
+    def __init__(self, whole: WholeParameters) -> None:
+        self._whole = whole
+        self._pieces = {_index(parameter, whole): parameter for parameter in whole.parameters}
+
+    def set_up_planner(
+        self, state_dict: Mapping[str, object], storage_meta: StorageMeta | None = None, is_coordinator: bool = False
+    ) -> None:
+        """There is no state dict: that is the point."""
+
+    def create_local_plan(self) -> SavePlan:
+        """A piece for each parameter of each block, in the order in which they run."""
+        return SavePlan([self._item(index, parameter) for index, parameter in self._pieces.items()])
+
+    def create_global_plan(self, all_plans: list[SavePlan]) -> tuple[list[SavePlan], Metadata]:
+        """One process writes everything."""
+        entries: dict[str, TensorStorageMetadata] = {}
+        for item in all_plans[0].items:
+            assert item.tensor_data is not None, "every item is a tensor's"
+            data = item.tensor_data
+            entry = TensorStorageMetadata(data.properties, data.size, [])
+            entries.setdefault(item.index.fqn, entry).chunks.append(data.chunk)
+        return all_plans, Metadata(dict(entries))
+
+    def finish_plan(self, new_plan: SavePlan) -> SavePlan:
+        """As it was made."""
+        return new_plan
+
+    def resolve_data(self, write_item: WriteItem) -> Tensor | io.BytesIO:
+        """A piece's values."""
+        parameter = self._pieces[write_item.index]
+        tensor = self._whole.tensor(parameter)
+        return tensor if parameter.block is None else tensor[None]
+
+    def _item(self, index: MetadataIndex, parameter: Parameter) -> WriteItem:
+        facts = self._whole.facts[parameter]
+        stacked = () if parameter.block is None else (1,)
+        blocks = sum(one.row == parameter.row for one in self._whole.parameters)
+        size = facts.shape if parameter.block is None else (blocks, *facts.shape)
+        assert index.offset is not None, "_index sets it"
+        return WriteItem(
+            index=index,
+            type=WriteItemType.SHARD,
+            tensor_data=TensorWriteData(
+                chunk=ChunkStorageMetadata(index.offset, torch.Size((*stacked, *facts.shape))),
+                properties=TensorProperties(dtype=facts.dtype),
+                size=torch.Size(size),
+            ),
+        )
+
+
+def _index(parameter: Parameter, whole: WholeParameters) -> MetadataIndex:
+    zeros = (0,) * len(whole.facts[parameter].shape)
+    if parameter.block is None:
+        return MetadataIndex(parameter.name, zeros)
+    return MetadataIndex(f"{BLOCKS}{parameter.row.name}", (parameter.block, *zeros))
