@@ -45,6 +45,16 @@ class Row:
         return tuple(labels[0] for labels in self.labels) == _BY_GROUP
 
     @property
+    def module(self) -> str:
+        """The module whose parameter it is."""
+        return self.name.rpartition(".")[0]
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether it is the weight of a linear."""
+        return len(self.labels[0]) == 2
+
+    @property
     def split(self) -> int | None:
         """The dimension that a tensor-parallel group shares out; None for what each rank has whole."""
         places = [place for place, label in enumerate(self.labels[0]) if label in _SPLIT]

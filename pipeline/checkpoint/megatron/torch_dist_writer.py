@@ -5,6 +5,7 @@ torch.distributed.checkpoint writes the files; a planner of ours makes each piec
 
 import io
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.distributed.checkpoint import FileSystemWriter, save
 from torch.distributed.checkpoint.metadata import (
+    BytesStorageMetadata,
     ChunkStorageMetadata,
     Metadata,
     MetadataIndex,
@@ -43,7 +45,9 @@ BACKENDS = {
 def write_torch_dist(whole: WholeParameters, directory: Path, *, implementation: Implementation) -> None:
     """Write the checkpoint into `directory`. Memory holds one parameter of one block."""
     writer = FileSystemWriter(directory, thread_count=1)
-    save({}, storage_writer=writer, planner=_Planner(whole), no_dist=True)
+    with warnings.catch_warnings():  # that it is alone, which is what `no_dist` asks for
+        warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+        save({}, storage_writer=writer, planner=_Planner(whole), no_dist=True)
     torch.save(whole.beside(layout="torch_dist", implementation=implementation), directory / SETTINGS)
     (directory / "metadata.json").write_text(json.dumps(BACKENDS), encoding="utf-8")
 
@@ -62,17 +66,21 @@ class _Planner(SavePlanner):
 
     def create_local_plan(self) -> SavePlan:
         """A piece for each parameter of each block, in the order in which they run."""
-        return SavePlan([self._item(index, parameter) for index, parameter in self._pieces.items()])
+        states = [WriteItem(MetadataIndex(name), WriteItemType.BYTE_IO) for name in _states(self._whole)]
+        return SavePlan([*states, *(self._item(index, parameter) for index, parameter in self._pieces.items())])
 
     def create_global_plan(self, all_plans: list[SavePlan]) -> tuple[list[SavePlan], Metadata]:
         """One process writes everything."""
-        entries: dict[str, TensorStorageMetadata] = {}
+        tensors: dict[str, TensorStorageMetadata] = {}
+        others: dict[str, BytesStorageMetadata] = {}
         for item in all_plans[0].items:
-            assert item.tensor_data is not None, "every item is a tensor's"
             data = item.tensor_data
+            if data is None:
+                others[item.index.fqn] = BytesStorageMetadata()
+                continue
             entry = TensorStorageMetadata(data.properties, data.size, [])
-            entries.setdefault(item.index.fqn, entry).chunks.append(data.chunk)
-        return all_plans, Metadata(dict(entries))
+            tensors.setdefault(item.index.fqn, entry).chunks.append(data.chunk)
+        return all_plans, Metadata({**tensors, **others})
 
     def finish_plan(self, new_plan: SavePlan) -> SavePlan:
         """As it was made."""
@@ -80,6 +88,10 @@ class _Planner(SavePlanner):
 
     def resolve_data(self, write_item: WriteItem) -> Tensor | io.BytesIO:
         """A piece's values."""
+        if write_item.type == WriteItemType.BYTE_IO:
+            empty = io.BytesIO()
+            torch.save([None], empty)
+            return empty
         parameter = self._pieces[write_item.index]
         tensor = self._whole.tensor(parameter)
         return tensor if parameter.block is None else tensor[None]
@@ -87,8 +99,7 @@ class _Planner(SavePlanner):
     def _item(self, index: MetadataIndex, parameter: Parameter) -> WriteItem:
         facts = self._whole.facts[parameter]
         stacked = () if parameter.block is None else (1,)
-        blocks = sum(one.row == parameter.row for one in self._whole.parameters)
-        size = facts.shape if parameter.block is None else (blocks, *facts.shape)
+        size = facts.shape if parameter.block is None else (self._whole.blocks, *facts.shape)
         assert index.offset is not None, "_index sets it"
         return WriteItem(
             index=index,
@@ -106,3 +117,13 @@ def _index(parameter: Parameter, whole: WholeParameters) -> MetadataIndex:
     if parameter.block is None:
         return MetadataIndex(parameter.name, zeros)
     return MetadataIndex(f"{BLOCKS}{parameter.row.name}", (parameter.block, *zeros))
+
+
+def _states(whole: WholeParameters) -> list[str]:
+    """Names of the state that Megatron's linears keep for Transformer Engine's sake: it is empty, and asked for."""
+    linears = {one.row.module for one in whole.parameters if one.block is not None and one.row.is_linear}
+    return [
+        f"{BLOCKS}{linear}._extra_state/shard_{block}_{whole.blocks}"
+        for linear in sorted(linears)
+        for block in range(whole.blocks)
+    ]

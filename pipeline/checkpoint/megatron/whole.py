@@ -45,6 +45,11 @@ class WholeParameters:
             for one in self.parameters
         }
 
+    @property
+    def blocks(self) -> int:
+        """How many decoder blocks the model has."""
+        return self._sizes.num_hidden_layers
+
     def tensor(self, parameter: Parameter) -> Tensor:
         """One parameter."""
         parts = [self._weights.tensor(part) for part in parameter.parts]

@@ -124,6 +124,10 @@ def _on_cpu() -> None:
     from megatron.core.tensor_parallel.random import initialize_rng_tracker
 
     register_safe_globals()  # as Megatron-LM does when it starts
+    ones = torch.ones
+    torch.ones = lambda *size, device=None, **rest: ones(  # type: ignore[assignment]
+        *size, device=None if device == "cuda" else device, **rest
+    )  # masks of windows are made on CUDA
     torch.cuda.current_device = lambda: "cpu"  # type: ignore[assignment, return-value]
     torch.cuda.synchronize = lambda device=None: None
     torch.cuda.empty_cache = lambda: None
@@ -151,6 +155,7 @@ def _model(args: argparse.Namespace, *, seed: int) -> Any:
         add_qkv_bias=args.add_qkv_bias,
         qk_layernorm=args.qk_layernorm,
         window_size=args.window_size,
+        window_attn_skip_freq=args.window_attn_skip_freq,
         normalization=args.normalization,
         gated_linear_unit=args.swiglu,
         activation_func=torch.nn.functional.silu,
