@@ -34,8 +34,8 @@ def new_directory(path: Path) -> Iterator[Path]:
         written.chmod(
             0o755
         )  # temporary directories, and weights as transformers saves them, are closed to others
-        for saved in written.iterdir():
-            saved.chmod(0o644)
+        for saved in written.rglob("*"):
+            saved.chmod(0o755 if saved.is_dir() else 0o644)
         written.rename(path)
     finally:
         shutil.rmtree(written, ignore_errors=True)

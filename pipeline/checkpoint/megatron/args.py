@@ -59,7 +59,7 @@ def sizes_for_megatron(config: Mapping[str, JsonValue]) -> Sizes:
 
 
 def args_of(config: Mapping[str, JsonValue], *, tensor_parallel: int = 1) -> Args:
-    """Args of a model with this config.json, for ranks of a group of `tensor_parallel`. Raises UnsupportedModel,
+    """Args of a model with this config.json, for a group of `tensor_parallel` ranks. Raises UnsupportedModel,
     and UnsupportedCheckpoint for a setting that Megatron has no word for."""
     sizes = sizes_for_megatron(config)
     full = cast(_Config, AutoConfig.for_model(**config))

@@ -36,7 +36,9 @@ def config_of(args: Namespace | None, *, dtype: str) -> dict[str, JsonValue]:
         )
     for name, value in FIXED.items():
         if name in said and said[name] != value:
-            raise UnsupportedCheckpoint(f"args: {name}={said[name]!r} cannot be converted; allowed: {value!r}")
+            raise UnsupportedCheckpoint(
+                f"args: {name}={said[name]!r} cannot be converted; allowed: {value!r}"
+            )
     hidden, heads = _count(said, "hidden_size"), _count(said, "num_attention_heads")
     grouped = said.get("group_query_attention", True) and said.get("num_query_groups")
     model_type = _type(said, hidden=hidden, heads=heads)
@@ -84,9 +86,13 @@ def _spelled(args: Namespace | None) -> dict[str, JsonValue]:
 
 def _type(said: Mapping[str, JsonValue], *, hidden: int, heads: int) -> str:
     """The type that computes what these args do."""
-    linear, qkv, norms = (bool(said.get(name)) for name in ("add_bias_linear", "add_qkv_bias", "qk_layernorm"))
+    linear, qkv, norms = (
+        bool(said.get(name)) for name in ("add_bias_linear", "add_qkv_bias", "qk_layernorm")
+    )
     if norms and (linear or qkv):
-        raise UnsupportedCheckpoint("args: qk_layernorm with add_qkv_bias or add_bias_linear is no known type")
+        raise UnsupportedCheckpoint(
+            "args: qk_layernorm with add_qkv_bias or add_bias_linear is no known type"
+        )
     if norms:
         return "qwen3"
     if qkv and not linear:
@@ -95,7 +101,8 @@ def _type(said: Mapping[str, JsonValue], *, hidden: int, heads: int) -> str:
     divides = row_for("llama").head_dim != "divides" or hidden % heads == 0
     if linear and (windowed or not divides):
         raise UnsupportedCheckpoint(
-            "args: add_bias_linear with window_size, or with heads that do not divide hidden_size, is no known type"
+            "args: add_bias_linear with window_size, or with heads that do not divide hidden_size, is no "
+            "known type"
         )
     return "mistral" if windowed or not divides else "llama"
 
@@ -103,16 +110,19 @@ def _type(said: Mapping[str, JsonValue], *, hidden: int, heads: int) -> str:
 def _own(model_type: str, said: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
     """Fields that only some of the types have."""
     if model_type == "llama":
-        return dict.fromkeys(("attention_bias", "mlp_bias"), bool(said["add_bias_linear"]))
+        return {"attention_bias": said["add_bias_linear"], "mlp_bias": said["add_bias_linear"]}
     blocks, window = _count(said, "num_layers"), said.get("window_size")
     if not isinstance(window, list):
-        return {"sliding_window": None} | ({} if model_type == "mistral" else {"use_sliding_window": False})
+        none: dict[str, JsonValue] = {"sliding_window": None}
+        return none if model_type == "mistral" else {**none, "use_sliding_window": False}
     if len(window) != 2 or not isinstance(window[0], int) or window[1] != 0:
         raise UnsupportedCheckpoint(f"args: window_size={window!r} is no window of a causal model")
     sliding = _sliding(said.get("window_attn_skip_freq"), blocks)
     if model_type == "mistral":
         if not all(sliding):
-            raise UnsupportedCheckpoint("args: window_attn_skip_freq leaves blocks without window: no known type")
+            raise UnsupportedCheckpoint(
+                "args: window_attn_skip_freq leaves blocks without window: no known type"
+            )
         return {"sliding_window": window[0] + 1}
     types = ["sliding_attention" if one else "full_attention" for one in sliding]
     return {
@@ -130,7 +140,9 @@ def _sliding(skipped: JsonValue, blocks: int) -> list[bool]:
     if isinstance(skipped, int):
         return [(block + 1) % skipped != 0 for block in range(blocks)]
     if not isinstance(skipped, list) or len(skipped) != blocks:
-        raise UnsupportedCheckpoint(f"args: window_attn_skip_freq={skipped!r} does not speak of {blocks} blocks")
+        raise UnsupportedCheckpoint(
+            f"args: window_attn_skip_freq={skipped!r} does not speak of {blocks} blocks"
+        )
     return [bool(one) for one in skipped]
 
 

@@ -5,13 +5,13 @@ Nothing holds the whole model: readers give one tensor at a time, writers take o
 
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 from pydantic import JsonValue
 
+from pipeline.checkpoint.export import new_directory
 from pipeline.checkpoint.layout import CONFIG_JSON, GENERATION_CONFIG_JSON, TOKENIZER_FILES, has_tokenizer
 from pipeline.checkpoint.megatron.huggingface import HuggingFaceDirectory, write_config, write_huggingface
 from pipeline.checkpoint.megatron.mp_rank import RANK, MpRank
@@ -40,20 +40,19 @@ def convert(
 ) -> Path:
     """Write the checkpoint in `source` as `out`, which must not exist, and return it.
 
-    `config`: a config.json, or a directory that has one, for checkpoints whose args do not tell. `tokenizer`: a
-    directory whose tokenizer goes along; left out, that of the source does. The directory appears whole or not
-    at all. Raises SourceNotFound, InvalidSpec and UnsupportedCheckpoint.
+    `config`: a config.json, or a directory that has one, for checkpoints whose args do not tell.
+    `implementation`: Megatron's --transformer-impl, by which `mp_rank` names some norms. `tokenizer`: a
+    directory whose tokenizer goes along; left out, that of the source does. The directory appears whole or
+    not at all. Raises SourceNotFound, InvalidSpec, UnsupportedModel and UnsupportedCheckpoint.
     """
-    if out.exists():
-        raise InvalidSpec(f"{out} exists; name a directory that is to be made", "out")
     if to == "hf" and tensor_parallel != 1:
-        raise InvalidSpec("--tensor-parallel is for torch_dist and mp_rank; leave it out for hf", "tensor_parallel")
+        raise InvalidSpec(
+            "--tensor-parallel is for torch_dist and mp_rank; leave it out for hf", "tensor_parallel"
+        )
     weights = open_weights(source, config=config)
     kept = _kept_files(source, tokenizer)
     whole = None if to == "hf" else WholeParameters(weights, tensor_parallel=tensor_parallel)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    written = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
+    with new_directory(out) as written:
         if whole is None:
             write_huggingface(weights, written)
         else:
@@ -67,16 +66,12 @@ def convert(
             write_config(weights.config, written)
         for file in kept:
             shutil.copyfile(file, written / file.name)
-        written.chmod(0o755)  # temporary directories are closed to others
-        written.rename(out)
-    finally:
-        shutil.rmtree(written, ignore_errors=True)
     return out
 
 
 def open_weights(source: Path, *, config: Path | None = None) -> Weights:
-    """The weights of a directory, whichever layout it has. `config` as in `convert`. Raises SourceNotFound, and
-    UnsupportedCheckpoint for a directory without any of the layouts."""
+    """The weights of a directory, whichever layout it has. `config` as in `convert`. Raises SourceNotFound,
+    and UnsupportedCheckpoint for a directory without any of the layouts."""
     if not source.is_dir():
         raise SourceNotFound(f"{source} does not exist, or is not a directory")
     directory = _latest(source)
@@ -87,8 +82,9 @@ def open_weights(source: Path, *, config: Path | None = None) -> Weights:
         return MegatronWeights(MpRank(directory), config=told, where=directory)
     if told is None:
         raise UnsupportedCheckpoint(
-            f"{source} has no {METADATA} (torch_dist), no mp_rank_XX and no {CONFIG_JSON}: it is no checkpoint of "
-            f"Megatron, and none of Hugging Face; name the directory that has one of them, or that of {TRACKER}"
+            f"{source} has no {METADATA} (torch_dist), no mp_rank_XX and no {CONFIG_JSON}: it is no "
+            f"checkpoint of Megatron or Hugging Face; name the directory that has one of them, "
+            f"or that of {TRACKER}"
         )
     return HuggingFaceDirectory(directory, config=told)
 
@@ -109,7 +105,9 @@ def _config(named: Path | None, *, beside: tuple[Path, ...]) -> Mapping[str, Jso
     if named is not None:
         path = named / CONFIG_JSON if named.is_dir() else named
         if not path.is_file():
-            raise SourceNotFound(f"{path} does not exist; --config takes a config.json, or a directory with one")
+            raise SourceNotFound(
+                f"{path} does not exist; --config takes a config.json, or a directory with one"
+            )
     else:
         found = [one / CONFIG_JSON for one in beside if (one / CONFIG_JSON).is_file()]
         if not found:
@@ -129,6 +127,8 @@ def _kept_files(source: Path, tokenizer: Path | None) -> list[Path]:
     directory = source if tokenizer is None else tokenizer
     files = [directory / name for name in TOKENIZER_FILES if (directory / name).is_file()]
     if tokenizer is not None and not has_tokenizer([file.name for file in files]):
-        raise SourceNotFound(f"{tokenizer} has no tokenizer; --tokenizer takes a directory with tokenizer.json")
+        raise SourceNotFound(
+            f"{tokenizer} has no tokenizer; --tokenizer takes a directory with tokenizer.json"
+        )
     generation = source / GENERATION_CONFIG_JSON
     return [*files, *([generation] if generation.is_file() else [])]

@@ -72,9 +72,16 @@ class HuggingFaceDirectory:
                 pickled = [one.name for one in self._directory.iterdir() if one.name.endswith(PICKLE_ENDINGS)]
                 raise UnsupportedCheckpoint(
                     f"{self._directory} has no {WEIGHTS} and no {WEIGHTS_INDEX_JSON}"
-                    + (f"; pickle weights ({pickled[0]}) are not read, save it as safetensors" if pickled else "")
+                    + (
+                        f"; pickle weights ({pickled[0]}) are not read, save it as safetensors"
+                        if pickled
+                        else ""
+                    )
                 )
-            paths = {self._directory / Path(one).name for one in json.loads(index.read_text())["weight_map"].values()}
+            paths = {
+                self._directory / Path(one).name
+                for one in json.loads(index.read_text())["weight_map"].values()
+            }
         found: dict[str, Path] = {}
         for path in sorted(paths):
             try:

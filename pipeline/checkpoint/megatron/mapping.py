@@ -1,8 +1,8 @@
 """Which parameters of Hugging Face lie in which of Megatron, and how a tensor-parallel group shares them.
 
-The table names parameters; the rest follows from the labels of their dimensions (pipeline/axes.py): query, key
-and value lie together by key-value group, parts with equal labels one after another, and what is split among
-ranks is the dimension that counts heads, FFN channels or tokens.
+The table names parameters; the rest follows from the labels of their dimensions (pipeline/axes.py): query,
+key and value lie together by key-value group, parts with equal labels one after another, and what is split
+among ranks is the dimension that counts heads, FFN channels or tokens.
 
 Shape legend: O out_features, I in_features, G key-value groups.
 """
@@ -26,9 +26,9 @@ _SPLIT: frozenset[Dimension] = frozenset(("query", "key_value", "ffn", "vocabula
 
 @dataclass(frozen=True)
 class Row:
-    """One parameter of Megatron. `name`: as with Transformer Engine and in `torch_dist`, inside of a block or in
-    the model. `parts`: the parameters of Hugging Face in it, in their order. `local`: its name in models without
-    Transformer Engine, where it is another."""
+    """One parameter of Megatron. `name`: as with Transformer Engine and in `torch_dist`, inside of a block or
+    in the model. `parts`: the parameters of Hugging Face in it, in their order. `local`: its name in models
+    without Transformer Engine, where it is another."""
 
     name: str
     parts: tuple[str, ...]

@@ -1,11 +1,13 @@
-"""`mp_rank_XX`: Megatron's older layout, a file of torch.save for each rank (`--ckpt-format torch`)."""
+"""`mp_rank_XX`: Megatron's older layout, a file of torch.save for each rank (`--ckpt-format torch`).
+
+With pipeline parallelism it is `mp_rank_XX_YYY`, and every stage YYY counts its blocks from 0.
+"""
 
 import re
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import cast
 
 from torch import Tensor
 
@@ -15,103 +17,107 @@ from pipeline.checkpoint.megatron.weights import Facts
 from pipeline.errors import IncompleteCheckpoint, UnsupportedCheckpoint
 
 FILE = "model_optim_rng.pt"
-RANK = re.compile(r"mp_rank_(\d+)((?:_\d+)*)")
+RANK = re.compile(r"mp_rank_(\d+)(?:_(\d+))?(_\d+)?")
+IN_BLOCK = re.compile(rf"{re.escape(BLOCKS)}(\d+)\.")
+
+Shares = tuple[Tensor, ...]  # of one parameter, by rank
 
 
 class MpRank:
     """A checkpoint of this layout, by the names of mapping.py with the number of the block. Files are mapped:
-    what is in memory is what was asked for."""
+    what is in memory is what was asked for. Raises IncompleteCheckpoint where files or tensors of a rank are
+    missing, UnsupportedCheckpoint for what is split among experts or by virtual stages."""
 
     def __init__(self, directory: Path) -> None:
-        self._ranks = [_model(load_settings(path)) for path in _files(directory)]
         self._directory = directory
-
-    @cached_property
-    def settings(self) -> Stored:
-        """What lies beside the tensors: `args` and the iteration. Raises UnsupportedCheckpoint when the ranks
-        are not as many as the args say."""
-        first = load_settings(_files(self._directory)[0])
-        args = first.get("args")
-        said = getattr(args, "tensor_model_parallel_size", None) if isinstance(args, Namespace) else None
-        if said is not None and said != len(self._ranks):
-            raise IncompleteCheckpoint(
-                f"{self._directory} has {len(self._ranks)} ranks, its args say tensor_model_parallel_size={said}"
-            )
-        return {name: value for name, value in first.items() if name in ("args", "iteration")}
+        stages = [[load_settings(path) for path in stage] for stage in _files(directory)]
+        self.settings: Mapping[str, object] = {
+            name: value for name, value in stages[0][0].items() if name in ("args", "iteration")
+        }
+        self._check_ranks(len(stages[0]))
+        self._shares: dict[str, Shares] = {}
+        first = 0  # block of the stage
+        for stage in stages:
+            models = [_model(rank, directory) for rank in stage]
+            self._shares |= dict(self._named(models, first=first))
+            first += len({match[1] for name in models[0] if (match := IN_BLOCK.match(name))})
 
     @cached_property
     def facts(self) -> Mapping[str, Facts]:
         """Type and shape of each whole parameter."""
         found = {}
-        for name, stored in self._names.items():
-            tensor, split = self._ranks[0][stored], _split(name)
-            shape = list(tensor.shape)
-            if split is not None:
-                shape[split] *= len(self._ranks)
-            found[name] = Facts(tensor.dtype, tuple(shape))
+        for name, shares in self._shares.items():
+            row, shape = _row(name), list(shares[0].shape)
+            if row is not None and row.split is not None:
+                shape[row.split] = sum(share.shape[row.split] for share in shares)
+            found[name] = Facts(shares[0].dtype, tuple(shape))
         return found
 
     def tensor(self, name: str) -> Tensor:
-        """One whole parameter. Raises IncompleteCheckpoint where a rank lacks it."""
-        stored = self._names[name]
-        shares = [rank[stored] for rank in self._ranks if stored in rank]
-        if len(shares) != len(self._ranks):
-            raise IncompleteCheckpoint(f"{self._directory}: a rank lacks {stored}")
+        """One whole parameter."""
         row = _row(name)
-        return shares[0] if row is None else merged(row, shares)
+        return self._shares[name][0] if row is None else merged(row, self._shares[name])
 
-    @cached_property
-    def _names(self) -> dict[str, str]:
-        """Name in mapping.py → stored name."""
-        names = {}
-        for stored in self._ranks[0]:
-            row = _row(stored)
-            inner = _inner(stored)
-            names[stored if row is None else stored.removesuffix(inner) + row.name] = stored
-        return names
+    def _named(self, models: list[dict[str, Tensor]], *, first: int) -> Iterator[tuple[str, Shares]]:
+        """Shares of a stage's parameters, by the names of mapping.py."""
+        for stored in models[0]:
+            lacking = [rank for rank, model in enumerate(models) if stored not in model]
+            if lacking:
+                raise IncompleteCheckpoint(f"{self._directory}: rank {lacking[0]} lacks {stored}")
+            match, row = IN_BLOCK.match(stored), _row(stored)
+            inner = stored if match is None else stored[match.end() :]
+            own = inner if row is None else row.name
+            yield (
+                own if match is None else f"{BLOCKS}{first + int(match[1])}.{own}",
+                tuple(m[stored] for m in models),
+            )
+
+    def _check_ranks(self, ranks: int) -> None:
+        args = self.settings.get("args")
+        said = getattr(args, "tensor_model_parallel_size", None) if isinstance(args, Namespace) else None
+        if said is not None and said != ranks:
+            raise IncompleteCheckpoint(
+                f"{self._directory} has {ranks} tensor-parallel ranks, its args say "
+                f"tensor_model_parallel_size={said}; put the missing directories beside them"
+            )
 
 
-def _files(directory: Path) -> list[Path]:
-    found = {one.name: RANK.fullmatch(one.name) for one in directory.iterdir() if one.is_dir()}
-    matches = {name: match for name, match in found.items() if match is not None}
-    beyond = [name for name, match in matches.items() if match[2]]
-    if beyond:
+def _files(directory: Path) -> list[list[Path]]:
+    """Files by pipeline stage and tensor-parallel rank."""
+    matches = [match for one in directory.iterdir() if (match := RANK.fullmatch(one.name)) and one.is_dir()]
+    by_expert = sorted(match[0] for match in matches if match[3])
+    if by_expert:
         raise UnsupportedCheckpoint(
-            f"{directory} is split by pipeline or expert ranks ({min(beyond)}); save it with "
-            "--pipeline-model-parallel-size 1, or as torch_dist"
+            f"{directory / by_expert[0]} is split among experts; save it as torch_dist"
         )
-    ranks = sorted(int(match[1]) for match in matches.values())
-    if ranks != list(range(len(ranks))):
-        raise IncompleteCheckpoint(f"{directory} has ranks {ranks}; those between are missing")
-    files = [directory / name / FILE for name in sorted(matches)]
-    missing = [str(file) for file in files if not file.is_file()]
-    if missing:
-        raise IncompleteCheckpoint(f"{missing[0]} does not exist")
-    return files
+    found = {(int(match[2] or 0), int(match[1])): directory / match[0] / FILE for match in matches}
+    stages, ranks = (1 + max(place[axis] for place in found) for axis in (0, 1))
+    for stage in range(stages):
+        for rank in range(ranks):
+            path = found.get((stage, rank))
+            if path is None or not path.is_file():
+                raise IncompleteCheckpoint(
+                    f"{directory} has no {FILE} for tensor rank {rank}, pipeline stage {stage}"
+                )
+    return [[found[stage, rank] for rank in range(ranks)] for stage in range(stages)]
 
 
-def _model(stored: Stored) -> dict[str, Tensor]:
+def _model(stored: Stored, directory: Path) -> dict[str, Tensor]:
     """The model's tensors, without what Transformer Engine keeps beside them."""
     model = stored.get("model")
     if not isinstance(model, dict):
         raise UnsupportedCheckpoint(
-            f"{FILE} has no `model`, but {', '.join(map(str, stored))}; virtual pipeline ranks (model0, model1) "
-            "and versions before Megatron-core are not read"
+            f"{directory}: {FILE} has no `model`, but {', '.join(map(str, stored))}; virtual pipeline stages "
+            "(model0, model1) are not read: save it as torch_dist"
         )
-    tensors = {str(name).removeprefix("module."): one for name, one in model.items() if isinstance(one, Tensor)}
-    return cast(dict[str, Tensor], {n: one for n, one in tensors.items() if not n.endswith("_extra_state")})
-
-
-def _inner(name: str) -> str:
-    """A parameter's name inside its block, or in the model outside of them."""
-    match = re.match(rf"{re.escape(BLOCKS)}\d+\.", name)
-    return name if match is None else name[match.end() :]
+    named = {str(name).removeprefix("module."): one for name, one in model.items()}
+    return {
+        name: one
+        for name, one in named.items()
+        if isinstance(one, Tensor) and not name.endswith("_extra_state")
+    }
 
 
 def _row(name: str) -> Row | None:
-    return ROWS.get(_inner(name))
-
-
-def _split(name: str) -> int | None:
-    row = _row(name)
-    return None if row is None else row.split
+    match = IN_BLOCK.match(name)
+    return ROWS.get(name if match is None else name[match.end() :])

@@ -21,8 +21,8 @@ from pipeline.checkpoint.megatron.whole import Implementation, WholeParameters
 def write_mp_rank(
     whole: WholeParameters, directory: Path, *, ranks: int, implementation: Implementation
 ) -> None:
-    """Write the files of `ranks` ranks into `directory`. Memory holds one parameter, and pages that the system
-    may write out whenever it wants. Without Transformer Engine (`local`) some norms have other names."""
+    """Write the files of `ranks` ranks into `directory`. Memory holds one parameter, and pages that the
+    system may write out whenever it wants."""
     beside = whole.beside(layout="torch", implementation=implementation)
     paths = [directory / f"mp_rank_{rank:02d}" / FILE for rank in range(ranks)]
     for path in paths:

@@ -25,7 +25,8 @@ def check_tensor_parallel(sizes: Sizes, tensor_parallel: int) -> None:
     least = min(abs(size - tensor_parallel) for size in valid)
     nearest = [str(size) for size in valid if abs(size - tensor_parallel) == least]
     raise InvalidSpec(
-        f"--tensor-parallel={tensor_parallel} must divide the {sizes.num_key_value_heads} key-value groups and the "
-        f"{ffn} FFN channels of the model; valid: {', '.join(map(str, valid))}; nearest: {' or '.join(nearest)}",
+        f"--tensor-parallel={tensor_parallel} must divide the {sizes.num_key_value_heads} key-value groups "
+        f"and the {ffn} FFN channels of the model; valid: {', '.join(map(str, valid))}; "
+        f"nearest: {' or '.join(nearest)}",
         "tensor_parallel",
     )

@@ -33,11 +33,12 @@ class Parameter:
     @property
     def parts(self) -> tuple[str, ...]:
         """Hugging Face's names of what is in it."""
-        return tuple(part if self.block is None else f"{HERE}{self.block}.{part}" for part in self.row.parts)
+        prefix = "" if self.block is None else f"{HERE}{self.block}."
+        return tuple(f"{prefix}{part}" for part in self.row.parts)
 
 
 def parameters_of(config: Mapping[str, JsonValue]) -> tuple[Parameter, ...]:
-    """Every parameter of the model of a config.json, in the order in which they run. Raises as args_of does."""
+    """Every parameter that config.json asks for, in the order in which they run. Raises what args_of does."""
     args = args_of(config)
     blocks = args["num_layers"]
     assert isinstance(blocks, int), "args_of makes it so"
@@ -60,8 +61,8 @@ def check_names(found: Collection[str], wanted: Collection[str], *, where: objec
     beyond = sorted(name for name in found if name not in wanted)
     if beyond:
         raise UnsupportedCheckpoint(
-            f"{where} has {len(beyond)} parameters that its config.json or pipeline/checkpoint/megatron/mapping.py "
-            f"does not know, the first: {beyond[0]}"
+            f"{where} has {len(beyond)} parameters that its config.json does not ask for, or that "
+            f"pipeline/checkpoint/megatron/mapping.py does not know, the first: {beyond[0]}"
         )
 
 

@@ -7,6 +7,7 @@ few that are listed becomes an inert stand-in.
 import io
 import pickle
 from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, cast
 
@@ -54,14 +55,15 @@ def load_settings(path: Path) -> Stored:
     UnsupportedCheckpoint for what is no such file."""
     try:
         unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        allowed = [
+        allowed: list[Callable[..., object] | tuple[Callable[..., object], str]] = [
             (Namespace if name == "argparse.Namespace" else _stand_in(name), name) for name in unknown
         ]
         with torch.serialization.safe_globals(allowed):
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError) as error:
         raise UnsupportedCheckpoint(
-            f"{path} cannot be read: {str(error).splitlines()[0]}; it must be what torch.save writes since torch 1.6"
+            f"{path} cannot be read: {str(error).splitlines()[0]}; it must be what torch.save writes since "
+            "torch 1.6"
         ) from error
     if not isinstance(loaded, dict):
         raise UnsupportedCheckpoint(f"{path} holds a {type(loaded).__name__} instead of a dict")
@@ -73,7 +75,9 @@ def load_metadata(path: Path) -> Metadata:
     try:
         loaded = _MetadataUnpickler(io.BytesIO(path.read_bytes())).load()
     except (pickle.UnpicklingError, EOFError, AttributeError, TypeError, ValueError, LookupError) as error:
-        raise UnsupportedCheckpoint(f"{path} is no metadata of torch.distributed.checkpoint: {error}") from error
+        raise UnsupportedCheckpoint(
+            f"{path} is no metadata of torch.distributed.checkpoint: {error}"
+        ) from error
     if not isinstance(loaded, Metadata):
         raise UnsupportedCheckpoint(f"{path} is no metadata of torch.distributed.checkpoint")
     return loaded
@@ -84,7 +88,9 @@ def load_tensor(file: IO[bytes], *, start: int, length: int) -> torch.Tensor:
     file.seek(start)
     loaded = torch.load(io.BytesIO(file.read(length)), map_location="cpu", weights_only=True)
     if not isinstance(loaded, torch.Tensor):
-        raise UnsupportedCheckpoint(f"{file.name} holds a {type(loaded).__name__} at {start} instead of a tensor")
+        raise UnsupportedCheckpoint(
+            f"{file.name} holds a {type(loaded).__name__} at {start} instead of a tensor"
+        )
     return loaded
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipeline.checkpoint.megatron.args import sizes_for_megatron
 from pipeline.checkpoint.megatron.config import check_agreement, config_of
-from pipeline.checkpoint.megatron.mapping import EMBEDDING, part, shape_of, whole_shape
+from pipeline.checkpoint.megatron.mapping import EMBEDDING, OUTPUT, part, shape_of, whole_shape
 from pipeline.checkpoint.megatron.parameters import Parameter, check_names, parameters_of
 from pipeline.checkpoint.megatron.weights import Facts, MegatronTensors
 from pipeline.errors import UnsupportedCheckpoint
@@ -17,14 +17,20 @@ from pipeline.structure.sizes import Sizes
 
 
 class MegatronWeights:
-    """Weights by Hugging Face's names, cut from Megatron's parameters when they are asked for. Memory holds the
-    one that was asked for last. `config`: a config.json that lies beside the checkpoint, or was named."""
+    """Weights by Hugging Face's names, cut from Megatron's parameters when they are asked for. Memory holds
+    the one that was asked for last. `config`: a config.json that lies beside the checkpoint, or was named;
+    left out, it is made of the checkpoint's args. Raises UnsupportedCheckpoint where names or shapes are not
+    those that it asks for."""
 
-    def __init__(self, tensors: MegatronTensors, *, config: Mapping[str, JsonValue] | None, where: object) -> None:
+    def __init__(
+        self, tensors: MegatronTensors, *, config: Mapping[str, JsonValue] | None, where: object
+    ) -> None:
         args = tensors.settings.get("args")
         known = args if isinstance(args, Namespace) else None
         if EMBEDDING.name not in tensors.facts:
-            raise UnsupportedCheckpoint(f"{where} has no {EMBEDDING.name}; it is no GPT model of Megatron-core")
+            raise UnsupportedCheckpoint(
+                f"{where} has no {EMBEDDING.name}; it is no GPT model of Megatron-core"
+            )
         if config is None:
             config = config_of(known, dtype=str(tensors.facts[EMBEDDING.name].dtype).removeprefix("torch."))
         check_agreement(known, config)
@@ -36,7 +42,8 @@ class MegatronWeights:
             for number, name in enumerate(parameter.parts)
         }
         wanted = {parameter.name: parameter for parameter, _ in self._places.values()}
-        check_names(tensors.facts, wanted, where=where)
+        tied = {OUTPUT.name} - wanted.keys()  # the last of several pipeline stages has a copy
+        check_names(tensors.facts.keys() - tied, wanted, where=where)
         for name, parameter in wanted.items():
             _check_shape(parameter, tensors.facts[name], self.sizes, where=where)
         self._last: tuple[str, Tensor] | None = None
@@ -55,7 +62,9 @@ class MegatronWeights:
     def facts(self) -> Mapping[str, Facts]:
         """Type and shape of every parameter; a tied head is not among them."""
         return {
-            name: Facts(self._tensors.facts[parameter.name].dtype, shape_of(parameter.row, number, self.sizes))
+            name: Facts(
+                self._tensors.facts[parameter.name].dtype, shape_of(parameter.row, number, self.sizes)
+            )
             for name, (parameter, number) in self._places.items()
         }
 

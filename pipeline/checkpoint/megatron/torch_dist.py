@@ -1,4 +1,4 @@
-"""`torch_dist`: Megatron's living layout, pieces of whole tensors as torch.distributed.checkpoint stores them.
+"""`torch_dist`: Megatron's living layout, pieces of tensors as torch.distributed.checkpoint stores them.
 
 Parameters of blocks lie stacked, [blocks, ...], or one by one; of a stack only one block's pieces are read.
 """
@@ -48,7 +48,9 @@ class TorchDist:
         found: dict[str, Facts] = {}
         for stored, entry in self._stored.items():
             name = stored.removeprefix(self._prefix)
-            if not stored.startswith(self._prefix) or not name.startswith((BLOCKS, "decoder.", "embedding.", "output")):
+            if not stored.startswith(self._prefix) or not name.startswith(
+                (BLOCKS, "decoder.", "embedding.", "output")
+            ):
                 continue
             dtype, shape = entry.properties.dtype, tuple(entry.size)
             if name.startswith(BLOCKS) and not re.match(r"\d+\.", name.removeprefix(BLOCKS)):
@@ -79,13 +81,17 @@ class TorchDist:
                 continue
             piece = self._piece(stored, offsets)
             if tuple(piece.shape) != sizes:
-                raise UnsupportedCheckpoint(f"{stored} has a piece of shape {tuple(piece.shape)}, expected {sizes}")
+                raise UnsupportedCheckpoint(
+                    f"{stored} has a piece of shape {tuple(piece.shape)}, expected {sizes}"
+                )
             if block is not None:
                 piece, offsets, sizes = piece[block - offsets[0]], offsets[1:], sizes[1:]
             whole[tuple(slice(at, at + size) for at, size in zip(offsets, sizes, strict=True))] = piece
             filled += piece.numel()
         if filled != whole.numel():
-            raise IncompleteCheckpoint(f"{stored} has {filled} of {whole.numel()} values; save the checkpoint again")
+            raise IncompleteCheckpoint(
+                f"{stored} has {filled} of {whole.numel()} values; save the checkpoint again"
+            )
         return whole
 
     def _piece(self, stored: str, offsets: tuple[int, ...]) -> Tensor:

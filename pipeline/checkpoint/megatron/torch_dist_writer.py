@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint import FileSystemWriter, save
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.metadata import (
     BytesStorageMetadata,
     ChunkStorageMetadata,
@@ -28,6 +28,7 @@ from torch.distributed.checkpoint.planner import (
     WriteItem,
     WriteItemType,
 )
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from pipeline.checkpoint.megatron.mapping import BLOCKS
 from pipeline.checkpoint.megatron.parameters import Parameter
@@ -60,14 +61,19 @@ class _Planner(SavePlanner):
         self._pieces = {_index(parameter, whole): parameter for parameter in whole.parameters}
 
     def set_up_planner(
-        self, state_dict: Mapping[str, object], storage_meta: StorageMeta | None = None, is_coordinator: bool = False
+        self,
+        state_dict: Mapping[str, object],
+        storage_meta: StorageMeta | None = None,
+        is_coordinator: bool = False,
     ) -> None:
         """There is no state dict: that is the point."""
 
     def create_local_plan(self) -> SavePlan:
         """A piece for each parameter of each block, in the order in which they run."""
         states = [WriteItem(MetadataIndex(name), WriteItemType.BYTE_IO) for name in _states(self._whole)]
-        return SavePlan([*states, *(self._item(index, parameter) for index, parameter in self._pieces.items())])
+        return SavePlan(
+            [*states, *(self._item(index, parameter) for index, parameter in self._pieces.items())]
+        )
 
     def create_global_plan(self, all_plans: list[SavePlan]) -> tuple[list[SavePlan], Metadata]:
         """One process writes everything."""
@@ -120,7 +126,7 @@ def _index(parameter: Parameter, whole: WholeParameters) -> MetadataIndex:
 
 
 def _states(whole: WholeParameters) -> list[str]:
-    """Names of the state that Megatron's linears keep for Transformer Engine's sake: it is empty, and asked for."""
+    """Names of the state that Megatron's linears keep for Transformer Engine's sake: empty, and asked for."""
     linears = {one.row.module for one in whole.parameters if one.block is not None and one.row.is_linear}
     return [
         f"{BLOCKS}{linear}._extra_state/shard_{block}_{whole.blocks}"

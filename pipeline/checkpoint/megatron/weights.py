@@ -33,8 +33,8 @@ class Weights(Protocol):
 
 
 class MegatronTensors(Protocol):
-    """A Megatron checkpoint with the ranks' shares put together, by the names of mapping.py, in blocks with the
-    block's number."""
+    """A Megatron checkpoint with the ranks' shares put together, by the names of mapping.py, in blocks with
+    the block's number."""
 
     @property
     def settings(self) -> Mapping[str, object]:

@@ -20,9 +20,9 @@ VERSION = 3.0  # of checkpoints whose qkv lies by group
 
 
 class WholeParameters:
-    """Megatron's parameters of `weights`, made when they are asked for; the vocabulary is padded with zero rows
-    for `tensor_parallel` ranks. Raises InvalidSpec when these cannot share the model, and UnsupportedCheckpoint
-    where its tensors are not of the sizes that config.json says."""
+    """Megatron's parameters of `weights`, made when they are asked for; the vocabulary is padded with zero
+    rows for `tensor_parallel` ranks. Raises InvalidSpec when these cannot share the model, and
+    UnsupportedCheckpoint where its tensors are not of the sizes that config.json says."""
 
     def __init__(self, weights: Weights, *, tensor_parallel: int) -> None:
         self._weights = weights
@@ -83,5 +83,6 @@ class WholeParameters:
             first = self._weights.facts[parameter.parts[0]].dtype
             if facts.dtype != first:
                 raise UnsupportedCheckpoint(
-                    f"{part} has type {facts.dtype}, {parameter.parts[0]} {first}; Megatron keeps them in one tensor"
+                    f"{part} has type {facts.dtype}, {parameter.parts[0]} {first}; Megatron keeps them in "
+                    "one tensor"
                 )

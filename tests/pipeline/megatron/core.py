@@ -91,10 +91,12 @@ def save(*, args: dict[str, Any], directory: str, seed: int, layout: str, shardi
 
 
 def load(*, directory: str, tensor_parallel: int, layout: str, tokens_BL: torch.Tensor) -> torch.Tensor:
-    """Logits [B, L, V] of a checkpoint, all of whose tensors must be used, by a model made from its own args."""
+    """Logits [B, L, V] of a checkpoint by a model made from its args, which must use every tensor."""
     path = Path(directory)
     rank = torch.distributed.get_rank() % tensor_parallel
-    file = path / "common.pt" if layout == "torch_dist" else path / f"mp_rank_{rank:02d}" / "model_optim_rng.pt"
+    file = (
+        path / "common.pt" if layout == "torch_dist" else path / f"mp_rank_{rank:02d}" / "model_optim_rng.pt"
+    )
     stored = torch.load(file, weights_only=True)
     args = stored["args"]
     if layout == "mp_rank":
@@ -188,7 +190,7 @@ def _model(args: argparse.Namespace, *, seed: int) -> Any:
     )
     with torch.no_grad():  # norms and biases begin as ones and zeros, which would prove nothing
         torch.manual_seed(seed + 1)  # the same on every rank: replicated parameters must agree
-        for name, parameter in model.named_parameters():
+        for parameter in model.parameters():
             if parameter.dim() == 1 and not _is_split(parameter):
                 parameter.copy_(1 + 0.2 * torch.randn_like(parameter))
             elif parameter.dim() == 1:
