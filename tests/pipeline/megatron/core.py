@@ -1,35 +1,46 @@
-"""The real megatron-core on CPUs: one rank of a tensor-parallel group that builds models, saves, loads, runs.
+"""The real megatron-core on CPUs, as one rank of a tensor-parallel group: builds models, saves, loads, runs.
 
-Shims are for tests only: megatron-core asks for CUDA where any device would do.
+Only processes of its own import this file (ranks.py). Shims are for tests only: megatron-core asks for CUDA
+where any device would do.
 
 Shape legend: B sequences, L tokens, V padded vocabulary.
 """
 
-import argparse
-import contextlib
-import multiprocessing
-import os
+import queue
+import threading
+import types
 import warnings
-from collections.abc import Iterator
+from argparse import Namespace
 from datetime import timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-RANKS = 2
-START_SECONDS = 300
+warnings.simplefilter("ignore")  # megatron-core's own, of what is not installed
+
+from megatron.core import dist_checkpointing, parallel_state  # noqa: E402
+from megatron.core.dist_checkpointing.strategies import filesystem_async  # noqa: E402
+from megatron.core.dist_checkpointing.validation import StrictHandling  # noqa: E402
+from megatron.core.models.gpt import GPTModel  # noqa: E402
+from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec  # noqa: E402
+from megatron.core.safe_globals import register_safe_globals  # noqa: E402
+from megatron.core.tensor_parallel.random import initialize_rng_tracker  # noqa: E402
+from megatron.core.transformer import TransformerConfig  # noqa: E402
+from megatron.core.transformer.enums import AttnBackend  # noqa: E402
 
 
-def rank_main(rank: int, store: str, pipe: Connection) -> None:
+def serve(rank: int, size: int, store: str, pipe: Connection) -> None:
     """Answer calls (name of a function of this file, its arguments) until None comes."""
-    warnings.simplefilter("ignore")  # of the process that is Megatron's alone
     torch.set_num_threads(1)
     _on_cpu()
     torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{store}", rank=rank, world_size=RANKS, timeout=timedelta(seconds=60)
+        "gloo", init_method=f"file://{store}", rank=rank, world_size=size, timeout=timedelta(seconds=60)
     )
+    parallel_state.initialize_model_parallel(tensor_model_parallel_size=size)
     pipe.send("ready")
     while (asked := pipe.recv()) is not None:
         name, arguments = asked
@@ -40,92 +51,54 @@ def rank_main(rank: int, store: str, pipe: Connection) -> None:
     torch.distributed.destroy_process_group()
 
 
-class Ranks:
-    """Two processes with megatron-core, which are one group of two or two of one."""
-
-    def __init__(self, pipes: list[Connection]) -> None:
-        self._pipes = pipes
-
-    def call(self, name: str, **arguments: object) -> Any:
-        """Call a function below on both; the first rank's answer. Raises what either raised."""
-        for pipe in self._pipes:
-            pipe.send((name, arguments))
-        answers = [pipe.recv() for pipe in self._pipes]
-        for fine, answer in answers:
-            if not fine:
-                raise RuntimeError(answer)
-        return answers[0][1]
-
-
-@contextlib.contextmanager
-def started(directory: Path) -> Iterator[Ranks]:
-    """The two processes, ended afterwards. `directory`: where they find each other."""
-    context = multiprocessing.get_context("spawn")
-    pipes, processes = [], []
-    for rank in range(RANKS):
-        ours, theirs = context.Pipe()
-        process = context.Process(target=rank_main, args=(rank, str(directory / "rendezvous"), theirs))
-        process.start()
-        pipes.append(ours)
-        processes.append(process)
-    try:
-        for pipe in pipes:
-            assert pipe.poll(START_SECONDS), "megatron-core did not start"
-            assert pipe.recv() == "ready"
-        yield Ranks(pipes)
-        for pipe in pipes:
-            pipe.send(None)
-        for process in processes:
-            process.join(30)
-    finally:
-        for process in processes:
-            process.kill()
-            process.join()
-
-
 def save(*, args: dict[str, Any], directory: str, seed: int, layout: str, sharding: dict[str, bool]) -> None:
     """Save a random model as Megatron-LM does: `torch_dist` or `mp_rank`. `sharding`: how keys of torch_dist
     are made."""
-    model = _model(argparse.Namespace(**args), seed=seed)
-    _save(model, argparse.Namespace(**args), Path(directory), layout=layout, sharding=sharding)
-
-
-def load(*, directory: str, tensor_parallel: int, layout: str, tokens_BL: torch.Tensor) -> torch.Tensor:
-    """Logits [B, L, V] of a checkpoint by a model made from its args, which must use every tensor."""
+    known = Namespace(**args, tensor_model_parallel_size=_size())
+    common = {"args": known, "checkpoint_version": 3.0, "iteration": 7}
+    model = _model(known, seed=seed)
+    known.attention_backend = AttnBackend.local  # one of the classes that real args carry
     path = Path(directory)
-    rank = torch.distributed.get_rank() % tensor_parallel
-    file = (
-        path / "common.pt" if layout == "torch_dist" else path / f"mp_rank_{rank:02d}" / "model_optim_rng.pt"
-    )
-    stored = torch.load(file, weights_only=True)
-    args = stored["args"]
-    if layout == "mp_rank":
-        assert args.tensor_model_parallel_size == tensor_parallel
-    args.tensor_model_parallel_size = tensor_parallel
-    model = _model(args, seed=99)
+    path.mkdir(parents=True, exist_ok=True)
     if layout == "torch_dist":
-        from megatron.core import dist_checkpointing
-        from megatron.core.dist_checkpointing.validation import StrictHandling
+        dist_checkpointing.save({"model": model.sharded_state_dict(metadata=sharding), **common}, directory)
+        return
+    folder = path / f"mp_rank_{torch.distributed.get_rank():02d}"
+    folder.mkdir()
+    optimizer = {"state": {0: {"exp_avg": torch.zeros(4)}}, "rng": np.random.RandomState(0).get_state()}
+    torch.save({"model": model.state_dict(), "optimizer": optimizer, **common}, folder / "model_optim_rng.pt")
+    torch.distributed.barrier()
 
+
+def load(*, directory: str, layout: str, tokens: list[list[int]]) -> NDArray[np.float32]:
+    """Logits [B, L, V] of a checkpoint by a model made from its args, which must use every tensor."""
+    path, rank = Path(directory), torch.distributed.get_rank()
+    own = path / f"mp_rank_{rank:02d}" / "model_optim_rng.pt"
+    stored = torch.load(path / "common.pt" if layout == "torch_dist" else own, weights_only=True)
+    assert stored["args"].tensor_model_parallel_size == _size()
+    assert stored["checkpoint_version"] == 3.0
+    model = _model(stored["args"], seed=99)
+    if layout == "torch_dist":
         wanted = {"model": model.sharded_state_dict()}
-        loaded = dist_checkpointing.load(wanted, directory, strict=StrictHandling.RAISE_ALL)
-        assert stored["checkpoint_version"] == loaded["checkpoint_version"] == 3.0
-        model.load_state_dict(loaded["model"], strict=True)
+        state = dist_checkpointing.load(wanted, directory, strict=StrictHandling.RAISE_ALL)["model"]
     else:
-        model.load_state_dict(stored["model"], strict=True)
-    return _logits(model, tokens_BL)
+        state = stored["model"]
+    model.load_state_dict(state, strict=True)
+    return _logits(model, tokens)
 
 
-def logits(*, args: dict[str, Any], seed: int, tokens_BL: torch.Tensor) -> torch.Tensor:
+def logits(*, args: dict[str, Any], seed: int, tokens: list[list[int]]) -> NDArray[np.float32]:
     """Logits [B, L, V] of the random model that `save` saves."""
-    return _logits(_model(argparse.Namespace(**args), seed=seed), tokens_BL)
+    return _logits(_model(Namespace(**args, tensor_model_parallel_size=_size()), seed=seed), tokens)
+
+
+def _size() -> int:
+    return torch.distributed.get_world_size()
 
 
 def _on_cpu() -> None:
-    from megatron.core.safe_globals import register_safe_globals
-    from megatron.core.tensor_parallel.random import initialize_rng_tracker
-
     register_safe_globals()  # as Megatron-LM does when it starts
+    filesystem_async.mp = types.SimpleNamespace(get_context=lambda kind: _Threads())
     ones = torch.ones
     torch.ones = lambda *size, device=None, **rest: ones(  # type: ignore[assignment]
         *size, device=None if device == "cuda" else device, **rest
@@ -136,14 +109,17 @@ def _on_cpu() -> None:
     initialize_rng_tracker(inference_rng_tracker=True)
 
 
-def _model(args: argparse.Namespace, *, seed: int) -> Any:
-    from megatron.core import parallel_state
-    from megatron.core.models.gpt import GPTModel
-    from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
-    from megatron.core.transformer import TransformerConfig
+class _Threads:
+    """In the place of processes that megatron-core forks to write files: a fork of what has threads may hang."""
 
-    parallel_state.destroy_model_parallel()
-    parallel_state.initialize_model_parallel(tensor_model_parallel_size=args.tensor_model_parallel_size)
+    Process = threading.Thread
+    Queue = JoinableQueue = queue.Queue
+
+    def Manager(self) -> types.ModuleType:
+        return queue
+
+
+def _model(args: Namespace, *, seed: int) -> GPTModel:
     torch.manual_seed(seed)
     config = TransformerConfig(
         num_layers=args.num_layers,
@@ -204,41 +180,14 @@ def _is_split(parameter: torch.Tensor) -> bool:
     return bool(getattr(parameter, "tensor_model_parallel", False))
 
 
-def _save(
-    model: Any, args: argparse.Namespace, directory: Path, *, layout: str, sharding: dict[str, bool]
-) -> None:
-    from megatron.core import dist_checkpointing, parallel_state
-    from megatron.core.transformer.enums import AttnBackend
-
-    args.attention_backend = AttnBackend.local  # one of the classes that real args carry
-    common = {"args": args, "checkpoint_version": 3.0, "iteration": 7}
-    directory.mkdir(parents=True, exist_ok=True)
-    if layout == "torch_dist":
-        dist_checkpointing.save(
-            {"model": model.sharded_state_dict(metadata=sharding), **common}, str(directory)
-        )
-        return
-    if parallel_state.get_data_parallel_rank() == 0:
-        folder = directory / f"mp_rank_{parallel_state.get_tensor_model_parallel_rank():02d}"
-        folder.mkdir()
-        optimizer = {"state": {0: {"exp_avg": torch.zeros(4)}}}
-        torch.save(
-            {"model": model.state_dict(), "optimizer": optimizer, **common}, folder / "model_optim_rng.pt"
-        )
-    torch.distributed.barrier()
-
-
-def _logits(model: Any, tokens_BL: torch.Tensor) -> torch.Tensor:
+def _logits(model: GPTModel, tokens: list[list[int]]) -> NDArray[np.float32]:
+    tokens_BL = torch.tensor(tokens)
     length = tokens_BL.shape[1]
     masked_LL = torch.ones(length, length, dtype=torch.bool).triu(1)  # True is hidden, as Megatron has it
     with torch.no_grad():
-        return model(
+        found: torch.Tensor = model(
             input_ids=tokens_BL,
             position_ids=torch.arange(length).expand_as(tokens_BL),
             attention_mask=masked_LL[None, None],
         )
-
-
-def environment() -> None:
-    """What children need to find megatron-core's own imports quiet."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    return found.numpy()
