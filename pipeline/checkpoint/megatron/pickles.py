@@ -62,8 +62,7 @@ def load_settings(path: Path) -> Stored:
             loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError) as error:
         raise UnsupportedCheckpoint(
-            f"{path} cannot be read: {str(error).splitlines()[0]}; it must be what torch.save writes since "
-            "torch 1.6"
+            f"{path} cannot be read: {_reason(error)}; it must be what torch.save writes since torch 1.6"
         ) from error
     if not isinstance(loaded, dict):
         raise UnsupportedCheckpoint(f"{path} holds a {type(loaded).__name__} instead of a dict")
@@ -100,6 +99,12 @@ class _MetadataUnpickler(pickle.Unpickler):
         if module == "torch" and isinstance(found := getattr(torch, name, None), torch.dtype):
             return found
         return _KNOWN.get((module, name)) or _stand_in(f"{module}.{name}")
+
+
+def _reason(error: Exception) -> str:
+    """The line that says it; torch puts advice around it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next((line for line in lines if "GLOBAL" in line), lines[0] if lines else type(error).__name__)
 
 
 def _stand_in(name: str) -> type[_Inert]:

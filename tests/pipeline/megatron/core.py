@@ -110,7 +110,7 @@ def _on_cpu() -> None:
 
 
 class _Threads:
-    """In the place of processes that megatron-core forks to write files: a fork of what has threads may hang."""
+    """In place of the processes that megatron-core forks to write files: forks beside threads may hang."""
 
     Process = threading.Thread
     Queue = JoinableQueue = queue.Queue

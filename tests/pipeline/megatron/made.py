@@ -1,4 +1,4 @@
-"""Tiny checkpoints of the types that Megatron knows, and what Megatron's tensors must hold of them, by loops."""
+"""Tiny checkpoints of the types that Megatron knows, and what Megatron must hold of them, by loops."""
 
 from pathlib import Path
 from typing import Any
