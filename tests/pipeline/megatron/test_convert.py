@@ -19,7 +19,7 @@ from pipeline.checkpoint.megatron import torch_dist
 from pipeline.checkpoint.megatron.args import args_of
 from pipeline.checkpoint.megatron.config import config_of
 from pipeline.checkpoint.megatron.convert import convert, open_weights
-from pipeline.checkpoint.megatron.mapping import INNER, join, merged, part, share
+from pipeline.checkpoint.megatron.mapping import INNER, MODEL_TYPES, ROWS, join, merged, part, share
 from pipeline.errors import (
     IncompleteCheckpoint,
     InvalidSpec,
@@ -264,6 +264,14 @@ def test_a_parameter_too_many_is_named(ranks: Path) -> None:
         stored["model"]["decoder.layers.0.mlp.experts.linear_fc1.weight0"] = torch.zeros(2)
         torch.save(stored, path)
     refused(ranks, UnsupportedCheckpoint, r"mapping\.py does not know, the first: .*experts")
+
+
+def test_the_page_names_every_row_and_type() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "megatron.md").read_text(encoding="utf-8")
+    for row in ROWS.values():
+        assert f"`{row.name}`" in page or f"`{row.module}`" in page, row.name
+        assert row.local is None or f"`{row.local}`" in page
+    assert f"Types: {', '.join(MODEL_TYPES)}." in page
 
 
 def settings(path: Path) -> dict[str, Any]:
