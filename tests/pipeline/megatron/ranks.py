@@ -29,7 +29,7 @@ class Ranks:
         self._pipes = pipes
 
     def call(self, name: str, *, size: int, **arguments: object) -> Any:
-        """Call a function of core.py on all ranks of a group; the answer of the first. Raises what any did."""
+        """Call a function of core.py on all ranks of a group; the first one answers. Raises what any did."""
         pipes = self._pipes[size]
         for pipe in pipes:
             pipe.send((name, arguments))
