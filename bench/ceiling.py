@@ -40,8 +40,8 @@ LOOK_SECONDS = 0.02
 
 def main() -> None:
     """Print a table and one line of JSON."""
-    arguments = parser_of(__doc__, quick="a ceiling of 512 MiB instead of 1 GiB").parse_args()
-    ceiling = 2**29 if arguments.quick else 2**30
+    arguments = parser_of(__doc__, quick="a ceiling of 768 MiB instead of 1 GiB").parse_args()
+    ceiling = 3 * 2**28 if arguments.quick else 2**30
     data = prepare_demo(arguments.data)
     with tempfile.TemporaryDirectory(prefix="secateur-bench-") as name:
         directory = Path(name)
@@ -155,10 +155,7 @@ class Cells:
                     continue
                 cell = self._root / f"secateur-bench-{pid}"
                 cell.mkdir(exist_ok=True)
-                (cell / self._limit).write_text(str(self._ceiling))
-                moves = cell / "memory.move_charge_at_immigrate"  # v1: what it has already counts too
-                if moves.exists():
-                    moves.write_text("3")
+                (cell / self._limit).write_text(str(self._ceiling - _anonymous(pid)))
                 (cell / "cgroup.procs").write_text(str(pid))
             except (FileNotFoundError, ProcessLookupError):
                 continue  # it ended meanwhile
@@ -204,6 +201,13 @@ def _controller() -> tuple[Path, str]:
         if (root / "cgroup.procs").exists() and os.access(root, os.W_OK):
             return root, limit
     sys.exit("there is no memory cgroup to write to: run as root where cgroups are mounted writable")
+
+
+def _anonymous(pid: int) -> int:
+    """Bytes that a process has already: they stay charged to where it came from, so its limit is that much
+    lower."""
+    fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return int(fields["RssAnon"].split()[0]) * 1024
 
 
 def _below(ancestor: int) -> Iterator[int]:
