@@ -22,6 +22,7 @@
         ├── ResourcesUnavailable    the cluster cannot hold what resources ask for
         ├── TrainingDiverged        the loss is not finite, or far above what it was
         ├── ZerosLost               a pruned weight has come back
+        ├── TokenizerBroken         a cut tokenizer does not do what the dense one does
         ├── WrongHarness            a worker has another lm-eval than the one that is asked for
         └── WorkerLost              an actor or node died (retried)
 
@@ -136,6 +137,11 @@ class TrainingDiverged(StageError):
 
 class ZerosLost(StageError):
     code = "zeros_lost"
+    retryable = False
+
+
+class TokenizerBroken(StageError):
+    code = "tokenizer_broken"
     retryable = False
 
 

@@ -1,0 +1,126 @@
+"""Which tokens stay: those that must, then the most frequent ones with everything that they are merged from.
+
+Shape legend: V vocabulary.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cached_property
+
+from torch import Tensor
+
+from pipeline.canonical import Frozen
+from pipeline.errors import InvalidSpec
+from pipeline.vocabulary.pieces import Pieces
+from pipeline.vocabulary.spec import FIELD, rounded_up
+
+
+class KeptTokens(Frozen):
+    """The smaller vocabulary. `kept`: ids of the dense model, ascending; the new id of one is its place.
+
+    `padding`: rows after them without a token, where the size is rounded up and no token is left.
+    `protected`: how many had to stay; `passing`: how many stay only because others are merged from them.
+    """
+
+    kept: tuple[int, ...]
+    padding: int = 0
+    protected: int = 0
+    passing: int = 0
+
+    @property
+    def rows(self) -> int:
+        """Rows of the smaller embedding."""
+        return len(self.kept) + self.padding
+
+    @cached_property
+    def new_ids(self) -> dict[int, int]:
+        """Old id → new id."""
+        return {token: new for new, token in enumerate(self.kept)}
+
+
+def choose_tokens(
+    counts_V: Tensor,
+    models: Sequence[Pieces],
+    protected: Mapping[int, str],
+    *,
+    size: int,
+    multiple_of: int = 1,
+) -> KeptTokens:
+    """Keep the `protected` tokens and the most frequent ones until `size`, rounded up, is reached; of equally
+    frequent ones those with the lower id. A token comes with all tokens on its way through the merges, or
+    not at all. `protected`: id → why, of all models and configs.
+
+    Raises InvalidSpec when what must stay does not fit, or the tokenizer has fewer tokens.
+    """
+    derivations = _Derivations(models)
+    every = {*protected, *derivations.pieces}
+    if size > len(every):
+        raise InvalidSpec(
+            f"vocabulary.size={size} is more than the {len(every)} tokens of the tokenizer; nearest valid: "
+            f"{len(every)}",
+            f"{FIELD}.size",
+        )
+    target = rounded_up(size, multiple_of)
+    kept = {token for one in protected for token in derivations.closure(one)}
+    if len(kept) > target:
+        raise _too_small(kept, protected, size=size)
+    must_stay = len(kept)
+    chosen = set(protected)
+    counts = counts_V.tolist()
+    for token in sorted(derivations.pieces, key=lambda token: (-counts[token], token)):
+        if len(kept) == target:
+            break
+        if not derivations.reachable(token):
+            continue
+        needed = derivations.closure(token) - kept
+        if len(kept) + len(needed) <= target:
+            kept |= needed
+            chosen.add(token)
+    return KeptTokens(
+        kept=tuple(sorted(kept)),
+        padding=target - len(kept),
+        protected=must_stay,
+        passing=len(kept - chosen),
+    )
+
+
+class _Derivations:
+    """What tokens are merged from, in all models of a tokenizer at once."""
+
+    def __init__(self, models: Sequence[Pieces]) -> None:
+        self.pieces: dict[int, str] = {}
+        for model in models:
+            self.pieces |= {token: piece for piece, token in model.ids.items()}
+        self._models = models
+        self._closures: dict[int, frozenset[int]] = {}
+
+    def reachable(self, token: int) -> bool:
+        """Whether a text can yield a token."""
+        return any(parts is not None for parts in self._parts(token))
+
+    def closure(self, token: int) -> frozenset[int]:
+        """A token with all that it is merged from, whichever of the models does it."""
+        if token not in self._closures:
+            parts = [part for parts in self._parts(token) for part in parts or ()]
+            # Parts are shorter than what they make, so this ends; and pieces are short, so it is not deep.
+            self._closures[token] = frozenset({token}).union(*map(self.closure, parts))
+        return self._closures[token]
+
+    def _parts(self, token: int) -> Iterator[tuple[int, ...] | None]:
+        piece = self.pieces.get(token)
+        for model in self._models:
+            if piece is not None and model.ids.get(piece) == token:
+                parts = model.parts(piece)
+                yield None if parts is None else tuple(model.ids[part] for part in parts)
+
+
+def _too_small(kept: Collection[int], protected: Mapping[int, str], *, size: int) -> InvalidSpec:
+    reasons = Counter(protected.values())
+    listed = ", ".join(f"{count} for {reason}" for reason, count in reasons.most_common())
+    passing = len(kept) - len(protected)
+    merged = f", {passing} that these are merged from" if passing else ""
+    return InvalidSpec(
+        f"vocabulary.size={size} is less than the {len(kept)} tokens that must stay ({listed}{merged}); "
+        f"nearest valid: {len(kept)}",
+        f"{FIELD}.size",
+    )

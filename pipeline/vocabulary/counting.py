@@ -1,0 +1,82 @@
+"""How often each token occurs in a corpus, in parts that add up in any order.
+
+Shape legend: V vocabulary.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+BATCH_CHARACTERS = 1 << 20  # tokenised at once: enough for the tokenizer's threads, little for the memory
+
+
+class Encoder(Protocol):
+    """What counting needs of a tokenizer."""
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, without those that a template puts around it."""
+        ...
+
+
+@dataclass(frozen=True)
+class TokenCounts:
+    """Occurrences of each token, int64 [V], in so many documents of so many UTF-8 bytes."""
+
+    tokens_V: Tensor
+    documents: int = 0
+    bytes: int = 0
+
+    @property
+    def total(self) -> int:
+        """Tokens of the corpus."""
+        return int(self.tokens_V.sum())
+
+
+def share_of(documents: Iterable[str], share: int, *, of: int) -> Iterator[str]:
+    """Every `of`-th document, from number `share` on: the shares 0 to `of` - 1 hold each document once."""
+    return islice(documents, share, None, of)
+
+
+def count_tokens(documents: Iterable[str], tokenizer: Encoder, *, rows: int) -> Iterator[int | TokenCounts]:
+    """Yields the documents done so far, and at last the counts. Memory holds a batch of documents.
+
+    `rows`: V, the rows of the embedding. Raises IndexError for a tokenizer with ids beyond it.
+    """
+    tokens_V = torch.zeros(rows, dtype=torch.int64)
+    done = size = 0
+    for batch in batches(documents):
+        ids = torch.tensor(list(chain.from_iterable(tokenizer.encode(batch))), dtype=torch.int64)
+        if len(ids) and int(ids.max()) >= rows:
+            raise IndexError(f"the tokenizer gave id {int(ids.max())}, and the embedding has {rows} rows")
+        tokens_V += torch.bincount(ids, minlength=rows)
+        done += len(batch)
+        size += sum(len(document.encode()) for document in batch)
+        yield done
+    yield TokenCounts(tokens_V, documents=done, bytes=size)
+
+
+def merged(parts: Sequence[TokenCounts]) -> TokenCounts:
+    """The counts of all shares together."""
+    return TokenCounts(
+        torch.stack([part.tokens_V for part in parts]).sum(0),
+        documents=sum(part.documents for part in parts),
+        bytes=sum(part.bytes for part in parts),
+    )
+
+
+def batches(documents: Iterable[str], *, characters: int = BATCH_CHARACTERS) -> Iterator[list[str]]:
+    """Documents in their order, so many characters at a time; a longer one by itself."""
+    batch: list[str] = []
+    size = 0
+    for document in documents:
+        if batch and size + len(document) > characters:
+            yield batch
+            batch, size = [], 0
+        batch.append(document)
+        size += len(document)
+    if batch:
+        yield batch

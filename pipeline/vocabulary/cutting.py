@@ -1,0 +1,105 @@
+"""A checkpoint's vocabulary from its small files to those of the smaller one: what the other files of this
+folder do, in their order."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from pipeline.canonical import Frozen
+from pipeline.checkpoint.layout import CONFIG_JSON
+from pipeline.errors import UnsupportedCheckpoint
+from pipeline.vocabulary.choosing import KeptTokens, choose_tokens
+from pipeline.vocabulary.counting import TokenCounts
+from pipeline.vocabulary.loading import LoadedTokenizer, SentencePieceFile, explicit_ids, load_sentencepiece
+from pipeline.vocabulary.pieces import Pieces
+from pipeline.vocabulary.proof import TokenizerProof, check_special_tokens, prove_tokenizer
+from pipeline.vocabulary.protected import protected_ids
+from pipeline.vocabulary.reading import SENTENCEPIECE, read_pieces
+from pipeline.vocabulary.rewriting import rewrite_tokenizer
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """A tokenizer with what is known of its tokens. `files`: the checkpoint's small files by name; `rows`: of
+    its embedding; `protected`: id → why it must stay."""
+
+    files: Mapping[str, bytes]
+    tokenizer: LoadedTokenizer
+    sentencepiece: SentencePieceFile | None
+    models: tuple[Pieces, ...]
+    protected: Mapping[int, str]
+    rows: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the tokenizer has: often fewer than rows."""
+        return len({token for model in self.models for token in model.ids.values()} | {*self.protected})
+
+
+class VocabularyProof(Frozen):
+    """`tokenizer`: as transformers runs it; `sentencepiece`: tokenizer.model in its own library, where there
+    is one; `added_tokens`: how many were found in their places."""
+
+    tokenizer: TokenizerProof
+    sentencepiece: TokenizerProof | None = None
+    added_tokens: int
+
+
+def read_vocabulary(files: Mapping[str, bytes]) -> Vocabulary:
+    """From config.json, generation_config.json and a tokenizer's files, by name. Raises UnsupportedCheckpoint
+    for tokenizers that cannot be cut, and special tokens without a row."""
+    config = json.loads(files.get(CONFIG_JSON, b"{}"))
+    rows = config.get("vocab_size")
+    if not isinstance(rows, int) or rows < 1:
+        raise UnsupportedCheckpoint(
+            f"config.json has vocab_size={rows!r}; set it to the rows of the embedding", "spec.model.source"
+        )
+    named = {**files, CONFIG_JSON: json.dumps(explicit_ids(config)).encode()}
+    tokenizer = LoadedTokenizer(files)
+    backend = tokenizer.backend
+    models = read_pieces(backend, files.get(SENTENCEPIECE))
+    return Vocabulary(
+        files=named,
+        tokenizer=tokenizer,
+        sentencepiece=load_sentencepiece(files),
+        models=models,
+        protected=protected_ids(models, backend, named, rows=rows),
+        rows=rows,
+    )
+
+
+def kept_tokens(
+    vocabulary: Vocabulary, counts: TokenCounts, *, size: int, multiple_of: int = 1
+) -> KeptTokens:
+    """Which tokens stay. Raises InvalidSpec as choose_tokens does."""
+    return choose_tokens(
+        counts.tokens_V, vocabulary.models, vocabulary.protected, size=size, multiple_of=multiple_of
+    )
+
+
+def cut_files(vocabulary: Vocabulary, tokens: KeptTokens) -> dict[str, bytes]:
+    """The small files of the smaller checkpoint, by name."""
+    return rewrite_tokenizer(vocabulary.files, tokens)
+
+
+def prove(
+    vocabulary: Vocabulary, files: Mapping[str, bytes], tokens: KeptTokens, texts: Iterable[str]
+) -> Iterator[int | VocabularyProof]:
+    """Load the cut `files` and compare. Yields the texts compared so far, and at last the figures; raises
+    TokenizerBroken, TextTooShort."""
+    cut = LoadedTokenizer(files)
+    added = check_special_tokens(vocabulary.tokenizer, cut, tokens)
+    held = list(texts)
+    found: list[TokenizerProof] = []
+    pairs = [(vocabulary.tokenizer, cut), (vocabulary.sentencepiece, load_sentencepiece(files))]
+    for dense, smaller in pairs:
+        if dense is None or smaller is None:
+            continue
+        for step in prove_tokenizer(held, dense, smaller, tokens):
+            if isinstance(step, int):
+                yield len(found) * len(held) + step
+            else:
+                found.append(step)
+    yield VocabularyProof(
+        tokenizer=found[0], sentencepiece=found[1] if len(found) > 1 else None, added_tokens=added
+    )

@@ -1,0 +1,123 @@
+"""Tokenizers as their users run them: by transformers, and by the sentencepiece library."""
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from pipeline.checkpoint.layout import CONFIG_JSON, TOKENIZER_FILES, has_tokenizer
+from pipeline.errors import UnsupportedCheckpoint
+from pipeline.vocabulary.reading import SENTENCEPIECE
+
+
+class LoadedTokenizer:
+    """What transformers makes of a checkpoint's files."""
+
+    def __init__(self, files: Mapping[str, bytes]) -> None:
+        """Raises UnsupportedCheckpoint when they hold no tokenizer, or none that transformers can read."""
+        from transformers import AutoTokenizer
+
+        if not has_tokenizer(files):
+            raise UnsupportedCheckpoint(
+                "the checkpoint has no tokenizer whose vocabulary can be cut; expected tokenizer.json, "
+                "tokenizer.model, or vocab.json with merges.txt",
+                "spec.model.source",
+            )
+        with tempfile.TemporaryDirectory(prefix="secateur-tokenizer-") as directory:
+            for name in (CONFIG_JSON, *TOKENIZER_FILES):
+                if name in files:
+                    (Path(directory) / name).write_bytes(files[name])
+            try:
+                self._tokenizer = AutoTokenizer.from_pretrained(directory)
+            except Exception as error:  # the tokenizers library raises bare ones
+                raise UnsupportedCheckpoint(
+                    f"transformers cannot load the tokenizer: {error}", "spec.model.source"
+                ) from error
+
+    @property
+    def backend(self) -> str | None:
+        """tokenizer.json as it is in memory; None for tokenizers of another library."""
+        library = getattr(self._tokenizer, "backend_tokenizer", None)
+        return None if library is None else str(library.to_str())
+
+    @property
+    def added(self) -> dict[str, int]:
+        """Content of every added token → id."""
+        return {str(token): int(i) for i, token in self._tokenizer.added_tokens_decoder.items()}
+
+    @property
+    def special(self) -> dict[str, int]:
+        """`bos_token`, `eos_token` and their like → id, of those that there are."""
+        names = [name for name in self._tokenizer.special_tokens_map if isinstance(name, str)]
+        ids = {name: getattr(self._tokenizer, f"{name}_id", None) for name in names}
+        return {name: token for name, token in ids.items() if isinstance(token, int)}
+
+    @property
+    def chat_template(self) -> str | None:
+        """The text of the chat template, if there is one by itself."""
+        template = self._tokenizer.chat_template
+        return template if isinstance(template, str) else None
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, without those of a template."""
+        return self._encode(texts, special=False)
+
+    def encode_whole(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, with those that are put around it."""
+        return self._encode(texts, special=True)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of some ids, special tokens too."""
+        text = self._tokenizer.decode(
+            list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+        return str(text)
+
+    def _encode(self, texts: Sequence[str], *, special: bool) -> list[list[int]]:
+        if not texts:
+            return []
+        encoded = self._tokenizer(
+            list(texts), add_special_tokens=special, return_attention_mask=False, verbose=False
+        )
+        ids: list[list[int]] = encoded["input_ids"]
+        return ids
+
+
+class SentencePieceFile:
+    """tokenizer.model, run by the library that it is of."""
+
+    def __init__(self, data: bytes) -> None:
+        from sentencepiece import SentencePieceProcessor
+
+        self._processor = SentencePieceProcessor(model_proto=data)
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text."""
+        ids: list[list[int]] = self._processor.encode(list(texts))
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of some ids."""
+        return str(self._processor.decode(list(ids)))
+
+
+def load_sentencepiece(files: Mapping[str, bytes]) -> SentencePieceFile | None:
+    """The tokenizer.model among the files of a checkpoint."""
+    return SentencePieceFile(files[SENTENCEPIECE]) if SENTENCEPIECE in files else None
+
+
+def explicit_ids(config: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    """config.json with the token ids that transformers' class for the model type fills in where it names
+    none: they are of the dense vocabulary."""
+    from transformers import AutoConfig
+
+    filled = json.loads(AutoConfig.for_model(**dict(config)).to_json_string(use_diff=False))
+    rows = config.get("vocab_size")
+    ids = {
+        name: value
+        for name, value in filled.items()
+        if name.endswith("_token_id") and name not in config and isinstance(value, int)
+    }
+    return {**config, **{name: i for name, i in ids.items() if isinstance(rows, int) and 0 <= i < rows}}

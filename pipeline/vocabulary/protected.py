@@ -1,0 +1,73 @@
+"""Which tokens must stay, and why: what encodes every text, what is special, and what configs name."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+
+from pydantic import JsonValue
+
+from pipeline.checkpoint.layout import CONFIG_JSON, GENERATION_CONFIG_JSON, TOKENIZER_CONFIG_JSON
+from pipeline.errors import UnsupportedCheckpoint
+from pipeline.vocabulary.pieces import Pieces
+from pipeline.vocabulary.token_ids import named_ids
+
+ADDED = "added and special tokens"
+
+
+def protected_ids(
+    models: Sequence[Pieces], backend: str | None, files: Mapping[str, bytes], *, rows: int
+) -> dict[int, str]:
+    """Id → why it stays. `backend`: tokenizer.json as transformers has it in memory; `files`: the
+    checkpoint's small files by name, of which the configs and lists of added tokens are read; `rows`: of the
+    embedding.
+
+    Raises UnsupportedCheckpoint for special tokens without a row.
+    """
+    found: dict[int, str] = {}
+    for model in models:
+        found |= model.must_stay()
+    found |= dict.fromkeys(_added(backend, files), ADDED)
+    for path in (CONFIG_JSON, GENERATION_CONFIG_JSON, TOKENIZER_CONFIG_JSON):
+        for token, field in named_ids(json.loads(files.get(path, b"{}"))).items():
+            if token >= rows:
+                raise _without_row(f"{field} in {path}", token, rows)
+            found.setdefault(token, f"ids that {path} names")
+    for token, why in found.items():
+        if token >= rows:
+            raise _without_row(f"one of the {why}", token, rows)
+    return found
+
+
+def _added(backend: str | None, files: Mapping[str, bytes]) -> set[int]:
+    """Ids of added tokens and of those that are put around texts, wherever they are listed."""
+    ids: set[int] = set()
+    for document in (backend, files.get("tokenizer.json")):
+        if document is not None:
+            loaded = json.loads(document)
+            ids |= {int(token["id"]) for token in loaded.get("added_tokens") or ()}
+            ids |= set(_around(loaded.get("post_processor") or {}))
+            ids |= {loaded["padding"]["pad_id"]} if loaded.get("padding") else set()
+    ids |= set(json.loads(files.get("added_tokens.json", b"{}")).values())
+    added = json.loads(files.get(TOKENIZER_CONFIG_JSON, b"{}")).get("added_tokens_decoder") or {}
+    return ids | {int(token) for token in added}
+
+
+def _around(processor: Mapping[str, JsonValue]) -> Iterator[int]:
+    """Ids in a post-processor: of templates, and in Bert's and Roberta's pairs of token and id."""
+    for name, value in processor.items():
+        if name == "processors" and isinstance(value, list):
+            for inner in value:
+                yield from _around(inner if isinstance(inner, dict) else {})
+        if name == "special_tokens" and isinstance(value, dict):
+            for token in value.values():
+                ids = token.get("ids") if isinstance(token, dict) else None
+                yield from (one for one in (ids if isinstance(ids, list) else []) if isinstance(one, int))
+        if name in ("sep", "cls") and isinstance(value, list) and isinstance(value[1], int):
+            yield value[1]
+
+
+def _without_row(what: str, token: int, rows: int) -> UnsupportedCheckpoint:
+    return UnsupportedCheckpoint(
+        f"{what} is token {token}, and the embedding has {rows} rows, 0 to {rows - 1}; set it to a token "
+        f"that the model has, or to null",
+        "spec.model.source",
+    )
