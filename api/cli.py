@@ -233,6 +233,7 @@ app.command()(cli_local.serve)
 app.command("import-gguf")(cli_local.import_gguf)
 app.command("slice")(cli_structure.slice_checkpoint)
 app.command()(cli_convert.convert)
+app.command("vocab")(cli_structure.cut_vocabulary)
 app.command()(cli_local.run)
 app.command()(cli_demo.demo)
 

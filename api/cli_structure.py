@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
+from pydantic import JsonValue, ValidationError
 
 from api.cli_local import child_environment, module_command, require_worker
 from api.cli_spec import SpecError, load_fields
 from api.hints import explained
 from pipeline.structure.spec import Structure
-from pipeline.texts import Calibration
+from pipeline.texts import Calibration, TextSource
+from pipeline.vocabulary.spec import VocabularySize
 
 
 def slice_checkpoint(
@@ -57,3 +58,46 @@ def slice_checkpoint(
     command = module_command("workers.slice", *arguments, *(["--plan"] if plan else []))
     done = subprocess.run(command, env=child_environment(), check=False)
     raise typer.Exit(min(abs(done.returncode), 1))
+
+
+def cut_vocabulary(
+    directory: Annotated[Path, typer.Argument(help="Hugging Face checkpoint.", exists=True, file_okay=False)],
+    out: Annotated[Path, typer.Argument(help="Where the smaller one goes.")],
+    size: Annotated[int, typer.Option(help="Tokens to keep, with all that must stay.")],
+    text: Annotated[
+        list[Path],
+        typer.Option(
+            help="Corpus whose tokens are counted (.txt, .jsonl, .parquet); may be repeated.", exists=True
+        ),
+    ],
+    multiple_of: Annotated[int, typer.Option(help="Round the size up to a multiple of this.")] = 1,
+    held_out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Text for the proof and tokens per byte; left out, documents of the corpus are held out.",
+            exists=True,
+        ),
+    ] = None,
+) -> None:
+    """Keep the tokens that a corpus uses most, in the tokenizer and in the weights, and prove it.
+
+    secateur vocab model smaller --size 32000 --text corpus.txt --multiple-of 64
+    """
+    require_worker()
+    fields = {"size": size, "multiple_of": multiple_of, "texts": [_file_fields(path) for path in text]}
+    try:
+        asked = VocabularySize.model_validate_json(json.dumps(fields))
+        held = None if held_out is None else TextSource.model_validate(_file_fields(held_out))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise SpecError(problem["msg"], ".".join(map(str, problem["loc"])) or None) from None
+    arguments = [str(directory), str(out), "--vocabulary", asked.model_dump_json()]
+    if held is not None:
+        arguments += ["--held-out", held.model_dump_json()]
+    command = module_command("workers.vocabulary", *arguments)
+    done = subprocess.run(command, env=child_environment(), check=False)
+    raise typer.Exit(min(abs(done.returncode), 1))
+
+
+def _file_fields(path: Path) -> dict[str, JsonValue]:
+    return {"source": f"file:{path.absolute()}"}

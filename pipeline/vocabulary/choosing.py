@@ -6,6 +6,7 @@ Shape legend: V vocabulary.
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cached_property
+from itertools import islice
 
 from torch import Tensor
 
@@ -18,8 +19,8 @@ from pipeline.vocabulary.spec import FIELD, rounded_up
 class KeptTokens(Frozen):
     """The smaller vocabulary. `kept`: ids of the dense model, ascending; the new id of one is its place.
 
-    `padding`: rows after them without a token, where the size is rounded up and no token is left.
-    `protected`: how many had to stay; `passing`: how many stay only because others are merged from them.
+    `protected`: how many had to stay; `passing`: how many stay only because others are merged from them;
+    `padding`: how many are rows that no text yields, where nothing else was left to reach the size.
     """
 
     kept: tuple[int, ...]
@@ -30,7 +31,7 @@ class KeptTokens(Frozen):
     @property
     def rows(self) -> int:
         """Rows of the smaller embedding."""
-        return len(self.kept) + self.padding
+        return len(self.kept)
 
     @cached_property
     def new_ids(self) -> dict[int, int]:
@@ -50,20 +51,17 @@ def choose_tokens(
     frequent ones those with the lower id. A token comes with all tokens on its way through the merges, or
     not at all. `protected`: id → why, of all models and configs.
 
-    Raises InvalidSpec when what must stay does not fit, or the tokenizer has fewer tokens.
+    When no token is left that a text can yield, rows follow that none yields, those of the lowest ids first:
+    models have such rows already, as their sizes were rounded up too. Raises InvalidSpec when what must stay
+    does not fit, or the model has fewer rows.
     """
     derivations = _Derivations(models)
-    every = {*protected, *derivations.pieces}
-    if size > len(every):
-        raise InvalidSpec(
-            f"vocabulary.size={size} is more than the {len(every)} tokens of the tokenizer; nearest valid: "
-            f"{len(every)}",
-            f"{FIELD}.size",
-        )
     target = rounded_up(size, multiple_of)
     kept = {token for one in protected for token in derivations.closure(one)}
     if len(kept) > target:
         raise _too_small(kept, protected, size=size)
+    if target > len(counts_V):
+        raise _too_large(len(counts_V), at_least=len(kept), size=size, multiple_of=multiple_of)
     must_stay = len(kept)
     chosen = set(protected)
     counts = counts_V.tolist()
@@ -76,9 +74,11 @@ def choose_tokens(
         if len(kept) + len(needed) <= target:
             kept |= needed
             chosen.add(token)
+    idle = islice((token for token in range(len(counts)) if token not in kept), target - len(kept))
+    padding = [*idle]
     return KeptTokens(
-        kept=tuple(sorted(kept)),
-        padding=target - len(kept),
+        kept=tuple(sorted([*kept, *padding])),
+        padding=len(padding),
         protected=must_stay,
         passing=len(kept - chosen),
     )
@@ -112,6 +112,17 @@ class _Derivations:
             if piece is not None and model.ids.get(piece) == token:
                 parts = model.parts(piece)
                 yield None if parts is None else tuple(model.ids[part] for part in parts)
+
+
+def _too_large(rows: int, *, at_least: int, size: int, multiple_of: int) -> InvalidSpec:
+    rounded = f", rounded up to a multiple of {multiple_of}," if size % multiple_of else ""
+    nearest = rows - rows % multiple_of
+    valid = str(nearest) if nearest >= at_least else f"none; lower multiple_of to {rows} or less"
+    return InvalidSpec(
+        f"vocabulary.size={size}{rounded} is more than the {rows} rows of the model's embedding; nearest "
+        f"valid: {valid}",
+        f"{FIELD}.size",
+    )
 
 
 def _too_small(kept: Collection[int], protected: Mapping[int, str], *, size: int) -> InvalidSpec:

@@ -5,6 +5,8 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from pydantic import JsonValue
+
 from pipeline.canonical import Frozen
 from pipeline.checkpoint.layout import CONFIG_JSON
 from pipeline.errors import UnsupportedCheckpoint
@@ -16,14 +18,17 @@ from pipeline.vocabulary.proof import TokenizerProof, check_special_tokens, prov
 from pipeline.vocabulary.protected import protected_ids
 from pipeline.vocabulary.reading import SENTENCEPIECE, read_pieces
 from pipeline.vocabulary.rewriting import rewrite_tokenizer
+from pipeline.vocabulary.token_ids import renumbered
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """A tokenizer with what is known of its tokens. `files`: the checkpoint's small files by name; `rows`: of
-    its embedding; `protected`: id → why it must stay."""
+    """A tokenizer with what is known of its tokens. `files`: the checkpoint's small files by name, in whose
+    config.json all ids are explicit; `config`: as it was; `rows`: of its embedding; `protected`: id → why it
+    must stay."""
 
     files: Mapping[str, bytes]
+    config: Mapping[str, JsonValue]
     tokenizer: LoadedTokenizer
     sentencepiece: SentencePieceFile | None
     models: tuple[Pieces, ...]
@@ -60,6 +65,7 @@ def read_vocabulary(files: Mapping[str, bytes]) -> Vocabulary:
     models = read_pieces(backend, files.get(SENTENCEPIECE))
     return Vocabulary(
         files=named,
+        config=config,
         tokenizer=tokenizer,
         sentencepiece=load_sentencepiece(files),
         models=models,
@@ -80,6 +86,14 @@ def kept_tokens(
 def cut_files(vocabulary: Vocabulary, tokens: KeptTokens) -> dict[str, bytes]:
     """The small files of the smaller checkpoint, by name."""
     return rewrite_tokenizer(vocabulary.files, tokens)
+
+
+def renumbered_fields(vocabulary: Vocabulary, tokens: KeptTokens) -> dict[str, JsonValue]:
+    """Fields of config.json that name tokens, with their new ids."""
+    config: dict[str, JsonValue] = json.loads(vocabulary.files[CONFIG_JSON])
+    changed = renumbered(config, tokens.new_ids)
+    named = set(config) - set(vocabulary.config)
+    return {name: value for name, value in changed.items() if value != config[name] or name in named}
 
 
 def prove(

@@ -85,11 +85,11 @@ def check_special_tokens(dense: LoadedTokenizer, cut: LoadedTokenizer, tokens: K
     """Compare what is special: added tokens in a text, the tokens around a text, BOS, EOS and their like by
     name, and the chat template, whose text stays and whose added tokens must be found. Returns how many added
     tokens there are; raises TokenizerBroken."""
-    for what, before, after in (("added token", dense.added, cut.added), ("", dense.special, cut.special)):
-        for name, token in before.items():
-            if after.get(name) != tokens.new_ids[token]:
+    for old_ids, new_ids in ((dense.added, cut.added), (dense.special, cut.special)):
+        for name, token in old_ids.items():
+            if new_ids.get(name) != tokens.new_ids[token]:
                 raise TokenizerBroken(
-                    f"{what} {name} has id {after.get(name)} in the cut tokenizer; expected "
+                    f"{name} has id {new_ids.get(name)} in the cut tokenizer; expected "
                     f"{tokens.new_ids[token]}, which was {token}"
                 )
     if dense.chat_template != cut.chat_template:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 
 from pydantic import JsonValue
 
@@ -20,7 +21,7 @@ def protected_ids(
     checkpoint's small files by name, of which the configs and lists of added tokens are read; `rows`: of the
     embedding.
 
-    Raises UnsupportedCheckpoint for special tokens without a row.
+    Raises UnsupportedCheckpoint for tokens without a row.
     """
     found: dict[int, str] = {}
     for model in models:
@@ -31,6 +32,9 @@ def protected_ids(
             if token >= rows:
                 raise _without_row(f"{field} in {path}", token, rows)
             found.setdefault(token, f"ids that {path} names")
+    for piece, token in chain.from_iterable(model.ids.items() for model in models):
+        if token >= rows:
+            raise _without_row(f"{piece!r} of the tokenizer", token, rows)
     for token, why in found.items():
         if token >= rows:
             raise _without_row(f"one of the {why}", token, rows)
@@ -67,7 +71,7 @@ def _around(processor: Mapping[str, JsonValue]) -> Iterator[int]:
 
 def _without_row(what: str, token: int, rows: int) -> UnsupportedCheckpoint:
     return UnsupportedCheckpoint(
-        f"{what} is token {token}, and the embedding has {rows} rows, 0 to {rows - 1}; set it to a token "
-        f"that the model has, or to null",
+        f"{what} is token {token}, and the embedding has {rows} rows, 0 to {rows - 1}; give the model a row "
+        f"for it (resize_token_embeddings), or name a token that has one",
         "spec.model.source",
     )

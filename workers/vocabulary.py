@@ -1,0 +1,161 @@
+"""`python -m workers.vocabulary DIRECTORY OUT ...`: cut a checkpoint's vocabulary on this machine, without a
+cluster."""
+
+import argparse
+import math
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from pipeline.artifacts import CheckpointRef
+from pipeline.canonical import canonical_json
+from pipeline.checkpoint.export import export_checkpoint, new_directory
+from pipeline.checkpoint.importing import import_checkpoint
+from pipeline.checkpoint.reader import CheckpointReader
+from pipeline.documents import read_documents
+from pipeline.errors import SecateurError, TextTooShort
+from pipeline.resolve import resolve_text
+from pipeline.resolve_model import resolve_model
+from pipeline.sources import SourceAccess, open_source
+from pipeline.storage import ContentStore, LocalStore
+from pipeline.texts import TextSource
+from pipeline.vocabulary.choosing import KeptTokens
+from pipeline.vocabulary.counting import TokenCounts, count_tokens
+from pipeline.vocabulary.cutting import VocabularyProof, kept_tokens, prove, read_vocabulary
+from pipeline.vocabulary.spec import VocabularySize
+from pipeline.vocabulary.weights import cut_checkpoint, small_files
+
+EVERY = 20  # without a text to judge by, every 20th document of the corpus is not counted, and judges
+MOST_HELD_OUT = 2000  # of these; they are kept in memory
+ACCESS = SourceAccess(allowed_roots=(Path("/"),))  # its user's own files
+
+
+def main() -> None:
+    """Exit codes: 0 cut, 1 refused (the reason is the last line of standard error)."""
+    parser = argparse.ArgumentParser(prog="python -m workers.vocabulary", description="Cut a vocabulary.")
+    parser.add_argument("directory", type=Path, help="a Hugging Face checkpoint")
+    parser.add_argument("out", type=Path, help="must not exist")
+    parser.add_argument("--vocabulary", required=True, help="a VocabularySize as JSON")
+    parser.add_argument("--held-out", help="a TextSource as JSON")
+    arguments = parser.parse_args()
+    asked = VocabularySize.model_validate_json(arguments.vocabulary)
+    held_out = TextSource.model_validate_json(arguments.held_out) if arguments.held_out else None
+    try:
+        _cut(arguments.directory, arguments.out, asked, held_out)
+    except SecateurError as error:
+        sys.stderr.write(f"{error.message}\n")
+        sys.exit(1)
+
+
+def _cut(directory: Path, out: Path, asked: VocabularySize, held_out: TextSource | None) -> None:
+    source = open_source(f"file:{directory.absolute()}", ACCESS)
+    pin, facts = resolve_model(source, needs_tokenizer=True)
+    with (
+        new_directory(out) as written,
+        tempfile.TemporaryDirectory(prefix=f".{out.name}.store.", dir=out.absolute().parent) as store,
+        Progress(console=Console(stderr=True), transient=True) as progress,
+    ):
+        content = ContentStore(LocalStore(Path(store)))
+        task = progress.add_task("reads", total=pin.size)
+        for step in import_checkpoint(pin, source, content):
+            if isinstance(step, int):
+                progress.update(task, completed=step)
+            else:
+                dense = step
+        vocabulary = read_vocabulary(small_files(content, dense))
+        held = _Held() if held_out is None else _Held(list(_documents((held_out,))), full=True)
+        task = progress.add_task("counts documents", total=None)
+        documents = held.without(_documents(asked.texts))
+        for counted in count_tokens(documents, vocabulary.tokenizer, rows=vocabulary.rows):
+            if isinstance(counted, int):
+                progress.update(task, completed=counted, description=f"counts documents: {counted:,}")
+            else:
+                counts = counted
+        if not counts.total:
+            raise TextTooShort("the corpus gives no token to count; name a longer text", "texts")
+        progress.update(task, total=counts.documents)
+        tokens = kept_tokens(vocabulary, counts, size=asked.size, multiple_of=asked.multiple_of)
+        task = progress.add_task("cuts", total=facts.blocks)
+        for made in cut_checkpoint(content, dense, vocabulary, tokens):
+            if isinstance(made, int):
+                progress.update(task, completed=made)
+            else:
+                cut = made
+        task = progress.add_task("proves", total=None)
+        for compared in prove(vocabulary, small_files(content, cut), tokens, held.documents):
+            if isinstance(compared, int):
+                progress.update(task, completed=compared)
+            else:
+                proof = compared
+        export_checkpoint(content, cut, written)
+        (written / "vocabulary.json").write_bytes(canonical_json(tokens))
+        sizes = [_parameters(content, ref) for ref in (dense, cut)]
+    _show(vocabulary.rows, tokens, counts, proof, sizes)
+
+
+class _Held:
+    """Documents that judge, and are not counted."""
+
+    def __init__(self, documents: list[str] | None = None, *, full: bool = False) -> None:
+        self.documents = documents or []
+        self._full = full
+
+    def without(self, documents: Iterator[str]) -> Iterator[str]:
+        """The others, in their order."""
+        for i, document in enumerate(documents):
+            if self._full or i % EVERY or len(self.documents) == MOST_HELD_OUT:
+                yield document
+            else:
+                self.documents.append(document)
+
+
+def _documents(texts: tuple[TextSource, ...]) -> Iterator[str]:
+    for text in texts:
+        pin = resolve_text(text, ACCESS)
+        source = open_source(pin.source, ACCESS, repository="dataset")
+        yield from read_documents(text, pin, source, ACCESS)
+
+
+def _parameters(content: ContentStore, ref: CheckpointRef) -> int:
+    return sum(math.prod(entry.shape) for entry in CheckpointReader(content, ref).index.tensors.values())
+
+
+def _show(
+    rows: int, tokens: KeptTokens, counts: TokenCounts, proof: VocabularyProof, parameters: list[int]
+) -> None:
+    kept = int(counts.tokens_V[list(tokens.kept)].sum())
+    table = Table(box=None, header_style="bold")
+    for heading in ("", "dense", "cut"):
+        table.add_column(heading, justify="right" if heading else "left")
+    table.add_row("tokens", f"{rows:,}", f"{tokens.rows:,}")
+    table.add_row("  that must stay", "", f"{tokens.protected:,}")
+    table.add_row("  that others are merged from", "", f"{tokens.passing:,}")
+    if tokens.padding:
+        table.add_row("  rows that no text yields", "", f"{tokens.padding:,}")
+    table.add_row("corpus tokens", f"{counts.total:,}", f"{kept / counts.total:.2%} kept")
+    texts = proof.tokenizer
+    table.add_row(
+        "tokens per byte, held out",
+        *(f"{count / max(texts.bytes, 1):.4f}" for count in (texts.dense_tokens, texts.cut_tokens)),
+    )
+    table.add_row("parameters", *(f"{count:,}" for count in parameters))
+    table.add_row("  saved", "", f"{parameters[0] - parameters[1]:,}")
+    table.add_row("texts returned unchanged", *_of(texts.texts, texts.dense_identical, texts.identical))
+    table.add_row("texts of kept tokens, all with the same pieces", "", f"{texts.same_pieces:,}")
+    if proof.sentencepiece is not None:
+        table.add_row("  and by SentencePiece's own library", "", f"{proof.sentencepiece.same_pieces:,}")
+    table.add_row("added tokens, all in their places", "", f"{proof.added_tokens:,}")
+    Console().print(table)
+
+
+def _of(total: int, *counts: int) -> list[str]:
+    return [f"{count:,} of {total:,}" for count in counts]
+
+
+if __name__ == "__main__":
+    main()
