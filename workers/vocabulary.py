@@ -18,7 +18,7 @@ from pipeline.checkpoint.export import export_checkpoint, new_directory
 from pipeline.checkpoint.importing import import_checkpoint
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.documents import read_documents
-from pipeline.errors import SecateurError, TextTooShort
+from pipeline.errors import SecateurError
 from pipeline.resolve import resolve_text
 from pipeline.resolve_model import resolve_model
 from pipeline.sources import SourceAccess, open_source
@@ -76,8 +76,6 @@ def _cut(directory: Path, out: Path, asked: VocabularySize, held_out: TextSource
                 progress.update(task, completed=counted, description=f"counts documents: {counted:,}")
             else:
                 counts = counted
-        if not counts.total:
-            raise TextTooShort("the corpus gives no token to count; name a longer text", "texts")
         progress.update(task, total=counts.documents)
         tokens = kept_tokens(vocabulary, counts, size=asked.size, multiple_of=asked.multiple_of)
         task = progress.add_task("cuts", total=facts.blocks)

@@ -48,7 +48,7 @@ def count_tokens(documents: Iterable[str], tokenizer: Encoder, *, rows: int) -> 
     """
     tokens_V = torch.zeros(rows, dtype=torch.int64)
     done = size = 0
-    for batch in batches(documents):
+    for batch in batches(documents, characters=BATCH_CHARACTERS):
         ids = torch.tensor(list(chain.from_iterable(tokenizer.encode(batch))), dtype=torch.int64)
         tokens_V += torch.bincount(ids, minlength=rows)
         done += len(batch)
@@ -66,7 +66,7 @@ def merged(parts: Sequence[TokenCounts]) -> TokenCounts:
     )
 
 
-def batches(documents: Iterable[str], *, characters: int = BATCH_CHARACTERS) -> Iterator[list[str]]:
+def batches(documents: Iterable[str], *, characters: int) -> Iterator[list[str]]:
     """Documents in their order, so many characters at a time; a longer one by itself."""
     batch: list[str] = []
     size = 0

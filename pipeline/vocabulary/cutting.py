@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 from pipeline.canonical import Frozen
 from pipeline.checkpoint.layout import CONFIG_JSON
-from pipeline.errors import UnsupportedCheckpoint
+from pipeline.errors import TextTooShort, UnsupportedCheckpoint
 from pipeline.vocabulary.choosing import KeptTokens, choose_tokens
 from pipeline.vocabulary.counting import TokenCounts
 from pipeline.vocabulary.loading import LoadedTokenizer, SentencePieceFile, explicit_ids, load_sentencepiece
@@ -18,6 +18,7 @@ from pipeline.vocabulary.proof import TokenizerProof, check_special_tokens, prov
 from pipeline.vocabulary.protected import protected_ids
 from pipeline.vocabulary.reading import SENTENCEPIECE, read_pieces
 from pipeline.vocabulary.rewriting import rewrite_tokenizer
+from pipeline.vocabulary.spec import FIELD
 from pipeline.vocabulary.token_ids import renumbered
 
 
@@ -77,7 +78,12 @@ def read_vocabulary(files: Mapping[str, bytes]) -> Vocabulary:
 def kept_tokens(
     vocabulary: Vocabulary, counts: TokenCounts, *, size: int, multiple_of: int = 1
 ) -> KeptTokens:
-    """Which tokens stay. Raises InvalidSpec as choose_tokens does."""
+    """Which tokens stay. Raises InvalidSpec as choose_tokens does, TextTooShort for a corpus without tokens."""
+    if not counts.total:
+        raise TextTooShort(
+            f"the corpus of vocabulary.texts has {counts.documents} documents and no token; name a longer one",
+            f"{FIELD}.texts",
+        )
     return choose_tokens(
         counts.tokens_V, vocabulary.models, vocabulary.protected, size=size, multiple_of=multiple_of
     )
