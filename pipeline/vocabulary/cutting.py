@@ -78,10 +78,12 @@ def read_vocabulary(files: Mapping[str, bytes]) -> Vocabulary:
 def kept_tokens(
     vocabulary: Vocabulary, counts: TokenCounts, *, size: int, multiple_of: int = 1
 ) -> KeptTokens:
-    """Which tokens stay. Raises InvalidSpec as choose_tokens does, TextTooShort for a corpus without tokens."""
+    """Which tokens stay. Raises InvalidSpec as choose_tokens does, and TextTooShort for a corpus without
+    tokens."""
     if not counts.total:
         raise TextTooShort(
-            f"the corpus of vocabulary.texts has {counts.documents} documents and no token; name a longer one",
+            f"the corpus of vocabulary.texts has {counts.documents} documents and no token; name a "
+            f"longer one",
             f"{FIELD}.texts",
         )
     return choose_tokens(

@@ -53,12 +53,14 @@ def sentencepiece(scored: dict[str, float], *, model_type: int, unused: str | No
 
 @st.composite
 def scores(draw: st.DrawFn) -> dict[str, float]:
-    """Every letter and some longer pieces; few scores, so that there are ties."""
-    longer = draw(st.lists(st.text(LETTERS, min_size=2, max_size=5), min_size=1, max_size=12, unique=True))
-    return {
-        piece: draw(st.sampled_from([-1.0, -2.0, -2.5, -4.0, -7.0]))
-        for piece in draw(st.permutations([*LETTERS, *longer]))
-    }
+    """Every letter and some longer pieces made of others; few scores, so that there are ties."""
+    pieces = list(LETTERS)
+    for _ in range(draw(st.integers(1, 12))):
+        made = draw(st.sampled_from(pieces)) + draw(st.sampled_from(pieces))
+        if made not in pieces and len(made) <= 6:
+            pieces.append(made)
+    steps = st.sampled_from([-1.0, -2.0, -2.5, -4.0, -7.0])
+    return {piece: draw(steps) for piece in draw(st.permutations(pieces))}
 
 
 def choose(model, rows: int, data: st.DataObject) -> KeptTokens:
@@ -120,6 +122,15 @@ def test_fewer_merges_take_the_same_way(
             assert cut.encode(text).ids == [tokens.new_ids[token] for token in before.ids]
 
 
+@given(scored=scores())
+def test_what_scores_can_yield_is_what_the_library_yields(scored: dict[str, float]) -> None:
+    document = sentencepiece(scored, model_type=2)
+    library = SentencePieceProcessor(model_proto=document)
+    model = sentencepiece_pieces(document)
+    for piece in scored:
+        assert (model.parts(piece) is not None) == (library.encode(piece, out_type=str) == [piece])
+
+
 @settings(max_examples=300)
 @given(scored=scores(), model_type=st.sampled_from([1, 2]), data=st.data())
 def test_fewer_pieces_take_the_same_way(
@@ -153,3 +164,17 @@ def test_without_derivations_texts_would_be_taken_apart_otherwise() -> None:
     assert tokenizer.encode("abc").tokens == ["abc"]
     assert cut.encode("abc").tokens == ["ab", "c"]
     assert list(itertools.chain(json.loads(rewritten)["model"]["merges"])) == [["a", "b"]]
+
+
+def test_the_penalty_of_unknown_characters_stays() -> None:
+    scored = {**dict.fromkeys("abcdz", -7.0), "ba": -1.0, "cd": -1.0, "axc": -7.0, "zz": -20.0}
+    document = sentencepiece(scored, model_type=1)
+    dense = SentencePieceProcessor(model_proto=document)
+    assert dense.encode("baxcd", out_type=str) == ["b", "axc", "d"]
+    every = tuple(range(dense.get_piece_size()))
+    worst = dense.piece_to_id("zz")
+    assert worst in sentencepiece_pieces(document).must_stay()
+    without = KeptTokens(kept=tuple(token for token in every if token != worst))
+    rewritten = rewrite_tokenizer({"tokenizer.model": document}, without)["tokenizer.model"]
+    cut = SentencePieceProcessor(model_proto=rewritten)
+    assert cut.encode("baxcd", out_type=str) == ["ba", "x", "cd"]  # an unknown x is cheaper now
