@@ -2,6 +2,7 @@
 
 import hypothesis
 import pytest
+import torch
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
@@ -9,6 +10,8 @@ pytest_plugins = ["tests.servers", "tests.ray_server", "tests.eval_slices", "tes
 
 RAY = ("tests/e2e/", "tests/workers/test_job.py", "tests/api/test_real_ray.py", "tests/api/test_embedded.py")
 APART = "tests/e2e/test_node_loss.py"  # long, and its nodes are its own
+
+torch.set_num_threads(1)  # two processes with two threads each wait for one another on two cores
 
 hypothesis.settings.register_profile("unhurried", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("unhurried")
