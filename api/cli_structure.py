@@ -49,14 +49,15 @@ def slice_checkpoint(
         problem = error.errors()[0]
         param, sentence = explained({**problem, "loc": ("body", *problem["loc"])}, fields, model=Structure)
         raise SpecError(sentence, param or None) from None
-    arguments = [str(directory), *([] if out is None else [str(out)]), "--structure", asked.model_dump_json()]
+    arguments = [str(directory), *([] if out is None else [str(out)])]
     if calibration is not None:
         text = Calibration(
             source=f"file:{calibration.absolute()}", samples=samples, sequence_length=sequence_length
         )
         arguments += ["--calibration", text.model_dump_json()]
     command = module_command("workers.slice", *arguments, *(["--plan"] if plan else []))
-    done = subprocess.run(command, env=child_environment(), check=False)
+    given = asked.model_dump_json().encode()
+    done = subprocess.run(command, input=given, env=child_environment(), check=False)
     raise typer.Exit(min(abs(done.returncode), 1))
 
 

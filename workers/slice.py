@@ -1,4 +1,7 @@
-"""`python -m workers.slice DIRECTORY OUT ...`: cut a checkpoint on this machine, without a cluster."""
+"""`python -m workers.slice DIRECTORY OUT < STRUCTURE`: cut a checkpoint on this machine, without a cluster.
+
+The structure comes through standard input: one that names every channel is longer than an argument may be.
+"""
 
 import argparse
 import json
@@ -46,11 +49,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m workers.slice", description="Cut a checkpoint to size.")
     parser.add_argument("directory", type=Path, help="a Hugging Face checkpoint")
     parser.add_argument("out", type=Path, nargs="?", help="must not exist")
-    parser.add_argument("--structure", required=True, help="a Structure as JSON")
     parser.add_argument("--calibration", help="a Calibration as JSON")
     parser.add_argument("--plan", action="store_true", help="print the sizes, and do nothing")
     arguments = parser.parse_args()
-    structure = Structure.model_validate_json(arguments.structure)
+    structure = Structure.model_validate_json(sys.stdin.read())
     calibration = None
     if arguments.calibration is not None:
         calibration = Calibration.model_validate_json(arguments.calibration)

@@ -36,7 +36,12 @@ def test_a_checkpoint_is_cut(place: Path, capfd: pytest.CaptureFixture[str]) -> 
     assert f"{model.num_parameters():,}" in printed.out
     assert "hidden_size=48 is no multiple of 128" in printed.out
     assert (place / "cut" / "tokenizer.json").is_file()
-    assert (place / "cut" / "cut.json").is_file()
+    cut = place / "cut" / "cut.json"
+    explicit = place / "explicit.json"
+    explicit.write_text(f'{{"criterion": {{"kind": "explicit", "cut": {cut.read_text()}}}}}')
+    assert slice_(str(place / "model"), str(place / "again"), "--structure", str(explicit))[0] == 0
+    for shard in (place / "cut").glob("*.safetensors"):
+        assert (place / "again" / shard.name).read_bytes() == shard.read_bytes()
     assert sorted(path.name for path in place.iterdir() if path.name.startswith(".")) == []
 
 

