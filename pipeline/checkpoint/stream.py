@@ -254,9 +254,10 @@ def parameter_count(config: Mapping[str, object]) -> int:
 
 
 def _without_weights(config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
-    with _BUILDING, init_empty_weights(include_buffers=False):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    model.tie_weights()  # building without weights has made tied ones two
+    with _BUILDING:  # while one thread builds, what any thread registers becomes another, empty parameter
+        with init_empty_weights(include_buffers=False):
+            model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        model.tie_weights()  # building without weights has made tied ones two
     return cast(PreTrainedModel, model.eval().requires_grad_(False))
 
 

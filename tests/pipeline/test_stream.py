@@ -1,5 +1,6 @@
 """Streaming one block at a time gives the bits of the whole model in transformers."""
 
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -73,7 +74,12 @@ def test_skeletons_may_be_built_side_by_side(tmp_path: Path) -> None:
     def names(_: int) -> dict[str, str]:
         return disk_names(skeleton(reader, torch.float32), reader)
 
-    with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(names, range(64)))
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)  # what one thread does while another builds is met within a few builds
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(names, range(64)))
+    finally:
+        sys.setswitchinterval(before)
     assert found == [names(0)] * 64
     assert nn.Linear(2, 2).weight.device.type == "cpu"
