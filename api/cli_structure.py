@@ -12,7 +12,7 @@ from api.cli_local import child_environment, module_command, require_worker
 from api.cli_spec import SpecError, load_fields
 from api.hints import explained
 from pipeline.structure.spec import Structure
-from pipeline.texts import Calibration, TextSource
+from pipeline.texts import Calibration
 from pipeline.vocabulary.spec import VocabularySize
 
 
@@ -85,16 +85,19 @@ def cut_vocabulary(
     secateur vocab model smaller --size 32000 --text corpus.txt --multiple-of 64
     """
     require_worker()
-    fields = {"size": size, "multiple_of": multiple_of, "texts": [_file_fields(path) for path in text]}
+    fields: dict[str, JsonValue] = {
+        "size": size,
+        "multiple_of": multiple_of,
+        "texts": [_file_fields(path) for path in text],
+    }
+    if held_out is not None:
+        fields["held_out"] = _file_fields(held_out)
     try:
         asked = VocabularySize.model_validate_json(json.dumps(fields))
-        held = None if held_out is None else TextSource.model_validate(_file_fields(held_out))
     except ValidationError as error:
         problem = error.errors()[0]
         raise SpecError(problem["msg"], ".".join(map(str, problem["loc"])) or None) from None
     arguments = [str(directory), str(out), "--vocabulary", asked.model_dump_json()]
-    if held is not None:
-        arguments += ["--held-out", held.model_dump_json()]
     command = module_command("workers.vocabulary", *arguments)
     done = subprocess.run(command, env=child_environment(), check=False)
     raise typer.Exit(min(abs(done.returncode), 1))

@@ -128,7 +128,7 @@ def plan_view(planned: PlanView) -> RenderableType:
 def sweep_table(document: SweepDocument, *, seconds: float | None, report: str) -> RenderableType:
     """A sweep's members; bold: no other one is as sparse and as good."""
     data = document.data
-    texts = [text.name for text in data.members[0].perplexity]
+    texts = [text.title for text in data.members[0].perplexity]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("#", "member", "sparsity", *texts, "masks in"):
         table.add_column(name, justify="left" if name == "member" else "right")
@@ -164,7 +164,7 @@ def final_table(
             for value in (text.dense, text.pruned, text.recovered)
             if value is not None
         ]
-        perplexity.add_row(Text(text.name), *figures, f"{text.ratio:.3f}", *shares)
+        perplexity.add_row(Text(text.title), *figures, f"{text.ratio:.3f}", *shares)
     main = [task for task in summary.tasks if task.main]
     tasks = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("task", "metric", "few-shot", *models, "difference"):

@@ -37,10 +37,15 @@ class Ran:
         """One file of what a node made."""
         return self.content.get_bytes(self.results[node].artifacts[artifact].file(path))
 
+    def evaluation(self, which: str) -> EvaluationResult:
+        """Of the dense, pruned or recovered model."""
+        return EvaluationResult.model_validate_json(
+            self.read(f"evaluate:{which}", "evaluation", "evaluation.json")
+        )
+
     def perplexity(self, which: str) -> float:
-        """Of the dense, pruned or recovered model on the only text."""
-        found = self.read(f"evaluate:{which}", "evaluation", "evaluation.json")
-        return EvaluationResult.model_validate_json(found).perplexity[0].perplexity
+        """Of one of them on the only text."""
+        return self.evaluation(which).perplexity[0].perplexity
 
 
 def run_job(

@@ -1,8 +1,9 @@
 """The real 134M model, cut to smaller sizes before any training: who chooses best, and how fast it runs.
 
 Width (hidden channels, heads and FFN channels at once) chosen at random, by magnitude and by activations;
-depth at even distances and by influence. Each is a whole job on a local Ray; perplexity: windows of 512
-tokens of Wikipedia articles, calibration: 16 × 512 tokens of C4.
+depth at even distances and by influence; the vocabulary by its use in C4 and Wikipedia. Each is a whole job
+on a local Ray; perplexity: windows of 512 tokens of Wikipedia articles, calibration: 16 × 512 tokens of C4.
+Models with vocabularies of their own are compared by the byte of the same text.
 
 Speed: tokens per second when generating greedily, of the dense and of the width-cut model, alternating, in
 transformers, in onnxruntime and in llama.cpp, on two threads.
@@ -14,6 +15,7 @@ import json
 import statistics
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +24,13 @@ import torch
 from consumers import THREADS, Consumer, llama_cpp_consumer, onnx_consumer, transformers_consumer
 from jobs import Ran, calibration, judged, parser_of, run_job
 from pipeline.checkpoint.export import export_checkpoint
+from pipeline.comparison import compare
+from pipeline.vocabulary.table import VocabularyTable
 from workers.demo_data import DemoData, prepare_demo
 
 WIDTH = {"hidden_size": 528, "num_attention_heads": 6, "intermediate_size": 1280}
 BLOCKS = 26
+TOKENS = 16_000  # of 49,152
 CASES: dict[str, dict[str, Any]] = {
     "width_random": {**WIDTH, "criterion": {"kind": "random"}},
     "width_magnitude": {**WIDTH, "criterion": {"kind": "magnitude"}},
@@ -60,16 +65,43 @@ def main() -> None:
             print(f"| {case:<24} | {perplexities[case]:>10.2f} |", flush=True)
             if case == "width_activation":
                 _export(ran, directory / "cut")
+        vocabulary = _by_the_byte(data, directory, quick=arguments.quick)
         speeds = _speeds(data, directory, tokens=32 if arguments.quick else 128)
     print(f"\n| {'tokens per second':<24} | dense | cut | ratio |\n|{'-' * 26}|---:|---:|---:|")
     for consumer, found in speeds.items():
         dense, cut = found["dense"], found["pruned"]
         print(f"| {consumer:<24} | {dense:.1f} | {cut:.1f} | {cut / dense:.2f} |")
-    print(json.dumps(_last_line(perplexities, speeds)))
+    print(json.dumps(_last_line(perplexities, vocabulary, speeds)))
     missed = [pair for pair in RELATIONS if perplexities[pair[0]] >= perplexities[pair[1]]]
     for lower, higher in missed:
         print(f"{lower} is not below {higher}", file=sys.stderr)
     sys.exit(1 if missed else 0)
+
+
+def _by_the_byte(data: DemoData, directory: Path, *, quick: bool) -> dict[str, float]:
+    """Byte perplexities before and after a cut of the vocabulary, on about as much text as the windows of the
+    other cuts have."""
+    texts = [{"source": f"file:{text}"} for text in (data.calibration, data.wiki)]
+    structure = {"vocabulary": {"size": TOKENS, "multiple_of": 64, "texts": texts}}
+    evaluation = judged(data)
+    (text,) = evaluation["perplexity"]
+    del text["windows"]
+    text["characters"] = 10_000 if quick else 40_000
+    request = _request(data, structure, quick=quick)
+    request["spec"]["evaluation"] = evaluation
+    ran = run_job("vocabulary", request, directory)
+    (row,) = compare(ran.evaluation("dense"), ran.evaluation("pruned"), own_tokenizers=True)
+    table = VocabularyTable.model_validate_json(ran.read("cut_vocabulary", "vocabulary", "table.json"))
+    print(f"\n| {'vocabulary':<24} | dense | cut |\n|{'-' * 26}|---:|---:|")
+    figures: Iterable[tuple[str, str, str]] = (
+        ("tokens", f"{table.dense_rows:,}", f"{table.rows:,}"),
+        ("byte perplexity", f"{row.dense:.4f}", f"{row.final:.4f}"),
+        ("tokens per byte, held out", f"{table.dense_tokens_per_byte:.4f}", f"{table.tokens_per_byte:.4f}"),
+        ("corpus kept", "", f"{table.kept_share:.2%}"),
+    )
+    for name, before, after in figures:
+        print(f"| {name:<24} | {before} | {after} |", flush=True)
+    return {"dense": row.dense, "cut": row.final}
 
 
 def _request(data: DemoData, structure: dict[str, Any], *, quick: bool) -> dict[str, Any]:
@@ -112,7 +144,7 @@ def _speeds(data: DemoData, directory: Path, *, tokens: int) -> dict[str, dict[s
 
 
 def _last_line(
-    perplexities: dict[str, float], speeds: dict[str, dict[str, float]]
+    perplexities: dict[str, float], vocabulary: dict[str, float], speeds: dict[str, dict[str, float]]
 ) -> dict[str, dict[str, Any]]:
     dense = {"dense": perplexities["dense"]}
 
@@ -123,7 +155,12 @@ def _last_line(
         }
         return dense | own
 
-    return {"width": of("width"), "depth": of("depth"), "tokens_per_second": speeds}
+    return {
+        "width": of("width"),
+        "depth": of("depth"),
+        "vocabulary": vocabulary,
+        "tokens_per_second": speeds,
+    }
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 Each check raises the error of the one field to change, for the validators of spec.py.
 """
 
+from pipeline.evaluation import Evaluation
 from pipeline.patterns import Pattern, Unstructured
 from pipeline.recovery import Distillation, Gradual, Recovery
 from pipeline.refusal import refusal
@@ -34,6 +35,21 @@ def check_recovery(recovery: Recovery, pattern: Pattern | None, *, cut: bool = F
             "objective",
             "teacher",
         )
+
+
+def check_whole_texts(evaluation: Evaluation) -> None:
+    """Texts that two tokenizers cut into windows of their own. Fields count from the spec."""
+    for i, text in enumerate(evaluation.perplexity):
+        if text.windows is not None:
+            raise refusal(
+                f"got {text.windows}, and the tokenizer of structure.vocabulary needs more windows for the "
+                f"same text; leave it out, or limit the characters",
+                "evaluation",
+                "perplexity",
+                i,
+                "windows",
+                got=text.windows,
+            )
 
 
 def check_training(recovery: Recovery, resources: Resources) -> None:

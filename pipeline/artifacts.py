@@ -60,6 +60,20 @@ class CutRef(_Artifact):
     kind: Literal["cut"] = "cut"
 
 
+class CountsRef(_Artifact):
+    """Token counts of a corpus: `counts.safetensors` with int64 `tokens` [vocabulary], `counts.json`
+    (documents and bytes), and `held_out.json`, the documents that were not counted."""
+
+    kind: Literal["token_counts"] = "token_counts"
+
+
+class VocabularyRef(_Artifact):
+    """What stayed of a vocabulary: `vocabulary.json` (KeptTokens), `table.json` (a VocabularyTable) and
+    `sizes.json` (a SizeTable)."""
+
+    kind: Literal["vocabulary"] = "vocabulary"
+
+
 class MeasurementsRef(_Artifact):
     """Measurements: `measurements.json`."""
 
@@ -161,6 +175,8 @@ ArtifactRef = Annotated[
     | SamplesRef
     | StatisticsRef
     | CutRef
+    | CountsRef
+    | VocabularyRef
     | MeasurementsRef
     | ScoreRef
     | TournamentRef

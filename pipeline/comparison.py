@@ -2,15 +2,16 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from pipeline.canonical import Frozen
 from pipeline.errors import StageError
 from pipeline.eval_tasks import SUITES, Suite
-from pipeline.evaluation import EvaluationResult, PerplexityContract
+from pipeline.evaluation import EvaluationResult, PerplexityContract, PerplexityResult
 from pipeline.task_results import TaskContract, TaskEvaluation, TaskMetric, TaskResult
 
 AVERAGE = "average"
+OWN = frozenset({"tokenizer_digest", "windows", "tokens_scored", "tokens_per_byte"})  # of a tokenizer
 T = TypeVar("T")
 
 
@@ -23,14 +24,22 @@ class UnequalContracts(StageError):
 
 class Comparison(Frozen):
     """Perplexity on one text. `pruned`, `recovered`: None where the job has no such model. `ratio`: of the
-    final one to the dense one."""
+    final one to the dense one. `per`: what is predicted each time; models whose tokens are not the same are
+    compared by the byte, exp(loss × tokens per byte), which lm-eval calls byte perplexity. `contract`: that
+    of the dense model."""
 
     name: str
+    per: Literal["token", "byte"] = "token"
     dense: float
     pruned: float | None = None
     recovered: float | None = None
     ratio: float
     contract: PerplexityContract
+
+    @property
+    def title(self) -> str:
+        """Its name in tables."""
+        return self.name if self.per == "token" else f"{self.name}, per byte"
 
     @property
     def final(self) -> float:
@@ -95,11 +104,15 @@ def compare(
     dense: EvaluationResult,
     pruned: EvaluationResult | None = None,
     recovered: EvaluationResult | None = None,
+    *,
+    own_tokenizers: bool = False,
 ) -> tuple[Comparison, ...]:
     """The figures of all, text by text, in order; at least one of `pruned` and `recovered` is given.
+    `own_tokenizers`: by the byte, as the models cut texts into tokens in different ways.
 
     Raises UnequalContracts that names the text and what differs.
     """
+    figure = _per_byte if own_tokenizers else _per_token
     others = _given(pruned, recovered)
     names = [result.name for result in dense.perplexity]
     for which, other in others.items():
@@ -109,16 +122,23 @@ def compare(
         values = {}
         for which, other in others.items():
             theirs = other.perplexity[i]
-            _same_contract(ours.contract, theirs.contract, which, f"perplexity on {ours.name!r}")
-            values[which] = theirs.perplexity
-        final = list(values.values())[-1]
+            _same_contract(
+                ours.contract,
+                theirs.contract,
+                which,
+                f"perplexity on {ours.name!r}",
+                but=OWN if own_tokenizers else frozenset(),
+            )
+            values[which] = figure(theirs)
+        dense_value, final = figure(ours), list(values.values())[-1]
         compared.append(
             Comparison(
                 name=ours.name,
-                dense=ours.perplexity,
+                per="byte" if own_tokenizers else "token",
+                dense=dense_value,
                 pruned=values.get("pruned"),
                 recovered=values.get("recovered"),
-                ratio=final / ours.perplexity,
+                ratio=final / dense_value,
                 contract=ours.contract,
             )
         )
@@ -131,8 +151,10 @@ def compare_tasks(
     recovered: Sequence[TaskEvaluation] | None = None,
     *,
     suite: Suite | None = None,
+    own_tokenizers: bool = False,
 ) -> tuple[TaskComparison, ...]:
     """All metrics of all, task by task, in order; at the end the suite's average, if there is one.
+    `own_tokenizers`: the models need not cut the questions into the same tokens.
 
     Raises UnequalContracts that names the task and what differs.
     """
@@ -146,10 +168,25 @@ def compare_tasks(
     for which, results in others.items():
         _same_names(names, [result.task for result in results], which, "tasks")
     rows: list[TaskComparison] = []
+    but = OWN if own_tokenizers else frozenset[str]()
     for i, (asked, before) in enumerate(ours):
         member = asked in with_mean and before.group is not None
-        rows += _compared(before, {which: results[i] for which, results in others.items()}, member=member)
+        after = {which: results[i] for which, results in others.items()}
+        rows += _compared(before, after, member=member, but=but)
     return (*rows, *_average(rows, suite))
+
+
+def _per_token(result: PerplexityResult) -> float:
+    return result.perplexity
+
+
+def _per_byte(result: PerplexityResult) -> float:
+    rate = result.contract.tokens_per_byte
+    if rate is None:
+        raise UnequalContracts(
+            f"perplexity on {result.name!r} was measured without tokens per byte; evaluate it again"
+        )
+    return math.exp(result.loss * rate)
 
 
 def _given(pruned: T | None, recovered: T | None) -> dict[str, T]:
@@ -164,11 +201,11 @@ def _final(pruned: float | None, recovered: float | None) -> float:
 
 
 def _compared(
-    dense: TaskResult, others: Mapping[str, TaskResult], *, member: bool
+    dense: TaskResult, others: Mapping[str, TaskResult], *, member: bool, but: frozenset[str]
 ) -> Iterator[TaskComparison]:
     metrics: dict[str, dict[tuple[str, str], TaskMetric]] = {}
     for which, other in others.items():
-        _same_contract(dense.contract, other.contract, which, f"task {dense.task!r}")
+        _same_contract(dense.contract, other.contract, which, f"task {dense.task!r}", but=but)
         metrics[which] = {(metric.metric, metric.filter): metric for metric in other.metrics}
     for metric in dense.metrics:
         found = {}
@@ -258,12 +295,14 @@ def _same_contract(
     other: PerplexityContract | TaskContract,
     which: str,
     what: str,
+    *,
+    but: frozenset[str],
 ) -> None:
     before, after = dense.model_dump(), other.model_dump()
     differing = [
         f"{field} is {value} for dense and {after[field]} for {which}"
         for field, value in before.items()
-        if value != after[field]
+        if value != after[field] and field not in but
     ]
     if differing:
         raise UnequalContracts(f"{what} is not comparable: {'; '.join(differing)}")

@@ -16,6 +16,8 @@ from pipeline.stages import (
     Calibrate,
     CheckTasks,
     ChoosePlan,
+    CountTokens,
+    CutVocabulary,
     Evaluate,
     EvaluateTask,
     HoldOut,
@@ -33,7 +35,7 @@ from pipeline.stages import (
     Stage,
     stage_key,
 )
-from pipeline.structure.spec import Structure
+from pipeline.vocabulary.spec import VocabularySize
 
 
 class Input(Frozen):
@@ -44,6 +46,7 @@ class Input(Frozen):
 
 
 DENSE = Input(node="import_model", artifact="checkpoint")
+CUT_VOCABULARY = Input(node="cut_vocabulary", artifact="checkpoint")
 CUT = Input(node="slice", artifact="checkpoint")
 
 
@@ -87,9 +90,12 @@ def _nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
     yield from _source_nodes(spec, pins)
 
     if spec.structure is not None:
-        yield from _slicing_nodes(spec.structure, spec)
-        checkpoints["pruned"] = CUT
-        made["cut"] = Input(node="slice", artifact="cut")
+        yield from _slicing_nodes(spec)
+        checkpoints["pruned"] = _to_prune(spec)
+        if spec.cuts_vocabulary:
+            made["vocabulary"] = Input(node="cut_vocabulary", artifact="vocabulary")
+        if spec.structure.beside_vocabulary is not None:
+            made["cut"] = Input(node="slice", artifact="cut")
 
     if spec.prune is not None:
         yield from _pruning_nodes(spec.prune, spec, pins)
@@ -137,8 +143,7 @@ def _sweep_nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
     members = {i: member.prune for i, member in enumerate(spec.members, start=1) if member.prune is not None}
     swept = frozenset[Statistic]().union(*(_swept(prune) for prune in members.values()))
     yield from _source_nodes(spec, pins)
-    if spec.structure is not None:
-        yield from _slicing_nodes(spec.structure, spec)
+    yield from _slicing_nodes(spec)
     dense = list(_judging_nodes("dense", DENSE, spec, pins))
     yield from dense
     told = _figures("dense", dense)
@@ -193,22 +198,47 @@ def _source_nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
         include = pins.tasks.files if pins.tasks is not None else ()
         yield Node(id="check_tasks", stage=CheckTasks(tasks=tasks.asked, include=include), inputs={})
 
+    if spec.structure is not None and spec.structure.vocabulary is not None:
+        yield from _vocabulary_nodes(spec.structure.vocabulary, pins)
+
     if spec.recovery is not None:
-        yield from _training_nodes(spec.recovery, pins)
+        yield from _training_nodes(spec.recovery, spec, pins)
 
     if spec.calibration is not None and any(one.needs_calibration for one in (spec, *spec.members)):
         assert pins.calibration is not None, "a spec with calibration is pinned with it"
         stage = Calibrate(files=pins.calibration.files, calibration=spec.calibration)
-        yield Node(id="calibrate", stage=stage, inputs={"checkpoint": DENSE})
+        yield Node(id="calibrate", stage=stage, inputs={"checkpoint": _with_own_tokens(spec)})
 
 
-def _slicing_nodes(structure: Structure, spec: PruneSpec) -> Iterator[Node]:
+def _vocabulary_nodes(vocabulary: VocabularySize, pins: Pins) -> Iterator[Node]:
+    """Counted first: another size shares the counts."""
+    count = CountTokens(
+        files=tuple(pin.files for pin in pins.vocabulary),
+        texts=vocabulary.texts,
+        held_out=vocabulary.held_out,
+    )
+    yield Node(id="count_tokens", stage=count, inputs={"checkpoint": DENSE})
+    counts = Input(node="count_tokens", artifact="counts")
+    cut = CutVocabulary(size=vocabulary.size, multiple_of=vocabulary.multiple_of)
+    yield Node(id="cut_vocabulary", stage=cut, inputs={"checkpoint": DENSE, "counts": counts})
+
+
+def _with_own_tokens(spec: PruneSpec) -> Input:
+    """The whole model with the tokens of the result: what reads text for it, and what teaches it."""
+    return CUT_VOCABULARY if spec.cuts_vocabulary else DENSE
+
+
+def _slicing_nodes(spec: PruneSpec) -> Iterator[Node]:
     """From a dense sweep, where activations decide, to the smaller model. One pass gives all scores."""
-    inputs = {"checkpoint": DENSE}
+    structure = spec.structure.beside_vocabulary if spec.structure is not None else None
+    if structure is None:
+        return
+    whole = _with_own_tokens(spec)
+    inputs = {"checkpoint": whole}
     if structure.needs_samples:
         sweep = MeasureStatistics(needs=("channel_score", "similarity"), compute_dtype=spec.compute_dtype)
         samples = Input(node="calibrate", artifact="samples")
-        yield Node(id="measure_structure", stage=sweep, inputs={"checkpoint": DENSE, "samples": samples})
+        yield Node(id="measure_structure", stage=sweep, inputs={"checkpoint": whole, "samples": samples})
         inputs["statistics"] = Input(node="measure_structure", artifact="statistics")
     yield Node(id="slice", stage=Slice(structure=structure), inputs=inputs)
 
@@ -314,7 +344,9 @@ def _pruning_nodes(
 
 def _to_prune(spec: PruneSpec) -> Input:
     """The model whose weights become zero: what structure leaves, if there is one."""
-    return DENSE if spec.structure is None else CUT
+    if spec.structure is None or spec.structure.beside_vocabulary is None:
+        return _with_own_tokens(spec)
+    return CUT
 
 
 def _swept(prune: Prune) -> frozenset[Statistic]:
@@ -329,11 +361,11 @@ def _numbered(node: str, i: int) -> str:
     return node if i == 0 else f"{node}:{i}"
 
 
-def _training_nodes(recovery: Recovery, pins: Pins) -> Iterator[Node]:
+def _training_nodes(recovery: Recovery, spec: PruneSpec, pins: Pins) -> Iterator[Node]:
     """What training takes beside the student. Long before it: a text that is too short is found out here."""
     assert pins.recovery is not None, "a spec with recovery is pinned with its text"
     prepare = PrepareText(files=pins.recovery.files, text=recovery.text, sequences=recovery.sequences)
-    yield Node(id="prepare_text", stage=prepare, inputs={"checkpoint": DENSE})
+    yield Node(id="prepare_text", stage=prepare, inputs={"checkpoint": _with_own_tokens(spec)})
     if pins.teacher is not None:
         yield Node(id="import_teacher", stage=ImportModel(files=pins.teacher.files), inputs={})
 
@@ -345,7 +377,7 @@ def _teacher(spec: PruneSpec, pins: Pins) -> dict[str, Input]:
         return {"teacher": _to_prune(spec)}
     if pins.teacher is not None:
         return {"teacher": Input(node="import_teacher", artifact="checkpoint")}
-    return {"teacher": DENSE} if recovery.needs_teacher else {}
+    return {"teacher": _with_own_tokens(spec)} if recovery.needs_teacher else {}
 
 
 def task_node(which: str, task: str) -> str:

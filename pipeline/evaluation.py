@@ -50,7 +50,10 @@ class Evaluation(Frozen):
 
 
 class PerplexityContract(Frozen):
-    """Everything that a perplexity depends on beside the weights."""
+    """Everything that a perplexity depends on beside the weights.
+
+    `tokens_per_byte`: of the whole text in UTF-8, by which models with other tokenizers can be compared.
+    """
 
     text_digest: str
     tokenizer_digest: str
@@ -59,6 +62,7 @@ class PerplexityContract(Frozen):
     bos: Literal["tokenizer", "none"]
     windows: int
     tokens_scored: int
+    tokens_per_byte: float | None = None
     dtype: str
 
 

@@ -26,6 +26,7 @@ from pipeline.report import limits_of
 from pipeline.sources.uri import parse_uri
 from pipeline.spec import PruneSpec
 from pipeline.structure.table import SizeTable
+from pipeline.vocabulary.table import VocabularyTable
 
 SIDE_FILE = "secateur.json"
 CERTIFICATE_JSON = "certificate.json"
@@ -61,6 +62,7 @@ class SideFile(Frozen):
     model_name: str
     spec: PruneSpec
     sizes: SizeTable | None = None
+    vocabulary: VocabularyTable | None = None
     plan: SparsityPlan | None
     measurements: Measurements | None
     sparsity: float | None
@@ -85,6 +87,7 @@ def side_file(
     model_name: str,
     spec: PruneSpec,
     sizes: SizeTable | None = None,
+    vocabulary: VocabularyTable | None = None,
     plan: SparsityPlan | None,
     sparsity: SparsityTable | None,
     measurements: Measurements | None,
@@ -100,12 +103,13 @@ def side_file(
         model_name=model_name,
         spec=spec,
         sizes=sizes,
+        vocabulary=vocabulary,
         plan=plan,
         measurements=measurements,
         sparsity=sparsity.sparsity if sparsity is not None else None,
         linears=sparsity.linears if sparsity is not None else (),
         zeros=_zeros(certificate),
-        perplexity=compare(**evaluations),
+        perplexity=compare(**evaluations, own_tokenizers=spec.cuts_vocabulary),
         tasks=tasks,
         digests=Digests(
             **{f"{which}_checkpoint": one.checkpoint_digest for which, one in evaluations.items()},
@@ -122,6 +126,7 @@ def model_card(
     model_name: str,
     spec: PruneSpec,
     sizes: SizeTable | None = None,
+    vocabulary: VocabularyTable | None = None,
     plan: SparsityPlan | None,
     sparsity: SparsityTable | None,
     evaluations: Mapping[str, EvaluationResult],
@@ -143,6 +148,7 @@ def model_card(
             done=_done(spec, sizes, sparsity),
             work=_work(spec),
             sizes=sizes,
+            vocabulary=vocabulary,
             spec=spec,
             recovery=spec.recovery,
             objective=objective_of(spec.recovery) if spec.recovery is not None else None,
@@ -150,7 +156,7 @@ def model_card(
             sparsity=sparsity.sparsity if sparsity is not None else None,
             zeros=_zeros(certificate),
             models=tuple(evaluations),
-            comparisons=compare(**evaluations),
+            comparisons=compare(**evaluations, own_tokenizers=spec.cuts_vocabulary),
             tasks=tuple(task for task in tasks if task.main),
             harness_version=LM_EVAL_VERSION,
             limits=limits_of(tasks),

@@ -9,6 +9,7 @@ from pipeline.recovery import Distillation, Lora, Recovery
 from pipeline.sources.pins import ModelFacts, Pins
 from pipeline.sources.uri import parse_uri
 from pipeline.spec import PruneSpec
+from pipeline.structure.sizes import Sizes
 from pipeline.structure.spec import Structure
 from pipeline.texts import ENDINGS
 
@@ -19,9 +20,10 @@ PARQUET = ENDINGS[-1]
 def check_against_model(spec: PruneSpec, facts: ModelFacts) -> None:
     """Everything but the teacher. Raises InvalidRequest subclasses that name the field."""
     row = row_for(facts.model_type)
-    blocks = facts.blocks
+    blocks, vocabulary = facts.blocks, facts.vocabulary
     if spec.structure is not None:
-        blocks = _check_structure(spec.structure, spec.recovery, row, facts)
+        new = _check_structure(spec.structure, spec.recovery, row, facts)
+        blocks, vocabulary = new.num_hidden_layers, new.vocab_size
     for one in spec.members or (spec,):
         if one.prune is not None:
             one.prune.method.check(one.prune.pattern)
@@ -35,31 +37,36 @@ def check_against_model(spec: PruneSpec, facts: ModelFacts) -> None:
     if isinstance(recovery.trains, Lora):
         _check_linears(recovery.trains, row.linear_names, model_type=facts.model_type)
     objective = recovery.objective
-    if isinstance(objective, Distillation) and objective.top_k is not None:
-        vocabulary = facts.vocabulary
-        if vocabulary is not None and objective.top_k > vocabulary:
-            raise InvalidSpec(
-                f"top_k {objective.top_k} is more than the model's vocabulary of {vocabulary} tokens; use "
-                f"fewer, or leave it out for all of them",
-                "spec.recovery.objective.top_k",
-            )
+    top_k = objective.top_k if isinstance(objective, Distillation) else None
+    if top_k is not None and vocabulary is not None and top_k > vocabulary:
+        raise InvalidSpec(
+            f"top_k {top_k} is more than the model's vocabulary of {vocabulary} tokens; use fewer, or leave "
+            f"it out for all of them",
+            "spec.recovery.objective.top_k",
+        )
 
 
 def _check_structure(
     structure: Structure, recovery: Recovery | None, row: Architecture, facts: ModelFacts
-) -> int:
-    """Blocks of the smaller model."""
+) -> Sizes:
+    """Of the smaller model."""
     new = structure.target(row, facts.config)
     structure.changes(row, facts.config)
     if recovery is None or not isinstance(recovery.objective, Distillation):
-        return new.num_hidden_layers
+        return new
+    if structure.vocabulary is not None and recovery.objective.teacher is not None:
+        raise InvalidSpec(
+            "structure.vocabulary gives the model tokens of its own, which another teacher does not have; "
+            "leave the teacher out: the model with the cut vocabulary teaches, before anything else is cut",
+            TEACHER,
+        )
     if recovery.objective.hidden_weight > 0 and new.hidden_size != facts.hidden_size:
         raise InvalidSpec(
             f"hidden_weight {recovery.objective.hidden_weight:g} compares hidden states, and structure "
             f"leaves {new.hidden_size} of the teacher's {facts.hidden_size} channels; set hidden_weight to 0",
             "spec.recovery.objective.hidden_weight",
         )
-    return new.num_hidden_layers
+    return new
 
 
 def check_trainable(model_type: str, field: str) -> None:

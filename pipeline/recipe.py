@@ -53,7 +53,9 @@ def _size_words(spec: SpecTemplate) -> list[str]:
     structure = spec.structure
     if structure is None:
         return []
-    sizes = [f"{size} {value}" for size, value in structure.asked.items()]
+    vocabulary = structure.vocabulary
+    sizes = [f"vocabulary {vocabulary.rows}"] if vocabulary is not None else []
+    sizes += [f"{size} {value}" for size, value in structure.asked.items()]
     drop = structure.drop_blocks
     if drop is not None:
         sizes.append(

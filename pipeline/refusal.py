@@ -4,7 +4,7 @@ from pydantic import ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 
-def refusal(message: str, *field: str, got: object = None) -> ValidationError:
+def refusal(message: str, *field: str | int, got: object = None) -> ValidationError:
     """To be raised in a validator: an error of `field`, a path from the model that is validated."""
     problem = PydanticCustomError("value_error", "{message}", {"message": message})
     return ValidationError.from_exception_data(

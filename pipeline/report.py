@@ -24,6 +24,7 @@ from pipeline.structure.table import SizeTable
 from pipeline.task_results import TaskEvaluation
 from pipeline.training import BlockFit, TokensIndex
 from pipeline.training_figures import TrainingFigures
+from pipeline.vocabulary.table import VocabularyTable
 
 SPARSITY_TOLERANCE = 1e-3
 NAMED = 5  # linears of one note
@@ -31,8 +32,9 @@ NAMED = 5  # linears of one note
 
 class ReportData(Frozen):
     """Everything that the page shows. What a job does not have is None: sizes come from structured pruning,
-    plan and measurements from that of weights, experts from that of a model that has some, fits from its
-    reconstruction, training and tokens from recovery, sparsity and certificate wherever there are zeros.
+    vocabulary from a cut of the vocabulary, plan and measurements from pruning of weights, experts from that
+    of a model that has some, fits from its reconstruction, training and tokens from recovery, sparsity and
+    certificate wherever there are zeros.
 
     `stages`: the nodes that were done before the report, in plan order. `checkpoints`: digests of the
     artifacts by name (`dense`, `pruned`, `recovered`). `seeds`: every source of randomness by name.
@@ -45,6 +47,7 @@ class ReportData(Frozen):
     spec: PruneSpec
     pins: Pins
     sizes: SizeTable | None = None
+    vocabulary: VocabularyTable | None = None
     plan: SparsityPlan | None = None
     sparsity: SparsityTable | None = None
     experts: ExpertTable | None = None
@@ -72,7 +75,7 @@ class ReportData(Frozen):
     @property
     def comparisons(self) -> tuple[Comparison, ...]:
         """Perplexities side by side. Raises UnequalContracts."""
-        return compare(self.dense, self.pruned, self.recovered)
+        return compare(self.dense, self.pruned, self.recovered, own_tokenizers=self.spec.cuts_vocabulary)
 
     @property
     def task_comparisons(self) -> tuple[TaskComparison, ...]:
@@ -83,6 +86,7 @@ class ReportData(Frozen):
             self.pruned_tasks if self.pruned is not None else None,
             self.recovered_tasks if self.recovered is not None else None,
             suite=asked.suite if asked else None,
+            own_tokenizers=self.spec.cuts_vocabulary,
         )
 
     @property

@@ -107,7 +107,7 @@ def sweep_chart(members: Sequence[SweepMember]) -> CurveChart:
     path = "M" + "L".join(f"{x_of(x):g} {y_of(y):g}" for x, y in best)
     panel = CurvePanel(
         name="pareto",
-        title=f"Perplexity of {members[0].perplexity[0].name} over sparsity",
+        title=f"Perplexity of {members[0].perplexity[0].title} over sparsity",
         top=top,
         bottom=bottom,
         y_ticks=tuple(Tick(y_of(value), f"{value:g}") for value in ticks),

@@ -17,7 +17,7 @@ from pipeline.errors import (
 )
 from pipeline.model_checks import PARQUET, TEACHER, check_against_model, check_teacher, check_text
 from pipeline.recovery import Distillation
-from pipeline.resolve_model import resolve_model
+from pipeline.resolve_model import description_files, resolve_model
 from pipeline.sources.access import Source, SourceAccess, open_source
 from pipeline.sources.pins import ModelFacts, Pin, Pins
 from pipeline.sources.uri import parse_uri
@@ -30,6 +30,7 @@ from pipeline.task_files import (
     read_task_files,
 )
 from pipeline.texts import TextSource
+from pipeline.vocabulary.submission import check_tokens
 
 MODEL_PARAM = "spec.model.source"
 INCLUDE_PARAM = "spec.evaluation.tasks.include"
@@ -38,10 +39,12 @@ INCLUDE_PARAM = "spec.evaluation.tasks.include"
 def resolve(spec: PruneSpec, access: SourceAccess) -> Pins:
     """Pin all sources of a spec. Raises InvalidRequest subclasses whose `param` is the field to change."""
     asked = spec.evaluation.tasks
+    size = spec.structure.vocabulary if spec.structure is not None else None
     with _refused_as(MODEL_PARAM):
-        model, facts = resolve_model(
-            open_source(spec.model.source, access), needs_tokenizer=spec.needs_tokenizer
-        )
+        source = open_source(spec.model.source, access)
+        model, facts = resolve_model(source, needs_tokenizer=spec.needs_tokenizer)
+        if size is not None and facts.vocabulary is not None:
+            check_tokens(size, description_files(source, model), rows=facts.vocabulary)
     calibration = None
     if spec.calibration is not None:
         with _refused_as("spec.calibration.source"):
@@ -51,6 +54,10 @@ def resolve(spec: PruneSpec, access: SourceAccess) -> Pins:
     for i, text in enumerate(spec.evaluation.perplexity):
         with _refused_as(f"spec.evaluation.perplexity.{i}.source"):
             perplexity.append(resolve_text(text, access, sequence_length=text.sequence_length))
+    vocabulary = []
+    for field, counted in size.sources if size is not None else ():
+        with _refused_as(f"{field}.source"):
+            vocabulary.append(resolve_text(counted, access))
     recovery, teacher, teacher_facts = _resolve_recovery(spec, access)
     tasks = None
     if asked is not None and asked.include is not None:
@@ -62,6 +69,7 @@ def resolve(spec: PruneSpec, access: SourceAccess) -> Pins:
         calibration=calibration,
         perplexity=tuple(perplexity),
         tasks=tasks,
+        vocabulary=tuple(vocabulary),
         recovery=recovery,
         teacher=teacher,
         teacher_facts=teacher_facts,

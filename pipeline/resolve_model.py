@@ -53,6 +53,15 @@ def resolve_model(source: Source, *, needs_tokenizer: bool) -> tuple[Pin, ModelF
     return Pin(source=pinned.source, files=files), facts
 
 
+def description_files(source: Source, pin: Pin) -> dict[str, bytes]:
+    """What a checkpoint's files say of it, by name; none of its weights."""
+    return {
+        file.path: b"".join(source.read(file))
+        for file in pin.files
+        if is_description(file.path) and file.size <= DESCRIPTION_BYTES
+    }
+
+
 @dataclass(frozen=True)
 class _Description:
     """The files of a checkpoint that say what it is."""

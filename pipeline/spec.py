@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
-from pipeline.agreement import check_recovery, check_training
+from pipeline.agreement import check_recovery, check_training, check_whole_texts
 from pipeline.allocations import Allocation
 from pipeline.allocations.uniform import Uniform
 from pipeline.canonical import Frozen
@@ -73,7 +73,10 @@ class SpecTemplate(Frozen):
             )
         if self.recovery is not None:
             pattern = self.prune.pattern if self.prune is not None else None
-            check_recovery(self.recovery, pattern, cut=self.structure is not None)
+            cut = self.structure is not None and self.structure.beside_vocabulary is not None
+            check_recovery(self.recovery, pattern, cut=cut)
+        if self.cuts_vocabulary:
+            check_whole_texts(self.evaluation)
         return self
 
     def _measures(self) -> str:
@@ -108,7 +111,12 @@ class SpecTemplate(Frozen):
     def needs_tokenizer(self) -> bool:
         """Whether any part of the spec turns text into tokens."""
         judged = self.evaluation.perplexity or self.evaluation.tasks is not None
-        return self.needs_calibration or self.recovery is not None or bool(judged)
+        return self.needs_calibration or self.cuts_vocabulary or self.recovery is not None or bool(judged)
+
+    @property
+    def cuts_vocabulary(self) -> bool:
+        """Whether the result has a tokenizer of its own."""
+        return self.structure is not None and self.structure.vocabulary is not None
 
 
 class PruneSpec(SpecTemplate):

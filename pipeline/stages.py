@@ -23,7 +23,7 @@ from pipeline.recovery import Recovery, TrainingText
 from pipeline.sources.pins import PinnedFile
 from pipeline.spec import Propagation, PruneSpec
 from pipeline.structure.spec import Structure
-from pipeline.texts import Calibration
+from pipeline.texts import Calibration, TextSource
 
 
 class _Stage(Frozen):
@@ -62,6 +62,28 @@ class MeasureStatistics(_Stage):
     unit: ClassVar = "block"
     needs: tuple[Statistic, ...]
     compute_dtype: Dtype
+
+
+class CountTokens(_Stage):
+    """Documents → how often each token of `checkpoint` occurs in them. `files`: of each of `texts`, and then
+    of `held_out`, whose documents, if it is given, are kept to prove by."""
+
+    kind: Literal["count_tokens"] = "count_tokens"
+    outputs: ClassVar = ("counts",)
+    unit: ClassVar = "MB"
+    files: tuple[tuple[PinnedFile, ...], ...]
+    texts: tuple[TextSource, ...]
+    held_out: TextSource | None
+
+
+class CutVocabulary(_Stage):
+    """`counts` → a checkpoint with the tokens that are used most, and the proof of its tokenizer."""
+
+    kind: Literal["cut_vocabulary"] = "cut_vocabulary"
+    outputs: ClassVar = ("checkpoint", "vocabulary")
+    unit: ClassVar = "block"
+    size: int
+    multiple_of: int
 
 
 class Slice(_Stage):
@@ -169,6 +191,7 @@ class Evaluate(_Stage):
     """Perplexities of one checkpoint. `texts`: the pinned files of each text, parallel to the evaluation."""
 
     kind: Literal["evaluate"] = "evaluate"
+    version: ClassVar = 2
     outputs: ClassVar = ("evaluation",)
     unit: ClassVar = "block"
     texts: tuple[tuple[PinnedFile, ...], ...]
@@ -245,6 +268,8 @@ class ReportSweep(_Stage):
 Stage = Annotated[
     ImportModel
     | Calibrate
+    | CountTokens
+    | CutVocabulary
     | MeasureStatistics
     | Slice
     | MeasureBlocks
@@ -272,7 +297,7 @@ def stage_key(stage: Stage, inputs: Mapping[str, ArtifactRef]) -> str:
     sources, so there they count.)
     """
     fields: JsonValue = stage.model_dump(mode="json")
-    if stage.kind in ("calibrate", "hold_out", "prepare_text", "recover", "evaluate"):
+    if stage.kind in ("count_tokens", "calibrate", "hold_out", "prepare_text", "recover", "evaluate"):
         fields = _without_sources(fields)
     return digest_of(
         {

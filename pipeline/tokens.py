@@ -6,7 +6,7 @@ Shapes: N samples, L sequence_length, T tokens of a whole text.
 import random
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -71,13 +71,21 @@ def cut_held_out(
     return _packed_windows(held, tokenizer, more)[calibration.samples :]
 
 
-def perplexity_tokens(
-    text: PerplexityText, documents: Iterable[str], tokenizer: Tokenizer
-) -> tuple[Tensor, str]:
-    """The tokens of a text, int64 [T], and the digest of the text that was tokenised.
+class TokenisedText(NamedTuple):
+    """`tokens_T`: int64 [T]; `digest` and `bytes`: of the text that they are, in UTF-8."""
 
-    Raises TextTooShort when not even one window can be cut from them.
-    """
+    tokens_T: Tensor
+    digest: str
+    bytes: int
+
+    @property
+    def tokens_per_byte(self) -> float:
+        """How finely the tokenizer cuts this text."""
+        return len(self.tokens_T) / self.bytes
+
+
+def perplexity_tokens(text: PerplexityText, documents: Iterable[str], tokenizer: Tokenizer) -> TokenisedText:
+    """A text as tokens. Raises TextTooShort when not even one window can be cut from them."""
     joined = _joined(documents, text.join, limit=text.characters)
     tokens_T = torch.tensor(_ids(tokenizer, joined, special=text.bos == "tokenizer"), dtype=torch.int64)
     if len(tokens_T) < text.sequence_length:
@@ -87,7 +95,8 @@ def perplexity_tokens(
             f"shorter sequence_length",
             "spec.evaluation.perplexity",
         )
-    return tokens_T, sha256_hex(joined.encode())
+    data = joined.encode()
+    return TokenisedText(tokens_T, sha256_hex(data), len(data))
 
 
 def perplexity_windows(text: PerplexityText, tokens_T: Tensor) -> list[tuple[Tensor, int]]:

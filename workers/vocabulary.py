@@ -6,6 +6,7 @@ import math
 import sys
 import tempfile
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from rich.console import Console
@@ -24,14 +25,12 @@ from pipeline.resolve_model import resolve_model
 from pipeline.sources import SourceAccess, open_source
 from pipeline.storage import ContentStore, LocalStore
 from pipeline.texts import TextSource
-from pipeline.vocabulary.choosing import KeptTokens
-from pipeline.vocabulary.counting import TokenCounts, count_tokens
-from pipeline.vocabulary.cutting import VocabularyProof, kept_tokens, prove, read_vocabulary
+from pipeline.vocabulary.counting import MOST_HELD_OUT, check_held_out, count_tokens, is_held_out
+from pipeline.vocabulary.cutting import kept_tokens, prove, read_vocabulary, table_of
 from pipeline.vocabulary.spec import VocabularySize
+from pipeline.vocabulary.table import VocabularyTable
 from pipeline.vocabulary.weights import cut_checkpoint, small_files
 
-EVERY = 20  # without a text to judge by, every 20th document of the corpus is not counted, and judges
-MOST_HELD_OUT = 2000  # of these; they are kept in memory
 ACCESS = SourceAccess(allowed_roots=(Path("/"),))  # its user's own files
 
 
@@ -41,18 +40,16 @@ def main() -> None:
     parser.add_argument("directory", type=Path, help="a Hugging Face checkpoint")
     parser.add_argument("out", type=Path, help="must not exist")
     parser.add_argument("--vocabulary", required=True, help="a VocabularySize as JSON")
-    parser.add_argument("--held-out", help="a TextSource as JSON")
     arguments = parser.parse_args()
     asked = VocabularySize.model_validate_json(arguments.vocabulary)
-    held_out = TextSource.model_validate_json(arguments.held_out) if arguments.held_out else None
     try:
-        _cut(arguments.directory, arguments.out, asked, held_out)
+        _cut(arguments.directory, arguments.out, asked)
     except SecateurError as error:
         sys.stderr.write(f"{error.message}\n")
         sys.exit(1)
 
 
-def _cut(directory: Path, out: Path, asked: VocabularySize, held_out: TextSource | None) -> None:
+def _cut(directory: Path, out: Path, asked: VocabularySize) -> None:
     source = open_source(f"file:{directory.absolute()}", ACCESS)
     pin, facts = resolve_model(source, needs_tokenizer=True)
     with (
@@ -68,15 +65,16 @@ def _cut(directory: Path, out: Path, asked: VocabularySize, held_out: TextSource
             else:
                 dense = step
         vocabulary = read_vocabulary(small_files(content, dense))
-        held = _Held() if held_out is None else _Held(list(_documents((held_out,))), full=True)
+        proving = [] if asked.held_out is None else list(islice(_documents((asked.held_out,)), MOST_HELD_OUT))
         task = progress.add_task("counts documents", total=None)
-        documents = held.without(_documents(asked.texts))
+        documents = _counted(asked, proving)
         for counted in count_tokens(documents, vocabulary.tokenizer, rows=vocabulary.rows):
             if isinstance(counted, int):
                 progress.update(task, completed=counted, description=f"counts documents: {counted:,}")
             else:
                 counts = counted
         progress.update(task, total=counts.documents)
+        check_held_out(proving)
         tokens = kept_tokens(vocabulary, counts, size=asked.size, multiple_of=asked.multiple_of)
         task = progress.add_task("cuts", total=facts.blocks)
         for made in cut_checkpoint(content, dense, vocabulary, tokens):
@@ -85,7 +83,7 @@ def _cut(directory: Path, out: Path, asked: VocabularySize, held_out: TextSource
             else:
                 cut = made
         task = progress.add_task("proves", total=None)
-        for compared in prove(vocabulary, small_files(content, cut), tokens, held.documents):
+        for compared in prove(vocabulary, small_files(content, cut), tokens, proving):
             if isinstance(compared, int):
                 progress.update(task, completed=compared)
             else:
@@ -93,23 +91,16 @@ def _cut(directory: Path, out: Path, asked: VocabularySize, held_out: TextSource
         export_checkpoint(content, cut, written)
         (written / "vocabulary.json").write_bytes(canonical_json(tokens))
         sizes = [_parameters(content, ref) for ref in (dense, cut)]
-    _show(vocabulary.rows, tokens, counts, proof, sizes)
+    _show(table_of(vocabulary, tokens, counts, proof), sizes)
 
 
-class _Held:
-    """Documents that judge, and are not counted."""
-
-    def __init__(self, documents: list[str] | None = None, *, full: bool = False) -> None:
-        self.documents = documents or []
-        self._full = full
-
-    def without(self, documents: Iterator[str]) -> Iterator[str]:
-        """The others, in their order."""
-        for i, document in enumerate(documents):
-            if self._full or i % EVERY or len(self.documents) == MOST_HELD_OUT:
-                yield document
-            else:
-                self.documents.append(document)
+def _counted(asked: VocabularySize, proving: list[str]) -> Iterator[str]:
+    """Documents of the corpus, but for those that go to `proving` because no other text is named for it."""
+    for i, document in enumerate(_documents(asked.texts)):
+        if asked.held_out is None and is_held_out(i):
+            proving.append(document)
+        else:
+            yield document
 
 
 def _documents(texts: tuple[TextSource, ...]) -> Iterator[str]:
@@ -123,31 +114,27 @@ def _parameters(content: ContentStore, ref: CheckpointRef) -> int:
     return sum(math.prod(entry.shape) for entry in CheckpointReader(content, ref).index.tensors.values())
 
 
-def _show(
-    rows: int, tokens: KeptTokens, counts: TokenCounts, proof: VocabularyProof, parameters: list[int]
-) -> None:
-    kept = int(counts.tokens_V[list(tokens.kept)].sum())
+def _show(cut: VocabularyTable, parameters: list[int]) -> None:
     table = Table(box=None, header_style="bold")
     for heading in ("", "dense", "cut"):
         table.add_column(heading, justify="right" if heading else "left")
-    table.add_row("tokens", f"{rows:,}", f"{tokens.rows:,}")
-    table.add_row("  that must stay", "", f"{tokens.protected:,}")
-    table.add_row("  that others are merged from", "", f"{tokens.passing:,}")
-    if tokens.padding:
-        table.add_row("  rows that no text yields", "", f"{tokens.padding:,}")
-    table.add_row("corpus tokens", f"{counts.total:,}", f"{kept / counts.total:.2%} kept")
-    texts = proof.tokenizer
+    table.add_row("tokens", f"{cut.dense_rows:,}", f"{cut.rows:,}")
+    table.add_row("  that must stay", "", f"{cut.protected:,}")
+    table.add_row("  that others are merged from", "", f"{cut.passing:,}")
+    if cut.padding:
+        table.add_row("  rows that no text yields", "", f"{cut.padding:,}")
+    table.add_row("corpus tokens", f"{cut.corpus_tokens:,}", f"{cut.kept_share:.2%} kept")
+    texts = cut.proof.tokenizer
     table.add_row(
-        "tokens per byte, held out",
-        *(f"{count / max(texts.bytes, 1):.4f}" for count in (texts.dense_tokens, texts.cut_tokens)),
+        "tokens per byte, held out", f"{cut.dense_tokens_per_byte:.4f}", f"{cut.tokens_per_byte:.4f}"
     )
     table.add_row("parameters", *(f"{count:,}" for count in parameters))
     table.add_row("  saved", "", f"{parameters[0] - parameters[1]:,}")
     table.add_row("texts returned unchanged", *_of(texts.texts, texts.dense_identical, texts.identical))
     table.add_row("texts of kept tokens, all with the same pieces", "", f"{texts.same_pieces:,}")
-    if proof.sentencepiece is not None:
-        table.add_row("  and by SentencePiece's own library", "", f"{proof.sentencepiece.same_pieces:,}")
-    table.add_row("added tokens, all in their places", "", f"{proof.added_tokens:,}")
+    if cut.proof.sentencepiece is not None:
+        table.add_row("  and by SentencePiece's own library", "", f"{cut.proof.sentencepiece.same_pieces:,}")
+    table.add_row("added tokens, all in their places", "", f"{cut.proof.added_tokens:,}")
     Console().print(table)
 
 

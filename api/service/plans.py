@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from api.service.context import Services
 from api.service.views import InputView, PlanNodeView, PlanView
+from pipeline.architecture import row_for
 from pipeline.artifacts import ArtifactRef
 from pipeline.dag import node_key, plan
 from pipeline.ledger import find_result
@@ -12,6 +13,8 @@ from pipeline.quantity import human_bytes
 from pipeline.recovery import Recovery
 from pipeline.sources.pins import Pin, Pins
 from pipeline.spec import JobRequest
+from pipeline.structure.sizes import sizes_of
+from pipeline.structure.target import slow_sizes
 from pipeline.training_memory import training_memory
 
 
@@ -50,6 +53,10 @@ def _inputs(request: JobRequest, pins: Pins) -> Iterator[InputView]:
         yield _input("spec.calibration.source", pins.calibration)
     for i, pin in enumerate(pins.perplexity):
         yield _input(f"spec.evaluation.perplexity.{i}.source", pin)
+    if request.spec.structure is not None and request.spec.structure.vocabulary is not None:
+        fields = (f"{field}.source" for field, _ in request.spec.structure.vocabulary.sources)
+        for field, pin in zip(fields, pins.vocabulary, strict=True):
+            yield _input(field, pin)
     if pins.tasks is not None:
         yield _input("spec.evaluation.tasks.include", pins.tasks)
     if pins.recovery is not None:
@@ -79,6 +86,11 @@ def _warnings(services: Services, request: JobRequest, pins: Pins) -> Iterator[s
             f"weights alone"
         )
         yield f"spec.calibration is not used: {why}"
+    if spec.structure is not None:
+        row = row_for(pins.facts.model_type)
+        new = spec.structure.target(row, pins.facts.config)
+        for sentence in slow_sizes(sizes_of(row, pins.facts.config), new):
+            yield f"spec.structure: {sentence}"
     if spec.recovery is not None:
         yield from _training_warnings(request, spec.recovery, pins)
     elif "recovery" in resources.model_fields_set:

@@ -11,3 +11,8 @@ export function models(comparisons) {
 export function capital(name) {
   return name[0].toUpperCase() + name.slice(1);
 }
+
+/** As pipeline.comparison.Comparison.title. */
+export function titled({ name, per }) {
+  return per === "byte" ? `${name}, per byte` : name;
+}

@@ -50,7 +50,8 @@ class ModelFacts(Frozen):
 
 class Pins(Frozen):
     """All sources of one spec, resolved. `perplexity` is parallel to `evaluation.perplexity`; `tasks`: the
-    task files and data of `evaluation.tasks.include`; `recovery`: the text of `recovery.text`; `teacher` and
+    task files and data of `evaluation.tasks.include`; `vocabulary`: the texts of
+    `structure.vocabulary`, and at last its `held_out`; `recovery`: the text of `recovery.text`; `teacher` and
     `teacher_facts`: of `recovery.objective.teacher`."""
 
     model: Pin
@@ -58,6 +59,7 @@ class Pins(Frozen):
     calibration: Pin | None = None
     perplexity: tuple[Pin, ...] = ()
     tasks: Pin | None = None
+    vocabulary: tuple[Pin, ...] = ()
     recovery: Pin | None = None
     teacher: Pin | None = None
     teacher_facts: ModelFacts | None = None

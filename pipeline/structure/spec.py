@@ -15,6 +15,7 @@ from pipeline.structure.cut import Cut, sizes_after
 from pipeline.structure.depth import DropBlocks
 from pipeline.structure.sizes import Sizes, sizes_of
 from pipeline.structure.target import check_shares, target_sizes
+from pipeline.vocabulary.spec import VocabularySize
 
 
 class Structure(Frozen):
@@ -22,7 +23,7 @@ class Structure(Frozen):
 
     `num_key_value_heads`: left out, whole groups go, so that the ratio to query heads stays.
     `tensor_parallel`: every one of so many ranks keeps equally many channels and heads. `export_as`: a type
-    that computes the same and accepts sizes that the model's own refuses.
+    that computes the same and accepts sizes that the model's own refuses. `vocabulary` is cut first.
     """
 
     hidden_size: PositiveInt | None = None
@@ -33,6 +34,7 @@ class Structure(Frozen):
     shared_expert_intermediate_size: PositiveInt | None = None
     num_experts: PositiveInt | None = None
     drop_blocks: DropBlocks | None = None
+    vocabulary: VocabularySize | None = None
     criterion: Criterion = Field(default_factory=Activation)
     tensor_parallel: PositiveInt = 1
     export_as: Literal["mistral"] | None = None
@@ -42,11 +44,18 @@ class Structure(Frozen):
         if isinstance(self.criterion, Explicit):
             if self.asked or self.drop_blocks is not None:
                 raise ValueError("criterion explicit says what stays: leave sizes and drop_blocks out")
-        elif not self.asked and self.drop_blocks is None:
+        elif self.beside_vocabulary is None and self.vocabulary is None:
             raise ValueError(
-                f"structure asks for nothing: name one of {', '.join(self._sizes())}, drop_blocks"
+                f"structure asks for nothing: name one of {', '.join(self._sizes())}, drop_blocks, vocabulary"
             )
         return self
+
+    @property
+    def beside_vocabulary(self) -> Self | None:
+        """What is cut after the vocabulary; None where that is all."""
+        if self.asked or self.drop_blocks is not None or isinstance(self.criterion, Explicit):
+            return self.model_copy(update={"vocabulary": None})
+        return None
 
     @classmethod
     def _sizes(cls) -> list[Size]:
@@ -66,10 +75,14 @@ class Structure(Frozen):
     def target(self, row: Architecture, config: Mapping[str, JsonValue]) -> Sizes:
         """Sizes of the smaller model. Raises InvalidSpec with the field and the nearest valid values."""
         old = sizes_of(row, config)
+        if self.vocabulary is not None:
+            self.vocabulary.check(old.vocab_size)
+            old = old.model_copy(update={"vocab_size": self.vocabulary.rows})
         if isinstance(self.criterion, Explicit):
             new = sizes_after(self.criterion.cut, old)
         else:
             new = target_sizes(row, config, self.asked, any_hidden=self.export_as is not None)
+            new = new.model_copy(update={"vocab_size": old.vocab_size})
             if self.drop_blocks is not None:
                 kept = self.drop_blocks.counted(old.num_hidden_layers)
                 new = new.model_copy(update={"num_hidden_layers": kept})

@@ -1,6 +1,6 @@
 """Sizes before and after, as reports and model cards show them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from pipeline.canonical import Frozen
 from pipeline.structure.sizes import Sizes
@@ -22,3 +22,12 @@ class SizeTable(Frozen):
             if before is not None and before != getattr(self.cut, name):
                 yield name, before, getattr(self.cut, name)
         yield "parameters", self.dense_parameters, self.cut_parameters
+
+
+def sizes_through(tables: Sequence[SizeTable | None]) -> SizeTable | None:
+    """One cut after another as one table, those that were not made left out; None without any."""
+    made = [table for table in tables if table is not None]
+    if not made:
+        return None
+    first, last = made[0], made[-1]
+    return last.model_copy(update={"dense": first.dense, "dense_parameters": first.dense_parameters})

@@ -4,16 +4,18 @@ Shape legend: V vocabulary.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from pipeline.canonical import Frozen
 from pipeline.errors import InvalidSpec
 from pipeline.vocabulary.pieces import Pieces
 from pipeline.vocabulary.spec import FIELD, rounded_up
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class KeptTokens(Frozen):
@@ -40,7 +42,7 @@ class KeptTokens(Frozen):
 
 
 def choose_tokens(
-    counts_V: Tensor,
+    counts_V: "Tensor",
     models: Sequence[Pieces],
     protected: Mapping[int, str],
     *,
@@ -57,9 +59,8 @@ def choose_tokens(
     """
     derivations = _Derivations(models)
     target = rounded_up(size, multiple_of)
-    kept = {token for one in protected for token in derivations.closure(one)}
-    if len(kept) > target:
-        raise _too_small(kept, protected, size=size)
+    kept = derivations.closures(protected)
+    _check_room(kept, protected, size=size, target=target)
     if target > len(counts_V):
         raise _too_large(len(counts_V), at_least=len(kept), size=size, multiple_of=multiple_of)
     must_stay = len(kept)
@@ -84,6 +85,14 @@ def choose_tokens(
     )
 
 
+def check_size(
+    models: Sequence[Pieces], protected: Mapping[int, str], *, size: int, multiple_of: int
+) -> None:
+    """Raise InvalidSpec when what must stay is more than the size, before anything is counted."""
+    kept = _Derivations(models).closures(protected)
+    _check_room(kept, protected, size=size, target=rounded_up(size, multiple_of))
+
+
 class _Derivations:
     """What tokens are merged from, in all models of a tokenizer at once."""
 
@@ -106,6 +115,10 @@ class _Derivations:
             self._closures[token] = frozenset({token}).union(*map(self.closure, parts))
         return self._closures[token]
 
+    def closures(self, tokens: Iterable[int]) -> set[int]:
+        """Of all of them together."""
+        return {part for token in tokens for part in self.closure(token)}
+
     def _parts(self, token: int) -> Iterator[tuple[int, ...] | None]:
         piece = self.pieces.get(token)
         for model in self._models:
@@ -125,12 +138,14 @@ def _too_large(rows: int, *, at_least: int, size: int, multiple_of: int) -> Inva
     )
 
 
-def _too_small(kept: Collection[int], protected: Mapping[int, str], *, size: int) -> InvalidSpec:
+def _check_room(kept: Collection[int], protected: Mapping[int, str], *, size: int, target: int) -> None:
+    if len(kept) <= target:
+        return
     reasons = Counter(protected.values())
     listed = ", ".join(f"{count} for {reason}" for reason, count in reasons.most_common())
     passing = len(kept) - len(protected)
     merged = f", {passing} that these are merged from" if passing else ""
-    return InvalidSpec(
+    raise InvalidSpec(
         f"vocabulary.size={size} is less than the {len(kept)} tokens that must stay ({listed}{merged}); "
         f"nearest valid: {len(kept)}",
         f"{FIELD}.size",

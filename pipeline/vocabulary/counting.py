@@ -6,12 +6,19 @@ Shape legend: V vocabulary.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
+from pipeline.errors import TextTooShort
+from pipeline.vocabulary.spec import FIELD
+
 BATCH_CHARACTERS = 1 << 20  # tokenised at once: enough for the tokenizer's threads, little for the memory
+EVERY = 20  # without a text to prove by, every 20th document of the corpus is not counted, and proves
+MOST_HELD_OUT = 2000  # of these; they are kept in memory
+
+Document = TypeVar("Document")
 
 
 class Encoder(Protocol):
@@ -36,7 +43,22 @@ class TokenCounts:
         return int(self.tokens_V.sum())
 
 
-def share_of(documents: Iterable[str], share: int, *, of: int) -> Iterator[str]:
+def is_held_out(i: int) -> bool:
+    """Whether document number `i`, from 0, is one of those that are not counted."""
+    return i % EVERY == EVERY - 1 and i < EVERY * MOST_HELD_OUT
+
+
+def check_held_out(documents: Sequence[str]) -> None:
+    """Raise TextTooShort when there is nothing to prove the smaller tokenizer with."""
+    if not documents:
+        raise TextTooShort(
+            f"no document is held out, of which the smaller tokenizer is proved: vocabulary.texts have fewer "
+            f"than {EVERY}; name vocabulary.held_out, or a longer corpus",
+            f"{FIELD}.held_out",
+        )
+
+
+def share_of(documents: Iterable[Document], share: int, *, of: int) -> Iterator[Document]:
     """Every `of`-th document, from number `share` on: the shares 0 to `of` - 1 hold each document once."""
     return islice(documents, share, None, of)
 

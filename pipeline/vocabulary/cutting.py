@@ -7,18 +7,18 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue
 
-from pipeline.canonical import Frozen
 from pipeline.checkpoint.layout import CONFIG_JSON
 from pipeline.errors import TextTooShort, UnsupportedCheckpoint
 from pipeline.vocabulary.choosing import KeptTokens, choose_tokens
 from pipeline.vocabulary.counting import TokenCounts
 from pipeline.vocabulary.loading import LoadedTokenizer, SentencePieceFile, explicit_ids, load_sentencepiece
 from pipeline.vocabulary.pieces import Pieces
-from pipeline.vocabulary.proof import TokenizerProof, check_special_tokens, prove_tokenizer
+from pipeline.vocabulary.proof import check_special_tokens, prove_tokenizer
 from pipeline.vocabulary.protected import protected_ids
 from pipeline.vocabulary.reading import SENTENCEPIECE, read_pieces
 from pipeline.vocabulary.rewriting import rewrite_tokenizer
 from pipeline.vocabulary.spec import FIELD
+from pipeline.vocabulary.table import TokenizerProof, VocabularyProof, VocabularyTable
 from pipeline.vocabulary.token_ids import renumbered
 
 
@@ -40,15 +40,6 @@ class Vocabulary:
     def tokens(self) -> int:
         """Tokens that the tokenizer has: often fewer than rows."""
         return len({token for model in self.models for token in model.ids.values()} | {*self.protected})
-
-
-class VocabularyProof(Frozen):
-    """`tokenizer`: as transformers runs it; `sentencepiece`: tokenizer.model in its own library, where there
-    is one; `added_tokens`: how many were found in their places."""
-
-    tokenizer: TokenizerProof
-    sentencepiece: TokenizerProof | None = None
-    added_tokens: int
 
 
 def read_vocabulary(files: Mapping[str, bytes]) -> Vocabulary:
@@ -124,4 +115,21 @@ def prove(
                 found.append(step)
     yield VocabularyProof(
         tokenizer=found[0], sentencepiece=found[1] if len(found) > 1 else None, added_tokens=added
+    )
+
+
+def table_of(
+    vocabulary: Vocabulary, tokens: KeptTokens, counts: TokenCounts, proof: VocabularyProof
+) -> VocabularyTable:
+    """The figures of a cut."""
+    return VocabularyTable(
+        dense_rows=vocabulary.rows,
+        rows=tokens.rows,
+        protected=tokens.protected,
+        passing=tokens.passing,
+        padding=tokens.padding,
+        documents=counts.documents,
+        corpus_tokens=counts.total,
+        kept_tokens=int(counts.tokens_V[list(tokens.kept)].sum()),
+        proof=proof,
     )

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Protocol
 
-from pipeline.canonical import Frozen
 from pipeline.errors import TextTooShort, TokenizerBroken
 from pipeline.vocabulary.choosing import KeptTokens
 from pipeline.vocabulary.counting import batches
 from pipeline.vocabulary.loading import LoadedTokenizer
+from pipeline.vocabulary.table import TokenizerProof
 
 SHOWN = 40  # characters of a text in an error
 BATCH_CHARACTERS = 1 << 18
@@ -30,22 +30,6 @@ class Codec(Protocol):
     def decode(self, ids: Sequence[int]) -> str:
         """The text of some ids."""
         ...
-
-
-class TokenizerProof(Frozen):
-    """What was compared. `identical`: texts that came back from the cut tokenizer character for character,
-    and `dense_identical` from the dense one (normalizers change texts). `same_pieces`: texts of kept tokens
-    only, which all got the same pieces in the same order. `bytes`: of the texts in UTF-8; `dense_tokens` and
-    `cut_tokens`: how many they became.
-    """
-
-    texts: int = 0
-    identical: int = 0
-    dense_identical: int = 0
-    same_pieces: int = 0
-    bytes: int = 0
-    dense_tokens: int = 0
-    cut_tokens: int = 0
 
 
 def prove_tokenizer(

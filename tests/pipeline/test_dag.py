@@ -10,6 +10,7 @@ from pipeline.artifacts import (
     ArtifactRef,
     CertificateRef,
     CheckpointRef,
+    CountsRef,
     CurveRef,
     EvaluationRef,
     KeepRef,
@@ -18,6 +19,7 @@ from pipeline.artifacts import (
     SamplesRef,
     StatisticsRef,
     TokensRef,
+    VocabularyRef,
 )
 from pipeline.dag import Dag, node_key, plan
 from pipeline.sources.pins import ModelFacts, Pin, PinnedFile, Pins
@@ -45,6 +47,8 @@ ARTIFACTS: dict[str, ArtifactRef] = {
     "curve": CurveRef(files=()),
     "certificate": CertificateRef(files=()),
     "adapter": AdapterRef(files=()),
+    "counts": CountsRef(files=()),
+    "vocabulary": VocabularyRef(files=()),
 }
 # They change with the version of a stage only: what is stored of a pruning job stays good.
 KEYS = {
@@ -54,8 +58,8 @@ KEYS = {
     "measure_blocks": "a6803995ec98d316b079f91e6975bdd10fd6d86779db7ef8702bbb72bac20c29",
     "allocate": "8fa33ad56451a43f8942adf33d3574bdb37b0ae0681c10685e8db7c0d4056a55",
     "prune": "89c54a0255e309ebc5202aec8ad94d35a5505c597f7ead3e5a53468129acb3e0",
-    "evaluate:dense": "9344450b128e6b8dd0f6516d2c118f97cccb951dbcf9431e2d379966cfee852e",
-    "evaluate:pruned": "9344450b128e6b8dd0f6516d2c118f97cccb951dbcf9431e2d379966cfee852e",
+    "evaluate:dense": "45fa62b824a1d75f9f2c2c9613b71540c98f68bc2af4b31e55d763eeddb53d5e",
+    "evaluate:pruned": "45fa62b824a1d75f9f2c2c9613b71540c98f68bc2af4b31e55d763eeddb53d5e",
 }
 
 
@@ -70,6 +74,7 @@ def planned(*, teacher: str | None = None, **parts: Any) -> Dag:
             facts=ModelFacts(model_type="llama", blocks=2, max_positions=128),
             calibration=pin("t") if spec.calibration is not None else None,
             perplexity=(pin("t"),),
+            vocabulary=(pin("v"), pin("h")) if spec.cuts_vocabulary else (),
             recovery=pin("r") if spec.recovery is not None else None,
             teacher=pin(teacher) if teacher is not None else None,
         ),
@@ -316,3 +321,49 @@ def test_blocks_are_fitted_to_those_that_were_cut() -> None:
         recovery={**MODELLED, "trains": {"kind": "reconstruction"}},
     )
     assert graph["recover"].inputs["teacher"].node == "slice"
+
+
+CORPUS = {"source": "file:/t/text.txt"}
+VOCABULARY = {"size": 64, "texts": [CORPUS], "held_out": CORPUS}
+
+
+def test_a_vocabulary_is_cut_before_all_else_and_its_model_reads_teaches_and_is_cut() -> None:
+    cut = {"vocabulary": VOCABULARY, "hidden_size": 32}
+    dag = planned(**PRUNED, structure=cut, recovery=DISTILLED)
+    check(dag)
+    assert inputs(dag, "count_tokens") == {"checkpoint": "import_model.checkpoint"}
+    assert inputs(dag, "cut_vocabulary") == {
+        "checkpoint": "import_model.checkpoint",
+        "counts": "count_tokens.counts",
+    }
+    for node in ("calibrate", "prepare_text", "measure_structure", "slice"):
+        assert inputs(dag, node)["checkpoint"] == "cut_vocabulary.checkpoint", node
+    for node in ("measure_statistics", "prune"):
+        assert inputs(dag, node)["checkpoint"] == "slice.checkpoint", node
+    assert inputs(dag, "recover")["teacher"] == "cut_vocabulary.checkpoint"
+    assert inputs(dag, "evaluate:dense")["checkpoint"] == "import_model.checkpoint"
+    for node in ("publish", "report"):
+        assert inputs(dag, node)["vocabulary"] == "cut_vocabulary.vocabulary"
+        assert inputs(dag, node)["cut"] == "slice.cut"
+
+
+def test_a_vocabulary_alone_needs_no_slice() -> None:
+    dag = planned(structure={"vocabulary": VOCABULARY})
+    check(dag)
+    assert ids(dag) == [
+        "import_model",
+        "count_tokens",
+        "cut_vocabulary",
+        "evaluate:dense",
+        "evaluate:pruned",
+        "publish",
+        "report",
+    ]
+    assert inputs(dag, "publish")["checkpoint"] == "cut_vocabulary.checkpoint"
+    assert "cut" not in inputs(dag, "publish")
+
+
+def test_another_size_of_vocabulary_shares_the_counts() -> None:
+    one, other = (keys(planned(structure={"vocabulary": {**VOCABULARY, "size": size}})) for size in (64, 128))
+    assert one["count_tokens"] == other["count_tokens"]
+    assert one["cut_vocabulary"] != other["cut_vocabulary"]

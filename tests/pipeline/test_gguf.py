@@ -186,7 +186,7 @@ def test_the_demo_s_model_has_its_known_perplexity(tmp_path: Path) -> None:
         source=f"file:{data.wiki}", characters=400_000, sequence_length=512, windows=16, bos="none"
     )
     tokenizer = AutoTokenizer.from_pretrained(data.model)
-    tokens_T, _ = perplexity_tokens(text, [data.wiki.read_text()], tokenizer)
+    tokens_T = perplexity_tokens(text, [data.wiki.read_text()], tokenizer).tokens_T
     model = AutoModelForCausalLM.from_pretrained(data.model, dtype=torch.float32)
     losses = []
     with torch.inference_mode():

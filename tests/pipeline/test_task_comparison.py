@@ -84,6 +84,19 @@ def test_unequal_contracts_are_refused(field: str, value: object) -> None:
         compare_tasks((dense,), (evaluated(PRUNED, other),))
 
 
+def test_questions_may_be_cut_into_other_tokens() -> None:
+    other = made_task("arc_easy", acc=0.5)
+    other = other.model_copy(
+        update={"contract": other.contract.model_copy(update={"tokenizer_digest": "other"})}
+    )
+    pruned = (evaluated(PRUNED, other),)
+    dense = (evaluated(DENSE, made_task("arc_easy", acc=0.75)),)
+    with pytest.raises(UnequalContracts, match="tokenizer_digest"):
+        compare_tasks(dense, pruned)
+    (row,) = compare_tasks(dense, pruned, own_tokenizers=True)
+    assert row.difference == -0.25
+
+
 def test_other_tasks_and_metrics_are_refused() -> None:
     dense = (evaluated(DENSE, made_task("arc_easy", acc=0.5)),)
     with pytest.raises(UnequalContracts, match="evaluate both on the same tasks"):

@@ -163,12 +163,14 @@ class TestPerplexity:
     def test_a_text_is_tokenised_once_and_at_once(self) -> None:
         documents = tiny_documents(count=3)
         joined = "\n\n".join(documents)
-        tokens_T, digest = perplexity_tokens(perplexity_text(), documents, LLAMA)
+        tokens_T, digest, size = whole = perplexity_tokens(perplexity_text(), documents, LLAMA)
+        assert size == len(joined.encode())
+        assert whole.tokens_per_byte == len(tokens_T) / size
         assert tokens_T.dtype == torch.int64
         assert tokens_T.tolist() == LLAMA(joined)["input_ids"]
         assert tokens_T[0] == LLAMA.bos_token_id
         assert digest == hashlib.sha256(joined.encode()).hexdigest()
-        bare, same = perplexity_tokens(perplexity_text(bos="none"), documents, LLAMA)
+        bare, same, _ = perplexity_tokens(perplexity_text(bos="none"), documents, LLAMA)
         assert torch.equal(bare, tokens_T[1:])
         assert same == digest
 
@@ -177,7 +179,7 @@ class TestPerplexity:
             while True:
                 yield PARAGRAPH
 
-        tokens_T, digest = perplexity_tokens(perplexity_text(characters=1000, join="|"), endless(), GPT2)
+        tokens_T, digest, _ = perplexity_tokens(perplexity_text(characters=1000, join="|"), endless(), GPT2)
         expected = f"{PARAGRAPH}|{PARAGRAPH}"[:1000]
         assert tokens_T.tolist() == GPT2(expected)["input_ids"]
         assert digest == hashlib.sha256(expected.encode()).hexdigest()

@@ -37,13 +37,15 @@ def dag(allocation: dict = {"kind": "owl"}, **changes: object) -> Dag:  # noqa: 
     )
     pin = Pin(source="file:/m", files=())
     facts = ModelFacts(model_type="llama", blocks=1, max_positions=None)
-    return plan(spec, Pins(model=pin, facts=facts, calibration=pin, perplexity=(pin,), recovery=pin))
+    pins = Pins(model=pin, facts=facts, calibration=pin, perplexity=(pin,), vocabulary=(pin,), recovery=pin)
+    return plan(spec, pins)
 
 
 def test_every_stage_runs_once_and_the_gang_never_starts_beside_a_task_that_needs_a_cpu() -> None:
     graph = dag()
     sweep = dag(recovery=None, sweep={"sparsities": [0.5, 0.6]})
-    cut = dag(structure={"drop_blocks": {"kind": "spaced", "num_blocks": 1}})
+    vocabulary = {"size": 64, "texts": [{"source": TEXT}]}
+    cut = dag(structure={"drop_blocks": {"kind": "spaced", "num_blocks": 1}, "vocabulary": vocabulary})
     every = (*graph.nodes, *dag(TOURNAMENT).nodes, *sweep.nodes, *cut.nodes)
     assert {node.stage.kind for node in every} == set(PLACES)
     done: list[str] = []

@@ -28,6 +28,7 @@ class _Windows:
     """One text, cut: window i holds `tokens[i]` [L] and scores its last `scored[i]` predictions."""
 
     text_digest: str
+    tokens_per_byte: float
     tokens: list[Tensor]
     scored: list[int]
 
@@ -87,10 +88,15 @@ def _cut(stage: Evaluate, context: StageContext) -> list[_Windows]:
     for i, text in enumerate(evaluation.perplexity):
         pin = context.order.pins.perplexity[i]
         documents = read_documents(text, pin, open_source(pin.source, access, repository="dataset"), access)
-        tokens_T, text_digest = perplexity_tokens(text, documents, tokenizer)
-        windows = perplexity_windows(text, tokens_T)
+        tokenised = perplexity_tokens(text, documents, tokenizer)
+        windows = perplexity_windows(text, tokenised.tokens_T)
         cut.append(
-            _Windows(text_digest, [tokens for tokens, _ in windows], [scored for _, scored in windows])
+            _Windows(
+                tokenised.digest,
+                tokenised.tokens_per_byte,
+                [tokens for tokens, _ in windows],
+                [scored for _, scored in windows],
+            )
         )
     return cut
 
@@ -116,6 +122,7 @@ def _results(
             bos=text.bos,
             windows=len(losses),
             tokens_scored=sum(count for _, count in own),
+            tokens_per_byte=windows.tokens_per_byte,
             dtype=stage.compute_dtype,
         )
         try:

@@ -25,13 +25,15 @@ from pipeline.plan import SparsityPlan
 from pipeline.recipe import name_of
 from pipeline.stages import Publish
 from pipeline.storage.content import BlobRef, ContentStore
-from pipeline.structure.table import SizeTable
+from pipeline.structure.table import SizeTable, sizes_through
+from pipeline.vocabulary.table import VocabularyTable
 from workers.environment import versions
 from workers.stages.base import Made, Progress, StageContext, Step, Steps
 from workers.stages.evaluate_task import read_evaluations
 from workers.stages.publish_certificate import certified_files
 
 ADAPTER, ADAPTER_CONFIG = "adapter", "adapter_config.json"
+WHAT_STAYED = {"vocabulary": "vocabulary.json", "cut": "cut.json"}  # by the input that has it
 
 
 def run(stage: Publish, context: StageContext) -> Steps:
@@ -102,8 +104,11 @@ def _written(stage: Publish, context: StageContext, certificate: Certificate | N
     """Model card, side file and certificate. Nothing in them tells when or by which job they were made."""
     read = context.read
     plan = SparsityPlan.model_validate_json(read("plan", "plan.json")) if "plan" in context.inputs else None
-    sizes = SizeTable.model_validate_json(read("cut", "sizes.json")) if "cut" in context.inputs else None
-    sparsity = measurements = None
+    cuts = [(name, path) for name, path in WHAT_STAYED.items() if name in context.inputs]
+    sizes = sizes_through([SizeTable.model_validate_json(read(name, "sizes.json")) for name, _ in cuts])
+    vocabulary = sparsity = measurements = None
+    if "vocabulary" in context.inputs:
+        vocabulary = VocabularyTable.model_validate_json(read("vocabulary", "table.json"))
     if "keep" in context.inputs:
         sparsity = SparsityTable.model_validate_json(read("keep", "sparsity.json"))
     if "measurements" in context.inputs:
@@ -117,12 +122,14 @@ def _written(stage: Publish, context: StageContext, certificate: Certificate | N
     tasks = compare_tasks(
         **{which: read_evaluations(context, which) for which in known},
         suite=asked.suite if asked is not None else None,
+        own_tokenizers=stage.spec.cuts_vocabulary,
     )
     made_with = versions(training=stage.spec.recovery is not None)
     card = model_card(
         model_name=stage.model_name,
         spec=stage.spec,
         sizes=sizes,
+        vocabulary=vocabulary,
         plan=plan,
         sparsity=sparsity,
         evaluations=known,
@@ -135,6 +142,7 @@ def _written(stage: Publish, context: StageContext, certificate: Certificate | N
         model_name=stage.model_name,
         spec=stage.spec,
         sizes=sizes,
+        vocabulary=vocabulary,
         plan=plan,
         sparsity=sparsity,
         measurements=measurements,
@@ -145,8 +153,7 @@ def _written(stage: Publish, context: StageContext, certificate: Certificate | N
         versions=made_with,
     )
     documents = {"README.md": card.encode(), "secateur.json": side.to_json()}
-    if sizes is not None:
-        documents["cut.json"] = read("cut", "cut.json")
+    documents |= {path: read(name, path) for name, path in cuts}
     if certificate is not None:
         documents[CERTIFICATE_JSON] = canonical_json(certificate)
     return documents

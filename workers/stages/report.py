@@ -14,9 +14,10 @@ from pipeline.recipe import seeds_of
 from pipeline.report import ReportData, report_json
 from pipeline.report_page import render_html
 from pipeline.stages import Report
-from pipeline.structure.table import SizeTable
+from pipeline.structure.table import SizeTable, sizes_through
 from pipeline.training import BlockFit, BlockFits, Curve, TokensIndex
 from pipeline.training_figures import TrainingFigures, training_figures
+from pipeline.vocabulary.table import VocabularyTable
 from workers.environment import environment
 from workers.stages.base import Made, StageContext, Steps
 from workers.stages.evaluate_task import read_evaluations
@@ -45,7 +46,8 @@ def run(stage: Report, context: StageContext) -> Steps:
         job_name=order.request.name,
         spec=stage.spec,
         pins=order.pins,
-        sizes=read("cut", "sizes.json", SizeTable),
+        sizes=sizes_through([read(cut, "sizes.json", SizeTable) for cut in ("vocabulary", "cut")]),
+        vocabulary=read("vocabulary", "table.json", VocabularyTable),
         plan=read("plan", "plan.json", SparsityPlan),
         sparsity=read("keep", "sparsity.json", SparsityTable),
         experts=_beside_keep(context, EXPERTS_JSON, ExpertTable),

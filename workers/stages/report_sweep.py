@@ -52,14 +52,19 @@ def _member(number: int, spec: PruneSpec, title: str, context: StageContext) -> 
     table = SparsityTable.model_validate_json(context.read(f"keep@{number}", "sparsity.json"))
     pruned = _pruned_by(context, context.inputs[f"keep@{number}"].digest)
     checkpoint = pruned.artifacts["checkpoint"]
+    own_tokenizers = spec.cuts_vocabulary
     assert isinstance(checkpoint, CheckpointRef), "prune makes one"
     return SweepMember(
         number=number,
         title=title,
         prune=spec.prune,
         sparsity=table.sparsity,
-        perplexity=compare(evaluation("dense"), evaluation(f"pruned@{number}")),
-        tasks=compare_tasks(*_tasks(context, number)) if spec.evaluation.tasks is not None else (),
+        perplexity=compare(
+            evaluation("dense"), evaluation(f"pruned@{number}"), own_tokenizers=own_tokenizers
+        ),
+        tasks=compare_tasks(*_tasks(context, number), own_tokenizers=own_tokenizers)
+        if spec.evaluation.tasks is not None
+        else (),
         seconds=pruned.measured.seconds,
         checkpoint=checkpoint.digest,
         notes=plan.notes,

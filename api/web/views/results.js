@@ -4,7 +4,7 @@ import { get } from "../api.js";
 import { blockChart } from "../chart.js";
 import { fillIfNew, h } from "../dom.js";
 import { bytes, metric, perplexity, plain, seconds, short } from "../format.js";
-import { capital, models } from "../models.js";
+import { capital, models, titled } from "../models.js";
 import { sweepTable } from "./sweep_table.js";
 import { taskTable } from "./task_table.js";
 
@@ -99,7 +99,7 @@ function tiles(summary) {
   return [
     first
       ? tile(
-          `Perplexity, ${first.name}`,
+          `Perplexity, ${titled(first)}`,
           arrows(first, perplexity),
           `${models([first]).join(" → ")}, × ${first.ratio.toFixed(3)}`,
         )
@@ -162,11 +162,11 @@ function perplexityTable(texts) {
   if (!texts.length) return null;
   const named = models(texts);
   const heads = ["Text", ...named.map(capital), "Ratio", "Windows"];
-  const rows = texts.map(({ name, ratio, contract, ...values }) =>
+  const rows = texts.map(({ name, per, ratio, contract, ...values }) =>
     h(
       "tr",
       null,
-      h("th", { scope: "row" }, name),
+      h("th", { scope: "row" }, titled({ name, per })),
       named.map((which) => h("td", null, perplexity(values[which]))),
       h("td", null, ratio.toFixed(3)),
       h(

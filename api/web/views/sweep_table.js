@@ -2,11 +2,12 @@
 
 import { h } from "../dom.js";
 import { perplexity, seconds } from "../format.js";
+import { titled } from "../models.js";
 
 /** Members as the report has them. Bold: no other one is as sparse and as good. */
 export function sweepTable(members) {
   const texts = members[0].perplexity;
-  const head = ["#", "Member", "Sparsity", ...texts.map((text) => text.name), "Masks in"];
+  const head = ["#", "Member", "Sparsity", ...texts.map(titled), "Masks in"];
   const dense = ["", "dense", "0", ...texts.map((text) => perplexity(text.dense)), ""];
   const rows = members.map((member) => [
     String(member.number),

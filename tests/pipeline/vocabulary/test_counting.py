@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.vocabulary import counting
-from pipeline.vocabulary.counting import TokenCounts, batches, count_tokens, merged, share_of
+from pipeline.vocabulary.counting import (
+    EVERY,
+    TokenCounts,
+    batches,
+    count_tokens,
+    is_held_out,
+    merged,
+    share_of,
+)
 from pipeline.vocabulary.cutting import read_vocabulary
 from tests.pipeline.vocabulary.tokenizers import LINES, tokenizer_files
 
@@ -41,6 +49,18 @@ def test_shares_add_up_to_the_whole(documents: list[str], shares: int, character
         len("".join(batch)) <= characters or len(batch) == 1
         for batch in batches(documents, characters=characters)
     )
+
+
+@given(st.integers(0, 200), st.integers(1, 7))
+def test_every_document_is_counted_or_held_out_whoever_reads_it(documents: int, shares: int) -> None:
+    read = [i for share in range(shares) for i in share_of(range(documents), share, of=shares)]
+    assert sorted(read) == list(range(documents))
+    assert sum(map(is_held_out, read)) == documents // EVERY
+
+
+def test_a_huge_corpus_keeps_few_documents_in_memory(monkeypatch) -> None:
+    monkeypatch.setattr(counting, "MOST_HELD_OUT", 3)
+    assert [i for i in range(1000) if is_held_out(i)] == [19, 39, 59]
 
 
 def test_progress_is_told_batch_by_batch(monkeypatch) -> None:

@@ -1,0 +1,28 @@
+"""What can be said of a vocabulary's size from a checkpoint's small files, without loading the tokenizer."""
+
+from collections.abc import Mapping
+
+from pipeline.vocabulary.choosing import check_size
+from pipeline.vocabulary.protected import protected_ids
+from pipeline.vocabulary.reading import SENTENCEPIECE, read_pieces
+from pipeline.vocabulary.spec import VocabularySize
+
+TOKENIZER_JSON = "tokenizer.json"
+
+
+def check_tokens(asked: VocabularySize, files: Mapping[str, bytes], *, rows: int) -> None:
+    """Raise InvalidSpec when the tokens that must stay are more than asked, and UnsupportedCheckpoint for a
+    tokenizer that cannot be cut.
+
+    What only transformers knows is seen when the job runs: ids that config.json leaves to the model's class,
+    and files in forms that it converts.
+    """
+    if TOKENIZER_JSON not in files and SENTENCEPIECE not in files:
+        return
+    try:
+        backend = files[TOKENIZER_JSON].decode() if TOKENIZER_JSON in files else None
+        models = read_pieces(backend, files.get(SENTENCEPIECE))
+        protected = protected_ids(models, backend, files, rows=rows)
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
+        return  # not a form that is known here: transformers reads it, or says why not
+    check_size(models, protected, size=asked.size, multiple_of=asked.multiple_of)

@@ -1,0 +1,174 @@
+"""How often each token occurs in a corpus: every share of the documents is a Ray task."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain, islice
+
+import ray
+
+from pipeline.artifacts import CountsRef, FileRef
+from pipeline.canonical import canonical_json
+from pipeline.checkpoint.writer import put_tensors
+from pipeline.documents import read_documents
+from pipeline.sources import open_source
+from pipeline.stages import CountTokens
+from pipeline.vocabulary.counting import (
+    MOST_HELD_OUT,
+    TokenCounts,
+    check_held_out,
+    count_tokens,
+    is_held_out,
+    merged,
+    share_of,
+)
+from pipeline.vocabulary.cutting import read_vocabulary
+from pipeline.vocabulary.loading import LoadedTokenizer
+from pipeline.vocabulary.spec import VocabularySize
+from pipeline.vocabulary.weights import small_files
+from workers.failures import unwrapped
+from workers.stages.base import Made, Progress, StageContext, Steps
+
+COUNTS, FIGURES, HELD_OUT = "counts.safetensors", "counts.json", "held_out.json"
+PARALLELISM = "TOKENIZERS_PARALLELISM"  # the tokenizers library looks at it with every batch
+MOST_SHARES = 32  # each reads all documents, and tokenises its own
+MB = 1e6
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """What a share came to. `held_out`: by the document's number."""
+
+    counts: TokenCounts
+    held_out: dict[int, str]
+
+
+def run(stage: CountTokens, context: StageContext) -> Steps:
+    """The sums do not depend on how many share the work. A tokenizer that cannot be cut is refused first."""
+    rows = read_vocabulary(small_files(context.content, context.checkpoint())).rows
+    size = sum(file.size for files in stage.files[: len(stage.texts)] for file in files) / MB
+    parts: dict[int, _Counted] = {}
+    done: Counter[int] = Counter()
+    for share, step in _steps(context, rows, shares=_free_places()):
+        if isinstance(step, _Counted):
+            parts[share] = step
+        else:
+            done[share] = step
+            read = done.total() / MB
+            yield Progress(read, max(size, read))
+    counts = merged([parts[share].counts for share in sorted(parts)])
+    held_out = dict(chain.from_iterable(part.held_out.items() for part in parts.values()))
+    proving = [held_out[i] for i in sorted(held_out)]
+    if stage.held_out is not None:
+        proving = list(islice(_held_out(context), MOST_HELD_OUT))
+    check_held_out(proving)
+    whole = max(size, done.total() / MB)
+    yield Progress(whole, whole)  # what is held out is not counted
+    content = context.content
+    documents = {
+        FIGURES: canonical_json({"documents": counts.documents, "bytes": counts.bytes}),
+        HELD_OUT: canonical_json(list[str](proving)),
+    }
+    files = [FileRef(path=path, blob=content.put_bytes(data)) for path, data in documents.items()]
+    files.append(put_tensors(content, COUNTS, {"tokens": counts.tokens_V})[0])
+    artifact = CountsRef(files=tuple(sorted(files, key=lambda file: file.path)))
+    yield Made({"counts": artifact}, details={"tokens": float(counts.total)})
+
+
+def _free_places() -> int:
+    """This process, and what else the cluster has room for now."""
+    free = ray.available_resources()
+    return 1 + min(MOST_SHARES - 1, int(free.get("CPU", 0)), int(free.get("memory", 0) // GIB))
+
+
+def _steps(context: StageContext, rows: int, *, shares: int) -> Iterator[tuple[int, int | _Counted]]:
+    """What the shares say, by their numbers, as it comes. The first one is counted here."""
+    streams = {
+        _remote_share.options(num_cpus=1, memory=GIB, name=f"{context.node} {share + 1}/{shares}").remote(
+            context, rows, share, shares
+        ): share
+        for share in range(1, shares)
+    }
+    for step in _share(context, rows, 0, shares):
+        yield 0, step
+        yield from _ready(streams, wait=False)
+    while streams:
+        yield from _ready(streams, wait=True)
+
+
+def _ready(streams: dict[ray.ObjectRefGenerator, int], *, wait: bool) -> Iterator[tuple[int, int | _Counted]]:
+    """One step of each share that has one. Forgets those that have ended."""
+    if not streams:
+        return
+    ready, _ = ray.wait([*streams], num_returns=1 if wait else len(streams), timeout=None if wait else 0)
+    for stream in ready:
+        try:
+            yield streams[stream], ray.get(next(stream))
+        except StopIteration:
+            del streams[stream]
+        except ray.exceptions.RayError as error:
+            raise unwrapped(error) from error
+
+
+def _share(context: StageContext, rows: int, share: int, of: int) -> Iterator[int | _Counted]:
+    """Yields the bytes counted so far, and at last the counts."""
+    tokenizer = LoadedTokenizer(small_files(context.content, context.checkpoint()))
+    vocabulary = _asked(context)
+    held_out: dict[int, str] = {}
+    read = 0
+
+    def counted() -> Iterator[str]:
+        nonlocal read
+        for i, document in share_of(enumerate(_corpus(context)), share, of=of):
+            if vocabulary.held_out is None and is_held_out(i):
+                held_out[i] = document
+            else:
+                read += len(document.encode())
+                yield document
+
+    with _one_thread():
+        for step in count_tokens(counted(), tokenizer, rows=rows):
+            yield read if isinstance(step, int) else _Counted(step, held_out)
+
+
+_remote_share = ray.remote(num_returns="streaming", max_retries=0)(_share)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One CPU is this process's, and others count beside it; what runs here later may be alone."""
+    before = os.environ.get(PARALLELISM)
+    os.environ[PARALLELISM] = "false"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[PARALLELISM]
+        else:
+            os.environ[PARALLELISM] = before
+
+
+def _corpus(context: StageContext) -> Iterator[str]:
+    for i in range(len(_asked(context).texts)):
+        yield from _documents(context, i)
+
+
+def _held_out(context: StageContext) -> Iterator[str]:
+    return _documents(context, len(_asked(context).texts))
+
+
+def _documents(context: StageContext, i: int) -> Iterator[str]:
+    _, text = _asked(context).sources[i]
+    pin = context.order.pins.vocabulary[i]
+    access = context.settings.access()
+    return read_documents(text, pin, open_source(pin.source, access, repository="dataset"), access)
+
+
+def _asked(context: StageContext) -> VocabularySize:
+    structure = context.order.request.spec.structure
+    assert structure is not None
+    assert structure.vocabulary is not None
+    return structure.vocabulary
