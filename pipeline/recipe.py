@@ -49,13 +49,14 @@ def _brief(value: object) -> str:
 
 
 def _size_words(spec: SpecTemplate) -> list[str]:
-    """`cut by activation: hidden_size 448, 27 blocks`."""
+    """`vocabulary 16000`, `cut by activation: hidden_size 448, 27 blocks`."""
     structure = spec.structure
     if structure is None:
         return []
-    vocabulary = structure.vocabulary
-    sizes = [f"vocabulary {vocabulary.rows}"] if vocabulary is not None else []
-    sizes += [f"{size} {value}" for size, value in structure.asked.items()]
+    words = [f"vocabulary {structure.vocabulary.rows}"] if structure.vocabulary is not None else []
+    if structure.beside_vocabulary is None:
+        return words
+    sizes = [f"{size} {value}" for size, value in structure.asked.items()]
     drop = structure.drop_blocks
     if drop is not None:
         sizes.append(
@@ -66,7 +67,7 @@ def _size_words(spec: SpecTemplate) -> list[str]:
     by = (
         f" by {structure.criterion.kind}" if structure.asked or structure.criterion.kind == "explicit" else ""
     )
-    return [f"cut{by}: {', '.join(sizes)}" if sizes else f"cut{by}"]
+    return [*words, f"cut{by}: {', '.join(sizes)}" if sizes else f"cut{by}"]
 
 
 def _words(spec: SpecTemplate) -> list[str]:

@@ -9,6 +9,7 @@ from pipeline.architecture_row import Architecture
 from pipeline.axes import Size
 from pipeline.canonical import Frozen
 from pipeline.errors import InvalidSpec
+from pipeline.refusal import refusal
 from pipeline.structure.base import Known
 from pipeline.structure.criteria import Activation, Criterion, Explicit
 from pipeline.structure.cut import Cut, sizes_after
@@ -44,9 +45,20 @@ class Structure(Frozen):
         if isinstance(self.criterion, Explicit):
             if self.asked or self.drop_blocks is not None:
                 raise ValueError("criterion explicit says what stays: leave sizes and drop_blocks out")
+            if self.criterion.cut.vocabulary is not None:
+                raise refusal(
+                    "the tokenizer would keep all tokens; leave it null, and ask for structure.vocabulary",
+                    "criterion",
+                    "cut",
+                    "vocabulary",
+                )
         elif self.beside_vocabulary is None and self.vocabulary is None:
             raise ValueError(
                 f"structure asks for nothing: name one of {', '.join(self._sizes())}, drop_blocks, vocabulary"
+            )
+        if self.export_as is not None and self.beside_vocabulary is None:
+            raise refusal(
+                "with the vocabulary alone the model's own type takes every size; leave it out", "export_as"
             )
         return self
 

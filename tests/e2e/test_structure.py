@@ -133,6 +133,9 @@ def test_a_smaller_vocabulary_is_counted_cut_proved_and_judged_by_the_byte(
         per_byte = math.exp(loss * len(ids) / len(whole.encode()))
         assert figure == pytest.approx(per_byte, rel=1e-5)
     assert row.title == "text.txt, per byte"
+    assert report.summary.recipe.startswith(
+        "vocabulary 320 · cut by activation: intermediate_size 96 · wanda"
+    )
     assert len(tokenizers[1]) == model.config.vocab_size == 320
     assert {task.task for task in report.summary.tasks} >= {"trees", "garden", "apples"}
     assert b'id="vocabulary-table"' in page

@@ -144,6 +144,16 @@ class TestSizes:
         assert "intermediate_size=1000" in sentence
         assert "896, 1024" in sentence
 
+    def test_tokens_go_with_their_tokenizer_only(self) -> None:
+        cut = {"blocks": [{"block": 0}], "vocabulary": [0, 1]}
+        with pytest.raises(ValidationError, match=r"ask for structure\.vocabulary") as caught:
+            Structure.model_validate({"criterion": {"kind": "explicit", "cut": cut}})
+        assert caught.value.errors()[0]["loc"] == ("criterion", "cut", "vocabulary")
+        vocabulary = {"size": 64, "texts": [{"source": "file:/t.txt"}]}
+        with pytest.raises(ValidationError, match="leave it out") as caught:
+            Structure.model_validate({"vocabulary": vocabulary, "export_as": "mistral"})
+        assert caught.value.errors()[0]["loc"] == ("export_as",)
+
     def test_a_structure_asks_for_something(self) -> None:
         with pytest.raises(ValidationError, match="asks for nothing"):
             Structure()
