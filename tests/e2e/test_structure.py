@@ -77,6 +77,7 @@ def test_a_smaller_vocabulary_is_counted_cut_proved_and_judged_by_the_byte(
     with local_service.client() as client:
         planned = client.plan(body)
     assert "spec.structure.vocabulary.texts.0.source" in {given.param for given in planned.inputs}
+    assert [w for w in planned.warnings if "intermediate_size=96 is no multiple of 128" in w]
     job = finished(local_service, body)
     assert job.status == "succeeded", job.error
     count = next(stage for stage in job.stages if stage.node == "count_tokens")
