@@ -49,6 +49,11 @@ def slice_checkpoint(
         problem = error.errors()[0]
         param, sentence = explained({**problem, "loc": ("body", *problem["loc"])}, fields, model=Structure)
         raise SpecError(sentence, param or None) from None
+    if asked.vocabulary is not None and not plan:
+        raise SpecError(
+            "slice leaves the tokenizer as it is: run `secateur vocab` first, and slice what it made",
+            "vocabulary",
+        )
     arguments = [str(directory), *([] if out is None else [str(out)])]
     if calibration is not None:
         text = Calibration(

@@ -55,6 +55,20 @@ def test_a_plan_needs_the_config_alone(
     assert list(tmp_path.iterdir()) == [tmp_path / "config.json"]
 
 
+def test_a_vocabulary_is_planned_and_left_to_its_own_command(
+    place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    asked = tmp_path / "asked.json"
+    asked.write_text(f'{{"vocabulary": {{"size": 300, "texts": [{{"source": "file:{place}/text.txt"}}]}}}}')
+    code, said = slice_(str(place / "model"), str(place / "none"), "--structure", str(asked))
+    assert code == 2
+    assert "secateur vocab" in said
+    assert "vocabulary" in said
+    assert not (place / "none").exists()
+    assert slice_(str(place / "model"), "--plan", "--structure", str(asked))[0] == 0
+    assert "300" in capfd.readouterr().out
+
+
 def test_what_cannot_be_leaves_nothing_behind(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     model, out = str(place / "model"), str(place / "none")
     code, said = slice_(model, out, "--set", "hiden_size=48")
