@@ -24,7 +24,7 @@ from pipeline.vocabulary.counting import (
     merged,
     share_of,
 )
-from pipeline.vocabulary.cutting import read_vocabulary
+from pipeline.vocabulary.cutting import Vocabulary, read_vocabulary
 from pipeline.vocabulary.loading import LoadedTokenizer
 from pipeline.vocabulary.spec import VocabularySize
 from pipeline.vocabulary.weights import small_files
@@ -48,11 +48,11 @@ class _Counted:
 
 def run(stage: CountTokens, context: StageContext) -> Steps:
     """The sums do not depend on how many share the work. A tokenizer that cannot be cut is refused first."""
-    rows = read_vocabulary(small_files(context.content, context.checkpoint())).rows
+    vocabulary = read_vocabulary(small_files(context.content, context.checkpoint()))
     size = sum(file.size for files in stage.files[: len(stage.texts)] for file in files) / MB
     parts: dict[int, _Counted] = {}
     done: Counter[int] = Counter()
-    for share, step in _steps(context, rows, shares=_free_places()):
+    for share, step in _steps(context, vocabulary, shares=_free_places()):
         if isinstance(step, _Counted):
             parts[share] = step
         else:
@@ -84,15 +84,17 @@ def _free_places() -> int:
     return 1 + min(MOST_SHARES - 1, int(free.get("CPU", 0)), int(free.get("memory", 0) // GIB))
 
 
-def _steps(context: StageContext, rows: int, *, shares: int) -> Iterator[tuple[int, int | _Counted]]:
+def _steps(
+    context: StageContext, vocabulary: Vocabulary, *, shares: int
+) -> Iterator[tuple[int, int | _Counted]]:
     """What the shares say, by their numbers, as it comes. The first one is counted here."""
     streams = {
         _remote_share.options(num_cpus=1, memory=GIB, name=f"{context.node} {share + 1}/{shares}").remote(
-            context, rows, share, shares
+            context, vocabulary.rows, share, shares
         ): share
         for share in range(1, shares)
     }
-    for step in _share(context, rows, 0, shares):
+    for step in _counts(context, vocabulary.tokenizer, vocabulary.rows, 0, shares):
         yield 0, step
         yield from _ready(streams, wait=False)
     while streams:
@@ -113,9 +115,16 @@ def _ready(streams: dict[ray.ObjectRefGenerator, int], *, wait: bool) -> Iterato
             raise unwrapped(error) from error
 
 
-def _share(context: StageContext, rows: int, share: int, of: int) -> Iterator[int | _Counted]:
-    """Yields the bytes counted so far, and at last the counts."""
+@ray.remote(num_returns="streaming", max_retries=0)
+def _remote_share(context: StageContext, rows: int, share: int, of: int) -> Iterator[int | _Counted]:
     tokenizer = LoadedTokenizer(small_files(context.content, context.checkpoint()))
+    yield from _counts(context, tokenizer, rows, share, of)
+
+
+def _counts(
+    context: StageContext, tokenizer: LoadedTokenizer, rows: int, share: int, of: int
+) -> Iterator[int | _Counted]:
+    """Of one share. Yields the bytes counted so far, and at last the counts."""
     vocabulary = _asked(context)
     held_out: dict[int, str] = {}
     read = 0
@@ -132,9 +141,6 @@ def _share(context: StageContext, rows: int, share: int, of: int) -> Iterator[in
     with _one_thread():
         for step in count_tokens(counted(), tokenizer, rows=rows):
             yield read if isinstance(step, int) else _Counted(step, held_out)
-
-
-_remote_share = ray.remote(num_returns="streaming", max_retries=0)(_share)
 
 
 @contextmanager
