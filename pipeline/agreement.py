@@ -3,11 +3,14 @@
 Each check raises the error of the one field to change, for the validators of spec.py.
 """
 
+from pipeline.allocations import Allocation, Tournament
 from pipeline.evaluation import Evaluation
+from pipeline.methods.maskllm import MaskLLM
 from pipeline.patterns import Pattern, Unstructured
-from pipeline.recovery import Distillation, Gradual, Recovery
+from pipeline.recovery import Gradual, Recovery
 from pipeline.refusal import refusal
 from pipeline.resources import Resources
+from pipeline.training_recipe import Distillation, TrainingRecipe
 
 
 def check_recovery(recovery: Recovery, pattern: Pattern | None, *, cut: bool = False) -> None:
@@ -52,25 +55,35 @@ def check_whole_texts(evaluation: Evaluation) -> None:
             )
 
 
+def check_learning(method: MaskLLM, allocation: Allocation, *, reconstructs: bool) -> None:
+    """What learned masks go with. Fields count from prune."""
+    if isinstance(allocation, Tournament):
+        raise refusal(
+            "method maskllm is trained, and a tournament would train it once for every candidate; use one "
+            "allocation",
+            "allocation",
+            "kind",
+            got="tournament",
+        )
+    if reconstructs:
+        raise refusal(
+            "method maskllm learns masks of the weights as they are, and reconstruction changes these; leave "
+            "it out, and add recovery to train the weights afterwards",
+            "reconstruction",
+        )
+    objective = method.training.objective
+    if isinstance(objective, Distillation) and objective.teacher is not None:
+        raise refusal(
+            "masks learn from their own model without masks; leave the teacher out",
+            "method",
+            "training",
+            "objective",
+            "teacher",
+        )
+
+
 def check_training(recovery: Recovery, resources: Resources) -> None:
     """Recovery and how it is split over workers. Fields count from the request."""
-    gpus = resources.gpus_per_worker
-    if gpus not in (0, 1):
-        raise refusal(
-            f"got {gpus:g}: each worker of recovery training drives one whole GPU, or none; use 1 (and more "
-            f"workers) or 0",
-            "resources",
-            "gpus_per_worker",
-            got=gpus,
-        )
-    if recovery.precision == "float16" and not gpus:
-        raise refusal(
-            "float16 is trained on GPUs only; use bfloat16 or float32, or set resources.gpus_per_worker to 1",
-            "spec",
-            "recovery",
-            "precision",
-            got="float16",
-        )
     if resources.recovery.teacher != "whole" and not recovery.needs_teacher:
         raise refusal(
             f"got {resources.recovery.teacher}, and there is no teacher: that takes spec.recovery.objective "
@@ -80,7 +93,28 @@ def check_training(recovery: Recovery, resources: Resources) -> None:
             "teacher",
             got=resources.recovery.teacher,
         )
-    _check_batch(recovery.global_batch_size, resources)
+    check_split(recovery, resources, "spec", "recovery")
+
+
+def check_split(recipe: TrainingRecipe, resources: Resources, *field: str) -> None:
+    """A training, which stands at `field` of the request, and how it is split over workers."""
+    gpus = resources.gpus_per_worker
+    if gpus not in (0, 1):
+        raise refusal(
+            f"got {gpus:g}: each worker of a training drives one whole GPU, or none; use 1 (and more "
+            f"workers) or 0",
+            "resources",
+            "gpus_per_worker",
+            got=gpus,
+        )
+    if recipe.precision == "float16" and not gpus:
+        raise refusal(
+            "float16 is trained on GPUs only; use bfloat16 or float32, or set resources.gpus_per_worker to 1",
+            *field,
+            "precision",
+            got="float16",
+        )
+    _check_batch(recipe.global_batch_size, resources, *field)
 
 
 def _check_keep(recovery: Recovery, pattern: Pattern | None) -> None:
@@ -114,7 +148,7 @@ def _check_moves(recovery: Recovery, pattern: Pattern | None) -> None:
         )
 
 
-def _check_batch(size: int, resources: Resources) -> None:
+def _check_batch(size: int, resources: Resources, *field: str) -> None:
     """The product of batch sizes."""
     asked, workers = resources.recovery, resources.training_workers
     at_once = asked.micro_batch_size * workers
@@ -134,8 +168,7 @@ def _check_batch(size: int, resources: Resources) -> None:
         beside = "resources.recovery.micro_batch_size or workers"
     raise refusal(
         f"{size} {possible}; use {' or '.join(map(str, nearest))}, or change {beside}",
-        "spec",
-        "recovery",
+        *field,
         "global_batch_size",
         got=size,
     )

@@ -7,6 +7,8 @@ from pydantic import Field
 from pipeline.canonical import Frozen, digest_of
 from pipeline.storage.content import BlobRef
 
+MASKS_PATH = "masks/masks.safetensors"  # of a published directory: see checkpoint/masks.py
+
 
 class FileRef(Frozen):
     """One file of an artifact: its path inside it and the blob that holds it."""
@@ -101,7 +103,7 @@ class PlanRef(_Artifact):
 class KeepRef(_Artifact):
     """Bit-packed keep tensors, one safetensors file per block, and `sparsity.json` with zeros per linear; of
     a model with experts that was calibrated also `experts.json` (an ExpertTable), of one whose blocks were
-    reconstructed `reconstruction.json` (BlockFits)."""
+    reconstructed `reconstruction.json` (BlockFits), of learned masks `agreement.json` (MaskAgreements)."""
 
     kind: Literal["keep"] = "keep"
 
@@ -239,6 +241,29 @@ class SparsityTable(Frozen):
     def sparsity(self) -> float:
         """Over all prunable weights."""
         return sum(linear.zeros for linear in self.linears) / sum(linear.weights for linear in self.linears)
+
+
+class LinearAgreement(Frozen):
+    """Two masks of one linear. `groups`: share of the groups of N:M with the same mask; `kept`: share of the
+    kept weights that both keep."""
+
+    block: int
+    linear: str
+    groups: float
+    kept: float
+
+
+class MaskAgreement(Frozen):
+    """The masks of a job beside others, called `other` (`prior`, or a name that the spec gives)."""
+
+    other: str
+    linears: tuple[LinearAgreement, ...]
+
+
+class MaskAgreements(Frozen):
+    """Content of `agreement.json`."""
+
+    agreements: tuple[MaskAgreement, ...]
 
 
 class BlockExperts(Frozen):

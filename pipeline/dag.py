@@ -7,8 +7,9 @@ from pipeline.artifacts import ArtifactRef
 from pipeline.canonical import Frozen, digest_of
 from pipeline.evaluation import Evaluation
 from pipeline.methods.base import Statistic
+from pipeline.methods.maskllm import MaskLLM, StoredMasks
 from pipeline.recovery import Recovery
-from pipeline.sources.pins import Pins
+from pipeline.sources.pins import Pin, Pins
 from pipeline.sources.uri import parse_uri
 from pipeline.spec import Prune, PruneSpec
 from pipeline.stages import (
@@ -21,8 +22,10 @@ from pipeline.stages import (
     Evaluate,
     EvaluateTask,
     HoldOut,
+    ImportKeep,
     ImportModel,
     Judge,
+    LearnMasks,
     MeasureBlocks,
     MeasureStatistics,
     PrepareText,
@@ -35,6 +38,7 @@ from pipeline.stages import (
     Stage,
     stage_key,
 )
+from pipeline.training_recipe import TrainingRecipe
 from pipeline.vocabulary.spec import VocabularySize
 
 
@@ -48,6 +52,7 @@ class Input(Frozen):
 DENSE = Input(node="import_model", artifact="checkpoint")
 CUT_VOCABULARY = Input(node="cut_vocabulary", artifact="checkpoint")
 CUT = Input(node="slice", artifact="checkpoint")
+TEXT, MASK_TEXT = "prepare_text", "prepare_text:masks"
 
 
 class Node(Frozen):
@@ -81,7 +86,7 @@ def plan(spec: PruneSpec, pins: Pins) -> Dag:
 
 
 def _nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
-    tokens = Input(node="prepare_text", artifact="tokens")
+    tokens = Input(node=TEXT, artifact="tokens")
     name = _model_name(spec)
     checkpoints = {"dense": DENSE}  # what is evaluated: name → checkpoint; the last one is published
     made: dict[str, Input] = {}  # what is published and reported beside the checkpoint
@@ -102,6 +107,9 @@ def _nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
         checkpoints["pruned"] = Input(node="prune", artifact="checkpoint")
         made["keep"] = Input(node="prune", artifact="keep")
         made["plan"] = Input(node="allocate", artifact="plan")
+        if isinstance(spec.prune.method, MaskLLM):
+            made["certificate"] = Input(node="prune", artifact="certificate")
+            told["mask_curve"] = Input(node="prune", artifact="curve")
         if isinstance(spec.prune.allocation, Tournament):
             told["tournament"] = Input(node="allocate", artifact="tournament")
         elif spec.prune.allocation.measure is not None:
@@ -201,6 +209,11 @@ def _source_nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
     if spec.structure is not None and spec.structure.vocabulary is not None:
         yield from _vocabulary_nodes(spec.structure.vocabulary, pins)
 
+    if spec.prune is not None and isinstance(spec.prune.method, MaskLLM):
+        assert pins.mask_text is not None, "masks are pinned with the text that they are learned on"
+        recipe = spec.prune.method.training
+        yield _text_node(MASK_TEXT, recipe, spec, pins.mask_text)
+
     if spec.recovery is not None:
         yield from _training_nodes(spec.recovery, spec, pins)
 
@@ -279,10 +292,11 @@ def _pruning_nodes(
 ) -> Iterator[Node]:
     """From a dense sweep, if anyone asks for what it measures, to the masks. `swept`: what it measures, if
     others ask too."""
-    dense = _to_prune(spec)
+    dense, method = _to_prune(spec), prune.method
+    first = method.prior_method if isinstance(method, MaskLLM) else method
     samples = Input(node="calibrate", artifact="samples")
     statistics = Input(node="measure_statistics", artifact="statistics")
-    measures, needs = prune.allocation.measures, prune.method.needs
+    measures, needs = prune.allocation.measures, method.needs
     if asked := _swept(prune):
         swept = asked if swept is None else swept
         sweep = MeasureStatistics(needs=tuple(sorted(swept)), compute_dtype=spec.compute_dtype)
@@ -304,8 +318,9 @@ def _pruning_nodes(
         return Node(id=node, stage=Allocate(allocation=allocation, pattern=prune.pattern), inputs=inputs)
 
     def masks(node: str, plan: Input) -> Node:
+        assert first is not None, "masks that are learned from nothing have none"
         stage = PruneBlocks(
-            method=prune.method,
+            method=first,
             propagation=prune.propagation,
             reconstruction=prune.reconstruction,
             compute_dtype=spec.compute_dtype,
@@ -339,7 +354,21 @@ def _pruning_nodes(
             scored[f"score:{i}"] = Input(node=f"judge:{i}", artifact="score")
         yield Node(id="allocate", stage=ChoosePlan(tournament=prune.allocation), inputs=scored)
 
-    yield masks("prune", Input(node="allocate", artifact="plan"))  # of a tournament: found, the winner's
+    planned = Input(node="allocate", artifact="plan")
+    if not isinstance(method, MaskLLM):
+        yield masks("prune", planned)  # of a tournament: found, the winner's
+        return
+    inputs = {"checkpoint": dense, "plan": planned, "tokens": Input(node=MASK_TEXT, artifact="tokens")}
+    if first is not None:
+        yield masks("prune:prior", planned)
+        inputs["prior"] = Input(node="prune:prior", artifact="keep")
+    elif isinstance(method.prior, StoredMasks):
+        assert pins.prior is not None, "stored masks are pinned"
+        stored = ImportKeep(files=pins.prior.files)
+        yield Node(id="import_keep", stage=stored, inputs={"checkpoint": dense, "plan": planned})
+        inputs["prior"] = Input(node="import_keep", artifact="keep")
+    learn = LearnMasks(training=method.training, prior_strength=method.prior_strength)
+    yield Node(id="prune", stage=learn, inputs=inputs)
 
 
 def _to_prune(spec: PruneSpec) -> Input:
@@ -364,10 +393,14 @@ def _numbered(node: str, i: int) -> str:
 def _training_nodes(recovery: Recovery, spec: PruneSpec, pins: Pins) -> Iterator[Node]:
     """What training takes beside the student. Long before it: a text that is too short is found out here."""
     assert pins.recovery is not None, "a spec with recovery is pinned with its text"
-    prepare = PrepareText(files=pins.recovery.files, text=recovery.text, sequences=recovery.sequences)
-    yield Node(id="prepare_text", stage=prepare, inputs={"checkpoint": _with_own_tokens(spec)})
+    yield _text_node(TEXT, recovery, spec, pins.recovery)
     if pins.teacher is not None:
         yield Node(id="import_teacher", stage=ImportModel(files=pins.teacher.files), inputs={})
+
+
+def _text_node(node: str, recipe: TrainingRecipe, spec: PruneSpec, pin: Pin) -> Node:
+    prepare = PrepareText(files=pin.files, text=recipe.text, sequences=recipe.sequences)
+    return Node(id=node, stage=prepare, inputs={"checkpoint": _with_own_tokens(spec)})
 
 
 def _teacher(spec: PruneSpec, pins: Pins) -> dict[str, Input]:

@@ -5,13 +5,15 @@ import difflib
 from pipeline.architecture import row_for
 from pipeline.architecture_row import Architecture
 from pipeline.errors import InvalidSpec, SequenceTooLong, TextTooShort
-from pipeline.recovery import Distillation, Lora, Recovery
+from pipeline.methods.maskllm import MaskLLM
+from pipeline.recovery import Lora, Recovery
 from pipeline.sources.pins import ModelFacts, Pins
 from pipeline.sources.uri import parse_uri
 from pipeline.spec import PruneSpec
 from pipeline.structure.sizes import Sizes
 from pipeline.structure.spec import Structure
 from pipeline.texts import ENDINGS
+from pipeline.training_recipe import Distillation, TrainingRecipe
 
 TEACHER = "spec.recovery.objective.teacher.source"
 PARQUET = ENDINGS[-1]
@@ -29,6 +31,8 @@ def check_against_model(spec: PruneSpec, facts: ModelFacts) -> None:
             one.prune.method.check(one.prune.pattern)
             one.prune.allocation.check(one.prune.pattern, blocks=blocks)
     _check_lengths(spec, facts)
+    if spec.learns_masks:
+        check_trainable(facts.model_type, "spec.prune.method.kind", remedy="use a one-shot method")
     recovery = spec.recovery
     if recovery is None:
         return
@@ -69,13 +73,16 @@ def _check_structure(
     return new
 
 
-def check_trainable(model_type: str, field: str) -> None:
+BLOCKWISE = "use recovery.trains.kind reconstruction, or leave recovery out"
+
+
+def check_trainable(model_type: str, field: str, *, remedy: str = BLOCKWISE) -> None:
     """Refuse, for training end to end, models with experts: transformers holds them fused in one parameter,
     and keep tensors, adapters and stored weights go by the matrices of a checkpoint."""
     if row_for(model_type).experts is not None:
         raise InvalidSpec(
             f"{model_type} has experts, and training end to end neither trains nor loads such models yet; "
-            f"use recovery.trains.kind reconstruction, or leave recovery out",
+            f"{remedy}",
             field,
         )
 
@@ -118,19 +125,19 @@ def check_teacher(spec: PruneSpec, pins: Pins) -> None:
         )
 
 
-def check_text(recovery: Recovery, size: int) -> None:
-    """A text file of `size` bytes may yield the sequences that are asked for. Raises TextTooShort.
+def check_text(recipe: TrainingRecipe, size: int, field: str) -> None:
+    """A text file of `size` bytes may yield the sequences that are asked for at `field`. Raises TextTooShort.
 
     Refuses only what cannot be: a token takes a byte at least, each document adds EOS and some tokenizers a
     mark in front, and a line has an end; so a line of n bytes with its end has at most 2n tokens. Parquet is
     compressed and the hub's sizes are unknown: there the stage that reads the text finds out.
     """
-    text = recovery.text
+    text = recipe.text
     if parse_uri(text.source).scheme == "hub" or text.source.endswith(PARQUET):
         return
     most = 2 * (size + 1)
     sequences = most // text.sequence_length - text.validation_sequences
-    if sequences * text.epochs >= recovery.sequences:
+    if sequences * text.epochs >= recipe.sequences:
         return
     needs = (
         f"{text.source} has {size} bytes, so at most {most} tokens: "
@@ -140,13 +147,13 @@ def check_text(recovery: Recovery, size: int) -> None:
     if sequences < 1:
         raise TextTooShort(
             f"{needs}; use a longer text, a shorter sequence_length or fewer validation_sequences",
-            "spec.recovery.text.source",
+            f"{field}.text.source",
         )
     raise TextTooShort(
-        f"{needs}. The {recovery.sequences} that are asked for would go through it "
-        f"{-(-recovery.sequences // sequences)} times, and epochs is {text.epochs}; use a longer text, fewer "
+        f"{needs}. The {recipe.sequences} that are asked for would go through it "
+        f"{-(-recipe.sequences // sequences)} times, and epochs is {text.epochs}; use a longer text, fewer "
         f"tokens or steps, or raise epochs",
-        "spec.recovery.text.epochs",
+        f"{field}.text.epochs",
     )
 
 
@@ -161,6 +168,9 @@ def _check_lengths(spec: PruneSpec, facts: ModelFacts) -> None:
         lengths.append((spec.calibration.sequence_length, "spec.calibration"))
     if spec.recovery is not None:
         lengths.append((spec.recovery.text.sequence_length, "spec.recovery.text"))
+    if spec.prune is not None and isinstance(spec.prune.method, MaskLLM):
+        text = spec.prune.method.training.text
+        lengths.append((text.sequence_length, "spec.prune.method.training.text"))
     for length, field in lengths:
         if length > facts.max_positions:
             raise SequenceTooLong(

@@ -7,6 +7,7 @@ transformers.
 import contextlib
 from collections.abc import Iterator
 
+from pipeline.artifacts import MASKS_PATH
 from pipeline.errors import (
     InvalidRequest,
     InvalidSpec,
@@ -15,8 +16,8 @@ from pipeline.errors import (
     StorageError,
     TextTooShort,
 )
+from pipeline.methods.maskllm import MaskLLM, StoredMasks
 from pipeline.model_checks import PARQUET, TEACHER, check_against_model, check_teacher, check_text
-from pipeline.recovery import Distillation
 from pipeline.resolve_model import description_files, resolve_model
 from pipeline.sources.access import Source, SourceAccess, open_source
 from pipeline.sources.pins import ModelFacts, Pin, Pins
@@ -30,6 +31,7 @@ from pipeline.task_files import (
     read_task_files,
 )
 from pipeline.texts import TextSource
+from pipeline.training_recipe import Distillation
 from pipeline.vocabulary.submission import check_tokens
 
 MODEL_PARAM = "spec.model.source"
@@ -59,6 +61,7 @@ def resolve(spec: PruneSpec, access: SourceAccess) -> Pins:
         with _refused_as(f"{field}.source"):
             vocabulary.append(resolve_text(counted, access))
     recovery, teacher, teacher_facts = _resolve_recovery(spec, access)
+    mask_text, prior = _resolve_learning(spec, access)
     tasks = None
     if asked is not None and asked.include is not None:
         with _refused_as(INCLUDE_PARAM):
@@ -71,6 +74,8 @@ def resolve(spec: PruneSpec, access: SourceAccess) -> Pins:
         tasks=tasks,
         vocabulary=tuple(vocabulary),
         recovery=recovery,
+        mask_text=mask_text,
+        prior=prior,
         teacher=teacher,
         teacher_facts=teacher_facts,
     )
@@ -88,12 +93,35 @@ def _resolve_recovery(
         return None, None, None
     with _refused_as("spec.recovery.text.source"):
         text = resolve_text(recovery.text, access)
-        check_text(recovery, text.size)
+        check_text(recovery, text.size, "spec.recovery")
     if not isinstance(recovery.objective, Distillation) or recovery.objective.teacher is None:
         return text, None, None
     with _refused_as(TEACHER):
         source = open_source(recovery.objective.teacher.source, access)
         return text, *resolve_model(source, needs_tokenizer=False)
+
+
+def _resolve_learning(spec: PruneSpec, access: SourceAccess) -> tuple[Pin | None, Pin | None]:
+    """The text that masks are learned on, and the stored masks that they begin with."""
+    method = spec.prune.method if spec.prune is not None else None
+    if not isinstance(method, MaskLLM):
+        return None, None
+    field = "spec.prune.method.training"
+    with _refused_as(f"{field}.text.source"):
+        text = resolve_text(method.training.text, access)
+        check_text(method.training, text.size, field)
+    if not isinstance(method.prior, StoredMasks):
+        return text, None
+    with _refused_as("spec.prune.method.prior.source"):
+        return text, resolve_masks(open_source(method.prior.source, access))
+
+
+def resolve_masks(source: Source) -> Pin:
+    """Pin stored masks, which are one file."""
+    pin = source.pin(lambda name: True)
+    if len(pin.files) != 1 or not pin.files[0].path.endswith(".safetensors"):
+        raise SourceNotFound(f"{source.uri} is no file of masks; name {MASKS_PATH} of a published checkpoint")
+    return pin
 
 
 def resolve_text(text: TextSource, access: SourceAccess, *, sequence_length: int = 0) -> Pin:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import InvalidSpec, TextTooShort
-from pipeline.recovery import TrainingText
 from pipeline.tokens import Tokenizer
+from pipeline.training_recipe import TrainingText
 
 SHUFFLED = 4096  # sequences that are shuffled among each other: a shard
 SHARD_BYTES = 64 * 1024 * 1024

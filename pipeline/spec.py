@@ -8,12 +8,13 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
-from pipeline.agreement import check_recovery, check_training, check_whole_texts
+from pipeline.agreement import check_learning, check_recovery, check_split, check_training, check_whole_texts
 from pipeline.allocations import Allocation
 from pipeline.allocations.uniform import Uniform
 from pipeline.canonical import Frozen
 from pipeline.evaluation import Evaluation
 from pipeline.methods import Method
+from pipeline.methods.maskllm import MaskLLM
 from pipeline.model import Dtype, ModelSource
 from pipeline.patterns import AskedPattern
 from pipeline.reconstruction import BlockReconstruction
@@ -43,6 +44,12 @@ class Prune(Frozen):
     pattern: AskedPattern
     propagation: Propagation = "pruned"
     reconstruction: BlockReconstruction | None = None
+
+    @model_validator(mode="after")
+    def _learned(self) -> Self:
+        if isinstance(self.method, MaskLLM):
+            check_learning(self.method, self.allocation, reconstructs=self.reconstruction is not None)
+        return self
 
 
 class SpecTemplate(Frozen):
@@ -111,7 +118,13 @@ class SpecTemplate(Frozen):
     def needs_tokenizer(self) -> bool:
         """Whether any part of the spec turns text into tokens."""
         judged = self.evaluation.perplexity or self.evaluation.tasks is not None
-        return self.needs_calibration or self.cuts_vocabulary or self.recovery is not None or bool(judged)
+        trained = self.recovery is not None or self.learns_masks
+        return self.needs_calibration or self.cuts_vocabulary or trained or bool(judged)
+
+    @property
+    def learns_masks(self) -> bool:
+        """Whether masks come from training."""
+        return self.prune is not None and isinstance(self.prune.method, MaskLLM)
 
     @property
     def cuts_vocabulary(self) -> bool:
@@ -131,6 +144,10 @@ class PruneSpec(SpecTemplate):
             return self
         if self.prune is None:
             raise ValueError("sweep varies prune, which is missing")
+        if self.learns_masks:
+            raise ValueError(
+                "a sweep compares one-shot methods, and maskllm is trained; name another method in prune"
+            )
         if self.recovery is not None:
             raise ValueError(
                 "a sweep compares pruned models and trains none: leave recovery out, and train the member "
@@ -157,9 +174,9 @@ class PruneSpec(SpecTemplate):
         return tuple(found)
 
     def _crossed(self) -> list[Prune]:
-        if self.sweep is None or self.prune is None:
-            return []
         asked = self.prune
+        if self.sweep is None or asked is None or isinstance(asked.method, MaskLLM):
+            return []
         return [
             asked.model_copy(update={"method": method, "allocation": allocation, "pattern": pattern})
             for method, allocation, pattern in self.sweep.crossed(
@@ -185,6 +202,10 @@ class JobTemplate(Frozen):
     def _agreement(self) -> Self:
         if self.spec.recovery is not None:
             check_training(self.spec.recovery, self.resources)
+        if self.spec.prune is not None and isinstance(self.spec.prune.method, MaskLLM):
+            check_split(
+                self.spec.prune.method.training, self.resources, "spec", "prune", "method", "training"
+            )
         return self
 
 

@@ -14,16 +14,18 @@ from pipeline.artifacts import ArtifactRef
 from pipeline.canonical import Frozen, digest_of
 from pipeline.eval_tasks import LM_EVAL_VERSION, EvalTask
 from pipeline.evaluation import Evaluation
-from pipeline.methods import Method
+from pipeline.methods import OneShot
 from pipeline.methods.base import Statistic
+from pipeline.methods.maskllm import MaskTraining
 from pipeline.model import Dtype
 from pipeline.patterns import Pattern
 from pipeline.reconstruction import BlockReconstruction
-from pipeline.recovery import Recovery, TrainingText
+from pipeline.recovery import Recovery
 from pipeline.sources.pins import PinnedFile
 from pipeline.spec import Propagation, PruneSpec
 from pipeline.structure.spec import Structure
 from pipeline.texts import Calibration, TextSource
+from pipeline.training_recipe import TrainingRecipe, TrainingText
 
 
 class _Stage(Frozen):
@@ -150,10 +152,36 @@ class PruneBlocks(_Stage):
     version: ClassVar = 2
     outputs: ClassVar = ("checkpoint", "keep")
     unit: ClassVar = "block"
-    method: Method
+    method: OneShot
     propagation: Propagation
     reconstruction: BlockReconstruction | None
     compute_dtype: Dtype
+
+
+class ImportKeep(_Stage):
+    """Copies stored keep tensors into the content store, held against the shapes of `checkpoint` and the
+    patterns of `plan`."""
+
+    kind: Literal["import_keep"] = "import_keep"
+    outputs: ClassVar = ("keep",)
+    unit: ClassVar = "block"
+    files: tuple[PinnedFile, ...]
+
+
+class LearnMasks(_Stage):
+    """Training of N:M masks on the frozen weights of `checkpoint`; it is saved as Recover's is. Takes
+    `tokens`, the `plan`, and the keep tensors that it begins with as `prior`, if there are any."""
+
+    kind: Literal["learn_masks"] = "learn_masks"
+    outputs: ClassVar = ("checkpoint", "keep", "curve", "certificate")
+    unit: ClassVar = "step"
+    training: MaskTraining
+    prior_strength: float
+
+    @property
+    def recipe(self) -> TrainingRecipe:
+        """What it has in common with other training."""
+        return self.training
 
 
 class PrepareText(_Stage):
@@ -178,6 +206,11 @@ class Recover(_Stage):
     unit: ClassVar = "step"
     recovery: Recovery
     sparse: bool
+
+    @property
+    def recipe(self) -> TrainingRecipe:
+        """What it has in common with other training."""
+        return self.recovery
 
     @property
     def outputs(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -265,6 +298,9 @@ class ReportSweep(_Stage):
     spec: PruneSpec
 
 
+# Their fields name sources, beside which the pinned files stand.
+SOURCELESS = ("count_tokens", "calibrate", "hold_out", "prepare_text", "recover", "learn_masks", "evaluate")
+
 Stage = Annotated[
     ImportModel
     | Calibrate
@@ -278,6 +314,8 @@ Stage = Annotated[
     | Judge
     | ChoosePlan
     | PruneBlocks
+    | ImportKeep
+    | LearnMasks
     | PrepareText
     | Recover
     | Evaluate
@@ -297,7 +335,7 @@ def stage_key(stage: Stage, inputs: Mapping[str, ArtifactRef]) -> str:
     sources, so there they count.)
     """
     fields: JsonValue = stage.model_dump(mode="json")
-    if stage.kind in ("count_tokens", "calibrate", "hold_out", "prepare_text", "recover", "evaluate"):
+    if stage.kind in SOURCELESS:
         fields = _without_sources(fields)
     return digest_of(
         {

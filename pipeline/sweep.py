@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from pipeline.allocations import Allocation
 from pipeline.canonical import Frozen
-from pipeline.methods import Method
+from pipeline.methods import OneShot
 from pipeline.patterns import AskedPattern, Pattern, Unstructured
 from pipeline.plan import with_sparsity
 
@@ -25,7 +25,7 @@ class Sweep(Frozen):
     whole calibration: one sweep over the dense model measures what any of the methods needs.
     """
 
-    methods: tuple[Method, ...] = Field(default=(), max_length=LARGEST)
+    methods: tuple[OneShot, ...] = Field(default=(), max_length=LARGEST)
     allocations: tuple[Allocation, ...] = Field(default=(), max_length=LARGEST)
     patterns: tuple[AskedPattern, ...] = Field(default=(), max_length=LARGEST)
     sparsities: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field(default=(), max_length=LARGEST)
@@ -42,8 +42,8 @@ class Sweep(Frozen):
         return self
 
     def crossed(
-        self, method: Method, allocation: Allocation, pattern: Pattern
-    ) -> Iterator[tuple[Method, Allocation, Pattern]]:
+        self, method: OneShot, allocation: Allocation, pattern: Pattern
+    ) -> Iterator[tuple[OneShot, Allocation, Pattern]]:
         """All members, patterns varying slowest. The arguments: what `prune` says. Raises ValueError for
         sparsities without a pattern to take them."""
         patterns = list(dict.fromkeys(self._patterns(pattern)))

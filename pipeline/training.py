@@ -97,6 +97,27 @@ class BlockFits(Frozen):
     blocks: tuple[BlockFit, ...]
 
 
+class BlockMasks(Frozen):
+    """The masks of one block while they are learned, over all groups of its linears. What a draw would be
+    follows softmax(scale · logits): `entropy`: of it, mean, in nats; `certainty`: the mean of its largest
+    probability. `changed`: share of groups whose likeliest mask is another one than before training."""
+
+    entropy: float
+    certainty: float
+    changed: float
+
+
+class MaskRecord(Frozen):
+    """How masks stand after `step` steps; step 0 is before training. `moved`: share of all groups whose
+    likeliest mask is another one than at the record before."""
+
+    step: int
+    temperature: float
+    scale: float
+    moved: float
+    blocks: tuple[BlockMasks, ...]
+
+
 class Curve(Frozen):
     """Content of `curve.json`. `deepspeed`: the configuration that the typed fields became, per start.
 
@@ -108,6 +129,7 @@ class Curve(Frozen):
     validations: tuple[Validation, ...] = ()
     updates: tuple[KeepUpdate, ...] = ()
     blocks: tuple[BlockFit, ...] = ()
+    masks: tuple[MaskRecord, ...] = ()
     total_steps: int
     result_step: int
     stopped: Literal["finished", "early"] = "finished"

@@ -11,7 +11,7 @@ from pipeline.allocations.measures import Measure
 from pipeline.artifacts import CheckpointRef, FileRef, StatisticsRef
 from pipeline.checkpoint.prunable import prunable_weights
 from pipeline.checkpoint.statistics import read_statistics
-from pipeline.methods import Method
+from pipeline.methods import OneShot
 from pipeline.methods.base import Needs
 from pipeline.patterns import Pattern
 from pipeline.plan import SparsityPlan, Weights
@@ -45,7 +45,7 @@ def prune_in_process(
     checkpoint: CheckpointRef,
     samples: Sequence[Tensor],
     *,
-    method: Method,
+    method: OneShot,
     allocation: Allocation,
     pattern: Pattern,
     propagation: Propagation = "pruned",

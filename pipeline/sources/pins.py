@@ -52,7 +52,8 @@ class Pins(Frozen):
     """All sources of one spec, resolved. `perplexity` is parallel to `evaluation.perplexity`; `tasks`: the
     task files and data of `evaluation.tasks.include`; `vocabulary`: the texts of
     `structure.vocabulary`, and at last its `held_out`; `recovery`: the text of `recovery.text`; `teacher` and
-    `teacher_facts`: of `recovery.objective.teacher`."""
+    `teacher_facts`: of `recovery.objective.teacher`; `mask_text` and `prior`: of `prune.method`, where masks
+    are learned."""
 
     model: Pin
     facts: ModelFacts
@@ -61,6 +62,8 @@ class Pins(Frozen):
     tasks: Pin | None = None
     vocabulary: tuple[Pin, ...] = ()
     recovery: Pin | None = None
+    mask_text: Pin | None = None
+    prior: Pin | None = None
     teacher: Pin | None = None
     teacher_facts: ModelFacts | None = None
 

@@ -19,7 +19,7 @@ from pipeline.checkpoint.statistics import read_hessian, read_statistics
 from pipeline.checkpoint.stream import BlockStream
 from pipeline.checkpoint.writer import put_tensors
 from pipeline.errors import InvalidSpec, NumericalError
-from pipeline.methods import Method
+from pipeline.methods import OneShot
 from pipeline.plan import SparsityPlan
 from pipeline.storage.content import ContentStore
 from pipeline.tensor.masks import all_finite
@@ -116,7 +116,7 @@ class BlockWork:
         self,
         linears: Sequence[str],
         measured: Measured | None,
-        method: Method,
+        method: OneShot,
         plan: SparsityPlan,
         grams: Sequence[Gram],
     ) -> None:
@@ -206,7 +206,7 @@ class BlockWork:
         return measured
 
     def _by_linear(
-        self, measured: Measured | None, linears: Sequence[str], method: Method, grams: Sequence[Gram]
+        self, measured: Measured | None, linears: Sequence[str], method: OneShot, grams: Sequence[Gram]
     ) -> dict[str, LinearStatistics]:
         if measured is None:
             return {}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.recovery import Distillation, LanguageModelling, Objective
+from pipeline.training_recipe import Distillation, LanguageModelling, Objective
 
 Divergence = Literal["forward", "reverse", "jensen_shannon"]
 

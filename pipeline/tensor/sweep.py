@@ -32,7 +32,7 @@ from torch.nn import functional
 from pipeline.allocations.measures import Measure
 from pipeline.artifacts import CheckpointRef, FileRef, StatisticsRef
 from pipeline.checkpoint.statistics import put_hessian, put_statistics
-from pipeline.methods import Method
+from pipeline.methods import OneShot
 from pipeline.methods.base import Needs
 from pipeline.plan import SparsityPlan
 from pipeline.reconstruction import BlockReconstruction
@@ -196,7 +196,7 @@ class SweepWorker(Walk):
         self,
         linears: Sequence[str],
         measured: Measured | None,
-        method: Method,
+        method: OneShot,
         plan: SparsityPlan,
         *grams: Gram,
     ) -> None:

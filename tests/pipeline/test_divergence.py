@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.recovery import Distillation, LanguageModelling
 from pipeline.tensor import divergence as module
 from pipeline.tensor.divergence import (
     Divergence,
@@ -19,6 +18,7 @@ from pipeline.tensor.divergence import (
     matching_blocks,
     objective_loss,
 )
+from pipeline.training_recipe import Distillation, LanguageModelling
 from tests import oracles
 
 KINDS: tuple[Divergence, ...] = get_args(Divergence)

@@ -18,7 +18,7 @@ from hypothesis.extra import numpy as npst
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline.errors import InvalidSpec, NumericalError
-from pipeline.methods import Method
+from pipeline.methods import Method, OneShot
 from pipeline.methods.base import MethodBase
 from pipeline.methods.composed import AdmmUpdate, Composed, ObsUpdate
 from pipeline.methods.dsnot import Dsnot
@@ -30,7 +30,7 @@ from pipeline.patterns import NM, Pattern, Unstructured
 from pipeline.tensor.statistics import GramTree, InputShare, LinearStatistics, hessian, merge
 from tests import oracles
 
-UNION: tuple[type[MethodBase], ...] = get_args(get_args(Method)[0])
+UNION: tuple[type[MethodBase], ...] = get_args(get_args(OneShot)[0])
 METHODS: list[MethodBase] = [
     *(kind() for kind in UNION),
     Wanda(variant=True),

@@ -594,4 +594,4 @@ class TestRecovery:
         lines = content.split("\n") if documents == "lines" else [content]
         tokens = sum(len(line.encode()) + 2 for line in lines if line.strip())
         if (tokens // length - held_out) * epochs >= wanted:
-            check_text(recovery, len(content.encode()))
+            check_text(recovery, len(content.encode()), "spec.recovery")

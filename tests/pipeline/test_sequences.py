@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from pipeline import sequences
 from pipeline.errors import InvalidSpec, TextTooShort
-from pipeline.recovery import TrainingText
 from pipeline.sequences import Row, check_enough, shuffled_shards
 from pipeline.training import position_of
+from pipeline.training_recipe import TrainingText
 from tests.models import tiny_documents, tiny_tokenizer
 
 EOS = 1

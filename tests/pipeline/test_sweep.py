@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline.allocations import Allocation, AlphaPruning, Atp, Dlp, Explicit, Owl, Uniform
-from pipeline.methods import Method, Wanda
+from pipeline.methods import OneShot, Wanda
 from pipeline.methods.composed import Composed
 from pipeline.methods.dsnot import Dsnot
 from pipeline.methods.sparsegpt import SparseGPT
@@ -20,7 +20,7 @@ from tests.checkpoints import imported
 from tests.models import KINDS, VOCABULARY, tiny_checkpoint
 from tests.sweeping import Pruned, prune_in_process
 
-METHODS: tuple[Method, ...] = tuple(member() for member in get_args(get_args(Method)[0]))
+METHODS: tuple[OneShot, ...] = tuple(member() for member in get_args(get_args(OneShot)[0]))
 PATTERNS: tuple[Pattern, ...] = (
     Unstructured(sparsity=0.5),
     Unstructured(sparsity=0.37, comparison_group="row"),

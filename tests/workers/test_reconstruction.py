@@ -23,10 +23,11 @@ from pipeline.checkpoint.stream import BlockStream
 from pipeline.checkpoint.writer import put_tensors
 from pipeline.methods import Magnitude
 from pipeline.patterns import Unstructured
-from pipeline.recovery import LearningRate, Optimizer, Reconstruction, Recovery, TrainingText
+from pipeline.recovery import Reconstruction, Recovery
 from pipeline.storage import ContentStore
 from pipeline.tensor.divergence import divergence_of
 from pipeline.training import BlockFit
+from pipeline.training_recipe import LearningRate, Optimizer, TrainingText
 from tests.checkpoints import imported
 from tests.models import Kind, tiny_checkpoint, tiny_documents, tiny_tokenizer
 from tests.sweeping import prune_in_process

@@ -1,0 +1,165 @@
+"""Learnable N:M masks: each group of M consecutive inputs draws one of its candidate masks (MaskLLM, arXiv
+2409.17481).
+
+A candidate keeps N of the M; a group has a logit for each. In training a mask is a mixture,
+
+    y = softmax((scale · logits + g) / temperature),  g Gumbel noise;  mask = Σ y · candidate
+
+and at the end the candidate with the largest logit (equal ones: the first). Mixture, mask and masked weight
+are made a chunk of groups at a time and made again in the backward pass, so that nothing of the candidates'
+size is kept beside the logits.
+
+The noise of an element follows from a key and its place alone (a hash, not a generator's state): any worker,
+any device and the backward pass see the same.
+
+Shape legend: O out_features, I in_features, M weights of a group, G groups of a matrix in row-major order,
+C candidates, n groups of a chunk. Logits lie candidates first.
+"""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline.canonical import digest_of
+
+CHUNK = 1 << 15  # groups at a time; fixed, because noise goes by the place within a chunk
+INITIAL_STD = 0.01  # of logits without a prior; and the unit of a prior's strength
+_SIGN = 1 << 31
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How masks are drawn at one step. `key`: of the noise; None: there is none."""
+
+    scale: float
+    temperature: float
+    key: int | None
+
+
+def candidates(keep: int, group: int) -> Tensor:
+    """All masks that keep `keep` of `group` weights, bool [C, M]; the first weights first."""
+    kept = list(itertools.combinations(range(group), keep))
+    masks_CM = torch.zeros(len(kept), group, dtype=torch.bool)
+    masks_CM.scatter_(1, torch.tensor(kept), value=True)
+    return masks_CM
+
+
+def random_logits(groups: int, masks_CM: Tensor, *, seed: int) -> Tensor:
+    """Without a prior: N(0, 0.01²), float32 [C, G]; the same for equal seeds."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(len(masks_CM), groups, generator=generator) * INITIAL_STD
+
+
+def prior_logits(keep_OI: Tensor, masks_CM: Tensor, *, strength: float) -> Tensor:
+    """Logits, float32 [C, G], that rise with the weights that a candidate keeps as `keep_OI` does, by 0.01 ·
+    `strength` each, and are 0 on average: the largest is the prior's own mask. Unlike the paper's they carry
+    no random part, which would have the first masks differ from the prior.
+
+    `keep_OI`: bool, N kept of every M.
+    """
+    keep_MG = keep_OI.reshape(-1, masks_CM.shape[1]).t().float()
+    agreeing_CG = masks_CM.to(keep_MG.device).float() @ keep_MG
+    return (agreeing_CG - agreeing_CG.mean(dim=0)) * (INITIAL_STD * strength)
+
+
+def chosen(logits_CG: Tensor, masks_CM: Tensor, shape: tuple[int, int]) -> Tensor:
+    """keep, bool [O, I]: the candidate with the largest logit."""
+    return masks_CM.to(logits_CG.device)[chosen_codes(logits_CG).long()].reshape(shape)
+
+
+def chosen_codes(logits_CG: Tensor) -> Tensor:
+    """The number of the candidate with the largest logit, uint8 [G]; of equal ones the first."""
+    best_G, code_G = logits_CG[0].clone(), torch.zeros_like(logits_CG[0], dtype=torch.uint8)
+    for number, logits_G in enumerate(logits_CG[1:], start=1):
+        larger_G = logits_G > best_G
+        best_G = torch.where(larger_G, logits_G, best_G)
+        code_G.masked_fill_(larger_G, number)
+    return code_G
+
+
+def codes_of(keep_OI: Tensor, masks_CM: Tensor) -> Tensor:
+    """The number of each group's candidate, uint8 [G]. Every group of `keep_OI` must be one."""
+    places_M = 1 << torch.arange(masks_CM.shape[1])
+    numbers = torch.zeros(1 << masks_CM.shape[1], dtype=torch.uint8)
+    numbers[masks_CM.long() @ places_M] = torch.arange(len(masks_CM), dtype=torch.uint8)
+    return numbers[keep_OI.cpu().reshape(-1, masks_CM.shape[1]).long() @ places_M]
+
+
+def probabilities(logits_CG: Tensor, draw: Draw) -> Iterator[tuple[slice, Tensor]]:
+    """The mixture of each group, a chunk at a time: which groups, and y [C, n]."""
+    for number, start in enumerate(range(0, logits_CG.shape[1], CHUNK)):
+        part_Cn = logits_CG[:, start : start + CHUNK].float() * draw.scale
+        if draw.key is not None:
+            part_Cn += gumbel(part_Cn, key_of(draw.key, number))
+        yield slice(start, start + CHUNK), torch.softmax(part_Cn.div_(draw.temperature), dim=0)
+
+
+def masked_weight(
+    weight_OI: Tensor, logits_CG: Tensor, masks_CM: Tensor, draw: Draw
+) -> tuple[Tensor, Tensor]:
+    """The weight under a drawn mask, [O, I] in the weight's type, and the sum of its squares, float32 [].
+    Gradients go to the logits alone; for whoever asks for no gradients it is the same."""
+    masked_OI, squares = _MaskedWeight.apply(weight_OI, logits_CG, masks_CM, draw)
+    return masked_OI, squares
+
+
+class _MaskedWeight(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, weight_OI, logits_CG, masks_CM, draw):  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(weight_OI, logits_CG, masks_CM)
+        ctx.draw = draw
+        masked_OI = torch.empty_like(weight_OI, memory_format=torch.contiguous_format)
+        masked_GM, weight_GM = _by_group(masked_OI, masks_CM), _by_group(weight_OI, masks_CM)
+        masks_MC = masks_CM.t().float()
+        squares = torch.zeros((), device=weight_OI.device)
+        for where, y_Cn in probabilities(logits_CG, draw):
+            torch.mul(weight_GM[where], (masks_MC @ y_Cn).t(), out=masked_GM[where])
+            squares += masked_GM[where].float().square().sum()
+        return masked_OI, squares
+
+    @staticmethod
+    def backward(ctx, gradient_OI, gradient_squares):  # type: ignore[no-untyped-def]
+        weight_OI, logits_CG, masks_CM = ctx.saved_tensors
+        result_CG = torch.empty_like(logits_CG)
+        gradient_GM, weight_GM = _by_group(gradient_OI.contiguous(), masks_CM), _by_group(weight_OI, masks_CM)
+        to_MC, slope = masks_CM.t().float(), ctx.draw.scale / ctx.draw.temperature
+        for where, y_Cn in probabilities(logits_CG, ctx.draw):
+            own_Mn = weight_GM[where].t().float()
+            toward_Mn = gradient_GM[where].t().float() + 2 * gradient_squares * own_Mn * (to_MC @ y_Cn)
+            toward_Cn = to_MC.t() @ (toward_Mn * own_Mn)
+            toward_Cn -= (toward_Cn * y_Cn).sum(dim=0)
+            result_CG[:, where] = toward_Cn.mul_(y_Cn).mul_(slope)
+        return None, result_CG, None, None
+
+
+def key_of(*parts: int | str) -> int:
+    """A key of 64 bits from what noise is to depend on."""
+    return int(digest_of(list(parts))[:16], 16)
+
+
+def gumbel(like_Cn: Tensor, key: int) -> Tensor:
+    """Standard Gumbel noise, float32 [C, n], from a key. Two rounds of multiply and shift mix place and key
+    (constants: C. Wellons' lowbias32); 24 bits of each become a uniform number in (0, 1)."""
+    candidates_of_it, groups = like_Cn.shape
+    place_C1 = torch.arange(candidates_of_it, dtype=torch.int32, device=like_Cn.device)[:, None] * CHUNK
+    x_Cn = place_C1 + torch.arange(groups, dtype=torch.int32, device=like_Cn.device)
+    x_Cn.mul_(_signed(key >> 32 | 1)).add_(_signed(key))
+    x_Cn ^= x_Cn.bitwise_right_shift(16).bitwise_and_(0xFFFF)
+    x_Cn *= 0x7FEB352D
+    x_Cn ^= x_Cn.bitwise_right_shift(15).bitwise_and_(0x1FFFF)
+    x_Cn *= _signed(0x846CA68B)
+    x_Cn ^= x_Cn.bitwise_right_shift(16).bitwise_and_(0xFFFF)
+    uniform_Cn = x_Cn.bitwise_right_shift_(8).bitwise_and_(0xFFFFFF).float().add_(0.5).mul_(2.0**-24)
+    return uniform_Cn.log_().neg_().log_().neg_()
+
+
+def _by_group(matrix_OI: Tensor, masks_CM: Tensor) -> Tensor:
+    return matrix_OI.reshape(-1, masks_CM.shape[1])
+
+
+def _signed(number: int) -> int:
+    """The lowest 32 bits as int32 has them."""
+    return (number + _SIGN) % (1 << 32) - _SIGN
