@@ -77,6 +77,10 @@ class BlockStream:
             if name.startswith(prefix)
         }
 
+    def buffers(self, block: int) -> frozenset[str]:
+        """Names inside the block of what is no parameter."""
+        return frozenset(name for name, _ in self._blocks[block].named_buffers())
+
     def groups(self, block: int) -> tuple[tuple[str, ...], ...]:
         """Prunable linears of a block, those that see the same input together."""
         return self.row.groups_in(self.block_tensors(block))

@@ -14,16 +14,20 @@ from pipeline.certificate import Certificate
 from pipeline.checkpoint.keeps import load_keep
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.errors import CorruptObject
+from pipeline.ledger import progress_key
+from pipeline.methods.maskllm import MaskTraining
 from pipeline.patterns import NM
-from pipeline.tensor.soft_masks import Draw, candidates, chosen, key_of, prior_logits
+from pipeline.tensor.soft_masks import Draw, candidates, chosen, key_of, masked_weight, prior_logits
 from pipeline.tensor.zeros import nm_holds
 from pipeline.training import Curve
 from tests.models import Kind
 from tests.pipeline.test_soft_masks import plain
 from tests.workers.training_runs import Call, Folder, Outcome, Prepared, prepare, run_all, run_one
 from workers.harness.model import materialise_checkpoint
+from workers.stages.base import Note
 from workers.training.certified import kept_as_they_were
 from workers.training.data import TrainingData
+from workers.training.mask_blocks import LearnedBlock
 from workers.training.masked import draw_at
 from workers.training.stored import Stored
 
@@ -253,3 +257,82 @@ def test_gradient_checkpointing_draws_the_same(tiny: Prepared, tmp_path: Path) -
     for one, two in itertools.zip_longest(plainly.steps, again.steps):
         assert one.loss == pytest.approx(two.loss, abs=1e-6)
         assert one.gradient_norm == pytest.approx(two.gradient_norm, rel=1e-4)
+
+
+BLOCKWISE = {"scope": "block", "epochs": 6, "learning_rate": {"peak": 2e-2, "warmup_steps": 0}}
+
+
+def test_block_by_block(tiny: Prepared, tmp_path: Path) -> None:
+    """Every block comes nearer to the dense one; masks are whole, weights stay; two workers as one."""
+    calls = [
+        Call(
+            tiny.learning({**BLOCKWISE, **extra}, prior=prior, key=f"block-{prior}"),
+            Folder(tmp_path / str(prior)),
+        )
+        for prior, extra in ((True, {}), (False, {}))
+    ]
+    alone = run_all(tmp_path / "one", calls, workers=1)
+    for outcome in alone:
+        curve = curve_of(tiny, outcome)
+        assert len(curve.blocks) == len(tiny.patterns)
+        assert all(fit.after <= fit.before for fit in curve.blocks)
+        assert sum(fit.after < 0.95 * fit.before for fit in curve.blocks) > len(curve.blocks) // 2
+        assert curve.masks[-1].blocks[0].changed > 0
+        checkpoint, keep = stored(outcome)
+        kept_as_they_were(tiny.content, tiny.dense, Stored(step=6, checkpoint=checkpoint, keep=keep))
+        assert all(nm_holds(one, keep=2, group=4) for one in keeps_of(tiny, outcome).values())
+    shared = run_all(
+        tmp_path / "two", [Call(tiny.learning(BLOCKWISE, key="shared"), Folder(tmp_path / "x"))], workers=2
+    )
+    masks, same = keeps_of(tiny, alone[0]), keeps_of(tiny, shared[0])
+    assert min(float((masks[name] == same[name]).float().mean()) for name in masks) > 0.99
+
+
+def test_block_by_block_goes_on_after_the_last_stored_block(tiny: Prepared, tmp_path: Path) -> None:
+    whole = run_one(tmp_path / "whole", tiny.learning(BLOCKWISE, key="b-whole"))
+    work = tiny.learning(BLOCKWISE, key="b-cut")
+    kept = tiny.content.get_model(progress_key("b-whole", "fitted-00000"), LearnedBlock)
+    tiny.content.put_model(progress_key("b-cut", "fitted-00000"), kept)
+    again = run_one(tmp_path / "cut", work)
+    assert any(isinstance(one, Note) and "learned already" in one.text for one in again.told)
+    assert stored(again)[0].digest == stored(whole)[0].digest
+    assert stored(again)[1].digest == stored(whole)[1].digest
+
+
+def test_one_linear_comes_within_a_hundredth_of_the_best_masks() -> None:
+    """2 rows of 3 groups of a linear: 6^3 masks a row, each tried. The objective of a row is its own, so that
+    the best of each row together are the best of all."""
+    generator = torch.Generator().manual_seed(3)
+    x_TI = torch.randn(64, 12, generator=generator) @ torch.randn(12, 12, generator=generator)
+    weight_OI = torch.randn(2, 12, generator=generator)
+    masks_CM = candidates(2, 4)
+    target_TO = x_TI @ weight_OI.t()
+
+    def loss_of(masked_OI: Tensor) -> Tensor:
+        return (x_TI @ masked_OI.t() - target_TO).square().sum() / target_TO.square().sum()
+
+    best = 0.0
+    for row in range(2):
+        tried = [torch.cat([masks_CM[c] for c in choice]) for choice in itertools.product(range(6), repeat=3)]
+        errors = [
+            float((x_TI @ (weight_OI[row] * mask) - target_TO[:, row]).square().sum()) for mask in tried
+        ]
+        best += min(errors) / float(target_TO.square().sum())
+
+    logits_CG = torch.zeros(6, 6).normal_(std=0.01, generator=generator).requires_grad_()
+    optimizer = torch.optim.AdamW([logits_CG], betas=(0.9, 0.95), eps=1e-8)
+    steps = 2000
+    training = MaskTraining.model_validate(
+        {"text": {"source": "file:/x.txt"}, "steps": steps, "temperature": {"start": 4, "end": 0.05}}
+    )
+    for step in range(steps):
+        scale, temperature = draw_at(training, step)
+        masked_OI, _ = masked_weight(
+            weight_OI, logits_CG, masks_CM, Draw(scale, temperature, key_of(0, step))
+        )
+        loss_of(masked_OI).backward()
+        optimizer.param_groups[0]["lr"] = 2e-3 * (1 - step / steps)
+        optimizer.step()
+        optimizer.zero_grad()
+    learned = float(loss_of(weight_OI * chosen(logits_CG.detach(), masks_CM, (2, 12))))
+    assert learned <= 1.01 * best

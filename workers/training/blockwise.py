@@ -1,10 +1,12 @@
 """Reconstruction as a training: finished blocks are stored, and a later start goes on after them."""
 
 import time
+from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 
-from pipeline.artifacts import ArtifactRef, CurveRef, FileRef
+from pipeline.artifacts import ArtifactRef, CheckpointRef, CurveRef, FileRef
 from pipeline.canonical import Frozen, canonical_json
 from pipeline.checkpoint.assemble import StoredTensors, assemble
 from pipeline.checkpoint.reader import CheckpointReader
@@ -30,6 +32,9 @@ class FittedBlock(Frozen):
     weights: StoredTensors
 
 
+Block = TypeVar("Block", bound=FittedBlock)
+
+
 def train_blocks(work: Work, around: Surroundings) -> TrainingResult:
     """Fit every block that is not stored yet. Raises ZerosLost."""
     reset_peak_memory()
@@ -38,7 +43,7 @@ def train_blocks(work: Work, around: Surroundings) -> TrainingResult:
     assert isinstance(work.stage, Recover)
     recovery = work.stage.recovery
     data = TrainingData(content, work.tokens, seed=recovery.text.seed)
-    done = ranks.from_first(lambda: _stored_blocks(work))
+    done = ranks.from_first(lambda: stored_blocks(work, FittedBlock))
     if done and ranks.rank() == 0:
         around.tell(Note(f"{len(done)} blocks are fitted already"))
     assert work.teacher is not None
@@ -74,10 +79,7 @@ def train_blocks(work: Work, around: Surroundings) -> TrainingResult:
 
 def _artifacts(work: Work, done: list[FittedBlock]) -> dict[str, ArtifactRef]:
     content, recipe = work.settings.content(), work.stage.recipe
-    reader = CheckpointReader(content, work.checkpoint)
-    names = BlockStream(reader, dtype=torch.float32, device=torch.device("cpu")).outer_tensors()
-    outer = StoredTensors.of(copy_tensors(content, "part.safetensors", reader, names))
-    checkpoint = assemble(content, work.checkpoint, [outer, *(block.weights for block in done)])
+    checkpoint = fitted_checkpoint(work, [block.weights for block in done])
     steps = recipe.total_steps
     curve = Curve(blocks=tuple(block.fit for block in done), total_steps=steps, result_step=steps)
     blob = content.put_bytes(canonical_json(curve))
@@ -89,11 +91,20 @@ def _artifacts(work: Work, done: list[FittedBlock]) -> dict[str, ArtifactRef]:
     return artifacts | certified(work, stored, checks=())
 
 
-def _stored_blocks(work: Work) -> list[FittedBlock]:
-    """From block 0 without a gap, with blobs that are there."""
+def fitted_checkpoint(work: Work, blocks: Sequence[StoredTensors]) -> CheckpointRef:
+    """The checkpoint of the work with these blocks."""
     content = work.settings.content()
-    stored: list[FittedBlock] = []
-    while block := content.find_model(progress_key(work.key, f"fitted-{len(stored):05d}"), FittedBlock):
+    reader = CheckpointReader(content, work.checkpoint)
+    names = BlockStream(reader, dtype=torch.float32, device=torch.device("cpu")).outer_tensors()
+    outer = StoredTensors.of(copy_tensors(content, "part.safetensors", reader, names))
+    return assemble(content, work.checkpoint, [outer, *blocks])
+
+
+def stored_blocks(work: Work, cls: type[Block]) -> list[Block]:
+    """What an earlier start has stored, from block 0 without a gap, with blobs that are there."""
+    content = work.settings.content()
+    stored: list[Block] = []
+    while block := content.find_model(progress_key(work.key, f"fitted-{len(stored):05d}"), cls):
         if not content.has(block.weights.file.blob):
             break
         stored.append(block)

@@ -12,27 +12,22 @@ from torch import Tensor
 
 from pipeline.artifacts import ArtifactRef
 from pipeline.certificate import Check
-from pipeline.checkpoint.keeps import KeepReader, put_keep, turned
+from pipeline.checkpoint.keeps import put_keep, turned
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.stream import disk_names
-from pipeline.errors import InvalidSpec
-from pipeline.patterns import NM
 from pipeline.recovery import EarlyStop, Held, KeepRule
 from pipeline.stages import LearnMasks
 from pipeline.tensor.soft_masks import (
     Likelihood,
-    candidates,
     chosen,
     chosen_codes,
-    key_of,
     likelihood,
-    prior_logits,
-    random_logits,
 )
 from pipeline.training import BlockMasks, MaskRecord
 from workers.training import ranks
 from workers.training.certified import certified, kept_as_they_were
 from workers.training.engine import Engine
+from workers.training.first_masks import FirstMasks
 from workers.training.guard import Guard
 from workers.training.masked import LOGITS, draw_at, prunable, put_masks, stored_weight
 from workers.training.model import load_model
@@ -55,10 +50,7 @@ class MaskStudent:
         self._training = training = work.stage.training
         self._content = work.settings.content()
         self._reader = CheckpointReader(self._content, work.checkpoint)
-        self._prior = None
-        if work.prior is not None:
-            self._prior = KeepReader(self._content, work.checkpoint, work.prior)
-        self._patterns = _patterns(work)
+        self._begin = FirstMasks(work)
         model, self._names = load_model(
             self._content,
             work.checkpoint,
@@ -72,13 +64,13 @@ class MaskStudent:
         model.train()
         if work.resources.gradient_checkpointing:
             model.activation_checkpointing_enable({"use_reentrant": False})
-        self._masked = put_masks(model, training, self._patterns, self._first_logits, names=self._names)
+        self._masked = put_masks(model, training, self._begin, names=self._names)
         self.engine = Engine(model, config, adam_arguments(training))
         self.teacher = self._unmasked if training.needs_teacher else None
         self._first: dict[str, Tensor] = {}  # on rank 0: each group's first mask
         if ranks.rank() == 0:
             for name, block in self._prunable.items():
-                self._first[name] = chosen_codes(self._first_logits(self._names[name], block))
+                self._first[name] = chosen_codes(self._begin.logits(self._names[name], block))
 
     def before(self, step: int) -> None:
         """New draws, the same on every worker."""
@@ -107,7 +99,7 @@ class MaskStudent:
             step=step,
             temperature=temperature,
             scale=scale,
-            blocks=tuple(_of_block(found[block]) for block in sorted(found)),
+            blocks=tuple(of_block(found[block]) for block in sorted(found)),
         )
 
     def store(self, *, step: int) -> Stored:
@@ -115,10 +107,7 @@ class MaskStudent:
         keeps: dict[str, Tensor] = {}
         for name, block in self._prunable.items():
             disk = self._names[name]
-            shape_OI = turned(
-                torch.empty(self._reader.index.tensors[disk].shape, device="meta"), self._work.row
-            )
-            keep_OI = chosen(self._logits(name), self._candidates(block), shape_OI.shape)
+            keep_OI = chosen(self._logits(name), self._begin.candidates(block), self._begin.shape(disk))
             keeps[disk] = turned(keep_OI.cpu(), self._work.row).contiguous()
 
         def now(disk: str) -> Tensor:
@@ -152,32 +141,9 @@ class MaskStudent:
     def _logits(self, name: str) -> Tensor:
         return self.engine.full(name.removesuffix(".weight") + LOGITS)
 
-    def _candidates(self, block: int) -> Tensor:
-        return candidates(self._patterns[block].keep, self._patterns[block].group)
 
-    def _first_logits(self, disk: str, block: int) -> Tensor:
-        pattern, masks_CM = self._patterns[block], self._candidates(block)
-        if self._prior is not None:
-            keep_OI = self._prior.matrix(disk)
-            return prior_logits(keep_OI, masks_CM, strength=self._work.stage.prior_strength)
-        out_features, in_features = self._shape(disk)
-        pattern.check_in_features(in_features, linear=disk)
-        seed = key_of(self._training.text.seed, "first", disk) % 2**63
-        return random_logits(out_features * in_features // pattern.group, masks_CM, seed=seed)
-
-    def _shape(self, disk: str) -> tuple[int, int]:
-        shape = self._reader.index.tensors[disk].shape
-        return (shape[1], shape[0]) if self._work.row.transposed else (shape[0], shape[1])
-
-
-def _patterns(work: Work) -> list[NM]:
-    patterns = [one for one in work.patterns or () if isinstance(one, NM)]
-    if not patterns or len(patterns) != len(work.patterns or ()):
-        raise InvalidSpec("method maskllm learns N:M masks; use pattern kind nm", "spec.prune.pattern.kind")
-    return patterns
-
-
-def _of_block(linears: Sequence[tuple[Likelihood, int]]) -> BlockMasks:
+def of_block(linears: Sequence[tuple[Likelihood, int]]) -> BlockMasks:
+    """What the linears of a block have together. With each: groups whose mask has changed."""
     groups = sum(one.groups for one, _ in linears)
     return BlockMasks(
         entropy=sum(one.entropy * one.groups for one, _ in linears) / groups,

@@ -9,8 +9,8 @@ Shape legend: O out_features, I in_features, M weights of a group, G groups, C c
 stores [I, O].
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +19,22 @@ from transformers import PreTrainedModel
 
 from pipeline.architecture import row_for
 from pipeline.methods.maskllm import MaskTraining
-from pipeline.patterns import NM
-from pipeline.tensor.soft_masks import Draw, candidates, chosen, key_of, masked_weight
+from pipeline.tensor.soft_masks import Draw, chosen, key_of, masked_weight
 
 Masks = Literal["drawn", "likeliest", "none"]
 LOGITS = ".logits"
+
+
+class Beginning(Protocol):
+    """Where learning begins."""
+
+    def candidates(self, block: int) -> Tensor:
+        """Of a block's groups, bool [C, M]."""
+        ...
+
+    def logits(self, name: str, block: int) -> Tensor:
+        """The first ones, float32 [C, G], of a weight by its checkpoint name."""
+        ...
 
 
 class MaskedLinear(nn.Module):
@@ -32,12 +43,14 @@ class MaskedLinear(nn.Module):
 
     candidates_CM: Tensor
 
-    def __init__(self, base: nn.Module, logits_CG: Tensor, pattern: NM, *, transposed: bool) -> None:
+    def __init__(
+        self, base: nn.Module, logits_CG: Tensor, candidates_CM: Tensor, *, transposed: bool
+    ) -> None:
         super().__init__()
         self.weight = base.weight
         self.bias = base.bias
         self.logits = nn.Parameter(logits_CG)
-        self.register_buffer("candidates_CM", candidates(pattern.keep, pattern.group), persistent=False)
+        self.register_buffer("candidates_CM", candidates_CM.to(logits_CG.device), persistent=False)
         self._transposed = transposed
         self.masks: Masks = "likeliest"
         self.draw: Draw | None = None
@@ -90,15 +103,13 @@ def draw_at(training: MaskTraining, step: int) -> tuple[float, float]:
 def put_masks(
     model: PreTrainedModel,
     training: MaskTraining,
-    patterns: Sequence[NM],
-    logits_of: Callable[[str, int], Tensor],
+    begin: Beginning,
     *,
     names: Mapping[str, str],
 ) -> MaskedModel:
     """Put masked linears in the place of the prunable ones of `model`, and freeze all but their logits.
 
-    `patterns`: of each block. `names`: parameter → checkpoint name. `logits_of(name, block)`: the first
-    logits, [C, G], of a weight by its checkpoint name. Weights may be partitioned already.
+    `begin`: gives the first logits. `names`: parameter → checkpoint name. Weights may be partitioned already.
     """
     row = row_for(model.config.model_type)
     model.requires_grad_(False)
@@ -106,9 +117,9 @@ def put_masks(
     for name, block in prunable(names, row.blocks, row.linear_names):
         path = name.removesuffix(".weight")
         base = model.get_submodule(path)
-        logits = logits_of(names[name], block).to(base.weight.device, base.weight.dtype)
+        logits = begin.logits(names[name], block).to(base.weight.device, base.weight.dtype)
         parent, _, leaf = path.rpartition(".")
-        linears[path] = MaskedLinear(base, logits, patterns[block], transposed=row.transposed)
+        linears[path] = MaskedLinear(base, logits, begin.candidates(block), transposed=row.transposed)
         setattr(model.get_submodule(parent), leaf, linears[path])
     return MaskedModel(linears, training)
 

@@ -1,13 +1,16 @@
 """Which kind of training a recipe asks for."""
 
-from pipeline.stages import Recover
+from pipeline.stages import LearnMasks
 from workers.training.blockwise import train_blocks
 from workers.training.loop import train
+from workers.training.mask_blocks import learn_blocks
 from workers.training.work import Surroundings, TrainingResult, Work
 
 
 def start(work: Work, around: Surroundings) -> TrainingResult:
     """Train to the end, from wherever an earlier start left off."""
-    if isinstance(work.stage, Recover) and work.stage.recovery.trains.kind == "reconstruction":
+    if isinstance(work.stage, LearnMasks):
+        return learn_blocks(work, around) if work.stage.training.scope == "block" else train(work, around)
+    if work.stage.recovery.trains.kind == "reconstruction":
         return train_blocks(work, around)
     return train(work, around)
