@@ -1,6 +1,6 @@
 """The zeros certificate's checks: every pruned weight of a checkpoint is looked at, one tensor at a time."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from safetensors import safe_open
@@ -50,8 +50,8 @@ def certify_files(
 ) -> Certified:
     """As `certify`, for what the safetensors library reads: a directory with `.safetensors` files, or tensors
     by name. `checkpoint` is the stored one that `keep` belongs to; it gives names and shapes only."""
-    tensors = read_directory(weights) if isinstance(weights, Path) else weights.items()
     keeps = KeepReader(content, checkpoint, keep)
+    tensors = read_directory(weights, keeps.tensors) if isinstance(weights, Path) else weights.items()
     return certify_tensors(tensors, keeps, at=at, step=step, patterns=patterns)
 
 
@@ -126,9 +126,10 @@ def _certificate(
     )
 
 
-def read_directory(directory: Path) -> Iterator[tuple[str, Tensor]]:
-    """Name and weight of all tensors of a directory's safetensors files, one at a time."""
+def read_directory(directory: Path, wanted: Container[str]) -> Iterator[tuple[str, Tensor]]:
+    """Name and weight of the wanted tensors in a directory's safetensors files, one at a time."""
     for path in sorted(directory.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 - it is no mapping
-                yield name, file.get_tensor(name)
+                if name in wanted:
+                    yield name, file.get_tensor(name)

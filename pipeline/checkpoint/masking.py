@@ -124,9 +124,8 @@ def apply_masks(
                 yield from work.shard(dense / name, written / name, *headers[name])
             else:
                 shutil.copyfile(dense / name, written / name)
-        tensors, check = certify_tensors(
-            read_directory(written), fitted, at="published", patterns=fitted.patterns
-        )
+        weights = read_directory(written, fitted.tensors)
+        tensors, check = certify_tensors(weights, fitted, at="published", patterns=fitted.patterns)
         chosen = Check(at="mask", tensors=len(tensors), held=work.held, zeros=work.held)
         certificate = Certificate(tensors=tensors, checks=(chosen, check))
         (written / CERTIFICATE_JSON).write_bytes(canonical_json(certificate))

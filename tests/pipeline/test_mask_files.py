@@ -1,5 +1,7 @@
 """One portable file of masks: read as it was written, refused when anything is wrong, applied to the bit."""
 
+import hashlib
+import itertools
 import json
 import shutil
 import struct
@@ -7,20 +9,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 from transformers import AutoModelForCausalLM
 
+from pipeline.allocations import Uniform
 from pipeline.certificate import Certificate
+from pipeline.checkpoint.keeps import keep_ref
 from pipeline.checkpoint.masking import Applied, apply_masks
 from pipeline.checkpoint.masks import TABLE, MaskFile, find_masks, put_masks
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.errors import CorruptObject, InvalidSpec, SourceNotFound
+from pipeline.methods import Magnitude
 from pipeline.patterns import NM
 from pipeline.tensor.zeros import keep_sha256
+from tests.checkpoints import imported
+from tests.models import tiny_checkpoint
 from tests.pipeline.made_masks import made_masks
+from tests.sweeping import prune_in_process
 
 HEAD = 8
 
@@ -234,3 +243,37 @@ def bits(weight: torch.Tensor) -> torch.Tensor:
 
 def names(directory: Path) -> set[str]:
     return {path.name for path in directory.iterdir()}
+
+
+@torch.no_grad()
+def test_a_pruned_checkpoint_is_made_again_of_its_masks(tmp_path: Path) -> None:
+    model = tiny_checkpoint("gpt2", tmp_path / "model", dtype="bfloat16")
+    content, dense = imported(model, tmp_path / "store")
+    pattern = NM(keep=2, group=4)
+    swept = prune_in_process(content, dense, [], method=Magnitude(), allocation=Uniform(), pattern=pattern)
+    linears = [linear for block in swept.blocks for linear in block.linears]
+    keep = keep_ref(content, [block.keep for block in swept.blocks], linears)
+    stored = put_masks(content, dense, keep, patterns=swept.plan.blocks, dense=dense)
+    (tmp_path / "masks.safetensors").write_bytes(content.get_bytes(stored.blob))
+    applied(model, tmp_path / "masks.safetensors", tmp_path / "out")
+    pruned = tensors(tmp_path / "out")
+    for block in swept.blocks:
+        for name, weight in load(content.get_bytes(block.weights.file.blob)).items():
+            assert bits(pruned[name]).equal(bits(weight)), name
+
+
+def test_anyone_can_read_them_with_numpy(tmp_path: Path) -> None:
+    """As docs/masks.md says it."""
+    made = made_masks("gpt2", tmp_path)
+    candidates = np.array(
+        [[place in kept for place in range(4)] for kept in itertools.combinations(range(4), 2)]
+    )
+    with safe_open(made.file, "np") as file:
+        table = json.loads(file.metadata()[TABLE])["tensors"]
+        for name, keep in made.keeps.items():
+            shape = table[name]["shape"]
+            codes = (file.get_tensor(name)[:, None] // 6 ** np.arange(3) % 6).reshape(-1)
+            mask = candidates[codes[: np.prod(shape) // 4]].reshape(shape)
+            assert np.array_equal(mask, keep.numpy())
+            packed = np.packbits(mask, axis=None, bitorder="little")
+            assert hashlib.sha256(packed.tobytes()).hexdigest() == table[name]["keep_sha256"]
