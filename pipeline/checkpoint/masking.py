@@ -109,10 +109,9 @@ def apply_masks(
     where masks do not fit, or, without `other_weights`, were made for other weights.
     """
     file = MaskFile(find_masks(masks))
-    source = open_source(
-        f"file:{dense.absolute()}", SourceAccess(allowed_roots=(Path("/"),))
-    )  # its user's own
-    files = [one.path for one in model_pin(source).files]
+    access = SourceAccess(allowed_roots=(Path("/"),))  # its user's own files
+    pin = model_pin(open_source(f"file:{dense.absolute()}", access))
+    files = [one.path for one in pin.files]
     headers = {name: read_header(dense / name) for name in files if name.endswith(".safetensors")}
     shapes = {tensor.name: tensor.shape for _, tensors in headers.values() for tensor in tensors}
     config = json.loads((dense / CONFIG_JSON).read_text(encoding="utf-8"))

@@ -17,14 +17,15 @@ from safetensors.torch import load, load_file
 from transformers import AutoModelForCausalLM
 
 from pipeline.allocations import Uniform
+from pipeline.architecture import row_for
 from pipeline.certificate import Certificate
 from pipeline.checkpoint.keeps import keep_ref
-from pipeline.checkpoint.masking import Applied, apply_masks
+from pipeline.checkpoint.masking import Applied, apply_masks, fit
 from pipeline.checkpoint.masks import TABLE, MaskFile, find_masks, put_masks
 from pipeline.checkpoint.reader import CheckpointReader
-from pipeline.errors import CorruptObject, InvalidSpec, SourceNotFound
+from pipeline.errors import CorruptObject, InvalidSpec, SourceNotFound, UnsupportedCheckpoint
 from pipeline.methods import Magnitude
-from pipeline.patterns import NM
+from pipeline.patterns import NM, Unstructured
 from pipeline.tensor.zeros import keep_sha256
 from tests.checkpoints import imported
 from tests.models import tiny_checkpoint
@@ -231,6 +232,29 @@ def test_masks_of_another_model_are_refused(tmp_path: Path) -> None:
     shutil.copytree(made.model, tmp_path / "exists")
     with pytest.raises(InvalidSpec, match="exists; name a directory that is to be made"):
         applied(made.model, made_masks("llama", tmp_path / "again").file, tmp_path / "exists")
+
+
+def test_a_dense_checkpoint_that_is_cut_is_refused(tmp_path: Path) -> None:
+    made = made_masks("llama", tmp_path)
+    weights = made.model / "model.safetensors"
+    whole = weights.read_bytes()
+    broken = [(whole[:-1], "header describes"), (whole[:100], "header is cut"), (whole[::-1], "a header of")]
+    for data, said in broken:
+        weights.write_bytes(data)
+        with pytest.raises(UnsupportedCheckpoint, match=f"model.safetensors is no complete .*{said}"):
+            applied(made.model, made.file, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_blocks_of_masks_of_one_kind_are_certified_as_that(tmp_path: Path) -> None:
+    made = made_masks("llama", tmp_path)
+    reader = CheckpointReader(made.content, made.checkpoint)
+    shapes = {name: entry.shape for name, entry in reader.index.tensors.items()}
+    mixed = [*made.patterns[:-1], Unstructured(sparsity=0.5)]
+    stored = put_masks(made.content, made.checkpoint, made.keep, patterns=mixed)
+    made.file.write_bytes(made.content.get_bytes(stored.blob))
+    fitted = fit(MaskFile(made.file), row_for("llama"), shapes, of="it")
+    assert fitted.patterns == (*made.patterns[:-1], Unstructured(sparsity=0))
 
 
 def tensors(directory: Path) -> dict[str, torch.Tensor]:

@@ -1,5 +1,6 @@
 """Stored masks become keep tensors, and keep tensors are published as one file of masks."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,13 @@ from pipeline.artifacts import (
     SparsityTable,
 )
 from pipeline.canonical import canonical_json
+from pipeline.certificate import Certificate
 from pipeline.checkpoint.agreement import agreement
 from pipeline.checkpoint.keeps import load_keep
 from pipeline.checkpoint.masking import Applied, apply_masks
 from pipeline.checkpoint.masks import MaskFile, put_masks
-from pipeline.errors import InvalidSpec
+from pipeline.checkpoint.published import check_masks
+from pipeline.errors import CorruptObject, InvalidSpec
 from pipeline.evaluation import EvaluationResult
 from pipeline.ledger import WorkOrder
 from pipeline.plan import SparsityPlan
@@ -32,6 +35,7 @@ from pipeline.resolve_model import model_pin
 from pipeline.sources import SourceAccess, open_source
 from pipeline.spec import JobRequest
 from pipeline.stages import Publish
+from pipeline.storage import LocalStore
 from tests.checkpoints import imported
 from tests.models import tiny_text
 from tests.pipeline.made_masks import Made, made_masks
@@ -182,6 +186,22 @@ def test_masks_are_published_and_make_the_same_checkpoint(kind: str, tmp_path: P
     assert (done.others, done.unknown) == ((), 0)
     ours, theirs = (load_file(one / "model.safetensors") for one in (tmp_path / "again", directory))
     assert all(ours[name].equal(theirs[name]) for name in theirs)
+
+
+def test_published_masks_that_are_others_are_noticed(tmp_path: Path) -> None:
+    made, directory = published("llama", tmp_path)
+    certificate = Certificate.model_validate_json((directory / "certificate.json").read_bytes())
+    digest = hashlib.sha256(made.file.read_bytes()).hexdigest()
+    store = LocalStore(tmp_path)
+    check_masks(store, "published", digest, certificate.tensors)
+    other = certificate.tensors[3].model_copy(update={"keep_sha256": "0" * 64})
+    with pytest.raises(CorruptObject, match=f"another mask of {other.tensor} than"):
+        check_masks(store, "published", digest, [*certificate.tensors[:3], other])
+    unknown = other.model_copy(update={"tensor": "more.weight"})
+    with pytest.raises(CorruptObject, match=r"cannot be read: 'more.weight'"):
+        check_masks(store, "published", digest, [unknown])
+    with pytest.raises(CorruptObject, match="was published with SHA-256"):
+        check_masks(store, "published", "0" * 64, certificate.tensors)
 
 
 def test_a_published_checkpoint_is_a_source_as_any_other(tmp_path: Path) -> None:

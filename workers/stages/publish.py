@@ -20,6 +20,7 @@ from pipeline.canonical import canonical_json
 from pipeline.certificate import Certificate
 from pipeline.checkpoint.index import TENSORS_JSON
 from pipeline.checkpoint.masks import put_masks
+from pipeline.checkpoint.published import check_masks
 from pipeline.comparison import compare_tasks
 from pipeline.evaluation import EvaluationResult
 from pipeline.ledger import MANIFEST_JSON
@@ -55,9 +56,11 @@ def run(stage: Publish, context: StageContext) -> Steps:
     written = _written(stage, context, certificate)
     documents = [FileRef(path=path, blob=content.put_bytes(data)) for path, data in written.items()]
     if certificate is not None:
-        documents.append(_masks(stage, context))
+        masks = _masks(stage, context)
+        documents.append(masks)
     yield from _copied(content, prefix, documents, before=len(files))
     if certificate is not None:
+        check_masks(content.store, prefix, masks.blob.digest, certificate.tensors)
         made["certificate"] = CertificateRef(
             files=tuple(file for file in documents if file.path == CERTIFICATE_JSON)
         )
