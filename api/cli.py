@@ -8,7 +8,7 @@ import httpx
 import typer
 from typer.core import TyperGroup
 
-from api import cli_convert, cli_demo, cli_keys, cli_local, cli_schedules, cli_structure
+from api import cli_convert, cli_demo, cli_keys, cli_local, cli_masks, cli_schedules, cli_structure
 from api.cli_job import say_links, say_result, watched
 from api.cli_service import REMEDY, Url, connect
 from api.cli_spec import SpecError, load_document
@@ -234,6 +234,8 @@ app.command("import-gguf")(cli_local.import_gguf)
 app.command("slice")(cli_structure.slice_checkpoint)
 app.command()(cli_convert.convert)
 app.command("vocab")(cli_structure.cut_vocabulary)
+app.command("apply-mask")(cli_masks.apply_mask)
+app.command("compare-masks")(cli_masks.compare_masks)
 app.command()(cli_local.run)
 app.command()(cli_demo.demo)
 

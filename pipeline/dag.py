@@ -136,7 +136,7 @@ def _nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
     publish = Publish(model_name=name, spec=spec)
     if "curve" in made:  # has speeds: it is not published
         told["curve"] = made.pop("curve")
-    yield Node(id="publish", stage=publish, inputs=made)
+    yield Node(id="publish", stage=publish, inputs={**made, **_unpruned(spec)})
 
     told |= {artifact: Input(node="publish", artifact=artifact) for artifact in publish.outputs}
     told |= {f"{which}_checkpoint": checkpoint for which, checkpoint in checkpoints.items()}
@@ -376,6 +376,12 @@ def _to_prune(spec: PruneSpec) -> Input:
     if spec.structure is None or spec.structure.beside_vocabulary is None:
         return _with_own_tokens(spec)
     return CUT
+
+
+def _unpruned(spec: PruneSpec) -> dict[str, Input]:
+    """The weights that the published masks were chosen for, unless training has moved zeros since."""
+    moved = spec.recovery is not None and spec.recovery.keep.kind != "held"
+    return {} if spec.prune is None or moved else {"unpruned": _to_prune(spec)}
 
 
 def _swept(prune: Prune) -> frozenset[Statistic]:

@@ -13,7 +13,7 @@ import jinja2
 import yaml
 
 from pipeline.allocations.measures import Measurements
-from pipeline.artifacts import LinearSparsity, SparsityTable
+from pipeline.artifacts import MASKS_PATH, LinearSparsity, SparsityTable
 from pipeline.canonical import Frozen
 from pipeline.certificate import Certificate
 from pipeline.comparison import Comparison, TaskComparison, compare
@@ -164,6 +164,7 @@ def model_card(
             versions=dict(sorted(versions.items())),
             side_file=SIDE_FILE,
             certificate_file=CERTIFICATE_JSON,
+            masks_file=MASKS_PATH,
         )
     )
 

@@ -269,10 +269,11 @@ class EvaluateTask(_Stage):
 
 class Publish(_Stage):
     """An ordinary Hugging Face directory with model card, side file and manifest; where there are zeros, with
-    their certificate, for which the published files are read back."""
+    their masks, and their certificate, for which the published files are read back. Takes `unpruned`, the
+    checkpoint whose weights the masks were chosen for, where these are the masks."""
 
     kind: Literal["publish"] = "publish"
-    version: ClassVar = 3
+    version: ClassVar = 4
     unit: ClassVar = "file"
     model_name: str
     spec: PruneSpec

@@ -9,8 +9,10 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from pathlib import PurePosixPath
 from typing import Literal
 
+from pipeline.artifacts import MASKS_PATH
 from pipeline.canonical import digest_of
 from pipeline.checkpoint.index import WEIGHTS_INDEX_JSON
 from pipeline.checkpoint.layout import CONFIG_JSON, PICKLE_ENDINGS
@@ -120,4 +122,7 @@ def _finished(
 
 
 def _is_of_a_checkpoint(name: str) -> bool:
+    """The masks of a published checkpoint lie in a directory of their own, and are none."""
+    if name == PurePosixPath(MASKS_PATH).name:
+        return False
     return name in (CONFIG_JSON, WEIGHTS_INDEX_JSON) or name.endswith(WEIGHTS_ENDINGS)

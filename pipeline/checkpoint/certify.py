@@ -1,6 +1,6 @@
 """The zeros certificate's checks: every pruned weight of a checkpoint is looked at, one tensor at a time."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from safetensors import safe_open
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pipeline.artifacts import CheckpointRef, KeepRef
 from pipeline.certificate import Check, Moment, TensorCertificate
-from pipeline.checkpoint.keeps import HeldTensor, KeepReader, turned
+from pipeline.checkpoint.keeps import HeldTensor, KeepReader, Keeps, turned
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.errors import ZerosLost
 from pipeline.patterns import NM, Pattern
@@ -50,14 +50,14 @@ def certify_files(
 ) -> Certified:
     """As `certify`, for what the safetensors library reads: a directory with `.safetensors` files, or tensors
     by name. `checkpoint` is the stored one that `keep` belongs to; it gives names and shapes only."""
-    tensors = _read_directory(weights) if isinstance(weights, Path) else weights.items()
     keeps = KeepReader(content, checkpoint, keep)
+    tensors = read_directory(weights, keeps.tensors) if isinstance(weights, Path) else weights.items()
     return certify_tensors(tensors, keeps, at=at, step=step, patterns=patterns)
 
 
 def certify_tensors(
     weights: Iterable[tuple[str, Tensor]],
-    keeps: KeepReader,
+    keeps: Keeps,
     *,
     at: Moment,
     step: int | None = None,
@@ -88,7 +88,7 @@ def certify_tensors(
 
 
 def _certificate(
-    weight: Tensor, keeps: KeepReader, held: HeldTensor, pattern: Pattern | None, *, moment: str
+    weight: Tensor, keeps: Keeps, held: HeldTensor, pattern: Pattern | None, *, moment: str
 ) -> TensorCertificate:
     keep_OI = keeps.matrix(held.name)
     keep = turned(keep_OI, keeps.row)
@@ -126,8 +126,10 @@ def _certificate(
     )
 
 
-def _read_directory(directory: Path) -> Iterator[tuple[str, Tensor]]:
+def read_directory(directory: Path, wanted: Container[str]) -> Iterator[tuple[str, Tensor]]:
+    """Name and weight of the wanted tensors in a directory's safetensors files, one at a time."""
     for path in sorted(directory.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 - it is no mapping
-                yield name, file.get_tensor(name)
+                if name in wanted:
+                    yield name, file.get_tensor(name)

@@ -5,6 +5,7 @@ Shape legend: O out_features, I in_features.
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from safetensors.torch import load
@@ -12,7 +13,15 @@ from torch import Tensor
 
 from pipeline.architecture import row_for
 from pipeline.architecture_row import Architecture
-from pipeline.artifacts import CheckpointRef, ExpertTable, FileRef, KeepRef, LinearSparsity, SparsityTable
+from pipeline.artifacts import (
+    CheckpointRef,
+    ExpertTable,
+    FileRef,
+    KeepRef,
+    LinearSparsity,
+    MaskAgreements,
+    SparsityTable,
+)
 from pipeline.canonical import canonical_json
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.writer import put_tensors
@@ -22,6 +31,7 @@ from pipeline.tensor.packing import pack_keep, unpack_keep
 from pipeline.training import BlockFits
 
 SPARSITY_JSON, EXPERTS_JSON, FITS_JSON = "sparsity.json", "experts.json", "reconstruction.json"
+AGREEMENT_JSON = "agreement.json"
 
 
 @dataclass(frozen=True)
@@ -33,6 +43,24 @@ class HeldTensor:
     linear: str
 
 
+class Keeps(Protocol):
+    """Keep tensors of a checkpoint, wherever they lie. `tensors`: by name, block by block."""
+
+    @property
+    def row(self) -> Architecture:
+        """Of its model type."""
+        ...
+
+    @property
+    def tensors(self) -> Mapping[str, HeldTensor]:
+        """The weights that have one."""
+        ...
+
+    def matrix(self, name: str) -> Tensor:
+        """The keep tensor of a weight, bool [O, I]."""
+        ...
+
+
 class KeepReader:
     """Reads the keep tensors that belong to a checkpoint. At most one block of them is in memory, packed."""
 
@@ -42,7 +70,7 @@ class KeepReader:
         reader = CheckpointReader(content, checkpoint)
         self._shapes = {name: entry.shape for name, entry in reader.index.tensors.items()}
         self.row = row_for(str(reader.config["model_type"]))
-        held = _held(self.row, self._shapes, {file.path for file in keep.files})
+        held = held_tensors(self.row, self._shapes, {file.path for file in keep.files})
         self.tensors: dict[str, HeldTensor] = {one.name: one for one in held}
         self._block = -1
         self._packed: dict[str, Tensor] = {}
@@ -74,7 +102,13 @@ def load_keep(content: ContentStore, checkpoint: CheckpointRef, keep: KeepRef) -
     return {name: reader.keep(name).contiguous() for name in reader.tensors}
 
 
-def put_keep(content: ContentStore, checkpoint: CheckpointRef, keeps: Mapping[str, Tensor]) -> KeepRef:
+def put_keep(
+    content: ContentStore,
+    checkpoint: CheckpointRef,
+    keeps: Mapping[str, Tensor],
+    *,
+    agreements: MaskAgreements | None = None,
+) -> KeepRef:
     """Store `keeps` (as load_keep gives them) of a stored checkpoint, whose weights give the zeros.
 
     The layout is that of the prune stage: equal keep tensors and zeros give an equal artifact.
@@ -82,7 +116,7 @@ def put_keep(content: ContentStore, checkpoint: CheckpointRef, keeps: Mapping[st
     reader = CheckpointReader(content, checkpoint)
     row = row_for(str(reader.config["model_type"]))
     files, linears = [], []
-    for block, held in _by_block(_held(row, reader.index.tensors, None), keeps):
+    for block, held in _by_block(held_tensors(row, reader.index.tensors), keeps):
         packed = {one.name: pack_keep(turned(keeps[one.name], row).cpu()) for one in held}
         files.append(put_block_keep(content, block, packed))
         for one in held:
@@ -96,7 +130,7 @@ def put_keep(content: ContentStore, checkpoint: CheckpointRef, keeps: Mapping[st
                     weights=weight.numel(),
                 )
             )
-    return keep_ref(content, files, linears)
+    return keep_ref(content, files, linears, agreements=agreements)
 
 
 def put_block_keep(content: ContentStore, block: int, packed: Mapping[str, Tensor]) -> FileRef:
@@ -112,23 +146,25 @@ def keep_ref(
     *,
     experts: ExpertTable | None = None,
     fits: BlockFits | None = None,
+    agreements: MaskAgreements | None = None,
 ) -> KeepRef:
     """The artifact of all blocks' keep tensors, `sparsity.json`, and what else there is to tell."""
-    blob = content.put_bytes(canonical_json(SparsityTable(linears=tuple(linears))))
-    every = [*files, FileRef(path=SPARSITY_JSON, blob=blob)]
-    if experts is not None:
-        every.append(FileRef(path=EXPERTS_JSON, blob=content.put_bytes(canonical_json(experts))))
-    if fits is not None:
-        every.append(FileRef(path=FITS_JSON, blob=content.put_bytes(canonical_json(fits))))
+    told = {
+        SPARSITY_JSON: SparsityTable(linears=tuple(linears)),
+        EXPERTS_JSON: experts,
+        FITS_JSON: fits,
+        AGREEMENT_JSON: agreements,
+    }
+    blobs = {path: content.put_bytes(canonical_json(one)) for path, one in told.items() if one is not None}
+    every = [*files, *(FileRef(path=path, blob=blob) for path, blob in blobs.items())]
     return KeepRef(files=tuple(sorted(every, key=lambda file: file.path)))
 
 
-def _path(block: int) -> str:
-    return f"keep-{block:05d}.safetensors"
-
-
-def _held(row: Architecture, stored: Iterable[str], paths: set[str] | None) -> Iterator[HeldTensor]:
-    """Prunable weights among the stored tensors, block by block; only blocks whose file is in `paths`.
+def held_tensors(
+    row: Architecture, stored: Iterable[str], paths: set[str] | None = None
+) -> Iterator[HeldTensor]:
+    """Prunable weights among the stored tensors, block by block; if `paths` are given, only of blocks whose
+    file is one of them.
 
     Checkpoints saved from the base model lack the first part of a name.
     """
@@ -150,6 +186,10 @@ def _held(row: Architecture, stored: Iterable[str], paths: set[str] | None) -> I
         if paths is None or _path(block) in paths:
             yield from found
         block += 1
+
+
+def _path(block: int) -> str:
+    return f"keep-{block:05d}.safetensors"
 
 
 def _by_block(

@@ -2,15 +2,19 @@
 
 import hashlib
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from safetensors import safe_open
 from torch import Tensor
 
+from pipeline.artifacts import MASKS_PATH
+from pipeline.certificate import TensorCertificate
 from pipeline.checkpoint.keeps import HeldTensor
-from pipeline.errors import CorruptObject
+from pipeline.checkpoint.masks import MaskFile
+from pipeline.errors import CorruptObject, InvalidSpec
 from pipeline.storage.base import Store
+from pipeline.tensor.zeros import keep_sha256
 
 
 def published_tensors(
@@ -28,6 +32,23 @@ def published_tensors(
             with safe_open(local, framework="pt") as file:
                 for name in _in_order(file.keys(), held):
                     yield name, file.get_tensor(name)
+
+
+def check_masks(store: Store, prefix: str, digest: str, tensors: Sequence[TensorCertificate]) -> None:
+    """Read the published masks back: each is what was certified. `digest`: SHA-256 of their file. Raises
+    CorruptObject that names one that is not."""
+    with tempfile.TemporaryDirectory(prefix="secateur-published-") as directory:
+        local = Path(directory) / "file.safetensors"
+        key = f"{prefix}/{MASKS_PATH}"
+        _fetch(store, key, local, digest=digest)
+        try:
+            masks = MaskFile(local, named=key)
+            found = {one.tensor: keep_sha256(masks.matrix(one.tensor)) for one in tensors}
+        except (InvalidSpec, KeyError) as error:
+            raise CorruptObject(f"{key} was written, and cannot be read: {error}") from error
+    for one in tensors:
+        if found[one.tensor] != one.keep_sha256:
+            raise CorruptObject(f"{key} has another mask of {one.tensor} than the one that was certified")
 
 
 def _fetch(store: Store, key: str, to: Path, *, digest: str) -> None:

@@ -7,8 +7,10 @@ from the shapes, and tensors that cover the rest of the file without gaps or ove
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from pydantic import JsonValue
 
@@ -28,6 +30,35 @@ BITS = {
 }
 
 
+@dataclass(frozen=True)
+class DescribedTensor:
+    """One entry of a header. `offset` counts from the header's end."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    length: int
+
+
+def read_header(path: Path) -> tuple[int, list[DescribedTensor]]:
+    """How many bytes of a local file come before its tensors, and these in the order of their bytes. Raises
+    UnsupportedCheckpoint when they and the file do not agree."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(LENGTH_BYTES), "little")
+        if not 2 <= size <= MAX_HEADER_BYTES:
+            raise broken(path.name, f"a header of {size} bytes (2 to {MAX_HEADER_BYTES} are allowed)")
+        header = file.read(size)
+        if len(header) < size:
+            raise broken(path.name, f"the header is cut after {len(header)} bytes")
+        start, end = file.tell(), file.seek(0, os.SEEK_END)
+    tensors = _parse(path.name, header)
+    expected = start + sum(tensor.length for tensor in tensors)
+    if end != expected:
+        raise broken(path.name, f"it has {end} bytes, and its header describes {expected}")
+    return start, tensors
+
+
 class TensorScan:
     """What one file holds. `entries` are complete when `through` has come to its end."""
 
@@ -36,7 +67,9 @@ class TensorScan:
         self.entries: dict[str, TensorEntry] = {}
         self._head = bytearray()
         self._header_size = 0
-        self._waiting: list[_Tensor] | None = None  # last comes next; None while the header is incomplete
+        self._waiting: list[DescribedTensor] | None = (
+            None  # last comes next; None while the header is incomplete
+        )
         self._digest = hashlib.sha256()
         self._missing = 0  # bytes of the tensor that is being hashed
 
@@ -77,7 +110,7 @@ class TensorScan:
         self._head += rest[:taken]
         return rest[taken:]
 
-    def _take_tensors(self, waiting: "list[_Tensor]", rest: memoryview) -> None:
+    def _take_tensors(self, waiting: list[DescribedTensor], rest: memoryview) -> None:
         while rest:
             if not waiting:
                 raise broken(self.path, "there are bytes after its last tensor")
@@ -89,14 +122,14 @@ class TensorScan:
                 self._finish(waiting.pop())
                 self._begin(waiting)
 
-    def _begin(self, waiting: "list[_Tensor]") -> None:
+    def _begin(self, waiting: list[DescribedTensor]) -> None:
         """Prepare for the next tensor that has bytes."""
         self._digest = hashlib.sha256()
         while waiting and not waiting[-1].length:
             self._finish(waiting.pop())
         self._missing = waiting[-1].length if waiting else 0
 
-    def _finish(self, tensor: "_Tensor") -> None:
+    def _finish(self, tensor: DescribedTensor) -> None:
         self.entries[tensor.name] = TensorEntry(
             file=self.path,
             start=LENGTH_BYTES + self._header_size + tensor.offset,
@@ -107,17 +140,6 @@ class TensorScan:
         )
 
 
-@dataclass(frozen=True)
-class _Tensor:
-    """One entry of a header. `offset` counts from the header's end."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    offset: int
-    length: int
-
-
 def broken(path: str, reason: str) -> UnsupportedCheckpoint:
     """The error for a file that is not what its name says."""
     return UnsupportedCheckpoint(
@@ -125,7 +147,7 @@ def broken(path: str, reason: str) -> UnsupportedCheckpoint:
     )
 
 
-def _parse(path: str, header: bytes) -> list[_Tensor]:
+def _parse(path: str, header: bytes) -> list[DescribedTensor]:
     """The tensors of a header in the order of their bytes."""
     try:
         described = json.loads(header, object_pairs_hook=_without_duplicates)
@@ -143,7 +165,7 @@ def _parse(path: str, header: bytes) -> list[_Tensor]:
     return tensors
 
 
-def _tensor(path: str, name: str, entry: JsonValue) -> _Tensor:
+def _tensor(path: str, name: str, entry: JsonValue) -> DescribedTensor:
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
         raise broken(path, f"tensor {name!r} is described without dtype, shape or data_offsets")
     dtype, shape, offsets = entry["dtype"], _counts(entry["shape"]), _counts(entry["data_offsets"])
@@ -156,7 +178,7 @@ def _tensor(path: str, name: str, entry: JsonValue) -> _Tensor:
     length, bits = offsets[1] - offsets[0], math.prod(shape) * BITS[dtype]
     if length * 8 != bits:
         raise broken(path, f"tensor {name!r} of {list(shape)} {dtype} takes {bits / 8:g} bytes, not {length}")
-    return _Tensor(name, dtype, shape, offsets[0], length)
+    return DescribedTensor(name, dtype, shape, offsets[0], length)
 
 
 def _counts(value: JsonValue) -> tuple[int, ...] | None:

@@ -22,8 +22,15 @@ class _Source:
     dtype: str
     shape: tuple[int, ...]
     length: int
-    sha256: str
     read: Callable[[], Iterable[bytes]]
+
+
+@dataclass(frozen=True)
+class LaterBytes:
+    """A tensor uint8 [`length`] that is made when its turn comes."""
+
+    length: int
+    make: Callable[[], Tensor]
 
 
 def put_tensors(
@@ -31,7 +38,9 @@ def put_tensors(
 ) -> tuple[FileRef, dict[str, TensorEntry]]:
     """Store `tensors` as the safetensors file `path`."""
     sources = {name: _from_memory(tensor) for name, tensor in tensors.items()}
-    return _put(path, sources, content.put_repeatable)
+    file, starts = _put(path, sources, content.put_repeatable)
+    digests = {name: sha256_hex(_tensor_bytes(tensor)) for name, tensor in tensors.items()}
+    return file, _entries(path, sources, starts, digests)
 
 
 def copy_tensors(
@@ -39,13 +48,29 @@ def copy_tensors(
 ) -> tuple[FileRef, dict[str, TensorEntry]]:
     """Store tensors of another checkpoint as the safetensors file `path`, a chunk in memory at a time."""
     sources = {name: _from_checkpoint(reader, name) for name in names}
-    return _put(path, sources, lambda chunks: content.put_stream(chunks()))
+    file, starts = _put(path, sources, lambda chunks: content.put_stream(chunks()))
+    digests = {name: reader.index.tensors[name].sha256 for name in names}
+    return file, _entries(path, sources, starts, digests)
+
+
+def put_later(
+    content: ContentStore, path: str, tensors: Mapping[str, LaterBytes], *, metadata: Mapping[str, str]
+) -> FileRef:
+    """Store tensors that are made one at a time, by name, as the safetensors file `path`, with `metadata` in
+    its header."""
+    sources = {name: _from_later(name, tensor) for name, tensor in tensors.items()}
+    return _put(path, sources, lambda chunks: content.put_stream(chunks()), metadata=metadata)[0]
 
 
 def _put(
-    path: str, sources: Mapping[str, _Source], put: Callable[[Callable[[], Iterable[bytes]]], BlobRef]
-) -> tuple[FileRef, dict[str, TensorEntry]]:
-    fields: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    path: str,
+    sources: Mapping[str, _Source],
+    put: Callable[[Callable[[], Iterable[bytes]]], BlobRef],
+    *,
+    metadata: Mapping[str, str] | None = None,
+) -> tuple[FileRef, dict[str, int]]:
+    """The file, and where in it each tensor begins."""
+    fields: dict[str, object] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     starts: dict[str, int] = {}
     offset = 0
     ordered = sorted(sources.items(), key=lambda item: (-_item_size(item[1]), item[0]))  # keeps data aligned
@@ -63,19 +88,23 @@ def _put(
         for _, source in ordered:
             yield from source.read()
 
-    blob = put(chunks)
-    entries = {
+    return FileRef(path=path, blob=put(chunks)), {name: len(header) + at for name, at in starts.items()}
+
+
+def _entries(
+    path: str, sources: Mapping[str, _Source], starts: Mapping[str, int], digests: Mapping[str, str]
+) -> dict[str, TensorEntry]:
+    return {
         name: TensorEntry(
             file=path,
-            start=len(header) + starts[name],
+            start=starts[name],
             length=source.length,
             dtype=source.dtype,
             shape=source.shape,
-            sha256=source.sha256,
+            sha256=digests[name],
         )
         for name, source in sources.items()
     }
-    return FileRef(path=path, blob=blob), entries
 
 
 def _item_size(source: _Source) -> int:
@@ -87,7 +116,6 @@ def _from_memory(tensor: Tensor) -> _Source:
         dtype=DTYPE_NAMES[tensor.dtype],
         shape=tuple(tensor.shape),
         length=tensor.numel() * tensor.element_size(),
-        sha256=sha256_hex(_tensor_bytes(tensor)),
         read=lambda: [_tensor_bytes(tensor)],
     )
 
@@ -98,9 +126,18 @@ def _from_checkpoint(reader: CheckpointReader, name: str) -> _Source:
         dtype=entry.dtype,
         shape=entry.shape,
         length=entry.length,
-        sha256=entry.sha256,
         read=lambda: reader.chunks(name),
     )
+
+
+def _from_later(name: str, tensor: LaterBytes) -> _Source:
+    def read() -> Iterable[bytes]:
+        made = tensor.make()
+        assert made.dtype == torch.uint8, f"{name} is made of bytes, got {made.dtype}"
+        assert made.shape == (tensor.length,), f"{name} was to have {tensor.length} bytes, got {made.shape}"
+        yield _tensor_bytes(made)
+
+    return _Source(dtype="U8", shape=(tensor.length,), length=tensor.length, read=read)
 
 
 def _tensor_bytes(tensor: Tensor) -> bytes:

@@ -39,7 +39,7 @@ class Annealed(Frozen):
 
 
 class StoredMasks(Frozen):
-    """The masks of another job, or what became of them elsewhere: `masks/keep.safetensors` of a published
+    """The masks of another job, or what became of them elsewhere: `masks/masks.safetensors` of a published
     checkpoint (`file:` or `s3:`), for the same shapes and pattern."""
 
     kind: Literal["stored"] = "stored"

@@ -193,7 +193,8 @@ def test_plan(sqlite_api: RunningApi, spec_file: Path) -> None:
 def test_every_command_helps() -> None:
     listed = cli("--help").stdout
     commands = (
-        "serve submit plan jobs show watch logs cancel retry report download import-gguf slice demo run keys"
+        "serve submit plan jobs show watch logs cancel retry report download import-gguf slice demo run keys "
+        "apply-mask compare-masks"
     )
     for command in commands.split():
         assert command in listed

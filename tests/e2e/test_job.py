@@ -72,6 +72,7 @@ def published(local_service: Service, job: JobView, tmp_path_factory: pytest.Tem
     directory = tmp_path_factory.mktemp("published")
     with local_service.client() as client:
         for file in artifacts(local_service, job)["publish", "manifest"].files:
+            (directory / file.path).parent.mkdir(exist_ok=True)
             (directory / file.path).write_bytes(b"".join(client.file(file)))
     return directory
 
@@ -113,7 +114,7 @@ def test_what_is_published_is_an_ordinary_checkpoint(published: Path, material: 
     for entry in manifest:
         assert hashlib.sha256((published / entry["path"]).read_bytes()).hexdigest() == entry["sha256"]
     listed = {entry["path"] for entry in manifest} | {"manifest.json"}
-    assert listed == {path.name for path in published.iterdir()}
+    assert listed == {str(path.relative_to(published)) for path in published.rglob("*") if path.is_file()}
 
 
 def test_the_zeros_are_the_planned_ones(published: Path) -> None:

@@ -34,6 +34,7 @@ def test_what_stays_is_pruned_and_published(local_service: Service, material: Pa
     with local_service.client() as client:
         data = client.report(job.id).data
         for file in made["publish", "manifest"].files:
+            (tmp_path / file.path).parent.mkdir(exist_ok=True)
             (tmp_path / file.path).write_bytes(b"".join(client.file(file)))
         page = b"".join(
             client.file(next(f for f in made["report", "report"].files if f.path == "report.html"))
@@ -87,6 +88,7 @@ def test_a_smaller_vocabulary_is_counted_cut_proved_and_judged_by_the_byte(
     with local_service.client() as client:
         report = client.report(job.id)
         for file in made["publish", "manifest"].files:
+            (tmp_path / file.path).parent.mkdir(exist_ok=True)
             (tmp_path / file.path).write_bytes(b"".join(client.file(file)))
         counts = b"".join(
             client.file(next(f for f in made["count_tokens", "counts"].files if "safetensors" in f.path))

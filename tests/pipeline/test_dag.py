@@ -24,7 +24,7 @@ from pipeline.artifacts import (
 from pipeline.dag import Dag, node_key, plan
 from pipeline.sources.pins import ModelFacts, Pin, PinnedFile, Pins
 from pipeline.spec import PruneSpec
-from pipeline.stages import ImportModel, MeasureStatistics, PrepareText, Recover
+from pipeline.stages import ImportKeep, ImportModel, MeasureStatistics, PrepareText, Recover
 
 TEXT = {"source": "file:/t/text.txt", "sequence_length": 32}
 WANDA = {
@@ -77,6 +77,8 @@ def planned(*, teacher: str | None = None, **parts: Any) -> Dag:
             vocabulary=(pin("v"), pin("h")) if spec.cuts_vocabulary else (),
             recovery=pin("r") if spec.recovery is not None else None,
             teacher=pin(teacher) if teacher is not None else None,
+            mask_text=pin("k"),
+            prior=pin("p"),
         ),
     )
 
@@ -158,6 +160,30 @@ def test_recovery_after_pruning_holds_zeros_and_is_taught_by_the_dense_model() -
     assert published["certificate"] == "recover.certificate"
     assert published["pruned"] == "evaluate:pruned.evaluation"
     assert ids(dag).index("prepare_text") < ids(dag).index("prune")  # a text too short is found out early
+
+
+def test_masks_are_published_with_the_weights_that_they_were_chosen_for() -> None:
+    assert inputs(planned(**PRUNED), "publish")["unpruned"] == "import_model.checkpoint"
+    assert "unpruned" not in inputs(planned(**PRUNED), "report")
+    held = planned(**PRUNED, recovery=MODELLED)
+    assert inputs(held, "publish")["unpruned"] == "import_model.checkpoint"
+    cut = planned(**PRUNED, structure={"drop_blocks": {"kind": "spaced", "num_blocks": 1}})
+    assert inputs(cut, "publish")["unpruned"] == "slice.checkpoint"
+    moved = planned(**PRUNED, recovery={**MODELLED, "keep": {"kind": "dynamic", "every_steps": 5}})
+    assert "unpruned" not in inputs(moved, "publish")
+    assert "unpruned" not in inputs(planned(recovery=MODELLED), "publish")
+
+
+def test_stored_masks_are_imported_to_learn_from() -> None:
+    prior = {"kind": "stored", "source": "s3://b/published/masks/masks.safetensors"}
+    method = {"kind": "maskllm", "prior": prior, "training": {"text": TEXT, "steps": 50}}
+    dag = planned(prune={"method": method, "pattern": {"kind": "nm", "keep": 2, "group": 4}})
+    check(dag)
+    stage = dag["import_keep"].stage
+    assert isinstance(stage, ImportKeep)
+    assert stage.files == pin("p").files
+    assert inputs(dag, "import_keep") == {"checkpoint": "import_model.checkpoint", "plan": "allocate.plan"}
+    assert inputs(dag, "prune")["prior"] == "import_keep.keep"
 
 
 def test_a_teacher_of_its_own_is_imported_first() -> None:

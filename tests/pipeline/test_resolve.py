@@ -595,3 +595,38 @@ class TestRecovery:
         tokens = sum(len(line.encode()) + 2 for line in lines if line.strip())
         if (tokens // length - held_out) * epochs >= wanted:
             check_text(recovery, len(content.encode()), "spec.recovery")
+
+
+def stored_masks(source: str) -> dict[str, Any]:
+    """A pruning that learns masks from stored ones."""
+    text = {"source": "file:/nowhere.txt", "sequence_length": 32}
+    training = {"text": text, "steps": 200, "global_batch_size": 1}
+    method = {"kind": "maskllm", "prior": {"kind": "stored", "source": source}, "training": training}
+    return {"method": method, "pattern": {"kind": "nm", "keep": 2, "group": 4}}
+
+
+def test_stored_masks_are_pinned_as_one_file(place: Place, tmp_path_factory: pytest.TempPathFactory) -> None:
+    masks = place.root / "published" / "masks" / "masks.safetensors"
+    masks.parent.mkdir(parents=True)
+    masks.write_bytes(b"what they are is looked at when they are imported")
+
+    def asked(path: Path) -> dict[str, Any]:
+        prune = stored_masks(f"file:{path}")
+        prune["method"]["training"]["text"]["source"] = f"file:{place.text}"
+        return prune
+
+    pins = place.resolve(prune=asked(masks))
+    assert pins.prior is not None
+    assert [(file.path, file.size) for file in pins.prior.files] == [("masks.safetensors", 49)]
+    assert pins.prior.files[0].tag.startswith("sha256:")
+    assert pins.mask_text is not None
+
+    field = "spec.prune.method.prior.source"
+    said = place.refusal(SourceNotFound, field, prune=asked(place.model))
+    assert "is no file of masks; name masks/masks.safetensors of a published checkpoint" in said
+    assert "is no file of masks" in place.refusal(SourceNotFound, field, prune=asked(place.text))
+    missing = masks.with_name("none.safetensors")
+    assert "does not exist" in place.refusal(SourceNotFound, field, prune=asked(missing))
+    outside = tmp_path_factory.mktemp("outside") / "masks.safetensors"
+    outside.touch()
+    assert "allowed root" in place.refusal(SourceNotAllowed, field, prune=asked(outside))

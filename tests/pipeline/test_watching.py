@@ -217,6 +217,15 @@ def test_trees_of_files(tmp_path: Path) -> None:
         open_tree("hub:org/name", access)
 
 
+def test_masks_of_a_published_checkpoint_are_no_checkpoint(tmp_path: Path, sharded: Path) -> None:
+    watcher = Watcher(tmp_path)
+    shutil.copytree(sharded, tmp_path / "published")
+    (tmp_path / "published" / "masks").mkdir()
+    (tmp_path / "published" / "masks" / "masks.safetensors").touch()
+    assert watcher.look() == {"published": "settling"}
+    assert watcher.look(after=60) == {"published": "ready"}
+
+
 def test_natural_order() -> None:
     names = ["step-1000", "step-200", "step-200/b", "final", "step-9"]
     assert sorted(names, key=natural_order) == ["final", "step-9", "step-200", "step-200/b", "step-1000"]

@@ -51,8 +51,15 @@ class StageRuns:
         return self.settings.content().get_bytes(self.made[node][artifact].file(path))
 
 
-def stage_runs(root: Path, *, model: Path, tasks: dict[str, Any], **settings: Any) -> StageRuns:
-    """A job below `root` that asks for lm-eval tasks."""
+def stage_runs(
+    root: Path,
+    *,
+    model: Path,
+    tasks: dict[str, Any] | None = None,
+    prune: dict[str, Any] = PRUNE,
+    **settings: Any,
+) -> StageRuns:
+    """A job below `root`, which may ask for lm-eval tasks."""
     known = WorkerSettings.model_validate(
         {"storage_url": f"file://{root}/storage", "allowed_roots": (Path("/"),), **settings}
     )
@@ -60,8 +67,8 @@ def stage_runs(root: Path, *, model: Path, tasks: dict[str, Any], **settings: An
         {
             "spec": {
                 "model": {"source": f"file:{model}"},
-                "prune": PRUNE,
-                "evaluation": {"tasks": tasks},
+                "prune": prune,
+                "evaluation": {} if tasks is None else {"tasks": tasks},
             }
         }
     )

@@ -37,8 +37,28 @@ def dag(allocation: dict = {"kind": "owl"}, **changes: object) -> Dag:  # noqa: 
     )
     pin = Pin(source="file:/m", files=())
     facts = ModelFacts(model_type="llama", blocks=1, max_positions=None)
-    pins = Pins(model=pin, facts=facts, calibration=pin, perplexity=(pin,), vocabulary=(pin,), recovery=pin)
+    pins = Pins(
+        model=pin,
+        facts=facts,
+        calibration=pin,
+        perplexity=(pin,),
+        vocabulary=(pin,),
+        recovery=pin,
+        mask_text=pin,
+        prior=pin,
+    )
     return plan(spec, pins)
+
+
+def learning() -> Dag:
+    """Masks that are learned from stored ones."""
+    training = {"text": {"source": TEXT}, "steps": 100}
+    method = {
+        "kind": "maskllm",
+        "prior": {"kind": "stored", "source": "file:/masks.safetensors"},
+        "training": training,
+    }
+    return dag(prune={"method": method, "pattern": {"kind": "nm", "keep": 2, "group": 4}})
 
 
 def test_every_stage_runs_once_and_the_gang_never_starts_beside_a_task_that_needs_a_cpu() -> None:
@@ -46,7 +66,7 @@ def test_every_stage_runs_once_and_the_gang_never_starts_beside_a_task_that_need
     sweep = dag(recovery=None, sweep={"sparsities": [0.5, 0.6]})
     vocabulary = {"size": 64, "texts": [{"source": TEXT}]}
     cut = dag(structure={"drop_blocks": {"kind": "spaced", "num_blocks": 1}, "vocabulary": vocabulary})
-    every = (*graph.nodes, *dag(TOURNAMENT).nodes, *sweep.nodes, *cut.nodes)
+    every = (*graph.nodes, *dag(TOURNAMENT).nodes, *sweep.nodes, *cut.nodes, *learning().nodes)
     assert {node.stage.kind for node in every} == set(PLACES)
     done: list[str] = []
     order = []

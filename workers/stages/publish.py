@@ -1,4 +1,4 @@
-"""An ordinary Hugging Face directory with model card, side file, certificate and manifest, written last."""
+"""An ordinary Hugging Face directory with model card, side file, certificate, masks, and at last manifest."""
 
 import json
 from collections.abc import Iterator
@@ -8,7 +8,9 @@ from pipeline.artifacts import (
     AdapterRef,
     ArtifactRef,
     CertificateRef,
+    CheckpointRef,
     FileRef,
+    KeepRef,
     Manifest,
     ManifestEntry,
     ManifestRef,
@@ -17,6 +19,8 @@ from pipeline.artifacts import (
 from pipeline.canonical import canonical_json
 from pipeline.certificate import Certificate
 from pipeline.checkpoint.index import TENSORS_JSON
+from pipeline.checkpoint.masks import put_masks
+from pipeline.checkpoint.published import check_masks
 from pipeline.comparison import compare_tasks
 from pipeline.evaluation import EvaluationResult
 from pipeline.ledger import MANIFEST_JSON
@@ -30,7 +34,7 @@ from pipeline.vocabulary.table import VocabularyTable
 from workers.environment import versions
 from workers.stages.base import Made, Progress, StageContext, Step, Steps
 from workers.stages.evaluate_task import read_evaluations
-from workers.stages.publish_certificate import certified_files
+from workers.stages.publish_certificate import certified_files, planned_patterns
 
 ADAPTER, ADAPTER_CONFIG = "adapter", "adapter_config.json"
 WHAT_STAYED = {"vocabulary": "vocabulary.json", "cut": "cut.json"}  # by the input that has it
@@ -51,8 +55,12 @@ def run(stage: Publish, context: StageContext) -> Steps:
         certificate = certified_files(stage, context, prefix)
     written = _written(stage, context, certificate)
     documents = [FileRef(path=path, blob=content.put_bytes(data)) for path, data in written.items()]
+    if certificate is not None:
+        masks = _masks(stage, context)
+        documents.append(masks)
     yield from _copied(content, prefix, documents, before=len(files))
     if certificate is not None:
+        check_masks(content.store, prefix, masks.blob.digest, certificate.tensors)
         made["certificate"] = CertificateRef(
             files=tuple(file for file in documents if file.path == CERTIFICATE_JSON)
         )
@@ -98,6 +106,15 @@ def _adapter(stage: Publish, context: StageContext) -> list[FileRef]:
     kept = [file for file in adapter.files if file.path not in written]
     made = [FileRef(path=path, blob=content.put_bytes(data)) for path, data in written.items()]
     return [FileRef(path=f"{ADAPTER}/{file.path}", blob=file.blob) for file in (*kept, *made)]
+
+
+def _masks(stage: Publish, context: StageContext) -> FileRef:
+    """What pruned the weights, apart from them; it says which weights these were, if pruning chose it."""
+    keep, dense = context.inputs["keep"], context.inputs.get("unpruned")
+    assert isinstance(keep, KeepRef)
+    assert dense is None or isinstance(dense, CheckpointRef)
+    patterns = planned_patterns(stage, context)
+    return put_masks(context.content, context.checkpoint(), keep, patterns=patterns, dense=dense)
 
 
 def _written(stage: Publish, context: StageContext, certificate: Certificate | None) -> dict[str, bytes]:

@@ -21,7 +21,7 @@ def certified_files(stage: Publish, context: StageContext, prefix: str) -> Certi
     """
     keep = context.inputs["keep"]
     assert isinstance(keep, KeepRef)
-    patterns = _patterns(stage, context)
+    patterns = planned_patterns(stage, context)
     earlier = _earlier(context, keep, patterns)
     checkpoint = context.checkpoint()
     keeps = KeepReader(context.content, checkpoint, keep)
@@ -32,6 +32,14 @@ def certified_files(stage: Publish, context: StageContext, prefix: str) -> Certi
         if before != after:
             raise ZerosLost(f"{after.tensor} as published is under {after}, as it was made under {before}")
     return Certificate(tensors=tensors, checks=(*earlier.checks, check))
+
+
+def planned_patterns(stage: Publish, context: StageContext) -> Sequence[Pattern] | None:
+    """Of each block, where the zeros are those that pruning chose."""
+    recovery = stage.spec.recovery
+    if "plan" not in context.inputs or (recovery is not None and recovery.keep.kind != "held"):
+        return None
+    return SparsityPlan.model_validate_json(context.read("plan", "plan.json")).blocks
 
 
 def _earlier(context: StageContext, keep: KeepRef, patterns: Sequence[Pattern] | None) -> Certificate:
@@ -48,11 +56,3 @@ def _earlier(context: StageContext, keep: KeepRef, patterns: Sequence[Pattern] |
             f"{stored.held} of {stored.tensors}"
         )
     return Certificate(tensors=tensors, checks=(masks, stored))
-
-
-def _patterns(stage: Publish, context: StageContext) -> Sequence[Pattern] | None:
-    """Of each block, where the zeros are those that pruning chose."""
-    recovery = stage.spec.recovery
-    if "plan" not in context.inputs or (recovery is not None and recovery.keep.kind != "held"):
-        return None
-    return SparsityPlan.model_validate_json(context.read("plan", "plan.json")).blocks

@@ -1,0 +1,225 @@
+"""Stored masks become keep tensors, and keep tensors are published as one file of masks."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from pipeline.artifacts import (
+    MASKS_PATH,
+    EvaluationRef,
+    FileRef,
+    KeepRef,
+    LinearAgreement,
+    Manifest,
+    ManifestRef,
+    PlanRef,
+    SparsityTable,
+)
+from pipeline.canonical import canonical_json
+from pipeline.certificate import Certificate
+from pipeline.checkpoint.agreement import agreement
+from pipeline.checkpoint.keeps import load_keep
+from pipeline.checkpoint.masking import Applied, apply_masks
+from pipeline.checkpoint.masks import MaskFile, put_masks
+from pipeline.checkpoint.published import check_masks
+from pipeline.errors import CorruptObject, InvalidSpec
+from pipeline.evaluation import EvaluationResult
+from pipeline.ledger import WorkOrder
+from pipeline.plan import SparsityPlan
+from pipeline.resolve import resolve
+from pipeline.resolve_model import model_pin
+from pipeline.sources import SourceAccess, open_source
+from pipeline.spec import JobRequest
+from pipeline.stages import Publish
+from pipeline.storage import LocalStore
+from tests.checkpoints import imported
+from tests.models import tiny_text
+from tests.pipeline.made_masks import Made, made_masks
+from tests.workers.stage_runs import StageRuns, stage_runs
+from workers.settings import WorkerSettings
+from workers.stages import publish
+from workers.stages.base import StageContext
+
+PRIOR = "spec.prune.method.prior.source"
+
+
+def learning(root: Path, model: Path, masks: Path, *, keep: int = 2, group: int = 4) -> StageRuns:
+    """A job that learns masks from stored ones, as far as to the latter."""
+    text = {"source": f"file:{tiny_text(root)}", "sequence_length": 32}
+    method = {
+        "kind": "maskllm",
+        "prior": {"kind": "stored", "source": f"file:{masks}"},
+        "training": {"text": text, "steps": 200, "global_batch_size": 1},
+    }
+    prune = {"method": method, "pattern": {"kind": "nm", "keep": keep, "group": group}}
+    return stage_runs(root, model=model, prune=prune).run("import_model", "allocate")
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "opt"])
+def test_stored_masks_are_the_keep_tensors_that_they_were(kind: str, tmp_path: Path) -> None:
+    made = made_masks(kind, tmp_path)
+    runs = learning(tmp_path, made.model, made.file).run("import_keep")
+    keep = runs.made["import_keep"]["keep"]
+    assert isinstance(keep, KeepRef)
+    content = runs.settings.content()
+    stored = load_keep(content, made.checkpoint, keep)
+    assert stored.keys() == made.keeps.keys()
+    for name, matrix in made.keeps.items():
+        assert stored[name].equal(matrix.t() if kind == "gpt2" else matrix)
+    table = SparsityTable.model_validate_json(runs.file("import_keep", "keep", "sparsity.json"))
+    assert table.sparsity == 0.5
+    assert [linear.pruned for linear in table.linears] == [one.numel() // 2 for one in made.keeps.values()]
+
+
+def test_zeros_are_counted_as_if_the_masks_were_applied(tmp_path: Path) -> None:
+    made = made_masks("llama", tmp_path)
+    *_, done = apply_masks(made.model, made.file, tmp_path / "pruned")
+    assert isinstance(done, Applied)
+    other = made_masks("llama", tmp_path / "other", seed=1)
+    runs = learning(tmp_path, tmp_path / "pruned", other.file).run("import_keep")
+    table = SparsityTable.model_validate_json(runs.file("import_keep", "keep", "sparsity.json"))
+    both = [int((made.keeps[name] & other.keeps[name]).sum()) for name in made.keeps]
+    assert [linear.weights - linear.zeros for linear in table.linears] == both
+
+
+def test_bits_that_keep_two_of_four_serve_too(tmp_path: Path) -> None:
+    made = made_masks("gpt2", tmp_path, nm=(2, 4))
+    plain = put_masks(made.content, made.checkpoint, made.keep)
+    made.file.write_bytes(made.content.get_bytes(plain.blob))
+    runs = learning(tmp_path, made.model, made.file).run("import_keep")
+    keep = runs.made["import_keep"]["keep"]
+    assert isinstance(keep, KeepRef)
+    found = agreement(
+        runs.settings.content(), made.checkpoint, keep, keep, other="itself", patterns=made.patterns
+    )
+    assert found.linears[0] == LinearAgreement(block=0, linear=found.linears[0].linear, groups=1, kept=1)
+
+
+def refused(runs: StageRuns) -> str:
+    with pytest.raises(InvalidSpec) as caught:
+        runs.run("import_keep")
+    assert caught.value.param == PRIOR
+    return caught.value.message
+
+
+def test_masks_that_cannot_be_begun_with_are_refused(tmp_path: Path) -> None:
+    made = made_masks("llama", tmp_path)
+    other = made_masks("llama", tmp_path / "four", nm=(4, 8))
+    said = refused(learning(tmp_path, made.model, other.file))
+    assert "in row 0 of model.layers.0.self_attn.q_proj.weight" in said
+    assert "block 0 is planned as NM(2,4); use masks of that pattern, or set spec.prune.pattern" in said
+    opt = made_masks("opt", tmp_path / "opt")
+    assert "no mask for model.layers.0" in refused(learning(tmp_path, made.model, opt.file))
+    weights = made.model / "model.safetensors"
+    assert "holds no masks; name masks/masks.safetensors" in refused(learning(tmp_path, made.model, weights))
+    data = bytearray(made.file.read_bytes())
+    data[-1] ^= 1
+    made.file.write_bytes(data)
+    assert "damaged in the mask of" in refused(learning(tmp_path, made.model, made.file))
+
+
+def published(kind: str, place: Path, *, recovery: dict[str, Any] | None = None) -> tuple[Made, Path]:
+    """What `publish` makes of a masked checkpoint, as a directory."""
+    made = made_masks(kind, place)
+    *_, done = apply_masks(made.model, made.file, place / "pruned")
+    assert isinstance(done, Applied)
+    content, checkpoint = imported(place / "pruned", place / "store")
+    spec: dict[str, Any] = {
+        "model": {"source": f"file:{made.model}"},
+        "prune": {"method": {"kind": "magnitude"}, "pattern": {"kind": "nm", "keep": 2, "group": 4}},
+    }
+    if recovery is not None:
+        text = {"source": f"file:{tiny_text(place)}", "sequence_length": 32}
+        spec["recovery"] = {"text": text, "steps": 200, "global_batch_size": 1, **recovery}
+        spec["prune"]["pattern"] = {"kind": "unstructured", "sparsity": 0.5}
+    request = JobRequest.model_validate({"spec": spec})
+    plan = content.put_bytes(canonical_json(SparsityPlan(asked=0.5, blocks=tuple(made.patterns))))
+    settings = WorkerSettings.model_validate({"storage_url": f"file://{place}/store"})
+    stage = Publish(model_name="tiny", spec=request.spec)
+    pins = resolve(request.spec, SourceAccess(allowed_roots=(Path("/"),)))
+    judged = content.put_bytes(canonical_json(EvaluationResult(checkpoint_digest="0" * 64)))
+    inputs = {
+        "checkpoint": checkpoint,
+        "dense": EvaluationRef(files=(FileRef(path="evaluation.json", blob=judged),)),
+        "keep": made.keep,
+        "plan": PlanRef(files=(FileRef(path="plan.json", blob=plan),)),
+        **({} if recovery is not None else {"unpruned": made.checkpoint}),
+    }
+    context = StageContext(
+        node="publish",
+        key="0" * 64,
+        order=WorkOrder(job="job-x", attempt=1, request=request, pins=pins),
+        inputs=inputs,
+        earlier=(),
+        settings=settings,
+    )
+    *_, result = publish.run(stage, context)
+    manifest = result.artifacts["manifest"]
+    assert isinstance(manifest, ManifestRef)
+    directory = place / "published"
+    for file in manifest.files:
+        (directory / file.path).parent.mkdir(parents=True, exist_ok=True)
+        (directory / file.path).write_bytes(b"".join(content.store.get(f"{manifest.prefix}/{file.path}")))
+    return made, directory
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_masks_are_published_and_make_the_same_checkpoint(kind: str, tmp_path: Path) -> None:
+    made, directory = published(kind, tmp_path)
+    assert [path.name for path in directory.glob("*.safetensors")] == ["model.safetensors"]  # vLLM globs so
+    manifest = Manifest.model_validate_json((directory / "manifest.json").read_bytes())
+    assert MASKS_PATH in [entry.path for entry in manifest.files]
+    assert (directory / MASKS_PATH).read_bytes() == made.file.read_bytes()
+    assert MASKS_PATH in (directory / "README.md").read_text()
+    certificate = json.loads((directory / "certificate.json").read_text())
+    entries = MaskFile(directory / MASKS_PATH).entries
+    assert {one["tensor"]: one["keep_sha256"] for one in certificate["tensors"]} == {
+        name: entry.keep_sha256 for name, entry in entries.items()
+    }
+
+    *_, done = apply_masks(made.model, directory, tmp_path / "again")
+    assert isinstance(done, Applied)
+    assert (done.others, done.unknown) == ((), 0)
+    ours, theirs = (load_file(one / "model.safetensors") for one in (tmp_path / "again", directory))
+    assert all(ours[name].equal(theirs[name]) for name in theirs)
+
+
+def test_published_masks_that_are_others_are_noticed(tmp_path: Path) -> None:
+    made, directory = published("llama", tmp_path)
+    certificate = Certificate.model_validate_json((directory / "certificate.json").read_bytes())
+    digest = hashlib.sha256(made.file.read_bytes()).hexdigest()
+    store = LocalStore(tmp_path)
+    check_masks(store, "published", digest, certificate.tensors)
+    other = certificate.tensors[3].model_copy(update={"keep_sha256": "0" * 64})
+    with pytest.raises(CorruptObject, match=f"another mask of {other.tensor} than"):
+        check_masks(store, "published", digest, [*certificate.tensors[:3], other])
+    unknown = other.model_copy(update={"tensor": "more.weight"})
+    with pytest.raises(CorruptObject, match=r"cannot be read: 'more.weight'"):
+        check_masks(store, "published", digest, [unknown])
+    with pytest.raises(CorruptObject, match="was published with SHA-256"):
+        check_masks(store, "published", "0" * 64, certificate.tensors)
+
+
+def test_a_published_checkpoint_is_a_source_as_any_other(tmp_path: Path) -> None:
+    _, directory = published("llama", tmp_path)
+    pin = model_pin(open_source(f"file:{directory}", SourceAccess(allowed_roots=(tmp_path,))))
+    assert not [file.path for file in pin.files if "mask" in file.path]
+    _, checkpoint = imported(directory, tmp_path / "elsewhere")
+    assert not [file.path for file in checkpoint.files if "mask" in file.path]
+    runs = learning(tmp_path, directory, directory / MASKS_PATH).run("import_keep")
+    keep = runs.made["import_keep"]["keep"]
+    assert isinstance(keep, KeepRef)
+    assert keep.size > 0
+
+
+def test_masks_whose_zeros_moved_are_bits_of_no_known_weights(tmp_path: Path) -> None:
+    made, directory = published("llama", tmp_path, recovery={"keep": {"kind": "dynamic"}})
+    file = MaskFile(directory / MASKS_PATH)
+    assert {(one.packing, one.nm, one.dense_sha256) for one in file.entries.values()} == {
+        ("bits", None, None)
+    }
+    assert all(file.matrix(name).equal(keep) for name, keep in made.keeps.items())

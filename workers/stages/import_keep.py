@@ -1,0 +1,105 @@
+"""Stored masks into the content store, as the artifact that pruning makes."""
+
+import tempfile
+from pathlib import Path
+
+from torch import Tensor
+
+from pipeline.architecture import row_for
+from pipeline.artifacts import FileRef, LinearSparsity
+from pipeline.checkpoint.keeps import HeldTensor, keep_ref, put_block_keep, turned
+from pipeline.checkpoint.masking import FittedMasks, fit
+from pipeline.checkpoint.masks import MaskFile
+from pipeline.checkpoint.reader import CheckpointReader
+from pipeline.errors import InvalidRequest, InvalidSpec
+from pipeline.patterns import NM, Pattern
+from pipeline.plan import SparsityPlan
+from pipeline.sources import open_source
+from pipeline.stages import ImportKeep
+from pipeline.tensor.packing import pack_keep
+from pipeline.tensor.zeros import first_bad_group
+from workers.stages.base import Made, Progress, StageContext, Steps
+
+PRIOR = "spec.prune.method.prior.source"
+
+
+def run(stage: ImportKeep, context: StageContext) -> Steps:
+    """The file lies on the disk meanwhile; memory holds the packed masks of a block, a mask and its weight.
+
+    Raises InvalidSpec when the masks are not those of the checkpoint's prunable weights, or do not keep what
+    the plan keeps.
+    """
+    try:
+        yield from _imported(stage, context)
+    except InvalidRequest as error:
+        error.param = error.param or PRIOR
+        raise
+
+
+def _imported(stage: ImportKeep, context: StageContext) -> Steps:
+    content = context.content
+    reader = CheckpointReader(content, context.checkpoint())
+    plan = SparsityPlan.model_validate_json(context.read("plan", "plan.json"))
+    row = row_for(str(reader.config["model_type"]))
+    shapes = {name: entry.shape for name, entry in reader.index.tensors.items()}
+    files: list[FileRef] = []
+    linears: list[LinearSparsity] = []
+    with tempfile.TemporaryDirectory(prefix="secateur-masks-") as directory:
+        masks = fit(_fetched(stage, context, Path(directory)), row, shapes, of="the model")
+        for block, held in _by_block(masks):
+            packed: dict[str, Tensor] = {}
+            for one in held:
+                keep_OI = masks.matrix(one.name)
+                _check(one, keep_OI, plan.blocks[block], named=masks.file.named)
+                packed[one.name] = pack_keep(keep_OI)
+                linears.append(_sparsity(one, reader.tensor(one.name), turned(keep_OI, row)))
+            files.append(put_block_keep(content, block, packed))
+            yield Progress(block + 1, len(plan.blocks))
+    yield Made({"keep": keep_ref(content, files, linears)})
+
+
+def _fetched(stage: ImportKeep, context: StageContext, directory: Path) -> MaskFile:
+    pin = context.order.pins.prior
+    assert pin is not None, "stored masks are pinned"
+    source = open_source(pin.source, context.settings.access())
+    path = directory / "masks.safetensors"
+    with path.open("wb") as written:
+        for chunk in source.read(stage.files[0]):
+            written.write(chunk)
+    return MaskFile(path, named=pin.source)
+
+
+def _by_block(masks: FittedMasks) -> list[tuple[int, list[HeldTensor]]]:
+    blocks: dict[int, list[HeldTensor]] = {}
+    for held in masks.tensors.values():
+        blocks.setdefault(held.block, []).append(held)
+    return list(blocks.items())
+
+
+def _check(held: HeldTensor, keep_OI: Tensor, pattern: Pattern, *, named: str) -> None:
+    """Raise InvalidSpec unless every group keeps as many as the plan's pattern does."""
+    if not isinstance(pattern, NM):
+        return
+    pattern.check_in_features(keep_OI.shape[1], linear=held.name)
+    bad = first_bad_group(keep_OI, keep=pattern.keep, group=pattern.group)
+    if bad is None:
+        return
+    row, group = bad
+    first = group * pattern.group
+    kept = int(keep_OI[row, first : first + pattern.group].sum())
+    raise InvalidSpec(
+        f"{named} keeps {kept} of inputs {first} to {first + pattern.group - 1} in row {row} of {held.name}, "
+        f"and block {held.block} is planned as NM({pattern.keep},{pattern.group}); use masks of that "
+        f"pattern, or set spec.prune.pattern to theirs"
+    )
+
+
+def _sparsity(held: HeldTensor, weight: Tensor, keep: Tensor) -> LinearSparsity:
+    """Zeros as there would be if the mask were applied. Both as the checkpoint stores them."""
+    return LinearSparsity(
+        block=held.block,
+        linear=held.linear,
+        pruned=keep.numel() - int(keep.sum()),
+        zeros=keep.numel() - int(((weight != 0) & keep).sum()),
+        weights=keep.numel(),
+    )
