@@ -93,16 +93,18 @@ def _masks(stage: Report, context: StageContext, curve: Curve | None) -> MaskLea
     return mask_learning(
         curve,
         method.training,
-        agreements=_beside_keep(context, AGREEMENT_JSON, MaskAgreements),
+        agreements=_beside_keep(context, AGREEMENT_JSON, MaskAgreements, name="mask_keep"),
         tokens=TokensIndex.model_validate_json(tokens),
     )
 
 
-def _beside_keep(context: StageContext, path: str, cls: type[Content]) -> Content | None:
-    keep = context.inputs.get("keep")
+def _beside_keep(
+    context: StageContext, path: str, cls: type[Content], *, name: str = "keep"
+) -> Content | None:
+    keep = context.inputs.get(name)
     if keep is None or path not in {file.path for file in keep.files}:
         return None
-    return cls.model_validate_json(context.read("keep", path))
+    return cls.model_validate_json(context.read(name, path))
 
 
 def _figures(stage: Report, curve: Curve | None) -> TrainingFigures | None:
