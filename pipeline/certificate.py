@@ -4,7 +4,7 @@ from typing import Literal
 
 from pipeline.canonical import Frozen
 
-Moment = Literal["mask", "step", "gather", "save", "reload", "published"]
+Moment = Literal["mask", "step", "frozen", "gather", "save", "reload", "published"]
 
 
 class TensorCertificate(Frozen):
@@ -27,6 +27,7 @@ class Check(Frozen):
     """One look at all tensors. `step`: optimizer steps done, where training was under way.
 
     mask: when the masks were made. step: master weights, optimizer moments and working weights in training.
+    frozen: kept weights beside those of the model before, to the bit, where masks are learned.
     gather: the whole tensors put together from all workers. save: as they were handed to storage. reload: the
     stored checkpoint, read back. published: the published files, read back by safetensors. A check that finds
     a weight fails the job, so `revived` is 0 in what is stored.

@@ -177,6 +177,7 @@ class LearnMasks(_Stage):
     unit: ClassVar = "step"
     training: MaskTraining
     prior_strength: float
+    certify_every_steps: ClassVar[int] = 1  # nothing is held until the end, so there is nothing to look at
 
     @property
     def recipe(self) -> TrainingRecipe:
@@ -206,6 +207,11 @@ class Recover(_Stage):
     unit: ClassVar = "step"
     recovery: Recovery
     sparse: bool
+
+    @property
+    def certify_every_steps(self) -> int:
+        """How often zeros are looked at."""
+        return self.recovery.certify_every_steps
 
     @property
     def recipe(self) -> TrainingRecipe:

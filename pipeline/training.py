@@ -38,7 +38,7 @@ class TokensIndex(Frozen):
 class StepRecord(Frozen):
     """One optimizer step. `step` counts finished steps from 1.
 
-    `loss`: mean over the step's sequences of what is minimised, in nats; `language_modelling_loss`: its
+    `loss`: mean over the step's sequences of the objective, in nats; `language_modelling_loss`: its
     cross-entropy part. `gradient_norm`: before clipping, of all trained parameters. `first_sequence` and
     `end_sequence`: positions in the data order; `data_checksum`: sum of the CRC-32 of the sequences that the
     workers really took, modulo 2^32. `zeros`: of the weights under a keep tensor, at the last check.
@@ -108,13 +108,11 @@ class BlockMasks(Frozen):
 
 
 class MaskRecord(Frozen):
-    """How masks stand after `step` steps; step 0 is before training. `moved`: share of all groups whose
-    likeliest mask is another one than at the record before."""
+    """How masks stand after `step` steps; step 0 is before training."""
 
     step: int
     temperature: float
     scale: float
-    moved: float
     blocks: tuple[BlockMasks, ...]
 
 

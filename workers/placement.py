@@ -64,6 +64,7 @@ PLACES: dict[str, Place] = {
     "prune": Place(prune.run, where="gang"),
     "prepare_text": Place(prepare_text.run, memory=2 * GIB),
     "recover": Place(recover.run, where="gang"),
+    "learn_masks": Place(recover.run, where="gang"),
     "evaluate": Place(evaluate.run, where="gang"),
     "check_tasks": Place(check_tasks.run, memory=2 * GIB),
     "evaluate_task": Place(evaluate_task.run, where="worker"),

@@ -97,6 +97,26 @@ def probabilities(logits_CG: Tensor, draw: Draw) -> Iterator[tuple[slice, Tensor
         yield slice(start, start + CHUNK), torch.softmax(part_Cn.div_(draw.temperature), dim=0)
 
 
+@dataclass(frozen=True)
+class Likelihood:
+    """How sure the groups of a matrix are of their masks: means over its `groups`. `entropy` in nats;
+    `certainty`: the largest probability."""
+
+    entropy: float
+    certainty: float
+    groups: int
+
+
+def likelihood(logits_CG: Tensor, scale: float) -> Likelihood:
+    """Of softmax(scale · logits), the distribution of the mask that is largest in a draw (Gumbel-max)."""
+    entropy = certainty = 0.0
+    for _, p_Cn in probabilities(logits_CG, Draw(scale, 1.0, None)):
+        entropy -= float(torch.special.xlogy(p_Cn, p_Cn).sum(dtype=torch.float64))
+        certainty += float(p_Cn.amax(dim=0).sum(dtype=torch.float64))
+    groups = logits_CG.shape[1]
+    return Likelihood(entropy / groups, certainty / groups, groups)
+
+
 def masked_weight(
     weight_OI: Tensor, logits_CG: Tensor, masks_CM: Tensor, draw: Draw
 ) -> tuple[Tensor, Tensor]:

@@ -22,11 +22,12 @@ from pipeline.checkpoint.keeps import keep_ref
 from pipeline.checkpoint.writer import put_tensors
 from pipeline.errors import SecateurError
 from pipeline.methods import Magnitude
+from pipeline.methods.maskllm import MaskTraining
 from pipeline.model import Dtype
 from pipeline.patterns import Pattern, Unstructured
 from pipeline.recovery import Recovery
 from pipeline.resources import TrainingResources
-from pipeline.stages import Recover
+from pipeline.stages import LearnMasks, Recover
 from pipeline.storage import ContentStore
 from pipeline.training import Shard, TokensIndex
 from tests.checkpoints import imported
@@ -120,8 +121,46 @@ class Prepared:
             checkpoint=self.dense if dense else self.pruned,
             tokens=self.tokens,
             keep=None if dense else self.keep,
+            prior=None,
             patterns=None if dense else self.patterns,
             teacher=self.dense if asked.needs_teacher else None,
+            model_name="tiny",
+            cuda=False,
+        )
+
+    def learning(
+        self,
+        training: dict[str, Any] | None = None,
+        resources: dict[str, Any] | None = None,
+        *,
+        prior: bool = True,
+        strength: float = 3,
+        key: str = "masks",
+    ) -> Work:
+        """An order to learn masks on the dense weights, from those of magnitude."""
+        asked = MaskTraining.model_validate(
+            {
+                "text": {"source": "file:/x.txt", "sequence_length": LENGTH, "validation_sequences": 6},
+                "steps": 6,
+                "global_batch_size": 4,
+                "learning_rate": {"peak": 2e-2, "warmup_steps": 2},
+                "validate_every_steps": 3,
+                "temperature": {"start": 1, "end": 0.1},
+                **(training or {}),
+            }
+        )
+        given = TrainingResources.model_validate({"save_every_steps": 2, **(resources or {})})
+        return Work(
+            settings=self.settings,
+            key=key,
+            stage=LearnMasks(training=asked, prior_strength=strength),
+            resources=given,
+            checkpoint=self.dense,
+            tokens=self.tokens,
+            keep=None,
+            prior=self.keep if prior else None,
+            patterns=self.patterns,
+            teacher=None,
             model_name="tiny",
             cuda=False,
         )

@@ -1,4 +1,4 @@
-"""Recovery training: the driver's side of a Ray Train run."""
+"""Training, of weights or of masks: the driver's side of a Ray Train run."""
 
 import threading
 import time
@@ -13,7 +13,7 @@ from pipeline.errors import ResourcesUnavailable, WorkerLost
 from pipeline.ledger import progress_key
 from pipeline.patterns import Pattern
 from pipeline.plan import SparsityPlan
-from pipeline.stages import Recover
+from pipeline.stages import LearnMasks, Recover
 from workers.failures import error_for, reason_for
 from workers.keeper import GangKeeper
 from workers.stages.base import Made, Note, StageContext, Step, Steps, Waited
@@ -25,7 +25,7 @@ LISTEN_SECONDS = 1.0
 PATIENCE_SECONDS = 15.0  # before we say that we are waiting
 
 
-def run(stage: Recover, context: StageContext, keeper: GangKeeper) -> Steps:
+def run(stage: Recover | LearnMasks, context: StageContext, keeper: GangKeeper) -> Steps:
     """All the job's places go to the trainer; what its workers tell is passed on."""
     content = context.content
     work = _work(stage, context)
@@ -44,10 +44,11 @@ def run(stage: Recover, context: StageContext, keeper: GangKeeper) -> Steps:
     )
 
 
-def _work(stage: Recover, context: StageContext) -> Work:
-    tokens, keep = context.inputs["tokens"], context.inputs.get("keep")
+def _work(stage: Recover | LearnMasks, context: StageContext) -> Work:
+    tokens, keep, prior = (context.inputs.get(name) for name in ("tokens", "keep", "prior"))
     assert isinstance(tokens, TokensRef)
     assert keep is None or isinstance(keep, KeepRef)
+    assert prior is None or isinstance(prior, KeepRef)
     resources = context.order.request.resources
     return Work(
         settings=context.settings,
@@ -57,6 +58,7 @@ def _work(stage: Recover, context: StageContext) -> Work:
         checkpoint=context.checkpoint(),
         tokens=tokens,
         keep=keep,
+        prior=prior,
         patterns=_patterns(context),
         teacher=context.checkpoint("teacher") if "teacher" in context.inputs else None,
         model_name=context.order.request.spec.model.source,

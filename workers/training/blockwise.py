@@ -11,6 +11,7 @@ from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.stream import BlockStream
 from pipeline.checkpoint.writer import copy_tensors, put_tensors
 from pipeline.ledger import progress_key
+from pipeline.stages import Recover
 from pipeline.training import BlockFit, Curve
 from workers.memory import peak_memory_bytes, reset_peak_memory
 from workers.stages.base import Note, Progress
@@ -18,7 +19,7 @@ from workers.training import ranks
 from workers.training.certified import certified
 from workers.training.data import TrainingData
 from workers.training.reconstruction import reconstruct
-from workers.training.student import Stored
+from workers.training.stored import Stored
 from workers.training.work import TORCH_DTYPES, Surroundings, TrainingResult, Work
 
 
@@ -34,6 +35,7 @@ def train_blocks(work: Work, around: Surroundings) -> TrainingResult:
     reset_peak_memory()
     started_at = time.monotonic()
     content = work.settings.content()
+    assert isinstance(work.stage, Recover)
     recovery = work.stage.recovery
     data = TrainingData(content, work.tokens, seed=recovery.text.seed)
     done = ranks.from_first(lambda: _stored_blocks(work))
@@ -71,12 +73,12 @@ def train_blocks(work: Work, around: Surroundings) -> TrainingResult:
 
 
 def _artifacts(work: Work, done: list[FittedBlock]) -> dict[str, ArtifactRef]:
-    content, recovery = work.settings.content(), work.stage.recovery
+    content, recipe = work.settings.content(), work.stage.recipe
     reader = CheckpointReader(content, work.checkpoint)
     names = BlockStream(reader, dtype=torch.float32, device=torch.device("cpu")).outer_tensors()
     outer = StoredTensors.of(copy_tensors(content, "part.safetensors", reader, names))
     checkpoint = assemble(content, work.checkpoint, [outer, *(block.weights for block in done)])
-    steps = recovery.total_steps
+    steps = recipe.total_steps
     curve = Curve(blocks=tuple(block.fit for block in done), total_steps=steps, result_step=steps)
     blob = content.put_bytes(canonical_json(curve))
     artifacts: dict[str, ArtifactRef] = {

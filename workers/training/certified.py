@@ -2,22 +2,30 @@
 
 from collections.abc import Sequence
 
-from pipeline.artifacts import ArtifactRef, CertificateRef, FileRef
+import torch
+
+from pipeline.artifacts import ArtifactRef, CertificateRef, CheckpointRef, FileRef
 from pipeline.canonical import canonical_json
 from pipeline.certificate import Certificate, Check
 from pipeline.checkpoint.certify import certify
-from workers.training.student import Stored
+from pipeline.checkpoint.keeps import KeepReader
+from pipeline.checkpoint.reader import CheckpointReader
+from pipeline.errors import CorruptObject
+from pipeline.storage.content import ContentStore
+from workers.training.stored import Stored
 from workers.training.work import Work
 
 
-def certified(work: Work, stored: Stored, *, checks: Sequence[Check]) -> dict[str, ArtifactRef]:
+def certified(
+    work: Work, stored: Stored, *, checks: Sequence[Check], held: bool = True
+) -> dict[str, ArtifactRef]:
     """Read the stored weights back against their keep tensors: `keep` and `certificate`, or nothing where no
-    zeros are held. `checks`: those of the training itself. Raises ZerosLost."""
+    zeros are held. `checks`: those of the training itself. `held`: zeros are where the plan has them. Raises
+    ZerosLost."""
     if stored.keep is None:
         return {}
     content = work.settings.content()
     masks = () if work.keep is None else (certify(content, work.checkpoint, work.keep, at="mask")[1],)
-    held = work.stage.recovery.keep.kind == "held"
     tensors, saved = certify(
         content,
         stored.checkpoint,
@@ -31,3 +39,18 @@ def certified(work: Work, stored: Stored, *, checks: Sequence[Check]) -> dict[st
     blob = content.put_bytes(canonical_json(certificate))
     file = FileRef(path="certificate.json", blob=blob)
     return {"keep": stored.keep, "certificate": CertificateRef(files=(file,))}
+
+
+def kept_as_they_were(content: ContentStore, dense: CheckpointRef, stored: Stored) -> Check:
+    """Read the stored weights back beside the dense ones: what is kept is the same to the bit. Raises
+    CorruptObject that names the tensor."""
+    assert stored.keep is not None
+    keeps = KeepReader(content, stored.checkpoint, stored.keep)
+    before, after = CheckpointReader(content, dense), CheckpointReader(content, stored.checkpoint)
+    held = 0
+    for name in keeps.tensors:
+        keep = keeps.keep(name)
+        if not torch.equal(after.tensor(name)[keep], before.tensor(name)[keep]):
+            raise CorruptObject(f"{name}: a weight that is kept has changed; masks alone were to be learned")
+        held += keep.numel() - int(keep.sum())
+    return Check(at="frozen", step=stored.step, tensors=len(keeps.tensors), held=held, zeros=held)

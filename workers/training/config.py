@@ -1,18 +1,18 @@
 """The DeepSpeed configuration that a spec and its resources become. Its result is part of the report."""
 
-from pipeline.recovery import Recovery
 from pipeline.resources import TrainingResources
+from pipeline.training_recipe import TrainingRecipe
 
 
 def deepspeed_config(
-    recovery: Recovery, resources: TrainingResources, *, workers: int, accumulation: int
+    recipe: TrainingRecipe, resources: TrainingResources, *, workers: int, accumulation: int
 ) -> dict[str, object]:
     """Configuration of the student's engine on `workers` ranks with `accumulation` micro-batches a step.
 
     torch's AdamW everywhere: DeepSpeed's own would be compiled at the first use, and differs in rounding. The
     learning rate is set at every step by the trainer, so that it depends on the step alone.
     """
-    optimizer = recovery.optimizer
+    optimizer = recipe.optimizer
     zero: dict[str, object] = {
         "stage": resources.zero_stage,
         "contiguous_gradients": True,
@@ -30,8 +30,8 @@ def deepspeed_config(
         "zero_optimization": zero,
         "zero_force_ds_cpu_optimizer": False,
         "zero_allow_untested_optimizer": True,
-        "bf16": {"enabled": recovery.precision == "bfloat16"},
-        "fp16": {"enabled": recovery.precision == "float16", "loss_scale": 0, "initial_scale_power": 16},
+        "bf16": {"enabled": recipe.precision == "bfloat16"},
+        "fp16": {"enabled": recipe.precision == "float16", "loss_scale": 0, "initial_scale_power": 16},
         "steps_per_print": 10**9,
     }
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from pipeline.certificate import Check
-from pipeline.training import Curve, KeepUpdate, StepRecord, Validation
+from pipeline.training import Curve, KeepUpdate, MaskRecord, StepRecord, Validation
 from workers.training.saving import Best, TrainingState
 
 
@@ -20,6 +20,7 @@ class History:
         self.validations: list[Validation] = []
         self.updates: list[KeepUpdate] = []
         self.checks: list[Check] = []
+        self.masks: list[MaskRecord] = []
         self.best: Best | None = None
         self.stale = 0
         self.starts = 1
@@ -37,6 +38,7 @@ class History:
         self.validations = list(state.curve.validations)
         self.updates = list(state.curve.updates)
         self.checks = list(state.checks)
+        self.masks = list(state.curve.masks)
         self.best, self.stale = state.best, state.stale
         self.starts = state.curve.starts + 1
         self.saved = state.step
@@ -60,6 +62,7 @@ class History:
             steps=tuple(self.steps),
             validations=tuple(self.validations),
             updates=tuple(self.updates),
+            masks=tuple(self.masks),
             total_steps=self._total_steps,
             result_step=result_step,
             stopped=self.stopped,

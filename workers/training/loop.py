@@ -6,6 +6,7 @@ restore -> { step -> move zeros -> certify -> validate -> save } -> store -> cer
 import math
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -13,20 +14,20 @@ import torch
 from pipeline.artifacts import ArtifactRef, CurveRef, FileRef
 from pipeline.canonical import canonical_json
 from pipeline.errors import TrainingDiverged
+from pipeline.stages import Recover
 from pipeline.training import StepRecord, Validation
 from workers.memory import peak_memory_bytes, reset_peak_memory
 from workers.stages.base import Note, Progress, Step, Trained, Validated
 from workers.training import ranks, saving
-from workers.training.certified import certified
-from workers.training.config import deepspeed_config, teacher_config
+from workers.training.config import deepspeed_config
 from workers.training.data import MicroBatch, TrainingData, checksum, share_of
-from workers.training.engine import Teacher
 from workers.training.history import History
 from workers.training.losses import Losses
-from workers.training.model import load_model
+from workers.training.mask_student import MaskStudent
 from workers.training.moving import Mover
-from workers.training.student import Stored, Student
-from workers.training.work import TORCH_DTYPES, Surroundings, TrainingResult, Work
+from workers.training.stored import Stored
+from workers.training.student import Student, Trainee
+from workers.training.work import Surroundings, TrainingResult, Work
 
 TOLD_STEPS = 500  # step events of one training, at most
 ASK_SECONDS = 5.0  # between two looks at preemption
@@ -49,16 +50,16 @@ class _Training:
         self._started_at = self._asked_at = time.monotonic()
         self._work = work
         self._around = around
-        self._recovery = recovery = work.stage.recovery
-        self._total = recovery.total_steps
-        self._data = TrainingData(work.settings.content(), work.tokens, seed=recovery.text.seed)
+        self._recipe = recipe = work.stage.recipe
+        self._total = recipe.total_steps
+        self._data = TrainingData(work.settings.content(), work.tokens, seed=recipe.text.seed)
         config = deepspeed_config(
-            recovery, work.resources, workers=ranks.workers(), accumulation=len(self._share(0))
+            recipe, work.resources, workers=ranks.workers(), accumulation=len(self._share(0))
         )
-        self._student = Student(work, config)
-        self._engine, self._guard = self._student.engine, self._student.guard
-        self._losses = Losses(self._engine, self._load_teacher(), recovery.objective)
-        self._mover = Mover(recovery.keep, self._engine, self._guard, total_steps=self._total)
+        self._student = student = _student_for(work, config)
+        self._engine, self._guard = student.engine, student.guard
+        self._losses = Losses(self._engine, student.teacher, recipe.objective)
+        self._mover = Mover(student.keep_rule, self._engine, self._guard, total_steps=self._total)
         self._history = History(total_steps=self._total, deepspeed=config)
 
     def restore(self) -> None:
@@ -79,7 +80,7 @@ class _Training:
 
     def run(self) -> None:
         """All steps that are left."""
-        history, recovery = self._history, self._recovery
+        history, recipe = self._history, self._recipe
         if history.step == 0:
             self._check()
             self._validate()
@@ -90,9 +91,9 @@ class _Training:
             if update is not None:
                 history.updates.append(update)
             asked = self._record(record)
-            if last or step % recovery.certify_every_steps == 0:
+            if last or step % self._work.stage.certify_every_steps == 0:
                 self._check()
-            if last or step % recovery.validate_every_steps == 0:
+            if last or step % recipe.validate_every_steps == 0:
                 self._validate()
             if not last and (step % self._work.resources.save_every_steps == 0 or asked):
                 self._save()
@@ -104,7 +105,7 @@ class _Training:
         artifacts = ranks.from_first(lambda: self._artifacts(stored))
         return TrainingResult(
             artifacts=artifacts,
-            tokens=self._history.step * self._recovery.global_batch_size * self._data.index.sequence_length,
+            tokens=self._history.step * self._recipe.global_batch_size * self._data.index.sequence_length,
             seconds=time.monotonic() - self._started_at,
             peak_memory_bytes=int(ranks.largest([float(peak_memory_bytes())], self._engine.device)[0]),
         )
@@ -113,15 +114,17 @@ class _Training:
         """One optimizer step. Raises TrainingDiverged before the weights take what is not finite."""
         step = self._history.step
         started = time.monotonic()
-        torch.manual_seed(hash((self._recovery.text.seed, step, ranks.rank())) % 2**63)  # LoRA's dropout
+        torch.manual_seed(hash((self._recipe.text.seed, step, ranks.rank())) % 2**63)  # LoRA's dropout
         self._mover.before(step + 1)
+        self._student.before(step)
         share = self._share(step)
         scale = len(share) * ranks.workers()  # the engine takes means over both
         loss = lm_loss = data = 0.0
         for number, batch in enumerate(share):
             tokens_BL = self._data.sequences(batch.indices)
             minimised, entropy = self._losses.training(tokens_BL.to(self._engine.device))
-            self._engine.backward(minimised * (batch.weight * scale))
+            rewarded = minimised - self._student.rewarded(step)
+            self._engine.backward(rewarded * (batch.weight * scale))
             loss += float(minimised.detach()) * batch.weight
             lm_loss += float(entropy.detach()) * batch.weight
             data += checksum(tokens_BL) if batch.weight else 0
@@ -129,12 +132,12 @@ class _Training:
                 self._engine.micro_step()
         loss, lm_loss, data = ranks.summed([loss, lm_loss, data], self._engine.device)
         self._stop_if_diverged(step + 1, loss)
-        rate = self._recovery.learning_rate.at(step, steps=self._total)
+        rate = self._recipe.learning_rate.at(step, steps=self._total)
         taken = self._engine.step(rate)
         norm = self._engine.gradient_norm()
         if taken and not math.isfinite(norm):
             raise TrainingDiverged(f"the gradient's norm is {norm} at step {step + 1}; {self._remedy()}")
-        size = self._recovery.global_batch_size
+        size = self._recipe.global_batch_size
         return StepRecord(
             step=step + 1,
             loss=loss,
@@ -157,7 +160,7 @@ class _Training:
             step,
             rank=ranks.rank(),
             workers=ranks.workers(),
-            global_batch_size=self._recovery.global_batch_size,
+            global_batch_size=self._recipe.global_batch_size,
             micro_batch_size=self._work.resources.micro_batch_size,
         )
 
@@ -194,12 +197,16 @@ class _Training:
             self._history.checks.append(self._guard.check(self._history.step))
 
     def _validate(self) -> None:
-        """On the held-out sequences; may end training early."""
+        """Look at the masks, if they are learned, and at the held-out sequences; may end training early."""
+        masks = self._student.masks(self._history.step)
+        if masks is not None:
+            self._history.masks.append(masks)
         if self._data.index.validation_sequences == 0:
             return
-        loss = self._losses.validation(
-            self._data.validation(), micro_batch_size=self._work.resources.micro_batch_size
-        )
+        with self._student.judged():
+            loss = self._losses.validation(
+                self._data.validation(), micro_batch_size=self._work.resources.micro_batch_size
+            )
         if not math.isfinite(loss):
             raise TrainingDiverged(
                 f"the loss on held-out text is {loss} after step {self._history.step}; {self._remedy()}"
@@ -207,7 +214,7 @@ class _Training:
         validation = Validation(step=self._history.step, loss=loss, perplexity=math.exp(min(loss, 700.0)))
         self._history.validations.append(validation)
         self._tell(Validated(validation))
-        rule = self._recovery.early_stop
+        rule = self._student.early_stop
         if rule is None:
             return
         if self._history.improved(loss, margin=rule.margin):
@@ -220,7 +227,7 @@ class _Training:
 
     def _save(self) -> None:
         """A training checkpoint, from which any number of workers goes on."""
-        moves = self._recovery.keep.kind != "held" and self._guard is not None
+        moves = self._student.keep_rule.kind != "held" and self._guard is not None
         state = self._history.state(workers=ranks.workers(), scaler=self._engine.scaler_state())
         with tempfile.TemporaryDirectory(prefix="secateur-training-") as name:
             saving.save(Path(name), self._engine, state, self._guard.keeps if moves and self._guard else None)
@@ -229,10 +236,10 @@ class _Training:
     def _stop_if_diverged(self, step: int, loss: float) -> None:
         if not math.isfinite(loss):
             raise TrainingDiverged(f"the loss is {loss} at step {step}; {self._remedy()}")
-        lowest, now = self._history.windows(self._recovery.WINDOW)
-        if now > lowest + self._recovery.divergence_margin:
+        lowest, now = self._history.windows(self._recipe.WINDOW)
+        if now > lowest + self._recipe.divergence_margin:
             raise TrainingDiverged(
-                f"the mean loss of the {self._recovery.WINDOW} steps before step {step} is {now:.3f}, after "
+                f"the mean loss of the {self._recipe.WINDOW} steps before step {step} is {now:.3f}, after "
                 f"{lowest:.3f}; {self._remedy()}"
             )
 
@@ -243,36 +250,17 @@ class _Training:
         )
         return f"{kept}; lower learning_rate.peak, lengthen warmup_steps or set precision float32"
 
-    def _load_teacher(self) -> Teacher | None:
-        work = self._work
-        if work.teacher is None:
-            return None
-        config = None
-        if work.resources.teacher != "whole":
-            config = teacher_config(
-                work.resources, workers=ranks.workers(), precision=self._recovery.precision
-            )
-        model, _ = load_model(
-            work.settings.content(),
-            work.teacher,
-            dtype=TORCH_DTYPES[self._recovery.precision],
-            device=work.device,
-            partition=config,
-        )
-        return Teacher(model.eval(), config)
-
     def _artifacts(self, stored: Stored) -> dict[str, ArtifactRef]:
         """On rank 0."""
         content = self._work.settings.content()
         blob = content.put_bytes(canonical_json(self._history.curve(result_step=stored.step)))
-        artifacts: dict[str, ArtifactRef] = {
-            "checkpoint": stored.checkpoint,
-            "curve": CurveRef(files=(FileRef(path="curve.json", blob=blob),)),
-        }
-        if stored.adapter is not None:
-            artifacts["adapter"] = stored.adapter
-        return artifacts | certified(self._work, stored, checks=self._history.checks)
+        curve = CurveRef(files=(FileRef(path="curve.json", blob=blob),))
+        return {"curve": curve, **self._student.artifacts(stored, self._history.checks)}
 
     def _tell(self, step: Step) -> None:
         if ranks.rank() == 0:
             self._around.tell(step)
+
+
+def _student_for(work: Work, config: Mapping[str, object]) -> Trainee:
+    return Student(work, config) if isinstance(work.stage, Recover) else MaskStudent(work, config)

@@ -3,7 +3,8 @@
 Shapes: B sequences of a micro-batch, L tokens, V vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,13 +13,13 @@ from transformers.modeling_outputs import CausalLMOutput
 from pipeline.tensor.divergence import matching_blocks, objective_loss
 from pipeline.training_recipe import Distillation, LanguageModelling, Objective
 from workers.training import ranks
-from workers.training.engine import Engine, Teacher
+from workers.training.engine import Engine
 
 
 class Losses:
     """Bound to a student, its teacher if there is one, and the objective."""
 
-    def __init__(self, engine: Engine, teacher: Teacher | None, objective: Objective) -> None:
+    def __init__(self, engine: Engine, teacher: Callable[..., Any] | None, objective: Objective) -> None:
         self._engine = engine
         self._teacher = teacher
         self._objective = objective

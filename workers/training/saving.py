@@ -21,7 +21,7 @@ from pipeline.tensor.packing import pack_keep, unpack_keep
 from pipeline.training import Curve
 from workers.training import ranks
 from workers.training.engine import MASTER, Engine
-from workers.training.student import Stored
+from workers.training.stored import Stored
 
 STATE_JSON = "state.json"
 KEEP = "keep.safetensors"

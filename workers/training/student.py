@@ -1,38 +1,69 @@
 """The model that is trained: loaded, wrapped, guarded, and at the end stored as a checkpoint."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.artifacts import AdapterRef, CheckpointRef, FileRef, KeepRef
-from pipeline.canonical import Frozen
+from pipeline.artifacts import AdapterRef, ArtifactRef, CheckpointRef, FileRef
 from pipeline.certificate import Check
-from pipeline.checkpoint.assemble import StoredTensors, assemble
 from pipeline.checkpoint.keeps import load_keep, put_keep
 from pipeline.checkpoint.reader import DTYPES, CheckpointReader
 from pipeline.checkpoint.stream import disk_names
-from pipeline.checkpoint.writer import put_tensors
 from pipeline.errors import InvalidSpec, ZerosLost
-from pipeline.recovery import Lora, Recovery
+from pipeline.recovery import EarlyStop, KeepRule, Lora, Recovery
+from pipeline.stages import Recover
 from pipeline.tensor.zeros import first_revived
+from pipeline.training import MaskRecord
+from pipeline.training_recipe import TrainingRecipe
 from workers.training import ranks
-from workers.training.engine import Engine
+from workers.training.certified import certified
+from workers.training.config import teacher_config
+from workers.training.engine import Engine, Teacher
 from workers.training.guard import Guard
 from workers.training.lora import adapter_files, apply_lora, merged_state
 from workers.training.model import load_model
+from workers.training.shares import parts_of, store_shares
+from workers.training.stored import Stored
 from workers.training.work import TORCH_DTYPES, Work
 
 
-class Stored(Frozen):
-    """The weights after `step` steps. `keep` belongs to them; `check`: of the tensors put together."""
+class Trainee(Protocol):
+    """What the training loop trains. `teacher`: what it learns from beside the text."""
 
-    step: int
-    checkpoint: CheckpointRef
-    keep: KeepRef | None = None
-    adapter: AdapterRef | None = None
-    check: Check | None = None
+    engine: Engine
+    guard: Guard | None
+    keep_rule: KeepRule
+    early_stop: EarlyStop | None
+    teacher: Callable[..., Any] | None
+
+    def before(self, step: int) -> None:
+        """Ahead of the forward passes of a step, counted from 0."""
+        ...
+
+    def rewarded(self, step: int) -> Tensor | float:
+        """What the loss of the last forward pass is lowered by."""
+        ...
+
+    @contextmanager
+    def judged(self) -> Iterator[None]:
+        """The model as it would be stored now, for validation."""
+        ...
+
+    def masks(self, step: int) -> MaskRecord | None:
+        """How masks stand after `step` steps, if they are learned. All workers call it."""
+        ...
+
+    def store(self, *, step: int) -> Stored:
+        """Store the weights as they are now. All workers call it and get the result."""
+        ...
+
+    def artifacts(self, stored: Stored, checks: Sequence[Check]) -> dict[str, ArtifactRef]:
+        """What is made of what was stored, certified. On rank 0."""
+        ...
 
 
 class Student:
@@ -42,7 +73,10 @@ class Student:
         self._work = work
         self._content = work.settings.content()
         self._reader = CheckpointReader(self._content, work.checkpoint)
-        recovery = work.stage.recovery
+        assert isinstance(work.stage, Recover)
+        self._recovery = recovery = work.stage.recovery
+        self.keep_rule = recovery.keep
+        self.early_stop = recovery.early_stop
         model, self._names = load_model(
             self._content,
             work.checkpoint,
@@ -68,6 +102,7 @@ class Student:
             if disk in self._keeps and name in self.engine.parameters
         }
         self.guard = Guard(self.engine, held) if held else None
+        self.teacher = _load_teacher(work)
 
     @property
     def keeps(self) -> dict[str, Tensor]:
@@ -76,37 +111,53 @@ class Student:
             return self._keeps
         return {**self._keeps, **{self._names[name]: keep for name, keep in self.guard.keeps.items()}}
 
+    def before(self, step: int) -> None:
+        """Nothing: weights are what the optimizer makes of them."""
+
+    def rewarded(self, step: int) -> Tensor | float:
+        """Nothing."""
+        return 0.0
+
+    @contextmanager
+    def judged(self) -> Iterator[None]:
+        """As it is trained."""
+        yield
+
+    def masks(self, step: int) -> MaskRecord | None:
+        """None are learned."""
+        return None
+
     def store(self, *, step: int) -> Stored:
         """Store the weights as they are now, in the types of the checkpoint. All workers take part, each
         stores some of the blocks, and all get the result.
 
         Raises ZerosLost when a pruned weight is not zero in the tensors put together.
         """
-        merged = self._merged() if isinstance(self._work.stage.recovery.trains, Lora) else {}
+        merged = self._merged() if isinstance(self._recovery.trains, Lora) else {}
         keeps = self.keeps
-        own: dict[int, StoredTensors] = {}
-        held = 0
-        for number, names in enumerate(self._parts()):
-            mine = number % ranks.workers() == ranks.rank()
-            tensors: dict[str, Tensor] = {}
-            for disk in names:
-                whole = self._now(disk, merged)  # every worker takes part in putting it together
-                if mine:
-                    tensors[disk] = whole.to("cpu", DTYPES[self._reader.index.tensors[disk].dtype])
-                    held += _checked(disk, tensors[disk], keeps[disk]) if disk in keeps else 0
-            if mine:
-                own[number] = StoredTensors.of(put_tensors(self._content, "part.safetensors", tensors))
-        found = ranks.gathered((own, held))
-        parts = {number: part for stored, _ in found for number, part in stored.items()}
-        return ranks.from_first(lambda: self._stored(step, parts, held=sum(held for _, held in found)))
 
-    def _stored(self, step: int, parts: Mapping[int, StoredTensors], *, held: int) -> Stored:
-        """On rank 0."""
-        checkpoint = assemble(
-            self._content, self._work.checkpoint, [parts[number] for number in sorted(parts)]
+        def now(disk: str) -> Tensor:
+            return self._now(disk, merged).to("cpu", DTYPES[self._reader.index.tensors[disk].dtype])
+
+        checkpoint, held = store_shares(
+            self._content,
+            self._work.checkpoint,
+            parts_of(self._every_name, self._work.row.blocks),
+            now,
+            lambda disk, tensor: _checked(disk, tensor, keeps[disk]) if disk in keeps else 0,
         )
+        return ranks.from_first(lambda: self._stored(step, checkpoint, held=held))
+
+    def artifacts(self, stored: Stored, checks: Sequence[Check]) -> dict[str, ArtifactRef]:
+        """What is made of the stored weights, certified. On rank 0."""
+        certificate = certified(self._work, stored, checks=checks, held=self.keep_rule.kind == "held")
+        adapter = {} if stored.adapter is None else {"adapter": stored.adapter}
+        return {"checkpoint": stored.checkpoint, **adapter, **certificate}
+
+    def _stored(self, step: int, checkpoint: CheckpointRef, *, held: int) -> Stored:
+        """On rank 0."""
         keeps, keep = self.keeps, self._work.keep
-        if keeps and self._work.stage.recovery.keep.kind != "held":
+        if keeps and self.keep_rule.kind != "held":
             keep = put_keep(self._content, checkpoint, keeps)
         check = Check(at="gather", step=step, tensors=len(keeps), held=held, zeros=held) if keeps else None
         return Stored(step=step, checkpoint=checkpoint, keep=keep, adapter=self._adapter, check=check)
@@ -114,7 +165,7 @@ class Student:
     def _starting_keeps(self) -> dict[str, Tensor]:
         if self._work.keep is not None:
             return load_keep(self._content, self._work.checkpoint, self._work.keep)
-        if self._work.stage.recovery.keep.kind != "gradual":
+        if self.keep_rule.kind != "gradual":
             return {}
         row = self._work.row
         linears = {f"{linear}.weight" for linear in row.linear_names}
@@ -123,14 +174,6 @@ class Student:
             for name, disk in self._names.items()
             if name.startswith(f"{row.blocks}.") and _within_block(name, row.blocks) in linears
         }
-
-    def _parts(self) -> Iterator[list[str]]:
-        """Checkpoint names: of what is outside the blocks, then block by block."""
-        prefix = f"{self._work.row.blocks}."
-        yield sorted({disk for name, disk in self._every_name.items() if not name.startswith(prefix)})
-        inside = [name for name in self._every_name if name.startswith(prefix)]
-        for block in range(1 + max(int(name.removeprefix(prefix).split(".")[0]) for name in inside)):
-            yield sorted(self._every_name[name] for name in inside if name.startswith(f"{prefix}{block}."))
 
     def _now(self, disk: str, merged: Mapping[str, Tensor]) -> Tensor:
         if disk in merged:
@@ -143,7 +186,7 @@ class Student:
         return {disk: name for name, disk in self._names.items()}
 
     def _merged(self) -> dict[str, Tensor]:
-        lora = self._work.stage.recovery.trains
+        lora = self._recovery.trains
         assert isinstance(lora, Lora)
         trained = {name: self.engine.full(name) for name in self.engine.parameters}
         row = self._work.row
@@ -169,16 +212,33 @@ def _checked(disk: str, tensor: Tensor, keep: Tensor) -> int:
     return int((~keep).sum())
 
 
-def adam_arguments(recovery: Recovery) -> dict[str, object]:
+def adam_arguments(recipe: TrainingRecipe) -> dict[str, object]:
     """Of torch's AdamW."""
-    optimizer = recovery.optimizer
+    optimizer = recipe.optimizer
     return {
-        "lr": recovery.learning_rate.peak,
+        "lr": recipe.learning_rate.peak,
         "betas": optimizer.betas,
         "eps": optimizer.epsilon,
         "weight_decay": optimizer.weight_decay,
         "fused": True,
     }
+
+
+def _load_teacher(work: Work) -> Teacher | None:
+    if work.teacher is None:
+        return None
+    precision = work.stage.recipe.precision
+    config = None
+    if work.resources.teacher != "whole":
+        config = teacher_config(work.resources, workers=ranks.workers(), precision=precision)
+    model, _ = load_model(
+        work.settings.content(),
+        work.teacher,
+        dtype=TORCH_DTYPES[precision],
+        device=work.device,
+        partition=config,
+    )
+    return Teacher(model.eval(), config)
 
 
 def _choose_trained(model: nn.Module, recovery: Recovery) -> None:

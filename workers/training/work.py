@@ -15,7 +15,7 @@ from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.model import Dtype
 from pipeline.patterns import Pattern
 from pipeline.resources import TrainingResources
-from pipeline.stages import Recover
+from pipeline.stages import LearnMasks, Recover
 from workers.settings import WorkerSettings
 from workers.stages.base import Step
 
@@ -28,16 +28,17 @@ TORCH_DTYPES: dict[Dtype, torch.dtype] = {
 
 @dataclass(frozen=True)
 class Work:
-    """Crosses process borders. `patterns`: of each block, where pruning chose them. `model_name`: what an
-    adapter says it belongs to."""
+    """Crosses process borders. `keep`: whose zeros are held; `prior`: what learning masks begins with.
+    `patterns`: of each block, where pruning chose them. `model_name`: what an adapter says it belongs to."""
 
     settings: WorkerSettings
     key: str
-    stage: Recover
+    stage: Recover | LearnMasks
     resources: TrainingResources
     checkpoint: CheckpointRef
     tokens: TokensRef
     keep: KeepRef | None
+    prior: KeepRef | None
     patterns: Sequence[Pattern] | None
     teacher: CheckpointRef | None
     model_name: str

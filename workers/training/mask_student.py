@@ -1,0 +1,186 @@
+"""Masks that are learned on frozen weights: what the training loop trains, and what it stores at the end.
+
+Shape legend: O out_features, I in_features, G groups, C candidates.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.artifacts import ArtifactRef
+from pipeline.certificate import Check
+from pipeline.checkpoint.keeps import KeepReader, put_keep, turned
+from pipeline.checkpoint.reader import CheckpointReader
+from pipeline.checkpoint.stream import disk_names
+from pipeline.errors import InvalidSpec
+from pipeline.patterns import NM
+from pipeline.recovery import EarlyStop, Held, KeepRule
+from pipeline.stages import LearnMasks
+from pipeline.tensor.soft_masks import (
+    Likelihood,
+    candidates,
+    chosen,
+    chosen_codes,
+    key_of,
+    likelihood,
+    prior_logits,
+    random_logits,
+)
+from pipeline.training import BlockMasks, MaskRecord
+from workers.training import ranks
+from workers.training.certified import certified, kept_as_they_were
+from workers.training.engine import Engine
+from workers.training.guard import Guard
+from workers.training.masked import LOGITS, draw_at, prunable, put_masks, stored_weight
+from workers.training.model import load_model
+from workers.training.shares import parts_of, store_shares
+from workers.training.stored import Stored
+from workers.training.student import adam_arguments
+from workers.training.work import TORCH_DTYPES, Work
+
+
+class MaskStudent:
+    """See Trainee. Its teacher is the model itself without masks, so that the weights are there once."""
+
+    guard: Guard | None = None
+    keep_rule: KeepRule = Held()
+    early_stop: EarlyStop | None = None
+
+    def __init__(self, work: Work, config: Mapping[str, object]) -> None:
+        assert isinstance(work.stage, LearnMasks)
+        self._work = work
+        self._training = training = work.stage.training
+        self._content = work.settings.content()
+        self._reader = CheckpointReader(self._content, work.checkpoint)
+        self._prior = None
+        if work.prior is not None:
+            self._prior = KeepReader(self._content, work.checkpoint, work.prior)
+        self._patterns = _patterns(work)
+        model, self._names = load_model(
+            self._content,
+            work.checkpoint,
+            dtype=TORCH_DTYPES[training.precision],
+            device=work.device,
+            partition=config if work.resources.zero_stage == 3 else None,
+        )
+        self._every_name = disk_names(model, self._reader)
+        row = work.row
+        self._prunable = dict(prunable(self._names, row.blocks, row.linear_names))
+        model.train()
+        if work.resources.gradient_checkpointing:
+            model.activation_checkpointing_enable({"use_reentrant": False})
+        self._masked = put_masks(model, training, self._patterns, self._first_logits, names=self._names)
+        self.engine = Engine(model, config, adam_arguments(training))
+        self.teacher = self._unmasked if training.needs_teacher else None
+        self._first: dict[str, Tensor] = {}  # on rank 0: each group's first mask
+        if ranks.rank() == 0:
+            for name, block in self._prunable.items():
+                self._first[name] = chosen_codes(self._first_logits(self._names[name], block))
+
+    def before(self, step: int) -> None:
+        """New draws, the same on every worker."""
+        self._masked.draw(step)
+
+    def rewarded(self, step: int) -> Tensor | float:
+        """See MaskTraining.weight_reward."""
+        return self._masked.reward(step)
+
+    @contextmanager
+    def judged(self) -> Iterator[None]:
+        """Under the likeliest masks."""
+        self._masked.take("likeliest")
+        yield
+
+    def masks(self, step: int) -> MaskRecord | None:
+        """Entropy, certainty and change per block, from the master logits."""
+        scale, temperature = draw_at(self._training, max(step - 1, 0))
+        found: dict[int, list[tuple[Likelihood, int]]] = {}
+        for name, block in self._prunable.items():
+            logits_CG = self._logits(name)  # every worker takes part in putting it together
+            if ranks.rank() == 0:
+                changed = int((chosen_codes(logits_CG.cpu()) != self._first[name]).sum())
+                found.setdefault(block, []).append((likelihood(logits_CG, scale), changed))
+        return MaskRecord(
+            step=step,
+            temperature=temperature,
+            scale=scale,
+            blocks=tuple(_of_block(found[block]) for block in sorted(found)),
+        )
+
+    def store(self, *, step: int) -> Stored:
+        """The dense weights under the likeliest masks, and these."""
+        keeps: dict[str, Tensor] = {}
+        for name, block in self._prunable.items():
+            disk = self._names[name]
+            shape_OI = turned(
+                torch.empty(self._reader.index.tensors[disk].shape, device="meta"), self._work.row
+            )
+            keep_OI = chosen(self._logits(name), self._candidates(block), shape_OI.shape)
+            keeps[disk] = turned(keep_OI.cpu(), self._work.row).contiguous()
+
+        def now(disk: str) -> Tensor:
+            dense = self._reader.tensor(disk)
+            return stored_weight(dense, keeps[disk]) if disk in keeps else dense
+
+        checkpoint, held = store_shares(
+            self._content,
+            self._work.checkpoint,
+            parts_of(self._every_name, self._work.row.blocks),
+            now,
+            lambda disk, tensor: int((~keeps[disk]).sum()) if disk in keeps else 0,
+        )
+        keep = ranks.from_first(lambda: put_keep(self._content, checkpoint, keeps))
+        check = Check(at="gather", step=step, tensors=len(keeps), held=held, zeros=held)
+        return Stored(step=step, checkpoint=checkpoint, keep=keep, check=check)
+
+    def artifacts(self, stored: Stored, checks: Sequence[Check]) -> dict[str, ArtifactRef]:
+        """Read back: zeros, whole groups, and kept weights as they were. On rank 0."""
+        assert stored.keep is not None
+        same = kept_as_they_were(self._content, self._work.checkpoint, stored)
+        return {"checkpoint": stored.checkpoint, **certified(self._work, stored, checks=(*checks, same))}
+
+    def _unmasked(self, **inputs: object) -> Any:
+        with torch.no_grad():
+            self._masked.take("none")
+            output = self.engine.module(**inputs)
+            self._masked.take("drawn")
+            return output
+
+    def _logits(self, name: str) -> Tensor:
+        return self.engine.full(name.removesuffix(".weight") + LOGITS)
+
+    def _candidates(self, block: int) -> Tensor:
+        return candidates(self._patterns[block].keep, self._patterns[block].group)
+
+    def _first_logits(self, disk: str, block: int) -> Tensor:
+        pattern, masks_CM = self._patterns[block], self._candidates(block)
+        if self._prior is not None:
+            keep_OI = self._prior.matrix(disk)
+            return prior_logits(keep_OI, masks_CM, strength=self._work.stage.prior_strength)
+        out_features, in_features = self._shape(disk)
+        pattern.check_in_features(in_features, linear=disk)
+        seed = key_of(self._training.text.seed, "first", disk) % 2**63
+        return random_logits(out_features * in_features // pattern.group, masks_CM, seed=seed)
+
+    def _shape(self, disk: str) -> tuple[int, int]:
+        shape = self._reader.index.tensors[disk].shape
+        return (shape[1], shape[0]) if self._work.row.transposed else (shape[0], shape[1])
+
+
+def _patterns(work: Work) -> list[NM]:
+    patterns = [one for one in work.patterns or () if isinstance(one, NM)]
+    if not patterns or len(patterns) != len(work.patterns or ()):
+        raise InvalidSpec("method maskllm learns N:M masks; use pattern kind nm", "spec.prune.pattern.kind")
+    return patterns
+
+
+def _of_block(linears: Sequence[tuple[Likelihood, int]]) -> BlockMasks:
+    groups = sum(one.groups for one, _ in linears)
+    return BlockMasks(
+        entropy=sum(one.entropy * one.groups for one, _ in linears) / groups,
+        certainty=sum(one.certainty * one.groups for one, _ in linears) / groups,
+        changed=sum(changed for _, changed in linears) / groups,
+    )

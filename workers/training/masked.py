@@ -1,0 +1,129 @@
+"""Linears whose masks are learned: the weight is frozen, each group of its inputs draws a mask.
+
+    y = x · (W under the mask)ᵀ + b
+
+A linear draws in training, takes its likeliest masks in validation, and none as its own teacher. Its logits
+are an ordinary parameter, so that ZeRO shares them out; nothing else is trained.
+
+Shape legend: O out_features, I in_features, M weights of a group, G groups, C candidates. Conv1D of GPT-2
+stores [I, O].
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from pipeline.architecture import row_for
+from pipeline.methods.maskllm import MaskTraining
+from pipeline.patterns import NM
+from pipeline.tensor.soft_masks import Draw, candidates, chosen, key_of, masked_weight
+
+Masks = Literal["drawn", "likeliest", "none"]
+LOGITS = ".logits"
+
+
+class MaskedLinear(nn.Module):
+    """In the place of a Linear or Conv1D, whose frozen parameters it takes over. `squares`: of the weights
+    under the mask drawn last, summed."""
+
+    candidates_CM: Tensor
+
+    def __init__(self, base: nn.Module, logits_CG: Tensor, pattern: NM, *, transposed: bool) -> None:
+        super().__init__()
+        self.weight = base.weight
+        self.bias = base.bias
+        self.logits = nn.Parameter(logits_CG)
+        self.register_buffer("candidates_CM", candidates(pattern.keep, pattern.group), persistent=False)
+        self._transposed = transposed
+        self.masks: Masks = "likeliest"
+        self.draw: Draw | None = None
+        self.squares: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., I] → [..., O]."""
+        weight_OI = self.weight.t() if self._transposed else self.weight
+        if self.masks == "drawn":
+            assert self.draw is not None, "a draw is set before each step"
+            weight_OI, self.squares = masked_weight(weight_OI, self.logits, self.candidates_CM, self.draw)
+        elif self.masks == "likeliest":
+            weight_OI = weight_OI * chosen(self.logits.detach(), self.candidates_CM, weight_OI.shape)
+        return functional.linear(x, weight_OI, self.bias)
+
+
+class MaskedModel:
+    """The masked linears of a model by name, all set alike."""
+
+    def __init__(self, linears: Mapping[str, MaskedLinear], training: MaskTraining) -> None:
+        self._linears = dict(linears)
+        self._training = training
+
+    def take(self, masks: Masks) -> None:
+        """What forward passes use from now on."""
+        for linear in self._linears.values():
+            linear.masks = masks
+
+    def draw(self, step: int) -> None:
+        """From now on, the draws of step `step`, counted from 0: the same on every worker."""
+        scale, temperature = draw_at(self._training, step)
+        for name, linear in self._linears.items():
+            linear.draw = Draw(scale, temperature, key_of(self._training.text.seed, step, name))
+        self.take("drawn")
+
+    def reward(self, step: int) -> Tensor | float:
+        """What the loss of a forward pass is lowered by: see MaskTraining."""
+        rate = self._training.weight_reward * (1 - step / self._training.total_steps)
+        if rate == 0:
+            return 0.0
+        return rate * sum(one.squares for one in self._linears.values() if one.squares is not None)
+
+
+def draw_at(training: MaskTraining, step: int) -> tuple[float, float]:
+    """Scale and temperature of a step, counted from 0."""
+    steps = training.total_steps
+    return training.scale.at(step, steps=steps), training.temperature.at(step, steps=steps)
+
+
+def put_masks(
+    model: PreTrainedModel,
+    training: MaskTraining,
+    patterns: Sequence[NM],
+    logits_of: Callable[[str, int], Tensor],
+    *,
+    names: Mapping[str, str],
+) -> MaskedModel:
+    """Put masked linears in the place of the prunable ones of `model`, and freeze all but their logits.
+
+    `patterns`: of each block. `names`: parameter → checkpoint name. `logits_of(name, block)`: the first
+    logits, [C, G], of a weight by its checkpoint name. Weights may be partitioned already.
+    """
+    row = row_for(model.config.model_type)
+    model.requires_grad_(False)
+    linears = {}
+    for name, block in prunable(names, row.blocks, row.linear_names):
+        path = name.removesuffix(".weight")
+        base = model.get_submodule(path)
+        logits = logits_of(names[name], block).to(base.weight.device, base.weight.dtype)
+        parent, _, leaf = path.rpartition(".")
+        linears[path] = MaskedLinear(base, logits, patterns[block], transposed=row.transposed)
+        setattr(model.get_submodule(parent), leaf, linears[path])
+    return MaskedModel(linears, training)
+
+
+def prunable(names: Mapping[str, str], blocks: str, linear_names: Sequence[str]) -> Iterator[tuple[str, int]]:
+    """Parameters that are prunable weights, each with its block."""
+    weights = {f"{linear}.weight" for linear in linear_names}
+    for name in names:
+        if not name.startswith(f"{blocks}."):
+            continue
+        block, _, inside = name.removeprefix(f"{blocks}.").partition(".")
+        if inside in weights:
+            yield name, int(block)
+
+
+def stored_weight(dense: Tensor, keep: Tensor) -> Tensor:
+    """The dense weights where they are kept, to the bit, and +0 elsewhere; as they are stored."""
+    return torch.where(keep, dense, torch.zeros((), dtype=dense.dtype))

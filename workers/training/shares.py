@@ -1,0 +1,52 @@
+"""A trained model becomes a stored checkpoint: every worker writes some of its blocks."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from torch import Tensor
+
+from pipeline.artifacts import CheckpointRef
+from pipeline.checkpoint.assemble import StoredTensors, assemble
+from pipeline.checkpoint.writer import put_tensors
+from pipeline.storage.content import ContentStore
+from workers.training import ranks
+
+
+def parts_of(names: Mapping[str, str], blocks: str) -> Iterator[list[str]]:
+    """Checkpoint names: of what is outside the blocks, then block by block. `names`: parameter → checkpoint
+    name."""
+    prefix = f"{blocks}."
+    yield sorted({disk for name, disk in names.items() if not name.startswith(prefix)})
+    inside = [name for name in names if name.startswith(prefix)]
+    for block in range(1 + max(int(name.removeprefix(prefix).split(".")[0]) for name in inside)):
+        yield sorted(names[name] for name in inside if name.startswith(f"{prefix}{block}."))
+
+
+def store_shares(
+    content: ContentStore,
+    base: CheckpointRef,
+    parts: Iterable[list[str]],
+    now: Callable[[str], Tensor],
+    held: Callable[[str, Tensor], int],
+) -> tuple[CheckpointRef, int]:
+    """The checkpoint with the tensors of `now(name)`, which every worker calls in the same order, and the sum
+    of what `held(name, tensor)` counts of those that are stored. All workers get the same.
+
+    `base`: gives config and tokenizer.
+    """
+    own: dict[int, StoredTensors] = {}
+    counted = 0
+    for number, names in enumerate(parts):
+        mine = number % ranks.workers() == ranks.rank()
+        tensors: dict[str, Tensor] = {}
+        for name in names:
+            tensor = now(name)
+            if mine:
+                tensors[name] = tensor
+                counted += held(name, tensor)
+        if mine:
+            own[number] = StoredTensors.of(put_tensors(content, "part.safetensors", tensors))
+    found = ranks.gathered((own, counted))
+    stored = {number: part for shares, _ in found for number, part in shares.items()}
+    in_order = [stored[number] for number in sorted(stored)]
+    checkpoint = ranks.from_first(lambda: assemble(content, base, in_order))
+    return checkpoint, sum(count for _, count in found)
