@@ -21,7 +21,6 @@ class MaskPoint(Frozen):
     step: int
     temperature: float
     scale: float
-    moved: float
     entropy: float
     certainty: float
     changed: float
@@ -126,7 +125,6 @@ def _point(record: MaskRecord) -> MaskPoint:
         step=record.step,
         temperature=record.temperature,
         scale=record.scale,
-        moved=record.moved,
         entropy=statistics.fmean(block.entropy for block in record.blocks),
         certainty=statistics.fmean(block.certainty for block in record.blocks),
         changed=statistics.fmean(block.changed for block in record.blocks),

@@ -62,7 +62,7 @@ def mask_page(
         curves=curve_chart(
             learned.training,
             clipping=training.optimizer.gradient_clipping,
-            distilled=training.needs_teacher or training.weight_reward > 0,
+            distilled=training.needs_teacher,
         ),
         settled=mask_chart(learned),
         blocks=mask_block_chart(learned),
@@ -80,12 +80,10 @@ def mask_chart(learned: MaskLearning) -> CurveChart | None:
     if len(points) < FEWEST:
         return None
     stack = Stack(max(curve.total_steps, points[-1].step, 1))
-    changed = [(point.step, point.changed) for point in points]
-    moved = [(point.step, point.moved) for point in points[1:]]
     stack.add(
         "changed",
-        "Share of groups changed since the start; orange, since the record before",
-        {"plain": changed, "before": moved},
+        "Share of groups whose likeliest mask is another one than at the start",
+        {"plain": [(point.step, point.changed) for point in points]},
         height=TALL,
         floor=0.0,
     )

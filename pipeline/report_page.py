@@ -34,6 +34,7 @@ from pipeline.spec import PruneSpec
 MOMENTS = {
     "mask": "when the masks were made",
     "step": "in training: master weights, optimizer moments and working weights",
+    "frozen": "of kept weights, beside those from before masks were learned: the same to the bit",
     "gather": "of the whole tensors, put together from all workers",
     "save": "of what training has stored",
     "reload": "of the stored checkpoint, read back",

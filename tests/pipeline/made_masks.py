@@ -13,6 +13,7 @@ from pipeline.artifacts import (
     TokensRef,
 )
 from pipeline.canonical import sha256_hex
+from pipeline.certificate import Certificate
 from pipeline.mask_figures import mask_learning
 from pipeline.methods.maskllm import MaskLLM, MaskTraining
 from pipeline.patterns import NM
@@ -102,7 +103,6 @@ def made_masks(step: int, training: MaskTraining, blocks: int) -> MaskRecord:
         step=step,
         temperature=training.temperature.at(max(step - 1, 0), steps=total),
         scale=training.scale.at(max(step - 1, 0), steps=total),
-        moved=0.02 * math.exp(-5 * done) if step else 0.0,
         blocks=tuple(
             BlockMasks(
                 entropy=1.1 * (1 - done) ** 2 + 0.02 + 0.002 * i,
@@ -124,10 +124,9 @@ def made_mask_step(step: int, training: MaskTraining, noise: random.Random, *, s
     """One of them; later starts come in equal parts."""
     total, size = training.total_steps, training.global_batch_size
     loss = _loss(step, total) + 0.3 * (1 - step / total) + noise.gauss(0, 0.06)
-    own = training.needs_teacher or training.weight_reward > 0
     return StepRecord(
         step=step,
-        loss=0.5 * loss - 0.9 if own else loss,
+        loss=0.5 * loss - 0.9 if training.needs_teacher else loss,
         language_modelling_loss=loss,
         learning_rate=training.learning_rate.at(step - 1, steps=total),
         gradient_norm=0.02 + 0.3 * math.exp(-step / 60) + abs(noise.gauss(0, 0.01)),
@@ -203,7 +202,7 @@ def learned_report(
         update={
             "spec": spec,
             "masks": learned,
-            "certificate": data.certificate or made_certificate(data, None),
+            "certificate": data.certificate or _frozen(made_certificate(data, None)),
             "pins": data.pins.model_copy(update={"mask_text": pin}),
             "seeds": seeds_of(spec),
             "stages": (
@@ -213,6 +212,14 @@ def learned_report(
                 ),
             ),
         }
+    )
+
+
+def _frozen(certificate: Certificate) -> Certificate:
+    """With the look at kept weights that mask learning ends with."""
+    first, *others = certificate.checks
+    return certificate.model_copy(
+        update={"checks": (first, first.model_copy(update={"at": "frozen"}), *others)}
     )
 
 
