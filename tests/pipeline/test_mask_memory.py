@@ -9,7 +9,7 @@ from pipeline.patterns import NM
 from pipeline.resources import Resources, TrainingResources
 from pipeline.sources.pins import ModelFacts
 from pipeline.training_memory import TrainingMemory
-from tests.pipeline.made_masks import made_training
+from tests.pipeline.made_learned import made_training
 
 FACTS = ModelFacts(
     model_type="llama",

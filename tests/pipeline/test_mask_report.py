@@ -9,11 +9,12 @@ import pytest
 from pipeline.artifacts import LinearAgreement, MaskAgreement
 from pipeline.mask_figures import MOST_RECORDS, agreement_rows, mask_learning
 from pipeline.model_card import SideFile
+from pipeline.patterns import NM
 from pipeline.recipe import recipe_of
 from pipeline.report import ReportData, read_report, report_json, summarise
 from pipeline.report_masks import agreement_map, mask_block_chart, mask_chart
 from pipeline.report_page import render_html
-from tests.pipeline.made_masks import (
+from tests.pipeline.made_learned import (
     STEPS,
     learned_report,
     learned_spec,
@@ -112,6 +113,15 @@ def test_linears_weigh_what_they_have_and_experts_are_one_kind() -> None:
     )
     share = LINEARS["mlp.up_proj"] / sum(LINEARS.values())
     assert agreement_rows((weighed,), sparsity)[-1].groups == (pytest.approx(share),)
+
+
+def test_blocks_may_have_patterns_of_their_own() -> None:
+    data = learned_report(blocks=2)
+    assert data.plan is not None
+    mixed = data.plan.model_copy(update={"blocks": (NM(keep=1, group=4), NM(keep=3, group=4))})
+    _, text = page_of(data.model_copy(update={"plan": mixed}))
+    assert "as many as its block's pattern says" in text
+    assert "By chance alone" not in text
 
 
 def test_one_block_at_a_time_shows_what_each_came_to() -> None:

@@ -30,7 +30,7 @@ from pipeline.spec import PruneSpec
 from pipeline.task_results import TaskContract, TaskEvaluation, TaskMetric, TaskResult
 from tests.api.attempts import LEASE, FakeDriver, started_job
 from tests.api.conftest import RunningApi
-from tests.pipeline.made_masks import (
+from tests.pipeline.made_learned import (
     learned_report,
     learned_spec,
     made_mask_step,
