@@ -20,7 +20,7 @@ from pipeline.quantity import (
     human_share,
 )
 from pipeline.recipe import recipe_of
-from pipeline.report import Summary, limits_of
+from pipeline.report import Summary, TrainingSummary, limits_of
 from pipeline.report_sweep import SweepDocument
 
 STATUS_STYLE: dict[Status, str] = {
@@ -186,7 +186,8 @@ def final_table(
     facts = _pairs(
         [
             ("sparsity", _sparsity(summary)),
-            ("training", _training(summary)),
+            ("masks learned", _learned(summary)),
+            ("training", _training(summary.training)),
             ("time", human_seconds(summary.seconds if seconds is None else seconds)),
             ("stages", f"{summary.stages}, {summary.cached_stages} of them from the cache"),
             ("peak memory", peak),
@@ -218,8 +219,17 @@ def _sparsity(summary: Summary) -> str:
     return f"{summary.achieved_sparsity:.4f}{asked}{held}"
 
 
-def _training(summary: Summary) -> str:
-    trained = summary.training
+def _learned(summary: Summary) -> str:
+    learned = summary.masks
+    parts = [_training(learned)]
+    if learned is not None and learned.changed is not None:
+        parts.append(f"{100 * learned.changed:.1f} % of the groups changed")
+    if learned is not None:
+        parts += [f"{100 * share:.1f} % as in {other}" for other, share in learned.agreement.items()]
+    return ", ".join(parts)
+
+
+def _training(trained: TrainingSummary | None) -> str:
     if trained is None:
         return ""
     words = f"{trained.steps} of {trained.total_steps} steps, {human_count(trained.tokens)} tokens"

@@ -110,6 +110,8 @@ def _nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
         if isinstance(spec.prune.method, MaskLLM):
             made["certificate"] = Input(node="prune", artifact="certificate")
             told["mask_curve"] = Input(node="prune", artifact="curve")
+            told["mask_keep"] = made["keep"]  # recovery makes its own
+            told["mask_tokens"] = Input(node=MASK_TEXT, artifact="tokens")
         if isinstance(spec.prune.allocation, Tournament):
             told["tournament"] = Input(node="allocate", artifact="tournament")
         elif spec.prune.allocation.measure is not None:

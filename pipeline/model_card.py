@@ -7,6 +7,7 @@ All are deterministic, so that equal jobs publish equal bytes.
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 import jinja2
@@ -19,6 +20,7 @@ from pipeline.certificate import Certificate
 from pipeline.comparison import Comparison, TaskComparison, compare
 from pipeline.eval_tasks import LM_EVAL_VERSION
 from pipeline.evaluation import EvaluationResult
+from pipeline.methods.maskllm import MaskLLM, MaskTraining
 from pipeline.plan import SparsityPlan
 from pipeline.quantity import human_count, human_metric, human_perplexity, human_share
 from pipeline.recipe import name_of, objective_of, recipe_of, seeds_of
@@ -150,6 +152,7 @@ def model_card(
             sizes=sizes,
             vocabulary=vocabulary,
             spec=spec,
+            learning=_learning(spec),
             recovery=spec.recovery,
             objective=objective_of(spec.recovery) if spec.recovery is not None else None,
             plan=plan,
@@ -222,7 +225,8 @@ def _done(spec: PruneSpec, sizes: SizeTable | None, sparsity: SparsityTable | No
     if sizes is not None:
         parts.append(f"cut to {human_count(sizes.cut_parameters)} parameters")
     if sparsity is not None:
-        parts.append(f"pruned to sparsity {sparsity.sparsity:.4g}")
+        learned = " with learned masks" if spec.learns_masks else ""
+        parts.append(f"pruned to sparsity {sparsity.sparsity:.4g}{learned}")
     if not parts:
         return "trained further"
     return ", ".join(parts) + (" and trained after it" if spec.recovery is not None else "")
@@ -232,6 +236,29 @@ def _work(spec: PruneSpec) -> str:
     if spec.structure is None and not spec.makes_zeros:
         return "training"
     return "pruning and recovery training" if spec.recovery is not None else "pruning"
+
+
+@dataclass(frozen=True)
+class _Learning:
+    """`text`: that masks were learned on; `prior`: where they began."""
+
+    training: MaskTraining
+    objective: str
+    text: str
+    prior: str
+
+
+def _learning(spec: PruneSpec) -> _Learning | None:
+    method = spec.prune.method if spec.prune is not None else None
+    if not isinstance(method, MaskLLM):
+        return None
+    prior = "random logits" if method.prior is None else f"the masks of {method.prior.kind}"
+    return _Learning(
+        training=method.training,
+        objective=objective_of(method.training),
+        text=name_of(method.training.text.source),
+        prior="stored masks" if method.prior is not None and method.prior.kind == "stored" else prior,
+    )
 
 
 def _zeros(certificate: Certificate | None) -> Zeros | None:

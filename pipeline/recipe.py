@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from pipeline.allocations import Allocation
 from pipeline.methods import Method
+from pipeline.methods.maskllm import MaskLLM, MaskTraining
 from pipeline.patterns import NM
 from pipeline.quantity import human_count
 from pipeline.recovery import Recovery
@@ -12,13 +13,16 @@ from pipeline.spec import PruneSpec, SpecTemplate
 
 
 def recipe_of(spec: SpecTemplate) -> str:
-    """`wanda · owl · unstructured 0.5 · distillation, full, 20M tokens`: what prunes, then what trains. Of a
-    sweep: `sweep of 12 · wanda, ria · owl, uniform · unstructured 0.5, 0.6, 0.7`."""
+    """`wanda · owl · unstructured 0.5 · distillation, full, 20M tokens`: what prunes, then what trains. Of
+    learned masks: `maskllm from wanda · uniform · 2:4 · 20M tokens`. Of a sweep: `sweep of 12 · wanda, ria ·
+    owl, uniform · unstructured 0.5, 0.6, 0.7`."""
     if isinstance(spec, PruneSpec) and spec.sweep is not None:
         columns = zip(*(_words(member) for member in spec.members), strict=True)
         varied = [", ".join(dict.fromkeys(words)) for words in columns]
         return " · ".join([f"sweep of {len(spec.members)}", *_size_words(spec), *varied])
     parts = [*_size_words(spec), *_words(spec)]
+    if spec.prune is not None and isinstance(spec.prune.method, MaskLLM):
+        parts.append(learning_of(spec.prune.method.training))
     if spec.recovery is not None:
         parts.append(training_of(spec.recovery))
     return " · ".join(parts)
@@ -78,7 +82,24 @@ def _words(spec: SpecTemplate) -> list[str]:
     kept = (
         f"{pattern.keep}:{pattern.group}" if isinstance(pattern, NM) else f"unstructured {pattern.target:g}"
     )
-    return [spec.prune.method.kind, spec.prune.allocation.kind, kept]
+    return [_method_words(spec.prune.method), spec.prune.allocation.kind, kept]
+
+
+def _method_words(method: Method) -> str:
+    if not isinstance(method, MaskLLM) or method.prior is None:
+        return method.kind
+    prior = method.prior.kind if method.prior.kind != "stored" else "stored masks"
+    return f"{method.kind} from {prior}"
+
+
+def learning_of(training: MaskTraining) -> str:
+    """Towards what masks are learned, where it is not the usual, and the budget."""
+    words = [objective_of(training)] if training.needs_teacher else []
+    if training.scope == "block":
+        words.append("block by block")
+    passes = f" × {training.epochs}" if training.epochs > 1 else ""
+    tokens = training.sequences * training.text.sequence_length
+    return ", ".join([*words, f"{human_count(tokens)} tokens{passes}"])
 
 
 def training_of(recovery: Recovery) -> str:
@@ -95,14 +116,17 @@ def training_of(recovery: Recovery) -> str:
     return ", ".join([*words, f"{human_count(tokens)} tokens{passes}"])
 
 
-def objective_of(recovery: Recovery) -> str:
+def objective_of(recipe: Recovery | MaskTraining) -> str:
     """`language modelling`, `distillation`, or `distillation from <model>` where the spec names a teacher."""
-    if recovery.trains.kind == "reconstruction":
+    block_wise = (
+        recipe.trains.kind == "reconstruction" if isinstance(recipe, Recovery) else recipe.scope == "block"
+    )
+    if block_wise:
         return "the dense block's output"
-    words = recovery.objective.kind.replace("_", " ")
-    if recovery.objective.kind != "distillation" or recovery.objective.teacher is None:
+    words = recipe.objective.kind.replace("_", " ")
+    if recipe.objective.kind != "distillation" or recipe.objective.teacher is None:
         return words
-    return f"{words} from {name_of(recovery.objective.teacher.source)}"
+    return f"{words} from {name_of(recipe.objective.teacher.source)}"
 
 
 def name_of(source: str) -> str:
@@ -114,8 +138,10 @@ def name_of(source: str) -> str:
 def seeds_of(spec: PruneSpec) -> dict[str, int]:
     """Every source of randomness of a spec by name."""
     tasks = spec.evaluation.tasks
+    method = spec.prune.method if spec.prune is not None else None
     return {
         **({"calibration": spec.calibration.seed} if spec.calibration is not None else {}),
+        **({"mask learning": method.training.text.seed} if isinstance(method, MaskLLM) else {}),
         **({"training": spec.recovery.text.seed} if spec.recovery is not None else {}),
         **({"few-shot examples": tasks.seed} if tasks is not None else {}),
     }

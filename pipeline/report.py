@@ -15,6 +15,7 @@ from pipeline.comparison import Comparison, TaskComparison, compare, compare_tas
 from pipeline.environment import Environment
 from pipeline.evaluation import EvaluationResult
 from pipeline.ledger import NodeResult
+from pipeline.mask_figures import MaskLearning, agreement_rows
 from pipeline.plan import SparsityPlan
 from pipeline.quantity import human_bytes
 from pipeline.recipe import recipe_of
@@ -33,8 +34,8 @@ NAMED = 5  # linears of one note
 class ReportData(Frozen):
     """Everything that the page shows. What a job does not have is None: sizes come from structured pruning,
     vocabulary from a cut of the vocabulary, plan and measurements from pruning of weights, experts from that
-    of a model that has some, fits from its reconstruction, training and tokens from recovery, sparsity and
-    certificate wherever there are zeros.
+    of a model that has some, fits from its reconstruction, masks where they were learned, training and tokens
+    from recovery, sparsity and certificate wherever there are zeros.
 
     `stages`: the nodes that were done before the report, in plan order. `checkpoints`: digests of the
     artifacts by name (`dense`, `pruned`, `recovered`). `seeds`: every source of randomness by name.
@@ -54,6 +55,7 @@ class ReportData(Frozen):
     measurements: Measurements | None = None
     tournament: TournamentTable | None = None
     fits: tuple[BlockFit, ...] = ()
+    masks: MaskLearning | None = None
     dense: EvaluationResult
     pruned: EvaluationResult | None = None
     recovered: EvaluationResult | None = None
@@ -113,7 +115,8 @@ class ReportData(Frozen):
             *((self.experts.note,) if self.experts is not None and self.experts.note else ()),
             *_deviation(self),
             *_solved(self.sparsity),
-            *_remarks(self.training),
+            *_remarks(self.masks.training if self.masks is not None else None, of="mask learning"),
+            *_remarks(self.training, of="training"),
             *_beyond_declared(self),
         )
 
@@ -129,6 +132,16 @@ class TrainingSummary(Frozen):
     perplexity_after: float | None
 
 
+class MaskSummary(TrainingSummary):
+    """As of other training. `changed`: share of groups that ended with another mask than they began with;
+    `certainty`: mean probability of the mask that a group ended with; `agreement`: share of groups with the
+    same mask as each of the others has, by name."""
+
+    changed: float | None
+    certainty: float | None
+    agreement: dict[str, float]
+
+
 class Summary(Frozen):
     """The figures that tables of jobs show. `seconds`: of the stages that ran, cached ones left out.
     `held`: weights that are zero at all `checks` of the certificate."""
@@ -139,6 +152,7 @@ class Summary(Frozen):
     achieved_sparsity: float | None = None
     perplexity: tuple[Comparison, ...]
     tasks: tuple[TaskComparison, ...] = ()
+    masks: MaskSummary | None = None
     training: TrainingSummary | None = None
     held: int | None = None
     checks: int | None = None
@@ -180,6 +194,7 @@ def summarise(data: ReportData) -> Summary:
         achieved_sparsity=data.sparsity.sparsity if data.sparsity is not None else None,
         perplexity=data.comparisons,
         tasks=data.task_comparisons,
+        masks=_learned(data),
         training=_trained(data.training),
         held=sum(one.held for one in certificate.tensors) if certificate is not None else None,
         checks=len(certificate.checks) if certificate is not None else None,
@@ -197,6 +212,23 @@ def limits_of(tasks: Sequence[TaskComparison]) -> str:
     if not limits:
         return ""
     return f"limit {limits[0]}" if len(limits) == 1 else f"limit {limits[0]} to {limits[-1]}"
+
+
+def _learned(data: ReportData) -> MaskSummary | None:
+    if data.masks is None:
+        return None
+    trained, agreements = _trained(data.masks.training), data.masks.agreements
+    assert trained is not None, "masks were learned in training"
+    result = data.masks.result
+    shares = agreement_rows(agreements, data.sparsity)[-1].groups
+    return MaskSummary(
+        **dict(trained),
+        changed=result.changed if result is not None else None,
+        certainty=result.certainty if result is not None else None,
+        agreement={
+            one.other: share for one, share in zip(agreements, shares, strict=True) if share is not None
+        },
+    )
 
 
 def _trained(figures: TrainingFigures | None) -> TrainingSummary | None:
@@ -247,16 +279,17 @@ def _solved(table: SparsityTable | None) -> Iterator[str]:
         yield f"{note} ({', '.join(found[:NAMED])}{more})"
 
 
-def _remarks(figures: TrainingFigures | None) -> Iterator[str]:
+def _remarks(figures: TrainingFigures | None, *, of: str) -> Iterator[str]:
+    """`of`: which training."""
     if figures is None:
         return
     curve = figures.curve
     if curve.stopped == "early":
+        made = "weights" if of == "training" else "masks"
         yield (
-            f"training stopped early: the weights are those after step {curve.result_step} of "
-            f"{curve.total_steps}"
+            f"{of} stopped early: the {made} are those after step {curve.result_step} of {curve.total_steps}"
         )
     if curve.starts > 1:
-        yield f"training was started {curve.starts} times, and went on from its last checkpoint"
+        yield f"{of} was started {curve.starts} times, and went on from its last checkpoint"
     if figures.skipped_steps:
-        yield f"{figures.skipped_steps} steps were skipped: their gradients were beyond float16"
+        yield f"{figures.skipped_steps} steps of {of} were skipped: their gradients were beyond float16"

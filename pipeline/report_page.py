@@ -25,13 +25,16 @@ from pipeline.quantity import (
 from pipeline.recipe import objective_of
 from pipeline.report import ReportData, limits_of, summarise
 from pipeline.report_chart import Chart, block_chart
-from pipeline.report_curves import CurveChart, curve_chart, fit_chart
+from pipeline.report_curves import curve_chart, fit_chart
+from pipeline.report_masks import mask_page
+from pipeline.report_panels import CurveChart
 from pipeline.report_sweep import SweepDocument, sweep_chart
 from pipeline.spec import PruneSpec
 
 MOMENTS = {
     "mask": "when the masks were made",
     "step": "in training: master weights, optimizer moments and working weights",
+    "frozen": "of kept weights, beside those from before masks were learned: the same to the bit",
     "gather": "of the whole tensors, put together from all workers",
     "save": "of what training has stored",
     "reload": "of the stored checkpoint, read back",
@@ -82,6 +85,7 @@ def render_html(data: ReportData) -> str:
             models=[name for name in ("dense", "pruned", "recovered") if getattr(data, name) is not None],
             chart=_block_chart(data),
             heatmap=None if data.sparsity is None else heatmap(data.sparsity),
+            masks=mask_page(data.masks, data.spec, data.sparsity),
             recovery=recovery,
             objective=None if recovery is None else objective_of(recovery),
             curves=_curves(data),

@@ -12,7 +12,7 @@ from pipeline.environment import Environment
 from pipeline.ledger import NodeResult
 from pipeline.report import ReportDocument
 from pipeline.report_chart import BOTTOM, LEFT, PANEL_TOP, WIDTH, Tick
-from pipeline.report_curves import RIGHT, CurveChart, CurvePanel, Dot, Line, axis
+from pipeline.report_panels import RIGHT, CurveChart, CurvePanel, Dot, Line, axis
 from pipeline.sources.pins import Pins
 from pipeline.spec import Prune, PruneSpec
 

@@ -19,12 +19,14 @@ class Offload(Frozen):
 
 
 class TrainingResources(Frozen):
-    """How recovery training is split over workers, in DeepSpeed's terms. It changes speed and memory only.
+    """How training is split over workers, in DeepSpeed's terms: recovery, and the learning of masks. It
+    changes speed and memory only.
 
     `workers`: left out, all of the job's. `min_workers`: training goes on with that many when nodes are lost;
-    left out, it waits for all. micro_batch_size · gradient_accumulation_steps · workers is
-    spec.recovery.global_batch_size; left out, gradient_accumulation_steps follows from it. `teacher`: `whole`
-    on every worker, `sharded` over them (ZeRO 3), or sharded and `offloaded` to the CPU's memory.
+    left out, it waits for all. micro_batch_size · gradient_accumulation_steps · workers is the
+    global_batch_size of the spec; left out, gradient_accumulation_steps follows from it. `teacher`, of
+    recovery: `whole` on every worker, `sharded` over them (ZeRO 3), or sharded and `offloaded` to the CPU's
+    memory.
     `save_every_steps`: what at most is lost with a worker.
     """
 
@@ -99,5 +101,5 @@ class Resources(Frozen):
 
     @property
     def training_workers(self) -> int:
-        """Workers of recovery training."""
+        """Workers of training."""
         return self.recovery.workers or self.workers

@@ -4,8 +4,8 @@ import statistics
 from collections.abc import Iterator, Sequence
 
 from pipeline.canonical import Frozen
-from pipeline.recovery import Recovery
 from pipeline.training import Curve, KeepUpdate, StepRecord
+from pipeline.training_recipe import TrainingRecipe
 
 MOST_STEPS = 600
 WINDOW = 20
@@ -33,11 +33,11 @@ class TrainingFigures(Frozen):
     perplexity_after: float | None
 
 
-def training_figures(curve: Curve, recovery: Recovery) -> TrainingFigures:
+def training_figures(curve: Curve, recipe: TrainingRecipe) -> TrainingFigures:
     """From a whole curve, and what was asked for."""
     steps = curve.steps
     chosen = _chosen(steps)
-    per_step = recovery.global_batch_size * recovery.text.sequence_length
+    per_step = recipe.global_batch_size * recipe.text.sequence_length
     by_step = {validation.step: validation.perplexity for validation in curve.validations}
     return TrainingFigures(
         curve=curve.model_copy(

@@ -26,19 +26,22 @@ OPTIMIZER_WIDTH = 12
 
 @dataclass(frozen=True)
 class TrainingMemory:
-    """Bytes of one worker. `activations`: of reconstruction, which holds those of all its sequences."""
+    """Bytes of one worker. `masked`, `logits`: of mask learning (mask_memory.py). `activations`: of what goes
+    block by block, and holds those of all its sequences."""
 
     weights: int
     gradients: int
     optimizer: int
-    keep: int
-    teacher: int
+    keep: int = 0
+    teacher: int = 0
+    masked: int = 0
+    logits: int = 0
     activations: int = 0
 
     @property
     def total(self) -> int:
         """Bytes of all together."""
-        return self.weights + self.gradients + self.optimizer + self.keep + self.teacher + self.activations
+        return sum(vars(self).values())
 
     def parts(self) -> dict[str, int]:
         """What is not zero, by name."""
@@ -56,19 +59,19 @@ def training_memory(recovery: Recovery, resources: Resources, *, pins: Pins, spa
     trained = _trained(recovery, facts)
     teacher = width * _taught_by(recovery, pins)
     return TrainingMemory(
-        weights=_share(width * parameters, workers if asked.zero_stage == 3 else 1),
-        gradients=_share(width * trained, workers if asked.zero_stage >= 2 else 1),
-        optimizer=_share(OPTIMIZER_WIDTH * trained, workers),
+        weights=share(width * parameters, workers if asked.zero_stage == 3 else 1),
+        gradients=share(width * trained, workers if asked.zero_stage >= 2 else 1),
+        optimizer=share(OPTIMIZER_WIDTH * trained, workers),
         keep=parameters if sparse else 0,
-        teacher=_share(teacher, 1 if asked.teacher == "whole" else workers),
+        teacher=share(teacher, 1 if asked.teacher == "whole" else workers),
     )
 
 
 def _of_reconstruction(recovery: Recovery, resources: Resources, *, facts: ModelFacts) -> TrainingMemory:
     """A block of both models at a time, and both models' activations of this worker's sequences."""
     width = WIDTH[recovery.precision]
-    block = _share(facts.parameters or 0, facts.blocks)
-    sequences = _share(recovery.sequences, resources.training_workers)
+    block = share(facts.parameters or 0, facts.blocks)
+    sequences = share(recovery.sequences, resources.training_workers)
     tokens = sequences * recovery.text.sequence_length
     return TrainingMemory(
         weights=width * block,
@@ -97,5 +100,6 @@ def _taught_by(recovery: Recovery, pins: Pins) -> int:
     return (pins.teacher_facts or pins.facts).parameters or 0
 
 
-def _share(size: int, workers: int) -> int:
+def share(size: int, workers: int) -> int:
+    """Of one worker, rounded up."""
     return -(-size // workers)

@@ -9,13 +9,17 @@ from pipeline.architecture import row_for
 from pipeline.artifacts import ArtifactRef
 from pipeline.dag import node_key, plan
 from pipeline.ledger import find_result
+from pipeline.mask_memory import mask_memory
+from pipeline.methods.maskllm import MaskLLM, MaskTraining
+from pipeline.patterns import NM, Pattern
 from pipeline.quantity import human_bytes
 from pipeline.recovery import Recovery
 from pipeline.sources.pins import Pin, Pins
 from pipeline.spec import JobRequest
 from pipeline.structure.sizes import sizes_of
 from pipeline.structure.target import slow_sizes
-from pipeline.training_memory import training_memory
+from pipeline.training_memory import TrainingMemory, training_memory
+from pipeline.training_recipe import TrainingRecipe
 
 
 def preview(services: Services, request: JobRequest) -> PlanView:
@@ -59,6 +63,10 @@ def _inputs(request: JobRequest, pins: Pins) -> Iterator[InputView]:
             yield _input(field, pin)
     if pins.tasks is not None:
         yield _input("spec.evaluation.tasks.include", pins.tasks)
+    if pins.mask_text is not None:
+        yield _input("spec.prune.method.training.text.source", pins.mask_text)
+    if pins.prior is not None:
+        yield _input("spec.prune.method.prior.source", pins.prior)
     if pins.recovery is not None:
         yield _input("spec.recovery.text.source", pins.recovery)
     if pins.teacher is not None:
@@ -91,10 +99,12 @@ def _warnings(services: Services, request: JobRequest, pins: Pins) -> Iterator[s
         new = spec.structure.target(row, pins.facts.config)
         for sentence in slow_sizes(sizes_of(row, pins.facts.config), new):
             yield f"spec.structure: {sentence}"
+    if spec.prune is not None and isinstance(spec.prune.method, MaskLLM):
+        yield from _mask_warnings(request, spec.prune.method.training, spec.prune.pattern, pins)
     if spec.recovery is not None:
-        yield from _training_warnings(request, spec.recovery, pins)
-    elif "recovery" in resources.model_fields_set:
-        yield "resources.recovery is not used: there is no spec.recovery"
+        yield from _recovery_warnings(request, spec.recovery, pins)
+    elif not spec.learns_masks and "recovery" in resources.model_fields_set:
+        yield "resources.recovery is not used: there is no spec.recovery, and no masks are learned"
     settings = services.settings
     cpus = settings.ray_num_cpus or os.cpu_count() or 1
     if settings.embedded and resources.workers * resources.cpus_per_worker > cpus:
@@ -104,18 +114,44 @@ def _warnings(services: Services, request: JobRequest, pins: Pins) -> Iterator[s
         )
 
 
-def _training_warnings(request: JobRequest, recovery: Recovery, pins: Pins) -> Iterator[str]:
+def _mask_warnings(
+    request: JobRequest, training: MaskTraining, pattern: Pattern, pins: Pins
+) -> Iterator[str]:
+    yield from _unjudged(training, "spec.prune.method.training")
+    if isinstance(pattern, NM):
+        needed = mask_memory(training, pattern, request.resources, facts=pins.facts)
+        easier = (
+            "resources.recovery.zero_stage 3, resources.recovery.gradient_checkpointing, or precision "
+            "bfloat16 or scope block in spec.prune.method.training"
+            if training.scope == "model"
+            else "fewer tokens, or precision bfloat16 in spec.prune.method.training"
+        )
+        yield from _too_little(request, pins, needed, what="mask learning", easier=easier)
+
+
+def _recovery_warnings(request: JobRequest, recovery: Recovery, pins: Pins) -> Iterator[str]:
+    yield from _unjudged(recovery, "spec.recovery")
+    needed = training_memory(recovery, request.resources, pins=pins, sparse=request.spec.makes_zeros)
+    easier = "resources.recovery.zero_stage 3, precision bfloat16, or trains kind lora"
+    yield from _too_little(request, pins, needed, what="recovery training", easier=easier)
+
+
+def _unjudged(recipe: TrainingRecipe, field: str) -> Iterator[str]:
+    if recipe.text.validation_sequences == 0:
+        yield f"{field}.text.validation_sequences is 0: the report will have no curve of held-out text"
+
+
+def _too_little(
+    request: JobRequest, pins: Pins, needed: TrainingMemory, *, what: str, easier: str
+) -> Iterator[str]:
     resources = request.resources
-    if recovery.text.validation_sequences == 0:
-        yield "spec.recovery.text.validation_sequences is 0: the report will have no curve of held-out text"
     if resources.gpus_per_worker or pins.facts.parameters is None:
         return  # nobody has told us what the GPU has
-    needed = training_memory(recovery, resources, pins=pins, sparse=request.spec.makes_zeros)
     if needed.total > resources.memory_bytes:
         parts = ", ".join(f"{name} {human_bytes(size)}" for name, size in needed.parts().items())
+        counted = "" if needed.activations else ", activations not counted"
         yield (
-            f"resources.memory_per_worker is {resources.memory_per_worker}, and recovery training needs "
-            f"about {human_bytes(needed.total)} on each of {resources.training_workers} workers ({parts}), "
-            f"activations not counted: raise it, or use more workers with resources.recovery.zero_stage 3, "
-            f"precision bfloat16, or trains kind lora"
+            f"resources.memory_per_worker is {resources.memory_per_worker}, and {what} needs about "
+            f"{human_bytes(needed.total)} on each of {resources.training_workers} workers ({parts})"
+            f"{counted}: raise it, or use more workers with {easier}"
         )

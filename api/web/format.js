@@ -77,7 +77,7 @@ export function short(value) {
 
 /** What prunes, then what trains, in one line (pipeline/recipe.py). */
 export function recipe(spec) {
-  return [...pruning(spec.prune), ...training(spec.recovery)].join(" · ");
+  return [...pruning(spec.prune), ...learning(spec.prune?.method), ...training(spec.recovery)].join(" · ");
 }
 
 function pruning(prune) {
@@ -85,23 +85,43 @@ function pruning(prune) {
   const { method, allocation, pattern } = prune;
   const kept =
     pattern.kind === "nm" ? `${pattern.keep}:${pattern.group}` : `unstructured ${plain(pattern.sparsity)}`;
-  return [method.kind, allocation?.kind ?? "uniform", kept];
+  return [methodWords(method), allocation?.kind ?? "uniform", kept];
+}
+
+function methodWords({ kind, prior }) {
+  if (kind !== "maskllm" || prior === null) return kind;
+  const from = prior?.kind ?? "wanda";
+  return `${kind} from ${from === "stored" ? "stored masks" : from}`;
+}
+
+/** Of masks: towards what, where it is not the usual, and the budget. */
+function learning(method) {
+  if (method?.kind !== "maskllm") return [];
+  const { objective, scope, epochs = 1 } = method.training;
+  const words = objective?.kind === "distillation" ? [towards(objective)] : [];
+  if (scope === "block") words.push("block by block");
+  words.push(`${budget(method.training)}${epochs > 1 ? ` × ${epochs}` : ""}`);
+  return [words.join(", ")];
 }
 
 /** The spec of a schedule may leave out what has a default. */
 function training(recovery) {
   if (!recovery) return [];
-  const { objective, trains, keep, text, tokens, steps, global_batch_size: batch = 64 } = recovery;
+  const { objective, trains, keep } = recovery;
   const kind = trains?.kind ?? "full";
   const blockwise = kind === "reconstruction";
   const words = blockwise ? [] : [towards(objective)];
   words.push(kind === "lora" ? `lora ${trains.rank ?? 16}` : kind.replaceAll("_", " "));
   if (keep?.kind === "dynamic") words.push("dynamic zeros");
   if (keep?.kind === "gradual") words.push(`gradual to ${plain(keep.sparsity)}`);
-  const each = batch * (text.sequence_length ?? 2048);
-  const all = (steps ?? Math.ceil(tokens / each)) * each;
-  words.push(`${short(all)} tokens${blockwise ? ` × ${trains.epochs ?? 4}` : ""}`);
+  words.push(`${budget(recovery)}${blockwise ? ` × ${trains.epochs ?? 4}` : ""}`);
   return [words.join(", ")];
+}
+
+/** Whole steps of tokens. */
+function budget({ text, tokens, steps, global_batch_size: batch = 64 }) {
+  const each = batch * (text.sequence_length ?? 2048);
+  return `${short((steps ?? Math.ceil(tokens / each)) * each)} tokens`;
 }
 
 function towards(objective) {

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from pipeline.methods.maskllm import MaskLLM, StoredMasks
 from pipeline.sources.pins import ModelFacts, Pin, PinnedFile, Pins
 from pipeline.spec import PruneSpec
 
@@ -16,12 +17,17 @@ def pinned(spec: PruneSpec) -> Pins:
 
     asked = spec.evaluation.tasks
     recovery = spec.recovery
+    method = spec.prune.method if spec.prune is not None else None
+    learned = method if isinstance(method, MaskLLM) else None
+    stored = learned.prior if learned is not None and isinstance(learned.prior, StoredMasks) else None
     return Pins(
         model=pin(spec.model.source),
         facts=ModelFacts(model_type="llama", blocks=2, max_positions=128),
         calibration=pin(spec.calibration.source) if spec.calibration is not None else None,
         perplexity=tuple(pin(text.source) for text in spec.evaluation.perplexity),
         tasks=pin(asked.include) if asked is not None and asked.include is not None else None,
+        mask_text=pin(learned.training.text.source) if learned is not None else None,
+        prior=pin(stored.source) if stored is not None else None,
         recovery=pin(recovery.text.source) if recovery is not None else None,
     )
 

@@ -37,6 +37,7 @@ from pipeline.storage import ContentStore, LocalStore
 from pipeline.training import Validation
 from tests.api.pins import body as request_body
 from tests.api.played import finished, succeeding
+from tests.pipeline.made_learned import made_mask_step, made_training, made_validation
 from tests.pipeline.made_recovery import made_recovery, made_step
 
 START = datetime(2030, 1, 1, 12, tzinfo=UTC)
@@ -117,6 +118,24 @@ def test_training_is_one_line_with_its_figures() -> None:
         f"recover           {told}",
     ]
     assert told in shown(*steps, terminal=True)
+
+
+def test_mask_learning_tells_its_figures_as_any_training() -> None:
+    training = made_training()
+    steps: list[tuple[float, EventBody]] = [
+        (0, AttemptStarted(nodes=(NodePlanned(node="prune", stage="learn_masks", needs=()),))),
+        (1, StageStarted(node="prune", key="0")),
+        (2, TrainingValidated(node="prune", validation=made_validation(0, training))),
+        (
+            9,
+            TrainingStep(node="prune", total_steps=300, record=made_mask_step(7, training, random.Random(0))),
+        ),
+        (9, StageProgress(node="prune", done=7, total=300, unit="step")),
+    ]
+    told = shown(*steps)
+    assert "prune             step 0, perplexity 42.52 on held-out text" in told
+    assert "7/300 step, loss 4.0505" in told
+    assert "validation perplexity 42.52, tokens/s" in told
 
 
 def test_lines_tell_trouble() -> None:

@@ -13,8 +13,9 @@ from pipeline.model_card import SideFile, adapter_card
 from pipeline.quantity import human_count, human_share
 from pipeline.recipe import recipe_of
 from pipeline.report import ReportData, read_report, report_json, summarise
-from pipeline.report_curves import axis, curve_chart
+from pipeline.report_curves import curve_chart
 from pipeline.report_page import render_html
+from pipeline.report_panels import axis
 from pipeline.training_figures import MOST_STEPS, training_figures
 from tests.pipeline.made_recovery import (
     LENGTH,

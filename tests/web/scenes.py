@@ -30,6 +30,13 @@ from pipeline.spec import PruneSpec
 from pipeline.task_results import TaskContract, TaskEvaluation, TaskMetric, TaskResult
 from tests.api.attempts import LEASE, FakeDriver, started_job
 from tests.api.conftest import RunningApi
+from tests.pipeline.made_learned import (
+    learned_report,
+    learned_spec,
+    made_mask_step,
+    made_training,
+    made_validation,
+)
 from tests.pipeline.made_recovery import made_curve, made_step, recovered_report, recovered_spec
 from tests.pipeline.made_report import DENSE, PRUNED, made_report, made_spec
 
@@ -103,6 +110,17 @@ class Play:
                 told.append(TrainingValidated(node="recover", validation=held_out[step]))
         self.say(*told)
 
+    def learned(self, first: int, last: int) -> None:
+        """Steps of mask learning and their validations."""
+        asked, noise = made_training(), random.Random(first)
+        told: list[Any] = [TrainingValidated(node="prune", validation=made_validation(0, asked))]
+        for step in range(first, last + 1):
+            record = made_mask_step(step, asked, noise)
+            told.append(TrainingStep(node="prune", total_steps=asked.total_steps, record=record))
+            if step % asked.validate_every_steps == 0:
+                told.append(TrainingValidated(node="prune", validation=made_validation(step, asked)))
+        self.say(*told)
+
     def finish(self, *nodes: str, cached: bool = False) -> None:
         """Stages are done."""
         for node in nodes:
@@ -155,7 +173,7 @@ class Play:
             return {"manifest": ManifestRef(files=files, prefix="published/SmolLM2-135M-0123456789ab/")}
         if node == "report":
             spec = self.driver.live.request.spec
-            data = recovered_report(blocks=BLOCKS, spec=spec) if spec.recovery is not None else report(spec)
+            data = _data(spec)
             pages = {"report.html": render_html(data).encode(), "report.json": report_json(data)}
             files = tuple(FileRef(path=path, blob=put(content)) for path, content in pages.items())
             return {"report": ReportRef(files=files)}
@@ -203,6 +221,18 @@ def training(api: RunningApi, *, steps: int, **beside: Any) -> Play:
     return job
 
 
+def learning(api: RunningApi, *, steps: int, **beside: Any) -> Play:
+    """A job in the middle of learning its masks, and with recovery to come."""
+    asked = learned_spec().model_copy(update={"recovery": recovered_spec().recovery}).model_dump(mode="json")
+    job = Play(api, started_job(api, spec=asked, **beside))
+    job.begin()
+    before = ("import_model", "prepare_text:masks", "prepare_text", "calibrate", "allocate", "prune:prior")
+    job.finish(*before)
+    job.say(StageStarted(node="prune", key=KEY))
+    job.learned(1, steps)
+    return job
+
+
 def succeeded(api: RunningApi, **beside: Any) -> Play:
     """A job with all its figures."""
     job = pruning(api, **beside)
@@ -210,6 +240,11 @@ def succeeded(api: RunningApi, **beside: Any) -> Play:
     job.progress("evaluate:dense", 16, 16, "window")
     job.succeed()
     return job
+
+
+def _data(spec: PruneSpec) -> ReportData:
+    data = recovered_report(blocks=BLOCKS, spec=spec) if spec.recovery is not None else report(spec)
+    return learned_report(blocks=BLOCKS, spec=spec, data=data) if spec.learns_masks else data
 
 
 def report(spec: PruneSpec) -> ReportData:

@@ -308,6 +308,25 @@ def test_training_is_drawn_while_it_goes_on(page: Page, site: Site) -> None:
     expect(rows).to_contain_text("held-out text after step 150: loss")
 
 
+def test_mask_learning_is_drawn_like_other_training(page: Page, site: Site) -> None:
+    job = scenes.learning(site.api, steps=100, name="masks")
+    go(page, f"/jobs/{job.id}")
+    expect(page.get_by_role("heading", name="Mask learning")).to_be_visible()
+    expect(page.get_by_role("heading", name="Recovery training")).to_have_count(0)
+    card = page.locator('[data-training="prune"]')
+    expect(card).to_contain_text("100 of 300")
+    expect(card.locator("[data-panel]")).to_have_count(4)
+    expect(card.locator('[data-panel="loss"] circle.validation')).to_have_count(3)
+    job.finish("prune")
+    job.trained(1, 50)
+    expect(page.get_by_role("heading", name="Recovery training")).to_be_visible()
+    expect(page.locator('[data-training="recover"]')).to_contain_text("50 of 400")
+    job.succeed()
+    tiles = page.get_by_role("region", name="Results").locator(".tiles")
+    expect(tiles).to_contain_text("Masks learned2.46M tokens300 of 300 steps")
+    expect(tiles).to_contain_text("of the groups changed")
+
+
 def test_a_recovered_model_has_its_column_and_its_share(page: Page, site: Site) -> None:
     job = scenes.training(site.api, steps=400, name="recovered")
     job.succeed()

@@ -321,9 +321,14 @@ def test_one_linear_comes_within_a_hundredth_of_the_best_masks() -> None:
 
     logits_CG = torch.zeros(6, 6).normal_(std=0.01, generator=generator).requires_grad_()
     optimizer = torch.optim.AdamW([logits_CG], betas=(0.9, 0.95), eps=1e-8)
-    steps = 2000
+    steps = 1000
     training = MaskTraining.model_validate(
-        {"text": {"source": "file:/x.txt"}, "steps": steps, "temperature": {"start": 4, "end": 0.05}}
+        {
+            "text": {"source": "file:/x.txt"},
+            "steps": steps,
+            "temperature": {"start": 1, "end": 0.3},
+            "scale": {"start": 100, "end": 100},
+        }
     )
     for step in range(steps):
         scale, temperature = draw_at(training, step)

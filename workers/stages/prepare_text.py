@@ -22,13 +22,11 @@ from workers.stages.base import Made, Progress, StageContext, Steps
 def run(stage: PrepareText, context: StageContext) -> Steps:
     """Tokenised with the model's own tokenizer, as far as it is needed; a shard is in memory at a time."""
     content = context.content
-    recovery = context.order.request.spec.recovery
-    pin = context.order.pins.recovery
-    assert recovery is not None
-    assert pin is not None
+    pins = context.order.pins
+    pin = next(one for one in (pins.recovery, pins.mask_text) if one is not None and one.files == stage.files)
     access = context.settings.access()
     source = open_source(pin.source, access, repository="dataset")
-    documents = read_documents(recovery.text, pin, source, access)
+    documents = read_documents(stage.text, pin, source, access)
     with tempfile.TemporaryDirectory() as directory:
         materialise_tokenizer(context.checkpoint(), content, Path(directory))
         tokenizer = AutoTokenizer.from_pretrained(directory)

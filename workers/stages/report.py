@@ -4,18 +4,20 @@ from typing import TypeVar
 
 from pipeline.allocations.measures import Measurements
 from pipeline.allocations.tournament import TournamentTable
-from pipeline.artifacts import ExpertTable, FileRef, ManifestRef, ReportRef, SparsityTable
+from pipeline.artifacts import ExpertTable, FileRef, ManifestRef, MaskAgreements, ReportRef, SparsityTable
 from pipeline.canonical import Frozen
 from pipeline.certificate import Certificate
-from pipeline.checkpoint.keeps import EXPERTS_JSON, FITS_JSON
+from pipeline.checkpoint.keeps import AGREEMENT_JSON, EXPERTS_JSON, FITS_JSON
 from pipeline.evaluation import EvaluationResult
+from pipeline.mask_figures import MaskLearning, mask_learning
+from pipeline.methods.maskllm import MaskLLM
 from pipeline.plan import SparsityPlan
 from pipeline.recipe import seeds_of
 from pipeline.report import ReportData, report_json
 from pipeline.report_page import render_html
 from pipeline.stages import Report
 from pipeline.structure.table import SizeTable, sizes_through
-from pipeline.training import BlockFit, BlockFits, Curve, TokensIndex
+from pipeline.training import TOKENS_JSON, BlockFit, BlockFits, Curve, TokensIndex
 from pipeline.training_figures import TrainingFigures, training_figures
 from pipeline.vocabulary.table import VocabularyTable
 from workers.environment import environment
@@ -53,6 +55,7 @@ def run(stage: Report, context: StageContext) -> Steps:
         experts=_beside_keep(context, EXPERTS_JSON, ExpertTable),
         tournament=read("tournament", "tournament.json", TournamentTable),
         fits=_fits(context),
+        masks=_masks(stage, context, read("mask_curve", "curve.json", Curve)),
         measurements=read("measurements", "measurements.json", Measurements),
         dense=dense,
         pruned=read("pruned", "evaluation.json", EvaluationResult),
@@ -63,7 +66,8 @@ def run(stage: Report, context: StageContext) -> Steps:
         certificate=read("certificate", "certificate.json", Certificate),
         stages=context.earlier,
         environment=environment(
-            threads=order.request.resources.cpus_per_worker, training=stage.spec.recovery is not None
+            threads=order.request.resources.cpus_per_worker,
+            training=stage.spec.recovery is not None or stage.spec.learns_masks,
         ),
         declared_memory_bytes=order.request.resources.memory_bytes,
         checkpoints={which: context.inputs[f"{which}_checkpoint"].digest for which in known},
@@ -81,11 +85,26 @@ def _fits(context: StageContext) -> tuple[BlockFit, ...]:
     return () if found is None else found.blocks
 
 
-def _beside_keep(context: StageContext, path: str, cls: type[Content]) -> Content | None:
-    keep = context.inputs.get("keep")
+def _masks(stage: Report, context: StageContext, curve: Curve | None) -> MaskLearning | None:
+    method = stage.spec.prune.method if stage.spec.prune is not None else None
+    if curve is None or not isinstance(method, MaskLLM):
+        return None
+    tokens = context.read("mask_tokens", TOKENS_JSON)
+    return mask_learning(
+        curve,
+        method.training,
+        agreements=_beside_keep(context, AGREEMENT_JSON, MaskAgreements, name="mask_keep"),
+        tokens=TokensIndex.model_validate_json(tokens),
+    )
+
+
+def _beside_keep(
+    context: StageContext, path: str, cls: type[Content], *, name: str = "keep"
+) -> Content | None:
+    keep = context.inputs.get(name)
     if keep is None or path not in {file.path for file in keep.files}:
         return None
-    return cls.model_validate_json(context.read("keep", path))
+    return cls.model_validate_json(context.read(name, path))
 
 
 def _figures(stage: Report, curve: Curve | None) -> TrainingFigures | None:

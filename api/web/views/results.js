@@ -115,6 +115,7 @@ function tiles(summary) {
       ? null
       : tile("Won back", `${(100 * share).toFixed(0)} %`, "of the log-perplexity lost in pruning"),
     summary.achieved_sparsity === null ? null : tile("Sparsity", summary.achieved_sparsity.toFixed(4), zeros(summary)),
+    summary.masks ? tile("Masks learned", `${short(summary.masks.tokens)} tokens`, learned(summary.masks)) : null,
     summary.training ? tile("Training", `${short(summary.training.tokens)} tokens`, trained(summary.training)) : null,
     tile(
       "Work",
@@ -148,6 +149,11 @@ function zeros({ asked_sparsity: asked, checks }) {
 
 function trained({ steps, total_steps: total, tokens_per_second: speed }) {
   return `${steps} of ${total} steps${speed === null ? "" : `, ${short(speed)} tokens/s`}`;
+}
+
+function learned({ changed, ...training }) {
+  const words = trained(training);
+  return changed === null ? words : `${words}, ${(100 * changed).toFixed(0)} % of the groups changed`;
 }
 
 function tile(name, value, small) {

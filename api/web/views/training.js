@@ -1,24 +1,25 @@
-// Recovery training as it goes: where it stands, and its curves.
+// Training as it goes, of masks or after pruning: where it stands, and its curves.
 
 import { Curve } from "../curve.js";
 import { curveChart } from "../curve_chart.js";
-import { fill, fillIfNew, h, keyed, show } from "../dom.js";
+import { fillIfNew, h, keyed, show } from "../dom.js";
 import { bytes, count, perplexity, plain } from "../format.js";
 
 const AT_MOST_EVERY_MS = 200;
 const NARROW = 560;
+const TITLES = { learn_masks: "Mask learning", recover: "Recovery training" }; // by stage
 
 /** Gives {node, see(event)}; shown when a stage of the job has trained. */
 export function training() {
   const curves = new Map(); // node → Curve
-  const cards = h("div");
-  const node = h("section", { "aria-labelledby": "training-title", hidden: true });
+  const stages = new Map(); // node → kind of stage
+  const node = h("section", { "aria-label": "Training", hidden: true });
   let timer = null;
 
-  fill(node, h("h2", { id: "training-title" }, "Recovery training"), cards);
   new ResizeObserver(soon).observe(node);
 
   function see({ body }) {
+    if (body.type === "attempt.started") for (const one of body.nodes) stages.set(one.node, one.stage);
     if (body.type !== "training.step" && body.type !== "training.validated") return;
     if (!curves.has(body.node)) curves.set(body.node, new Curve());
     const curve = curves.get(body.node);
@@ -38,27 +39,27 @@ export function training() {
     const begun = [...curves].filter(([, curve]) => curve.last !== null);
     show(node, begun.length > 0);
     keyed(
-      cards,
+      node,
       begun,
       ([name]) => name,
-      ([name]) => card(name),
+      ([name]) => card(name, stages.get(name)),
     );
   }
 
   return { node, see };
 }
 
-function card(name) {
+function card(name, stage) {
   const facts = h("dl", { class: "tiles" });
   const pictures = h("div", { class: "curve-panels" });
-  const node = h("div", { "data-training": name }, facts, pictures);
+  const node = h("div", { "data-training": name }, h("h2", null, TITLES[stage] ?? "Training"), facts, pictures);
 
   function update([, curve]) {
     const told = figures(curve);
     fillIfNew(facts, told, () => told.map(tile));
     const width = node.clientWidth;
     if (width > 0)
-      fillIfNew(pictures, [width, curve.last, curve.validations.length], () => panels(curve, width));
+      fillIfNew(pictures, [width, curve.last, curve.validations.length], () => panels(curve, width, stage));
   }
 
   return { node, update };
@@ -97,7 +98,7 @@ function tile([name, value, small]) {
 }
 
 /** The loss over the whole width, small panels below it, as many in a row as there is room for. */
-function panels(curve, width) {
+function panels(curve, width, stage) {
   const { points, validations, starts, total } = curve;
   const marks = starts.map((step) => ({ step, label: `went on at step ${step}` }));
   const of = (name) => points.map((point) => [point.step, point[name]]);
@@ -130,7 +131,7 @@ function panels(curve, width) {
         ...large,
         name: "minimised",
         title:
-          width > NARROW
+          width > NARROW && stage === "recover"
             ? "What is minimised: distance to the teacher, mixed with the cross-entropy"
             : "What is minimised",
         lines: [
