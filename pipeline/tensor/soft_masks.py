@@ -162,7 +162,7 @@ def key_of(*parts: int | str) -> int:
 
 def gumbel(like_Cn: Tensor, key: int) -> Tensor:
     """Standard Gumbel noise, float32 [C, n], from a key. Two rounds of multiply and shift mix place and key
-    (constants: C. Wellons' lowbias32); 24 bits of each become a uniform number in (0, 1)."""
+    (constants: C. Wellons' lowbias32)."""
     candidates_of_it, groups = like_Cn.shape
     place_C1 = torch.arange(candidates_of_it, dtype=torch.int32, device=like_Cn.device)[:, None] * CHUNK
     x_Cn = place_C1 + torch.arange(groups, dtype=torch.int32, device=like_Cn.device)
@@ -172,8 +172,14 @@ def gumbel(like_Cn: Tensor, key: int) -> Tensor:
     x_Cn ^= x_Cn.bitwise_right_shift(15).bitwise_and_(0x1FFFF)
     x_Cn *= _signed(0x846CA68B)
     x_Cn ^= x_Cn.bitwise_right_shift(16).bitwise_and_(0xFFFF)
-    uniform_Cn = x_Cn.bitwise_right_shift_(8).bitwise_and_(0xFFFFFF).float().add_(0.5).mul_(2.0**-24)
-    return uniform_Cn.log_().neg_().log_().neg_()
+    return gumbel_of(x_Cn)
+
+
+def gumbel_of(bits: Tensor) -> Tensor:
+    """Gumbel numbers, float32, from random int32. 23 bits of each become a number strictly between 0 and 1:
+    with one more, float32 would round the largest to 1, and its noise to infinity."""
+    uniform = bits.bitwise_right_shift(9).bitwise_and_(0x7FFFFF).float().add_(0.5).mul_(2.0**-23)
+    return uniform.log_().neg_().log_().neg_()
 
 
 def _by_group(matrix_OI: Tensor, masks_CM: Tensor) -> Tensor:

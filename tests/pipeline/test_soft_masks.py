@@ -17,6 +17,7 @@ from pipeline.tensor.soft_masks import (
     chosen_codes,
     codes_of,
     gumbel,
+    gumbel_of,
     key_of,
     likelihood,
     masked_weight,
@@ -135,6 +136,13 @@ def test_noise_is_gumbel_and_its_places_are_independent() -> None:
     other = noise_of((6, 200_000), key_of(4))
     for one, two in ((noise[0], noise[1]), (noise[0][1:], noise[0][:-1]), (noise[0], other[0])):
         assert abs(float(torch.corrcoef(torch.stack([one, two]))[0, 1])) < 0.01
+
+
+def test_noise_is_finite_whatever_the_bits() -> None:
+    extremes = gumbel_of(torch.tensor([0, -1, 1, 2**31 - 1, -(2**31), 511, 512, -512], dtype=torch.int32))
+    assert torch.isfinite(extremes).all()
+    assert float(extremes.max()) == pytest.approx(-math.log(2.0**-24), rel=1e-3)
+    assert float(extremes.min()) == pytest.approx(-math.log(math.log(2.0**24)), rel=1e-3)
 
 
 def test_noise_does_not_depend_on_what_is_drawn_beside_it() -> None:
