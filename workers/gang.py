@@ -127,11 +127,12 @@ class Gang:
     def __init__(self, group: PlacementGroup, actors: Sequence[ActorHandle]) -> None:
         self._group = group
         self._title = ""
+        self._told: list[Any] = []
         self.actors = tuple(actors)
 
     def open(self, context: StageContext, sequences: Sequence[Tensor], dtype: Dtype) -> None:
         """Begin a stage on all actors."""
-        self._title = context.node
+        self._title, self._told = context.node, []
         edges = share_edges(len(sequences), len(self.actors))
         args = context.settings, context.checkpoint()
         resources = context.order.request.resources
@@ -146,7 +147,7 @@ class Gang:
 
     def close(self) -> None:
         """End a stage on all actors."""
-        ray.get([actor.close.remote() for actor in self.actors])
+        self.wait([actor.close.remote() for actor in self.actors])
 
     def dismiss(self) -> None:
         """Free the places; this ends the actors too."""
@@ -154,7 +155,23 @@ class Gang:
 
     def all(self, method: str, *args: Any, label: str = "", **kwargs: Any) -> list[Any]:
         """Call a method on every actor at once; results in actor order."""
-        return ray.get([self.one(i, method, *args, label=label, **kwargs) for i in range(len(self.actors))])
+        return self.wait([self.one(i, method, *args, label=label, **kwargs) for i in range(len(self.actors))])
+
+    def tell(self, method: str, *args: Any, label: str = "", **kwargs: Any) -> None:
+        """Call a method on every actor without waiting, so that none is idle meanwhile: each does what it was
+        asked in that order. What fails is raised by the next `wait`."""
+        for i in range(len(self.actors)):
+            self.hear(self.one(i, method, *args, label=label, **kwargs))
+
+    def hear(self, reference: Any) -> None:
+        """Raise what comes of a call, if it fails, with the next `wait`."""
+        self._told.append(reference)
+
+    def wait(self, references: Sequence[Any]) -> list[Any]:
+        """Results of calls. What was told before them went before them, and so do its errors."""
+        told, self._told = self._told, []
+        results: list[Any] = ray.get([*told, *references])
+        return results[len(told) :]
 
     def one(self, index: int, method: str, *args: Any, label: str = "", **kwargs: Any) -> Any:
         """Call a method on one actor; a reference to its result. `label` shows in the Ray dashboard."""
@@ -189,7 +206,7 @@ class Gang:
 
     def use(self) -> ActorUse:
         """Memory of the actor that needed most; forwards of all."""
-        uses: list[ActorUse] = ray.get([actor.use.remote() for actor in self.actors])
+        uses: list[ActorUse] = self.wait([actor.use.remote() for actor in self.actors])
         return replace(
             max(uses, key=lambda one: one.peak_bytes),
             forwards=sum(one.forwards for one in uses),

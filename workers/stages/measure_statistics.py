@@ -1,8 +1,8 @@
 """Dense sweep: statistics of every linear's input. A later attempt goes on after its last stored block."""
 
 import itertools
-
-import ray
+from contextlib import ExitStack
+from typing import Any
 
 from pipeline.artifacts import FileRef, StatisticsRef
 from pipeline.canonical import Frozen
@@ -29,9 +29,9 @@ def run(stage: MeasureStatistics, context: StageContext, keeper: GangKeeper) -> 
     samples = load_samples(context)
     content = context.content
     done = _stored_blocks(content, context.key)
-    with keeper.turn() as turn:
+    with keeper.turn() as turn, ExitStack() as held:
         workers, blocks = yield from turn.open(context, samples, dtype=stage.compute_dtype)
-        snapshots = Snapshots(workers, context)
+        snapshots = held.enter_context(Snapshots(workers, context))
         reached = len(done)
         if done:
             reached = snapshots.restore(at_most=len(done)) if len(done) < blocks else blocks
@@ -39,15 +39,17 @@ def run(stage: MeasureStatistics, context: StageContext, keeper: GangKeeper) -> 
         for block in range(blocks):
             label = f"block {block + 1}/{blocks}"
             if reached <= block < len(done):
-                workers.all("load", block, label=label)
+                workers.tell("load", block, label=label)
                 workers.all("advance", label=label)
             elif block >= len(done):
                 last = block == blocks - 1 and "similarity" not in stage.needs
-                workers.all("load", block, label=label)
-                done.append(_measured(workers, frozenset(stage.needs), last=last, label=label))
+                workers.tell("load", block, label=label)
+                stored = _measured(workers, frozenset(stage.needs), last=last, label=label)
+                taken = snapshots.take(block + 1) if block < blocks - 1 else None
+                done.append(StoredStatistics(files=tuple(workers.wait(stored))))
                 content.put_model(progress_key(context.key, f"block-{block:05d}"), done[block])
-                if block < blocks - 1:
-                    snapshots.save(block + 1)
+                if taken is not None:
+                    snapshots.keep(taken)
             yield Progress(block + 1, blocks)
         use = workers.use()
         snapshots.forget()
@@ -55,7 +57,8 @@ def run(stage: MeasureStatistics, context: StageContext, keeper: GangKeeper) -> 
     yield use.made({"statistics": StatisticsRef(files=files)})
 
 
-def _measured(workers: Gang, needs: Needs, *, last: bool, label: str) -> StoredStatistics:
+def _measured(workers: Gang, needs: Needs, *, last: bool, label: str) -> list[Any]:
+    """References to the files of the loaded block."""
     statistics = workers.statistics(advance=not last, needs=needs, label=label)
     similarity = workers.similarity(label=label) if "similarity" in needs else None
     stored = [workers.one(0, "store_statistics", statistics, similarity, label=label)]
@@ -64,7 +67,7 @@ def _measured(workers: Gang, needs: Needs, *, last: bool, label: str) -> StoredS
         for g, one in enumerate(statistics):
             grams = workers.grams(g, label=label)
             stored.append(workers.one(next(turns), "store_hessian", g, one.samples, *grams, label=label))
-    return StoredStatistics(files=tuple(ray.get(stored)))
+    return stored
 
 
 def _stored_blocks(content: ContentStore, key: str) -> list[StoredStatistics]:

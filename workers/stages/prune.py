@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import ray
@@ -36,11 +37,11 @@ def run(stage: PruneBlocks, context: StageContext, keeper: GangKeeper) -> Steps:
     plan = SparsityPlan.model_validate_json(context.read("plan", "plan.json"))
     samples = load_samples(context) if "samples" in context.inputs else []
     done = _stored_blocks(content, context.key)
-    with keeper.turn() as turn:
+    with keeper.turn() as turn, ExitStack() as held:
         workers, blocks = yield from turn.open(context, samples, dtype=stage.compute_dtype)
         pruning = _Pruning(workers, stage, context, plan, blocks=blocks, samples=len(samples))
         outer = workers.one(0, "store_outer")
-        snapshots = Snapshots(workers, context)
+        snapshots = held.enter_context(Snapshots(workers, context))
         reached = len(done)  # its inputs are with the workers
         if done:
             if samples and len(done) < blocks:
@@ -51,22 +52,23 @@ def run(stage: PruneBlocks, context: StageContext, keeper: GangKeeper) -> Steps:
             if reached <= block < len(done):
                 pruning.pass_by(block, done[block], label=label)
             elif block >= len(done):
-                stored = pruning.block(block, label=label)
+                [stored] = workers.wait([pruning.block(block, label=label)])
+                taken = snapshots.take(block + 1) if samples and block + 1 < blocks else None
                 content.put_model(progress_key(context.key, f"block-{block:05d}"), stored)
                 done.append(stored)
                 for linear in stored.linears:
                     if linear.note is not None:
                         yield Note(f"block {block} {linear.linear}: {linear.note}", level="warning")
-                if samples and block + 1 < blocks:
-                    snapshots.save(block + 1)
+                if taken is not None:
+                    snapshots.keep(taken)
             yield Progress(block + 1, blocks)
-        outer_tensors: StoredTensors = ray.get(outer)
+        [outer_tensors] = workers.wait([outer])
         use = workers.use()
         snapshots.forget()
     experts = _expert_table(done)
     if experts is not None and experts.note is not None:
         yield Note(experts.note, level="warning")
-    parts = [outer_tensors, *(block.weights for block in done)]
+    parts: list[StoredTensors] = [outer_tensors, *(block.weights for block in done)]
     checkpoint = assemble(content, context.checkpoint(), parts)
     yield use.made({"checkpoint": checkpoint, "keep": _keep(content, done, experts)})
 
@@ -97,40 +99,43 @@ class _Pruning:
         statistics = context.inputs.get("statistics")
         self._statistics = statistics if isinstance(statistics, StatisticsRef) else None
 
-    def block(self, block: int, *, label: str) -> StoredBlock:
-        """Prune and store one block, and bring the activations past it."""
+    def block(self, block: int, *, label: str) -> Any:
+        """Prune and store one block, and bring the activations past it, which may take longer. A reference to
+        the StoredBlock."""
         workers, propagation = self._workers, self._stage.propagation
         runs_on = self._samples > 0 and block < self._blocks - 1
-        workers.all("load", block, label=label)
+        pauses = False
+        workers.tell("load", block, label=label)
         if self._reconstruction is not None:
-            workers.all("advance_targets", label=label)
-        groups: tuple[tuple[str, ...], ...] = ray.get(workers.one(0, "linear_groups"))
+            workers.tell("advance_targets", label=label)
+        asked = workers.one(0, "linear_groups")
         measured: list[LinearStatistics] | StatisticsRef | None = self._statistics
         if not self._needs or propagation == "dense":
-            self._choose(groups, measured, known=True, label=label)
+            self._choose(*workers.wait([asked]), measured, known=True, label=label)
         elif propagation == "linear":
-            measured = self._one_by_one(groups, label=label)
-            through = runs_on and self._reconstruction is None
-            workers.all("finish", advance=through, label=label)
-            runs_on = runs_on and not through
+            measured = self._one_by_one(*workers.wait([asked]), label=label)
+            pauses = runs_on and self._reconstruction is None  # in the middle of what runs on
+            if not pauses:
+                workers.tell("finish", advance=False, label=label)
         else:
             measured = self._earlier(block)
             if measured is None:
                 measured = workers.statistics(advance=False, needs=self._needs, label=label)
-            self._choose(groups, measured, label=label)
+            self._choose(*workers.wait([asked]), measured, label=label)
         fit = None if self._reconstruction is None else self._fit(block, self._reconstruction, label=label)
         stored = workers.one(0, "store", measured, fit, label=label)
-        if runs_on:
-            workers.all("advance", label=label)
-        result: StoredBlock = ray.get(stored)
-        return result
+        if pauses:
+            workers.tell("finish", advance=True, label=label)
+        elif runs_on:
+            workers.tell("advance", label=label)
+        return stored
 
     def pass_by(self, block: int, stored: StoredBlock, *, label: str) -> None:
         """Bring the activations past a block that an earlier attempt has finished."""
         if self._reconstruction is not None:
-            self._workers.all("load", block, label=label)
-            self._workers.all("advance_targets", label=label)
-        self._workers.all("load", block, stored, label=label)
+            self._workers.tell("load", block, label=label)
+            self._workers.tell("advance_targets", label=label)
+        self._workers.tell("load", block, stored, label=label)
         self._workers.all("advance", label=label)
 
     def _one_by_one(self, groups: Sequence[Sequence[str]], *, label: str) -> list[LinearStatistics]:
@@ -164,17 +169,14 @@ class _Pruning:
             linears = [linear for group in groups for linear in group]
             shares = [linears[i :: len(gang)] for i in gang]
             calls = [(share, []) for share in shares if share]
-        given = ray.put(measured), self._stage.method, self._plan
-        ray.get(
-            [
-                workers.one(i % len(gang), "choose", asked, *given, *grams, label=label)
-                for i, (asked, grams) in enumerate(calls)
-            ]
-        )
+        given = measured, self._stage.method, self._plan
+        for i, (asked, grams) in enumerate(calls):
+            workers.hear(workers.one(i % len(gang), "choose", asked, *given, *grams, label=label))
         decided = [linear for asked, _ in calls for linear in asked]
         chosen = [workers.one(i, "chosen", decided, label=label) for i in gang] if len(gang) > 1 else []
         told = gang if self._samples else gang[:1]  # who stores the block
-        ray.get([workers.one(i, "apply", *chosen[:i], *chosen[i + 1 :], label=label) for i in told])
+        for i in told:
+            workers.hear(workers.one(i, "apply", *chosen[:i], *chosen[i + 1 :], label=label))
 
     def _fit(self, block: int, spec: BlockReconstruction, *, label: str) -> BlockFit:
         """Every worker takes the same steps; what did not bring the block nearer is not taken."""
