@@ -135,6 +135,7 @@ def main() -> None:
         figures: dict[str, Any] = {"dense": perplexities(runs["wanda_2of4"], "dense")["wiki"]}
         figures |= {case: perplexities(ran)["wiki"] for case, ran in runs.items()}
         figures["tokens"] = bench.steps * BATCH * LENGTH
+        figures["peak_mb"] = (runs["maskllm_2of4"].results["prune"].measured.peak_memory_bytes or 0) // 10**6
         if not arguments.quick:
             figures["code"] = code_figures(bench, runs)
         figures["precision"] = bench.precision
@@ -199,7 +200,10 @@ def faster_precision() -> str:
 
 def show(figures: dict[str, Any]) -> None:
     """Perplexities, prose and code."""
-    print(f"{figures['tokens']} tokens, {figures['precision']}; perplexity on held-out prose")
+    print(
+        f"{figures['tokens']} tokens, {figures['precision']}, {figures['peak_mb']} MB at most; perplexity on "
+        f"held-out prose"
+    )
     for case, value in figures.items():
         if isinstance(value, float):
             print(f"{case:<24}{value:>10.2f}")

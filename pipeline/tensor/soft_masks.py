@@ -80,14 +80,6 @@ def chosen_codes(logits_CG: Tensor) -> Tensor:
     return code_G
 
 
-def codes_of(keep_OI: Tensor, masks_CM: Tensor) -> Tensor:
-    """The number of each group's candidate, uint8 [G]. Every group of `keep_OI` must be one."""
-    places_M = 1 << torch.arange(masks_CM.shape[1])
-    numbers = torch.zeros(1 << masks_CM.shape[1], dtype=torch.uint8)
-    numbers[masks_CM.long() @ places_M] = torch.arange(len(masks_CM), dtype=torch.uint8)
-    return numbers[keep_OI.cpu().reshape(-1, masks_CM.shape[1]).long() @ places_M]
-
-
 def probabilities(logits_CG: Tensor, draw: Draw) -> Iterator[tuple[slice, Tensor]]:
     """The mixture of each group, a chunk at a time: which groups, and y [C, n]."""
     for number, start in enumerate(range(0, logits_CG.shape[1], CHUNK)):
