@@ -1,83 +1,46 @@
 """plan(spec, pins) -> Dag. Read `plan` top to bottom and you know the system."""
 
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator
 
-from pipeline.allocations import Candidate, Tournament
-from pipeline.artifacts import ArtifactRef
-from pipeline.canonical import Frozen, digest_of
+from pipeline.allocations import Tournament
+from pipeline.canonical import digest_of
 from pipeline.evaluation import Evaluation
 from pipeline.methods.base import Statistic
-from pipeline.methods.maskllm import MaskLLM, StoredMasks
+from pipeline.methods.maskllm import MaskLLM
+from pipeline.nodes import Dag, Input, Node
+from pipeline.pruning_nodes import (
+    DENSE,
+    MASK_TEXT,
+    TEXT,
+    pruning_nodes,
+    swept_for,
+    to_prune,
+    with_own_tokens,
+)
 from pipeline.recovery import Recovery
 from pipeline.sources.pins import Pin, Pins
 from pipeline.sources.uri import parse_uri
-from pipeline.spec import Prune, PruneSpec
+from pipeline.spec import PruneSpec
 from pipeline.stages import (
-    Allocate,
     Calibrate,
     CheckTasks,
-    ChoosePlan,
     CountTokens,
     CutVocabulary,
     Evaluate,
     EvaluateTask,
     HoldOut,
-    ImportKeep,
     ImportModel,
-    Judge,
-    LearnMasks,
     MeasureBlocks,
     MeasureStatistics,
     PrepareText,
-    PruneBlocks,
     Publish,
     Recover,
     Report,
     ReportSweep,
     Slice,
-    Stage,
-    stage_key,
 )
 from pipeline.training_recipe import TrainingRecipe
 from pipeline.vocabulary.spec import VocabularySize
-
-
-class Input(Frozen):
-    """An artifact of an earlier node."""
-
-    node: str
-    artifact: str
-
-
-DENSE = Input(node="import_model", artifact="checkpoint")
-CUT_VOCABULARY = Input(node="cut_vocabulary", artifact="checkpoint")
-CUT = Input(node="slice", artifact="checkpoint")
-TEXT, MASK_TEXT = "prepare_text", "prepare_text:masks"
-
-
-class Node(Frozen):
-    """One stage of one job. `inputs`: the runner's name for each artifact → where it comes from."""
-
-    id: str
-    stage: Stage
-    inputs: dict[str, Input]
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """Ids of the nodes that must be done first."""
-        return frozenset(source.node for source in self.inputs.values())
-
-
-class Dag(Frozen):
-    """Nodes in an order in which they may run one after the other."""
-
-    nodes: tuple[Node, ...]
-
-    def __getitem__(self, node_id: str) -> Node:
-        for node in self.nodes:
-            if node.id == node_id:
-                return node
-        raise KeyError(node_id)
 
 
 def plan(spec: PruneSpec, pins: Pins) -> Dag:
@@ -96,14 +59,14 @@ def _nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
 
     if spec.structure is not None:
         yield from _slicing_nodes(spec)
-        checkpoints["pruned"] = _to_prune(spec)
+        checkpoints["pruned"] = to_prune(spec)
         if spec.cuts_vocabulary:
             made["vocabulary"] = Input(node="cut_vocabulary", artifact="vocabulary")
         if spec.structure.beside_vocabulary is not None:
             made["cut"] = Input(node="slice", artifact="cut")
 
     if spec.prune is not None:
-        yield from _pruning_nodes(spec.prune, spec, pins)
+        yield from pruning_nodes(spec.prune, spec, pins)
         checkpoints["pruned"] = Input(node="prune", artifact="checkpoint")
         made["keep"] = Input(node="prune", artifact="keep")
         made["plan"] = Input(node="allocate", artifact="plan")
@@ -151,7 +114,7 @@ def _nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
 def _sweep_nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
     """All members' nodes, those that do the same once, and the table of what came of it."""
     members = {i: member.prune for i, member in enumerate(spec.members, start=1) if member.prune is not None}
-    swept = frozenset[Statistic]().union(*(_swept(prune) for prune in members.values()))
+    swept = frozenset[Statistic]().union(*(swept_for(prune) for prune in members.values()))
     yield from _source_nodes(spec, pins)
     yield from _slicing_nodes(spec)
     dense = list(_judging_nodes("dense", DENSE, spec, pins))
@@ -160,7 +123,7 @@ def _sweep_nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
     shared = _Shared()
     for i, prune in members.items():
         nodes = [
-            *_pruning_nodes(prune, spec, pins, swept=swept),
+            *pruning_nodes(prune, spec, pins, swept=swept),
             *_judging_nodes("pruned", Input(node="prune", artifact="checkpoint"), spec, pins),
         ]
         names = yield from shared.new(nodes, member=i)
@@ -222,7 +185,7 @@ def _source_nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
     if spec.calibration is not None and any(one.needs_calibration for one in (spec, *spec.members)):
         assert pins.calibration is not None, "a spec with calibration is pinned with it"
         stage = Calibrate(files=pins.calibration.files, calibration=spec.calibration)
-        yield Node(id="calibrate", stage=stage, inputs={"checkpoint": _with_own_tokens(spec)})
+        yield Node(id="calibrate", stage=stage, inputs={"checkpoint": with_own_tokens(spec)})
 
 
 def _vocabulary_nodes(vocabulary: VocabularySize, pins: Pins) -> Iterator[Node]:
@@ -238,17 +201,12 @@ def _vocabulary_nodes(vocabulary: VocabularySize, pins: Pins) -> Iterator[Node]:
     yield Node(id="cut_vocabulary", stage=cut, inputs={"checkpoint": DENSE, "counts": counts})
 
 
-def _with_own_tokens(spec: PruneSpec) -> Input:
-    """The whole model with the tokens of the result: what reads text for it, and what teaches it."""
-    return CUT_VOCABULARY if spec.cuts_vocabulary else DENSE
-
-
 def _slicing_nodes(spec: PruneSpec) -> Iterator[Node]:
     """From a dense sweep, where activations decide, to the smaller model. One pass gives all scores."""
     structure = spec.structure.beside_vocabulary if spec.structure is not None else None
     if structure is None:
         return
-    whole = _with_own_tokens(spec)
+    whole = with_own_tokens(spec)
     inputs = {"checkpoint": whole}
     if structure.needs_samples:
         sweep = MeasureStatistics(needs=("channel_score", "similarity"), compute_dtype=spec.compute_dtype)
@@ -289,113 +247,10 @@ def _figures(which: str, nodes: Iterable[Node]) -> dict[str, Input]:
     }
 
 
-def _pruning_nodes(
-    prune: Prune, spec: PruneSpec, pins: Pins, *, swept: frozenset[Statistic] | None = None
-) -> Iterator[Node]:
-    """From a dense sweep, if anyone asks for what it measures, to the masks. `swept`: what it measures, if
-    others ask too."""
-    dense, method = _to_prune(spec), prune.method
-    first = method.prior_method if isinstance(method, MaskLLM) else method
-    samples = Input(node="calibrate", artifact="samples")
-    statistics = Input(node="measure_statistics", artifact="statistics")
-    measures, needs = prune.allocation.measures, method.needs
-    if asked := _swept(prune):
-        swept = asked if swept is None else swept
-        sweep = MeasureStatistics(needs=tuple(sorted(swept)), compute_dtype=spec.compute_dtype)
-        yield Node(id="measure_statistics", stage=sweep, inputs={"checkpoint": dense, "samples": samples})
-
-    for i, measure in enumerate(measures):
-        known = {"statistics": statistics} if measure.needs_samples else {}
-        yield Node(
-            id=_numbered("measure_blocks", i),
-            stage=MeasureBlocks(measure=measure),
-            inputs={"checkpoint": dense, **known},
-        )
-
-    def allocate(node: str, allocation: Candidate) -> Node:
-        inputs = {"checkpoint": dense}
-        if allocation.measure is not None:
-            measuring = _numbered("measure_blocks", measures.index(allocation.measure))
-            inputs["measurements"] = Input(node=measuring, artifact="measurements")
-        return Node(id=node, stage=Allocate(allocation=allocation, pattern=prune.pattern), inputs=inputs)
-
-    def masks(node: str, plan: Input) -> Node:
-        assert first is not None, "masks that are learned from nothing have none"
-        stage = PruneBlocks(
-            method=first,
-            propagation=prune.propagation,
-            reconstruction=prune.reconstruction,
-            compute_dtype=spec.compute_dtype,
-        )
-        inputs = {"checkpoint": dense, "plan": plan}
-        if needs and prune.propagation == "dense":
-            inputs["statistics"] = statistics
-        if prune.reconstruction is not None or (needs and prune.propagation != "dense"):
-            inputs["samples"] = samples
-        return Node(id=node, stage=stage, inputs=inputs)
-
-    if not isinstance(prune.allocation, Tournament):
-        yield allocate("allocate", prune.allocation)
-    else:
-        assert spec.calibration is not None, "tournaments are calibrated"
-        assert pins.calibration is not None, "a spec with calibration is pinned with it"
-        held_out = HoldOut(
-            files=pins.calibration.files, calibration=spec.calibration, samples=prune.allocation.samples
-        )
-        yield Node(id="hold_out", stage=held_out, inputs={"checkpoint": dense})
-        scored: dict[str, Input] = {}
-        for i, candidate in enumerate(prune.allocation.entrants):
-            plan = scored[f"plan:{i}"] = Input(node=f"allocate:{i}", artifact="plan")
-            yield allocate(plan.node, candidate)
-            yield masks(f"prune:{i}", plan)
-            judged = {
-                "checkpoint": Input(node=f"prune:{i}", artifact="checkpoint"),
-                "samples": Input(node="hold_out", artifact="samples"),
-            }
-            yield Node(id=f"judge:{i}", stage=Judge(compute_dtype=spec.compute_dtype), inputs=judged)
-            scored[f"score:{i}"] = Input(node=f"judge:{i}", artifact="score")
-        yield Node(id="allocate", stage=ChoosePlan(tournament=prune.allocation), inputs=scored)
-
-    planned = Input(node="allocate", artifact="plan")
-    if not isinstance(method, MaskLLM):
-        yield masks("prune", planned)  # of a tournament: found, the winner's
-        return
-    inputs = {"checkpoint": dense, "plan": planned, "tokens": Input(node=MASK_TEXT, artifact="tokens")}
-    if first is not None:
-        yield masks("prune:prior", planned)
-        inputs["prior"] = Input(node="prune:prior", artifact="keep")
-    elif isinstance(method.prior, StoredMasks):
-        assert pins.prior is not None, "stored masks are pinned"
-        stored = ImportKeep(files=pins.prior.files)
-        yield Node(id="import_keep", stage=stored, inputs={"checkpoint": dense, "plan": planned})
-        inputs["prior"] = Input(node="import_keep", artifact="keep")
-    learn = LearnMasks(training=method.training, prior_strength=method.prior_strength)
-    yield Node(id="prune", stage=learn, inputs=inputs)
-
-
-def _to_prune(spec: PruneSpec) -> Input:
-    """The model whose weights become zero: what structure leaves, if there is one."""
-    if spec.structure is None or spec.structure.beside_vocabulary is None:
-        return _with_own_tokens(spec)
-    return CUT
-
-
 def _unpruned(spec: PruneSpec) -> dict[str, Input]:
     """The weights that the published masks were chosen for, unless training has moved zeros since."""
     moved = spec.recovery is not None and spec.recovery.keep.kind != "held"
-    return {} if spec.prune is None or moved else {"unpruned": _to_prune(spec)}
-
-
-def _swept(prune: Prune) -> frozenset[Statistic]:
-    """What a dense sweep is to measure; nothing where none is needed."""
-    swept: frozenset[Statistic] = prune.method.needs if prune.propagation == "dense" else frozenset()
-    if any(measure.needs_samples for measure in prune.allocation.measures):
-        swept |= {"input_norm"}
-    return swept
-
-
-def _numbered(node: str, i: int) -> str:
-    return node if i == 0 else f"{node}:{i}"
+    return {} if spec.prune is None or moved else {"unpruned": to_prune(spec)}
 
 
 def _training_nodes(recovery: Recovery, spec: PruneSpec, pins: Pins) -> Iterator[Node]:
@@ -408,42 +263,23 @@ def _training_nodes(recovery: Recovery, spec: PruneSpec, pins: Pins) -> Iterator
 
 def _text_node(node: str, recipe: TrainingRecipe, spec: PruneSpec, pin: Pin) -> Node:
     prepare = PrepareText(files=pin.files, text=recipe.text, sequences=recipe.sequences)
-    return Node(id=node, stage=prepare, inputs={"checkpoint": _with_own_tokens(spec)})
+    return Node(id=node, stage=prepare, inputs={"checkpoint": with_own_tokens(spec)})
 
 
 def _teacher(spec: PruneSpec, pins: Pins) -> dict[str, Input]:
     recovery = spec.recovery
     assert recovery is not None, "only training takes a teacher"
     if recovery.trains.kind == "reconstruction":  # block by block: the blocks before their weights went
-        return {"teacher": _to_prune(spec)}
+        return {"teacher": to_prune(spec)}
     if pins.teacher is not None:
         return {"teacher": Input(node="import_teacher", artifact="checkpoint")}
-    return {"teacher": _with_own_tokens(spec)} if recovery.needs_teacher else {}
+    return {"teacher": with_own_tokens(spec)} if recovery.needs_teacher else {}
 
 
 def task_node(which: str, task: str) -> str:
     """Id of the node that puts the `dense`, `pruned` or `recovered` checkpoint to a task. `publish` and
     `report` take its figures under the same name."""
     return f"tasks:{which}:{task}"
-
-
-def resolve_inputs(
-    node: Node, made: Mapping[str, Mapping[str, ArtifactRef]]
-) -> dict[str, ArtifactRef] | None:
-    """The artifacts that a node takes; None if one is missing. `made`: node id → artifact name → artifact."""
-    found = {}
-    for name, source in node.inputs.items():
-        artifact = made.get(source.node, {}).get(source.artifact)
-        if artifact is None:
-            return None
-        found[name] = artifact
-    return found
-
-
-def node_key(node: Node, made: Mapping[str, Mapping[str, ArtifactRef]]) -> str | None:
-    """Stage key of a node; None while an input is still to be made."""
-    inputs = resolve_inputs(node, made)
-    return None if inputs is None else stage_key(node.stage, inputs)
 
 
 def _model_name(spec: PruneSpec) -> str:

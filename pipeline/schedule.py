@@ -4,8 +4,8 @@ from collections.abc import Collection
 from typing import Literal
 
 from pipeline.canonical import Frozen
-from pipeline.dag import Dag, Node
 from pipeline.events import FailureReason
+from pipeline.nodes import Dag, Node
 
 MAX_ATTEMPTS = 3
 MAX_STAGE_TRIES = 3

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from ray.util.metrics import Gauge
 
-from pipeline.dag import Dag, Node, node_key, plan, resolve_inputs
+from pipeline.dag import plan
 from pipeline.events import (
     AttemptFailed,
     AttemptFinished,
@@ -34,6 +34,7 @@ from pipeline.ledger import (
     job_result_key,
     stage_result_key,
 )
+from pipeline.nodes import Dag, Node, node_key, resolve_inputs
 from pipeline.schedule import MAX_STAGE_TRIES, decide, next_actions
 from pipeline.storage.content import ContentStore
 from pipeline.training import StepRecord, Validation

@@ -7,10 +7,11 @@ from api.service.context import Services
 from api.service.views import InputView, PlanNodeView, PlanView
 from pipeline.architecture import row_for
 from pipeline.artifacts import ArtifactRef
-from pipeline.dag import node_key, plan
+from pipeline.dag import plan
 from pipeline.ledger import find_result
 from pipeline.mask_memory import mask_memory
 from pipeline.methods.maskllm import MaskLLM, MaskTraining
+from pipeline.nodes import node_key
 from pipeline.patterns import NM, Pattern
 from pipeline.quantity import human_bytes
 from pipeline.recovery import Recovery

@@ -21,7 +21,8 @@ from pipeline.artifacts import (
     TokensRef,
     VocabularyRef,
 )
-from pipeline.dag import Dag, node_key, plan
+from pipeline.dag import plan
+from pipeline.nodes import Dag, node_key
 from pipeline.sources.pins import ModelFacts, Pin, PinnedFile, Pins
 from pipeline.spec import PruneSpec
 from pipeline.stages import ImportKeep, ImportModel, MeasureStatistics, PrepareText, Recover

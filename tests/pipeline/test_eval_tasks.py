@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from pipeline.artifacts import CheckpointRef, FileRef, TaskRef
-from pipeline.dag import Dag, node_key, plan
+from pipeline.dag import plan
 from pipeline.eval_tasks import SUITES, EvalTask, EvalTasks
+from pipeline.nodes import Dag, node_key
 from pipeline.sources.pins import ModelFacts, Pin, PinnedFile, Pins
 from pipeline.spec import PruneSpec
 from pipeline.storage.content import BlobRef

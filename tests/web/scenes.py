@@ -9,7 +9,7 @@ from typing import Any
 from api.service import attempts
 from api.service.logs import log_key
 from pipeline.artifacts import ArtifactRef, FileRef, ManifestRef, ReportRef
-from pipeline.dag import Dag, plan
+from pipeline.dag import plan
 from pipeline.eval_tasks import EvalTasks
 from pipeline.events import (
     AttemptFailed,
@@ -24,6 +24,7 @@ from pipeline.events import (
     TrainingValidated,
 )
 from pipeline.ledger import JobResult, Measured, NodeResult
+from pipeline.nodes import Dag
 from pipeline.report import ReportData, report_json
 from pipeline.report_page import render_html
 from pipeline.spec import PruneSpec

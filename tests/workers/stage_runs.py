@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artifacts import ArtifactRef
-from pipeline.dag import Dag, node_key, plan, resolve_inputs
+from pipeline.dag import plan
 from pipeline.ledger import WorkOrder
+from pipeline.nodes import Dag, node_key, resolve_inputs
 from pipeline.resolve import resolve
 from pipeline.spec import JobRequest
 from workers.placement import PLACES

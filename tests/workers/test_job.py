@@ -5,8 +5,9 @@ import pickle
 import pytest
 import ray.exceptions
 
-from pipeline.dag import Dag, plan
+from pipeline.dag import plan
 from pipeline.errors import CorruptObject, InvalidSpec, StorageUnavailable
+from pipeline.nodes import Dag
 from pipeline.schedule import next_actions
 from pipeline.sources.pins import ModelFacts, Pin, Pins
 from pipeline.spec import PruneSpec
