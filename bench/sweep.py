@@ -45,6 +45,7 @@ def main() -> None:
         "alone_masks_s": round(alone["masks"][0], 2),
         "sweep_calibration_s": round(sweep["calibration"], 2),
         "sweep_masks_s": round(sum(sweep["masks"]), 2),
+        "member_masks_s": [round(seconds, 2) for seconds in sweep["masks"]],
         "sweep_s": round(sweep["calibration"] + sum(sweep["masks"]), 2),
         "bound_s": round(bound, 2),
         "members_alone_s": round(MEMBERS * (alone["calibration"] + alone["masks"][0]), 2),

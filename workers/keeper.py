@@ -6,8 +6,9 @@ turn does not wait for processes to start. Between turns the gang stays, unless 
 
 import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import ray
 from ray.actor import ActorHandle
@@ -32,6 +33,8 @@ class GangKeeper:
         self._turns = threading.Lock()
         self._gang: Gang | None = None
         self._wanted = False
+        self._common: dict[str, Any] = {}
+        self._asking = threading.Lock()
 
     @contextmanager
     def turn(self) -> Iterator["Turn"]:
@@ -54,6 +57,21 @@ class GangKeeper:
         with self._turns:
             self._dismiss()
             yield
+
+    def once(self, name: str, start: Callable[[], Any]) -> Any:
+        """The result of a Ray task that stages of the attempt have in common. The first that asks starts it;
+        one that failed is started again by the next."""
+        with self._asking:
+            if name not in self._common:
+                self._common[name] = start()
+            common = self._common[name]
+        try:
+            return ray.get(common)
+        except Exception:
+            with self._asking:
+                if self._common.get(name) is common:
+                    del self._common[name]
+            raise
 
     def let_go(self) -> None:
         """Someone needs the places: dismiss the gang now, or at the end of the turn."""

@@ -36,9 +36,9 @@ class _Windows:
 def run(stage: Evaluate, context: StageContext, keeper: GangKeeper) -> Steps:
     """All windows of all texts go through the blocks together, shared out over the workers."""
     checkpoint = context.checkpoint()
-    texts: list[_Windows] = ray.get(
-        _cut.options(name=f"{context.node} tokenise", num_cpus=0).remote(stage, context)
-    )
+    tokenizer = tokenizer_digest(checkpoint)
+    cut = _cut.options(name=f"{context.node} tokenise", num_cpus=0)
+    texts: list[_Windows] = keeper.once(f"windows {tokenizer}", lambda: cut.remote(stage, context))
     windows = [window for text in texts for window in text.tokens]
     scored = [count for text in texts for count in text.scored]
     outcomes: list[tuple[float, int]] = []
@@ -50,7 +50,7 @@ def run(stage: Evaluate, context: StageContext, keeper: GangKeeper) -> Steps:
             use = workers.use()
     result = EvaluationResult(
         checkpoint_digest=checkpoint.digest,
-        perplexity=_results(stage, texts, outcomes, tokenizer_digest(checkpoint)),
+        perplexity=_results(stage, texts, outcomes, tokenizer),
     )
     blob = context.content.put_bytes(canonical_json(result))
     artifacts = {"evaluation": EvaluationRef(files=(FileRef(path="evaluation.json", blob=blob),))}
@@ -65,7 +65,7 @@ def sequence_losses(
     their count."""
     for block in range(blocks):
         label = f"block {block + 1}/{blocks}"
-        workers.all("load", block, label=label)
+        workers.tell("load", block, label=label)
         workers.all("advance", label=label)
         yield Progress(block + 1, blocks + 1)
     shares = workers.shared_out(scored)
