@@ -118,7 +118,7 @@ def main() -> None:
         bench = Bench(
             data=data,
             directory=Path(name),
-            steps=32 if arguments.quick else 96,
+            steps=32 if arguments.quick else 64,
             precision=faster_precision(),
             code=not arguments.quick,
         )

@@ -243,5 +243,7 @@ def _published(service: Service, server: S3Server, alias: str, directory: Path) 
     for entry in json.loads(manifest)["files"]:
         content = b"".join(storage.get(f"{pointer['prefix']}/{entry['path']}"))
         assert hashlib.sha256(content).hexdigest() == entry["sha256"]
-        (directory / entry["path"]).write_bytes(content)
+        path = directory / entry["path"]
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
     return directory

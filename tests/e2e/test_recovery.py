@@ -106,15 +106,11 @@ def _is_train_worker(command: str) -> bool:
     return command.startswith("ray::") and "RayTrainWorker" in command
 
 
-def _until_step(
-    client: SecateurClient, job: str, step: int, *, started: int = 1, node: str = "recover"
-) -> None:
-    """Follow the events until so many steps of a training are done."""
+def _until_step(client: SecateurClient, job: str, step: int, *, started: int = 1) -> None:
+    """Follow the events until so many steps are done."""
     for event in client.follow(job):
         body = event.body
         assert body.type not in ("job.failed", "job.succeeded"), event
-        if body.type != "training.step" or body.node != node:
-            continue
-        if body.record.step >= step and body.record.started >= started:
+        if body.type == "training.step" and body.record.step >= step and body.record.started >= started:
             return
     raise AssertionError("the job ended too early")

@@ -41,9 +41,8 @@ class BlockTrainee(Protocol):
 
     parameters: Mapping[str, nn.Parameter]
 
-    def weights(self, step: int | None) -> dict[str, Tensor]:
-        """The block's weights, by name inside it, in the forward pass of a step; None: as they would be
-        stored."""
+    def weights(self, step: int) -> dict[str, Tensor]:
+        """What takes the place of the block's weights, by name inside it, in the forward pass of a step."""
         ...
 
     def clear(self, name: str, gradient: Tensor) -> None:

@@ -107,10 +107,8 @@ class _Masks:
             name: nn.Parameter(one.to(work.device, copy=True)) for name, one in self._first.items()
         }
 
-    def weights(self, step: int | None) -> dict[str, Tensor]:
+    def weights(self, step: int) -> dict[str, Tensor]:
         """Under the draws of a step, the same on every worker."""
-        if step is None:
-            return self.tensors()
         training, steps = self._training, self._training.epochs * self._training.total_steps
         scale, temperature = (one.at(step, steps=steps) for one in (training.scale, training.temperature))
         drawn = {}

@@ -64,7 +64,7 @@ class _Weights:
             if keeps is not None and disk in keeps.tensors
         }
 
-    def weights(self, step: int | None) -> dict[str, Tensor]:
+    def weights(self, step: int) -> dict[str, Tensor]:
         """The same at every step."""
         return dict(self.parameters)
 
