@@ -187,6 +187,7 @@ def final_table(
         [
             ("sparsity", _sparsity(summary)),
             ("masks learned", _learned(summary)),
+            ("groups masked as in", _agreement(summary)),
             ("training", _training(summary.training)),
             ("time", human_seconds(summary.seconds if seconds is None else seconds)),
             ("stages", f"{summary.stages}, {summary.cached_stages} of them from the cache"),
@@ -224,9 +225,11 @@ def _learned(summary: Summary) -> str:
     parts = [_training(learned)]
     if learned is not None and learned.changed is not None:
         parts.append(f"{100 * learned.changed:.1f} % of the groups changed")
-    if learned is not None:
-        parts += [f"{100 * share:.1f} % as in {other}" for other, share in learned.agreement.items()]
     return ", ".join(parts)
+
+
+def _agreement(summary: Summary) -> str:
+    return ", ".join(f"{other} {100 * share:.1f} %" for other, share in summary.agreement.items())
 
 
 def _training(trained: TrainingSummary | None) -> str:

@@ -3,9 +3,12 @@
 Each check raises the error of the one field to change, for the validators of spec.py.
 """
 
+from collections.abc import Sequence
+
 from pipeline.allocations import Allocation, Tournament
+from pipeline.artifacts import PRIOR
 from pipeline.evaluation import Evaluation
-from pipeline.methods.maskllm import MaskLLM
+from pipeline.methods.maskllm import MaskLLM, NamedMasks
 from pipeline.patterns import Pattern, Unstructured
 from pipeline.recovery import Gradual, Recovery
 from pipeline.refusal import refusal
@@ -53,6 +56,22 @@ def check_whole_texts(evaluation: Evaluation) -> None:
                 "windows",
                 got=text.windows,
             )
+
+
+def check_compared(masks: Sequence[NamedMasks]) -> None:
+    """Stored masks beside those of the job: names tell them apart. Fields count from prune."""
+    taken = {PRIOR}
+    for i, one in enumerate(masks):
+        if one.name in taken:
+            raise refusal(
+                f"got {one.name!r}, and other masks have that name ({PRIOR!r} are those that learning begins "
+                f"with); choose another",
+                "compare_with",
+                i,
+                "name",
+                got=one.name,
+            )
+        taken.add(one.name)
 
 
 def check_learning(method: MaskLLM, allocation: Allocation, *, reconstructs: bool) -> None:

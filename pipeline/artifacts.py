@@ -7,6 +7,7 @@ from pydantic import Field
 from pipeline.canonical import Frozen, digest_of
 from pipeline.storage.content import BlobRef
 
+PRIOR = "prior"  # what the masks are called that learning begins with
 MASKS_PATH = "masks/masks.safetensors"  # of a published directory: see checkpoint/masks.py
 
 
@@ -103,9 +104,15 @@ class PlanRef(_Artifact):
 class KeepRef(_Artifact):
     """Bit-packed keep tensors, one safetensors file per block, and `sparsity.json` with zeros per linear; of
     a model with experts that was calibrated also `experts.json` (an ExpertTable), of one whose blocks were
-    reconstructed `reconstruction.json` (BlockFits), of learned masks `agreement.json` (MaskAgreements)."""
+    reconstructed `reconstruction.json` (BlockFits)."""
 
     kind: Literal["keep"] = "keep"
+
+
+class AgreementRef(_Artifact):
+    """Masks beside others: `agreement.json` (MaskAgreements)."""
+
+    kind: Literal["agreement"] = "agreement"
 
 
 class TokensRef(_Artifact):
@@ -184,6 +191,7 @@ ArtifactRef = Annotated[
     | TournamentRef
     | PlanRef
     | KeepRef
+    | AgreementRef
     | TokensRef
     | CurveRef
     | CertificateRef
@@ -254,7 +262,7 @@ class LinearAgreement(Frozen):
 
 
 class MaskAgreement(Frozen):
-    """The masks of a job beside others, called `other` (`prior`, or a name that the spec gives)."""
+    """The masks of a job beside others, called `other`: PRIOR, or the name that `compare_with` gives."""
 
     other: str
     linears: tuple[LinearAgreement, ...]

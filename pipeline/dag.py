@@ -12,6 +12,7 @@ from pipeline.pruning_nodes import (
     DENSE,
     MASK_TEXT,
     TEXT,
+    comparing_nodes,
     pruning_nodes,
     swept_for,
     to_prune,
@@ -66,15 +67,18 @@ def _nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
             made["cut"] = Input(node="slice", artifact="cut")
 
     if spec.prune is not None:
-        yield from pruning_nodes(spec.prune, spec, pins)
+        pruning = list(pruning_nodes(spec.prune, spec, pins))
+        comparing = list(comparing_nodes(pruning[-1], spec, pins))
+        yield from [*pruning, *comparing]
         checkpoints["pruned"] = Input(node="prune", artifact="checkpoint")
         made["keep"] = Input(node="prune", artifact="keep")
         made["plan"] = Input(node="allocate", artifact="plan")
         if isinstance(spec.prune.method, MaskLLM):
             made["certificate"] = Input(node="prune", artifact="certificate")
             told["mask_curve"] = Input(node="prune", artifact="curve")
-            told["mask_keep"] = made["keep"]  # recovery makes its own
             told["mask_tokens"] = Input(node=MASK_TEXT, artifact="tokens")
+        if comparing:
+            told["agreements"] = Input(node=comparing[-1].id, artifact="agreements")
         if isinstance(spec.prune.allocation, Tournament):
             told["tournament"] = Input(node="allocate", artifact="tournament")
         elif spec.prune.allocation.measure is not None:

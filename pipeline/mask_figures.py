@@ -1,10 +1,7 @@
-"""What a report keeps of masks that were learned: their training, how they settled, and how they differ."""
+"""What a report keeps of masks that were learned: their training, and how they settled."""
 
-import re
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
 
-from pipeline.artifacts import LinearAgreement, MaskAgreement, MaskAgreements, SparsityTable
 from pipeline.canonical import Frozen
 from pipeline.methods.maskllm import MaskTraining
 from pipeline.training import Curve, MaskRecord, TokensIndex
@@ -27,12 +24,11 @@ class MaskPoint(Frozen):
 
 class MaskLearning(Frozen):
     """`training`: its curve has about MOST_RECORDS of the masks' records; `points`: about MOST_POINTS of
-    them, blocks together; the first, the last and that of the result are among both. `agreements`: with the
-    prior and with other masks that the spec names. `tokens`: what was trained on."""
+    them, blocks together; the first, the last and that of the result are among both. `tokens`: what was
+    trained on."""
 
     training: TrainingFigures
     points: tuple[MaskPoint, ...] = ()
-    agreements: tuple[MaskAgreement, ...] = ()
     tokens: TokensIndex | None = None
 
     @property
@@ -52,7 +48,6 @@ def mask_learning(
     curve: Curve,
     training: MaskTraining,
     *,
-    agreements: MaskAgreements | None = None,
     tokens: TokensIndex | None = None,
 ) -> MaskLearning:
     """From a whole curve, and what was asked for."""
@@ -60,53 +55,8 @@ def mask_learning(
     return MaskLearning(
         training=training_figures(thinned, training),
         points=tuple(map(_point, _thinned(curve, MOST_POINTS))),
-        agreements=agreements.agreements if agreements is not None else (),
         tokens=tokens,
     )
-
-
-class AgreementRow(Frozen):
-    """Linears of one name, or `all`: for each of the other masks the shares of groups with the same mask and
-    of kept weights that both keep; None where it has no such linear."""
-
-    name: str
-    groups: tuple[float | None, ...]
-    kept: tuple[float | None, ...]
-
-
-def agreement_rows(
-    agreements: Sequence[MaskAgreement], sparsity: SparsityTable | None
-) -> tuple[AgreementRow, ...]:
-    """A row for each kind of linear and one for all, in the order of the model; experts count as one kind.
-    Linears weigh as many weights as they have, where `sparsity` knows them."""
-    weights = {(one.block, one.linear): one.weights for one in (sparsity.linears if sparsity else ())}
-    kinds = dict.fromkeys(kind_of(one.linear) for other in agreements for one in other.linears)
-    rows = []
-    for name in [*kinds, "all"]:
-        chosen = [
-            [one for one in other.linears if name in ("all", kind_of(one.linear))] for other in agreements
-        ]
-        rows.append(
-            AgreementRow(
-                name=name,
-                groups=tuple(_mean(((one, one.groups) for one in some), weights) for some in chosen),
-                kept=tuple(_mean(((one, one.kept) for one in some), weights) for some in chosen),
-            )
-        )
-    return tuple(rows)
-
-
-def kind_of(linear: str) -> str:
-    """A linear's name with its expert's number left out, as there may be hundreds."""
-    return re.sub(r"(?<=experts\.)\d+(?=\.)", "*", linear)
-
-
-def _mean(
-    values: Iterable[tuple[LinearAgreement, float]], weights: Mapping[tuple[int, str], int]
-) -> float | None:
-    found = [(value, weights.get((one.block, one.linear), 1)) for one, value in values]
-    total = sum(weight for _, weight in found)
-    return sum(value * weight for value, weight in found) / total if total else None
 
 
 def _thinned(curve: Curve, most: int) -> tuple[MaskRecord, ...]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from pipeline.allocations import Candidate, Tournament
+from pipeline.artifacts import PRIOR
 from pipeline.methods.base import Statistic
 from pipeline.methods.maskllm import MaskLLM, StoredMasks
 from pipeline.nodes import Input, Node
@@ -11,6 +12,7 @@ from pipeline.spec import Prune, PruneSpec
 from pipeline.stages import (
     Allocate,
     ChoosePlan,
+    CompareMasks,
     HoldOut,
     ImportKeep,
     Judge,
@@ -108,6 +110,26 @@ def pruning_nodes(
         inputs["prior"] = Input(node="import_keep", artifact="keep")
     learn = LearnMasks(training=method.training, prior_strength=method.prior_strength)
     yield Node(id="prune", stage=learn, inputs=inputs)
+
+
+def comparing_nodes(pruned: Node, spec: PruneSpec, pins: Pins) -> Iterator[Node]:
+    """The masks of `pruned` beside those that it began with and those of `compare_with`, if there are any."""
+    assert spec.prune is not None, "something was pruned"
+    dense = to_prune(spec)
+    beside = {PRIOR: pruned.inputs["prior"]} if "prior" in pruned.inputs else {}
+    for i, (masks, pin) in enumerate(zip(spec.prune.compare_with, pins.compared, strict=True)):
+        node = Node(id=f"import_keep:{i}", stage=ImportKeep(files=pin.files), inputs={"checkpoint": dense})
+        yield node
+        beside[masks.name] = Input(node=node.id, artifact="keep")
+    if not beside:
+        return
+    inputs = {
+        "checkpoint": dense,
+        "plan": Input(node="allocate", artifact="plan"),
+        "keep": Input(node=pruned.id, artifact="keep"),
+    }
+    inputs |= {f"other:{name}": keep for name, keep in beside.items()}
+    yield Node(id="compare_masks", stage=CompareMasks(others=tuple(beside)), inputs=inputs)
 
 
 def to_prune(spec: PruneSpec) -> Input:

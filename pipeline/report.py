@@ -8,17 +8,18 @@ from pydantic import Field
 
 from pipeline.allocations.measures import Measurements
 from pipeline.allocations.tournament import TournamentTable
-from pipeline.artifacts import ExpertTable, SparsityTable
+from pipeline.artifacts import ExpertTable, MaskAgreement, SparsityTable
 from pipeline.canonical import Frozen
 from pipeline.certificate import Certificate
 from pipeline.comparison import Comparison, TaskComparison, compare, compare_tasks
 from pipeline.environment import Environment
 from pipeline.evaluation import EvaluationResult
 from pipeline.ledger import NodeResult
-from pipeline.mask_figures import MaskLearning, agreement_rows
+from pipeline.mask_figures import MaskLearning
 from pipeline.plan import SparsityPlan
 from pipeline.quantity import human_bytes
 from pipeline.recipe import recipe_of
+from pipeline.report_agreement import agreement_rows
 from pipeline.sources.pins import Pins
 from pipeline.spec import PruneSpec
 from pipeline.structure.table import SizeTable
@@ -34,8 +35,9 @@ NAMED = 5  # linears of one note
 class ReportData(Frozen):
     """Everything that the page shows. What a job does not have is None: sizes come from structured pruning,
     vocabulary from a cut of the vocabulary, plan and measurements from pruning of weights, experts from that
-    of a model that has some, fits from its reconstruction, masks where they were learned, training and tokens
-    from recovery, sparsity and certificate wherever there are zeros.
+    of a model that has some, fits from its reconstruction, masks where they were learned, agreements where
+    there are others to compare with, training and tokens from recovery, sparsity and certificate wherever
+    there are zeros.
 
     `stages`: the nodes that were done before the report, in plan order. `checkpoints`: digests of the
     artifacts by name (`dense`, `pruned`, `recovered`). `seeds`: every source of randomness by name.
@@ -56,6 +58,7 @@ class ReportData(Frozen):
     tournament: TournamentTable | None = None
     fits: tuple[BlockFit, ...] = ()
     masks: MaskLearning | None = None
+    agreements: tuple[MaskAgreement, ...] = ()
     dense: EvaluationResult
     pruned: EvaluationResult | None = None
     recovered: EvaluationResult | None = None
@@ -134,17 +137,16 @@ class TrainingSummary(Frozen):
 
 class MaskSummary(TrainingSummary):
     """As of other training. `changed`: share of groups that ended with another mask than they began with;
-    `certainty`: mean probability of the mask that a group ended with; `agreement`: share of groups with the
-    same mask as each of the others has, by name."""
+    `certainty`: mean probability of the mask that a group ended with."""
 
     changed: float | None
     certainty: float | None
-    agreement: dict[str, float]
 
 
 class Summary(Frozen):
     """The figures that tables of jobs show. `seconds`: of the stages that ran, cached ones left out.
-    `held`: weights that are zero at all `checks` of the certificate."""
+    `held`: weights that are zero at all `checks` of the certificate. `agreement`: share of groups with the
+    same mask as each of the others has, by name."""
 
     model: str
     recipe: str
@@ -153,6 +155,7 @@ class Summary(Frozen):
     perplexity: tuple[Comparison, ...]
     tasks: tuple[TaskComparison, ...] = ()
     masks: MaskSummary | None = None
+    agreement: dict[str, float] = Field(default_factory=dict)
     training: TrainingSummary | None = None
     held: int | None = None
     checks: int | None = None
@@ -194,7 +197,8 @@ def summarise(data: ReportData) -> Summary:
         achieved_sparsity=data.sparsity.sparsity if data.sparsity is not None else None,
         perplexity=data.comparisons,
         tasks=data.task_comparisons,
-        masks=_learned(data),
+        masks=_learned(data.masks),
+        agreement=_agreement(data),
         training=_trained(data.training),
         held=sum(one.held for one in certificate.tensors) if certificate is not None else None,
         checks=len(certificate.checks) if certificate is not None else None,
@@ -214,21 +218,23 @@ def limits_of(tasks: Sequence[TaskComparison]) -> str:
     return f"limit {limits[0]}" if len(limits) == 1 else f"limit {limits[0]} to {limits[-1]}"
 
 
-def _learned(data: ReportData) -> MaskSummary | None:
-    if data.masks is None:
+def _learned(masks: MaskLearning | None) -> MaskSummary | None:
+    if masks is None:
         return None
-    trained, agreements = _trained(data.masks.training), data.masks.agreements
+    trained, result = _trained(masks.training), masks.result
     assert trained is not None, "masks were learned in training"
-    result = data.masks.result
-    shares = agreement_rows(agreements, data.sparsity)[-1].groups
     return MaskSummary(
         **dict(trained),
         changed=result.changed if result is not None else None,
         certainty=result.certainty if result is not None else None,
-        agreement={
-            one.other: share for one, share in zip(agreements, shares, strict=True) if share is not None
-        },
     )
+
+
+def _agreement(data: ReportData) -> dict[str, float]:
+    if not data.agreements:
+        return {}
+    shares = agreement_rows(data.agreements, data.sparsity)[-1].groups
+    return {one.other: share for one, share in zip(data.agreements, shares, strict=True) if share is not None}
 
 
 def _trained(figures: TrainingFigures | None) -> TrainingSummary | None:

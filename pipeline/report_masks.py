@@ -1,14 +1,11 @@
-"""What the page shows of masks that were learned: pictures, as geometry that it draws, and tables."""
+"""What the page shows of masks that were learned: pictures, as geometry that it draws."""
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pipeline.artifacts import MaskAgreement, SparsityTable
-from pipeline.mask_figures import AgreementRow, MaskLearning, agreement_rows, kind_of
+from pipeline.mask_figures import MaskLearning
 from pipeline.methods.maskllm import MaskLLM
-from pipeline.patterns import NM
 from pipeline.quantity import human_share
 from pipeline.recipe import objective_of
 from pipeline.report_curves import curve_chart, fit_chart, marks_of
@@ -20,44 +17,26 @@ FEWEST = 3  # records that make a curve
 
 
 @dataclass(frozen=True)
-class AgreementMap:
-    """Groups with the same mask, blocks × kinds of linears. Cells are (share of groups, share of kept
-    weights, heat); None where a block has no such linear. `heat`, in [0, 1], goes from the least to the most
-    equal."""
-
-    other: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[int, tuple[tuple[float, float, float] | None, ...]], ...]
-
-
-@dataclass(frozen=True)
 class MaskPage:
     """`curves`: of the training; `settled`: of the masks over time; `blocks`: where each block's ended;
-    `fits`: of scope block. `candidates`: masks that a group may have."""
+    `fits`: of scope block."""
 
     method: MaskLLM
-    candidates: int
     objective: str
     curves: CurveChart | None
     settled: CurveChart | None
     blocks: CurveChart | None
     fits: CurveChart | None
-    agreement: tuple[AgreementRow, ...]
-    agreement_maps: tuple[AgreementMap, ...]
     deepspeed: str
 
 
-def mask_page(
-    learned: MaskLearning | None, spec: PruneSpec, sparsity: SparsityTable | None
-) -> MaskPage | None:
+def mask_page(learned: MaskLearning | None, spec: PruneSpec) -> MaskPage | None:
     """None where no masks were learned."""
     if learned is None or spec.prune is None or not isinstance(spec.prune.method, MaskLLM):
         return None
-    training, pattern = spec.prune.method.training, spec.prune.pattern
-    assert isinstance(pattern, NM), "masks are learned for N:M"
+    training = spec.prune.method.training
     return MaskPage(
         method=spec.prune.method,
-        candidates=math.comb(pattern.group, pattern.keep),
         objective=objective_of(training),
         curves=curve_chart(
             learned.training,
@@ -67,8 +46,6 @@ def mask_page(
         settled=mask_chart(learned),
         blocks=mask_block_chart(learned),
         fits=fit_chart(learned.training.curve.blocks),
-        agreement=agreement_rows(learned.agreements, sparsity),
-        agreement_maps=tuple(map(agreement_map, learned.agreements)),
         deepspeed=json.dumps(learned.training.curve.deepspeed, indent=2),
     )
 
@@ -145,33 +122,6 @@ def mask_block_chart(learned: MaskLearning) -> CurveChart | None:
         x_title="block",
         x_ticks=stack.whole_ticks(wanted=10),
         description=f"{len(blocks)} blocks; changed from {min(shares):.4f} to {max(shares):.4f}",
-    )
-
-
-def agreement_map(agreement: MaskAgreement) -> AgreementMap:
-    """Of all blocks; the experts of one count as their mean."""
-    columns = tuple(dict.fromkeys(kind_of(one.linear) for one in agreement.linears))
-    blocks = sorted({one.block for one in agreement.linears})
-    found: dict[tuple[int, str], list[tuple[float, float]]] = {}
-    for one in agreement.linears:
-        found.setdefault((one.block, kind_of(one.linear)), []).append((one.groups, one.kept))
-    means = {
-        place: (sum(groups for groups, _ in some) / len(some), sum(kept for _, kept in some) / len(some))
-        for place, some in found.items()
-    }
-    low = min((groups for groups, _ in means.values()), default=0.0)
-    span = max((groups for groups, _ in means.values()), default=0.0) - low
-
-    def cell(block: int, column: str) -> tuple[float, float, float] | None:
-        if (block, column) not in means:
-            return None
-        groups, kept = means[block, column]
-        return groups, kept, round((groups - low) / span, 3) if span > 0 else 0.5
-
-    return AgreementMap(
-        other=agreement.other,
-        columns=columns,
-        rows=tuple((block, tuple(cell(block, column) for column in columns)) for block in blocks),
     )
 
 

@@ -24,6 +24,7 @@ from pipeline.quantity import (
 )
 from pipeline.recipe import objective_of
 from pipeline.report import ReportData, limits_of, summarise
+from pipeline.report_agreement import agreement_page
 from pipeline.report_chart import Chart, block_chart
 from pipeline.report_curves import curve_chart, fit_chart
 from pipeline.report_masks import mask_page
@@ -85,7 +86,8 @@ def render_html(data: ReportData) -> str:
             models=[name for name in ("dense", "pruned", "recovered") if getattr(data, name) is not None],
             chart=_block_chart(data),
             heatmap=None if data.sparsity is None else heatmap(data.sparsity),
-            masks=mask_page(data.masks, data.spec, data.sparsity),
+            masks=mask_page(data.masks, data.spec),
+            agreement=agreement_page(data.agreements, data.plan, data.sparsity),
             recovery=recovery,
             objective=None if recovery is None else objective_of(recovery),
             curves=_curves(data),

@@ -76,6 +76,7 @@ def resolve(spec: PruneSpec, access: SourceAccess) -> Pins:
         recovery=recovery,
         mask_text=mask_text,
         prior=prior,
+        compared=_resolve_compared(spec, access),
         teacher=teacher,
         teacher_facts=teacher_facts,
     )
@@ -114,6 +115,14 @@ def _resolve_learning(spec: PruneSpec, access: SourceAccess) -> tuple[Pin | None
         return text, None
     with _refused_as("spec.prune.method.prior.source"):
         return text, resolve_masks(open_source(method.prior.source, access))
+
+
+def _resolve_compared(spec: PruneSpec, access: SourceAccess) -> tuple[Pin, ...]:
+    found = []
+    for i, masks in enumerate(spec.prune.compare_with if spec.prune is not None else ()):
+        with _refused_as(f"spec.prune.compare_with.{i}.source"):
+            found.append(resolve_masks(open_source(masks.source, access)))
+    return tuple(found)
 
 
 def resolve_masks(source: Source) -> Pin:

@@ -8,13 +8,20 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
-from pipeline.agreement import check_learning, check_recovery, check_split, check_training, check_whole_texts
+from pipeline.agreement import (
+    check_compared,
+    check_learning,
+    check_recovery,
+    check_split,
+    check_training,
+    check_whole_texts,
+)
 from pipeline.allocations import Allocation
 from pipeline.allocations.uniform import Uniform
 from pipeline.canonical import Frozen
 from pipeline.evaluation import Evaluation
 from pipeline.methods import Method
-from pipeline.methods.maskllm import MaskLLM
+from pipeline.methods.maskllm import MaskLLM, NamedMasks
 from pipeline.model import Dtype, ModelSource
 from pipeline.patterns import AskedPattern
 from pipeline.reconstruction import BlockReconstruction
@@ -37,6 +44,7 @@ class Prune(Frozen):
     produce, in the same block too (SparseGPT calls it true-sequential), and runs each block once in all;
     `dense` measures every block on the dense model's activations, once for all jobs that share it.
     `reconstruction`: the kept weights of each block are fitted before the next one is pruned.
+    `compare_with`: stored masks of the same model, which the report lays beside those that were chosen.
     """
 
     method: Method
@@ -44,9 +52,11 @@ class Prune(Frozen):
     pattern: AskedPattern
     propagation: Propagation = "pruned"
     reconstruction: BlockReconstruction | None = None
+    compare_with: tuple[NamedMasks, ...] = Field(default=(), max_length=8)
 
     @model_validator(mode="after")
-    def _learned(self) -> Self:
+    def _agreement(self) -> Self:
+        check_compared(self.compare_with)
         if isinstance(self.method, MaskLLM):
             check_learning(self.method, self.allocation, reconstructs=self.reconstruction is not None)
         return self
@@ -155,6 +165,11 @@ class PruneSpec(SpecTemplate):
             )
         if not self.evaluation.perplexity:
             raise ValueError("a sweep compares perplexities: name a text under evaluation.perplexity")
+        if self.prune.compare_with:
+            raise ValueError(
+                "a sweep compares perplexities; leave prune.compare_with out, and compare the masks of the "
+                "member that pleases in a job of its own"
+            )
         members = len(self._crossed())
         if members > LARGEST:
             raise ValueError(f"a sweep has at most {LARGEST} members, this one has {members}: list less")

@@ -159,13 +159,22 @@ class PruneBlocks(_Stage):
 
 
 class ImportKeep(_Stage):
-    """Copies stored keep tensors into the content store, held against the shapes of `checkpoint` and the
-    patterns of `plan`."""
+    """Copies stored keep tensors into the content store, held against the shapes of `checkpoint` and, where
+    they are to be begun with, against the patterns of `plan`."""
 
     kind: Literal["import_keep"] = "import_keep"
     outputs: ClassVar = ("keep",)
     unit: ClassVar = "block"
     files: tuple[PinnedFile, ...]
+
+
+class CompareMasks(_Stage):
+    """`keep` of `checkpoint` beside `other:<name>` for each of `others`, by the patterns of `plan`."""
+
+    kind: Literal["compare_masks"] = "compare_masks"
+    outputs: ClassVar = ("agreements",)
+    unit: ClassVar = "mask file"
+    others: tuple[str, ...]
 
 
 class LearnMasks(_Stage):
@@ -322,6 +331,7 @@ Stage = Annotated[
     | ChoosePlan
     | PruneBlocks
     | ImportKeep
+    | CompareMasks
     | LearnMasks
     | PrepareText
     | Recover

@@ -68,6 +68,8 @@ def _inputs(request: JobRequest, pins: Pins) -> Iterator[InputView]:
         yield _input("spec.prune.method.training.text.source", pins.mask_text)
     if pins.prior is not None:
         yield _input("spec.prune.method.prior.source", pins.prior)
+    for i, pin in enumerate(pins.compared):
+        yield _input(f"spec.prune.compare_with.{i}.source", pin)
     if pins.recovery is not None:
         yield _input("spec.recovery.text.source", pins.recovery)
     if pins.teacher is not None:

@@ -19,7 +19,6 @@ from pipeline.artifacts import (
     FileRef,
     KeepRef,
     LinearSparsity,
-    MaskAgreements,
     SparsityTable,
 )
 from pipeline.canonical import canonical_json
@@ -31,7 +30,6 @@ from pipeline.tensor.packing import pack_keep, unpack_keep
 from pipeline.training import BlockFits
 
 SPARSITY_JSON, EXPERTS_JSON, FITS_JSON = "sparsity.json", "experts.json", "reconstruction.json"
-AGREEMENT_JSON = "agreement.json"
 
 
 @dataclass(frozen=True)
@@ -106,8 +104,6 @@ def put_keep(
     content: ContentStore,
     checkpoint: CheckpointRef,
     keeps: Mapping[str, Tensor],
-    *,
-    agreements: MaskAgreements | None = None,
 ) -> KeepRef:
     """Store `keeps` (as load_keep gives them) of a stored checkpoint, whose weights give the zeros.
 
@@ -130,7 +126,7 @@ def put_keep(
                     weights=weight.numel(),
                 )
             )
-    return keep_ref(content, files, linears, agreements=agreements)
+    return keep_ref(content, files, linears)
 
 
 def put_block_keep(content: ContentStore, block: int, packed: Mapping[str, Tensor]) -> FileRef:
@@ -146,14 +142,12 @@ def keep_ref(
     *,
     experts: ExpertTable | None = None,
     fits: BlockFits | None = None,
-    agreements: MaskAgreements | None = None,
 ) -> KeepRef:
     """The artifact of all blocks' keep tensors, `sparsity.json`, and what else there is to tell."""
     told = {
         SPARSITY_JSON: SparsityTable(linears=tuple(linears)),
         EXPERTS_JSON: experts,
         FITS_JSON: fits,
-        AGREEMENT_JSON: agreements,
     }
     blobs = {path: content.put_bytes(canonical_json(one)) for path, one in told.items() if one is not None}
     every = [*files, *(FileRef(path=path, blob=blob) for path, blob in blobs.items())]

@@ -46,6 +46,13 @@ class StoredMasks(Frozen):
     source: SourceUri
 
 
+class NamedMasks(Frozen):
+    """Stored masks to compare with, of another domain for instance. `name`: what the report calls them."""
+
+    name: str = Field(min_length=1, max_length=40)
+    source: SourceUri
+
+
 Prior = Annotated[
     Magnitude | Wanda | Ria | Dsnot | SparseGPT | Admm | StoredMasks, Field(discriminator="kind")
 ]

@@ -53,7 +53,7 @@ class Pins(Frozen):
     task files and data of `evaluation.tasks.include`; `vocabulary`: the texts of
     `structure.vocabulary`, and at last its `held_out`; `recovery`: the text of `recovery.text`; `teacher` and
     `teacher_facts`: of `recovery.objective.teacher`; `mask_text` and `prior`: of `prune.method`, where masks
-    are learned."""
+    are learned; `compared`: of `prune.compare_with`."""
 
     model: Pin
     facts: ModelFacts
@@ -64,9 +64,16 @@ class Pins(Frozen):
     recovery: Pin | None = None
     mask_text: Pin | None = None
     prior: Pin | None = None
+    compared: tuple[Pin, ...] = ()
     teacher: Pin | None = None
     teacher_facts: ModelFacts | None = None
 
     def checkpoint(self, files: tuple[PinnedFile, ...]) -> Pin:
         """The pin of the checkpoint that has these files: model or teacher."""
         return next(pin for pin in (self.model, self.teacher) if pin is not None and pin.files == files)
+
+    def masks(self, files: tuple[PinnedFile, ...]) -> tuple[str, Pin]:
+        """The pin of the stored masks that have these files, and the field that names them."""
+        fields = [("spec.prune.method.prior.source", self.prior)]
+        fields += [(f"spec.prune.compare_with.{i}.source", pin) for i, pin in enumerate(self.compared)]
+        return next((field, pin) for field, pin in fields if pin is not None and pin.files == files)

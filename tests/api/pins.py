@@ -20,6 +20,7 @@ def pinned(spec: PruneSpec) -> Pins:
     method = spec.prune.method if spec.prune is not None else None
     learned = method if isinstance(method, MaskLLM) else None
     stored = learned.prior if learned is not None and isinstance(learned.prior, StoredMasks) else None
+    compared = spec.prune.compare_with if spec.prune is not None else ()
     return Pins(
         model=pin(spec.model.source),
         facts=ModelFacts(model_type="llama", blocks=2, max_positions=128),
@@ -28,6 +29,7 @@ def pinned(spec: PruneSpec) -> Pins:
         tasks=pin(asked.include) if asked is not None and asked.include is not None else None,
         mask_text=pin(learned.training.text.source) if learned is not None else None,
         prior=pin(stored.source) if stored is not None else None,
+        compared=tuple(pin(masks.source) for masks in compared),
         recovery=pin(recovery.text.source) if recovery is not None else None,
     )
 

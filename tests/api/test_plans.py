@@ -45,11 +45,14 @@ def planned(api: RunningApi, request: dict[str, Any], **resources: Any) -> dict[
 
 def test_learned_masks_name_their_inputs(api: RunningApi) -> None:
     prior = {"kind": "stored", "source": "file:/masks/keep.safetensors"}
-    found = planned(api, learning(prior=prior), memory_per_worker="64GiB")
+    request = learning(prior=prior)
+    request["spec"]["prune"]["compare_with"] = [{"name": "code", "source": "file:/masks/code.safetensors"}]
+    found = planned(api, request, memory_per_worker="64GiB")
     assert [given["param"] for given in found["inputs"]] == [
         "spec.model.source",
         "spec.prune.method.training.text.source",
         "spec.prune.method.prior.source",
+        "spec.prune.compare_with.0.source",
     ]
     assert [node["stage"] for node in found["nodes"] if node["node"] == "prune"] == ["learn_masks"]
 

@@ -62,7 +62,7 @@ def test_masks_are_learned_published_and_learned_on(local_service: Service, mate
     assert all(one.nm == (2, 4) for one in report.data.certificate.tensors)
     assert report.summary.masks is not None
     assert 0 < report.summary.masks.changed < 1
-    assert "prior" in report.summary.masks.agreement
+    assert set(report.summary.agreement) == {"prior"}
     assert b"Masks learned" in _content(local_service, done, "report", "report.html")
 
     masks = material / "masks.safetensors"
@@ -70,8 +70,10 @@ def test_masks_are_learned_published_and_learned_on(local_service: Service, mate
     asked = learning_request(material, prior={"kind": "stored", "source": f"file:{masks}"})
     asked["spec"]["prune"]["method"]["training"]["scope"] = "block"
     del asked["spec"]["prune"]["method"]["training"]["objective"]
+    asked["spec"]["prune"]["compare_with"] = [{"name": "general", "source": f"file:{masks}"}]
     further = finished(local_service, asked)
     assert further.status == "succeeded", further.error
     again = read_report(_content(local_service, further, "report", "report.json"))
     assert again.summary.masks is not None
-    assert again.summary.masks.agreement["prior"] > 0.5
+    assert 0.5 < again.summary.agreement["prior"] < 1
+    assert again.summary.agreement["general"] == again.summary.agreement["prior"]

@@ -9,7 +9,6 @@ from pipeline.artifacts import (
     CurveRef,
     LinearAgreement,
     MaskAgreement,
-    MaskAgreements,
     TokensRef,
 )
 from pipeline.canonical import sha256_hex
@@ -140,25 +139,23 @@ def made_mask_step(step: int, training: MaskTraining, noise: random.Random, *, s
     )
 
 
-def made_agreements(*others: str, blocks: int) -> MaskAgreements:
+def made_agreements(*others: str, blocks: int) -> tuple[MaskAgreement, ...]:
     """With each of them, less in later blocks."""
-    return MaskAgreements(
-        agreements=tuple(
-            MaskAgreement(
-                other=other,
-                linears=tuple(
-                    LinearAgreement(
-                        block=block,
-                        linear=linear,
-                        groups=0.9 - 0.1 * i - 0.003 * block - 0.01 * j,
-                        kept=0.95 - 0.05 * i - 0.0015 * block - 0.005 * j,
-                    )
-                    for block in range(blocks)
-                    for j, linear in enumerate(LINEARS)
-                ),
-            )
-            for i, other in enumerate(others)
+    return tuple(
+        MaskAgreement(
+            other=other,
+            linears=tuple(
+                LinearAgreement(
+                    block=block,
+                    linear=linear,
+                    groups=0.9 - 0.1 * i - 0.003 * block - 0.01 * j,
+                    kept=0.95 - 0.05 * i - 0.0015 * block - 0.005 * j,
+                )
+                for block in range(blocks)
+                for j, linear in enumerate(LINEARS)
+            ),
         )
+        for i, other in enumerate(others)
     )
 
 
@@ -179,7 +176,6 @@ def learned_report(
     learned = mask_learning(
         made_mask_curve(training, blocks=blocks, **curve),
         training,
-        agreements=made_agreements(*others, blocks=blocks) if others else None,
         tokens=TokensIndex(
             sequence_length=LENGTH,
             sequences=4800,
@@ -202,6 +198,7 @@ def learned_report(
         update={
             "spec": spec,
             "masks": learned,
+            "agreements": made_agreements(*others, blocks=blocks),
             "certificate": data.certificate or _frozen(made_certificate(data, None)),
             "pins": data.pins.model_copy(update={"mask_text": pin}),
             "seeds": seeds_of(spec),

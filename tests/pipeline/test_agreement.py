@@ -5,9 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.artifacts import MaskAgreements
 from pipeline.checkpoint.agreement import agreement
-from pipeline.checkpoint.keeps import AGREEMENT_JSON, load_keep, put_keep
 from pipeline.tensor.overlap import Overlap, overlap
 from tests.pipeline.made_masks import made_masks
 
@@ -42,12 +40,3 @@ def test_two_artifacts_of_one_checkpoint(kind: str, tmp_path: Path) -> None:
         ours.content, ours.checkpoint, ours.keep, ours.keep, other="itself", patterns=ours.patterns
     )
     assert {(one.groups, one.kept) for one in same_ones.linears} == {(1.0, 1.0)}
-
-    told = MaskAgreements(agreements=(found, same_ones))
-    keeps = load_keep(ours.content, ours.checkpoint, ours.keep)
-    stored = put_keep(ours.content, ours.checkpoint, keeps, agreements=told)
-    data = ours.content.get_bytes(stored.file(AGREEMENT_JSON))
-    assert MaskAgreements.model_validate_json(data) == told
-    assert {file.path for file in stored.files} - {file.path for file in ours.keep.files} == {AGREEMENT_JSON}
-    again = load_keep(ours.content, ours.checkpoint, stored)
-    assert all(again[name].equal(keep) for name, keep in keeps.items())

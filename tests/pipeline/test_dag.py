@@ -64,7 +64,7 @@ KEYS = {
 }
 
 
-def planned(*, teacher: str | None = None, **parts: Any) -> Dag:
+def planned(*, teacher: str | None = None, compared: tuple[Pin, ...] = (), **parts: Any) -> Dag:
     spec = PruneSpec.model_validate(
         {"model": {"source": "file:/m/tiny"}, "evaluation": {"perplexity": [TEXT]}, **parts}
     )
@@ -80,6 +80,7 @@ def planned(*, teacher: str | None = None, **parts: Any) -> Dag:
             teacher=pin(teacher) if teacher is not None else None,
             mask_text=pin("k"),
             prior=pin("p"),
+            compared=compared,
         ),
     )
 
@@ -185,6 +186,37 @@ def test_stored_masks_are_imported_to_learn_from() -> None:
     assert stage.files == pin("p").files
     assert inputs(dag, "import_keep") == {"checkpoint": "import_model.checkpoint", "plan": "allocate.plan"}
     assert inputs(dag, "prune")["prior"] == "import_keep.keep"
+
+
+def test_masks_are_compared_with_those_they_began_with_and_those_that_are_named() -> None:
+    learned = {"kind": "maskllm", "training": {"text": TEXT, "steps": 50}}
+    prune = {"method": learned, "pattern": {"kind": "nm", "keep": 2, "group": 4}}
+    calibrated = {"calibration": TEXT, "prune": prune}
+    dag = planned(**calibrated)
+    check(dag)
+    assert dag["compare_masks"].stage.others == ("prior",)
+    assert inputs(dag, "compare_masks") == {
+        "checkpoint": "import_model.checkpoint",
+        "plan": "allocate.plan",
+        "keep": "prune.keep",
+        "other:prior": "prune:prior.keep",
+    }
+    assert inputs(dag, "report")["agreements"] == "compare_masks.agreements"
+    assert "agreements" not in inputs(dag, "publish")
+
+    prune["compare_with"] = [{"name": "code", "source": "s3://b/code/masks.safetensors"}]
+    both = planned(**calibrated, compared=(pin("c"),))
+    check(both)
+    assert both["compare_masks"].stage.others == ("prior", "code")
+    assert inputs(both, "import_keep:0") == {"checkpoint": "import_model.checkpoint"}
+    assert inputs(both, "compare_masks")["other:code"] == "import_keep:0.keep"
+    assert keys(both)["prune"] == keys(dag)["prune"]  # what is compared does not change what is made
+
+    prune["method"] = {"kind": "magnitude"}
+    chosen = planned(prune=prune, compared=(pin("c"),))
+    check(chosen)
+    assert chosen["compare_masks"].stage.others == ("code",)
+    assert "compare_masks" not in ids(planned(**PRUNED))
 
 
 def test_a_teacher_of_its_own_is_imported_first() -> None:

@@ -7,17 +7,19 @@ from typing import Any
 import pytest
 
 from pipeline.artifacts import LinearAgreement, MaskAgreement
-from pipeline.mask_figures import MOST_RECORDS, agreement_rows, mask_learning
+from pipeline.mask_figures import MOST_RECORDS, mask_learning
 from pipeline.model_card import SideFile
 from pipeline.patterns import NM
 from pipeline.recipe import recipe_of
 from pipeline.report import ReportData, read_report, report_json, summarise
-from pipeline.report_masks import agreement_map, mask_block_chart, mask_chart
+from pipeline.report_agreement import agreement_map, agreement_rows
+from pipeline.report_masks import mask_block_chart, mask_chart
 from pipeline.report_page import render_html
 from tests.pipeline.made_learned import (
     STEPS,
     learned_report,
     learned_spec,
+    made_agreements,
     made_mask_curve,
     made_masks,
     made_training,
@@ -82,6 +84,16 @@ def test_agreement_is_told_by_kind_of_linear_and_by_block() -> None:
         assert all(len(row) == 1 + len(LINEARS) for row in grid)
     assert "By chance alone it would be 0.1667 of the groups and 0.5000 of the weights" in text
     assert len(render_html(data)) < 450_000
+
+
+def test_masks_that_were_not_learned_stand_beside_others_too() -> None:
+    data = made_report(blocks=2)
+    assert "Beside other masks" not in page_of(data)[1]
+    page, text = page_of(data.model_copy(update={"agreements": made_agreements("code", blocks=2)}))
+    assert page.tables["agreement-table"][0] == ["Linears", "code"]
+    assert "A group is a single weight." in text
+    assert "By chance alone" not in text
+    assert "Masks learned" not in text
 
 
 def test_linears_weigh_what_they_have_and_experts_are_one_kind() -> None:
@@ -173,10 +185,10 @@ def test_json_comes_back_as_it_was() -> None:
     data = learned_report(blocks=2)
     document = read_report(report_json(data))
     assert document.data == data
+    assert set(document.summary.agreement) == {"prior", "sparsegpt"}
     summary = document.summary.masks
     assert summary is not None
     assert (summary.steps, summary.tokens) == (STEPS, STEPS * BATCH * LENGTH)
-    assert set(summary.agreement) == {"prior", "sparsegpt"}
     assert summary.changed == pytest.approx(0.0805, abs=1e-3)
     assert summarise(made_report()).masks is None
 

@@ -630,3 +630,36 @@ def test_stored_masks_are_pinned_as_one_file(place: Place, tmp_path_factory: pyt
     outside = tmp_path_factory.mktemp("outside") / "masks.safetensors"
     outside.touch()
     assert "allowed root" in place.refusal(SourceNotAllowed, field, prune=asked(outside))
+
+
+def test_masks_to_compare_with_are_pinned_in_their_order(place: Place) -> None:
+    files = [place.root / f"{name}.safetensors" for name in ("code", "law")]
+    for file in files:
+        file.write_bytes(file.name.encode())
+
+    def asked(*paths: Path) -> dict[str, Any]:
+        named = [{"name": path.stem, "source": f"file:{path}"} for path in paths]
+        return {
+            "method": {"kind": "magnitude"},
+            "pattern": {"kind": "nm", "keep": 2, "group": 4},
+            "compare_with": named,
+        }
+
+    pins = place.resolve(prune=asked(*files))
+    assert [pin.files[0].path for pin in pins.compared] == ["code.safetensors", "law.safetensors"]
+    assert pins.masks(pins.compared[1].files) == ("spec.prune.compare_with.1.source", pins.compared[1])
+    field = "spec.prune.compare_with.1.source"
+    assert "no file of masks" in place.refusal(SourceNotFound, field, prune=asked(files[0], place.text))
+
+
+@pytest.mark.parametrize("names", [("code", "code"), ("prior",)])
+def test_masks_to_compare_with_have_names_of_their_own(names: tuple[str, ...]) -> None:
+    named = [{"name": name, "source": "s3://b/masks.safetensors"} for name in names]
+    prune = {
+        "method": {"kind": "magnitude"},
+        "pattern": {"kind": "nm", "keep": 2, "group": 4},
+        "compare_with": named,
+    }
+    with pytest.raises(ValidationError, match="choose another") as caught:
+        PruneSpec.model_validate({"model": {"source": "file:/m"}, "prune": prune})
+    assert caught.value.errors()[0]["loc"] == ("prune", "compare_with", len(names) - 1, "name")

@@ -10,19 +10,21 @@ from safetensors.torch import load_file
 
 from pipeline.artifacts import (
     MASKS_PATH,
+    CheckpointRef,
     EvaluationRef,
     FileRef,
     KeepRef,
     LinearAgreement,
     Manifest,
     ManifestRef,
+    MaskAgreements,
     PlanRef,
     SparsityTable,
 )
 from pipeline.canonical import canonical_json
 from pipeline.certificate import Certificate
 from pipeline.checkpoint.agreement import agreement
-from pipeline.checkpoint.keeps import load_keep
+from pipeline.checkpoint.keeps import load_keep, put_keep
 from pipeline.checkpoint.masking import Applied, apply_masks
 from pipeline.checkpoint.masks import MaskFile, put_masks
 from pipeline.checkpoint.published import check_masks
@@ -120,6 +122,53 @@ def test_masks_that_cannot_be_begun_with_are_refused(tmp_path: Path) -> None:
     data[-1] ^= 1
     made.file.write_bytes(data)
     assert "damaged in the mask of" in refused(learning(tmp_path, made.model, made.file))
+
+
+def test_masks_beside_those_of_another_pattern(tmp_path: Path) -> None:
+    """Named masks may be of any pattern; groups are those of the job's."""
+    made = made_masks("gpt2", tmp_path)
+    other = made_masks("gpt2", tmp_path / "other", nm=(4, 8), seed=1)
+    runs = comparing(tmp_path, made, other.file)
+    theirs = load_keep(runs.settings.content(), made.checkpoint, keep_of(runs, "import_keep:0"))
+    ours = load_keep(runs.settings.content(), made.checkpoint, keep_of(runs, "prune"))
+    (found,) = MaskAgreements.model_validate_json(
+        runs.file("compare_masks", "agreements", "agreement.json")
+    ).agreements
+    assert found.other == "code"
+    for one, keep, beside in zip(found.linears, ours.values(), theirs.values(), strict=True):
+        same = (keep.t().reshape(-1, 4) == beside.t().reshape(-1, 4)).all(dim=1)
+        assert one.groups == pytest.approx(float(same.float().mean()))
+        assert one.kept == pytest.approx(float((keep & beside).sum() / keep.sum()))
+    assert 0 < min(one.groups for one in found.linears) < 1
+
+
+def test_masks_of_another_model_cannot_be_compared(tmp_path: Path) -> None:
+    made = made_masks("llama", tmp_path)
+    opt = made_masks("opt", tmp_path / "opt")
+    with pytest.raises(InvalidSpec, match=r"no mask for model\.layers\.0") as caught:
+        comparing(tmp_path, made, opt.file)
+    assert caught.value.param == "spec.prune.compare_with.0.source"
+
+
+def comparing(root: Path, made: Made, masks: Path) -> StageRuns:
+    """A job whose own masks, made already, are compared with stored ones."""
+    prune = {
+        "method": {"kind": "magnitude"},
+        "pattern": {"kind": "nm", "keep": 2, "group": 4},
+        "compare_with": [{"name": "code", "source": f"file:{masks}"}],
+    }
+    runs = stage_runs(root, model=made.model, prune=prune).run("import_model", "allocate", "import_keep:0")
+    ours = load_keep(made.content, made.checkpoint, made.keep)
+    checkpoint = runs.made["import_model"]["checkpoint"]
+    assert isinstance(checkpoint, CheckpointRef)
+    runs.made["prune"] = {"keep": put_keep(runs.settings.content(), checkpoint, ours)}
+    return runs.run("compare_masks")
+
+
+def keep_of(runs: StageRuns, node: str) -> KeepRef:
+    keep = runs.made[node]["keep"]
+    assert isinstance(keep, KeepRef)
+    return keep
 
 
 def published(kind: str, place: Path, *, recovery: dict[str, Any] | None = None) -> tuple[Made, Path]:

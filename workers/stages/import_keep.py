@@ -15,56 +15,58 @@ from pipeline.errors import InvalidRequest, InvalidSpec
 from pipeline.patterns import NM, Pattern
 from pipeline.plan import SparsityPlan
 from pipeline.sources import open_source
+from pipeline.sources.pins import Pin
 from pipeline.stages import ImportKeep
 from pipeline.tensor.packing import pack_keep
 from pipeline.tensor.zeros import first_bad_group
 from workers.stages.base import Made, Progress, StageContext, Steps
-
-PRIOR = "spec.prune.method.prior.source"
 
 
 def run(stage: ImportKeep, context: StageContext) -> Steps:
     """The file lies on the disk meanwhile; memory holds the packed masks of a block, a mask and its weight.
 
     Raises InvalidSpec when the masks are not those of the checkpoint's prunable weights, or do not keep what
-    the plan keeps.
+    the plan, if there is one, keeps.
     """
+    field, pin = context.order.pins.masks(stage.files)
     try:
-        yield from _imported(stage, context)
+        yield from _imported(pin, context)
     except InvalidRequest as error:
-        error.param = error.param or PRIOR
+        error.param = error.param or field
         raise
 
 
-def _imported(stage: ImportKeep, context: StageContext) -> Steps:
+def _imported(pin: Pin, context: StageContext) -> Steps:
     content = context.content
     reader = CheckpointReader(content, context.checkpoint())
-    plan = SparsityPlan.model_validate_json(context.read("plan", "plan.json"))
+    patterns = ()
+    if "plan" in context.inputs:
+        patterns = SparsityPlan.model_validate_json(context.read("plan", "plan.json")).blocks
     row = row_for(str(reader.config["model_type"]))
     shapes = {name: entry.shape for name, entry in reader.index.tensors.items()}
     files: list[FileRef] = []
     linears: list[LinearSparsity] = []
     with tempfile.TemporaryDirectory(prefix="secateur-masks-") as directory:
-        masks = fit(_fetched(stage, context, Path(directory)), row, shapes, of="the model")
-        for block, held in _by_block(masks):
+        masks = fit(_fetched(pin, context, Path(directory)), row, shapes, of="the model")
+        blocks = _by_block(masks)
+        for block, held in blocks:
             packed: dict[str, Tensor] = {}
             for one in held:
                 keep_OI = masks.matrix(one.name)
-                _check(one, keep_OI, plan.blocks[block], named=masks.file.named)
+                if patterns:
+                    _check(one, keep_OI, patterns[block], named=masks.file.named)
                 packed[one.name] = pack_keep(keep_OI)
                 linears.append(_sparsity(one, reader.tensor(one.name), turned(keep_OI, row)))
             files.append(put_block_keep(content, block, packed))
-            yield Progress(block + 1, len(plan.blocks))
+            yield Progress(block + 1, len(blocks))
     yield Made({"keep": keep_ref(content, files, linears)})
 
 
-def _fetched(stage: ImportKeep, context: StageContext, directory: Path) -> MaskFile:
-    pin = context.order.pins.prior
-    assert pin is not None, "stored masks are pinned"
+def _fetched(pin: Pin, context: StageContext, directory: Path) -> MaskFile:
     source = open_source(pin.source, context.settings.access())
     path = directory / "masks.safetensors"
     with path.open("wb") as written:
-        for chunk in source.read(stage.files[0]):
+        for chunk in source.read(pin.files[0]):
             written.write(chunk)
     return MaskFile(path, named=pin.source)
 

@@ -7,7 +7,7 @@ from pipeline.allocations.tournament import TournamentTable
 from pipeline.artifacts import ExpertTable, FileRef, ManifestRef, MaskAgreements, ReportRef, SparsityTable
 from pipeline.canonical import Frozen
 from pipeline.certificate import Certificate
-from pipeline.checkpoint.keeps import AGREEMENT_JSON, EXPERTS_JSON, FITS_JSON
+from pipeline.checkpoint.keeps import EXPERTS_JSON, FITS_JSON
 from pipeline.evaluation import EvaluationResult
 from pipeline.mask_figures import MaskLearning, mask_learning
 from pipeline.methods.maskllm import MaskLLM
@@ -40,6 +40,7 @@ def run(stage: Report, context: StageContext) -> Steps:
 
     dense = read("dense", "evaluation.json", EvaluationResult)
     assert dense is not None
+    beside = read("agreements", "agreement.json", MaskAgreements)
     known = [which for which in MODELS if which in context.inputs]
     tasks = {f"{which}_tasks": read_evaluations(context, which) for which in known}
     data = ReportData(
@@ -56,6 +57,7 @@ def run(stage: Report, context: StageContext) -> Steps:
         tournament=read("tournament", "tournament.json", TournamentTable),
         fits=_fits(context),
         masks=_masks(stage, context, read("mask_curve", "curve.json", Curve)),
+        agreements=beside.agreements if beside is not None else (),
         measurements=read("measurements", "measurements.json", Measurements),
         dense=dense,
         pruned=read("pruned", "evaluation.json", EvaluationResult),
@@ -93,18 +95,15 @@ def _masks(stage: Report, context: StageContext, curve: Curve | None) -> MaskLea
     return mask_learning(
         curve,
         method.training,
-        agreements=_beside_keep(context, AGREEMENT_JSON, MaskAgreements, name="mask_keep"),
         tokens=TokensIndex.model_validate_json(tokens),
     )
 
 
-def _beside_keep(
-    context: StageContext, path: str, cls: type[Content], *, name: str = "keep"
-) -> Content | None:
-    keep = context.inputs.get(name)
+def _beside_keep(context: StageContext, path: str, cls: type[Content]) -> Content | None:
+    keep = context.inputs.get("keep")
     if keep is None or path not in {file.path for file in keep.files}:
         return None
-    return cls.model_validate_json(context.read(name, path))
+    return cls.model_validate_json(context.read("keep", path))
 
 
 def _figures(stage: Report, curve: Curve | None) -> TrainingFigures | None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pipeline.artifacts import ArtifactRef, CurveRef, FileRef, KeepRef
 from pipeline.canonical import canonical_json
 from pipeline.checkpoint.assemble import StoredTensors
-from pipeline.checkpoint.keeps import load_keep, put_block_keep, turned
+from pipeline.checkpoint.keeps import load_keep, put_block_keep, put_keep, turned
 from pipeline.checkpoint.writer import put_tensors
 from pipeline.ledger import progress_key
 from pipeline.stages import LearnMasks
@@ -29,7 +29,6 @@ from workers.training.data import TrainingData
 from workers.training.first_masks import FirstMasks
 from workers.training.mask_student import of_block
 from workers.training.masked import stored_weight
-from workers.training.put_learned import put_learned
 from workers.training.stored import Stored
 from workers.training.work import TORCH_DTYPES, Surroundings, TrainingResult, Work
 
@@ -166,8 +165,7 @@ def _artifacts(work: Work, done: list[LearnedBlock]) -> dict[str, ArtifactRef]:
     training, content = work.stage.training, work.settings.content()
     checkpoint = fitted_checkpoint(work, [block.weights for block in done])
     packed = KeepRef(files=tuple(block.keep for block in done))
-    patterns = FirstMasks(work).patterns
-    keep = put_learned(work, checkpoint, load_keep(content, checkpoint, packed), patterns)
+    keep = put_keep(content, checkpoint, load_keep(content, checkpoint, packed))
     steps = training.total_steps
     record = MaskRecord(
         step=steps,

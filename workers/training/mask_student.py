@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline.artifacts import ArtifactRef
 from pipeline.certificate import Check
-from pipeline.checkpoint.keeps import turned
+from pipeline.checkpoint.keeps import put_keep, turned
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.stream import disk_names
 from pipeline.recovery import EarlyStop, Held, KeepRule
@@ -31,7 +31,6 @@ from workers.training.first_masks import FirstMasks
 from workers.training.guard import Guard
 from workers.training.masked import LOGITS, draw_at, prunable, put_masks, stored_weight
 from workers.training.model import load_model
-from workers.training.put_learned import put_learned
 from workers.training.shares import parts_of, store_shares
 from workers.training.stored import Stored
 from workers.training.student import adam_arguments
@@ -122,7 +121,7 @@ class MaskStudent:
             now,
             lambda disk, tensor: int((~keeps[disk]).sum()) if disk in keeps else 0,
         )
-        keep = ranks.from_first(lambda: put_learned(self._work, checkpoint, keeps, self._begin.patterns))
+        keep = ranks.from_first(lambda: put_keep(self._content, checkpoint, keeps))
         check = Check(at="gather", step=step, tensors=len(keeps), held=held, zeros=held)
         return Stored(step=step, checkpoint=checkpoint, keep=keep, check=check)
 
