@@ -26,8 +26,8 @@ OPTIMIZER_WIDTH = 12
 
 @dataclass(frozen=True)
 class TrainingMemory:
-    """Bytes of one worker. `masked`, `logits`: of mask learning (mask_memory.py). `activations`: of what goes
-    block by block, and holds those of all its sequences."""
+    """Bytes of one worker. `masked`, `logits`, `step`, `libraries`: of mask learning (mask_memory.py).
+    `activations`: of mask learning, and of what goes block by block, and holds those of all its sequences."""
 
     weights: int
     gradients: int
@@ -36,7 +36,9 @@ class TrainingMemory:
     teacher: int = 0
     masked: int = 0
     logits: int = 0
+    step: int = 0
     activations: int = 0
+    libraries: int = 0
 
     @property
     def total(self) -> int:

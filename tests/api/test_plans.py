@@ -64,16 +64,15 @@ def test_memory_of_mask_learning_is_warned_of(api: RunningApi) -> None:
     [little] = [
         warning for warning in planned(api, learning(), **split)["warnings"] if "mask learning" in warning
     ]
-    assert "about 2.4 GiB on each of 2 workers" in little
-    assert "masked 381.5 MiB, logits 572.2 MiB)" in little
+    assert "about 3.3 GiB on each of 2 workers" in little
+    assert "masked 381.5 MiB, logits 572.2 MiB, step 286.1 MiB, activations" in little
     assert (
-        "activations not counted: raise it, or use more workers with resources.recovery.zero_stage 3"
-        in little
+        "libraries 572.2 MiB): raise it, or use more workers with resources.recovery.zero_stage 3" in little
     )
     assert "scope block in spec.prune.method.training" in little
     block = planned(api, learning(scope="block", steps=1000), memory_per_worker="1GiB", **split)["warnings"]
     [one] = [warning for warning in block if "mask learning" in warning]
-    assert "activations 3.8 GiB)" in one
+    assert "activations 3.8 GiB, libraries" in one
     assert "fewer tokens" in one
 
 

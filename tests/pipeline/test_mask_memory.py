@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.mask_memory import mask_memory, prunable
+from pipeline.mask_memory import LIBRARIES, mask_memory, prunable
 from pipeline.patterns import NM
 from pipeline.resources import Resources, TrainingResources
 from pipeline.sources.pins import ModelFacts
@@ -36,19 +36,41 @@ def memory(
 
 
 def million(**parts: float) -> TrainingMemory:
-    return TrainingMemory(**{name: round(value * 1_000_000) for name, value in parts.items()})
+    """Libraries are always there."""
+    return TrainingMemory(
+        libraries=LIBRARIES, **{name: round(value * 1_000_000) for name, value in parts.items()}
+    )
+
+
+SPREAD = {"step": 1.5, "activations": 36.864}  # 512 tokens, 17 · 100 numbers in ten blocks and 1000 logits
 
 
 @pytest.mark.parametrize(
     ("training", "resources", "expected"),
     [
-        ({}, {}, million(weights=4.8, masked=4, logits=6, gradients=6, optimizer=4.5)),
-        ({}, {"zero_stage": 2}, million(weights=4.8, masked=4, logits=6, gradients=1.5, optimizer=4.5)),
-        ({}, {"zero_stage": 3}, million(weights=1.2, masked=4, logits=1.5, gradients=1.5, optimizer=4.5)),
+        ({}, {}, million(weights=4.8, masked=4, logits=6, gradients=6, optimizer=4.5, **SPREAD)),
+        (
+            {},
+            {"zero_stage": 2},
+            million(weights=4.8, masked=4, logits=6, gradients=1.5, optimizer=4.5, **SPREAD),
+        ),
+        (
+            {},
+            {"zero_stage": 3},
+            million(weights=1.2, masked=4, logits=1.5, gradients=1.5, optimizer=4.5, **SPREAD),
+        ),
         (
             {"precision": "bfloat16"},
             {"gradient_checkpointing": True},
-            million(weights=2.4, masked=0.2, logits=3, gradients=3, optimizer=4.5),
+            million(
+                weights=2.4,
+                masked=0.2,
+                logits=3,
+                gradients=3,
+                optimizer=4.5,
+                step=2.25,
+                activations=512 * 2 * (1700 + 1000 + 1000) / 1_000_000,
+            ),
         ),
         (  # 200 sequences of 512 tokens on each worker, twice
             {"scope": "block"},
@@ -68,8 +90,14 @@ def test_logits_follow_the_candidates() -> None:
     assert memory(keep=1, group=2).logits == 4 * 1_000_000
 
 
-def test_a_teacher_is_the_same_weights() -> None:
-    assert memory({"objective": {"kind": "distillation"}}) == memory()
+def test_a_teacher_is_the_same_weights_and_has_logits_of_its_own() -> None:
+    alone, taught = memory(), memory({"objective": {"kind": "distillation"}})
+    assert taught.weights == alone.weights
+    assert taught.activations - alone.activations == 2 * 4 * 512 * 1000
+
+
+def test_activations_follow_the_micro_batch() -> None:
+    assert memory(resources={"micro_batch_size": 2}).activations == 2 * memory().activations
 
 
 def test_embeddings_are_not_pruned() -> None:
