@@ -16,9 +16,12 @@ Shape legend: O out_features, I in_features, M weights of a group, G groups of a
 C candidates, n groups of a chunk. Logits lie candidates first.
 """
 
+import importlib.util
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -32,11 +35,29 @@ _SIGN = 1 << 31
 
 @dataclass(frozen=True)
 class Draw:
-    """How masks are drawn at one step. `key`: of the noise; None: there is none."""
+    """How masks are drawn at one step. `key`: of the noise, 64 bits; None: there is none.
+
+    `numbers`: the same as a tensor on the CPU, float64: scale, temperature and the key's halves, if any.
+    Compiled graphs take it as an input; for new Python numbers they would be compiled again.
+    """
 
     scale: float
     temperature: float
     key: int | None
+    numbers: Tensor = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.key is not None and self.key >> 64:
+            raise ValueError(f"key={self.key} must be from 0 to 2^64 - 1")
+        halves = () if self.key is None else divmod(self.key, 1 << 32)
+        numbers = torch.tensor((self.scale, self.temperature, *halves), dtype=torch.float64, device="cpu")
+        object.__setattr__(self, "numbers", numbers)
+
+    @classmethod
+    def of(cls, numbers: Tensor) -> Self:
+        """The draw with these numbers."""
+        scale, temperature, *halves = numbers.tolist()
+        return cls(scale, temperature, int(halves[0]) << 32 | int(halves[1]) if halves else None)
 
 
 def candidates(keep: int, group: int) -> Tensor:
@@ -114,37 +135,86 @@ def masked_weight(
 ) -> tuple[Tensor, Tensor]:
     """The weight under a drawn mask, [O, I] in the weight's type, and the sum of its squares, float32 [].
     Gradients go to the logits alone; for whoever asks for no gradients it is the same."""
-    masked_OI, squares = _MaskedWeight.apply(weight_OI, logits_CG, masks_CM, draw)
+    expected = (len(masks_CM), weight_OI.numel() // masks_CM.shape[1])
+    if tuple(logits_CG.shape) != expected:
+        raise ValueError(
+            f"logits of a weight {tuple(weight_OI.shape)} are {expected}, not {tuple(logits_CG.shape)}"
+        )
+    return _masked_weight(weight_OI, logits_CG, masks_CM, draw.numbers)
+
+
+@torch.library.custom_op("secateur::masked_weight", mutates_args=())
+def _masked_weight(
+    weight_OI: Tensor, logits_CG: Tensor, masks_CM: Tensor, numbers: Tensor
+) -> tuple[Tensor, Tensor]:
+    draw = Draw.of(numbers)
+    if (kernels := _kernels_for(weight_OI, masks_CM)) is not None:
+        return kernels.masked_weight(weight_OI, logits_CG, masks_CM, draw)
+    masked_OI = torch.empty_like(weight_OI, memory_format=torch.contiguous_format)
+    masked_GM, weight_GM = _by_group(masked_OI, masks_CM), _by_group(weight_OI, masks_CM)
+    masks_MC = masks_CM.t().float()
+    squares = torch.zeros((), device=weight_OI.device)
+    for where, y_Cn in probabilities(logits_CG, draw):
+        torch.mul(weight_GM[where], (masks_MC @ y_Cn).t(), out=masked_GM[where])
+        squares += masked_GM[where].float().square().sum()
     return masked_OI, squares
 
 
-class _MaskedWeight(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, weight_OI, logits_CG, masks_CM, draw):  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(weight_OI, logits_CG, masks_CM)
-        ctx.draw = draw
-        masked_OI = torch.empty_like(weight_OI, memory_format=torch.contiguous_format)
-        masked_GM, weight_GM = _by_group(masked_OI, masks_CM), _by_group(weight_OI, masks_CM)
-        masks_MC = masks_CM.t().float()
-        squares = torch.zeros((), device=weight_OI.device)
-        for where, y_Cn in probabilities(logits_CG, draw):
-            torch.mul(weight_GM[where], (masks_MC @ y_Cn).t(), out=masked_GM[where])
-            squares += masked_GM[where].float().square().sum()
-        return masked_OI, squares
+@torch.library.custom_op("secateur::masked_weight_backward", mutates_args=())
+def _masked_weight_backward(
+    gradient_OI: Tensor,
+    gradient_squares: Tensor,
+    weight_OI: Tensor,
+    logits_CG: Tensor,
+    masks_CM: Tensor,
+    numbers: Tensor,
+) -> Tensor:
+    draw = Draw.of(numbers)
+    if (kernels := _kernels_for(weight_OI, masks_CM)) is not None:
+        return kernels.logits_gradient(gradient_OI, gradient_squares, weight_OI, logits_CG, masks_CM, draw)
+    result_CG = torch.empty_like(logits_CG)
+    gradient_GM, weight_GM = _by_group(gradient_OI.contiguous(), masks_CM), _by_group(weight_OI, masks_CM)
+    to_MC, slope = masks_CM.t().float(), draw.scale / draw.temperature
+    for where, y_Cn in probabilities(logits_CG, draw):
+        own_Mn = weight_GM[where].t().float()
+        toward_Mn = gradient_GM[where].t().float() + 2 * gradient_squares * own_Mn * (to_MC @ y_Cn)
+        toward_Cn = to_MC.t() @ (toward_Mn * own_Mn)
+        toward_Cn -= (toward_Cn * y_Cn).sum(dim=0)
+        result_CG[:, where] = toward_Cn.mul_(y_Cn).mul_(slope)
+    return result_CG
 
-    @staticmethod
-    def backward(ctx, gradient_OI, gradient_squares):  # type: ignore[no-untyped-def]
-        weight_OI, logits_CG, masks_CM = ctx.saved_tensors
-        result_CG = torch.empty_like(logits_CG)
-        gradient_GM, weight_GM = _by_group(gradient_OI.contiguous(), masks_CM), _by_group(weight_OI, masks_CM)
-        to_MC, slope = masks_CM.t().float(), ctx.draw.scale / ctx.draw.temperature
-        for where, y_Cn in probabilities(logits_CG, ctx.draw):
-            own_Mn = weight_GM[where].t().float()
-            toward_Mn = gradient_GM[where].t().float() + 2 * gradient_squares * own_Mn * (to_MC @ y_Cn)
-            toward_Cn = to_MC.t() @ (toward_Mn * own_Mn)
-            toward_Cn -= (toward_Cn * y_Cn).sum(dim=0)
-            result_CG[:, where] = toward_Cn.mul_(y_Cn).mul_(slope)
-        return None, result_CG, None, None
+
+@_masked_weight.register_fake
+def _(weight_OI, logits_CG, masks_CM, numbers):  # type: ignore[no-untyped-def]
+    masked_OI = torch.empty_like(weight_OI, memory_format=torch.contiguous_format)
+    return masked_OI, weight_OI.new_empty((), dtype=torch.float32)
+
+
+@_masked_weight_backward.register_fake
+def _(gradient_OI, gradient_squares, weight_OI, logits_CG, masks_CM, numbers):  # type: ignore[no-untyped-def]
+    return torch.empty_like(logits_CG)
+
+
+def _keep_for_backward(ctx, inputs, output):  # type: ignore[no-untyped-def]
+    weight_OI, logits_CG, masks_CM, ctx.numbers = inputs
+    ctx.save_for_backward(weight_OI, logits_CG, masks_CM)
+
+
+def _backward(ctx, gradient_OI, gradient_squares):  # type: ignore[no-untyped-def]
+    saved = ctx.saved_tensors
+    return None, _masked_weight_backward(gradient_OI, gradient_squares, *saved, ctx.numbers), None, None
+
+
+_masked_weight.register_autograd(_backward, setup_context=_keep_for_backward)
+
+
+def _kernels_for(weight_OI: Tensor, masks_CM: Tensor) -> ModuleType | None:
+    """The Triton kernels, where there are any."""
+    if not weight_OI.is_cuda or importlib.util.find_spec("triton") is None:
+        return None
+    from pipeline.tensor import soft_masks_triton
+
+    return soft_masks_triton if soft_masks_triton.takes(weight_OI, masks_CM) else None
 
 
 def key_of(*parts: int | str) -> int:
@@ -153,18 +223,29 @@ def key_of(*parts: int | str) -> int:
 
 
 def gumbel(like_Cn: Tensor, key: int) -> Tensor:
-    """Standard Gumbel noise, float32 [C, n], from a key. Two rounds of multiply and shift mix place and key
-    (constants: C. Wellons' lowbias32)."""
+    """Standard Gumbel noise, float32 [C, n], from a key."""
+    return gumbel_of(noise_bits(like_Cn, key))
+
+
+def noise_bits(like_Cn: Tensor, key: int) -> Tensor:
+    """Random int32 [C, n] from a key. Two rounds of multiply and shift mix place and key (constants:
+    C. Wellons' lowbias32)."""
     candidates_of_it, groups = like_Cn.shape
     place_C1 = torch.arange(candidates_of_it, dtype=torch.int32, device=like_Cn.device)[:, None] * CHUNK
     x_Cn = place_C1 + torch.arange(groups, dtype=torch.int32, device=like_Cn.device)
-    x_Cn.mul_(_signed(key >> 32 | 1)).add_(_signed(key))
+    multiplier, addend = noise_factors(key)
+    x_Cn.mul_(multiplier).add_(addend)
     x_Cn ^= x_Cn.bitwise_right_shift(16).bitwise_and_(0xFFFF)
     x_Cn *= 0x7FEB352D
     x_Cn ^= x_Cn.bitwise_right_shift(15).bitwise_and_(0x1FFFF)
     x_Cn *= _signed(0x846CA68B)
     x_Cn ^= x_Cn.bitwise_right_shift(16).bitwise_and_(0xFFFF)
-    return gumbel_of(x_Cn)
+    return x_Cn
+
+
+def noise_factors(key: int) -> tuple[int, int]:
+    """What `noise_bits` multiplies places by, and what it adds: int32."""
+    return _signed(key >> 32 | 1), _signed(key)
 
 
 def gumbel_of(bits: Tensor) -> Tensor:

@@ -110,6 +110,33 @@ def test_nothing_as_large_as_the_candidates_is_kept_for_the_backward_pass() -> N
     assert sorted(kept) == sorted([weight_OI.numel(), logits_CG.numel(), 70 * 8])
 
 
+def test_operators_are_what_torch_wants_of_them() -> None:
+    weight_OI = torch.randn(8, 4).t()
+    logits_CG = torch.zeros(6, 8, requires_grad=True)
+    arguments = (weight_OI, logits_CG, candidates(2, 4), Draw(1.0, 1.0, 5).numbers)
+    torch.library.opcheck(torch.ops.secateur.masked_weight.default, arguments)
+    gradients = (torch.randn(4, 8), torch.tensor(0.5))
+    detached = (weight_OI, logits_CG.detach(), *arguments[2:])
+    torch.library.opcheck(torch.ops.secateur.masked_weight_backward.default, (*gradients, *detached))
+
+
+@pytest.mark.parametrize("key", [None, 0, 5, 2**63 + 1, 2**64 - 1])
+def test_a_draw_is_its_numbers(key: int | None) -> None:
+    draw = Draw(scale=123.4, temperature=0.05, key=key)
+    assert Draw.of(draw.numbers) == draw
+
+
+@pytest.mark.parametrize("key", [-1, 2**64])
+def test_a_key_has_64_bits(key: int) -> None:
+    with pytest.raises(ValueError, match=f"key={key} must be from 0"):
+        Draw(1.0, 1.0, key)
+
+
+def test_logits_of_another_weight_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"are \(6, 8\), not \(6, 7\)"):
+        masked_weight(torch.zeros(4, 8), torch.zeros(6, 7), candidates(2, 4), Draw(1.0, 1.0, 1))
+
+
 @pytest.mark.parametrize(("keep", "group"), [(2, 4), (1, 4), (4, 8)])
 def test_draws_are_unbiased(keep: int, group: int) -> None:
     """By the Gumbel-max property the largest of a draw is candidate c with probability softmax(scale ·
