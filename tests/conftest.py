@@ -10,6 +10,7 @@ pytest_plugins = ["tests.servers", "tests.ray_server", "tests.eval_slices", "tes
 
 RAY = ("tests/e2e/", "tests/workers/test_job.py", "tests/api/test_real_ray.py", "tests/api/test_embedded.py")
 APART = "tests/e2e/test_node_loss.py"  # long, and its nodes are its own
+TRAINING = "tests/workers/"
 
 torch.set_num_threads(1)  # two processes with two threads each wait for one another on two cores
 
@@ -32,5 +33,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadSco
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What needs a Ray comes first: it takes longest."""
-    items.sort(key=lambda item: not item.nodeid.startswith(RAY))
+    """What needs a Ray comes first, then the files that train: so no process is left alone with a long one
+    at the end."""
+    items.sort(key=lambda item: (not item.nodeid.startswith(RAY), not item.nodeid.startswith(TRAINING)))

@@ -7,8 +7,8 @@ from pathlib import Path
 from pipeline.artifacts import CheckpointRef
 from pipeline.checkpoint.assemble import assemble
 from pipeline.checkpoint.index import TENSORS_JSON
+from pipeline.checkpoint.stored_block import StoredBlock
 from pipeline.storage import ContentStore
-from pipeline.tensor.block import StoredBlock
 from pipeline.tensor.sweep import SweepWorker
 
 

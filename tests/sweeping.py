@@ -11,15 +11,14 @@ from pipeline.allocations.measures import Measure
 from pipeline.artifacts import CheckpointRef, FileRef, StatisticsRef
 from pipeline.checkpoint.prunable import prunable_weights
 from pipeline.checkpoint.statistics import read_statistics
+from pipeline.checkpoint.stored_block import StoredBlock
 from pipeline.methods import OneShot
 from pipeline.methods.base import Needs
 from pipeline.patterns import Pattern
 from pipeline.plan import SparsityPlan, Weights
-from pipeline.reconstruction import BlockReconstruction
+from pipeline.reconstruction import BlockReconstruction, steps_of
 from pipeline.spec import Propagation
 from pipeline.storage import ContentStore
-from pipeline.tensor.block import StoredBlock
-from pipeline.tensor.fitting import steps_of
 from pipeline.tensor.packing import unpack_keep
 from pipeline.tensor.statistics import LinearStatistics, merge, share_edges
 from pipeline.tensor.sweep import SweepWorker

@@ -16,7 +16,6 @@ from pipeline.methods.base import Needs
 from pipeline.model import Dtype
 from pipeline.tensor.activations import Room
 from pipeline.tensor.statistics import InputShare, LinearStatistics, merge, share_edges
-from pipeline.tensor.sweep import SweepWorker
 from workers.memory import give_back, peak_memory_bytes, reset_peak_memory
 from workers.settings import WorkerSettings
 from workers.stages.base import Made, StageContext
@@ -62,6 +61,9 @@ class SweepActor:
     """A SweepWorker in a process of its own, with as many threads as it has CPUs."""
 
     def __init__(self, *, threads: int, cuda: bool) -> None:
+        from pipeline.tensor.sweep import SweepWorker  # it needs transformers' models; the driver does not
+
+        self._new_worker = SweepWorker
         torch.set_num_threads(threads)
         torch.set_grad_enabled(False)
         self._device = torch.device("cuda" if cuda else "cpu")
@@ -89,7 +91,7 @@ class SweepActor:
         room = None
         if self._device.type == "cpu":
             room = Room(left=max(memory - self._idle_memory, 0) // 2)
-        self._worker = SweepWorker(
+        self._worker = self._new_worker(
             settings.content(),
             checkpoint,
             sequences,

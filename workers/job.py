@@ -41,7 +41,7 @@ from pipeline.training import StepRecord, Validation
 from workers.curves import CurveGauges
 from workers.failures import may_go_on, reason_for
 from workers.keeper import GangKeeper
-from workers.placement import launch, on_gang, on_worker, places_needed
+from workers.placement import launch, on_gang, on_worker, places_needed, prepare
 from workers.reporter import Reporter
 from workers.settings import WorkerSettings
 from workers.stages.base import Made, Note, Progress, StageContext, Trained, Validated, Waited
@@ -79,6 +79,8 @@ def run_job(order: WorkOrder, settings: WorkerSettings, reporter: Reporter) -> J
 def _run_all(dag: Dag, attempt: "_Attempt", reporter: Reporter) -> dict[str, NodeResult]:
     results: dict[str, NodeResult] = {}
     running: dict[Future[NodeResult], Node] = {}
+    for node in dag.nodes:
+        prepare(node.stage)
     pool = ThreadPoolExecutor(max_workers=len(dag.nodes), thread_name_prefix="stage")
     try:
         while len(results) < len(dag.nodes):

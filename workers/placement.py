@@ -1,40 +1,19 @@
 """Where each kind of stage runs, and with what."""
 
+import importlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import ray
 
 from pipeline.stages import Stage
-from workers.keeper import GangKeeper
 from workers.memory import peak_memory_bytes, reset_peak_memory
-from workers.stages import (
-    allocate,
-    calibrate,
-    check_tasks,
-    choose_plan,
-    compare_masks,
-    count_tokens,
-    cut_vocabulary,
-    evaluate,
-    evaluate_task,
-    hold_out,
-    import_keep,
-    import_model,
-    judge,
-    measure_blocks,
-    measure_statistics,
-    prepare_text,
-    prune,
-    publish,
-    recover,
-    report,
-    report_sweep,
-    slice_model,
-)
 from workers.stages.base import Made, StageContext, Steps, Waited
+
+if TYPE_CHECKING:
+    from workers.keeper import GangKeeper
 
 GIB = 2**30
 
@@ -43,38 +22,45 @@ GIB = 2**30
 class Place:
     """`task`: one Ray task of this size does it all. `gang`: the runner stays in the driver and takes a turn
     on the gang, or on its places. `worker`: one Ray task with what the job's resources give a worker, in the
-    place of one. `driver`: too small to be worth a process."""
+    place of one. `driver`: too small to be worth a process. `module`: of the runner, below `workers.stages`;
+    imported by who runs it, as some need seconds for what the others do without."""
 
-    run: Callable[..., Steps]
+    module: str
     where: Literal["task", "gang", "worker", "driver"] = "task"
     cpus: float = 1
     memory: int = GIB
 
+    @property
+    def run(self) -> Callable[..., Steps]:
+        """The runner."""
+        runner: Callable[..., Steps] = importlib.import_module(f"workers.stages.{self.module}").run
+        return runner
+
 
 PLACES: dict[str, Place] = {
-    "import_model": Place(import_model.run),
-    "calibrate": Place(calibrate.run),
-    "measure_statistics": Place(measure_statistics.run, where="gang"),
-    "count_tokens": Place(count_tokens.run),
-    "cut_vocabulary": Place(cut_vocabulary.run, memory=2 * GIB),
-    "slice": Place(slice_model.run, memory=2 * GIB),
-    "measure_blocks": Place(measure_blocks.run, where="gang"),
-    "allocate": Place(allocate.run, where="driver"),
-    "hold_out": Place(hold_out.run),
-    "judge": Place(judge.run, where="gang"),
-    "choose_plan": Place(choose_plan.run, where="driver"),
-    "prune": Place(prune.run, where="gang"),
-    "import_keep": Place(import_keep.run, memory=2 * GIB),
-    "compare_masks": Place(compare_masks.run, memory=2 * GIB),
-    "prepare_text": Place(prepare_text.run, memory=2 * GIB),
-    "recover": Place(recover.run, where="gang"),
-    "learn_masks": Place(recover.run, where="gang"),
-    "evaluate": Place(evaluate.run, where="gang"),
-    "check_tasks": Place(check_tasks.run, memory=2 * GIB),
-    "evaluate_task": Place(evaluate_task.run, where="worker"),
-    "publish": Place(publish.run, memory=2 * GIB),
-    "report": Place(report.run, cpus=0),
-    "report_sweep": Place(report_sweep.run, cpus=0),
+    "import_model": Place("import_model"),
+    "calibrate": Place("calibrate"),
+    "measure_statistics": Place("measure_statistics", where="gang"),
+    "count_tokens": Place("count_tokens"),
+    "cut_vocabulary": Place("cut_vocabulary", memory=2 * GIB),
+    "slice": Place("slice_model", memory=2 * GIB),
+    "measure_blocks": Place("measure_blocks", where="gang"),
+    "allocate": Place("allocate", where="driver"),
+    "hold_out": Place("hold_out"),
+    "judge": Place("judge", where="gang"),
+    "choose_plan": Place("choose_plan", where="driver"),
+    "prune": Place("prune", where="gang"),
+    "import_keep": Place("import_keep", memory=2 * GIB),
+    "compare_masks": Place("compare_masks", memory=2 * GIB),
+    "prepare_text": Place("prepare_text", memory=2 * GIB),
+    "recover": Place("recover", where="gang"),
+    "learn_masks": Place("recover", where="gang"),
+    "evaluate": Place("evaluate", where="gang"),
+    "check_tasks": Place("check_tasks", memory=2 * GIB),
+    "evaluate_task": Place("evaluate_task", where="worker"),
+    "publish": Place("publish", memory=2 * GIB),
+    "report": Place("report", cpus=0),
+    "report_sweep": Place("report_sweep", cpus=0),
 }
 
 
@@ -94,7 +80,14 @@ def places_needed(stage: Stage) -> bool:
     return place.where == "task" and place.cpus > 0
 
 
-def launch(stage: Stage, context: StageContext, keeper: GangKeeper) -> Steps:
+def prepare(stage: Stage) -> None:
+    """Import what the driver itself needs for a stage. Before there are threads: two that import parts of one
+    library at once may see them half made."""
+    if PLACES[stage.kind].where in ("gang", "driver"):
+        _ = PLACES[stage.kind].run
+
+
+def launch(stage: Stage, context: StageContext, keeper: "GangKeeper") -> Steps:
     """Run a stage where it belongs, passing on what it yields."""
     place = PLACES[stage.kind]
     if place.where == "gang":

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from pipeline.allocations.measures import Measure
-from pipeline.artifacts import FileRef, LinearSparsity, StatisticsRef
-from pipeline.canonical import Frozen
+from pipeline.artifacts import LinearSparsity, StatisticsRef
 from pipeline.checkpoint.assemble import StoredTensors
 from pipeline.checkpoint.keeps import put_block_keep, turned
 from pipeline.checkpoint.reader import CheckpointReader, read_tensor
 from pipeline.checkpoint.statistics import read_hessian, read_statistics
+from pipeline.checkpoint.stored_block import StoredBlock
 from pipeline.checkpoint.stream import BlockStream
 from pipeline.checkpoint.writer import put_tensors
 from pipeline.errors import InvalidSpec, NumericalError
@@ -30,19 +30,6 @@ from pipeline.tensor.statistics import Gram, LinearStatistics, hessian
 from pipeline.training import BlockFit
 
 Measured = Sequence[LinearStatistics | None] | StatisticsRef  # per group of linears, or where they are stored
-
-
-class StoredBlock(Frozen):
-    """A finished block: its weights, its packed keep tensors, and the zeros of each linear. `expert_tokens`:
-    calibration tokens that reached each of its experts, if it has any and the method needs statistics. `fit`:
-    of its reconstruction, if that was asked for."""
-
-    block: int
-    weights: StoredTensors
-    keep: FileRef
-    linears: tuple[LinearSparsity, ...]
-    expert_tokens: tuple[int, ...] = ()
-    fit: BlockFit | None = None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ them (statistics.py), and every worker takes the same steps: any number of worke
 Shape legend: L tokens of one sample, H hidden size, T steps.
 """
 
-import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from pipeline.checkpoint.stream import BlockStream
 from pipeline.errors import NumericalError
-from pipeline.reconstruction import BlockReconstruction
+from pipeline.reconstruction import BlockReconstruction, batches, steps_of
 from pipeline.tensor.activations import Activations
 from pipeline.tensor.statistics import Gram, pushed, tree_sum
 
@@ -178,19 +177,3 @@ class Reconstructor:
         tensors = self.fitter.tensors()
         self._fitter = None
         return tensors
-
-
-def steps_of(spec: BlockReconstruction, *, samples: int) -> int:
-    """Steps per block."""
-    return spec.epochs * len(batches(samples, spec.samples_per_step))
-
-
-def batches(samples: int, size: int) -> list[tuple[int, ...]]:
-    """The samples of each step of an epoch, in order: one from each of `size` equal parts of all."""
-    size = min(size, samples)
-    edges = [i * samples // size for i in range(size + 1)]
-    longest = max(end - first for first, end in itertools.pairwise(edges))
-    return [
-        tuple(first + step % (end - first) for first, end in itertools.pairwise(edges))
-        for step in range(longest)
-    ]

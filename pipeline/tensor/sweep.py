@@ -32,13 +32,14 @@ from torch.nn import functional
 from pipeline.allocations.measures import Measure
 from pipeline.artifacts import CheckpointRef, FileRef, StatisticsRef
 from pipeline.checkpoint.statistics import put_hessian, put_statistics
+from pipeline.checkpoint.stored_block import StoredBlock
 from pipeline.methods import OneShot
 from pipeline.methods.base import Needs
 from pipeline.plan import SparsityPlan
 from pipeline.reconstruction import BlockReconstruction
 from pipeline.storage.content import ContentStore
 from pipeline.tensor.activations import Activations, Room
-from pipeline.tensor.block import ChosenLinear, Measured, StoredBlock
+from pipeline.tensor.block import ChosenLinear, Measured
 from pipeline.tensor.fitting import Reconstructor
 from pipeline.tensor.inputs import Record, recorded_inputs
 from pipeline.tensor.pauses import PausedRuns

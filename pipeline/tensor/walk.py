@@ -12,11 +12,12 @@ from torch.nn import functional
 from pipeline.artifacts import CheckpointRef
 from pipeline.checkpoint.assemble import StoredTensors
 from pipeline.checkpoint.reader import CheckpointReader
+from pipeline.checkpoint.stored_block import StoredBlock
 from pipeline.checkpoint.stream import BlockStream
 from pipeline.checkpoint.writer import copy_tensors
 from pipeline.storage.content import ContentStore
 from pipeline.tensor.activations import Activations, Room, StoredActivations, StoredPart
-from pipeline.tensor.block import BlockWork, StoredBlock
+from pipeline.tensor.block import BlockWork
 
 LOSS_ROWS = 256  # logits are turned into losses this many tokens at a time
 

@@ -18,7 +18,7 @@ STEPS = 4
 
 def learning_request(material: Path, **method: Any) -> dict[str, Any]:
     """2:4 masks of a tiny model, learned from Wanda's on."""
-    body = request(material, "deep")
+    body = request(material, "llama")
     body["spec"]["prune"] = {
         "method": {
             "kind": "maskllm",

@@ -137,7 +137,8 @@ def driven(request: JobRequest, settings: WorkerSettings, cluster: Cluster) -> G
     environment = {
         **os.environ,
         "RAY_ADDRESS": cluster.address,
-        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",  # Ray counts on a lost node for a while
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "5",  # Ray counts on a lost node for a while
+        "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
         "OMP_WAIT_POLICY": "PASSIVE",
         "SECATEUR_STORAGE_URL": settings.storage_url,
         "SECATEUR_ALLOWED_ROOTS": os.pathsep.join(map(str, settings.allowed_roots)),

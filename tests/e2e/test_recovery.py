@@ -16,7 +16,7 @@ from tests.servers import S3Server
 
 pytestmark = pytest.mark.e2e
 
-STEPS, SAVED = 20, 4
+STEPS, SAVED = 16, 4
 
 
 def recovery_request(material: Path, **recovery: Any) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def test_training_goes_on_after_its_worker_and_its_driver_died(
         assert len(workers) == 2, workers
         os.kill(workers[1], signal.SIGKILL)
 
-        _until_step(client, job, 2 * SAVED + 6, started=2)
+        _until_step(client, job, 2 * SAVED + 2, started=2)
         drivers = list(processes_of(cloud_service.state_dir, lambda c: "workers.driver" in c and job in c))
         assert drivers, "no driver was found"
         for driver in drivers:

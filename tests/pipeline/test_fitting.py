@@ -9,8 +9,8 @@ from pipeline.allocations import Uniform
 from pipeline.errors import NumericalError
 from pipeline.methods import Magnitude, Wanda
 from pipeline.patterns import NM, Unstructured
-from pipeline.reconstruction import BlockReconstruction
-from pipeline.tensor.fitting import BlockFitter, batches, steps_of
+from pipeline.reconstruction import BlockReconstruction, batches, steps_of
+from pipeline.tensor.fitting import BlockFitter
 from tests.checkpoints import imported
 from tests.models import tiny_checkpoint
 from tests.pipeline.test_sweep import samples

@@ -1,7 +1,6 @@
 """Block-wise reconstruction: nearer to the dense model, zeros held, alike on two workers and after a stop."""
 
 import os
-import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -11,7 +10,6 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.multiprocessing import spawn
 
 from pipeline.allocations import Uniform
 from pipeline.artifacts import CheckpointRef, KeepRef
@@ -31,6 +29,7 @@ from pipeline.training_recipe import LearningRate, Optimizer, TrainingText
 from tests.checkpoints import imported
 from tests.models import Kind, tiny_checkpoint, tiny_documents, tiny_tokenizer
 from tests.sweeping import prune_in_process
+from tests.workers.crews import together
 from workers.training.reconstruction import reconstruct
 
 LENGTH = 32
@@ -193,10 +192,7 @@ def test_what_does_not_help_is_not_kept(tmp_path: Path) -> None:
 
 def test_two_workers_fit_as_one_does(tmp_path: Path) -> None:
     it = made("llama", tmp_path)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    spawn(_worker, (it, port), nprocs=2)
+    together(_worker, it, workers=2)
     alone = fitted(it, recovery())
     two = [torch.load(tmp_path / f"rank-{rank}.pt", weights_only=False) for rank in range(2)]
     assert same(two[0], two[1])
@@ -206,7 +202,7 @@ def test_two_workers_fit_as_one_does(tmp_path: Path) -> None:
             torch.testing.assert_close(others[name], tensor, atol=1e-5, rtol=1e-5)
 
 
-def _worker(rank: int, it: Made, port: int) -> None:
+def _worker(rank: int, port: int, it: Made) -> None:
     torch.set_num_threads(1)
     os.environ.update(GLOO_SOCKET_IFNAME="lo")
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)

@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,7 +11,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.multiprocessing import spawn
 
 from pipeline.allocations import Uniform
 from pipeline.artifacts import CheckpointRef, FileRef, KeepRef, TokensRef
@@ -33,6 +31,7 @@ from pipeline.training import Shard, TokensIndex
 from tests.checkpoints import imported
 from tests.models import VOCABULARY, Kind, tiny_checkpoint
 from tests.sweeping import prune_in_process
+from tests.workers.crews import together
 from workers.settings import WorkerSettings
 from workers.stages.base import Step
 from workers.training.work import TrainingResult, Work
@@ -240,10 +239,7 @@ class Outcome:
 def run_all(directory: Path, calls: Sequence[Call], *, workers: int) -> list[Outcome]:
     """Several trainings one after the other, by the same `workers` processes."""
     directory.mkdir(parents=True, exist_ok=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    spawn(_crew, (workers, port, directory, list(calls)), nprocs=workers)
+    together(_crew, workers, directory, list(calls), workers=workers)
     outcomes: list[Outcome] = torch.load(directory / "outcomes.pt", weights_only=False)
     return outcomes
 
@@ -253,7 +249,7 @@ def run_one(directory: Path, work: Work, *, workers: int = 1, **folder: Any) -> 
     return run_all(directory, [Call(work, Folder(directory, **folder))], workers=workers)[0]
 
 
-def _crew(rank: int, workers: int, port: int, directory: Path, calls: list[Call]) -> None:
+def _crew(rank: int, port: int, workers: int, directory: Path, calls: list[Call]) -> None:
     os.environ |= {
         "DS_ACCELERATOR": "cpu",
         "RANK": str(rank),

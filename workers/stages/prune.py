@@ -11,14 +11,13 @@ from pipeline.artifacts import BlockExperts, ExpertTable, KeepRef, StatisticsRef
 from pipeline.checkpoint.assemble import StoredTensors, assemble
 from pipeline.checkpoint.keeps import keep_ref
 from pipeline.checkpoint.statistics import read_statistics
+from pipeline.checkpoint.stored_block import StoredBlock
 from pipeline.errors import NumericalError
 from pipeline.ledger import find_result, progress_key
 from pipeline.plan import SparsityPlan
-from pipeline.reconstruction import BlockReconstruction
+from pipeline.reconstruction import BlockReconstruction, steps_of
 from pipeline.stages import MeasureStatistics, PruneBlocks, stage_key
 from pipeline.storage.content import ContentStore
-from pipeline.tensor.block import StoredBlock
-from pipeline.tensor.fitting import steps_of
 from pipeline.tensor.routing import MINIMUM_TOKENS
 from pipeline.tensor.statistics import LinearStatistics
 from pipeline.training import BlockFit, BlockFits

@@ -17,8 +17,9 @@ from pipeline.stages import LearnMasks, Recover
 from workers.failures import error_for, reason_for
 from workers.keeper import GangKeeper
 from workers.stages.base import Made, Note, StageContext, Step, Steps, Waited
+from workers.training.mailbox import Mailbox
 from workers.training.tracked import tracked
-from workers.training.under_ray import FAILURE, RESULT, Failure, Mailbox, forget_training, trainer_for
+from workers.training.under_ray import FAILURE, RESULT, Failure, forget_training, trainer_for
 from workers.training.work import TrainingResult, Work
 
 LISTEN_SECONDS = 1.0

@@ -1,6 +1,5 @@
 """Training on Ray Train: what each worker runs, where its checkpoints go, and how the driver hears of it."""
 
-import asyncio
 import contextlib
 import os
 from collections.abc import Iterator
@@ -8,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.fs
-import ray
 import torch
 from ray import train as ray_train
 from ray.actor import ActorHandle
@@ -33,27 +31,6 @@ class Failure(Frozen):
     """Why training cannot go on; kept until the driver has read it, so that no worker tries again."""
 
     reason: FailureReason
-
-
-@ray.remote(num_cpus=0)
-class Mailbox:
-    """What the workers tell, until the driver takes it."""
-
-    def __init__(self) -> None:
-        self._letters: asyncio.Queue[Step] = asyncio.Queue()
-
-    async def put(self, letter: Step) -> None:
-        """From a worker."""
-        await self._letters.put(letter)
-
-    async def take(self, timeout: float) -> list[Step]:
-        """To the driver: everything that is there, as soon as there is something."""
-        letters: list[Step] = []
-        with contextlib.suppress(asyncio.TimeoutError):
-            letters.append(await asyncio.wait_for(self._letters.get(), timeout))
-        while not self._letters.empty():
-            letters.append(self._letters.get_nowait())
-        return letters
 
 
 @dataclass(frozen=True)

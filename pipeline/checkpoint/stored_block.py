@@ -1,0 +1,19 @@
+"""What is stored of a finished block. Whoever only passes it on needs no model library."""
+
+from pipeline.artifacts import FileRef, LinearSparsity
+from pipeline.canonical import Frozen
+from pipeline.checkpoint.assemble import StoredTensors
+from pipeline.training import BlockFit
+
+
+class StoredBlock(Frozen):
+    """A finished block: its weights, its packed keep tensors, and the zeros of each linear. `expert_tokens`:
+    calibration tokens that reached each of its experts, if it has any and the method needs statistics. `fit`:
+    of its reconstruction, if that was asked for."""
+
+    block: int
+    weights: StoredTensors
+    keep: FileRef
+    linears: tuple[LinearSparsity, ...]
+    expert_tokens: tuple[int, ...] = ()
+    fit: BlockFit | None = None

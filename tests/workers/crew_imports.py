@@ -1,0 +1,10 @@
+"""Imported by the process that crews are forked from (crews.py), and by no other."""
+
+import os
+
+os.environ["DS_ACCELERATOR"] = "cpu"  # DeepSpeed chooses its accelerator when it is imported
+
+from tests.workers import training_runs
+from workers.training import start
+
+__all__ = ["start", "training_runs"]
