@@ -6,8 +6,8 @@ Each check raises the error of the one field to change, for the validators of sp
 from collections.abc import Sequence
 
 from pipeline.allocations import Allocation, Tournament
-from pipeline.artifacts import PRIOR
 from pipeline.evaluation import Evaluation
+from pipeline.mask_agreement import PRIOR
 from pipeline.methods.maskllm import MaskLLM, NamedMasks
 from pipeline.patterns import Pattern, Unstructured
 from pipeline.recovery import Gradual, Recovery

@@ -7,7 +7,6 @@ from pydantic import Field
 from pipeline.canonical import Frozen, digest_of
 from pipeline.storage.content import BlobRef
 
-PRIOR = "prior"  # what the masks are called that learning begins with
 MASKS_PATH = "masks/masks.safetensors"  # of a published directory: see checkpoint/masks.py
 
 
@@ -249,29 +248,6 @@ class SparsityTable(Frozen):
     def sparsity(self) -> float:
         """Over all prunable weights."""
         return sum(linear.zeros for linear in self.linears) / sum(linear.weights for linear in self.linears)
-
-
-class LinearAgreement(Frozen):
-    """Two masks of one linear. `groups`: share of the groups of N:M with the same mask; `kept`: share of the
-    kept weights that both keep."""
-
-    block: int
-    linear: str
-    groups: float
-    kept: float
-
-
-class MaskAgreement(Frozen):
-    """The masks of a job beside others, called `other`: PRIOR, or the name that `compare_with` gives."""
-
-    other: str
-    linears: tuple[LinearAgreement, ...]
-
-
-class MaskAgreements(Frozen):
-    """Content of `agreement.json`."""
-
-    agreements: tuple[MaskAgreement, ...]
 
 
 class BlockExperts(Frozen):

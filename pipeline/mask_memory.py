@@ -43,7 +43,7 @@ def mask_memory(
     if not whole:
         weights = masked = share(masked, facts.blocks)
     logits = masked * math.comb(pattern.group, pattern.keep) // pattern.group
-    steps_in = width if width == OPTIMIZER_WIDTH // 3 else width + OPTIMIZER_WIDTH // 3
+    in_float32 = 0 if training.precision == "float32" else WIDTH["float32"]
     return TrainingMemory(
         libraries=LIBRARIES,
         weights=share(width * weights, workers if whole and asked.zero_stage == 3 else 1),
@@ -51,7 +51,7 @@ def mask_memory(
         logits=share(width * logits, workers if whole and asked.zero_stage == 3 else 1),
         gradients=share(width * logits, workers if whole and asked.zero_stage >= 2 else 1),
         optimizer=share(OPTIMIZER_WIDTH * logits, workers if whole else 1),
-        step=share(steps_in * logits, workers) if whole else 0,
+        step=share((width + in_float32) * logits, workers) if whole else 0,
         activations=width * (_numbers if whole else _numbers_by_block)(training, resources, facts),
     )
 

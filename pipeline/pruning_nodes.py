@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from pipeline.allocations import Candidate, Tournament
-from pipeline.artifacts import PRIOR
+from pipeline.mask_agreement import PRIOR
 from pipeline.methods.base import Statistic
 from pipeline.methods.maskllm import MaskLLM, StoredMasks
 from pipeline.nodes import Input, Node

@@ -8,18 +8,19 @@ from pydantic import Field
 
 from pipeline.allocations.measures import Measurements
 from pipeline.allocations.tournament import TournamentTable
-from pipeline.artifacts import ExpertTable, MaskAgreement, SparsityTable
+from pipeline.artifacts import ExpertTable, SparsityTable
 from pipeline.canonical import Frozen
 from pipeline.certificate import Certificate
 from pipeline.comparison import Comparison, TaskComparison, compare, compare_tasks
 from pipeline.environment import Environment
 from pipeline.evaluation import EvaluationResult
 from pipeline.ledger import NodeResult
+from pipeline.mask_agreement import MaskAgreement
 from pipeline.mask_figures import MaskLearning
 from pipeline.plan import SparsityPlan
 from pipeline.quantity import human_bytes
 from pipeline.recipe import recipe_of
-from pipeline.report_agreement import agreement_rows
+from pipeline.report_agreement import equal_groups
 from pipeline.sources.pins import Pins
 from pipeline.spec import PruneSpec
 from pipeline.structure.table import SizeTable
@@ -198,7 +199,7 @@ def summarise(data: ReportData) -> Summary:
         perplexity=data.comparisons,
         tasks=data.task_comparisons,
         masks=_learned(data.masks),
-        agreement=_agreement(data),
+        agreement=equal_groups(data.agreements, data.sparsity),
         training=_trained(data.training),
         held=sum(one.held for one in certificate.tensors) if certificate is not None else None,
         checks=len(certificate.checks) if certificate is not None else None,
@@ -228,13 +229,6 @@ def _learned(masks: MaskLearning | None) -> MaskSummary | None:
         changed=result.changed if result is not None else None,
         certainty=result.certainty if result is not None else None,
     )
-
-
-def _agreement(data: ReportData) -> dict[str, float]:
-    if not data.agreements:
-        return {}
-    shares = agreement_rows(data.agreements, data.sparsity)[-1].groups
-    return {one.other: share for one, share in zip(data.agreements, shares, strict=True) if share is not None}
 
 
 def _trained(figures: TrainingFigures | None) -> TrainingSummary | None:

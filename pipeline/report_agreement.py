@@ -5,8 +5,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline.artifacts import LinearAgreement, MaskAgreement, SparsityTable
+from pipeline.artifacts import SparsityTable
 from pipeline.canonical import Frozen
+from pipeline.mask_agreement import LinearAgreement, MaskAgreement
 from pipeline.patterns import NM
 from pipeline.plan import SparsityPlan
 
@@ -40,6 +41,12 @@ def agreement_rows(
             )
         )
     return tuple(rows)
+
+
+def equal_groups(agreements: Sequence[MaskAgreement], sparsity: SparsityTable | None) -> dict[str, float]:
+    """Share of all groups with the same mask, by the name of the others."""
+    shares = agreement_rows(agreements, sparsity)[-1].groups
+    return {one.other: share for one, share in zip(agreements, shares, strict=True) if share is not None}
 
 
 @dataclass(frozen=True)

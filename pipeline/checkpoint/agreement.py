@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 
-from pipeline.artifacts import CheckpointRef, KeepRef, LinearAgreement, MaskAgreement
+from pipeline.artifacts import CheckpointRef, KeepRef
 from pipeline.checkpoint.keeps import KeepReader
 from pipeline.checkpoint.masks import MaskFile
 from pipeline.errors import InvalidSpec
+from pipeline.mask_agreement import LinearAgreement, MaskAgreement
 from pipeline.patterns import NM, Pattern
 from pipeline.storage.content import ContentStore
 from pipeline.tensor.overlap import Overlap, overlap

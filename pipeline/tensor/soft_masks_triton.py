@@ -95,8 +95,7 @@ def masked_weight_kernel(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """One block of groups. `keys_K2`: see `noise_factors`."""
     y_CB = _mixture(logits_CG, keys_K2, groups, scale, temperature, CANDIDATES, C, B, CHUNK, NOISE)
-    kept_CM = _candidates(masks_CM, CANDIDATES, WEIGHTS, C, M)
-    mask_BM = tl.sum(y_CB[:, :, None] * kept_CM[:, None, :], axis=0)
+    _, mask_BM = _mixed(y_CB, masks_CM, CANDIDATES, WEIGHTS, C, M)
     place_BM, inside_BM = _places(groups, WEIGHTS, M, B)
     own_BM = tl.load(weight_GM + place_BM, mask=inside_BM, other=0).to(tl.float32)
     masked_BM = (own_BM * mask_BM).to(masked_GM.dtype.element_ty)
@@ -114,8 +113,7 @@ def logits_gradient_kernel(  # type: ignore[no-untyped-def]
 ):  # fmt: skip
     """One block of groups."""
     y_CB = _mixture(logits_CG, keys_K2, groups, scale, temperature, CANDIDATES, C, B, CHUNK, NOISE)
-    kept_CM = _candidates(masks_CM, CANDIDATES, WEIGHTS, C, M)
-    mask_BM = tl.sum(y_CB[:, :, None] * kept_CM[:, None, :], axis=0)
+    kept_CM, mask_BM = _mixed(y_CB, masks_CM, CANDIDATES, WEIGHTS, C, M)
     place_BM, inside_BM = _places(groups, WEIGHTS, M, B)
     own_BM = tl.load(weight_GM + place_BM, mask=inside_BM, other=0).to(tl.float32)
     toward_BM = tl.load(gradient_GM + place_BM, mask=inside_BM, other=0).to(tl.float32)
@@ -164,12 +162,15 @@ def _mixture(  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _candidates(  # type: ignore[no-untyped-def]
-    masks_CM, CANDIDATES: tl.constexpr, WEIGHTS: tl.constexpr, C: tl.constexpr, M: tl.constexpr
+def _mixed(  # type: ignore[no-untyped-def]
+    y_CB, masks_CM, CANDIDATES: tl.constexpr, WEIGHTS: tl.constexpr, C: tl.constexpr, M: tl.constexpr
 ):
+    """The candidates [C, M] and their mixtures [B, M]."""
     c_C, m_M = tl.arange(0, C), tl.arange(0, M)
     inside_CM = (c_C[:, None] < CANDIDATES) & (m_M[None, :] < WEIGHTS)
-    return tl.load(masks_CM + c_C[:, None] * WEIGHTS + m_M[None, :], mask=inside_CM, other=0).to(tl.float32)
+    place_CM = c_C[:, None] * WEIGHTS + m_M[None, :]
+    kept_CM = tl.load(masks_CM + place_CM, mask=inside_CM, other=0).to(tl.float32)
+    return kept_CM, tl.sum(y_CB[:, :, None] * kept_CM[:, None, :], axis=0)
 
 
 @triton.jit

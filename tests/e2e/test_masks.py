@@ -1,5 +1,7 @@
-"""Learned masks as a job, and another one that begins with what it published."""
+"""Learned masks as a job: its driver dies in the middle; another job begins with what it published."""
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -7,13 +9,13 @@ import pytest
 
 from pipeline.artifacts import MASKS_PATH
 from pipeline.report import read_report
-from tests.e2e.service import Service
+from tests.e2e.service import Service, processes_of
 from tests.e2e.test_job import finished, request
-from tests.e2e.test_recovery import _content
+from tests.e2e.test_recovery import _content, _until_step
 
 pytestmark = pytest.mark.e2e
 
-STEPS = 4
+STEPS = 6
 
 
 def learning_request(material: Path, **method: Any) -> dict[str, Any]:
@@ -49,12 +51,21 @@ def learning_request(material: Path, **method: Any) -> dict[str, Any]:
 
 
 def test_masks_are_learned_published_and_learned_on(local_service: Service, material: Path) -> None:
-    done = finished(local_service, learning_request(material))
+    with local_service.client() as client:
+        job = client.submit(learning_request(material)).id
+        _until_step(client, job, 3)
+        drivers = list(processes_of(local_service.state_dir, lambda c: "workers.driver" in c and job in c))
+        assert drivers, "no driver was found"
+        for driver in drivers:
+            os.kill(driver, signal.SIGKILL)
+        done = client.wait(job)
     assert done.status == "succeeded", done.error
+    assert done.attempt == 2
 
     report = read_report(_content(local_service, done, "report", "report.json"))
     learned = report.data.masks
     assert learned is not None
+    assert [record.step for record in learned.training.curve.steps] == list(range(1, STEPS + 1))
     assert report.data.sparsity is not None
     assert report.data.sparsity.sparsity == pytest.approx(0.5)
     assert report.data.certificate is not None
@@ -68,7 +79,7 @@ def test_masks_are_learned_published_and_learned_on(local_service: Service, mate
     masks = material / "masks.safetensors"
     masks.write_bytes(_content(local_service, done, "publish", MASKS_PATH))
     asked = learning_request(material, prior={"kind": "stored", "source": f"file:{masks}"})
-    asked["spec"]["prune"]["method"]["training"]["scope"] = "block"
+    asked["spec"]["prune"]["method"]["training"] |= {"scope": "block", "steps": 2}
     del asked["spec"]["prune"]["method"]["training"]["objective"]
     asked["spec"]["prune"]["compare_with"] = [{"name": "general", "source": f"file:{masks}"}]
     further = finished(local_service, asked)

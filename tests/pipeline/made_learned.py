@@ -7,12 +7,11 @@ from typing import Any
 from pipeline.artifacts import (
     CertificateRef,
     CurveRef,
-    LinearAgreement,
-    MaskAgreement,
     TokensRef,
 )
 from pipeline.canonical import sha256_hex
 from pipeline.certificate import Certificate
+from pipeline.mask_agreement import LinearAgreement, MaskAgreement
 from pipeline.mask_figures import mask_learning
 from pipeline.methods.maskllm import MaskLLM, MaskTraining
 from pipeline.patterns import NM

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.artifacts import LinearAgreement, MaskAgreement
+from pipeline.mask_agreement import LinearAgreement, MaskAgreement
 from pipeline.mask_figures import MOST_RECORDS, mask_learning
 from pipeline.model_card import SideFile
 from pipeline.patterns import NM

@@ -228,9 +228,9 @@ def test_large_weights_are_rewarded(tiny: Prepared, tmp_path: Path) -> None:
     assert first.loss == first.language_modelling_loss  # rewards are no part of what is told
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "gemma2"])
+@pytest.mark.parametrize("kind", ["gpt2", "opt", "gemma2"])
 def test_other_architectures(tmp_path: Path, kind: Kind) -> None:
-    """Conv1D with biases, and blocks with more than one kind of attention."""
+    """Conv1D, biases, and blocks with more than one kind of attention."""
     other = prepare(tmp_path / "root", kind, pattern=TWO_OF_FOUR)
     outcome = run_one(tmp_path / "run", other.learning(key=kind))
     assert curve_of(other, outcome).masks[-1].blocks[0].changed > 0

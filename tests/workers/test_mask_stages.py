@@ -14,10 +14,8 @@ from pipeline.artifacts import (
     EvaluationRef,
     FileRef,
     KeepRef,
-    LinearAgreement,
     Manifest,
     ManifestRef,
-    MaskAgreements,
     PlanRef,
     SparsityTable,
 )
@@ -31,6 +29,7 @@ from pipeline.checkpoint.published import check_masks
 from pipeline.errors import CorruptObject, InvalidSpec
 from pipeline.evaluation import EvaluationResult
 from pipeline.ledger import WorkOrder
+from pipeline.mask_agreement import LinearAgreement, MaskAgreements
 from pipeline.plan import SparsityPlan
 from pipeline.resolve import resolve
 from pipeline.resolve_model import model_pin

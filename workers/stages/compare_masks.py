@@ -1,8 +1,9 @@
 """The masks of a job beside others, linear by linear."""
 
-from pipeline.artifacts import AgreementRef, FileRef, KeepRef, MaskAgreements
+from pipeline.artifacts import AgreementRef, FileRef, KeepRef
 from pipeline.canonical import canonical_json
 from pipeline.checkpoint.agreement import agreement
+from pipeline.mask_agreement import MaskAgreements
 from pipeline.plan import SparsityPlan
 from pipeline.stages import CompareMasks
 from workers.stages.base import Made, Progress, StageContext, Steps

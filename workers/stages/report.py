@@ -4,11 +4,12 @@ from typing import TypeVar
 
 from pipeline.allocations.measures import Measurements
 from pipeline.allocations.tournament import TournamentTable
-from pipeline.artifacts import ExpertTable, FileRef, ManifestRef, MaskAgreements, ReportRef, SparsityTable
+from pipeline.artifacts import ExpertTable, FileRef, ManifestRef, ReportRef, SparsityTable
 from pipeline.canonical import Frozen
 from pipeline.certificate import Certificate
 from pipeline.checkpoint.keeps import EXPERTS_JSON, FITS_JSON
 from pipeline.evaluation import EvaluationResult
+from pipeline.mask_agreement import MaskAgreements
 from pipeline.mask_figures import MaskLearning, mask_learning
 from pipeline.methods.maskllm import MaskLLM
 from pipeline.plan import SparsityPlan
