@@ -12,6 +12,8 @@ from fastapi import Depends, FastAPI
 from fastapi.concurrency import run_in_threadpool
 
 from api import errors
+from api.background.dispatcher import Dispatcher
+from api.background.scheduler import Scheduler
 from api.db.engine import Database
 from api.db.migrate import upgrade
 from api.embedded import EmbeddedRay
@@ -33,17 +35,15 @@ from api.routes import (
 )
 from api.routes.access import Needs
 from api.routes.answers import KEYED
-from api.schedules import Scheduler
-from api.service import first_keys
-from api.service.attempts import jobs_by_status
 from api.service.context import Services
-from api.service.dispatcher import Dispatcher
+from api.service.jobs.attempts import jobs_by_status
+from api.service.keys import first_keys
 from api.settings import Settings
 from api.submit import RayJobsClient, cluster
-from pipeline.resolve import resolve
+from pipeline.request.prune_spec import PruneSpec
+from pipeline.resolve.resolve import resolve
 from pipeline.sources.access import SourceAccess
 from pipeline.sources.pins import Pins
-from pipeline.spec import PruneSpec
 from pipeline.storage import ContentStore, open_store
 
 # Who may call what. Everything new belongs to the first: viewers may GET, submitters may do the rest.

@@ -16,7 +16,7 @@ from api.hints import explained
 from api.submit import RayUnavailable
 from pipeline.canonical import Frozen
 from pipeline.errors import CorruptObject, InvalidRequest, ObjectNotFound, SecateurError, StorageError
-from pipeline.spec import JobRequest
+from pipeline.request.prune_spec import JobRequest
 
 log = logging.getLogger(__name__)
 

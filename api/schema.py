@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from pipeline.spec import JobRequest
+from pipeline.request.prune_spec import JobRequest
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 

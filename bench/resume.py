@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs import calibration, parser_of, run_job
-from pipeline.events import DriverEvent
+from pipeline.job.events import DriverEvent
 from workers.demo_data import prepare_demo
 
 BLOCKS = 30

@@ -27,9 +27,9 @@ import torch
 from safetensors.torch import load_file
 
 from jobs import ROOT, Ran, calibration, judged, parser_of, run_job
-from pipeline.artifacts import CheckpointRef, KeepRef
+from pipeline.artifacts.refs import CheckpointRef, KeepRef
 from pipeline.checkpoint.keeps import load_keep
-from pipeline.plan import SparsityPlan
+from pipeline.spec.sparsity_plan import SparsityPlan
 from workers.demo_data import DemoData, prepare_demo
 
 OWL = {"kind": "owl", "multiplier": 5, "spread": 0.08}
@@ -160,8 +160,8 @@ def forwards(model: Path, tokens: Path) -> None:
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
+    from pipeline.blocks.worker import SweepWorker
     from pipeline.methods.wanda import Wanda
-    from pipeline.tensor.sweep import SweepWorker
     from tests.checkpoints import imported
 
     torch.set_num_threads(THREADS)

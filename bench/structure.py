@@ -24,7 +24,7 @@ import torch
 from consumers import THREADS, Consumer, llama_cpp_consumer, onnx_consumer, transformers_consumer
 from jobs import Ran, calibration, judged, parser_of, run_job
 from pipeline.checkpoint.export import export_checkpoint
-from pipeline.comparison import compare
+from pipeline.evaluation.comparison import compare
 from pipeline.vocabulary.table import VocabularyTable
 from workers.demo_data import DemoData, prepare_demo
 

@@ -8,7 +8,7 @@
     │   ├── SourceUnreachable       a bucket or hub did not answer
     │   ├── UnsupportedCheckpoint   pickle weights, quantization, remote code
     │   │   └── IncompleteCheckpoint    files are missing that may still arrive
-    │   ├── UnsupportedModel        a model type without a row in pipeline/architecture.py
+    │   ├── UnsupportedModel        a model type without a row in pipeline/architecture/rows.py
     │   ├── SequenceTooLong         longer than the model's positions
     │   └── TextTooShort            fewer tokens than the spec asks for
     ├── StorageError

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from pipeline.artifacts import CheckpointRef
+from pipeline.artifacts.refs import CheckpointRef
 from pipeline.checkpoint.importing import import_checkpoint
-from pipeline.resolve_model import model_pin
+from pipeline.resolve.model import model_pin
 from pipeline.sources import SourceAccess, open_source
 from pipeline.storage import ContentStore, LocalStore
 

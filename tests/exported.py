@@ -4,12 +4,12 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.artifacts import CheckpointRef
+from pipeline.artifacts.refs import CheckpointRef
+from pipeline.blocks.worker import SweepWorker
 from pipeline.checkpoint.assemble import assemble
 from pipeline.checkpoint.index import TENSORS_JSON
 from pipeline.checkpoint.stored_block import StoredBlock
 from pipeline.storage import ContentStore
-from pipeline.tensor.sweep import SweepWorker
 
 
 def exported(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.models.bloom.modeling_bloom import _get_alibi_slopes
 
-from pipeline.architecture import row_for
+from pipeline.architecture.rows import row_for
 from pipeline.structure.cut import BlockCut, Cut
 from pipeline.structure.sizes import Sizes
 

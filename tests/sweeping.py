@@ -8,21 +8,21 @@ from torch import Tensor
 
 from pipeline.allocations import Allocation
 from pipeline.allocations.measures import Measure
-from pipeline.artifacts import CheckpointRef, FileRef, StatisticsRef
+from pipeline.artifacts.curve import BlockFit
+from pipeline.artifacts.refs import CheckpointRef, FileRef, StatisticsRef
+from pipeline.blocks.worker import SweepWorker
 from pipeline.checkpoint.prunable import prunable_weights
 from pipeline.checkpoint.statistics import read_statistics
 from pipeline.checkpoint.stored_block import StoredBlock
 from pipeline.methods import OneShot
 from pipeline.methods.base import Needs
-from pipeline.patterns import Pattern
-from pipeline.plan import SparsityPlan, Weights
-from pipeline.reconstruction import BlockReconstruction, steps_of
-from pipeline.spec import Propagation
+from pipeline.request.prune_spec import Propagation
+from pipeline.spec.patterns import Pattern
+from pipeline.spec.reconstruction import BlockReconstruction, steps_of
+from pipeline.spec.sparsity_plan import SparsityPlan, Weights
 from pipeline.storage import ContentStore
 from pipeline.tensor.packing import unpack_keep
 from pipeline.tensor.statistics import LinearStatistics, merge, share_edges
-from pipeline.tensor.sweep import SweepWorker
-from pipeline.training import BlockFit
 
 
 @dataclass

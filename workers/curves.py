@@ -2,7 +2,7 @@
 
 from ray.util.metrics import Gauge
 
-from pipeline.training import StepRecord, Validation
+from pipeline.artifacts.curve import StepRecord, Validation
 
 TAGS = ("job", "node")
 OF_STEP = {

@@ -5,8 +5,8 @@ import logging
 
 import ray
 
-from pipeline.events import AttemptFailed
-from pipeline.ledger import WorkOrder, order_key
+from pipeline.job.events import AttemptFailed
+from pipeline.job.ledger import WorkOrder, order_key
 from workers.failures import reason_for
 from workers.job import AttemptEnded, leave, run_job
 from workers.reporter import ApiReporter, LinesReporter, Reporter

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.environment import Environment
+from pipeline.artifacts.environment import Environment
 
 PACKAGES = (
     "secateur",

@@ -4,7 +4,7 @@ import ray.exceptions
 from ray.exceptions import RayError, RayTaskError
 
 from pipeline.errors import SecateurError, WorkerLost
-from pipeline.events import FailureReason
+from pipeline.job.events import FailureReason
 
 LOST = (
     ray.exceptions.RayActorError,

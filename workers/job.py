@@ -9,8 +9,11 @@ from datetime import UTC, datetime
 
 from ray.util.metrics import Gauge
 
-from pipeline.dag import plan
-from pipeline.events import (
+from pipeline.artifacts.curve import StepRecord, Validation
+from pipeline.dag.next_actions import MAX_STAGE_TRIES, decide, next_actions
+from pipeline.dag.nodes import Dag, Node, node_key, resolve_inputs
+from pipeline.dag.plan import plan
+from pipeline.job.events import (
     AttemptFailed,
     AttemptFinished,
     AttemptStarted,
@@ -24,7 +27,7 @@ from pipeline.events import (
     TrainingStep,
     TrainingValidated,
 )
-from pipeline.ledger import (
+from pipeline.job.ledger import (
     JobResult,
     Measured,
     NodeResult,
@@ -34,13 +37,10 @@ from pipeline.ledger import (
     job_result_key,
     stage_result_key,
 )
-from pipeline.nodes import Dag, Node, node_key, resolve_inputs
-from pipeline.schedule import MAX_STAGE_TRIES, decide, next_actions
 from pipeline.storage.content import ContentStore
-from pipeline.training import StepRecord, Validation
 from workers.curves import CurveGauges
 from workers.failures import may_go_on, reason_for
-from workers.keeper import GangKeeper
+from workers.gang.keeper import GangKeeper
 from workers.placement import launch, on_gang, on_worker, places_needed, prepare
 from workers.reporter import Reporter
 from workers.settings import WorkerSettings

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Literal
 
 import ray
 
-from pipeline.stages import Stage
+from pipeline.dag.stages import Stage
 from workers.memory import peak_memory_bytes, reset_peak_memory
 from workers.stages.base import Made, StageContext, Steps, Waited
 
 if TYPE_CHECKING:
-    from workers.keeper import GangKeeper
+    from workers.gang.keeper import GangKeeper
 
 GIB = 2**30
 

@@ -10,8 +10,8 @@ from typing import Protocol
 
 import httpx
 
-from pipeline.events import DriverEvent, EventBody
-from pipeline.ledger import WorkOrder
+from pipeline.job.events import DriverEvent, EventBody
+from pipeline.job.ledger import WorkOrder
 
 log = logging.getLogger(__name__)
 BATCH = 100

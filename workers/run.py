@@ -16,10 +16,10 @@ from pydantic import ValidationError
 
 from pipeline.canonical import digest_of
 from pipeline.errors import SecateurError
-from pipeline.events import AttemptFailed
-from pipeline.ledger import WorkOrder
-from pipeline.resolve import resolve
-from pipeline.spec import JobRequest
+from pipeline.job.events import AttemptFailed
+from pipeline.job.ledger import WorkOrder
+from pipeline.request.prune_spec import JobRequest
+from pipeline.resolve.resolve import resolve
 from workers.failures import reason_for
 from workers.job import AttemptEnded, leave, run_job
 from workers.reporter import LinesReporter

@@ -14,7 +14,7 @@ from fastapi.security import APIKeyCookie, HTTPAuthorizationCredentials, HTTPBea
 from api.auth import Caller, Role, may
 from api.errors import ApiError
 from api.routes.requests import The
-from api.service import keys
+from api.service.keys import keys
 
 COOKIE = "secateur_session"
 READS = frozenset({"GET", "HEAD", "OPTIONS"})

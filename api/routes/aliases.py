@@ -6,8 +6,8 @@ from fastapi import APIRouter, Path
 
 from api.routes.answers import ABSENT, refusals
 from api.routes.requests import The
-from api.service import aliases
-from api.service.schedule_views import AliasList, AliasView
+from api.service.schedules import aliases
+from api.service.schedules.views import AliasList, AliasView
 
 router = APIRouter(tags=["schedules"])
 

@@ -7,8 +7,8 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response, Streamin
 
 from api.routes.answers import ABSENT
 from api.routes.requests import JobId, The
-from api.service import artifacts
-from api.service.views import ArtifactList
+from api.service.jobs import artifacts
+from api.service.jobs.views import ArtifactList
 
 router = APIRouter(tags=["jobs"])
 NAME = Path(max_length=200)

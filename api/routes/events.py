@@ -12,11 +12,11 @@ from api.db.models import EventRow
 from api.errors import ApiError
 from api.routes.answers import ABSENT
 from api.routes.requests import LARGEST_ID, EventCursor, JobId, Limit, The
-from api.service import jobs
 from api.service.context import Services
-from api.service.journal import event_of, events_after
-from api.service.views import EventList
-from pipeline.job import TERMINAL
+from api.service.jobs import jobs
+from api.service.jobs.journal import event_of, events_after
+from api.service.jobs.views import EventList
+from pipeline.job.state import TERMINAL
 
 router = APIRouter(tags=["jobs"])
 POLL_SECONDS = 0.5

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Header, Path
 
 from api.routes.answers import BODY, refusals
 from api.routes.requests import LARGEST_INT, JobId, The
-from api.service.intake import Accepted, DriverEvents, take
+from api.service.jobs.intake import Accepted, DriverEvents, take
 
 router = APIRouter(tags=["internal"])
 BEARER = "bearer "

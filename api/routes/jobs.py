@@ -8,11 +8,11 @@ from api.errors import ApiError
 from api.examples import REQUEST_EXAMPLES
 from api.routes.answers import ABSENT, BODY, CONFLICT, refusals
 from api.routes.requests import IdempotencyKey, JobCursor, JobId, Limit, Moment, The
-from api.service import jobs
-from api.service.present import job_view
-from api.service.views import JobList, JobView
-from pipeline.job import Status
-from pipeline.spec import JobRequest
+from api.service.jobs import jobs
+from api.service.jobs.present import job_view
+from api.service.jobs.views import JobList, JobView
+from pipeline.job.state import Status
+from pipeline.request.prune_spec import JobRequest
 
 router = APIRouter(tags=["jobs"])
 Request = Annotated[JobRequest, Body(openapi_examples=REQUEST_EXAMPLES)]

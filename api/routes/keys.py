@@ -8,8 +8,8 @@ from fastapi import APIRouter, Path
 from api.routes.access import Who
 from api.routes.answers import BODY, CONFLICT, refusals
 from api.routes.requests import The
-from api.service import keys
-from api.service.key_views import CallerView, KeyList, KeyRequest, KeyView, NewKeyView
+from api.service.keys import keys
+from api.service.keys.views import CallerView, KeyList, KeyRequest, KeyView, NewKeyView
 
 log = logging.getLogger(__name__)
 router = APIRouter(tags=["keys"])

@@ -7,7 +7,7 @@ from fastapi.responses import Response, StreamingResponse
 
 from api.routes.answers import ABSENT, refusals
 from api.routes.requests import AttemptNumber, JobId, The
-from api.service.logs import follow_log, read_log
+from api.service.jobs.logs import follow_log, read_log
 
 router = APIRouter(tags=["jobs"])
 

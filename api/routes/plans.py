@@ -5,8 +5,8 @@ from fastapi import APIRouter
 from api.routes.answers import BODY
 from api.routes.jobs import Request
 from api.routes.requests import The
-from api.service import plans
-from api.service.views import PlanView
+from api.service.jobs import plans
+from api.service.jobs.views import PlanView
 
 router = APIRouter(tags=["jobs"])
 

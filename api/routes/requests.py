@@ -7,7 +7,7 @@ from fastapi import Depends, Header, Path, Query, Request
 
 from api.service.context import Services
 from api.service.ids import JOB_ID_PATTERN
-from api.service.jobs import no_such_job
+from api.service.jobs.jobs import no_such_job
 
 EXAMPLE_ID = "job-0cs4b3vmf0hd8jms4t2q"
 LARGEST_INT = 2**31 - 1

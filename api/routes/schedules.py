@@ -7,9 +7,9 @@ from fastapi import APIRouter, Body, Path, Query, Response
 from api.examples import SCHEDULE_EXAMPLES
 from api.routes.answers import ABSENT, BODY, CONFLICT, refusals
 from api.routes.requests import LARGEST_ID, Limit, The
-from api.service import schedules
-from api.service.schedule_request import SCHEDULE_ID_PATTERN, SchedulePatch, ScheduleRequest
-from api.service.schedule_views import FiringList, Outcome, ScheduleList, ScheduleView
+from api.service.schedules import schedules
+from api.service.schedules.request import SCHEDULE_ID_PATTERN, SchedulePatch, ScheduleRequest
+from api.service.schedules.views import FiringList, Outcome, ScheduleList, ScheduleView
 
 router = APIRouter(tags=["schedules"])
 Key = Annotated[

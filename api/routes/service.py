@@ -9,7 +9,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from api.routes.requests import The
 from api.schema import request_schema
 from api.service.health import readiness
-from api.service.views import Readiness
+from api.service.jobs.views import Readiness
 from pipeline.canonical import Frozen
 
 router = APIRouter(tags=["service"])

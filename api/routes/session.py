@@ -6,7 +6,7 @@ from pydantic import SecretStr
 from api.routes.access import COOKIE, refuse_other_sites
 from api.routes.answers import BODY, refusals
 from api.routes.requests import The
-from api.service import keys
+from api.service.keys import keys
 from pipeline.canonical import Frozen
 
 router = APIRouter(tags=["keys"])

@@ -9,9 +9,9 @@ from api.db.engine import Database
 from api.metrics import Metrics
 from api.settings import Settings
 from api.submit import RayJobsClient
+from pipeline.request.prune_spec import PruneSpec
 from pipeline.sources.access import SourceAccess
 from pipeline.sources.pins import Pins
-from pipeline.spec import PruneSpec
 from pipeline.storage import ContentStore
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.service.context import Services
-from api.service.views import Check, Readiness
+from api.service.jobs.views import Check, Readiness
 from api.submit import RayUnavailable
 from pipeline.errors import StorageError
 from pipeline.storage import Prober

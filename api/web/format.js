@@ -1,4 +1,4 @@
-// Quantities and moments as people read them. Quantities read as in the report (pipeline/quantity.py).
+// Quantities and moments as people read them. Quantities read as in the report (pipeline/report/quantity.py).
 
 const BYTES = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
 
@@ -75,7 +75,7 @@ export function short(value) {
   return value.toFixed(0);
 }
 
-/** What prunes, then what trains, in one line (pipeline/recipe.py). */
+/** What prunes, then what trains, in one line (pipeline/report/summary.py). */
 export function recipe(spec) {
   return [...pruning(spec.prune), ...learning(spec.prune?.method), ...training(spec.recovery)].join(" · ");
 }

@@ -7,8 +7,8 @@ from pydantic import Field
 from pipeline.allocations.base import AllocationBase
 from pipeline.allocations.levels import nm_plan, unstructured_plan
 from pipeline.errors import InvalidSpec
-from pipeline.patterns import NM, Pattern
-from pipeline.plan import SparsityPlan, Weights
+from pipeline.spec.patterns import NM, Pattern
+from pipeline.spec.sparsity_plan import SparsityPlan, Weights
 
 
 class Atp(AllocationBase):

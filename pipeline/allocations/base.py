@@ -5,8 +5,8 @@ import math
 from pipeline.allocations.measures import Measure
 from pipeline.canonical import Frozen
 from pipeline.errors import InvalidSpec, NumericalError
-from pipeline.patterns import Pattern
-from pipeline.plan import SparsityPlan, Weights
+from pipeline.spec.patterns import Pattern
+from pipeline.spec.sparsity_plan import SparsityPlan, Weights
 
 FIELD = "spec.prune.allocation"
 

@@ -8,8 +8,8 @@ from pipeline.allocations.base import AllocationBase, check_measured, positions
 from pipeline.allocations.levels import nm_plan, unstructured_plan
 from pipeline.allocations.measures import SaliencyMedian
 from pipeline.errors import NumericalError
-from pipeline.patterns import NM, Pattern
-from pipeline.plan import SparsityPlan, Weights
+from pipeline.spec.patterns import NM, Pattern
+from pipeline.spec.sparsity_plan import SparsityPlan, Weights
 
 
 class Dlp(AllocationBase):

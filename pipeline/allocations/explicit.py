@@ -7,8 +7,8 @@ from pydantic import Field
 from pipeline.allocations.base import AllocationBase
 from pipeline.allocations.levels import zeros_of
 from pipeline.errors import InvalidSpec
-from pipeline.patterns import NM, Pattern
-from pipeline.plan import SparsityPlan, Weights, with_keep, with_sparsity
+from pipeline.spec.patterns import NM, Pattern
+from pipeline.spec.sparsity_plan import SparsityPlan, Weights, with_keep, with_sparsity
 
 FIELD = "spec.prune.allocation.sparsity"
 

@@ -7,8 +7,8 @@ import math
 from collections.abc import Sequence
 
 from pipeline.errors import InfeasiblePlan
-from pipeline.patterns import NM, Unstructured
-from pipeline.plan import SparsityPlan, Weights, largest_remainder, with_keep, with_sparsity
+from pipeline.spec.patterns import NM, Unstructured
+from pipeline.spec.sparsity_plan import SparsityPlan, Weights, largest_remainder, with_keep, with_sparsity
 
 ROUNDING_ERROR = 1e-12  # of sums of a few float64 values below 1
 DENSITY_LEFT = 0.1  # no block keeps less than this share of the density that was asked

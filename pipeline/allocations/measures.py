@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from pipeline.canonical import Frozen
-from pipeline.plan import Weights
+from pipeline.spec.sparsity_plan import Weights
 
 
 class OutlierRatio(Frozen):

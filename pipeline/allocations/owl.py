@@ -12,8 +12,8 @@ from pipeline.allocations.base import AllocationBase, check_measured
 from pipeline.allocations.levels import nm_plan, unstructured_plan
 from pipeline.allocations.measures import OutlierRatio
 from pipeline.errors import InvalidSpec
-from pipeline.patterns import NM, Pattern, Unstructured
-from pipeline.plan import SparsityPlan, Weights, with_sparsity
+from pipeline.spec.patterns import NM, Pattern, Unstructured
+from pipeline.spec.sparsity_plan import SparsityPlan, Weights, with_sparsity
 
 
 class Owl(AllocationBase):

@@ -9,7 +9,7 @@ from pipeline.allocations.candidates import Candidate
 from pipeline.allocations.measures import Measure
 from pipeline.allocations.uniform import Uniform
 from pipeline.canonical import Frozen
-from pipeline.patterns import Pattern
+from pipeline.spec.patterns import Pattern
 
 LARGEST = 32
 

@@ -4,8 +4,8 @@ from typing import Literal
 
 from pipeline.allocations.base import AllocationBase
 from pipeline.allocations.levels import unstructured_plan
-from pipeline.patterns import NM, Pattern
-from pipeline.plan import SparsityPlan, Weights
+from pipeline.spec.patterns import NM, Pattern
+from pipeline.spec.sparsity_plan import SparsityPlan, Weights
 
 
 class Uniform(AllocationBase):

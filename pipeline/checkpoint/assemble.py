@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 
-from pipeline.artifacts import CheckpointRef, FileRef
+from pipeline.artifacts.refs import CheckpointRef, FileRef
 from pipeline.canonical import Frozen, canonical_json
 from pipeline.checkpoint.index import TENSORS_JSON, WEIGHTS_INDEX_JSON, TensorEntry, TensorIndex
 from pipeline.storage.content import ContentStore

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from pipeline.architecture_row import Experts
+from pipeline.architecture.row import Experts
 
 GATE_UP, DOWN = "gate_up_proj", "down_proj"  # parameters of transformers' expert modules
 

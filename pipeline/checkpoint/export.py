@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.artifacts import CheckpointRef
+from pipeline.artifacts.refs import CheckpointRef
 from pipeline.checkpoint.index import TENSORS_JSON
 from pipeline.errors import InvalidSpec
 from pipeline.storage.content import ContentStore

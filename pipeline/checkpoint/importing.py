@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 
-from pipeline.artifacts import CheckpointRef, FileRef
+from pipeline.artifacts.refs import CheckpointRef, FileRef
 from pipeline.canonical import canonical_json
 from pipeline.checkpoint.index import TENSORS_JSON, WEIGHTS_INDEX_JSON, TensorEntry, TensorIndex
 from pipeline.checkpoint.scan import TensorScan

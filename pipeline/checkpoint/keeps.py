@@ -11,9 +11,10 @@ import torch
 from safetensors.torch import load
 from torch import Tensor
 
-from pipeline.architecture import row_for
-from pipeline.architecture_row import Architecture
-from pipeline.artifacts import (
+from pipeline.architecture.row import Architecture
+from pipeline.architecture.rows import row_for
+from pipeline.artifacts.curve import BlockFits
+from pipeline.artifacts.refs import (
     CheckpointRef,
     ExpertTable,
     FileRef,
@@ -27,7 +28,6 @@ from pipeline.checkpoint.writer import put_tensors
 from pipeline.errors import CorruptObject
 from pipeline.storage.content import ContentStore
 from pipeline.tensor.packing import pack_keep, unpack_keep
-from pipeline.training import BlockFits
 
 SPARSITY_JSON, EXPERTS_JSON, FITS_JSON = "sparsity.json", "experts.json", "reconstruction.json"
 

@@ -4,10 +4,10 @@ import math
 
 import torch
 
-from pipeline.artifacts import CheckpointRef
+from pipeline.artifacts.refs import CheckpointRef
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.stream import BlockStream
-from pipeline.plan import Weights
+from pipeline.spec.sparsity_plan import Weights
 from pipeline.storage.content import ContentStore
 
 

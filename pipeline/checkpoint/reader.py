@@ -10,7 +10,7 @@ import torch
 from pydantic import JsonValue
 from torch import Tensor
 
-from pipeline.artifacts import CheckpointRef
+from pipeline.artifacts.refs import CheckpointRef
 from pipeline.checkpoint.index import TENSORS_JSON, TensorEntry, TensorIndex
 from pipeline.errors import CorruptObject, UnsupportedCheckpoint
 from pipeline.storage.content import BlobRef, ContentStore

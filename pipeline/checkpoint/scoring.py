@@ -1,6 +1,6 @@
 """What a stored checkpoint and its statistics say of channels, heads and experts.
 
-Everything follows from the labels of dimensions (pipeline/axes.py). Tensors are read one by one.
+Everything follows from the labels of dimensions (pipeline/architecture/axes.py). Tensors are read one by one.
 
 Shape legend: H hidden size, A query heads, F FFN channels, E experts, G FFN channels of an expert, N any
 labelled dimension.
@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.architecture import row_for
-from pipeline.architecture_row import Architecture
-from pipeline.artifacts import StatisticsRef
-from pipeline.axes import Dimension
+from pipeline.architecture.axes import Dimension
+from pipeline.architecture.row import Architecture
+from pipeline.architecture.rows import row_for
+from pipeline.artifacts.refs import StatisticsRef
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.statistics import read_similarity, read_statistics
 from pipeline.checkpoint.stream import disk_names, skeleton

@@ -1,7 +1,7 @@
 """A checkpoint cut to smaller sizes, tensor by tensor.
 
-What of a tensor stays follows from the labels of its dimensions alone (pipeline/axes.py): there is no code
-for any model type here. Memory holds what stays of one block, and one whole tensor.
+What of a tensor stays follows from the labels of its dimensions alone (pipeline/architecture/axes.py):
+there is no code for any model type here. Memory holds what stays of one block, and one whole tensor.
 """
 
 import json
@@ -15,9 +15,9 @@ from pydantic import JsonValue
 from torch import Tensor
 from transformers import AutoConfig
 
-from pipeline.architecture import row_for
-from pipeline.architecture_row import Architecture
-from pipeline.artifacts import CheckpointRef
+from pipeline.architecture.row import Architecture
+from pipeline.architecture.rows import row_for
+from pipeline.artifacts.refs import CheckpointRef
 from pipeline.checkpoint.assemble import StoredTensors, assemble
 from pipeline.checkpoint.layout import CONFIG_JSON
 from pipeline.checkpoint.reader import CheckpointReader

@@ -1,9 +1,9 @@
 """What is stored of a finished block. Whoever only passes it on needs no model library."""
 
-from pipeline.artifacts import FileRef, LinearSparsity
+from pipeline.artifacts.curve import BlockFit
+from pipeline.artifacts.refs import FileRef, LinearSparsity
 from pipeline.canonical import Frozen
 from pipeline.checkpoint.assemble import StoredTensors
-from pipeline.training import BlockFit
 
 
 class StoredBlock(Frozen):

@@ -21,8 +21,8 @@ from torch.func import functional_call
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
 
-from pipeline.architecture import row_for
-from pipeline.architecture_row import Architecture
+from pipeline.architecture.row import Architecture
+from pipeline.architecture.rows import row_for
 from pipeline.checkpoint.experts import fused, slot, stored_names
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.errors import UnsupportedCheckpoint

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.artifacts import FileRef
+from pipeline.artifacts.refs import FileRef
 from pipeline.canonical import sha256_hex
 from pipeline.checkpoint.index import TensorEntry
 from pipeline.checkpoint.reader import DTYPE_NAMES, DTYPES, CheckpointReader

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from pipeline.canonical import Frozen
-from pipeline.patterns import ComparisonGroup, Pattern
+from pipeline.spec.patterns import ComparisonGroup, Pattern
 
 if TYPE_CHECKING:
     from torch import Tensor

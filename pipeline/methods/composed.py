@@ -12,7 +12,7 @@ from pipeline.methods.magnitude import Magnitude
 from pipeline.methods.ria import Ria
 from pipeline.methods.sparsegpt import SparseGPT
 from pipeline.methods.wanda import Wanda
-from pipeline.patterns import ComparisonGroup, Pattern
+from pipeline.spec.patterns import ComparisonGroup, Pattern
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,7 +8,7 @@ from pipeline.methods.base import Choice, MethodBase, Needs
 from pipeline.methods.magnitude import Magnitude
 from pipeline.methods.ria import Ria
 from pipeline.methods.wanda import Wanda
-from pipeline.patterns import NM, ComparisonGroup, Pattern
+from pipeline.spec.patterns import NM, ComparisonGroup, Pattern
 
 if TYPE_CHECKING:
     from torch import Tensor

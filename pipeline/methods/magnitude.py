@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pipeline.methods.base import MethodBase
-from pipeline.patterns import ComparisonGroup
+from pipeline.spec.patterns import ComparisonGroup
 
 if TYPE_CHECKING:
     from torch import Tensor

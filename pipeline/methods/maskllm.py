@@ -14,10 +14,10 @@ from pipeline.methods.magnitude import Magnitude
 from pipeline.methods.ria import Ria
 from pipeline.methods.sparsegpt import SparseGPT
 from pipeline.methods.wanda import Wanda
-from pipeline.patterns import NM, ComparisonGroup, Pattern
-from pipeline.refusal import refusal
-from pipeline.sources.uri import SourceUri
-from pipeline.training_recipe import Distillation, LearningRate, Optimizer, TrainingRecipe
+from pipeline.spec.field_error import refusal
+from pipeline.spec.patterns import NM, ComparisonGroup, Pattern
+from pipeline.spec.training_recipe import Distillation, LearningRate, Optimizer, TrainingRecipe
+from pipeline.spec.uri import SourceUri
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from pipeline.methods.base import MethodBase, Needs
-from pipeline.patterns import ComparisonGroup
+from pipeline.spec.patterns import ComparisonGroup
 
 if TYPE_CHECKING:
     from torch import Tensor

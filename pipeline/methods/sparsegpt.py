@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from pipeline.methods.base import Choice, MethodBase, Needs
-from pipeline.patterns import NM, ComparisonGroup, Pattern
+from pipeline.spec.patterns import NM, ComparisonGroup, Pattern
 
 if TYPE_CHECKING:
     from torch import Tensor

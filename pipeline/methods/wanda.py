@@ -6,7 +6,7 @@ from pydantic import Field
 
 from pipeline.errors import InvalidSpec
 from pipeline.methods.base import MethodBase, Needs
-from pipeline.patterns import NM, ComparisonGroup, Pattern
+from pipeline.spec.patterns import NM, ComparisonGroup, Pattern
 
 if TYPE_CHECKING:
     from torch import Tensor

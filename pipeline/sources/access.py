@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 
 from pipeline.errors import InvalidSpec
 from pipeline.sources.pins import Pin, PinnedFile
-from pipeline.sources.uri import parse_uri
+from pipeline.spec.uri import parse_uri
 from pipeline.storage.options import S3Options
 
 ROOTS_SETTING = "SECATEUR_ALLOWED_ROOTS"
@@ -37,7 +37,7 @@ class Source(Protocol):
     """A place with files: one file, the files directly inside a directory or prefix, or a hub repository.
 
     A hub dataset is the exception: it is pinned whole, as one entry without bytes, and read through the
-    `datasets` library (pipeline/hub_rows.py).
+    `datasets` library (pipeline/text/hub_rows.py).
     """
 
     @property

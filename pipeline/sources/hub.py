@@ -25,7 +25,7 @@ from pipeline.sources.access import TOKEN_SETTING, Repository, SourceAccess, Wan
 from pipeline.sources.hub_cache import HubCache
 from pipeline.sources.pins import Pin, PinnedFile
 from pipeline.sources.tags import changed, checked
-from pipeline.sources.uri import Uri
+from pipeline.spec.uri import Uri
 from pipeline.storage.base import CHUNK_BYTES
 from pipeline.storage.resume import Body, BrokenBody, read_resuming
 

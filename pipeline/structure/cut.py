@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
-from pipeline.axes import Dimension
+from pipeline.architecture.axes import Dimension
 from pipeline.canonical import Frozen
 from pipeline.errors import InvalidSpec
 from pipeline.structure.sizes import Sizes

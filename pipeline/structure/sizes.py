@@ -5,8 +5,8 @@ from typing import get_args
 
 from pydantic import JsonValue
 
-from pipeline.architecture_row import Architecture
-from pipeline.axes import Size
+from pipeline.architecture.axes import Size
+from pipeline.architecture.row import Architecture
 from pipeline.canonical import Frozen
 from pipeline.errors import UnsupportedCheckpoint
 

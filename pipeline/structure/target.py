@@ -5,8 +5,8 @@ from typing import NoReturn, get_args
 
 from pydantic import JsonValue
 
-from pipeline.architecture_row import Architecture
-from pipeline.axes import Size
+from pipeline.architecture.axes import Size
+from pipeline.architecture.row import Architecture
 from pipeline.errors import InvalidSpec
 from pipeline.structure.sizes import FOUR, Sizes, has_groups, sizes_of
 

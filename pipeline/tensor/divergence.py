@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.training_recipe import Distillation, LanguageModelling, Objective
+from pipeline.spec.training_recipe import Distillation, LanguageModelling, Objective
 
 Divergence = Literal["forward", "reverse", "jensen_shannon"]
 
@@ -33,8 +33,8 @@ def objective_loss(
     """What is minimised, with its gradient, and the mean cross-entropy in it, for the record; in nats, both
     means over the B·(L-1) predictions.
 
-    See pipeline/recovery.py for the formula. Of the distributions, the last position of each sequence takes
-    no part: nothing follows it. `student_hiddens` [B, L, H]: the outputs of all the student's blocks;
+    See pipeline/spec/recovery.py for the formula. Of the distributions, the last position of each sequence
+    takes no part: nothing follows it. `student_hiddens` [B, L, H]: the outputs of all the student's blocks;
     `teacher_hiddens`: those of the teacher's blocks that `matching_blocks` names, as many. They count at all
     L positions, and only when hidden_weight is above 0.
     """

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import NumericalError
-from pipeline.patterns import NM, ComparisonGroup, Pattern, Unstructured
+from pipeline.spec.patterns import NM, ComparisonGroup, Pattern, Unstructured
 
 PARTITIONED = 1 << 18  # entries at a time: a copy of them fits the cache
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import NumericalError
-from pipeline.patterns import NM
+from pipeline.spec.patterns import NM
 from pipeline.tensor.masks import keep_of_groups
 
 DAMPING_STEP, LARGEST_DAMPING = 10.0, 10.0

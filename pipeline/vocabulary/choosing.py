@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from pipeline.canonical import Frozen
 from pipeline.errors import InvalidSpec
+from pipeline.spec.vocabulary import FIELD, rounded_up
 from pipeline.vocabulary.pieces import Pieces
-from pipeline.vocabulary.spec import FIELD, rounded_up
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import TextTooShort
-from pipeline.vocabulary.spec import FIELD
+from pipeline.spec.vocabulary import FIELD
 
 BATCH_CHARACTERS = 1 << 20  # tokenised at once: enough for the tokenizer's threads, little for the memory
 EVERY = 20  # without a text to prove by, every 20th document of the corpus is not counted, and proves

@@ -9,6 +9,7 @@ from pydantic import JsonValue
 
 from pipeline.checkpoint.layout import CONFIG_JSON
 from pipeline.errors import TextTooShort, UnsupportedCheckpoint
+from pipeline.spec.vocabulary import FIELD
 from pipeline.vocabulary.choosing import KeptTokens, choose_tokens
 from pipeline.vocabulary.counting import TokenCounts
 from pipeline.vocabulary.loading import LoadedTokenizer, SentencePieceFile, explicit_ids, load_sentencepiece
@@ -17,7 +18,6 @@ from pipeline.vocabulary.proof import check_special_tokens, prove_tokenizer
 from pipeline.vocabulary.protected import protected_ids
 from pipeline.vocabulary.reading import SENTENCEPIECE, read_pieces
 from pipeline.vocabulary.rewriting import rewrite_tokenizer
-from pipeline.vocabulary.spec import FIELD
 from pipeline.vocabulary.table import TokenizerProof, VocabularyProof, VocabularyTable
 from pipeline.vocabulary.token_ids import renumbered
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping
 
+from pipeline.spec.vocabulary import VocabularySize
 from pipeline.vocabulary.choosing import check_size
 from pipeline.vocabulary.protected import protected_ids
 from pipeline.vocabulary.reading import SENTENCEPIECE, read_pieces
-from pipeline.vocabulary.spec import VocabularySize
 
 TOKENIZER_JSON = "tokenizer.json"
 

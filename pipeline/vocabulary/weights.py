@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from pipeline.architecture import row_for
-from pipeline.artifacts import CheckpointRef, FileRef
+from pipeline.architecture.rows import row_for
+from pipeline.artifacts.refs import CheckpointRef, FileRef
 from pipeline.checkpoint.layout import is_description
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.slicing import full_config, slice_checkpoint
@@ -23,7 +23,8 @@ def cut_checkpoint(
     content: ContentStore, ref: CheckpointRef, vocabulary: Vocabulary, tokens: KeptTokens
 ) -> Iterator[int | CheckpointRef]:
     """Yields how many blocks are done, and at last the smaller checkpoint. What has a dimension over the
-    vocabulary follows from its labels (pipeline/axes.py): embedding, head, its bias, tied or not."""
+    vocabulary follows from its labels (pipeline/architecture/axes.py): embedding, head, its bias, tied or
+    not."""
     reader = CheckpointReader(content, ref)
     config = full_config(reader.config)
     sizes = sizes_of(row_for(str(config["model_type"])), config)

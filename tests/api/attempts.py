@@ -7,10 +7,10 @@ from typing import Any
 import httpx
 
 from api.auth import new_token, token_digest
-from api.service import attempts
-from api.service.attempts import Lease, LiveAttempt
 from api.service.context import Services
-from pipeline.events import EventBody
+from api.service.jobs import attempts
+from api.service.jobs.attempts import Lease, LiveAttempt
+from pipeline.job.events import EventBody
 from tests.api.conftest import RunningApi
 from tests.api.pins import body
 

@@ -18,10 +18,10 @@ import uvicorn
 from fastapi import FastAPI
 
 from api.app import create_app
-from api.client import SecateurClient
+from api.client.client import SecateurClient
 from api.db.engine import Database
-from api.service import keys
 from api.service.context import Services
+from api.service.keys import keys
 from api.settings import Settings
 from tests.api.pins import pinned
 from tests.servers import ServerError

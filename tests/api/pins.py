@@ -3,8 +3,8 @@
 from typing import Any
 
 from pipeline.methods.maskllm import MaskLLM, StoredMasks
+from pipeline.request.prune_spec import PruneSpec
 from pipeline.sources.pins import ModelFacts, Pin, PinnedFile, Pins
-from pipeline.spec import PruneSpec
 
 MODEL = "file:/models/tiny"
 

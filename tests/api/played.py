@@ -1,9 +1,9 @@
 """Plays what the dispatcher and a driver would do to a job, event by event, with a real report at its end."""
 
-from api.service import journal
-from pipeline.artifacts import FileRef, Manifest, ManifestEntry, ManifestRef, ReportRef
+from api.service.jobs import journal
+from pipeline.artifacts.refs import FileRef, Manifest, ManifestEntry, ManifestRef, ReportRef
 from pipeline.canonical import canonical_json
-from pipeline.events import (
+from pipeline.job.events import (
     AttemptFailed,
     AttemptStarted,
     AttemptSubmitted,
@@ -16,9 +16,9 @@ from pipeline.events import (
     StageProgress,
     StageStarted,
 )
-from pipeline.ledger import MANIFEST_JSON, Measured, NodeResult
-from pipeline.report import report_json
-from pipeline.report_page import render_html
+from pipeline.job.ledger import MANIFEST_JSON, Measured, NodeResult
+from pipeline.report.data import report_json
+from pipeline.report.page import render_html
 from pipeline.storage import ContentStore
 from tests.api.conftest import RunningApi
 from tests.pipeline.made_report import made_report

@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from api.schedules import Scheduler
-from api.service.aliases import pointer_key
+from api.background.scheduler import Scheduler
 from api.service.context import Services
+from api.service.schedules.aliases import pointer_key
 from api.settings import Settings
 from tests.api import played
 from tests.api.conftest import RunningApi, running

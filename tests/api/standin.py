@@ -15,9 +15,9 @@ from datetime import UTC, datetime
 import httpx
 
 from api.settings import Settings
-from pipeline.artifacts import FileRef, ReportRef
-from pipeline.dag import plan
-from pipeline.events import (
+from pipeline.artifacts.refs import FileRef, ReportRef
+from pipeline.dag.plan import plan
+from pipeline.job.events import (
     AttemptFailed,
     AttemptFinished,
     AttemptStarted,
@@ -29,7 +29,7 @@ from pipeline.events import (
     StageProgress,
     StageStarted,
 )
-from pipeline.ledger import JobResult, Measured, NodeResult, WorkOrder, job_result_key, order_key
+from pipeline.job.ledger import JobResult, Measured, NodeResult, WorkOrder, job_result_key, order_key
 from pipeline.storage import ContentStore, open_store
 
 HTML = b"<!doctype html><title>report</title>"

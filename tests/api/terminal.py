@@ -4,7 +4,7 @@ from typing import Any
 
 from typer.testing import CliRunner, Result
 
-from api.cli import app
+from api.cli.main import app
 from tests.api.conftest import KEY, RunningApi
 from tests.api.pins import body
 

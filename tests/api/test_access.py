@@ -9,8 +9,8 @@ from fastapi.routing import iter_route_contexts
 
 from api.auth import ROLES, Role, may
 from api.routes.access import COOKIE
-from api.service import keys
-from api.service.key_views import KeyRequest
+from api.service.keys import keys
+from api.service.keys.views import KeyRequest
 from api.settings import Settings
 from tests.api.conftest import AUTHORIZED, KEY, RunningApi, free_port, running, with_key
 from tests.api.pins import body

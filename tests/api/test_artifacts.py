@@ -8,9 +8,9 @@ import httpx
 import pytest
 
 from api.settings import Settings
-from pipeline.artifacts import CheckpointRef, FileRef, ReportRef
-from pipeline.events import AttemptStarted, NodePlanned, StageFinished
-from pipeline.ledger import Measured, NodeResult
+from pipeline.artifacts.refs import CheckpointRef, FileRef, ReportRef
+from pipeline.job.events import AttemptStarted, NodePlanned, StageFinished
+from pipeline.job.ledger import Measured, NodeResult
 from pipeline.storage import CHUNK_BYTES, LocalStore
 from tests.api.attempts import FakeDriver, started_job
 from tests.api.conftest import RunningApi, running

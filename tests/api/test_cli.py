@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-import api.cli
-from api.cli_demo import demo_request
-from pipeline.spec import JobRequest
+import api.cli.main
+from api.cli.demo import demo_request
+from pipeline.request.prune_spec import JobRequest
 from tests.api import played
 from tests.api.conftest import RunningApi, free_port
 from tests.api.pins import body
@@ -208,11 +208,10 @@ def test_serve_names_a_bad_setting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_torch_no_ray() -> None:
-    code = (
-        "import sys, api.cli; sys.exit(bool({'torch', 'ray', 'transformers', 'datasets'} & set(sys.modules)))"
-    )
+    heavy = {"torch", "ray", "transformers", "datasets"}
+    code = f"import sys, api.cli.main; sys.exit(bool({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=EXAMPLES.parent, check=False).returncode == 0
-    assert callable(api.cli.main)
+    assert callable(api.cli.main.main)
 
 
 def test_examples_are_valid() -> None:

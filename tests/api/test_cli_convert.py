@@ -6,9 +6,9 @@ from typing import get_args
 import pytest
 from typer.testing import CliRunner
 
-from api.cli import app
-from api.cli_convert import Implementation as ImplementationOption
-from api.cli_convert import Layout as LayoutOption
+from api.cli.convert import Implementation as ImplementationOption
+from api.cli.convert import Layout as LayoutOption
+from api.cli.main import app
 from pipeline.checkpoint.megatron.convert import Layout
 from pipeline.checkpoint.megatron.whole import Implementation
 from tests.models import tiny_checkpoint

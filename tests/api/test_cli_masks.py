@@ -7,7 +7,7 @@ import pytest
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from api.cli import app
+from api.cli.main import app
 from tests.pipeline.made_masks import Made, made_masks
 
 

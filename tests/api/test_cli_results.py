@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from typer.testing import Result
 
-from api import cli_demo
-from api.cli_demo import demo_request
-from api.client import SecateurClient
+from api.cli import demo as cli_demo
+from api.cli.demo import demo_request
+from api.client.client import SecateurClient
 from api.settings import Settings
-from pipeline.events import Event as JobEvent
-from pipeline.events import JobCancelled
-from pipeline.report import read_report
+from pipeline.job.events import Event as JobEvent
+from pipeline.job.events import JobCancelled
+from pipeline.report.data import read_report
 from tests.api import played
 from tests.api.conftest import RunningApi, running
 from tests.api.pins import body

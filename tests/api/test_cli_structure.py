@@ -6,7 +6,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
-from api.cli import app
+from api.cli.main import app
 from tests.models import tiny_checkpoint, tiny_text
 
 

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
-from api.cli import app
+from api.cli.main import app
 from tests.models import PARAGRAPH, tiny_checkpoint, tiny_text
 
 

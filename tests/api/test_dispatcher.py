@@ -12,13 +12,13 @@ import pytest
 from sqlalchemy import update
 
 from api.auth import token_matches
+from api.background.dispatcher import REFUSALS, Dispatcher
 from api.db.models import Attempt, Job
-from api.service import attempts
-from api.service.dispatcher import REFUSALS, Dispatcher
+from api.service.jobs import attempts
 from api.settings import Settings
 from api.submit import RayJob, RayJobsClient, RayRefused, RayStatus, RayUnavailable, Submission
-from pipeline.events import AttemptFailed, AttemptStarted, FailureReason, NodePlanned
-from pipeline.ledger import JobResult, Measured, NodeResult, WorkOrder, job_result_key, order_key
+from pipeline.job.events import AttemptFailed, AttemptStarted, FailureReason, NodePlanned
+from pipeline.job.ledger import JobResult, Measured, NodeResult, WorkOrder, job_result_key, order_key
 from tests.api.attempts import event
 from tests.api.conftest import RunningApi, running
 from tests.api.pins import body
@@ -297,7 +297,7 @@ def test_the_drivers_own_reason_decides(scene: Scene, retryable: bool) -> None:
 
 
 def test_a_driver_that_lingers_is_stopped(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("api.service.dispatcher.LINGER_SECONDS", 0.05)
+    monkeypatch.setattr("api.background.dispatcher.LINGER_SECONDS", 0.05)
     scene.post()
     dispatcher = scene.dispatcher()
     dispatcher.round()

@@ -10,8 +10,8 @@ import pytest
 
 from api.settings import Settings
 from pipeline.errors import SourceUnreachable
+from pipeline.request.prune_spec import PruneSpec
 from pipeline.sources.pins import Pins
-from pipeline.spec import PruneSpec
 from tests.api.conftest import RunningApi, running
 from tests.api.pins import body
 from tests.models import tiny_checkpoint

@@ -9,9 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
-from api.service import attempts
-from pipeline.events import Message
-from pipeline.ledger import JobResult
+from api.service.jobs import attempts
+from pipeline.job.events import Message
+from pipeline.job.ledger import JobResult
 from tests.api.attempts import LEASE, FakeDriver, started_job
 from tests.api.conftest import AUTHORIZED, RunningApi
 

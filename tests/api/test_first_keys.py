@@ -13,13 +13,13 @@ import pytest
 from pydantic import ValidationError
 
 from api.auth import new_key
-from api.client import ClientError, SecateurClient
+from api.client.client import ClientError, SecateurClient
 from api.db.engine import Database
 from api.db.migrate import upgrade
 from api.errors import ApiError
 from api.key_file import read_key, write_key
-from api.service import first_keys, keys
-from api.service.views import FileView
+from api.service.jobs.views import FileView
+from api.service.keys import first_keys, keys
 from api.settings import Settings
 from tests.api.conftest import KEY, RunningApi, free_port, running
 from tests.api.terminal import cli

@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from api.service import attempts
-from pipeline.events import (
+from api.service.jobs import attempts
+from pipeline.job.events import (
     AttemptStarted,
     EventBody,
     FailureReason,
@@ -17,7 +17,7 @@ from pipeline.events import (
     StageProgress,
     StageStarted,
 )
-from pipeline.ledger import Measured, NodeResult
+from pipeline.job.ledger import Measured, NodeResult
 from tests.api.attempts import LEASE, FakeDriver, event, next_attempt, started_job
 from tests.api.conftest import RunningApi
 

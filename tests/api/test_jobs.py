@@ -11,9 +11,9 @@ from sqlalchemy import update
 
 from api.db.models import Job
 from api.examples import REQUEST_EXAMPLES
-from api.service import journal
 from api.service.ids import JOB_ID_PATTERN, new_job_id
-from pipeline.events import FailureReason, JobFailed, JobSucceeded
+from api.service.jobs import journal
+from pipeline.job.events import FailureReason, JobFailed, JobSucceeded
 from tests.api.conftest import RunningApi, with_key
 from tests.api.pins import MODEL, body
 

@@ -13,7 +13,7 @@ from sqlalchemy import select, text
 
 from api.auth import OUR_KEY, key_prefix, new_key
 from api.db.models import ApiKey
-from api.service.key_views import NewKeyView
+from api.service.keys.views import NewKeyView
 from api.settings import Settings
 from tests.api.conftest import KEY, RunningApi, with_key
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from api.settings import Settings
+from pipeline.request.prune_spec import PruneSpec
 from pipeline.sources.pins import ModelFacts, Pins
-from pipeline.spec import PruneSpec
 from tests.api.conftest import RunningApi, running
 from tests.api.pins import body, pinned
 

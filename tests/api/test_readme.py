@@ -6,8 +6,8 @@ from pathlib import Path
 
 import yaml
 
-from api.service.schedule_request import ScheduleRequest, check
-from pipeline.spec import JobRequest
+from api.service.schedules.request import ScheduleRequest, check
+from pipeline.request.prune_spec import JobRequest
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 

@@ -9,7 +9,7 @@ import yaml
 
 from api.docs import DOCS
 from api.examples import SCHEDULE_EXAMPLES
-from api.service.schedule_request import ScheduleRequest
+from api.service.schedules.request import ScheduleRequest
 from api.settings import Settings
 from tests.api.conftest import free_port, running
 from tests.api.pins import body

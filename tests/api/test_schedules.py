@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import select
 
 from api.db.models import Firing, Schedule
-from api.service import schedule_leases
+from api.service.schedules import leases as schedule_leases
 from api.settings import Settings
 from pipeline.errors import SourceUnreachable, StorageUnavailable
 from pipeline.sources import SourceAccess

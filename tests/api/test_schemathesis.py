@@ -13,10 +13,10 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from api.docs import DOCS
-from api.service import attempts
-from api.service.logs import log_key
+from api.service.jobs import attempts
+from api.service.jobs.logs import log_key
 from api.settings import Settings
-from pipeline.ledger import JobResult
+from pipeline.job.ledger import JobResult
 from tests.api.attempts import LEASE, started_job
 from tests.api.conftest import AUTHORIZED, RunningApi, free_port, running
 from tests.api.pins import body

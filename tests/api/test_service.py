@@ -13,11 +13,11 @@ import pytest
 from api.docs import DOCS, pages
 from api.examples import REQUEST_EXAMPLES
 from api.settings import Settings
-from pipeline.artifacts import CheckpointRef, FileRef
-from pipeline.dag import plan
-from pipeline.ledger import Measured, StageResult, stage_result_key
-from pipeline.spec import JobRequest
-from pipeline.stages import stage_key
+from pipeline.artifacts.refs import CheckpointRef, FileRef
+from pipeline.dag.plan import plan
+from pipeline.dag.stages import stage_key
+from pipeline.job.ledger import Measured, StageResult, stage_result_key
+from pipeline.request.prune_spec import JobRequest
 from tests.api.conftest import RunningApi, running
 from tests.api.pins import body, pinned
 

@@ -12,11 +12,12 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from api import cli_local
-from api.cli import app
-from api.sse import ServerSentMessage, messages
-from api.watch import JobWatch, Pace, watch
-from pipeline.events import (
+from api.cli import local as cli_local
+from api.cli.main import app
+from api.cli.watch import JobWatch, Pace, watch
+from api.client.sse import ServerSentMessage, messages
+from pipeline.artifacts.curve import Validation
+from pipeline.job.events import (
     AttemptFailed,
     AttemptFinished,
     AttemptStarted,
@@ -34,7 +35,6 @@ from pipeline.events import (
     TrainingValidated,
 )
 from pipeline.storage import ContentStore, LocalStore
-from pipeline.training import Validation
 from tests.api.pins import body as request_body
 from tests.api.played import finished, succeeding
 from tests.pipeline.made_learned import made_mask_step, made_training, made_validation

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from api.client import SecateurClient, ServiceAwayError
+from api.client.client import SecateurClient, ServiceAwayError
 from api.key_file import read_key
 
 START_SECONDS = 120
@@ -43,7 +43,7 @@ class Service:
             **self.environment,
         }
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "api.cli", "serve"],
+            [sys.executable, "-m", "api.cli.main", "serve"],
             env=environment,
             stdout=log,
             stderr=log,

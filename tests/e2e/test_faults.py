@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from api.client import SecateurClient
-from pipeline.events import Event
+from api.client.client import SecateurClient
+from pipeline.job.events import Event
 from pipeline.storage import LocalStore, open_store
 from tests.e2e.service import Service, processes_of
 from tests.e2e.test_job import artifacts, finished, request

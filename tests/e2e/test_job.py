@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from api.service.views import ArtifactView, JobView
+from api.service.jobs.views import ArtifactView, JobView
 from tests.e2e.service import Service
 
 pytestmark = pytest.mark.e2e

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.artifacts import MASKS_PATH
-from pipeline.report import read_report
+from pipeline.artifacts.refs import MASKS_PATH
+from pipeline.report.data import read_report
 from tests.e2e.service import Service, processes_of
 from tests.e2e.test_job import finished, request
 from tests.e2e.test_recovery import _content, _until_step

@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from api.key_file import read_key
-from api.service.schedule_views import FiringView, ScheduleView
+from api.service.schedules.views import FiringView, ScheduleView
 from pipeline.storage import Store, open_store
 from tests.e2e.conftest import BUCKET
 from tests.e2e.service import Service

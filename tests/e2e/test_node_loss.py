@@ -15,17 +15,17 @@ from ray.cluster_utils import Cluster
 from safetensors.torch import load
 
 from pipeline.allocations.uniform import Uniform
-from pipeline.artifacts import CheckpointRef
-from pipeline.certificate import Certificate
+from pipeline.artifacts.certificate import Certificate
+from pipeline.artifacts.curve import Curve, StepRecord
+from pipeline.artifacts.refs import CheckpointRef
 from pipeline.checkpoint.reader import CheckpointReader
-from pipeline.events import DriverEvent, EventBody
-from pipeline.ledger import NodeResult, WorkOrder, order_key
+from pipeline.job.events import DriverEvent, EventBody
+from pipeline.job.ledger import NodeResult, WorkOrder, order_key
 from pipeline.methods.sparsegpt import SparseGPT
-from pipeline.patterns import Unstructured
-from pipeline.resolve import resolve
-from pipeline.spec import JobRequest
+from pipeline.request.prune_spec import JobRequest
+from pipeline.resolve.resolve import resolve
+from pipeline.spec.patterns import Unstructured
 from pipeline.storage.content import ContentStore
-from pipeline.training import Curve, StepRecord
 from tests.e2e.test_recovery import recovery_request
 from tests.sweeping import prune_in_process
 from workers.samples import FILE

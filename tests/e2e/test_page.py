@@ -7,9 +7,9 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from api.key_file import read_key
-from api.service.views import ArtifactList
-from pipeline.quantity import human_perplexity
-from pipeline.report import ReportDocument
+from api.service.jobs.views import ArtifactList
+from pipeline.report.data import ReportDocument
+from pipeline.report.quantity import human_perplexity
 from tests.browser import visiting
 from tests.e2e.service import Service
 from tests.e2e.test_job import request

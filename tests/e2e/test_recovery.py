@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from api.client import SecateurClient
-from pipeline.certificate import Certificate
-from pipeline.training import Curve
+from api.client.client import SecateurClient
+from pipeline.artifacts.certificate import Certificate
+from pipeline.artifacts.curve import Curve
 from tests.e2e.service import Service, processes_of
 from tests.e2e.test_job import finished, request
 from tests.servers import S3Server

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load
 
-from api.service.views import JobView
+from api.service.jobs.views import JobView
 from tests.e2e.service import Service
 from tests.e2e.test_job import artifacts, finished, request, with_tasks
 

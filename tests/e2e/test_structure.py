@@ -9,7 +9,7 @@ from safetensors.torch import load
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from api.client import ClientError
+from api.client.client import ClientError
 from pipeline.structure.cut import Cut
 from pipeline.vocabulary.choosing import KeptTokens
 from tests.e2e.service import Service

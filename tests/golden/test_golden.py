@@ -23,12 +23,12 @@ from torch import Tensor
 from pipeline.allocations import Allocation
 from pipeline.allocations.owl import Owl
 from pipeline.allocations.uniform import Uniform
+from pipeline.blocks.worker import SweepWorker
 from pipeline.methods import Method
 from pipeline.methods.magnitude import Magnitude
 from pipeline.methods.sparsegpt import SparseGPT
 from pipeline.methods.wanda import Wanda
-from pipeline.patterns import NM, Pattern, Unstructured
-from pipeline.tensor.sweep import SweepWorker
+from pipeline.spec.patterns import NM, Pattern, Unstructured
 from tests import oracles
 from tests.checkpoints import imported
 from tests.sweeping import prune_in_process

@@ -4,21 +4,8 @@ import math
 import random
 from typing import Any
 
-from pipeline.artifacts import (
-    CertificateRef,
-    CurveRef,
-    TokensRef,
-)
-from pipeline.canonical import sha256_hex
-from pipeline.certificate import Certificate
-from pipeline.mask_agreement import LinearAgreement, MaskAgreement
-from pipeline.mask_figures import mask_learning
-from pipeline.methods.maskllm import MaskLLM, MaskTraining
-from pipeline.patterns import NM
-from pipeline.recipe import seeds_of
-from pipeline.report import ReportData
-from pipeline.spec import Prune, PruneSpec
-from pipeline.training import (
+from pipeline.artifacts.certificate import Certificate
+from pipeline.artifacts.curve import (
     BlockFit,
     BlockMasks,
     Curve,
@@ -28,6 +15,19 @@ from pipeline.training import (
     TokensIndex,
     Validation,
 )
+from pipeline.artifacts.mask_overlap import LinearAgreement, MaskAgreement
+from pipeline.artifacts.refs import (
+    CertificateRef,
+    CurveRef,
+    TokensRef,
+)
+from pipeline.canonical import sha256_hex
+from pipeline.methods.maskllm import MaskLLM, MaskTraining
+from pipeline.report.data import ReportData
+from pipeline.report.mask_figures import mask_learning
+from pipeline.report.summary import seeds_of
+from pipeline.request.prune_spec import Prune, PruneSpec
+from pipeline.spec.patterns import NM
 from tests.pipeline.made_recovery import BATCH, DEEPSPEED, LENGTH, made_certificate
 from tests.pipeline.made_report import LINEARS, made_file, made_report, made_spec, made_stage
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import torch
 
-from pipeline.architecture import row_for
-from pipeline.artifacts import CheckpointRef, KeepRef
+from pipeline.architecture.rows import row_for
+from pipeline.artifacts.refs import CheckpointRef, KeepRef
 from pipeline.checkpoint.keeps import held_tensors, put_keep, turned
-from pipeline.checkpoint.masks import put_masks
 from pipeline.checkpoint.reader import CheckpointReader
-from pipeline.patterns import NM, Pattern, Unstructured
+from pipeline.masks.file import put_masks
+from pipeline.spec.patterns import NM, Pattern, Unstructured
 from pipeline.storage import ContentStore
 from tests.checkpoints import imported
 from tests.models import tiny_checkpoint

@@ -4,15 +4,15 @@ import math
 import random
 from typing import Any
 
-from pipeline.artifacts import CertificateRef, CurveRef, TokensRef
+from pipeline.artifacts.certificate import Certificate, Check, TensorCertificate
+from pipeline.artifacts.curve import BlockFit, Curve, KeepUpdate, Shard, StepRecord, TokensIndex, Validation
+from pipeline.artifacts.refs import CertificateRef, CurveRef, TokensRef
 from pipeline.canonical import sha256_hex
-from pipeline.certificate import Certificate, Check, TensorCertificate
-from pipeline.recipe import seeds_of
-from pipeline.recovery import Recovery
-from pipeline.report import ReportData
-from pipeline.spec import PruneSpec
-from pipeline.training import BlockFit, Curve, KeepUpdate, Shard, StepRecord, TokensIndex, Validation
-from pipeline.training_figures import training_figures
+from pipeline.report.data import ReportData
+from pipeline.report.summary import seeds_of
+from pipeline.report.training_figures import training_figures
+from pipeline.request.prune_spec import PruneSpec
+from pipeline.spec.recovery import Recovery
 from tests.pipeline.made_report import DENSE, made_evaluation, made_file, made_report, made_spec, made_stage
 
 RECOVERED = sha256_hex(b"recovered")

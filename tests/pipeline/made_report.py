@@ -5,7 +5,8 @@ from collections.abc import Mapping
 
 from pipeline.allocations.measures import Measurements, OutlierRatio
 from pipeline.allocations.owl import Owl
-from pipeline.artifacts import (
+from pipeline.artifacts.environment import Environment
+from pipeline.artifacts.refs import (
     ArtifactRef,
     CheckpointRef,
     EvaluationRef,
@@ -20,24 +21,23 @@ from pipeline.artifacts import (
     StatisticsRef,
 )
 from pipeline.canonical import sha256_hex
-from pipeline.environment import Environment
-from pipeline.evaluation import (
+from pipeline.job.ledger import Measured, NodeResult
+from pipeline.methods.wanda import Wanda
+from pipeline.report.data import ReportData
+from pipeline.report.summary import seeds_of
+from pipeline.request.prune_spec import Prune, PruneSpec
+from pipeline.sources.pins import ModelFacts, Pin, PinnedFile, Pins
+from pipeline.spec.evaluation import (
     Evaluation,
     EvaluationResult,
     PerplexityContract,
     PerplexityResult,
     PerplexityText,
 )
-from pipeline.ledger import Measured, NodeResult
-from pipeline.methods.wanda import Wanda
-from pipeline.model import ModelSource
-from pipeline.patterns import Unstructured
-from pipeline.recipe import seeds_of
-from pipeline.report import ReportData
-from pipeline.sources.pins import ModelFacts, Pin, PinnedFile, Pins
-from pipeline.spec import Prune, PruneSpec
+from pipeline.spec.model import ModelSource
+from pipeline.spec.patterns import Unstructured
+from pipeline.spec.texts import Calibration
 from pipeline.storage.content import BlobRef
-from pipeline.texts import Calibration
 
 LINEARS = {
     "self_attn.q_proj": 576 * 576,

@@ -3,9 +3,9 @@
 from typing import Any
 
 from pipeline.canonical import sha256_hex
-from pipeline.eval_tasks import LM_EVAL_VERSION, SUITES, EvalTasks
-from pipeline.report import ReportData
-from pipeline.task_results import TaskContract, TaskEvaluation, TaskMetric, TaskResult
+from pipeline.evaluation.task_results import TaskContract, TaskEvaluation, TaskMetric, TaskResult
+from pipeline.report.data import ReportData
+from pipeline.spec.eval_tasks import LM_EVAL_VERSION, SUITES, EvalTasks
 
 
 def made_contract(task: str, **changes: Any) -> TaskContract:

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline.blocks.activations import Activations, Room, StoredActivations
+from pipeline.blocks.worker import SweepWorker
 from pipeline.errors import CorruptObject
 from pipeline.storage import LocalStore
-from pipeline.tensor.activations import Activations, Room, StoredActivations
 from pipeline.tensor.statistics import share_edges
-from pipeline.tensor.sweep import SweepWorker
 from tests.checkpoints import imported
 from tests.models import tiny_checkpoint
 from tests.pipeline.test_sweep import samples

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.checkpoint.agreement import agreement
+from pipeline.masks.overlap import agreement
 from pipeline.tensor.overlap import Overlap, overlap
 from tests.pipeline.made_masks import made_masks
 

@@ -20,8 +20,8 @@ from pipeline.allocations.levels import DENSITY_LEFT
 from pipeline.allocations.owl import Owl
 from pipeline.allocations.uniform import Uniform
 from pipeline.errors import InfeasiblePlan, InvalidSpec, NumericalError
-from pipeline.patterns import NM, Pattern, Unstructured
-from pipeline.plan import SparsityPlan, Weights
+from pipeline.spec.patterns import NM, Pattern, Unstructured
+from pipeline.spec.sparsity_plan import SparsityPlan, Weights
 from tests import oracles
 
 BLOCKS = 4

@@ -9,16 +9,16 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from pipeline.allocations import Uniform
-from pipeline.architecture import ROWS, row_for
-from pipeline.artifacts import CheckpointRef
-from pipeline.checkpoint.certify import certify
+from pipeline.architecture.rows import ROWS, row_for
+from pipeline.artifacts.refs import CheckpointRef
 from pipeline.checkpoint.index import TensorEntry
 from pipeline.checkpoint.keeps import keep_ref, load_keep
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.stream import BlockStream, disk_names
 from pipeline.errors import UnsupportedCheckpoint, UnsupportedModel
+from pipeline.masks.certify import certify
 from pipeline.methods import Wanda
-from pipeline.patterns import Unstructured
+from pipeline.spec.patterns import Unstructured
 from pipeline.storage import ContentStore
 from tests import oracles
 from tests.checkpoints import imported
@@ -216,5 +216,5 @@ def test_a_linear_that_its_block_passes_by_is_not_measured(tmp_path: Path) -> No
 
 
 def test_an_unknown_type_names_the_nearest_and_the_file() -> None:
-    with pytest.raises(UnsupportedModel, match=r"'gemma3' has no row in pipeline/architecture.py; did"):
+    with pytest.raises(UnsupportedModel, match=r"'gemma3' has no row in pipeline/architecture/rows.py; did"):
         row_for("gemma3")

@@ -8,14 +8,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline.allocations import Uniform
-from pipeline.artifacts import CheckpointRef, KeepRef, SparsityTable
-from pipeline.certificate import Certificate
-from pipeline.checkpoint.certify import certify, certify_files
+from pipeline.artifacts.certificate import Certificate
+from pipeline.artifacts.refs import CheckpointRef, KeepRef, SparsityTable
 from pipeline.checkpoint.keeps import keep_ref, load_keep, put_keep
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.errors import ZerosLost
+from pipeline.masks.certify import certify, certify_files
 from pipeline.methods import Magnitude
-from pipeline.patterns import NM, Unstructured
+from pipeline.spec.patterns import NM, Unstructured
 from pipeline.storage import ContentStore
 from tests.checkpoints import imported
 from tests.models import Kind, tiny_checkpoint

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.artifacts import (
+from pipeline.artifacts.refs import (
     AdapterRef,
     ArtifactRef,
     CertificateRef,
@@ -21,11 +21,11 @@ from pipeline.artifacts import (
     TokensRef,
     VocabularyRef,
 )
-from pipeline.dag import plan
-from pipeline.nodes import Dag, node_key
+from pipeline.dag.nodes import Dag, node_key
+from pipeline.dag.plan import plan
+from pipeline.dag.stages import ImportKeep, ImportModel, MeasureStatistics, PrepareText, Recover
+from pipeline.request.prune_spec import PruneSpec
 from pipeline.sources.pins import ModelFacts, Pin, PinnedFile, Pins
-from pipeline.spec import PruneSpec
-from pipeline.stages import ImportKeep, ImportModel, MeasureStatistics, PrepareText, Recover
 
 TEXT = {"source": "file:/t/text.txt", "sequence_length": 32}
 WANDA = {

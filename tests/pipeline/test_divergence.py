@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
+from pipeline.spec.training_recipe import Distillation, LanguageModelling
 from pipeline.tensor import divergence as module
 from pipeline.tensor.divergence import (
     Divergence,
@@ -18,7 +19,6 @@ from pipeline.tensor.divergence import (
     matching_blocks,
     objective_loss,
 )
-from pipeline.training_recipe import Distillation, LanguageModelling
 from tests import oracles
 
 KINDS: tuple[Divergence, ...] = get_args(Divergence)

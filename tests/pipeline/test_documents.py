@@ -10,10 +10,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import rows
-from pipeline.documents import (
-    read_documents,
-)
 from pipeline.errors import (
     InvalidSpec,
     SourceChanged,
@@ -22,7 +18,11 @@ from pipeline.errors import (
     StorageUnavailable,
 )
 from pipeline.sources import SourceAccess, open_source
-from pipeline.texts import TextSource
+from pipeline.spec.texts import TextSource
+from pipeline.text import rows
+from pipeline.text.documents import (
+    read_documents,
+)
 from tests.hub import COMMIT, Hub, Repository, cache_repository, serve_hub
 from tests.models import tiny_documents, tiny_text
 

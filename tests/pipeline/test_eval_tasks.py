@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pipeline.artifacts import CheckpointRef, FileRef, TaskRef
-from pipeline.dag import plan
-from pipeline.eval_tasks import SUITES, EvalTask, EvalTasks
-from pipeline.nodes import Dag, node_key
+from pipeline.artifacts.refs import CheckpointRef, FileRef, TaskRef
+from pipeline.dag.nodes import Dag, node_key
+from pipeline.dag.plan import plan
+from pipeline.request.prune_spec import PruneSpec
 from pipeline.sources.pins import ModelFacts, Pin, PinnedFile, Pins
-from pipeline.spec import PruneSpec
+from pipeline.spec.eval_tasks import SUITES, EvalTask, EvalTasks
 from pipeline.storage.content import BlobRef
 
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.:()+-]{0,40}", fullmatch=True)

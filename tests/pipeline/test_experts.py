@@ -8,14 +8,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline.allocations import Owl, Uniform
-from pipeline.architecture import row_for
+from pipeline.architecture.rows import row_for
+from pipeline.blocks.routing import MINIMUM_TOKENS
+from pipeline.blocks.worker import SweepWorker
 from pipeline.checkpoint.experts import fused
 from pipeline.errors import UnsupportedCheckpoint
 from pipeline.methods import Magnitude, SparseGPT, Wanda
-from pipeline.patterns import Unstructured
-from pipeline.tensor.routing import MINIMUM_TOKENS
+from pipeline.spec.patterns import Unstructured
 from pipeline.tensor.statistics import merge
-from pipeline.tensor.sweep import SweepWorker
 from tests.checkpoints import imported
 from tests.model_configs import MIXTURES, Kind
 from tests.models import tiny_checkpoint

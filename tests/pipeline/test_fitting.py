@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from pipeline.allocations import Uniform
+from pipeline.blocks.fitting import BlockFitter
 from pipeline.errors import NumericalError
 from pipeline.methods import Magnitude, Wanda
-from pipeline.patterns import NM, Unstructured
-from pipeline.reconstruction import BlockReconstruction, batches, steps_of
-from pipeline.tensor.fitting import BlockFitter
+from pipeline.spec.patterns import NM, Unstructured
+from pipeline.spec.reconstruction import BlockReconstruction, batches, steps_of
 from tests.checkpoints import imported
 from tests.models import tiny_checkpoint
 from tests.pipeline.test_sweep import samples

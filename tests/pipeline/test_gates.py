@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.comparison import Comparison, TaskComparison
-from pipeline.gates import Verdict, check_measured, judge, parse
-from pipeline.report import Summary, summarise
+from pipeline.evaluation.comparison import Comparison, TaskComparison
+from pipeline.report.data import Summary, summarise
+from pipeline.report.gates import Verdict, check_measured, judge, parse
 from tests.pipeline.made_recovery import recovered_report, recovered_spec
 from tests.pipeline.made_report import made_report
 

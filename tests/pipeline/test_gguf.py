@@ -21,10 +21,10 @@ from pipeline.errors import (
     SourceUnreachable,
     UnsupportedCheckpoint,
 )
-from pipeline.evaluation import PerplexityText
-from pipeline.resolve_model import model_pin
+from pipeline.resolve.model import model_pin
 from pipeline.sources import SourceAccess, open_source
-from pipeline.tokens import perplexity_tokens, perplexity_windows
+from pipeline.spec.evaluation import PerplexityText
+from pipeline.text.tokens import perplexity_tokens, perplexity_windows
 from tests.models import PARAGRAPH, tiny_checkpoint
 from workers import demo_data
 from workers.demo_data import prepare_demo

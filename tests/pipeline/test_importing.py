@@ -13,13 +13,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save, save_file
 
-from pipeline.artifacts import CheckpointRef
+from pipeline.artifacts.refs import CheckpointRef
 from pipeline.checkpoint import importing
 from pipeline.checkpoint.importing import import_checkpoint
 from pipeline.checkpoint.index import TENSORS_JSON, TensorEntry, TensorIndex
 from pipeline.checkpoint.scan import TensorScan
 from pipeline.errors import SourceChanged, UnsupportedCheckpoint
-from pipeline.resolve_model import model_pin
+from pipeline.resolve.model import model_pin
 from pipeline.sources import SourceAccess, open_source
 from pipeline.sources.pins import Pin, PinnedFile
 from pipeline.storage import ContentStore, LocalStore

@@ -17,15 +17,15 @@ from safetensors.torch import load, load_file
 from transformers import AutoModelForCausalLM
 
 from pipeline.allocations import Uniform
-from pipeline.architecture import row_for
-from pipeline.certificate import Certificate
+from pipeline.architecture.rows import row_for
+from pipeline.artifacts.certificate import Certificate
 from pipeline.checkpoint.keeps import keep_ref
-from pipeline.checkpoint.masking import Applied, apply_masks, fit
-from pipeline.checkpoint.masks import TABLE, MaskFile, find_masks, put_masks
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.errors import CorruptObject, InvalidSpec, SourceNotFound, UnsupportedCheckpoint
+from pipeline.masks.apply import Applied, apply_masks, fit
+from pipeline.masks.file import TABLE, MaskFile, find_masks, put_masks
 from pipeline.methods import Magnitude
-from pipeline.patterns import NM, Unstructured
+from pipeline.spec.patterns import NM, Unstructured
 from pipeline.tensor.zeros import keep_sha256
 from tests.checkpoints import imported
 from tests.models import tiny_checkpoint

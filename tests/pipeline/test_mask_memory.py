@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from pipeline.mask_memory import LIBRARIES, mask_memory, prunable
-from pipeline.patterns import NM
-from pipeline.resources import Resources, TrainingResources
+from pipeline.request.resources import Resources, TrainingResources
+from pipeline.resolve.mask_memory import LIBRARIES, mask_memory, prunable
+from pipeline.resolve.training_memory import TrainingMemory
 from pipeline.sources.pins import ModelFacts
-from pipeline.training_memory import TrainingMemory
+from pipeline.spec.patterns import NM
 from tests.pipeline.made_learned import made_training
 
 FACTS = ModelFacts(

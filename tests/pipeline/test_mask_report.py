@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from pipeline.mask_agreement import LinearAgreement, MaskAgreement
-from pipeline.mask_figures import MOST_RECORDS, mask_learning
-from pipeline.model_card import SideFile
-from pipeline.patterns import NM
-from pipeline.recipe import recipe_of
-from pipeline.report import ReportData, read_report, report_json, summarise
-from pipeline.report_agreement import agreement_map, agreement_rows
-from pipeline.report_masks import mask_block_chart, mask_chart
-from pipeline.report_page import render_html
+from pipeline.artifacts.mask_overlap import LinearAgreement, MaskAgreement
+from pipeline.report.data import ReportData, read_report, report_json, summarise
+from pipeline.report.mask_figures import MOST_RECORDS, mask_learning
+from pipeline.report.mask_overlap import agreement_map, agreement_rows
+from pipeline.report.masks import mask_block_chart, mask_chart
+from pipeline.report.model_card import SideFile
+from pipeline.report.page import render_html
+from pipeline.report.summary import recipe_of
+from pipeline.spec.patterns import NM
 from tests.pipeline.made_learned import (
     STEPS,
     learned_report,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from pipeline.errors import InvalidSpec, NumericalError
-from pipeline.patterns import NM, Unstructured
+from pipeline.spec.patterns import NM, Unstructured
 from pipeline.tensor.masks import PARTITIONED, all_finite, keep_by_row_share, keep_by_saliency, zeroed
 from tests import oracles
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.allocations.measures import HillAlpha, Measurements, OutlierRatio, SaliencyMedian
+from pipeline.blocks.measures import hill_alpha, measure_linears, median
 from pipeline.errors import NumericalError
-from pipeline.tensor.measures import hill_alpha, measure_linears, median
 from tests import oracles
 
 

@@ -26,7 +26,7 @@ from pipeline.methods.magnitude import Magnitude
 from pipeline.methods.ria import Ria
 from pipeline.methods.sparsegpt import SparseGPT
 from pipeline.methods.wanda import Wanda
-from pipeline.patterns import NM, Pattern, Unstructured
+from pipeline.spec.patterns import NM, Pattern, Unstructured
 from pipeline.tensor.statistics import GramTree, InputShare, LinearStatistics, hessian, merge
 from tests import oracles
 
@@ -225,6 +225,8 @@ def test_the_union_is_told_apart_by_kind() -> None:
 
 
 def test_the_spec_needs_no_torch() -> None:
-    modules = "pipeline.methods, pipeline.allocations, pipeline.patterns, pipeline.plan, pipeline.spec"
+    modules = (
+        "pipeline.methods, pipeline.allocations, pipeline.spec.sparsity_plan, pipeline.request.prune_spec"
+    )
     code = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -5,10 +5,10 @@ import json
 import pytest
 import yaml
 
-from pipeline.comparison import UnequalContracts
-from pipeline.evaluation import EvaluationResult
-from pipeline.model_card import SideFile, markdown_text, model_card, side_file
-from pipeline.report import ReportData
+from pipeline.evaluation.comparison import UnequalContracts
+from pipeline.report.data import ReportData
+from pipeline.report.model_card import SideFile, markdown_text, model_card, side_file
+from pipeline.spec.evaluation import EvaluationResult
 from tests.pipeline.made_report import DENSE, PRUNED, VERSIONS, made_evaluation, made_report, made_spec
 from tests.pipeline.made_tasks import with_tasks
 

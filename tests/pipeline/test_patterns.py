@@ -6,9 +6,9 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline.errors import InvalidSpec
-from pipeline.patterns import NM, Pattern, Unstructured
-from pipeline.plan import SparsityPlan, with_keep, with_sparsity
-from pipeline.spec import Prune
+from pipeline.request.prune_spec import Prune
+from pipeline.spec.patterns import NM, Pattern, Unstructured
+from pipeline.spec.sparsity_plan import SparsityPlan, with_keep, with_sparsity
 
 
 def test_targets_are_fractions_of_zeros() -> None:

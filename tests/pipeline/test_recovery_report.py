@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.model_card import SideFile, adapter_card
-from pipeline.quantity import human_count, human_share
-from pipeline.recipe import recipe_of
-from pipeline.report import ReportData, read_report, report_json, summarise
-from pipeline.report_curves import curve_chart
-from pipeline.report_page import render_html
-from pipeline.report_panels import axis
-from pipeline.training_figures import MOST_STEPS, training_figures
+from pipeline.report.curves import curve_chart
+from pipeline.report.data import ReportData, read_report, report_json, summarise
+from pipeline.report.model_card import SideFile, adapter_card
+from pipeline.report.page import render_html
+from pipeline.report.panels import axis
+from pipeline.report.quantity import human_count, human_share
+from pipeline.report.summary import recipe_of
+from pipeline.report.training_figures import MOST_STEPS, training_figures
 from tests.pipeline.made_recovery import (
     LENGTH,
     RECOVERED,

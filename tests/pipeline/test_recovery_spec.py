@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pipeline.recovery import Recovery
-from pipeline.resources import Resources, TrainingResources
+from pipeline.request.prune_spec import JobRequest, JobTemplate
+from pipeline.request.resources import Resources, TrainingResources
+from pipeline.resolve.training_memory import TrainingMemory, training_memory
 from pipeline.sources.pins import ModelFacts, Pin, PinnedFile, Pins
-from pipeline.spec import JobRequest, JobTemplate
-from pipeline.training_memory import TrainingMemory, training_memory
-from pipeline.training_recipe import LearningRate
+from pipeline.spec.recovery import Recovery
+from pipeline.spec.training_recipe import LearningRate
 
 UNSTRUCTURED = {"method": {"kind": "magnitude"}, "pattern": {"kind": "unstructured", "sparsity": 0.5}}
 TWO_OF_FOUR = {"method": {"kind": "magnitude"}, "pattern": {"kind": "nm", "keep": 2, "group": 4}}

@@ -10,17 +10,17 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.artifacts import BlockExperts, ExpertTable, LinearSparsity, SparsityTable
-from pipeline.comparison import Comparison, UnequalContracts, compare
-from pipeline.evaluation import EvaluationResult
-from pipeline.patterns import NM
-from pipeline.plan import SparsityPlan
-from pipeline.quantity import human_bytes, human_figure, human_perplexity, human_seconds
-from pipeline.recipe import recipe_of, seeds_of
-from pipeline.report import ReportData, read_report, report_json, summarise
-from pipeline.report_chart import block_chart, block_sparsity, nice_ticks
-from pipeline.report_page import heatmap, render_html
-from pipeline.spec import PruneSpec
+from pipeline.artifacts.refs import BlockExperts, ExpertTable, LinearSparsity, SparsityTable
+from pipeline.evaluation.comparison import Comparison, UnequalContracts, compare
+from pipeline.report.block_chart import block_chart, block_sparsity, nice_ticks
+from pipeline.report.data import ReportData, read_report, report_json, summarise
+from pipeline.report.page import heatmap, render_html
+from pipeline.report.quantity import human_bytes, human_figure, human_perplexity, human_seconds
+from pipeline.report.summary import recipe_of, seeds_of
+from pipeline.request.prune_spec import PruneSpec
+from pipeline.spec.evaluation import EvaluationResult
+from pipeline.spec.patterns import NM
+from pipeline.spec.sparsity_plan import SparsityPlan
 from tests.pipeline.made_report import DENSE, LINEARS, PRUNED, made_evaluation, made_report, made_spec
 from tests.pipeline.made_tasks import with_tasks
 

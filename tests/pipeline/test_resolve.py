@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from safetensors import safe_open
 
-from pipeline.dag import plan
+from pipeline.dag.plan import plan
 from pipeline.errors import (
     InvalidRequest,
     InvalidSpec,
@@ -26,13 +26,13 @@ from pipeline.errors import (
     UnsupportedCheckpoint,
     UnsupportedModel,
 )
-from pipeline.model_checks import check_text
-from pipeline.recovery import Recovery
-from pipeline.resolve import resolve
-from pipeline.resolve_model import model_pin
+from pipeline.request.prune_spec import PruneSpec
+from pipeline.resolve.model import model_pin
+from pipeline.resolve.model_checks import check_text
+from pipeline.resolve.resolve import resolve
 from pipeline.sources import SourceAccess, open_source
 from pipeline.sources.pins import ModelFacts, Pins
-from pipeline.spec import PruneSpec
+from pipeline.spec.recovery import Recovery
 from tests.hub import COMMIT, Repository, cache_repository, model_repository, serve_hub
 from tests.model_configs import MIXTURES
 from tests.models import KINDS, POSITIONS, VOCABULARY, Kind, tiny_checkpoint, tiny_text
@@ -315,7 +315,7 @@ class TestOtherPlaces:
             source = open_source("hub:org/tiny", place.access)
             source.names()
             hub.status = 503
-            monkeypatch.setattr("pipeline.resolve.open_source", lambda *args, **kwargs: source)
+            monkeypatch.setattr("pipeline.resolve.resolve.open_source", lambda *args, **kwargs: source)
             assert "HTTP 503" in place.refusal(SourceUnreachable, MODEL, model={"source": "hub:org/tiny"})
             assert repository.files
 
@@ -323,7 +323,7 @@ class TestOtherPlaces:
 def test_the_api_s_imports_stay_light() -> None:
     heavy = ("torch", "ray", "transformers", "datasets", "boto3", "huggingface_hub", "pyarrow")
     code = (
-        "import sys, pipeline.resolve, pipeline.spec; "
+        "import sys, pipeline.resolve.resolve, pipeline.request.prune_spec; "
         f"print([name for name in {heavy!r} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -332,8 +332,8 @@ def test_the_api_s_imports_stay_light() -> None:
 
 def test_resolving_a_local_spec_loads_nothing_heavy(place: Place) -> None:
     code = (
-        "import sys; from pathlib import Path; from pipeline.resolve import resolve; "
-        "from pipeline.sources import SourceAccess; from pipeline.spec import PruneSpec; "
+        "import sys; from pathlib import Path; from pipeline.resolve.resolve import resolve; "
+        "from pipeline.sources import SourceAccess; from pipeline.request.prune_spec import PruneSpec; "
         "access = SourceAccess(allowed_roots=(Path(sys.argv[2]),)); "
         "resolve(PruneSpec.model_validate_json(sys.argv[1]), access); "
         "print([name for name in ('torch', 'ray', 'transformers', 'datasets') if name in sys.modules])"
@@ -376,9 +376,9 @@ class TestInclude:
         task.write_text("task: mine\nprocess_docs: !function utils.f\n")
         assert "no foreign code" in place.refusal(InvalidSpec, self.FIELD, **asked)
         task.write_text(self.GOOD)
-        monkeypatch.setattr("pipeline.resolve.TASK_FILE_BYTES", 10)
+        monkeypatch.setattr("pipeline.resolve.resolve.TASK_FILE_BYTES", 10)
         assert "at most 10" in place.refusal(InvalidSpec, self.FIELD, **asked)
-        monkeypatch.setattr("pipeline.resolve.MOST_TASK_FILES", 0)
+        monkeypatch.setattr("pipeline.resolve.resolve.MOST_TASK_FILES", 0)
         assert "at most 0" in place.refusal(InvalidSpec, self.FIELD, **asked)
         for name in ("tokenizer.json", "tokenizer_config.json"):
             (place.model / name).unlink()

@@ -11,11 +11,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import sequences
+from pipeline.artifacts.curve import position_of
 from pipeline.errors import InvalidSpec, TextTooShort
-from pipeline.sequences import Row, check_enough, shuffled_shards
-from pipeline.training import position_of
-from pipeline.training_recipe import TrainingText
+from pipeline.spec.training_recipe import TrainingText
+from pipeline.text import sequences
+from pipeline.text.sequences import Row, check_enough, shuffled_shards
 from tests.models import tiny_documents, tiny_tokenizer
 
 EOS = 1

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from pipeline.architecture import row_for
-from pipeline.artifacts import CheckpointRef
+from pipeline.architecture.rows import row_for
+from pipeline.artifacts.refs import CheckpointRef
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.slicing import full_config, slice_checkpoint
 from pipeline.storage import ContentStore

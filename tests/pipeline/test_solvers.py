@@ -15,7 +15,7 @@ from pipeline.methods.magnitude import Magnitude
 from pipeline.methods.ria import Ria
 from pipeline.methods.sparsegpt import SparseGPT
 from pipeline.methods.wanda import Wanda
-from pipeline.patterns import NM, Pattern, Unstructured
+from pipeline.spec.patterns import NM, Pattern, Unstructured
 from pipeline.tensor.statistics import LinearStatistics
 from tests import oracles
 from tests.pipeline.test_methods import measured

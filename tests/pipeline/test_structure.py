@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 from transformers import AutoConfig, LlamaConfig
 
-from pipeline.architecture import row_for
+from pipeline.architecture.rows import row_for
 from pipeline.checkpoint.stream import parameter_count
 from pipeline.errors import InvalidSpec
+from pipeline.spec.structure import Structure
 from pipeline.structure.choosing import best, choose
 from pipeline.structure.cut import sizes_after
 from pipeline.structure.depth import DropBlocks
 from pipeline.structure.scores import BlockScores, ModelScores
 from pipeline.structure.sizes import Sizes, resized, sizes_of
-from pipeline.structure.spec import Structure
 from pipeline.structure.target import slow_sizes
 from tests.model_configs import tiny_config
 

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from pipeline.allocations import Allocation, AlphaPruning, Atp, Dlp, Explicit, Owl, Uniform
+from pipeline.blocks.worker import SweepWorker
 from pipeline.methods import OneShot, Wanda
 from pipeline.methods.composed import Composed
 from pipeline.methods.dsnot import Dsnot
 from pipeline.methods.sparsegpt import SparseGPT
-from pipeline.patterns import NM, Pattern, Unstructured
+from pipeline.spec.patterns import NM, Pattern, Unstructured
 from pipeline.tensor.statistics import merge
-from pipeline.tensor.sweep import SweepWorker
 from tests.checkpoints import imported
 from tests.models import KINDS, VOCABULARY, tiny_checkpoint
 from tests.sweeping import Pruned, prune_in_process

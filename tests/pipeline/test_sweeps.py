@@ -8,14 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pipeline.comparison import compare
-from pipeline.dag import plan
+from pipeline.dag.plan import plan
+from pipeline.dag.stages import MeasureStatistics, ReportSweep
 from pipeline.errors import InvalidSpec
-from pipeline.model_checks import check_against_model
-from pipeline.patterns import NM
-from pipeline.recipe import recipe_of, titles_of
-from pipeline.report_page import render_sweep
-from pipeline.report_sweep import (
+from pipeline.evaluation.comparison import compare
+from pipeline.report.page import render_sweep
+from pipeline.report.summary import recipe_of, titles_of
+from pipeline.report.sweep import (
     SweepData,
     SweepDocument,
     SweepMember,
@@ -24,9 +23,10 @@ from pipeline.report_sweep import (
     sweep_chart,
     sweep_json,
 )
+from pipeline.request.prune_spec import PruneSpec
+from pipeline.resolve.model_checks import check_against_model
 from pipeline.sources.pins import ModelFacts, Pin, PinnedFile, Pins
-from pipeline.spec import PruneSpec
-from pipeline.stages import MeasureStatistics, ReportSweep
+from pipeline.spec.patterns import NM
 from tests.pipeline.made_report import made_evaluation, made_report
 from tests.pipeline.test_report import Page
 

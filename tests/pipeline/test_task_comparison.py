@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.comparison import AVERAGE, UnequalContracts, compare_tasks
-from pipeline.task_results import TaskMetric
+from pipeline.evaluation.comparison import AVERAGE, UnequalContracts, compare_tasks
+from pipeline.evaluation.task_results import TaskMetric
 from tests.pipeline.made_tasks import evaluated, made_contract, made_suite, made_task, made_tasks
 
 DENSE, PRUNED = "0" * 64, "1" * 64

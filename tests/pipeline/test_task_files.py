@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import InvalidSpec
-from pipeline.task_files import TaskFiles, read_task_files
+from pipeline.evaluation.task_files import TaskFiles, read_task_files
 from workers.eval_data import TASK_FILES
 
 GOOD = {

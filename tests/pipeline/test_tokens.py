@@ -10,19 +10,19 @@ import pytest
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from pipeline import tokens
-from pipeline.artifacts import CheckpointRef
+from pipeline.artifacts.refs import CheckpointRef
 from pipeline.checkpoint.importing import import_checkpoint
 from pipeline.errors import (
     InvalidSpec,
     TextTooShort,
 )
-from pipeline.evaluation import PerplexityText
-from pipeline.resolve_model import model_pin
+from pipeline.resolve.model import model_pin
 from pipeline.sources import SourceAccess, open_source
+from pipeline.spec.evaluation import PerplexityText
+from pipeline.spec.texts import Calibration
 from pipeline.storage import ContentStore, LocalStore
-from pipeline.texts import Calibration
-from pipeline.tokens import (
+from pipeline.text import tokens
+from pipeline.text.tokens import (
     cut_held_out,
     cut_samples,
     materialise_tokenizer,

@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import InvalidSpec, SourceNotAllowed
+from pipeline.resolve.watching import Rules, Sight, State, candidates, look, natural_order
 from pipeline.sources import SourceAccess, open_source
 from pipeline.sources.tree import open_tree
-from pipeline.watching import Rules, Sight, State, candidates, look, natural_order
 from tests.models import tiny_checkpoint
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from api.db.models import Alias, Firing, Sighting
-from pipeline.gates import Verdict
+from pipeline.report.gates import Verdict
 from tests.api.conftest import RunningApi
 from tests.web.scenes import KEY, Play, spec
 

@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from api.service import attempts
-from api.service.logs import log_key
-from pipeline.artifacts import ArtifactRef, FileRef, ManifestRef, ReportRef
-from pipeline.dag import plan
-from pipeline.eval_tasks import EvalTasks
-from pipeline.events import (
+from api.service.jobs import attempts
+from api.service.jobs.logs import log_key
+from pipeline.artifacts.refs import ArtifactRef, FileRef, ManifestRef, ReportRef
+from pipeline.dag.nodes import Dag
+from pipeline.dag.plan import plan
+from pipeline.evaluation.task_results import TaskContract, TaskEvaluation, TaskMetric, TaskResult
+from pipeline.job.events import (
     AttemptFailed,
     AttemptStarted,
     FailureReason,
@@ -23,12 +24,11 @@ from pipeline.events import (
     TrainingStep,
     TrainingValidated,
 )
-from pipeline.ledger import JobResult, Measured, NodeResult
-from pipeline.nodes import Dag
-from pipeline.report import ReportData, report_json
-from pipeline.report_page import render_html
-from pipeline.spec import PruneSpec
-from pipeline.task_results import TaskContract, TaskEvaluation, TaskMetric, TaskResult
+from pipeline.job.ledger import JobResult, Measured, NodeResult
+from pipeline.report.data import ReportData, report_json
+from pipeline.report.page import render_html
+from pipeline.request.prune_spec import PruneSpec
+from pipeline.spec.eval_tasks import EvalTasks
 from tests.api.attempts import LEASE, FakeDriver, started_job
 from tests.api.conftest import RunningApi
 from tests.pipeline.made_learned import (

@@ -10,10 +10,10 @@ from typing import get_args
 import httpx
 import pytest
 
-from api.cli_local import page_line
+from api.cli.local import page_line
 from api.routes.web import DIRECTORY, TYPES
 from api.settings import Settings
-from pipeline.events import EventBody
+from pipeline.job.events import EventBody
 from tests.api.conftest import free_port, running
 
 FILES = sorted(path.relative_to(DIRECTORY).as_posix() for path in DIRECTORY.rglob("*") if path.is_file())

@@ -9,10 +9,10 @@ import yaml
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from api.settings import Settings
-from pipeline import quantity
-from pipeline.report import read_report
-from pipeline.report_chart import block_chart
-from pipeline.spec import JobRequest
+from pipeline.report import quantity
+from pipeline.report.block_chart import block_chart
+from pipeline.report.data import read_report
+from pipeline.request.prune_spec import JobRequest
 from tests.api.conftest import KEY, free_port, running
 from tests.browser import visiting
 from tests.web import scenes

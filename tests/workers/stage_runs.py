@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.artifacts import ArtifactRef
-from pipeline.dag import plan
-from pipeline.ledger import WorkOrder
-from pipeline.nodes import Dag, node_key, resolve_inputs
-from pipeline.resolve import resolve
-from pipeline.spec import JobRequest
+from pipeline.artifacts.refs import ArtifactRef
+from pipeline.dag.nodes import Dag, node_key, resolve_inputs
+from pipeline.dag.plan import plan
+from pipeline.job.ledger import WorkOrder
+from pipeline.request.prune_spec import JobRequest
+from pipeline.resolve.resolve import resolve
 from workers.placement import PLACES
 from workers.settings import WorkerSettings
 from workers.stages.base import Made, StageContext, Step

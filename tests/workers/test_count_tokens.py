@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import ray
 
-from pipeline.dag import plan
+from pipeline.dag.plan import plan
 from pipeline.errors import TextTooShort
-from pipeline.ledger import WorkOrder
-from pipeline.resolve import resolve
-from pipeline.spec import JobRequest
+from pipeline.job.ledger import WorkOrder
+from pipeline.request.prune_spec import JobRequest
+from pipeline.resolve.resolve import resolve
 from tests.models import tiny_checkpoint, tiny_documents, tiny_text
 from tests.workers.stage_runs import StageRuns, of_kind
 from workers.settings import WorkerSettings

@@ -10,8 +10,8 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from pipeline.errors import InvalidRequest, InvalidSpec, NumericalError, SequenceTooLong, WrongHarness
+from pipeline.evaluation.task_results import TaskEvaluation
 from pipeline.sources import SourceAccess
-from pipeline.task_results import TaskEvaluation
 from tests.models import tiny_checkpoint
 from tests.workers.stage_runs import include, question_file, stage_runs
 from workers.harness.confined import confined

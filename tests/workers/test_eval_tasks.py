@@ -19,9 +19,9 @@ from pipeline.errors import (
     SourceNotFound,
     StorageUnavailable,
 )
-from pipeline.eval_tasks import SUITES, EvalTask
+from pipeline.evaluation.task_results import TaskEvaluation
 from pipeline.sources import SourceAccess
-from pipeline.task_results import TaskEvaluation
+from pipeline.spec.eval_tasks import SUITES, EvalTask
 from tests.hub import COMMIT, Repository, cache_repository, serve_hub
 from tests.workers.stage_runs import include, of_kind, question_file, stage_runs
 from workers.eval_data import REQUIREMENT, SETS, arrow_rows

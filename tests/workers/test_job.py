@@ -5,12 +5,12 @@ import pickle
 import pytest
 import ray.exceptions
 
-from pipeline.dag import plan
+from pipeline.dag.next_actions import next_actions
+from pipeline.dag.nodes import Dag
+from pipeline.dag.plan import plan
 from pipeline.errors import CorruptObject, InvalidSpec, StorageUnavailable
-from pipeline.nodes import Dag
-from pipeline.schedule import next_actions
+from pipeline.request.prune_spec import PruneSpec
 from pipeline.sources.pins import ModelFacts, Pin, Pins
-from pipeline.spec import PruneSpec
 from workers.failures import may_go_on, reason_for
 from workers.job import startable
 from workers.placement import PLACES

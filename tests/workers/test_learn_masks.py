@@ -9,17 +9,17 @@ from torch import Tensor, nn
 from torch.multiprocessing import ProcessExitedException
 from transformers import AutoModelForCausalLM
 
-from pipeline.artifacts import CheckpointRef, KeepRef
-from pipeline.certificate import Certificate
+from pipeline.artifacts.certificate import Certificate
+from pipeline.artifacts.curve import Curve
+from pipeline.artifacts.refs import CheckpointRef, KeepRef
 from pipeline.checkpoint.keeps import load_keep
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.errors import CorruptObject
-from pipeline.ledger import progress_key
+from pipeline.job.ledger import progress_key
 from pipeline.methods.maskllm import MaskTraining
-from pipeline.patterns import NM
+from pipeline.spec.patterns import NM
 from pipeline.tensor.soft_masks import Draw, candidates, chosen, key_of, masked_weight, prior_logits
 from pipeline.tensor.zeros import nm_holds
-from pipeline.training import Curve
 from tests.models import Kind
 from tests.pipeline.test_soft_masks import plain
 from tests.workers.training_runs import Call, Folder, Outcome, Prepared, prepare, run_all, run_one

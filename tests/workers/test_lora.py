@@ -9,9 +9,9 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from pipeline.architecture import row_for
+from pipeline.architecture.rows import row_for
 from pipeline.errors import InvalidSpec
-from pipeline.recovery import Lora
+from pipeline.spec.recovery import Lora
 from tests.model_configs import DENSE
 from tests.models import Kind, tiny_checkpoint
 from workers.training.lora import MaskedLinear, adapter_files, apply_lora, merged_state

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from pipeline.artifacts import (
+from pipeline.artifacts.certificate import Certificate
+from pipeline.artifacts.mask_overlap import LinearAgreement, MaskAgreements
+from pipeline.artifacts.refs import (
     MASKS_PATH,
     CheckpointRef,
     EvaluationRef,
@@ -20,22 +22,20 @@ from pipeline.artifacts import (
     SparsityTable,
 )
 from pipeline.canonical import canonical_json
-from pipeline.certificate import Certificate
-from pipeline.checkpoint.agreement import agreement
 from pipeline.checkpoint.keeps import load_keep, put_keep
-from pipeline.checkpoint.masking import Applied, apply_masks
-from pipeline.checkpoint.masks import MaskFile, put_masks
-from pipeline.checkpoint.published import check_masks
+from pipeline.dag.stages import Publish
 from pipeline.errors import CorruptObject, InvalidSpec
-from pipeline.evaluation import EvaluationResult
-from pipeline.ledger import WorkOrder
-from pipeline.mask_agreement import LinearAgreement, MaskAgreements
-from pipeline.plan import SparsityPlan
-from pipeline.resolve import resolve
-from pipeline.resolve_model import model_pin
+from pipeline.job.ledger import WorkOrder
+from pipeline.masks.apply import Applied, apply_masks
+from pipeline.masks.file import MaskFile, put_masks
+from pipeline.masks.overlap import agreement
+from pipeline.masks.published import check_masks
+from pipeline.request.prune_spec import JobRequest
+from pipeline.resolve.model import model_pin
+from pipeline.resolve.resolve import resolve
 from pipeline.sources import SourceAccess, open_source
-from pipeline.spec import JobRequest
-from pipeline.stages import Publish
+from pipeline.spec.evaluation import EvaluationResult
+from pipeline.spec.sparsity_plan import SparsityPlan
 from pipeline.storage import LocalStore
 from tests.checkpoints import imported
 from tests.models import tiny_text

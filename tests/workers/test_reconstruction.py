@@ -12,20 +12,20 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pipeline.allocations import Uniform
-from pipeline.artifacts import CheckpointRef, KeepRef
+from pipeline.artifacts.curve import BlockFit
+from pipeline.artifacts.refs import CheckpointRef, KeepRef
 from pipeline.checkpoint.assemble import StoredTensors, assemble
-from pipeline.checkpoint.certify import certify
 from pipeline.checkpoint.keeps import keep_ref
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.stream import BlockStream
 from pipeline.checkpoint.writer import put_tensors
+from pipeline.masks.certify import certify
 from pipeline.methods import Magnitude
-from pipeline.patterns import Unstructured
-from pipeline.recovery import Reconstruction, Recovery
+from pipeline.spec.patterns import Unstructured
+from pipeline.spec.recovery import Reconstruction, Recovery
+from pipeline.spec.training_recipe import LearningRate, Optimizer, TrainingText
 from pipeline.storage import ContentStore
 from pipeline.tensor.divergence import divergence_of
-from pipeline.training import BlockFit
-from pipeline.training_recipe import LearningRate, Optimizer, TrainingText
 from tests.checkpoints import imported
 from tests.models import Kind, tiny_checkpoint, tiny_documents, tiny_tokenizer
 from tests.sweeping import prune_in_process

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.events import Message
-from pipeline.ledger import WorkOrder
+from pipeline.job.events import Message
+from pipeline.job.ledger import WorkOrder
+from pipeline.request.prune_spec import JobRequest
 from pipeline.sources.pins import ModelFacts, Pin, Pins
-from pipeline.spec import JobRequest
 from tests.e2e.service import free_port
 from workers.reporter import ApiReporter
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.ledger import WorkOrder
+from pipeline.artifacts.curve import StepRecord, Validation
+from pipeline.job.ledger import WorkOrder
+from pipeline.request.prune_spec import JobRequest
+from pipeline.request.tracking import Mlflow, Tracking, WeightsAndBiases
 from pipeline.sources.pins import ModelFacts, Pin, Pins
-from pipeline.spec import JobRequest
-from pipeline.tracking import Mlflow, Tracking, WeightsAndBiases
-from pipeline.training import StepRecord, Validation
 from workers.settings import WorkerSettings
 from workers.stages.base import Note, Progress, StageContext, Step, Trained, Validated
 from workers.training import trackers as module

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.multiprocessing import ProcessExitedException
 from transformers import AutoModelForCausalLM
 
-from pipeline.artifacts import CheckpointRef, KeepRef
-from pipeline.certificate import Certificate
+from pipeline.artifacts.certificate import Certificate
+from pipeline.artifacts.curve import Curve
+from pipeline.artifacts.refs import CheckpointRef, KeepRef
 from pipeline.checkpoint.keeps import load_keep
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.errors import TrainingDiverged, ZerosLost
-from pipeline.training import Curve
 from tests.workers.training_runs import Call, Folder, Outcome, Prepared, prepare, run_all, run_one
 from workers.harness.model import materialise_checkpoint
 from workers.training import loop

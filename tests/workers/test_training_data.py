@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
-from pipeline.artifacts import FileRef, TokensRef
+from pipeline.artifacts.curve import Shard, TokensIndex
+from pipeline.artifacts.refs import FileRef, TokensRef
 from pipeline.canonical import canonical_json
 from pipeline.checkpoint.writer import put_tensors
-from pipeline.dag import plan
+from pipeline.dag.plan import plan
 from pipeline.errors import CorruptObject, TextTooShort
-from pipeline.ledger import WorkOrder
-from pipeline.resolve import resolve
-from pipeline.spec import JobRequest
+from pipeline.job.ledger import WorkOrder
+from pipeline.request.prune_spec import JobRequest
+from pipeline.resolve.resolve import resolve
 from pipeline.storage import ContentStore, LocalStore
-from pipeline.training import Shard, TokensIndex
 from tests.models import tiny_checkpoint, tiny_documents, tiny_text
 from tests.workers.stage_runs import StageRuns, of_kind
 from workers.settings import WorkerSettings

@@ -13,21 +13,21 @@ import torch
 import torch.distributed as dist
 
 from pipeline.allocations import Uniform
-from pipeline.artifacts import CheckpointRef, FileRef, KeepRef, TokensRef
+from pipeline.artifacts.curve import Shard, TokensIndex
+from pipeline.artifacts.refs import CheckpointRef, FileRef, KeepRef, TokensRef
 from pipeline.canonical import canonical_json
 from pipeline.checkpoint.assemble import assemble
 from pipeline.checkpoint.keeps import keep_ref
 from pipeline.checkpoint.writer import put_tensors
+from pipeline.dag.stages import LearnMasks, Recover
 from pipeline.errors import SecateurError
 from pipeline.methods import Magnitude
 from pipeline.methods.maskllm import MaskTraining
-from pipeline.model import Dtype
-from pipeline.patterns import Pattern, Unstructured
-from pipeline.recovery import Recovery
-from pipeline.resources import TrainingResources
-from pipeline.stages import LearnMasks, Recover
+from pipeline.request.resources import TrainingResources
+from pipeline.spec.model import Dtype
+from pipeline.spec.patterns import Pattern, Unstructured
+from pipeline.spec.recovery import Recovery
 from pipeline.storage import ContentStore
-from pipeline.training import Shard, TokensIndex
 from tests.checkpoints import imported
 from tests.models import VOCABULARY, Kind, tiny_checkpoint
 from tests.sweeping import prune_in_process

@@ -10,10 +10,10 @@ import torch
 from lm_eval import simple_evaluate
 from lm_eval.loggers import EvaluationTracker
 
+from pipeline.dag.stages import EvaluateTask
 from pipeline.errors import StageError
-from pipeline.eval_tasks import CheckedTask
-from pipeline.resources import Resources
-from pipeline.stages import EvaluateTask
+from pipeline.request.resources import Resources
+from pipeline.spec.eval_tasks import CheckedTask
 from workers.harness.model import Tell, TellingModel
 from workers.harness.tasks import known_tasks
 

@@ -30,10 +30,10 @@ from pipeline.errors import (
     SourceUnreachable,
     StorageUnavailable,
 )
+from pipeline.evaluation.task_files import DATA_FORMATS
 from pipeline.sources import SourceAccess, open_source
 from pipeline.sources.hub import NETWORK_ERRORS
-from pipeline.sources.uri import parse_uri
-from pipeline.task_files import DATA_FORMATS
+from pipeline.spec.uri import parse_uri
 
 REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
 

@@ -5,10 +5,10 @@ import numbers
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from pipeline.dag.stages import EvaluateTask
 from pipeline.errors import NumericalError, StageError
-from pipeline.eval_tasks import CheckedTask
-from pipeline.stages import EvaluateTask
-from pipeline.task_results import TaskContract, TaskMetric, TaskResult
+from pipeline.evaluation.task_results import TaskContract, TaskMetric, TaskResult
+from pipeline.spec.eval_tasks import CheckedTask
 
 NO_METRICS = ("name", "alias", "sample_len", "sample_count")
 

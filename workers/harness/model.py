@@ -9,7 +9,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import CacheHook
 from lm_eval.models.huggingface import HFLM
 
-from pipeline.artifacts import CheckpointRef
+from pipeline.artifacts.refs import CheckpointRef
 from pipeline.checkpoint.index import TENSORS_JSON
 from pipeline.errors import NumericalError, SequenceTooLong
 from pipeline.storage.content import BlobRef, ContentStore

@@ -9,8 +9,8 @@ from lm_eval.api.task import ConfigurableTask, Task
 from lm_eval.tasks import TaskManager
 
 from pipeline.errors import InvalidSpec, SecateurError
-from pipeline.eval_tasks import LM_EVAL_VERSION, CheckedTask, EvalTask, LeafTask
-from pipeline.task_files import DATA_FORMATS, TaskFiles, near
+from pipeline.evaluation.task_files import DATA_FORMATS, TaskFiles, near
+from pipeline.spec.eval_tasks import LM_EVAL_VERSION, CheckedTask, EvalTask, LeafTask
 from workers.harness.confined import Confined
 
 OWN_TASKS = Path(lm_eval.tasks.__file__).parent

@@ -1,10 +1,10 @@
 """Measurements to a SparsityPlan."""
 
 from pipeline.allocations.measures import Measurements
-from pipeline.artifacts import FileRef, PlanRef
+from pipeline.artifacts.refs import FileRef, PlanRef
 from pipeline.canonical import canonical_json
 from pipeline.checkpoint.prunable import prunable_weights
-from pipeline.stages import Allocate
+from pipeline.dag.stages import Allocate
 from workers.stages.base import Made, Note, StageContext, Steps
 
 

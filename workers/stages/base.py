@@ -7,10 +7,10 @@ actors do the work (gang.py).
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from pipeline.artifacts import ArtifactRef, CheckpointRef
-from pipeline.ledger import NodeResult, WorkOrder
+from pipeline.artifacts.curve import StepRecord, Validation
+from pipeline.artifacts.refs import ArtifactRef, CheckpointRef
+from pipeline.job.ledger import NodeResult, WorkOrder
 from pipeline.storage.content import ContentStore
-from pipeline.training import StepRecord, Validation
 from workers.settings import WorkerSettings
 
 

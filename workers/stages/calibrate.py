@@ -6,10 +6,10 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from pipeline.documents import read_documents
+from pipeline.dag.stages import Calibrate
 from pipeline.sources import open_source
-from pipeline.stages import Calibrate
-from pipeline.tokens import Tokenizer, cut_samples, materialise_tokenizer
+from pipeline.text.documents import read_documents
+from pipeline.text.tokens import Tokenizer, cut_samples, materialise_tokenizer
 from workers.samples import put_samples
 from workers.stages.base import Made, StageContext, Steps
 

@@ -4,14 +4,14 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.artifacts import FileRef, TaskRef
+from pipeline.artifacts.refs import FileRef, TaskRef
 from pipeline.canonical import canonical_json
+from pipeline.dag.stages import CheckTasks
 from pipeline.errors import InvalidRequest
-from pipeline.eval_tasks import CheckedTask, EvalTask
+from pipeline.evaluation.task_files import TASK_ENDINGS, TaskFiles, read_task_files
 from pipeline.sources import open_source
-from pipeline.stages import CheckTasks
+from pipeline.spec.eval_tasks import CheckedTask, EvalTask
 from pipeline.storage.content import ContentStore
-from pipeline.task_files import TASK_ENDINGS, TaskFiles, read_task_files
 from workers.harness.installed import check_installed
 from workers.stages.base import Made, Note, Progress, StageContext, Steps
 

@@ -1,10 +1,10 @@
 """The plan of the entrant that did best on held-out samples."""
 
 from pipeline.allocations.tournament import Entry, Score, TournamentTable
-from pipeline.artifacts import FileRef, TournamentRef
+from pipeline.artifacts.refs import FileRef, TournamentRef
 from pipeline.canonical import canonical_json
-from pipeline.plan import SparsityPlan
-from pipeline.stages import ChoosePlan
+from pipeline.dag.stages import ChoosePlan
+from pipeline.spec.sparsity_plan import SparsityPlan
 from workers.stages.base import Made, StageContext, Steps
 
 

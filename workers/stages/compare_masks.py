@@ -1,11 +1,11 @@
 """The masks of a job beside others, linear by linear."""
 
-from pipeline.artifacts import AgreementRef, FileRef, KeepRef
+from pipeline.artifacts.mask_overlap import MaskAgreements
+from pipeline.artifacts.refs import AgreementRef, FileRef, KeepRef
 from pipeline.canonical import canonical_json
-from pipeline.checkpoint.agreement import agreement
-from pipeline.mask_agreement import MaskAgreements
-from pipeline.plan import SparsityPlan
-from pipeline.stages import CompareMasks
+from pipeline.dag.stages import CompareMasks
+from pipeline.masks.overlap import agreement
+from pipeline.spec.sparsity_plan import SparsityPlan
 from workers.stages.base import Made, Progress, StageContext, Steps
 
 

@@ -9,12 +9,13 @@ from itertools import chain, islice
 
 import ray
 
-from pipeline.artifacts import CountsRef, FileRef
+from pipeline.artifacts.refs import CountsRef, FileRef
 from pipeline.canonical import canonical_json
 from pipeline.checkpoint.writer import put_tensors
-from pipeline.documents import read_documents
+from pipeline.dag.stages import CountTokens
 from pipeline.sources import open_source
-from pipeline.stages import CountTokens
+from pipeline.spec.vocabulary import VocabularySize
+from pipeline.text.documents import read_documents
 from pipeline.vocabulary.counting import (
     MOST_HELD_OUT,
     TokenCounts,
@@ -26,7 +27,6 @@ from pipeline.vocabulary.counting import (
 )
 from pipeline.vocabulary.cutting import Vocabulary, read_vocabulary
 from pipeline.vocabulary.loading import LoadedTokenizer
-from pipeline.vocabulary.spec import VocabularySize
 from pipeline.vocabulary.weights import small_files
 from workers.failures import unwrapped
 from workers.stages.base import Made, Progress, StageContext, Steps

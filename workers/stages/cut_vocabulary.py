@@ -4,12 +4,12 @@ import json
 
 from safetensors.torch import load
 
-from pipeline.architecture import row_for
-from pipeline.artifacts import FileRef, VocabularyRef
+from pipeline.architecture.rows import row_for
+from pipeline.artifacts.refs import FileRef, VocabularyRef
 from pipeline.canonical import canonical_json
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.slicing import full_config
-from pipeline.stages import CutVocabulary
+from pipeline.dag.stages import CutVocabulary
 from pipeline.structure.sizes import sizes_of
 from pipeline.structure.table import SizeTable
 from pipeline.structure.target import slow_sizes

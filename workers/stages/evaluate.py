@@ -10,16 +10,21 @@ import ray
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from pipeline.artifacts import CheckpointRef, EvaluationRef, FileRef
+from pipeline.artifacts.refs import CheckpointRef, EvaluationRef, FileRef
 from pipeline.canonical import canonical_json
-from pipeline.documents import read_documents
+from pipeline.dag.stages import Evaluate
 from pipeline.errors import NumericalError
-from pipeline.evaluation import EvaluationResult, PerplexityContract, PerplexityResult
 from pipeline.sources import open_source
-from pipeline.stages import Evaluate
-from pipeline.tokens import materialise_tokenizer, perplexity_tokens, perplexity_windows, tokenizer_digest
-from workers.gang import Gang
-from workers.keeper import GangKeeper
+from pipeline.spec.evaluation import EvaluationResult, PerplexityContract, PerplexityResult
+from pipeline.text.documents import read_documents
+from pipeline.text.tokens import (
+    materialise_tokenizer,
+    perplexity_tokens,
+    perplexity_windows,
+    tokenizer_digest,
+)
+from workers.gang.gang import Gang
+from workers.gang.keeper import GangKeeper
 from workers.stages.base import Made, Progress, StageContext, Steps
 
 

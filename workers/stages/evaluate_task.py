@@ -8,14 +8,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from pipeline.artifacts import FileRef, HarnessRef, TaskEvaluationRef
+from pipeline.artifacts.refs import FileRef, HarnessRef, TaskEvaluationRef
 from pipeline.canonical import canonical_json
-from pipeline.dag import task_node
+from pipeline.dag.plan import task_node
+from pipeline.dag.stages import EvaluateTask
 from pipeline.errors import InvalidRequest, NumericalError
-from pipeline.eval_tasks import CheckedTask
-from pipeline.stages import EvaluateTask
-from pipeline.task_results import TaskEvaluation
-from pipeline.tokens import tokenizer_digest
+from pipeline.evaluation.task_results import TaskEvaluation
+from pipeline.spec.eval_tasks import CheckedTask
+from pipeline.text.tokens import tokenizer_digest
 from workers.harness.installed import check_installed
 from workers.stages.base import Made, Note, Progress, StageContext, Steps
 from workers.stages.check_tasks import FILES, TASK_JSON

@@ -1,7 +1,7 @@
 """Documents to samples beside those of the calibration."""
 
-from pipeline.stages import HoldOut
-from pipeline.tokens import cut_held_out
+from pipeline.dag.stages import HoldOut
+from pipeline.text.tokens import cut_held_out
 from workers.samples import put_samples
 from workers.stages.base import Made, StageContext, Steps
 from workers.stages.calibrate import calibration_text

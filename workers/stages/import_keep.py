@@ -5,18 +5,18 @@ from pathlib import Path
 
 from torch import Tensor
 
-from pipeline.architecture import row_for
-from pipeline.artifacts import FileRef, LinearSparsity
+from pipeline.architecture.rows import row_for
+from pipeline.artifacts.refs import FileRef, LinearSparsity
 from pipeline.checkpoint.keeps import HeldTensor, keep_ref, put_block_keep, turned
-from pipeline.checkpoint.masking import FittedMasks, fit
-from pipeline.checkpoint.masks import MaskFile
 from pipeline.checkpoint.reader import CheckpointReader
+from pipeline.dag.stages import ImportKeep
 from pipeline.errors import InvalidRequest, InvalidSpec
-from pipeline.patterns import NM, Pattern
-from pipeline.plan import SparsityPlan
+from pipeline.masks.apply import FittedMasks, fit
+from pipeline.masks.file import MaskFile
 from pipeline.sources import open_source
 from pipeline.sources.pins import Pin
-from pipeline.stages import ImportKeep
+from pipeline.spec.patterns import NM, Pattern
+from pipeline.spec.sparsity_plan import SparsityPlan
 from pipeline.tensor.packing import pack_keep
 from pipeline.tensor.zeros import first_bad_group
 from workers.stages.base import Made, Progress, StageContext, Steps

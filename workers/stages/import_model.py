@@ -1,8 +1,8 @@
 """Copies a pinned checkpoint, the model or its teacher, into the content store."""
 
 from pipeline.checkpoint.importing import import_checkpoint
+from pipeline.dag.stages import ImportModel
 from pipeline.sources import open_source
-from pipeline.stages import ImportModel
 from workers.stages.base import Made, Progress, StageContext, Steps
 
 MEGABYTE = 1_000_000

@@ -3,11 +3,11 @@
 import math
 
 from pipeline.allocations.tournament import Score
-from pipeline.artifacts import FileRef, ScoreRef
+from pipeline.artifacts.refs import FileRef, ScoreRef
 from pipeline.canonical import canonical_json
+from pipeline.dag.stages import Judge
 from pipeline.errors import NumericalError
-from pipeline.stages import Judge
-from workers.keeper import GangKeeper
+from workers.gang.keeper import GangKeeper
 from workers.samples import load_samples
 from workers.stages.base import StageContext, Steps
 from workers.stages.evaluate import sequence_losses

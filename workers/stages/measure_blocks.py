@@ -5,10 +5,10 @@ import math
 import ray
 
 from pipeline.allocations.measures import Measurements
-from pipeline.artifacts import FileRef, MeasurementsRef, StatisticsRef
+from pipeline.artifacts.refs import FileRef, MeasurementsRef, StatisticsRef
 from pipeline.canonical import canonical_json
-from pipeline.stages import MeasureBlocks
-from workers.keeper import GangKeeper
+from pipeline.dag.stages import MeasureBlocks
+from workers.gang.keeper import GangKeeper
 from workers.stages.base import Progress, StageContext, Steps
 
 

@@ -4,16 +4,16 @@ import itertools
 from contextlib import ExitStack
 from typing import Any
 
-from pipeline.artifacts import FileRef, StatisticsRef
+from pipeline.artifacts.refs import FileRef, StatisticsRef
 from pipeline.canonical import Frozen
-from pipeline.ledger import progress_key
+from pipeline.dag.stages import MeasureStatistics
+from pipeline.job.ledger import progress_key
 from pipeline.methods.base import Needs
-from pipeline.stages import MeasureStatistics
 from pipeline.storage.content import ContentStore
-from workers.gang import Gang
-from workers.keeper import GangKeeper
+from workers.gang.gang import Gang
+from workers.gang.keeper import GangKeeper
+from workers.gang.snapshots import Snapshots
 from workers.samples import load_samples
-from workers.snapshots import Snapshots
 from workers.stages.base import Note, Progress, StageContext, Steps
 
 

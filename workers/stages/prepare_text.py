@@ -7,15 +7,15 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer
 
-from pipeline.artifacts import FileRef, TokensRef
+from pipeline.artifacts.curve import TOKENS_JSON, VALIDATION, Shard, TokensIndex
+from pipeline.artifacts.refs import FileRef, TokensRef
 from pipeline.canonical import canonical_json
 from pipeline.checkpoint.writer import put_tensors
-from pipeline.documents import read_documents
-from pipeline.sequences import Row, check_enough, shuffled_shards
+from pipeline.dag.stages import PrepareText
 from pipeline.sources import open_source
-from pipeline.stages import PrepareText
-from pipeline.tokens import materialise_tokenizer
-from pipeline.training import TOKENS_JSON, VALIDATION, Shard, TokensIndex
+from pipeline.text.documents import read_documents
+from pipeline.text.sequences import Row, check_enough, shuffled_shards
+from pipeline.text.tokens import materialise_tokenizer
 from workers.stages.base import Made, Progress, StageContext, Steps
 
 

@@ -7,24 +7,24 @@ from typing import Any
 
 import ray
 
-from pipeline.artifacts import BlockExperts, ExpertTable, KeepRef, StatisticsRef
+from pipeline.artifacts.curve import BlockFit, BlockFits
+from pipeline.artifacts.refs import BlockExperts, ExpertTable, KeepRef, StatisticsRef
+from pipeline.blocks.routing import MINIMUM_TOKENS
 from pipeline.checkpoint.assemble import StoredTensors, assemble
 from pipeline.checkpoint.keeps import keep_ref
 from pipeline.checkpoint.statistics import read_statistics
 from pipeline.checkpoint.stored_block import StoredBlock
+from pipeline.dag.stages import MeasureStatistics, PruneBlocks, stage_key
 from pipeline.errors import NumericalError
-from pipeline.ledger import find_result, progress_key
-from pipeline.plan import SparsityPlan
-from pipeline.reconstruction import BlockReconstruction, steps_of
-from pipeline.stages import MeasureStatistics, PruneBlocks, stage_key
+from pipeline.job.ledger import find_result, progress_key
+from pipeline.spec.reconstruction import BlockReconstruction, steps_of
+from pipeline.spec.sparsity_plan import SparsityPlan
 from pipeline.storage.content import ContentStore
-from pipeline.tensor.routing import MINIMUM_TOKENS
 from pipeline.tensor.statistics import LinearStatistics
-from pipeline.training import BlockFit, BlockFits
-from workers.gang import Gang
-from workers.keeper import GangKeeper
+from workers.gang.gang import Gang
+from workers.gang.keeper import GangKeeper
+from workers.gang.snapshots import Snapshots
 from workers.samples import load_samples
-from workers.snapshots import Snapshots
 from workers.stages.base import Note, Progress, StageContext, Steps
 
 

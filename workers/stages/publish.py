@@ -4,7 +4,8 @@ import json
 from collections.abc import Iterator
 
 from pipeline.allocations.measures import Measurements
-from pipeline.artifacts import (
+from pipeline.artifacts.certificate import Certificate
+from pipeline.artifacts.refs import (
     AdapterRef,
     ArtifactRef,
     CertificateRef,
@@ -17,17 +18,16 @@ from pipeline.artifacts import (
     SparsityTable,
 )
 from pipeline.canonical import canonical_json
-from pipeline.certificate import Certificate
 from pipeline.checkpoint.index import TENSORS_JSON
-from pipeline.checkpoint.masks import put_masks
-from pipeline.checkpoint.published import check_masks
-from pipeline.comparison import compare_tasks
-from pipeline.evaluation import EvaluationResult
-from pipeline.ledger import MANIFEST_JSON
-from pipeline.model_card import CERTIFICATE_JSON, adapter_card, model_card, side_file
-from pipeline.plan import SparsityPlan
-from pipeline.recipe import name_of
-from pipeline.stages import Publish
+from pipeline.dag.stages import Publish
+from pipeline.evaluation.comparison import compare_tasks
+from pipeline.job.ledger import MANIFEST_JSON
+from pipeline.masks.file import put_masks
+from pipeline.masks.published import check_masks
+from pipeline.report.model_card import CERTIFICATE_JSON, adapter_card, model_card, side_file
+from pipeline.report.summary import name_of
+from pipeline.spec.evaluation import EvaluationResult
+from pipeline.spec.sparsity_plan import SparsityPlan
 from pipeline.storage.content import BlobRef, ContentStore
 from pipeline.structure.table import SizeTable, sizes_through
 from pipeline.vocabulary.table import VocabularyTable

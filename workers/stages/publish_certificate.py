@@ -2,15 +2,15 @@
 
 from collections.abc import Sequence
 
-from pipeline.artifacts import KeepRef, SparsityTable
-from pipeline.certificate import Certificate, Check
-from pipeline.checkpoint.certify import certify, certify_tensors
+from pipeline.artifacts.certificate import Certificate, Check
+from pipeline.artifacts.refs import KeepRef, SparsityTable
 from pipeline.checkpoint.keeps import KeepReader
-from pipeline.checkpoint.published import published_tensors
+from pipeline.dag.stages import Publish
 from pipeline.errors import ZerosLost
-from pipeline.patterns import Pattern
-from pipeline.plan import SparsityPlan
-from pipeline.stages import Publish
+from pipeline.masks.certify import certify, certify_tensors
+from pipeline.masks.published import published_tensors
+from pipeline.spec.patterns import Pattern
+from pipeline.spec.sparsity_plan import SparsityPlan
 from workers.stages.base import StageContext
 
 

@@ -8,14 +8,14 @@ import ray
 from ray.train.v2.api.exceptions import WorkerGroupError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipeline.artifacts import KeepRef, TokensRef
+from pipeline.artifacts.refs import KeepRef, TokensRef
+from pipeline.dag.stages import LearnMasks, Recover
 from pipeline.errors import ResourcesUnavailable, WorkerLost
-from pipeline.ledger import progress_key
-from pipeline.patterns import Pattern
-from pipeline.plan import SparsityPlan
-from pipeline.stages import LearnMasks, Recover
+from pipeline.job.ledger import progress_key
+from pipeline.spec.patterns import Pattern
+from pipeline.spec.sparsity_plan import SparsityPlan
 from workers.failures import error_for, reason_for
-from workers.keeper import GangKeeper
+from workers.gang.keeper import GangKeeper
 from workers.stages.base import Made, Note, StageContext, Step, Steps, Waited
 from workers.training.mailbox import Mailbox
 from workers.training.tracked import tracked

@@ -4,22 +4,22 @@ from typing import TypeVar
 
 from pipeline.allocations.measures import Measurements
 from pipeline.allocations.tournament import TournamentTable
-from pipeline.artifacts import ExpertTable, FileRef, ManifestRef, ReportRef, SparsityTable
+from pipeline.artifacts.certificate import Certificate
+from pipeline.artifacts.curve import TOKENS_JSON, BlockFit, BlockFits, Curve, TokensIndex
+from pipeline.artifacts.mask_overlap import MaskAgreements
+from pipeline.artifacts.refs import ExpertTable, FileRef, ManifestRef, ReportRef, SparsityTable
 from pipeline.canonical import Frozen
-from pipeline.certificate import Certificate
 from pipeline.checkpoint.keeps import EXPERTS_JSON, FITS_JSON
-from pipeline.evaluation import EvaluationResult
-from pipeline.mask_agreement import MaskAgreements
-from pipeline.mask_figures import MaskLearning, mask_learning
+from pipeline.dag.stages import Report
 from pipeline.methods.maskllm import MaskLLM
-from pipeline.plan import SparsityPlan
-from pipeline.recipe import seeds_of
-from pipeline.report import ReportData, report_json
-from pipeline.report_page import render_html
-from pipeline.stages import Report
+from pipeline.report.data import ReportData, report_json
+from pipeline.report.mask_figures import MaskLearning, mask_learning
+from pipeline.report.page import render_html
+from pipeline.report.summary import seeds_of
+from pipeline.report.training_figures import TrainingFigures, training_figures
+from pipeline.spec.evaluation import EvaluationResult
+from pipeline.spec.sparsity_plan import SparsityPlan
 from pipeline.structure.table import SizeTable, sizes_through
-from pipeline.training import TOKENS_JSON, BlockFit, BlockFits, Curve, TokensIndex
-from pipeline.training_figures import TrainingFigures, training_figures
 from pipeline.vocabulary.table import VocabularyTable
 from workers.environment import environment
 from workers.stages.base import Made, StageContext, Steps

@@ -2,17 +2,17 @@
 
 from dataclasses import replace
 
-from pipeline.artifacts import CheckpointRef, FileRef, ReportRef, SparsityTable
-from pipeline.comparison import compare, compare_tasks
-from pipeline.evaluation import EvaluationResult
-from pipeline.ledger import NodeResult
-from pipeline.plan import SparsityPlan
-from pipeline.recipe import recipe_of, titles_of
-from pipeline.report_page import render_sweep
-from pipeline.report_sweep import SweepData, SweepDocument, SweepMember, best_of, sweep_json
-from pipeline.spec import PruneSpec
-from pipeline.stages import ReportSweep
-from pipeline.task_results import TaskEvaluation
+from pipeline.artifacts.refs import CheckpointRef, FileRef, ReportRef, SparsityTable
+from pipeline.dag.stages import ReportSweep
+from pipeline.evaluation.comparison import compare, compare_tasks
+from pipeline.evaluation.task_results import TaskEvaluation
+from pipeline.job.ledger import NodeResult
+from pipeline.report.page import render_sweep
+from pipeline.report.summary import recipe_of, titles_of
+from pipeline.report.sweep import SweepData, SweepDocument, SweepMember, best_of, sweep_json
+from pipeline.request.prune_spec import PruneSpec
+from pipeline.spec.evaluation import EvaluationResult
+from pipeline.spec.sparsity_plan import SparsityPlan
 from workers.environment import environment
 from workers.stages.base import Made, StageContext, Steps
 from workers.stages.evaluate_task import read_evaluations

@@ -1,11 +1,11 @@
 """A checkpoint cut to another size."""
 
-from pipeline.artifacts import CutRef, FileRef, StatisticsRef
+from pipeline.artifacts.refs import CutRef, FileRef, StatisticsRef
 from pipeline.canonical import canonical_json
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.scoring import StoredModel
 from pipeline.checkpoint.slicing import full_config, slice_checkpoint
-from pipeline.stages import Slice
+from pipeline.dag.stages import Slice
 from pipeline.structure.cut import sizes_after
 from pipeline.structure.table import SizeTable
 from pipeline.structure.target import slow_sizes

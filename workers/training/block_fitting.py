@@ -22,15 +22,15 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from pipeline.artifacts import CheckpointRef
+from pipeline.artifacts.curve import BlockFit
+from pipeline.artifacts.refs import CheckpointRef
 from pipeline.checkpoint.assemble import StoredTensors
 from pipeline.checkpoint.reader import CheckpointReader, read_tensor
 from pipeline.checkpoint.stream import BlockStream
 from pipeline.errors import InvalidSpec, NumericalError
+from pipeline.spec.training_recipe import TrainingRecipe
 from pipeline.storage.content import ContentStore
 from pipeline.tensor.divergence import matching_blocks
-from pipeline.training import BlockFit
-from pipeline.training_recipe import TrainingRecipe
 from workers.training import ranks
 
 LARGEST_SCALE = 2.0**16  # of float16's loss; halved where gradients overflow

@@ -6,15 +6,15 @@ from typing import TypeVar
 
 import torch
 
-from pipeline.artifacts import ArtifactRef, CheckpointRef, CurveRef, FileRef
+from pipeline.artifacts.curve import BlockFit, Curve
+from pipeline.artifacts.refs import ArtifactRef, CheckpointRef, CurveRef, FileRef
 from pipeline.canonical import Frozen, canonical_json
 from pipeline.checkpoint.assemble import StoredTensors, assemble
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.stream import BlockStream
 from pipeline.checkpoint.writer import copy_tensors, put_tensors
-from pipeline.ledger import progress_key
-from pipeline.stages import Recover
-from pipeline.training import BlockFit, Curve
+from pipeline.dag.stages import Recover
+from pipeline.job.ledger import progress_key
 from workers.memory import peak_memory_bytes, reset_peak_memory
 from workers.stages.base import Note, Progress
 from workers.training import ranks

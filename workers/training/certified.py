@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 import torch
 
-from pipeline.artifacts import ArtifactRef, CertificateRef, CheckpointRef, FileRef
+from pipeline.artifacts.certificate import Certificate, Check
+from pipeline.artifacts.refs import ArtifactRef, CertificateRef, CheckpointRef, FileRef
 from pipeline.canonical import canonical_json
-from pipeline.certificate import Certificate, Check
-from pipeline.checkpoint.certify import certify
 from pipeline.checkpoint.keeps import KeepReader
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.errors import CorruptObject
+from pipeline.masks.certify import certify
 from pipeline.storage.content import ContentStore
 from workers.training.stored import Stored
 from workers.training.work import Work

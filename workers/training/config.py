@@ -1,7 +1,7 @@
 """The DeepSpeed configuration that a spec and its resources become. Its result is part of the report."""
 
-from pipeline.resources import TrainingResources
-from pipeline.training_recipe import TrainingRecipe
+from pipeline.request.resources import TrainingResources
+from pipeline.spec.training_recipe import TrainingRecipe
 
 
 def deepspeed_config(

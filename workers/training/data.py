@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load
 from torch import Tensor
 
-from pipeline.artifacts import TokensRef
+from pipeline.artifacts.curve import TOKENS_JSON, VALIDATION, TokensIndex, position_of
+from pipeline.artifacts.refs import TokensRef
 from pipeline.storage.content import ContentStore
-from pipeline.training import TOKENS_JSON, VALIDATION, TokensIndex, position_of
 
 HELD_SHARDS = 4
 

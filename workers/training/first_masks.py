@@ -10,9 +10,9 @@ from torch import Tensor
 from pipeline.checkpoint.keeps import KeepReader
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.stream import disk_names, skeleton
+from pipeline.dag.stages import LearnMasks
 from pipeline.errors import InvalidSpec
-from pipeline.patterns import NM
-from pipeline.stages import LearnMasks
+from pipeline.spec.patterns import NM
 from pipeline.tensor import soft_masks
 from workers.training.masked import prunable
 from workers.training.work import TORCH_DTYPES, Work

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from pipeline.certificate import Check
+from pipeline.artifacts.certificate import Check
 from pipeline.errors import ZerosLost
 from workers.training import ranks
 from workers.training.engine import Engine

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Literal
 
-from pipeline.certificate import Check
-from pipeline.training import Curve, KeepUpdate, MaskRecord, StepRecord, Validation
+from pipeline.artifacts.certificate import Check
+from pipeline.artifacts.curve import Curve, KeepUpdate, MaskRecord, StepRecord, Validation
 from workers.training.saving import Best, TrainingState
 
 

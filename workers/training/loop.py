@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 
-from pipeline.artifacts import ArtifactRef, CurveRef, FileRef
+from pipeline.artifacts.curve import StepRecord, Validation
+from pipeline.artifacts.refs import ArtifactRef, CurveRef, FileRef
 from pipeline.canonical import canonical_json
+from pipeline.dag.stages import Recover
 from pipeline.errors import TrainingDiverged
-from pipeline.stages import Recover
-from pipeline.training import StepRecord, Validation
 from workers.memory import peak_memory_bytes, reset_peak_memory
 from workers.stages.base import Note, Progress, Step, Trained, Validated
 from workers.training import ranks, saving

@@ -25,10 +25,10 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from pipeline.architecture import Architecture, row_for
+from pipeline.architecture.rows import Architecture, row_for
 from pipeline.checkpoint.keeps import turned
 from pipeline.errors import InvalidSpec
-from pipeline.recovery import Lora
+from pipeline.spec.recovery import Lora
 
 ADAPTER = "default"
 A, B = f".lora_A.{ADAPTER}.weight", f".lora_B.{ADAPTER}.weight"

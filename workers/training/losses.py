@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from transformers.modeling_outputs import CausalLMOutput
 
+from pipeline.spec.training_recipe import Distillation, LanguageModelling, Objective
 from pipeline.tensor.divergence import matching_blocks, objective_loss
-from pipeline.training_recipe import Distillation, LanguageModelling, Objective
 from workers.training import ranks
 from workers.training.engine import Engine
 

@@ -9,16 +9,16 @@ import time
 
 from torch import Tensor, nn
 
-from pipeline.artifacts import ArtifactRef, CurveRef, FileRef, KeepRef
+from pipeline.artifacts.curve import BlockMasks, Curve, MaskRecord
+from pipeline.artifacts.refs import ArtifactRef, CurveRef, FileRef, KeepRef
 from pipeline.canonical import canonical_json
 from pipeline.checkpoint.assemble import StoredTensors
 from pipeline.checkpoint.keeps import load_keep, put_block_keep, put_keep, turned
 from pipeline.checkpoint.writer import put_tensors
-from pipeline.ledger import progress_key
-from pipeline.stages import LearnMasks
+from pipeline.dag.stages import LearnMasks
+from pipeline.job.ledger import progress_key
 from pipeline.tensor.packing import pack_keep
 from pipeline.tensor.soft_masks import Draw, chosen, chosen_codes, key_of, likelihood, masked_weight
-from pipeline.training import BlockMasks, Curve, MaskRecord
 from workers.memory import peak_memory_bytes, reset_peak_memory
 from workers.stages.base import Note, Progress
 from workers.training import ranks

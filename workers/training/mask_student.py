@@ -10,20 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.artifacts import ArtifactRef
-from pipeline.certificate import Check
+from pipeline.artifacts.certificate import Check
+from pipeline.artifacts.curve import BlockMasks, MaskRecord
+from pipeline.artifacts.refs import ArtifactRef
 from pipeline.checkpoint.keeps import put_keep, turned
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.stream import disk_names
-from pipeline.recovery import EarlyStop, Held, KeepRule
-from pipeline.stages import LearnMasks
+from pipeline.dag.stages import LearnMasks
+from pipeline.spec.recovery import EarlyStop, Held, KeepRule
 from pipeline.tensor.soft_masks import (
     Likelihood,
     chosen,
     chosen_codes,
     likelihood,
 )
-from pipeline.training import BlockMasks, MaskRecord
 from workers.training import ranks
 from workers.training.certified import certified, kept_as_they_were
 from workers.training.engine import Engine

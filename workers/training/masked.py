@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from pipeline.architecture import row_for
+from pipeline.architecture.rows import row_for
 from pipeline.methods.maskllm import MaskTraining
 from pipeline.tensor.soft_masks import Draw, chosen, key_of, masked_weight
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from pipeline.artifacts import CheckpointRef
+from pipeline.artifacts.refs import CheckpointRef
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.stream import disk_names, skeleton
-from pipeline.model_checks import check_trainable
+from pipeline.resolve.model_checks import check_trainable
 from pipeline.storage.content import ContentStore
 
 DROPOUTS = (

@@ -2,9 +2,9 @@
 
 from torch import Tensor
 
-from pipeline.recovery import Dynamic, Gradual, KeepRule
+from pipeline.artifacts.curve import KeepUpdate
+from pipeline.spec.recovery import Dynamic, Gradual, KeepRule
 from pipeline.tensor.regrow import cubic_sparsity, decayed_share, prune_to, regrow
-from pipeline.training import KeepUpdate
 from workers.training.engine import Engine
 from workers.training.guard import Guard
 

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from pipeline.artifacts import CheckpointRef, KeepRef
+from pipeline.artifacts.curve import BlockFit
+from pipeline.artifacts.refs import CheckpointRef, KeepRef
 from pipeline.checkpoint.assemble import StoredTensors
 from pipeline.checkpoint.keeps import KeepReader
-from pipeline.recovery import Reconstruction, Recovery
+from pipeline.spec.recovery import Reconstruction, Recovery
 from pipeline.storage.content import ContentStore
-from pipeline.training import BlockFit
 from workers.training.block_fitting import Setting, Walk, fit_blocks
 
 

@@ -14,11 +14,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from pipeline.artifacts.certificate import Check
+from pipeline.artifacts.curve import Curve
 from pipeline.canonical import Frozen
-from pipeline.certificate import Check
 from pipeline.errors import CorruptObject
 from pipeline.tensor.packing import pack_keep, unpack_keep
-from pipeline.training import Curve
 from workers.training import ranks
 from workers.training.engine import MASTER, Engine
 from workers.training.stored import Stored

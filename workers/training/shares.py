@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from torch import Tensor
 
-from pipeline.artifacts import CheckpointRef
+from pipeline.artifacts.refs import CheckpointRef
 from pipeline.checkpoint.assemble import StoredTensors, assemble
 from pipeline.checkpoint.writer import put_tensors
 from pipeline.storage.content import ContentStore

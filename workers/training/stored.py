@@ -1,8 +1,8 @@
 """What training has stored."""
 
-from pipeline.artifacts import AdapterRef, CheckpointRef, KeepRef
+from pipeline.artifacts.certificate import Check
+from pipeline.artifacts.refs import AdapterRef, CheckpointRef, KeepRef
 from pipeline.canonical import Frozen
-from pipeline.certificate import Check
 
 
 class Stored(Frozen):

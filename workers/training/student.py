@@ -8,17 +8,17 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from pipeline.artifacts import AdapterRef, ArtifactRef, CheckpointRef, FileRef
-from pipeline.certificate import Check
+from pipeline.artifacts.certificate import Check
+from pipeline.artifacts.curve import MaskRecord
+from pipeline.artifacts.refs import AdapterRef, ArtifactRef, CheckpointRef, FileRef
 from pipeline.checkpoint.keeps import load_keep, put_keep
 from pipeline.checkpoint.reader import DTYPES, CheckpointReader
 from pipeline.checkpoint.stream import disk_names
+from pipeline.dag.stages import Recover
 from pipeline.errors import InvalidSpec, ZerosLost
-from pipeline.recovery import EarlyStop, KeepRule, Lora, Recovery
-from pipeline.stages import Recover
+from pipeline.spec.recovery import EarlyStop, KeepRule, Lora, Recovery
+from pipeline.spec.training_recipe import TrainingRecipe
 from pipeline.tensor.zeros import first_revived
-from pipeline.training import MaskRecord
-from pipeline.training_recipe import TrainingRecipe
 from workers.training import ranks
 from workers.training.certified import certified
 from workers.training.config import teacher_config

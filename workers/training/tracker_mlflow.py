@@ -3,7 +3,7 @@
 import os
 from collections.abc import Mapping
 
-from pipeline.tracking import Mlflow
+from pipeline.request.tracking import Mlflow
 from workers.training.trackers import Point, Status, Unavailable, without_secrets
 
 RUN_TAG = "secateur.run"

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipeline.tracking import WeightsAndBiases
+from pipeline.request.tracking import WeightsAndBiases
 from workers.training.trackers import Point, Status, Unavailable
 
 INIT_SECONDS = 30.0

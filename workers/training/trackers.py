@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from pipeline.tracking import Tracking
-from pipeline.training import StepRecord, Validation
+from pipeline.artifacts.curve import StepRecord, Validation
+from pipeline.request.tracking import Tracking
 
 MOST_WAITING = 5000  # points; when a server stays away, the oldest go
 BATCH = 100

@@ -15,9 +15,9 @@ from ray.train.torch import TorchTrainer
 
 from pipeline.canonical import Frozen
 from pipeline.errors import SecateurError
-from pipeline.events import FailureReason
-from pipeline.ledger import progress_key
-from pipeline.resources import Resources
+from pipeline.job.events import FailureReason
+from pipeline.job.ledger import progress_key
+from pipeline.request.resources import Resources
 from workers.failures import reason_for
 from workers.settings import WorkerSettings
 from workers.stages.base import Step

@@ -8,14 +8,14 @@ from typing import Protocol
 
 import torch
 
-from pipeline.architecture import Architecture, row_for
-from pipeline.artifacts import ArtifactRef, CheckpointRef, KeepRef, TokensRef
+from pipeline.architecture.rows import Architecture, row_for
+from pipeline.artifacts.refs import ArtifactRef, CheckpointRef, KeepRef, TokensRef
 from pipeline.canonical import Frozen
 from pipeline.checkpoint.reader import CheckpointReader
-from pipeline.model import Dtype
-from pipeline.patterns import Pattern
-from pipeline.resources import TrainingResources
-from pipeline.stages import LearnMasks, Recover
+from pipeline.dag.stages import LearnMasks, Recover
+from pipeline.request.resources import TrainingResources
+from pipeline.spec.model import Dtype
+from pipeline.spec.patterns import Pattern
 from workers.settings import WorkerSettings
 from workers.stages.base import Step
 

@@ -9,7 +9,7 @@ from typing import Protocol, cast
 from pydantic import JsonValue
 from transformers import AutoConfig
 
-from pipeline.architecture import row_for
+from pipeline.architecture.rows import row_for
 from pipeline.checkpoint.megatron.mapping import MODEL_TYPES
 from pipeline.checkpoint.megatron.parallel import MULTIPLE, padded_vocabulary
 from pipeline.errors import UnsupportedCheckpoint, UnsupportedModel

@@ -7,7 +7,7 @@ from typing import cast
 from pydantic import JsonValue
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CLASSES
 
-from pipeline.architecture import row_for
+from pipeline.architecture.rows import row_for
 from pipeline.checkpoint.megatron.args import FIXED, LLAMA3, args_of
 from pipeline.errors import UnsupportedCheckpoint
 

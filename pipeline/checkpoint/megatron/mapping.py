@@ -1,8 +1,9 @@
 """Which parameters of Hugging Face lie in which of Megatron, and how a tensor-parallel group shares them.
 
-The table names parameters; the rest follows from the labels of their dimensions (pipeline/axes.py): query,
-key and value lie together by key-value group, parts with equal labels one after another, and what is split
-among ranks is the dimension that counts heads, FFN channels or tokens.
+The table names parameters; the rest follows from the labels of their dimensions
+(pipeline/architecture/axes.py): query, key and value lie together by key-value group, parts with equal
+labels one after another, and what is split among ranks is the dimension that counts heads, FFN channels or
+tokens.
 
 Shape legend: O out_features, I in_features, G key-value groups.
 """
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.axes import ATTENTION, MLP, NORMS, OUTER, Dimension, Labels
+from pipeline.architecture.axes import ATTENTION, MLP, NORMS, OUTER, Dimension, Labels
 from pipeline.structure.sizes import Sizes
 
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")

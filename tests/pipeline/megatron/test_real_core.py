@@ -16,7 +16,7 @@ from pipeline.checkpoint.export import export_checkpoint
 from pipeline.checkpoint.megatron.convert import convert
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.slicing import slice_checkpoint
-from pipeline.patterns import NM
+from pipeline.spec.patterns import NM
 from pipeline.structure.cut import BlockCut, Cut
 from pipeline.tensor.masks import keep_by_saliency, zeroed
 from tests.checkpoints import imported

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pipeline.artifacts import CheckpointRef
+from pipeline.artifacts.refs import CheckpointRef
 from pipeline.vocabulary.choosing import KeptTokens
 from pipeline.vocabulary.counting import TokenCounts, count_tokens
 from pipeline.vocabulary.cutting import kept_tokens, read_vocabulary

@@ -3,9 +3,9 @@
 import pytest
 
 from pipeline.errors import InvalidSpec
+from pipeline.spec.vocabulary import VocabularySize
 from pipeline.vocabulary.choosing import choose_tokens
 from pipeline.vocabulary.pieces import MergedPieces, UnigramPieces
-from pipeline.vocabulary.spec import VocabularySize
 from tests.pipeline.vocabulary.made import counts
 
 #         0    1    2    3    4     5     6     7      8        9

@@ -1,0 +1,58 @@
+"""A job of the service on the terminal: its links, its way, and what came of it."""
+
+from collections.abc import Mapping
+
+import typer
+
+from api.cli.view import final_table, out, say_error, sweep_table, took_seconds
+from api.cli.watch import follow_job
+from api.client.client import SecateurClient
+from api.service.jobs.views import JobView
+from pipeline.job.state import Status
+from pipeline.report.sweep import SweepDocument, read_any_report
+
+EXIT_CODES: Mapping[Status, int] = {"succeeded": 0, "failed": 1, "cancelled": 130}
+
+
+def watched(client: SecateurClient, job_id: str) -> int:
+    """Exit code of a job that was watched to its end."""
+    console = out()
+    try:
+        job = follow_job(client, job_id, console)
+    except KeyboardInterrupt:
+        console.print(f"the job goes on; secateur watch {job_id} --url {client.url} sees it again")
+        return 130
+    if job.status == "succeeded":
+        say_result(client, job)
+    elif job.status == "failed":
+        assert job.error is not None, "a failed job says why"
+        where = f"at {job.error.node}: " if job.error.node else ""
+        say_error(f"{where}{job.error.message}", job.error.param)
+        console.print(
+            f"secateur logs {job_id} shows the log, secateur retry {job_id} goes on from what is stored"
+        )
+    return EXIT_CODES.get(job.status, 1)
+
+
+def say_result(client: SecateurClient, job: JobView) -> None:
+    """The figures of a job that succeeded."""
+    document = read_any_report(client.report_json(job.id))
+    if isinstance(document, SweepDocument):
+        report = f"{client.url}{job.links.report}"
+        out().print(sweep_table(document, seconds=took_seconds(job), report=report))
+        return
+    table = final_table(
+        document.summary,
+        seconds=took_seconds(job),
+        report=f"{client.url}{job.links.report}",
+        checkpoint=f"secateur download {job.id} DIRECTORY  ({document.data.manifest_prefix})",
+    )
+    out().print(table)
+
+
+def say_links(job: JobView, url: str) -> None:
+    """The id of a job on a line of its own, then where it is."""
+    typer.echo(job.id)
+    typer.echo(f"  {job.status}; secateur watch {job.id} follows it")
+    typer.echo(f"  {url}{job.links.self}")
+    typer.echo(f"  {url}{job.links.report}")

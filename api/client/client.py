@@ -1,0 +1,191 @@
+"""SecateurClient: the API from Python, and what the CLI is made of.
+
+    with SecateurClient("http://127.0.0.1:8080", api_key="sec_...") as secateur:
+        job = secateur.submit({"spec": {...}})
+        for event in secateur.follow(job.id):
+            ...
+
+Answers are read leniently: a field that a newer service adds is no error.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+import httpx
+
+from api.client.connection import (
+    AWAY,
+    DEFAULT_URL,
+    ClientError,
+    Params,
+    ServiceAwayError,
+    paged,
+    parsed,
+    safe,
+)
+from api.client.keys import KeyCalls
+from api.client.schedules import ScheduleCalls
+from api.client.sse import messages
+from api.service.jobs.views import ArtifactList, FileView, JobList, JobView, PlanView
+from pipeline.job.events import EVENT_TYPES, Event
+from pipeline.job.state import TERMINAL, Status
+from pipeline.report.data import ReportDocument
+from pipeline.report.sweep import SweepDocument
+from pipeline.request.prune_spec import JobRequest
+
+__all__ = ["DEFAULT_URL", "ClientError", "SecateurClient", "ServiceAwayError"]
+
+SILENCE_SECONDS = 60.0  # the service says something every 15 s
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 5.0
+GIVE_UP_SECONDS = 900.0
+ENDS = frozenset({"job.succeeded", "job.failed", "job.cancelled"})
+
+
+class SecateurClient(ScheduleCalls, KeyCalls):
+    """One service. Safe to use from one thread at a time."""
+
+    def submit(
+        self, request: JobRequest | Mapping[str, object], *, idempotency_key: str | None = None
+    ) -> JobView:
+        """POST /jobs. A repeat with the same key and body gives the same job."""
+        headers = {"Idempotency-Key": idempotency_key} if idempotency_key is not None else {}
+        return self._fetch("POST", "/jobs", JobView, json=request, headers=headers)
+
+    def plan(self, request: JobRequest | Mapping[str, object]) -> PlanView:
+        """POST /plans: what would run, and what is cached."""
+        return self._fetch("POST", "/plans", PlanView, json=request)
+
+    def jobs(
+        self,
+        *,
+        status: Status | None = None,
+        labels: Mapping[str, str] | None = None,
+        model: str | None = None,
+        created_after: int | None = None,
+        created_before: int | None = None,
+        page: int = 100,
+    ) -> Iterator[JobView]:
+        """All jobs that match, newest first, fetched page by page as they are asked for."""
+        given: Params = {
+            "status": status,
+            "label": [f"{key}:{value}" for key, value in (labels or {}).items()],
+            "model": model,
+            "created_after": created_after,
+            "created_before": created_before,
+            "limit": page,
+        }
+        return paged(lambda params: self._fetch("GET", "/jobs", JobList, params=params), given)
+
+    def job(self, job_id: str) -> JobView:
+        """GET /jobs/{id}."""
+        return self._fetch("GET", f"/jobs/{safe(job_id)}", JobView)
+
+    def cancel(self, job_id: str) -> JobView:
+        """POST /jobs/{id}/cancel."""
+        return self._fetch("POST", f"/jobs/{safe(job_id)}/cancel", JobView)
+
+    def retry(self, job_id: str) -> JobView:
+        """POST /jobs/{id}/retry."""
+        return self._fetch("POST", f"/jobs/{safe(job_id)}/retry", JobView)
+
+    def follow(
+        self, job_id: str, *, after: int = 0, away: Callable[[str | None], None] = lambda why: None
+    ) -> Iterator[Event]:
+        """Events after id `after`, and new ones until the job has ended.
+
+        A service that goes away in between is waited for, and no event is lost or told twice. `away` is
+        called with the reason, and with None when it is back. Raises ServiceAwayError when it was away at the
+        start, or for a quarter of an hour.
+        """
+        self.job(job_id)
+        pause = FIRST_PAUSE_SECONDS
+        away_since: float | None = None
+        last_type = ""
+        while True:
+            got = False
+            try:
+                for event in self._stream(job_id, after=after):
+                    if away_since is not None:
+                        away(None)
+                    pause, away_since, got = FIRST_PAUSE_SECONDS, None, True
+                    if event.id > after:
+                        after, last_type = event.id, event.body.type
+                        yield event
+                # A stream ends with its job, and when the service is stopped: only the job's status tells.
+                if (not got or last_type in ENDS) and self.job(job_id).status in TERMINAL:
+                    return
+            except (httpx.TransportError, ClientError) as error:
+                if isinstance(error, ClientError) and error.status not in AWAY:
+                    raise
+                why = str(error) or type(error).__name__
+                away_since = away_since or time.monotonic()
+                if time.monotonic() - away_since > GIVE_UP_SECONDS:
+                    raise ServiceAwayError(self.url, why) from error
+                away(why)
+            time.sleep(pause)
+            pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+
+    def wait(self, job_id: str) -> JobView:
+        """The job after it has ended."""
+        for _ in self.follow(job_id):
+            pass
+        return self.job(job_id)
+
+    def logs(self, job_id: str, *, attempt: int | None = None, follow: bool = False) -> Iterator[str]:
+        """Output of the driver, piece by piece."""
+        params: dict[str, str | int] = {"follow": "true"} if follow else {}
+        if attempt is not None:
+            params["attempt"] = attempt
+        path = f"/jobs/{safe(job_id)}/logs"
+        timeout = httpx.Timeout(60, read=None) if follow else None
+        try:
+            with self._http.stream(
+                "GET", path, params=params, timeout=timeout or self._http.timeout
+            ) as answer:
+                self._refused(answer)
+                yield from answer.iter_text()
+        except httpx.TransportError as error:
+            raise ServiceAwayError(self.url, str(error) or type(error).__name__) from error
+
+    def report(self, job_id: str) -> ReportDocument:
+        """The report's figures. Of a sweep: `sweep_report`."""
+        return parsed(self.report_json(job_id), ReportDocument)
+
+    def sweep_report(self, job_id: str) -> SweepDocument:
+        """The figures of a sweep's report."""
+        return parsed(self.report_json(job_id), SweepDocument)
+
+    def report_json(self, job_id: str) -> bytes:
+        """The report's figures as they are stored."""
+        return self._call("GET", f"/jobs/{safe(job_id)}/report", params={"format": "json"}).content
+
+    def report_html(self, job_id: str) -> bytes:
+        """The report's page."""
+        return self._call("GET", f"/jobs/{safe(job_id)}/report", params={"format": "html"}).content
+
+    def artifacts(self, job_id: str) -> ArtifactList:
+        """GET /jobs/{id}/artifacts."""
+        return self._fetch("GET", f"/jobs/{safe(job_id)}/artifacts", ArtifactList)
+
+    def file(self, file: FileView) -> Iterator[bytes]:
+        """Content of one file of an artifact, from the service or from where it sends us. Not verified."""
+        try:
+            with self._http.stream("GET", file.url, follow_redirects=True) as answer:
+                self._refused(answer)
+                yield from answer.iter_raw()
+        except httpx.TransportError as error:
+            raise ServiceAwayError(self.url, str(error) or type(error).__name__) from error
+
+    def ping(self) -> None:
+        """Raise ServiceAwayError unless the service answers."""
+        self._call("GET", "/healthz")
+
+    def _stream(self, job_id: str, *, after: int) -> Iterator[Event]:
+        headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after)}
+        path = f"/jobs/{safe(job_id)}/events"
+        timeout = httpx.Timeout(10, read=SILENCE_SECONDS)
+        with self._http.stream("GET", path, headers=headers, timeout=timeout) as answer:
+            self._refused(answer)
+            for message in messages(answer.iter_bytes()):
+                if message.event in EVENT_TYPES:  # a newer service may tell more than we know
+                    yield parsed(message.data, Event)

@@ -1,0 +1,70 @@
+"""What SecateurClient can do about schedules and aliases."""
+
+from collections.abc import Iterator, Mapping
+
+from api.client.connection import Connection, paged, safe
+from api.service.schedules.request import ScheduleRequest
+from api.service.schedules.views import (
+    AliasList,
+    AliasView,
+    FiringList,
+    FiringView,
+    ScheduleList,
+    ScheduleView,
+)
+
+
+class ScheduleCalls(Connection):
+    """Schedules are named by id or by name."""
+
+    def create_schedule(self, request: ScheduleRequest | Mapping[str, object]) -> ScheduleView:
+        """POST /schedules."""
+        return self._fetch("POST", "/schedules", ScheduleView, json=request)
+
+    def schedules(self, *, page: int = 100) -> Iterator[ScheduleView]:
+        """All schedules, newest first, fetched page by page as they are asked for."""
+        return paged(
+            lambda params: self._fetch("GET", "/schedules", ScheduleList, params=params), {"limit": page}
+        )
+
+    def schedule(self, schedule: str) -> ScheduleView:
+        """GET /schedules/{id}."""
+        return self._fetch("GET", _path(schedule), ScheduleView)
+
+    def change_schedule(self, schedule: str, changes: Mapping[str, object]) -> ScheduleView:
+        """PATCH /schedules/{id}: each field that is given replaces the old one as a whole."""
+        return self._fetch("PATCH", _path(schedule), ScheduleView, json=changes)
+
+    def delete_schedule(self, schedule: str) -> None:
+        """DELETE /schedules/{id}: with its history; its jobs and its alias stay."""
+        self._call("DELETE", _path(schedule))
+
+    def pause_schedule(self, schedule: str) -> ScheduleView:
+        """POST /schedules/{id}/pause."""
+        return self._fetch("POST", f"{_path(schedule)}/pause", ScheduleView)
+
+    def resume_schedule(self, schedule: str) -> ScheduleView:
+        """POST /schedules/{id}/resume."""
+        return self._fetch("POST", f"{_path(schedule)}/resume", ScheduleView)
+
+    def run_schedule(self, schedule: str) -> tuple[FiringView, ...]:
+        """POST /schedules/{id}/run: what was fired; nothing when nothing is new."""
+        return self._fetch("POST", f"{_path(schedule)}/run", FiringList).data
+
+    def firings(self, schedule: str, *, outcome: str | None = None, page: int = 100) -> Iterator[FiringView]:
+        """All firings of a schedule, newest first, fetched page by page as they are asked for."""
+        path = f"{_path(schedule)}/firings"
+        given = {"outcome": outcome, "limit": page}
+        return paged(lambda params: self._fetch("GET", path, FiringList, params=params), given)
+
+    def aliases(self) -> tuple[AliasView, ...]:
+        """GET /aliases: all of them, by name."""
+        return self._fetch("GET", "/aliases", AliasList).data
+
+    def alias(self, name: str) -> AliasView:
+        """GET /aliases/{name}."""
+        return self._fetch("GET", f"/aliases/{safe(name)}", AliasView)
+
+
+def _path(schedule: str) -> str:
+    return f"/schedules/{safe(schedule)}"

@@ -1,0 +1,196 @@
+"""Jobs: accepting, finding, cancelling and retrying them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from sqlalchemy import exists, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from api.db.models import Job, JobLabel
+from api.errors import ApiError
+from api.service.context import Services
+from api.service.ids import new_job_id
+from api.service.jobs import journal
+from pipeline.canonical import digest_of
+from pipeline.job.events import JobCancelled, JobCancelRequested, JobQueued
+from pipeline.job.state import TERMINAL, JobState
+from pipeline.request.prune_spec import JobRequest
+from pipeline.sources.pins import Pins
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What `GET /jobs` may ask for. `model` matches a part of the source."""
+
+    status: str | None = None
+    labels: tuple[tuple[str, str], ...] = ()
+    model: str | None = None
+    created_after: int | None = None
+    created_before: int | None = None
+
+
+def submit(services: Services, request: JobRequest, *, idempotency_key: str | None) -> Job:
+    """Resolve the sources and store the job; after this it is never lost.
+
+    A repeated idempotency key gives the job that it first gave. Raises ApiError 409 when the body differs,
+    InvalidRequest when a source is at fault.
+    """
+    digest = digest_of(request)
+    if idempotency_key is not None:
+        with services.database.read() as session:
+            earlier = _by_idempotency_key(session, idempotency_key, digest)
+        if earlier is not None:
+            return earlier
+    pins = services.resolve(request.spec)
+    try:
+        with services.database.write() as session:
+            job = add(session, request, pins, digest=digest, idempotency_key=idempotency_key)
+    except IntegrityError:
+        if idempotency_key is None:
+            raise
+        with services.database.read() as session:  # someone else was faster with the same key
+            earlier = _by_idempotency_key(session, idempotency_key, digest)
+        if earlier is None:
+            raise
+        return earlier
+    services.wake.set()
+    return job
+
+
+def add(
+    session: Session,
+    request: JobRequest,
+    pins: Pins,
+    *,
+    digest: str | None = None,
+    idempotency_key: str | None = None,
+) -> Job:
+    """A queued job, stored with the transaction of the session; the dispatcher is not told."""
+    job = _new_job(request, pins, digest=digest or digest_of(request), idempotency_key=idempotency_key)
+    session.add(job)
+    session.flush()
+    session.add_all(JobLabel(job=job.id, key=k, value=v) for k, v in request.labels.items())
+    journal.append(session, job, [journal.said_now(JobQueued(), attempt=0)])
+    return job
+
+
+def find(services: Services, job_id: str) -> Job:
+    """One job. Raises ApiError 404."""
+    with services.database.read() as session:
+        job = session.get(Job, job_id)
+    if job is None:
+        raise no_such_job(job_id)
+    return job
+
+
+def status_of(session: Session, job_id: str) -> str | None:
+    """Status of one job, alone."""
+    return session.scalar(select(Job.status).where(Job.id == job_id))
+
+
+def page(
+    services: Services, filters: Filters, *, after: str | None, limit: int
+) -> tuple[Sequence[Job], bool]:
+    """Jobs older than the job `after`, newest first, and whether there are more."""
+    query = select(Job).order_by(Job.id.desc()).limit(limit + 1)
+    if after is not None:
+        query = query.where(Job.id < after)
+    if filters.status is not None:
+        query = query.where(Job.status == filters.status)
+    if filters.model is not None:
+        query = query.where(Job.model.contains(filters.model, autoescape=True))
+    if filters.created_after is not None:
+        query = query.where(Job.created_at >= datetime.fromtimestamp(filters.created_after, UTC))
+    if filters.created_before is not None:
+        query = query.where(Job.created_at < datetime.fromtimestamp(filters.created_before, UTC))
+    for key, value in filters.labels:
+        query = query.where(
+            exists().where(JobLabel.job == Job.id, JobLabel.key == key, JobLabel.value == value)
+        )
+    with services.database.read() as session:
+        rows = session.scalars(query).all()
+    return rows[:limit], len(rows) > limit
+
+
+def cancel(services: Services, job_id: str) -> Job:
+    """Stop a job: at once while it waits, else as soon as Ray has stopped it. Repeats are harmless."""
+    with services.database.write() as session:
+        job = _locked(session, job_id)
+        if job.status in TERMINAL and job.status != "cancelled":
+            raise ApiError(
+                409,
+                "job_ended",
+                f"job {job_id} has {job.status}; only a job that has not ended can be cancelled",
+            )
+        stop(session, job)
+    services.wake.set()
+    return job
+
+
+def stop(session: Session, job: Job) -> None:
+    """Cancel a locked job, unless it is being cancelled or has ended; the dispatcher is not told."""
+    if job.status != "cancelling" and job.status not in TERMINAL:
+        body = JobCancelRequested() if job.live else JobCancelled()
+        journal.append(session, job, [journal.said_now(body, attempt=job.attempt)])
+
+
+def retry(services: Services, job_id: str) -> Job:
+    """Queue a failed or cancelled job again, on the same pinned sources; what is stored is used again."""
+    with services.database.write() as session:
+        job = _locked(session, job_id)
+        if job.status not in ("failed", "cancelled"):
+            raise ApiError(
+                409,
+                "job_not_retryable",
+                f"job {job_id} is {job.status}; only a failed or cancelled job can be retried",
+            )
+        job.tries = 0
+        job.not_before = None
+        journal.append(session, job, [journal.said_now(JobQueued(), attempt=job.attempt)])
+    services.wake.set()
+    return job
+
+
+def no_such_job(job_id: str) -> ApiError:
+    """The 404 of everything below /jobs/{id}."""
+    return ApiError(404, "job_not_found", f"there is no job {job_id}", "id")
+
+
+def _locked(session: Session, job_id: str) -> Job:
+    job = journal.locked(session, job_id)
+    if job is None:
+        raise no_such_job(job_id)
+    return job
+
+
+def _by_idempotency_key(session: Session, key: str, digest: str) -> Job | None:
+    job = session.scalar(select(Job).where(Job.idempotency_key == key))
+    if job is not None and job.body_digest != digest:
+        raise ApiError(
+            409,
+            "idempotency_conflict",
+            f"Idempotency-Key {key!r} was used with another body for job {job.id}; choose another key",
+            "Idempotency-Key",
+        )
+    return job
+
+
+def _new_job(request: JobRequest, pins: Pins, *, digest: str, idempotency_key: str | None) -> Job:
+    state = JobState()
+    return Job(
+        id=new_job_id(),
+        created_at=datetime.now(UTC),
+        request=request.model_dump_json(),
+        pins=pins.model_dump_json(),
+        model=request.spec.model.source,
+        priority=request.priority,
+        idempotency_key=idempotency_key,
+        body_digest=digest,
+        status=state.status,
+        state=state.model_dump_json(),
+        attempt=0,
+        tries=0,
+        live=False,
+    )

@@ -1,0 +1,110 @@
+"""Output of drivers: from Ray while they run, from storage afterwards."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+
+from fastapi.concurrency import run_in_threadpool
+from sqlalchemy import select
+
+from api.db.models import Attempt
+from api.errors import ApiError
+from api.service.context import Services
+from api.service.jobs.attempts import LiveAttempt, note_log_stored
+from api.service.jobs.jobs import find
+from api.submit import RayUnavailable
+from pipeline.job.state import TERMINAL
+
+FOLLOW_SECONDS = 1.0
+
+
+def log_key(job: str, attempt: int) -> str:
+    """Where the output of an attempt lies in storage after its end."""
+    return f"jobs/{job}/attempts/{attempt}/driver.log"
+
+
+def log_link(job: str, attempt: int) -> str:
+    """Where users find it."""
+    return f"/jobs/{job}/logs?attempt={attempt}"
+
+
+def store_log(services: Services, live: LiveAttempt) -> None:
+    """Copy what Ray has of an attempt's output to storage."""
+    output = services.ray.log(live.submission_id)
+    if output is None:
+        return
+    services.content.store.put(log_key(live.job, live.number), [output.encode()])
+    note_log_stored(services.database, live)
+
+
+def read_log(services: Services, job_id: str, *, attempt: int | None) -> Iterator[bytes]:
+    """Output of one attempt, the latest unless said; empty when none has begun. Raises ApiError 404."""
+    find(services, job_id)
+    row = _attempt(services, job_id, attempt)
+    return iter(()) if row is None else _output(services, row)
+
+
+def follow_log(services: Services, job_id: str, *, attempt: int | None) -> AsyncIterator[bytes]:
+    """Output as it comes, until the attempt has ended; of attempt after attempt until the job has, if none
+    is named. Raises ApiError 404."""
+    find(services, job_id)
+    _attempt(services, job_id, attempt)
+    return _followed(services, job_id, attempt=attempt)
+
+
+async def _followed(services: Services, job_id: str, *, attempt: int | None) -> AsyncIterator[bytes]:
+    number, sent = attempt, 0
+    while True:
+        look = await run_in_threadpool(_look, services, job_id, number)
+        yield look.output[sent:]
+        sent = max(sent, len(look.output))
+        if look.over and look.next is not None and attempt is None:
+            number, sent = look.next, 0
+            yield f"\n--- attempt {number} ---\n".encode()
+        elif look.over and (look.job_over or attempt is not None):
+            return
+        else:
+            await asyncio.sleep(FOLLOW_SECONDS)
+
+
+@dataclass(frozen=True)
+class _Look:
+    """`over`: the attempt has said all. `next`: the attempt after it, if there is one."""
+
+    output: bytes
+    over: bool
+    next: int | None
+    job_over: bool
+
+
+def _look(services: Services, job_id: str, number: int | None) -> _Look:
+    """The state first and the output after it: what an ended attempt has said is then complete."""
+    job = find(services, job_id)
+    row = _attempt(services, job_id, number or 1) if job.attempt else None
+    if row is None:
+        return _Look(output=b"", over=True, next=None, job_over=job.status in TERMINAL)
+    over = row.ended_at is not None
+    try:
+        output = b"".join(_output(services, row))
+    except RayUnavailable:  # it may come back; until then there is nothing new
+        output = b""
+    following = row.number + 1 if over and job.attempt > row.number else None
+    return _Look(output=output, over=over, next=following, job_over=job.status in TERMINAL)
+
+
+def _output(services: Services, row: Attempt) -> Iterator[bytes]:
+    if row.log_stored:
+        return services.content.store.get(log_key(row.job, row.number))
+    return iter([(services.ray.log(row.submission_id) or "").encode("utf-8", "replace")])
+
+
+def _attempt(services: Services, job_id: str, number: int | None) -> Attempt | None:
+    """One attempt, or the latest. Raises ApiError 404 for one that is named and not there."""
+    query = select(Attempt).where(Attempt.job == job_id).order_by(Attempt.number.desc()).limit(1)
+    if number is not None:
+        query = query.where(Attempt.number == number)
+    with services.database.read() as session:
+        row = session.scalar(query)
+    if row is None and number is not None:
+        raise ApiError(404, "attempt_not_found", f"job {job_id} has no attempt {number}", "attempt")
+    return row

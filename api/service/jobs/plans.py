@@ -1,0 +1,160 @@
+"""POST /plans: what a job would do, what of it is stored already, and what looks odd."""
+
+import os
+from collections.abc import Iterator
+
+from api.service.context import Services
+from api.service.jobs.views import InputView, PlanNodeView, PlanView
+from pipeline.architecture.rows import row_for
+from pipeline.artifacts.refs import ArtifactRef
+from pipeline.dag.nodes import node_key
+from pipeline.dag.plan import plan
+from pipeline.job.ledger import find_result
+from pipeline.methods.maskllm import MaskLLM, MaskTraining
+from pipeline.report.quantity import human_bytes
+from pipeline.request.prune_spec import JobRequest
+from pipeline.resolve.mask_memory import mask_memory
+from pipeline.resolve.training_memory import TrainingMemory, training_memory
+from pipeline.sources.pins import Pin, Pins
+from pipeline.spec.patterns import NM, Pattern
+from pipeline.spec.recovery import Recovery
+from pipeline.spec.training_recipe import TrainingRecipe
+from pipeline.structure.sizes import sizes_of
+from pipeline.structure.target import slow_sizes
+
+
+def preview(services: Services, request: JobRequest) -> PlanView:
+    """The plan of a request. Raises InvalidRequest as POST /jobs would."""
+    pins = services.resolve(request.spec)
+    inputs = tuple(_inputs(request, pins))
+    return PlanView(
+        nodes=tuple(_nodes(services, request, pins)),
+        inputs=inputs,
+        bytes=sum(given.size for given in inputs),
+        resources=request.resources,
+        warnings=tuple(_warnings(services, request, pins)),
+    )
+
+
+def _nodes(services: Services, request: JobRequest, pins: Pins) -> Iterator[PlanNodeView]:
+    made: dict[str, dict[str, ArtifactRef]] = {}
+    for node in plan(request.spec, pins).nodes:
+        key = node_key(node, made)
+        stored = find_result(services.content, key) if key is not None and node.stage.reusable else None
+        if stored is not None:
+            made[node.id] = stored.artifacts
+        yield PlanNodeView(
+            node=node.id,
+            stage=node.stage.kind,
+            needs=tuple(sorted(node.needs)),
+            key=key,
+            cached=stored is not None,
+        )
+
+
+def _inputs(request: JobRequest, pins: Pins) -> Iterator[InputView]:
+    yield _input("spec.model.source", pins.model)
+    if pins.calibration is not None:
+        yield _input("spec.calibration.source", pins.calibration)
+    for i, pin in enumerate(pins.perplexity):
+        yield _input(f"spec.evaluation.perplexity.{i}.source", pin)
+    if request.spec.structure is not None and request.spec.structure.vocabulary is not None:
+        fields = (f"{field}.source" for field, _ in request.spec.structure.vocabulary.sources)
+        for field, pin in zip(fields, pins.vocabulary, strict=True):
+            yield _input(field, pin)
+    if pins.tasks is not None:
+        yield _input("spec.evaluation.tasks.include", pins.tasks)
+    if pins.mask_text is not None:
+        yield _input("spec.prune.method.training.text.source", pins.mask_text)
+    if pins.prior is not None:
+        yield _input("spec.prune.method.prior.source", pins.prior)
+    for i, pin in enumerate(pins.compared):
+        yield _input(f"spec.prune.compare_with.{i}.source", pin)
+    if pins.recovery is not None:
+        yield _input("spec.recovery.text.source", pins.recovery)
+    if pins.teacher is not None:
+        yield _input("spec.recovery.objective.teacher.source", pins.teacher)
+
+
+def _input(param: str, pin: Pin) -> InputView:
+    return InputView(param=param, source=pin.source, size=pin.size, files=len(pin.files))
+
+
+def _warnings(services: Services, request: JobRequest, pins: Pins) -> Iterator[str]:
+    spec, resources = request.spec, request.resources
+    if not spec.evaluation.perplexity:
+        yield "spec.evaluation.perplexity is empty: the report will have no perplexities to compare"
+    if spec.evaluation.tasks is not None and pins.model.size > resources.memory_bytes:
+        yield (
+            f"resources.memory_per_worker is {resources.memory_per_worker}, and each task of "
+            f"spec.evaluation.tasks loads the whole model, whose files have {human_bytes(pins.model.size)}"
+        )
+    if spec.calibration is not None and not any(one.needs_calibration for one in (spec, *spec.members)):
+        why = (
+            "nothing is pruned"
+            if spec.prune is None
+            else f"method {spec.prune.method.kind} with allocation {spec.prune.allocation.kind} looks at "
+            f"weights alone"
+        )
+        yield f"spec.calibration is not used: {why}"
+    if spec.structure is not None:
+        row = row_for(pins.facts.model_type)
+        new = spec.structure.target(row, pins.facts.config)
+        for sentence in slow_sizes(sizes_of(row, pins.facts.config), new):
+            yield f"spec.structure: {sentence}"
+    if spec.prune is not None and isinstance(spec.prune.method, MaskLLM):
+        yield from _mask_warnings(request, spec.prune.method.training, spec.prune.pattern, pins)
+    if spec.recovery is not None:
+        yield from _recovery_warnings(request, spec.recovery, pins)
+    elif not spec.learns_masks and "recovery" in resources.model_fields_set:
+        yield "resources.recovery is not used: there is no spec.recovery, and no masks are learned"
+    settings = services.settings
+    cpus = settings.ray_num_cpus or os.cpu_count() or 1
+    if settings.embedded and resources.workers * resources.cpus_per_worker > cpus:
+        yield (
+            f"resources ask for {resources.workers} x {resources.cpus_per_worker} CPUs and this machine has "
+            f"{cpus}: workers would wait for each other"
+        )
+
+
+def _mask_warnings(
+    request: JobRequest, training: MaskTraining, pattern: Pattern, pins: Pins
+) -> Iterator[str]:
+    yield from _unjudged(training, "spec.prune.method.training")
+    if isinstance(pattern, NM):
+        needed = mask_memory(training, pattern, request.resources, facts=pins.facts)
+        easier = (
+            "resources.recovery.zero_stage 3, resources.recovery.gradient_checkpointing, or precision "
+            "bfloat16 or scope block in spec.prune.method.training"
+            if training.scope == "model"
+            else "fewer tokens, or precision bfloat16 in spec.prune.method.training"
+        )
+        yield from _too_little(request, pins, needed, what="mask learning", easier=easier)
+
+
+def _recovery_warnings(request: JobRequest, recovery: Recovery, pins: Pins) -> Iterator[str]:
+    yield from _unjudged(recovery, "spec.recovery")
+    needed = training_memory(recovery, request.resources, pins=pins, sparse=request.spec.makes_zeros)
+    easier = "resources.recovery.zero_stage 3, precision bfloat16, or trains kind lora"
+    yield from _too_little(request, pins, needed, what="recovery training", easier=easier)
+
+
+def _unjudged(recipe: TrainingRecipe, field: str) -> Iterator[str]:
+    if recipe.text.validation_sequences == 0:
+        yield f"{field}.text.validation_sequences is 0: the report will have no curve of held-out text"
+
+
+def _too_little(
+    request: JobRequest, pins: Pins, needed: TrainingMemory, *, what: str, easier: str
+) -> Iterator[str]:
+    resources = request.resources
+    if resources.gpus_per_worker or pins.facts.parameters is None:
+        return  # nobody has told us what the GPU has
+    if needed.total > resources.memory_bytes:
+        parts = ", ".join(f"{name} {human_bytes(size)}" for name, size in needed.parts().items())
+        counted = "" if needed.activations else ", activations not counted"
+        yield (
+            f"resources.memory_per_worker is {resources.memory_per_worker}, and {what} needs about "
+            f"{human_bytes(needed.total)} on each of {resources.training_workers} workers ({parts})"
+            f"{counted}: raise it, or use more workers with {easier}"
+        )

@@ -1,0 +1,162 @@
+"""What users see: plain models, which the client shares."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from pipeline.canonical import Frozen
+from pipeline.job.events import Event
+from pipeline.job.state import StageStatus, Status
+from pipeline.request.prune_spec import PruneSpec
+from pipeline.request.resources import Resources
+
+
+class JobErrorView(Frozen):
+    """Why a job failed. `node` and `log` tell where to look."""
+
+    code: str
+    message: str
+    param: str | None = None
+    node: str | None = None
+    log: str | None = None
+
+
+class StageView(Frozen):
+    """One node of the DAG. Times are Unix seconds."""
+
+    node: str
+    stage: str
+    needs: tuple[str, ...]
+    status: StageStatus
+    done: float
+    total: float
+    unit: str
+    started_at: float | None
+    finished_at: float | None
+    note: str | None
+
+
+class Links(Frozen):
+    """Where the rest of a job is."""
+
+    self: str
+    events: str
+    logs: str
+    artifacts: str
+    report: str
+
+
+class JobView(Frozen):
+    """A job. Times are Unix seconds; `progress` is in [0, 1]."""
+
+    id: str
+    object: Literal["job"] = "job"
+    created_at: int
+    started_at: int | None
+    finished_at: int | None
+    status: Status
+    stage: str | None = Field(description="What runs now.")
+    progress: float
+    error: JobErrorView | None
+    name: str | None
+    labels: dict[str, str]
+    priority: int
+    model: str
+    attempt: int
+    stages: tuple[StageView, ...]
+    spec: PruneSpec
+    resources: Resources
+    links: Links
+
+
+class JobList(Frozen):
+    """A page of jobs, newest first. `next` is the `after` of the next page."""
+
+    object: Literal["list"] = "list"
+    data: tuple[JobView, ...]
+    has_more: bool
+    next: str | None
+
+
+class EventList(Frozen):
+    """A page of events, oldest first. `next` is the `after` of the next page, also when it is still empty."""
+
+    object: Literal["list"] = "list"
+    data: tuple[Event, ...]
+    has_more: bool
+    next: int
+
+
+class FileView(Frozen):
+    """One file of an artifact. `url` downloads it."""
+
+    path: str
+    size: int
+    sha256: str
+    url: str
+
+
+class ArtifactView(Frozen):
+    """What a node of a job has made. `digest` is over kind, paths and contents."""
+
+    node: str
+    artifact: str
+    kind: str
+    digest: str
+    size: int
+    cached: bool
+    files: tuple[FileView, ...]
+
+
+class ArtifactList(Frozen):
+    """Everything that a job has made so far."""
+
+    object: Literal["list"] = "list"
+    data: tuple[ArtifactView, ...]
+    has_more: bool = False
+    next: None = None
+
+
+class PlanNodeView(Frozen):
+    """One stage that would run. `key` is unknown while something before it must run first."""
+
+    node: str
+    stage: str
+    needs: tuple[str, ...]
+    key: str | None
+    cached: bool
+
+
+class InputView(Frozen):
+    """One source, pinned. `param` is its field in the request."""
+
+    param: str
+    source: str
+    size: int
+    files: int
+
+
+class PlanView(Frozen):
+    """What a job would do. `bytes`: of all inputs together."""
+
+    object: Literal["plan"] = "plan"
+    nodes: tuple[PlanNodeView, ...]
+    inputs: tuple[InputView, ...]
+    bytes: int
+    resources: Resources
+    warnings: tuple[str, ...]
+
+
+class Check(Frozen):
+    """One thing that the service leans on."""
+
+    name: str
+    ok: bool
+    error: str | None = None
+
+
+class Readiness(Frozen):
+    """Whether the service can take and run jobs."""
+
+    ready: bool
+    checks: tuple[Check, ...]

@@ -1,0 +1,84 @@
+"""From rows of schedules and firings to what users see."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import cast
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from api.db.models import Firing, Schedule, Sighting
+from api.service.schedules.outcomes import VERDICTS
+from api.service.schedules.request import ScheduleRequest
+from api.service.schedules.views import CandidateView, Cause, FiringView, Outcome, ScheduleView
+from pipeline.resolve.watching import State, natural_order
+
+MOST_CANDIDATES = 100
+ORDER: Mapping[str, int] = {"ready": 0, "settling": 1, "incomplete": 2, "unusable": 3, "known": 4}
+
+
+def definition_of(schedule: Schedule) -> ScheduleRequest:
+    """The request as it stands now."""
+    stored = ScheduleRequest.model_validate_json(schedule.definition)
+    return stored.model_copy(update={"paused": schedule.paused})
+
+
+def schedule_views(session: Session, schedules: Sequence[Schedule]) -> tuple[ScheduleView, ...]:
+    """Schedules as users see them, with two queries for however many."""
+    ids = [schedule.id for schedule in schedules]
+    latest = select(func.max(Firing.id)).where(Firing.schedule.in_(ids)).group_by(Firing.schedule)
+    last = {
+        firing.schedule: firing for firing in session.scalars(select(Firing).where(Firing.id.in_(latest)))
+    }
+    seen: dict[str, list[Sighting]] = {}
+    for sighting in session.scalars(select(Sighting).where(Sighting.schedule.in_(ids))):
+        seen.setdefault(sighting.schedule, []).append(sighting)
+    return tuple(_view(one, last.get(one.id), seen.get(one.id, [])) for one in schedules)
+
+
+def firing_view(firing: Firing, schedule: str) -> FiringView:
+    """A firing as users see it; `schedule` is the name."""
+    return FiringView(
+        id=firing.id,
+        schedule=schedule,
+        cause=cast(Cause, firing.cause),
+        at=int(firing.at.timestamp()),
+        due_at=_whole(firing.due_at),
+        source=firing.source,
+        digest=firing.digest,
+        job=firing.job,
+        outcome=cast(Outcome, firing.outcome),
+        reason=firing.reason,
+        gates=VERDICTS.validate_json(firing.gates) if firing.gates is not None else (),
+        decided_at=_whole(firing.decided_at),
+    )
+
+
+def _view(schedule: Schedule, last: Firing | None, seen: Sequence[Sighting]) -> ScheduleView:
+    shown = sorted(seen, key=lambda one: natural_order(one.source), reverse=True)
+    shown.sort(key=lambda one: ORDER.get(one.state, len(ORDER)))  # the newest of each state first
+    definition = definition_of(schedule)
+    return ScheduleView(
+        **{name: getattr(definition, name) for name in ScheduleRequest.model_fields},
+        id=schedule.id,
+        created_at=int(schedule.created_at.timestamp()),
+        updated_at=int(schedule.updated_at.timestamp()),
+        next_at=_whole(schedule.next_at),
+        looked_at=_whole(schedule.looked_at),
+        error=schedule.error,
+        last_firing=firing_view(last, definition.name) if last is not None else None,
+        candidates=tuple(_candidate(sighting) for sighting in shown[:MOST_CANDIDATES]),
+    )
+
+
+def _candidate(sighting: Sighting) -> CandidateView:
+    return CandidateView(
+        source=sighting.source,
+        state=cast(State, sighting.state),
+        since=int(sighting.since.timestamp()),
+        reason=sighting.reason,
+    )
+
+
+def _whole(moment: datetime | None) -> int | None:
+    return int(moment.timestamp()) if moment is not None else None

@@ -1,0 +1,110 @@
+"""What users see of schedules, their firings, and aliases."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from api.service.schedules.request import ScheduleRequest
+from pipeline.canonical import Frozen
+from pipeline.report.gates import Verdict
+from pipeline.resolve.watching import State
+
+Cause = Literal["cron", "checkpoint", "manual"]
+Outcome = Literal[
+    "waiting", "running", "promoted", "held", "failed", "cancelled", "skipped", "missed", "passed"
+]
+
+
+class FiringView(Frozen):
+    """One time that a schedule fired, or should have. Times are Unix seconds.
+
+    waiting: its sources do not answer yet. running: its job has not ended. promoted: the alias points at its
+    result. passed: as good, but the schedule has no alias. held: it must not be promoted, `reason` says why.
+    skipped, missed: no job was made, by the schedule's policies. `due_at`: the moment of cron.
+    """
+
+    id: int
+    object: Literal["firing"] = "firing"
+    schedule: str = Field(description="Name of the schedule.")
+    cause: Cause
+    at: int
+    due_at: int | None
+    source: str | None
+    digest: str | None
+    job: str | None
+    outcome: Outcome
+    reason: str | None
+    gates: tuple[Verdict, ...]
+    decided_at: int | None
+
+
+class FiringList(Frozen):
+    """A page of firings, newest first. `next` is the `after` of the next page."""
+
+    object: Literal["list"] = "list"
+    data: tuple[FiringView, ...]
+    has_more: bool
+    next: int | None
+
+
+class CandidateView(Frozen):
+    """A checkpoint below the prefix of a schedule. `since`: Unix seconds.
+
+    incomplete: files are missing. unusable: what lies there cannot be pruned. settling: complete, and looked
+    at again before it is taken. ready: taken now, or at cron's next moment. known: it had its firing.
+    """
+
+    source: str
+    state: State
+    since: int
+    reason: str | None
+
+
+class ScheduleView(ScheduleRequest):
+    """A schedule. Times are Unix seconds. `error`: what keeps it from working now; it is tried again."""
+
+    id: str
+    object: Literal["schedule"] = "schedule"
+    created_at: int
+    updated_at: int
+    next_at: int | None
+    looked_at: int | None
+    error: str | None
+    last_firing: FiringView | None
+    candidates: tuple[CandidateView, ...] = Field(
+        description="What was found at the last look, at most 100, those that wait for something first."
+    )
+
+
+class ScheduleList(Frozen):
+    """A page of schedules, newest first. `next` is the `after` of the next page."""
+
+    object: Literal["list"] = "list"
+    data: tuple[ScheduleView, ...]
+    has_more: bool
+    next: str | None
+
+
+class AliasView(Frozen):
+    """A name that points at a published checkpoint; the same lies in storage at `aliases/<name>.json`.
+
+    `prefix`: where the files are in the storage; `manifest`: SHA-256 of their `manifest.json`. `moved_by`:
+    the schedule that moved it last, at `moved_at`, in Unix seconds.
+    """
+
+    name: str
+    object: Literal["alias"] = "alias"
+    job: str
+    prefix: str
+    manifest: str
+    moved_at: int
+    moved_by: str
+
+
+class AliasList(Frozen):
+    """All aliases by name."""
+
+    object: Literal["list"] = "list"
+    data: tuple[AliasView, ...]
+    has_more: bool = False
+    next: None = None

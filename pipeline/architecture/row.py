@@ -1,0 +1,113 @@
+"""What a row of pipeline/architecture/rows.py says, and what follows from it."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.architecture.axes import Dimension, Labels, Size
+from pipeline.errors import UnsupportedCheckpoint
+
+
+@dataclass(frozen=True)
+class Experts:
+    """The experts of a block. `module`: where the block has them; `stored`: what comes before an expert's
+    number in the names of its matrices, which checkpoints store one by one (checkpoint/experts.py). `gate`,
+    `up`, `down`: what comes after it."""
+
+    module: str = "mlp.experts"
+    stored: str = "mlp.experts"
+    gate: str = "gate_proj"
+    up: str = "up_proj"
+    down: str = "down_proj"
+
+    def entering(self, expert: int) -> tuple[str, ...]:
+        """An expert's linears that see its tokens."""
+        return (f"{self.stored}.{expert}.{self.gate}", f"{self.stored}.{expert}.{self.up}")
+
+    def leaving(self, expert: int) -> tuple[str, ...]:
+        """An expert's linears that see what it makes of them."""
+        return (f"{self.stored}.{expert}.{self.down}",)
+
+    def owns(self, linear: str) -> bool:
+        """Whether a linear is an expert's."""
+        return linear.startswith(f"{self.stored}.")
+
+    def number(self, linear: str) -> int:
+        """Which expert a linear belongs to that is one's."""
+        return int(linear.removeprefix(f"{self.stored}.").partition(".")[0])
+
+    def count(self, names: Collection[str]) -> int:
+        """How many experts a block has whose tensors are `names`."""
+        count = 0
+        while f"{self.entering(count)[0]}.weight" in names:
+            count += 1
+        return count
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One model type.
+
+    `linears`: groups of linears of a block that see the same input whatever the config says, in the order in
+    which they run; one statistic serves a group. `transposed`: weights of linears are stored [in_features,
+    out_features] (GPT-2's Conv1D). `experts`: linears beside these, in blocks that have them; routers are
+    never pruned. `renamed`: where checkpoints call something otherwise than the module does, (part of the
+    module's name, part of the checkpoint's). `in_tuple`: a block gives its hidden states as the first of a
+    tuple.
+
+    `inner`, `outer`: labels of the dimensions of every parameter, by module
+    (pipeline/architecture/axes.py). `sizes`: what config.json calls them. `positions_key`: the same for the
+    longest sequence. `head_dim`: `free` where config.json may state it whatever the other sizes are,
+    `divides` where the heads must divide hidden_size besides, `tied` where it is hidden_size / heads.
+    `follows_hidden`: fields that are hidden_size where they equal it. `grouped`: the flag without which
+    there are no key-value groups; `one_key_value`: the flag that then asks for a single key-value head.
+    """
+
+    model_type: str
+    blocks: str
+    linears: tuple[tuple[str, ...], ...]
+    inner: Labels
+    outer: Labels
+    sizes: Mapping[Size, str]
+    transposed: bool = False
+    experts: Experts | None = None
+    renamed: tuple[str, str] | None = None
+    in_tuple: bool = False
+    positions_key: str = "max_position_embeddings"
+    head_dim: Literal["free", "divides", "tied"] = "free"
+    follows_hidden: tuple[str, ...] = ()
+    grouped: str | None = None
+    one_key_value: str | None = None
+
+    @property
+    def linear_names(self) -> tuple[str, ...]:
+        """Every prunable linear of a block but those of experts."""
+        return tuple(name for group in self.linears for name in group)
+
+    def groups_in(self, names: Collection[str]) -> tuple[tuple[str, ...], ...]:
+        """The groups of prunable linears of a block that stores `names`: blocks of one model may differ."""
+        groups = [group for group in self.linears if f"{group[0]}.weight" in names]
+        if self.experts is not None:
+            for expert in range(self.experts.count(names)):
+                groups += [self.experts.entering(expert), self.experts.leaving(expert)]
+        return tuple(groups)
+
+    def labels(self, name: str) -> tuple[Dimension, ...]:
+        """What each dimension of a parameter counts. `name`: inside a block, or in the model for those
+        outside of the blocks. Raises UnsupportedCheckpoint for a parameter that the row does not know."""
+        module, _, kind = name.rpartition(".")
+        known = self.inner.get(module) or self.outer.get(module) or self._expert_labels(module)
+        if known is None:
+            raise UnsupportedCheckpoint(
+                f"parameter {name} of {self.model_type} has no labels in pipeline/architecture/rows.py",
+                "spec.model.source",
+            )
+        if kind == "bias" and len(known) == 2:
+            return known[1:] if self.transposed else known[:1]
+        return known
+
+    def _expert_labels(self, module: str) -> tuple[Dimension, ...] | None:
+        if self.experts is None or not self.experts.owns(module):
+            return None
+        leaves = module in self.experts.leaving(self.experts.number(module))
+        return ("hidden", "expert_ffn") if leaves else ("expert_ffn", "hidden")

@@ -1,0 +1,237 @@
+"""Where blocks and linears of each model type live, and what their dimensions count: one row of data each.
+
+A new type is a new row. Modules are named relative to the causal language model (`blocks`, `outer`) or to one
+decoder block (`linears`, `inner`).
+"""
+
+import difflib
+from typing import Literal
+
+from pipeline.architecture.axes import (
+    ATTENTION,
+    FOUR_H,
+    MLP,
+    NORMS,
+    OUTER,
+    ROUTER,
+    SHARED_EXPERT,
+    SIZES,
+    UNGROUPED,
+    Labels,
+)
+from pipeline.architecture.row import Architecture, Experts
+from pipeline.errors import UnsupportedModel
+
+_GATED = (
+    ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    ("self_attn.o_proj",),
+    ("mlp.gate_proj", "mlp.up_proj"),
+    ("mlp.down_proj",),
+)
+_GATED_LABELS: Labels = {**ATTENTION, **MLP, **NORMS}
+
+_ATTENTION = _GATED[:2]
+
+# Attention and MLP of NeoX and Falcon share an input or not, as the config says: groups of their own are
+# right in any case. (BLOOM's never do.)
+_MEGATRON = (("mlp.dense_h_to_4h",), ("mlp.dense_4h_to_h",))
+_SELF_ATTENTION: Labels = {
+    "self_attention.query_key_value": ("qkv_by_group", "hidden"),
+    "self_attention.dense": ("hidden", "query"),
+}
+_EMBEDDINGS: Labels = {
+    "transformer.word_embeddings": ("vocabulary", "hidden"),
+    "transformer.word_embeddings_layernorm": ("hidden",),
+    "transformer.ln_f": ("hidden",),
+    "lm_head": ("vocabulary", "hidden"),
+}
+
+
+def _llama_like(model_type: str, head_dim: Literal["free", "divides"] = "free") -> Architecture:
+    return Architecture(model_type, "model.layers", _GATED, _GATED_LABELS, OUTER, SIZES, head_dim=head_dim)
+
+
+ROWS = {
+    row.model_type: row
+    for row in (
+        _llama_like("llama", "divides"),
+        _llama_like("mistral"),
+        _llama_like("qwen2"),
+        _llama_like("qwen3"),
+        _llama_like("gemma2"),
+        _llama_like("gemma3_text"),
+        Architecture(
+            "phi3",
+            "model.layers",
+            (("self_attn.qkv_proj",), ("self_attn.o_proj",), ("mlp.gate_up_proj",), ("mlp.down_proj",)),
+            {
+                "self_attn.qkv_proj": ("qkv", "hidden"),
+                "self_attn.o_proj": ("hidden", "query"),
+                "mlp.gate_up_proj": ("gate_up", "hidden"),
+                "mlp.down_proj": ("hidden", "ffn"),
+                **NORMS,
+            },
+            OUTER,
+            SIZES,
+        ),
+        Architecture(
+            "mixtral",
+            "model.layers",
+            _ATTENTION,
+            {**ATTENTION, **ROUTER, **NORMS},
+            OUTER,
+            {
+                **{size: name for size, name in SIZES.items() if size != "intermediate_size"},
+                "moe_intermediate_size": "intermediate_size",
+                "num_experts": "num_local_experts",
+            },
+            experts=Experts(stored="block_sparse_moe.experts", gate="w1", up="w3", down="w2"),
+            renamed=(".mlp.", ".block_sparse_moe."),
+        ),
+        Architecture(  # blocks without experts have an ordinary MLP
+            "qwen2_moe",
+            "model.layers",
+            (
+                *_GATED,
+                ("mlp.shared_expert.gate_proj", "mlp.shared_expert.up_proj"),
+                ("mlp.shared_expert.down_proj",),
+            ),
+            {**_GATED_LABELS, **ROUTER, **SHARED_EXPERT},
+            OUTER,
+            {
+                **SIZES,
+                "moe_intermediate_size": "moe_intermediate_size",
+                "shared_expert_intermediate_size": "shared_expert_intermediate_size",
+                "num_experts": "num_experts",
+            },
+            experts=Experts(),
+        ),
+        Architecture(
+            "qwen3_moe",
+            "model.layers",
+            _GATED,
+            {**_GATED_LABELS, **ROUTER},
+            OUTER,
+            {**SIZES, "moe_intermediate_size": "moe_intermediate_size", "num_experts": "num_local_experts"},
+            experts=Experts(),
+        ),
+        Architecture(
+            "opt",
+            "model.decoder.layers",
+            (
+                ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+                ("self_attn.out_proj",),
+                ("fc1",),
+                ("fc2",),
+            ),
+            {
+                **{name: labels for name, labels in ATTENTION.items() if name != "self_attn.o_proj"},
+                "self_attn.out_proj": ("hidden", "query"),
+                "fc1": ("ffn", "hidden"),
+                "fc2": ("hidden", "ffn"),
+                "self_attn_layer_norm": ("hidden",),
+                "final_layer_norm": ("hidden",),
+            },
+            {
+                "model.decoder.embed_tokens": ("vocabulary", "embedding"),
+                "model.decoder.embed_positions": ("positions", "hidden"),
+                "model.decoder.project_in": ("hidden", "embedding"),
+                "model.decoder.project_out": ("embedding", "hidden"),
+                "model.decoder.final_layer_norm": ("hidden",),
+                "lm_head": ("vocabulary", "embedding"),
+            },
+            {**UNGROUPED, "intermediate_size": "ffn_dim"},
+            head_dim="tied",
+            follows_hidden=("word_embed_proj_dim",),
+        ),
+        Architecture(
+            "gpt2",
+            "transformer.h",
+            (("attn.c_attn",), ("attn.c_proj",), ("mlp.c_fc",), ("mlp.c_proj",)),
+            {
+                "attn.c_attn": ("hidden", "qkv"),
+                "attn.c_proj": ("query", "hidden"),
+                "mlp.c_fc": ("hidden", "ffn"),
+                "mlp.c_proj": ("ffn", "hidden"),
+                "ln_1": ("hidden",),
+                "ln_2": ("hidden",),
+            },
+            {
+                "transformer.wte": ("vocabulary", "hidden"),
+                "transformer.wpe": ("positions", "hidden"),
+                "transformer.ln_f": ("hidden",),
+                "lm_head": ("vocabulary", "hidden"),
+            },
+            {
+                "hidden_size": "n_embd",
+                "num_hidden_layers": "n_layer",
+                "num_attention_heads": "n_head",
+                "intermediate_size": "n_inner",
+                "vocab_size": "vocab_size",
+            },
+            transposed=True,
+            positions_key="n_positions",
+            head_dim="tied",
+        ),
+        Architecture(
+            "gpt_neox",
+            "gpt_neox.layers",
+            (("attention.query_key_value",), ("attention.dense",), *_MEGATRON),
+            {
+                "attention.query_key_value": ("qkv_by_group", "hidden"),
+                "attention.dense": ("hidden", "query"),
+                **FOUR_H,
+            },
+            {
+                "gpt_neox.embed_in": ("vocabulary", "hidden"),
+                "gpt_neox.final_layer_norm": ("hidden",),
+                "lm_head": ("vocabulary", "hidden"),
+            },
+            UNGROUPED,
+            renamed=("lm_head.", "embed_out."),
+            head_dim="tied",
+        ),
+        Architecture(
+            "falcon",
+            "transformer.h",
+            (("self_attention.query_key_value",), ("self_attention.dense",), *_MEGATRON),
+            {**_SELF_ATTENTION, **FOUR_H, "ln_attn": ("hidden",), "ln_mlp": ("hidden",)},
+            _EMBEDDINGS,
+            {**SIZES, "intermediate_size": "ffn_hidden_size", "num_key_value_heads": "num_kv_heads"},
+            in_tuple=True,
+            head_dim="tied",
+            grouped="new_decoder_architecture",
+            one_key_value="multi_query",
+        ),
+        Architecture(
+            "bloom",
+            "transformer.h",
+            (("self_attention.query_key_value",), ("self_attention.dense",), *_MEGATRON),
+            {**_SELF_ATTENTION, **FOUR_H},
+            _EMBEDDINGS,
+            {
+                "hidden_size": "hidden_size",
+                "num_hidden_layers": "n_layer",
+                "num_attention_heads": "n_head",
+                "vocab_size": "vocab_size",
+            },
+            in_tuple=True,
+            positions_key="seq_length",  # not in every config: ALiBi has no limit of its own
+            head_dim="tied",
+        ),
+    )
+}
+
+
+def row_for(model_type: str) -> Architecture:
+    """The row of a model type. Raises UnsupportedModel with the nearest name and the whole list."""
+    row = ROWS.get(model_type)
+    if row is not None:
+        return row
+    near = difflib.get_close_matches(model_type, ROWS, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise UnsupportedModel(
+        f"model type {model_type!r} has no row in pipeline/architecture/rows.py{hint}; "
+        f"known types: {', '.join(sorted(ROWS))}",
+        "spec.model.source",
+    )

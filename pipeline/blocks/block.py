@@ -1,0 +1,218 @@
+"""The weights of one block under work: measured, decided anew, stored. It needs no activations.
+
+Shape legend: O out_features, I in_features.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from pipeline.allocations.measures import Measure
+from pipeline.artifacts.curve import BlockFit
+from pipeline.artifacts.refs import LinearSparsity, StatisticsRef
+from pipeline.blocks.measures import Part, measure_linears
+from pipeline.blocks.routing import indifferent, neglected, tokens_per_expert
+from pipeline.checkpoint.assemble import StoredTensors
+from pipeline.checkpoint.keeps import put_block_keep, turned
+from pipeline.checkpoint.reader import CheckpointReader, read_tensor
+from pipeline.checkpoint.statistics import read_hessian, read_statistics
+from pipeline.checkpoint.stored_block import StoredBlock
+from pipeline.checkpoint.stream import BlockStream
+from pipeline.checkpoint.writer import put_tensors
+from pipeline.errors import InvalidSpec, NumericalError
+from pipeline.methods import OneShot
+from pipeline.spec.sparsity_plan import SparsityPlan
+from pipeline.storage.content import ContentStore
+from pipeline.tensor.masks import all_finite
+from pipeline.tensor.packing import pack_keep, unpack_keep
+from pipeline.tensor.statistics import Gram, LinearStatistics, hessian
+
+Measured = Sequence[LinearStatistics | None] | StatisticsRef  # per group of linears, or where they are stored
+
+
+@dataclass(frozen=True)
+class ChosenLinear:
+    """What a method decided for one linear: packed keep, and the new values as they are stored."""
+
+    packed_keep: Tensor
+    pruned: int
+    weight_OI: Tensor
+    note: str | None
+
+
+class BlockWork:
+    """`tensors`: names inside the block → weights, as the checkpoint has them or as they were stored after
+    pruning. Linears that share an input, and so a statistic, are a group."""
+
+    def __init__(
+        self,
+        content: ContentStore,
+        reader: CheckpointReader,
+        stream: BlockStream,
+        block: int,
+        *,
+        device: torch.device,
+        stored: StoredBlock | None = None,
+    ) -> None:
+        self._content = content
+        self._device = device
+        self._row = stream.row
+        self._names = stream.block_tensors(block)
+        self._chosen: dict[str, ChosenLinear] = {}
+        self._applied: set[str] = set()
+        self.block = block
+        self.groups = stream.groups(block)
+        if stored is None:
+            self.tensors = {name: reader.tensor(disk) for name, disk in self._names.items()}
+        else:
+            blob, entries = stored.weights.file.blob, stored.weights.tensors
+            self.tensors = {
+                name: read_tensor(content, blob, entries[disk], name=disk)
+                for name, disk in self._names.items()
+            }
+
+    def tensor_name(self, linear: str) -> str:
+        """Checkpoint name of a linear's weight."""
+        return self._names[f"{linear}.weight"]
+
+    def weight(self, linear: str) -> Tensor:
+        """A linear's weight in its stored type, [O, I]."""
+        return turned(self.tensors[f"{linear}.weight"], self._row)
+
+    def measure(self, measure: Measure, statistics: StatisticsRef | None) -> dict[str, float]:
+        """What an allocation wants to know: one number under the name "" for the block, or one per linear.
+
+        Experts that saw too few tokens have no saliencies to speak of and are left out.
+        """
+        weights: dict[str, Part] = {}
+        saliencies: dict[str, Part] = {}
+        groups = [None] * len(self.groups) if statistics is None else self._vectors(statistics)
+        for group, one in zip(self.groups, groups, strict=True):
+            if one is not None and neglected(self._row.experts, group, one):
+                continue
+            for name in group:
+                weights[name] = self._on_device(name)
+                if one is not None:
+                    saliencies[name] = _saliency(weights[name], one.input_norm_I.to(self._device))
+        values = measure_linears(measure, list(weights.values()), list(saliencies.values()))
+        return {"": values[0]} if measure.scope == "block" else dict(zip(weights, values, strict=True))
+
+    def choose(
+        self,
+        linears: Sequence[str],
+        measured: Measured | None,
+        method: OneShot,
+        plan: SparsityPlan,
+        grams: Sequence[Gram],
+    ) -> None:
+        """Decide some linears by the method, and keep the decisions here.
+
+        `grams`: every worker's, for methods that need Hessians; then the linears are of one group. Stored
+        statistics hold the Hessians already.
+        """
+        by_linear = self._by_linear(measured, linears, method, grams)
+        for name in linears:
+            where = f"block {self.block} {name}"
+            weight_OI = self.weight(name).to(self._device)
+            pattern = plan.pattern(self.block, name, weights=weight_OI.numel())
+            try:
+                keep_OI, new_OI, note = method.choose(weight_OI, by_linear.get(name), pattern)
+            except (NumericalError, InvalidSpec) as error:
+                raise type(error)(f"{where}: {error.message}", error.param) from error
+            if not all_finite(new_OI):
+                raise NumericalError(f"{where}: method {method.kind} made non-finite weights")
+            self._chosen[name] = ChosenLinear(
+                packed_keep=pack_keep(keep_OI.cpu()),
+                pruned=keep_OI.numel() - int(torch.count_nonzero(keep_OI)),
+                weight_OI=new_OI.to(weight_OI.dtype).cpu().contiguous(),
+                note=note,
+            )
+
+    def chosen(self, linears: Sequence[str] | None = None) -> dict[str, ChosenLinear]:
+        """The decisions so far, all or those on `linears`, to be applied by the other workers."""
+        return {name: one for name, one in self._chosen.items() if linears is None or name in linears}
+
+    def apply(self, others: Mapping[str, ChosenLinear]) -> dict[str, Tensor]:
+        """Put the decisions, our own and those of the other workers, into the block's tensors; those that
+        were not there before, by their names inside the block."""
+        self._chosen |= others
+        fresh = {
+            f"{name}.weight": turned(linear.weight_OI, self._row).contiguous()
+            for name, linear in self._chosen.items()
+            if name not in self._applied
+        }
+        self._applied |= self._chosen.keys()
+        self.tensors |= fresh
+        return fresh
+
+    def keep(self) -> dict[str, Tensor]:
+        """Keep tensors of what was decided, as the weights are stored, by their names inside the block."""
+        return {
+            f"{name}.weight": turned(unpack_keep(one.packed_keep, tuple(one.weight_OI.shape)), self._row)
+            for name, one in self._chosen.items()
+        }
+
+    def store(
+        self, measured: Sequence[LinearStatistics] | StatisticsRef | None, fit: BlockFit | None
+    ) -> StoredBlock:
+        """Write the block with its new weights and its keep tensors. `measured`: what it was pruned by."""
+        tensors = {disk: self.tensors[name] for name, disk in self._names.items()}
+        file = put_tensors(self._content, f"block-{self.block:05d}.safetensors", tensors)
+        packed = {self.tensor_name(name): linear.packed_keep for name, linear in self._chosen.items()}
+        linears = tuple(
+            LinearSparsity(
+                block=self.block,
+                linear=name,
+                pruned=self._chosen[name].pruned,
+                zeros=self.weight(name).numel() - int(torch.count_nonzero(self.weight(name))),
+                weights=self.weight(name).numel(),
+                note=self._chosen[name].note,
+            )
+            for group in self.groups
+            for name in group
+        )
+        if isinstance(measured, StatisticsRef):
+            measured = read_statistics(self._content, measured, self.block)
+        return StoredBlock(
+            block=self.block,
+            weights=StoredTensors.of(file),
+            keep=put_block_keep(self._content, self.block, packed),
+            linears=linears,
+            expert_tokens=tokens_per_expert(self._row.experts, self.groups, measured),
+            fit=fit,
+        )
+
+    def _on_device(self, linear: str) -> Part:
+        return lambda: self.weight(linear).to(self._device)
+
+    def _vectors(self, measured: Measured) -> Sequence[LinearStatistics | None]:
+        if isinstance(measured, StatisticsRef):
+            return read_statistics(self._content, measured, self.block)
+        return measured
+
+    def _by_linear(
+        self, measured: Measured | None, linears: Sequence[str], method: OneShot, grams: Sequence[Gram]
+    ) -> dict[str, LinearStatistics]:
+        if measured is None:
+            return {}
+        found: dict[str, LinearStatistics] = {}
+        solves = "hessian" in method.needs
+        for g, (group, one) in enumerate(zip(self.groups, self._vectors(measured), strict=True)):
+            asked = [name for name in group if name in linears]
+            if not asked:
+                continue
+            assert one is not None, f"the inputs of {asked} were not measured"
+            if neglected(self._row.experts, group, one):
+                one = indifferent(one, hessian=solves)
+            elif solves and isinstance(measured, StatisticsRef):
+                one = replace(one, hessian_II=read_hessian(self._content, measured, self.block, g))
+            elif solves:
+                one = replace(one, hessian_II=hessian(grams, samples=one.samples))
+            found |= dict.fromkeys(asked, one.to(self._device))
+        return found
+
+
+def _saliency(weight: Part, input_norm_I: Tensor) -> Callable[[], Tensor]:
+    return lambda: weight().abs().float().mul_(input_norm_I)

@@ -1,0 +1,138 @@
+"""A walk of some sequences through a model: their activations, and one block at a time.
+
+Shape legend: L tokens, V vocabulary.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from pipeline.artifacts.refs import CheckpointRef
+from pipeline.blocks.activations import Activations, Room, StoredActivations, StoredPart
+from pipeline.blocks.block import BlockWork
+from pipeline.checkpoint.assemble import StoredTensors
+from pipeline.checkpoint.reader import CheckpointReader
+from pipeline.checkpoint.stored_block import StoredBlock
+from pipeline.checkpoint.stream import BlockStream
+from pipeline.checkpoint.writer import copy_tensors
+from pipeline.storage.content import ContentStore
+
+LOSS_ROWS = 256  # logits are turned into losses this many tokens at a time
+
+
+class Walk:
+    """`sequences` are token sequences [L], of any lengths: those from `first` on of `samples` in all, shared
+    out as `share_edges` says. `room`: for activations in memory; without, all are there."""
+
+    def __init__(
+        self,
+        content: ContentStore,
+        checkpoint: CheckpointRef,
+        sequences: Sequence[Tensor],
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        first: int = 0,
+        samples: int | None = None,
+        room: Room | None = None,
+    ) -> None:
+        self._content = content
+        self._dtype = dtype
+        self._device = device
+        self._first = first
+        self._samples = len(sequences) if samples is None else samples
+        self._room = room
+        self._reader = CheckpointReader(content, checkpoint)
+        self._stream = BlockStream(self._reader, dtype=dtype, device=device)
+        self._sequences = list(sequences)
+        self._activations = {"hidden": Activations(iter(()), room=None)}
+        self._work: BlockWork | None = None
+        self._module: nn.Module | None = None
+        self.runs = {"whole": 0, "cut": 0}  # how often a sequence went through a block, or a part of one
+
+    @property
+    def work(self) -> BlockWork:
+        """The block that was loaded."""
+        assert self._work is not None, "load(block) comes first"
+        return self._work
+
+    @property
+    def num_blocks(self) -> int:
+        """Decoder blocks of the model."""
+        return self._stream.num_blocks
+
+    def start(self) -> int:
+        """Embed the sequences (if there are any); number of blocks."""
+        if self._sequences:
+            embedded = self._stream.embed(self._sequences)
+            self._activations["hidden"] = Activations(embedded, room=self._room)
+        return self.num_blocks
+
+    def load(self, block: int, stored: StoredBlock | None = None) -> None:
+        """Bring one block into memory, as the checkpoint has it or as it was stored after pruning."""
+        self._unload()
+        self._work = None  # before the next: one block in memory
+        self._work = BlockWork(
+            self._content, self._reader, self._stream, block, device=self._device, stored=stored
+        )
+
+    def advance(self) -> None:
+        """Run the block, as it is now, on each sequence; its outputs become the next block's inputs."""
+        self._loaded()
+        for i, hidden in enumerate(self._hidden):
+            self._hidden[i] = self._stream.run(self.work.block, hidden)
+        self.runs["whole"] += len(self._hidden)
+
+    def store_activations(self, key: str) -> dict[str, StoredPart]:
+        """Write all activations of this worker, by name, as objects whose keys begin with `key`."""
+        stored = {
+            name: activations.store(
+                self._content.store, f"{key}-{name}-{self._first:06d}.bin", first=self._first
+            )
+            for name, activations in self._activations.items()
+        }
+        return {name: part for name, part in stored.items() if part is not None}
+
+    def restore_activations(self, stored: StoredActivations) -> None:
+        """Go on from what an earlier attempt stored, with this worker's share of it."""
+        for name, activations in self._activations.items():
+            activations.restore(self._content.store, stored.parts[name], first=self._first)
+
+    def spilled(self) -> int:
+        """Bytes of activations on the local disk."""
+        return sum(activations.spilled_bytes for activations in self._activations.values())
+
+    def store_outer(self) -> StoredTensors:
+        """Write everything outside the blocks, unchanged, a chunk in memory at a time."""
+        names = self._stream.outer_tensors()
+        return StoredTensors.of(copy_tensors(self._content, "outer.safetensors", self._reader, names))
+
+    def losses(self, scored: Sequence[int]) -> list[tuple[float, int]]:
+        """Per sequence: cross-entropy in nats, summed over its last `scored` predictions; their count."""
+        self._stream.load_head()
+        results = []
+        for tokens_L, hidden, count in zip(self._sequences, self._hidden, scored, strict=True):
+            logits_LV = self._stream.logits(tokens_L, hidden)[:-1][-count:]
+            targets_L = tokens_L[1:][-count:].to(logits_LV.device)
+            total = sum(
+                functional.cross_entropy(rows.float(), targets, reduction="sum").double().item()
+                for rows, targets in zip(logits_LV.split(LOSS_ROWS), targets_L.split(LOSS_ROWS), strict=True)
+            )
+            results.append((total, len(targets_L)))
+        return results
+
+    @property
+    def _hidden(self) -> Activations:
+        return self._activations["hidden"]
+
+    def _loaded(self) -> nn.Module:
+        if self._module is None:
+            self._module = self._stream.load(self.work.block, self.work.tensors)
+        return self._module
+
+    def _unload(self) -> None:
+        if self._module is not None:
+            self._stream.release(self.work.block)
+            self._module = None

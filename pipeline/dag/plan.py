@@ -1,0 +1,296 @@
+"""plan(spec, pins) -> Dag. Read `plan` top to bottom and you know the system."""
+
+from collections.abc import Generator, Iterable, Iterator
+
+from pipeline.allocations import Tournament
+from pipeline.canonical import digest_of
+from pipeline.dag.nodes import Dag, Input, Node
+from pipeline.dag.pruning import (
+    DENSE,
+    MASK_TEXT,
+    TEXT,
+    comparing_nodes,
+    pruning_nodes,
+    swept_for,
+    to_prune,
+    with_own_tokens,
+)
+from pipeline.dag.stages import (
+    Calibrate,
+    CheckTasks,
+    CountTokens,
+    CutVocabulary,
+    Evaluate,
+    EvaluateTask,
+    HoldOut,
+    ImportModel,
+    MeasureBlocks,
+    MeasureStatistics,
+    PrepareText,
+    Publish,
+    Recover,
+    Report,
+    ReportSweep,
+    Slice,
+)
+from pipeline.methods.base import Statistic
+from pipeline.methods.maskllm import MaskLLM
+from pipeline.request.prune_spec import PruneSpec
+from pipeline.sources.pins import Pin, Pins
+from pipeline.spec.evaluation import Evaluation
+from pipeline.spec.recovery import Recovery
+from pipeline.spec.training_recipe import TrainingRecipe
+from pipeline.spec.uri import parse_uri
+from pipeline.spec.vocabulary import VocabularySize
+
+
+def plan(spec: PruneSpec, pins: Pins) -> Dag:
+    """All stages of a job with their inputs; stages that nothing asks for are left out."""
+    return Dag(nodes=tuple(_nodes(spec, pins) if spec.sweep is None else _sweep_nodes(spec, pins)))
+
+
+def _nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
+    tokens = Input(node=TEXT, artifact="tokens")
+    name = _model_name(spec)
+    checkpoints = {"dense": DENSE}  # what is evaluated: name → checkpoint; the last one is published
+    made: dict[str, Input] = {}  # what is published and reported beside the checkpoint
+    told: dict[str, Input] = {}  # what is reported only
+
+    yield from _source_nodes(spec, pins)
+
+    if spec.structure is not None:
+        yield from _slicing_nodes(spec)
+        checkpoints["pruned"] = to_prune(spec)
+        if spec.cuts_vocabulary:
+            made["vocabulary"] = Input(node="cut_vocabulary", artifact="vocabulary")
+        if spec.structure.beside_vocabulary is not None:
+            made["cut"] = Input(node="slice", artifact="cut")
+
+    if spec.prune is not None:
+        pruning = list(pruning_nodes(spec.prune, spec, pins))
+        comparing = list(comparing_nodes(pruning[-1], spec, pins))
+        yield from [*pruning, *comparing]
+        checkpoints["pruned"] = Input(node="prune", artifact="checkpoint")
+        made["keep"] = Input(node="prune", artifact="keep")
+        made["plan"] = Input(node="allocate", artifact="plan")
+        if isinstance(spec.prune.method, MaskLLM):
+            made["certificate"] = Input(node="prune", artifact="certificate")
+            told["mask_curve"] = Input(node="prune", artifact="curve")
+            told["mask_tokens"] = Input(node=MASK_TEXT, artifact="tokens")
+        if comparing:
+            told["agreements"] = Input(node=comparing[-1].id, artifact="agreements")
+        if isinstance(spec.prune.allocation, Tournament):
+            told["tournament"] = Input(node="allocate", artifact="tournament")
+        elif spec.prune.allocation.measure is not None:
+            made["measurements"] = Input(node="measure_blocks", artifact="measurements")
+
+    if spec.recovery is not None:
+        recover = Recover(recovery=spec.recovery, sparse=spec.makes_zeros)
+        inputs = {
+            "checkpoint": list(checkpoints.values())[-1],
+            "tokens": tokens,
+            **{name: made[name] for name in ("keep", "plan") if name in made},
+            **_teacher(spec, pins),
+        }
+        yield Node(id="recover", stage=recover, inputs=inputs)
+        made |= {name: Input(node="recover", artifact=name) for name in recover.outputs}
+        checkpoints["recovered"] = made.pop("checkpoint")
+
+    for which, checkpoint in checkpoints.items():
+        judges = list(_judging_nodes(which, checkpoint, spec, pins))
+        yield from judges
+        made |= _figures(which, judges)
+
+    made["checkpoint"] = list(checkpoints.values())[-1]
+    publish = Publish(model_name=name, spec=spec)
+    if "curve" in made:  # has speeds: it is not published
+        told["curve"] = made.pop("curve")
+    yield Node(id="publish", stage=publish, inputs={**made, **_unpruned(spec)})
+
+    told |= {artifact: Input(node="publish", artifact=artifact) for artifact in publish.outputs}
+    told |= {f"{which}_checkpoint": checkpoint for which, checkpoint in checkpoints.items()}
+    if spec.recovery is not None:
+        told["tokens"] = tokens
+    report = Report(model_name=name, spec=spec)
+    yield Node(id="report", stage=report, inputs={**made, **told})
+
+
+def _sweep_nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
+    """All members' nodes, those that do the same once, and the table of what came of it."""
+    members = {i: member.prune for i, member in enumerate(spec.members, start=1) if member.prune is not None}
+    swept = frozenset[Statistic]().union(*(swept_for(prune) for prune in members.values()))
+    yield from _source_nodes(spec, pins)
+    yield from _slicing_nodes(spec)
+    dense = list(_judging_nodes("dense", DENSE, spec, pins))
+    yield from dense
+    told = _figures("dense", dense)
+    shared = _Shared()
+    for i, prune in members.items():
+        nodes = [
+            *pruning_nodes(prune, spec, pins, swept=swept),
+            *_judging_nodes("pruned", Input(node="prune", artifact="checkpoint"), spec, pins),
+        ]
+        names = yield from shared.new(nodes, member=i)
+        told |= {
+            f"plan@{i}": Input(node=names["allocate"], artifact="plan"),
+            f"keep@{i}": Input(node=names["prune"], artifact="keep"),
+        }
+        for name, figure in _figures("pruned", nodes).items():
+            told[f"{name}@{i}"] = Input(node=names[figure.node], artifact=figure.artifact)
+    report = ReportSweep(model_name=_model_name(spec), spec=spec)
+    yield Node(id="report", stage=report, inputs=told)
+
+
+class _Shared:
+    """Nodes of a sweep by what they do. A member's own are called `prune@3`."""
+
+    def __init__(self) -> None:
+        self._by_work: dict[str, str] = {}
+
+    def new(self, nodes: Iterable[Node], *, member: int) -> Generator[Node, None, dict[str, str]]:
+        """Those of a member that no member before it has; all of its ids → ids in the sweep."""
+        names: dict[str, str] = {}
+        for node in nodes:
+            inputs = {
+                name: one.model_copy(update={"node": names.get(one.node, one.node)})
+                for name, one in node.inputs.items()
+            }
+            stage = node.stage.model_dump(mode="json")
+            work = digest_of([stage, {name: one.model_dump() for name, one in inputs.items()}])
+            if work not in self._by_work:
+                taken = node.id in self._by_work.values()
+                own = taken or not isinstance(node.stage, (MeasureStatistics, MeasureBlocks, HoldOut))
+                self._by_work[work] = f"{node.id}@{member}" if own else node.id
+                yield Node(id=self._by_work[work], stage=node.stage, inputs=inputs)
+            names[node.id] = self._by_work[work]
+        return names
+
+
+def _source_nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
+    """What everything begins with. What cannot be had fails the job here."""
+    yield Node(id="import_model", stage=ImportModel(files=pins.model.files), inputs={})
+
+    tasks = spec.evaluation.tasks
+    if tasks is not None:
+        include = pins.tasks.files if pins.tasks is not None else ()
+        yield Node(id="check_tasks", stage=CheckTasks(tasks=tasks.asked, include=include), inputs={})
+
+    if spec.structure is not None and spec.structure.vocabulary is not None:
+        yield from _vocabulary_nodes(spec.structure.vocabulary, pins)
+
+    if spec.prune is not None and isinstance(spec.prune.method, MaskLLM):
+        assert pins.mask_text is not None, "masks are pinned with the text that they are learned on"
+        recipe = spec.prune.method.training
+        yield _text_node(MASK_TEXT, recipe, spec, pins.mask_text)
+
+    if spec.recovery is not None:
+        yield from _training_nodes(spec.recovery, spec, pins)
+
+    if spec.calibration is not None and any(one.needs_calibration for one in (spec, *spec.members)):
+        assert pins.calibration is not None, "a spec with calibration is pinned with it"
+        stage = Calibrate(files=pins.calibration.files, calibration=spec.calibration)
+        yield Node(id="calibrate", stage=stage, inputs={"checkpoint": with_own_tokens(spec)})
+
+
+def _vocabulary_nodes(vocabulary: VocabularySize, pins: Pins) -> Iterator[Node]:
+    """Counted first: another size shares the counts."""
+    count = CountTokens(
+        files=tuple(pin.files for pin in pins.vocabulary),
+        texts=vocabulary.texts,
+        held_out=vocabulary.held_out,
+    )
+    yield Node(id="count_tokens", stage=count, inputs={"checkpoint": DENSE})
+    counts = Input(node="count_tokens", artifact="counts")
+    cut = CutVocabulary(size=vocabulary.size, multiple_of=vocabulary.multiple_of)
+    yield Node(id="cut_vocabulary", stage=cut, inputs={"checkpoint": DENSE, "counts": counts})
+
+
+def _slicing_nodes(spec: PruneSpec) -> Iterator[Node]:
+    """From a dense sweep, where activations decide, to the smaller model. One pass gives all scores."""
+    structure = spec.structure.beside_vocabulary if spec.structure is not None else None
+    if structure is None:
+        return
+    whole = with_own_tokens(spec)
+    inputs = {"checkpoint": whole}
+    if structure.needs_samples:
+        sweep = MeasureStatistics(needs=("channel_score", "similarity"), compute_dtype=spec.compute_dtype)
+        samples = Input(node="calibrate", artifact="samples")
+        yield Node(id="measure_structure", stage=sweep, inputs={"checkpoint": whole, "samples": samples})
+        inputs["statistics"] = Input(node="measure_structure", artifact="statistics")
+    yield Node(id="slice", stage=Slice(structure=structure), inputs=inputs)
+
+
+def _judging_nodes(which: str, checkpoint: Input, spec: PruneSpec, pins: Pins) -> Iterator[Node]:
+    """Perplexities, and a node for each task."""
+    judge = Evaluate(
+        texts=tuple(pin.files for pin in pins.perplexity),
+        evaluation=_named(spec.evaluation),
+        compute_dtype=spec.compute_dtype,
+    )
+    yield Node(id=f"evaluate:{which}", stage=judge, inputs={"checkpoint": checkpoint})
+    tasks = spec.evaluation.tasks
+    for task in tasks.asked if tasks is not None else ():
+        assert tasks is not None, "there is one"
+        ask = EvaluateTask(
+            task=task, batch_size=tasks.batch_size, seed=tasks.seed, compute_dtype=spec.compute_dtype
+        )
+        asked = Input(node="check_tasks", artifact=task.name)
+        yield Node(
+            id=task_node(which, task.name), stage=ask, inputs={"checkpoint": checkpoint, "task": asked}
+        )
+
+
+def _figures(which: str, nodes: Iterable[Node]) -> dict[str, Input]:
+    """What a checkpoint's judging nodes make, by the names that `publish` and `report` know."""
+    return {
+        which if isinstance(node.stage, Evaluate) else node.id: Input(
+            node=node.id, artifact=node.stage.outputs[0]
+        )
+        for node in nodes
+        if isinstance(node.stage, (Evaluate, EvaluateTask))
+    }
+
+
+def _unpruned(spec: PruneSpec) -> dict[str, Input]:
+    """The weights that the published masks were chosen for, unless training has moved zeros since."""
+    moved = spec.recovery is not None and spec.recovery.keep.kind != "held"
+    return {} if spec.prune is None or moved else {"unpruned": to_prune(spec)}
+
+
+def _training_nodes(recovery: Recovery, spec: PruneSpec, pins: Pins) -> Iterator[Node]:
+    """What training takes beside the student. Long before it: a text that is too short is found out here."""
+    assert pins.recovery is not None, "a spec with recovery is pinned with its text"
+    yield _text_node(TEXT, recovery, spec, pins.recovery)
+    if pins.teacher is not None:
+        yield Node(id="import_teacher", stage=ImportModel(files=pins.teacher.files), inputs={})
+
+
+def _text_node(node: str, recipe: TrainingRecipe, spec: PruneSpec, pin: Pin) -> Node:
+    prepare = PrepareText(files=pin.files, text=recipe.text, sequences=recipe.sequences)
+    return Node(id=node, stage=prepare, inputs={"checkpoint": with_own_tokens(spec)})
+
+
+def _teacher(spec: PruneSpec, pins: Pins) -> dict[str, Input]:
+    recovery = spec.recovery
+    assert recovery is not None, "only training takes a teacher"
+    if recovery.trains.kind == "reconstruction":  # block by block: the blocks before their weights went
+        return {"teacher": to_prune(spec)}
+    if pins.teacher is not None:
+        return {"teacher": Input(node="import_teacher", artifact="checkpoint")}
+    return {"teacher": with_own_tokens(spec)} if recovery.needs_teacher else {}
+
+
+def task_node(which: str, task: str) -> str:
+    """Id of the node that puts the `dense`, `pruned` or `recovered` checkpoint to a task. `publish` and
+    `report` take its figures under the same name."""
+    return f"tasks:{which}:{task}"
+
+
+def _model_name(spec: PruneSpec) -> str:
+    return parse_uri(spec.model.source).location.rstrip("/").rsplit("/", 1)[-1] or "model"
+
+
+def _named(evaluation: Evaluation) -> Evaluation:
+    """Names fixed, because stage keys leave the sources out."""
+    texts = tuple(text.model_copy(update={"name": text.label}) for text in evaluation.perplexity)
+    return Evaluation(perplexity=texts)

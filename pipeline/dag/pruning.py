@@ -1,0 +1,156 @@
+"""The part of a DAG that prunes: from a dense sweep, if anyone asks for what it measures, to the masks."""
+
+from collections.abc import Iterator
+
+from pipeline.allocations import Candidate, Tournament
+from pipeline.artifacts.mask_overlap import PRIOR
+from pipeline.dag.nodes import Input, Node
+from pipeline.dag.stages import (
+    Allocate,
+    ChoosePlan,
+    CompareMasks,
+    HoldOut,
+    ImportKeep,
+    Judge,
+    LearnMasks,
+    MeasureBlocks,
+    MeasureStatistics,
+    PruneBlocks,
+)
+from pipeline.methods.base import Statistic
+from pipeline.methods.maskllm import MaskLLM, StoredMasks
+from pipeline.request.prune_spec import Prune, PruneSpec
+from pipeline.sources.pins import Pins
+
+DENSE = Input(node="import_model", artifact="checkpoint")
+CUT_VOCABULARY = Input(node="cut_vocabulary", artifact="checkpoint")
+CUT = Input(node="slice", artifact="checkpoint")
+TEXT, MASK_TEXT = "prepare_text", "prepare_text:masks"
+
+
+def pruning_nodes(
+    prune: Prune, spec: PruneSpec, pins: Pins, *, swept: frozenset[Statistic] | None = None
+) -> Iterator[Node]:
+    """From a dense sweep, if anyone asks for what it measures, to the masks. `swept`: what it measures, if
+    others ask too."""
+    dense, method = to_prune(spec), prune.method
+    first = method.prior_method if isinstance(method, MaskLLM) else method
+    samples = Input(node="calibrate", artifact="samples")
+    statistics = Input(node="measure_statistics", artifact="statistics")
+    measures, needs = prune.allocation.measures, method.needs
+    if asked := swept_for(prune):
+        swept = asked if swept is None else swept
+        sweep = MeasureStatistics(needs=tuple(sorted(swept)), compute_dtype=spec.compute_dtype)
+        yield Node(id="measure_statistics", stage=sweep, inputs={"checkpoint": dense, "samples": samples})
+
+    for i, measure in enumerate(measures):
+        known = {"statistics": statistics} if measure.needs_samples else {}
+        yield Node(
+            id=_numbered("measure_blocks", i),
+            stage=MeasureBlocks(measure=measure),
+            inputs={"checkpoint": dense, **known},
+        )
+
+    def allocate(node: str, allocation: Candidate) -> Node:
+        inputs = {"checkpoint": dense}
+        if allocation.measure is not None:
+            measuring = _numbered("measure_blocks", measures.index(allocation.measure))
+            inputs["measurements"] = Input(node=measuring, artifact="measurements")
+        return Node(id=node, stage=Allocate(allocation=allocation, pattern=prune.pattern), inputs=inputs)
+
+    def masks(node: str, plan: Input) -> Node:
+        assert first is not None, "masks that are learned from nothing have none"
+        stage = PruneBlocks(
+            method=first,
+            propagation=prune.propagation,
+            reconstruction=prune.reconstruction,
+            compute_dtype=spec.compute_dtype,
+        )
+        inputs = {"checkpoint": dense, "plan": plan}
+        if needs and prune.propagation == "dense":
+            inputs["statistics"] = statistics
+        if prune.reconstruction is not None or (needs and prune.propagation != "dense"):
+            inputs["samples"] = samples
+        return Node(id=node, stage=stage, inputs=inputs)
+
+    if not isinstance(prune.allocation, Tournament):
+        yield allocate("allocate", prune.allocation)
+    else:
+        assert spec.calibration is not None, "tournaments are calibrated"
+        assert pins.calibration is not None, "a spec with calibration is pinned with it"
+        held_out = HoldOut(
+            files=pins.calibration.files, calibration=spec.calibration, samples=prune.allocation.samples
+        )
+        yield Node(id="hold_out", stage=held_out, inputs={"checkpoint": dense})
+        scored: dict[str, Input] = {}
+        for i, candidate in enumerate(prune.allocation.entrants):
+            plan = scored[f"plan:{i}"] = Input(node=f"allocate:{i}", artifact="plan")
+            yield allocate(plan.node, candidate)
+            yield masks(f"prune:{i}", plan)
+            judged = {
+                "checkpoint": Input(node=f"prune:{i}", artifact="checkpoint"),
+                "samples": Input(node="hold_out", artifact="samples"),
+            }
+            yield Node(id=f"judge:{i}", stage=Judge(compute_dtype=spec.compute_dtype), inputs=judged)
+            scored[f"score:{i}"] = Input(node=f"judge:{i}", artifact="score")
+        yield Node(id="allocate", stage=ChoosePlan(tournament=prune.allocation), inputs=scored)
+
+    planned = Input(node="allocate", artifact="plan")
+    if not isinstance(method, MaskLLM):
+        yield masks("prune", planned)  # of a tournament: found, the winner's
+        return
+    inputs = {"checkpoint": dense, "plan": planned, "tokens": Input(node=MASK_TEXT, artifact="tokens")}
+    if first is not None:
+        yield masks("prune:prior", planned)
+        inputs["prior"] = Input(node="prune:prior", artifact="keep")
+    elif isinstance(method.prior, StoredMasks):
+        assert pins.prior is not None, "stored masks are pinned"
+        stored = ImportKeep(files=pins.prior.files)
+        yield Node(id="import_keep", stage=stored, inputs={"checkpoint": dense, "plan": planned})
+        inputs["prior"] = Input(node="import_keep", artifact="keep")
+    learn = LearnMasks(training=method.training, prior_strength=method.prior_strength)
+    yield Node(id="prune", stage=learn, inputs=inputs)
+
+
+def comparing_nodes(pruned: Node, spec: PruneSpec, pins: Pins) -> Iterator[Node]:
+    """The masks of `pruned` beside those that it began with and those of `compare_with`, if there are any."""
+    assert spec.prune is not None, "something was pruned"
+    dense = to_prune(spec)
+    beside = {PRIOR: pruned.inputs["prior"]} if "prior" in pruned.inputs else {}
+    for i, (masks, pin) in enumerate(zip(spec.prune.compare_with, pins.compared, strict=True)):
+        node = Node(id=f"import_keep:{i}", stage=ImportKeep(files=pin.files), inputs={"checkpoint": dense})
+        yield node
+        beside[masks.name] = Input(node=node.id, artifact="keep")
+    if not beside:
+        return
+    inputs = {
+        "checkpoint": dense,
+        "plan": Input(node="allocate", artifact="plan"),
+        "keep": Input(node=pruned.id, artifact="keep"),
+    }
+    inputs |= {f"other:{name}": keep for name, keep in beside.items()}
+    yield Node(id="compare_masks", stage=CompareMasks(others=tuple(beside)), inputs=inputs)
+
+
+def to_prune(spec: PruneSpec) -> Input:
+    """The model whose weights become zero: what structure leaves, if there is one."""
+    if spec.structure is None or spec.structure.beside_vocabulary is None:
+        return with_own_tokens(spec)
+    return CUT
+
+
+def with_own_tokens(spec: PruneSpec) -> Input:
+    """The whole model with the tokens of the result: what reads text for it, and what teaches it."""
+    return CUT_VOCABULARY if spec.cuts_vocabulary else DENSE
+
+
+def swept_for(prune: Prune) -> frozenset[Statistic]:
+    """What a dense sweep is to measure; nothing where none is needed."""
+    swept: frozenset[Statistic] = prune.method.needs if prune.propagation == "dense" else frozenset()
+    if any(measure.needs_samples for measure in prune.allocation.measures):
+        swept |= {"input_norm"}
+    return swept
+
+
+def _numbered(node: str, i: int) -> str:
+    return node if i == 0 else f"{node}:{i}"

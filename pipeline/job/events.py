@@ -1,0 +1,191 @@
+"""The typed events of a job. Drivers emit them, the API stores them, everyone follows them."""
+
+from datetime import datetime
+from typing import Annotated, Literal, get_args
+
+from pydantic import Field
+
+from pipeline.artifacts.curve import StepRecord, Validation
+from pipeline.canonical import Frozen
+from pipeline.job.ledger import NodeResult
+
+
+class FailureReason(Frozen):
+    """Why an attempt or job failed: stable code, sentence, field (if the request is at fault), and where."""
+
+    code: str
+    message: str
+    param: str | None = None
+    node: str | None = None
+    retryable: bool = True
+    log: str | None = None
+
+
+class NodePlanned(Frozen):
+    """One node as the driver sees it at the start."""
+
+    node: str
+    stage: str
+    needs: tuple[str, ...]
+
+
+class JobQueued(Frozen):
+    """Accepted, or waiting for its next attempt."""
+
+    type: Literal["job.queued"] = "job.queued"
+
+
+class JobCancelRequested(Frozen):
+    """Someone asked to stop it."""
+
+    type: Literal["job.cancel_requested"] = "job.cancel_requested"
+
+
+class JobCancelled(Frozen):
+    """Stopped as asked."""
+
+    type: Literal["job.cancelled"] = "job.cancelled"
+
+
+class JobFailed(Frozen):
+    """No further attempt will be made."""
+
+    type: Literal["job.failed"] = "job.failed"
+    reason: FailureReason
+
+
+class JobSucceeded(Frozen):
+    """Everything is stored."""
+
+    type: Literal["job.succeeded"] = "job.succeeded"
+
+
+class AttemptSubmitted(Frozen):
+    """Handed to Ray."""
+
+    type: Literal["attempt.submitted"] = "attempt.submitted"
+    submission_id: str
+
+
+class AttemptStarted(Frozen):
+    """The driver runs and has planned the DAG."""
+
+    type: Literal["attempt.started"] = "attempt.started"
+    nodes: tuple[NodePlanned, ...]
+
+
+class AttemptFailed(Frozen):
+    """The driver gave up or died."""
+
+    type: Literal["attempt.failed"] = "attempt.failed"
+    reason: FailureReason
+
+
+class AttemptFinished(Frozen):
+    """The driver did all its work; the result is stored."""
+
+    type: Literal["attempt.finished"] = "attempt.finished"
+
+
+class StageStarted(Frozen):
+    """Work began. `done` > 0 when it goes on from stored parts."""
+
+    type: Literal["stage.started"] = "stage.started"
+    node: str
+    key: str
+
+
+class StageProgress(Frozen):
+    """`done` of `total` units (blocks, windows, megabytes)."""
+
+    type: Literal["stage.progress"] = "stage.progress"
+    node: str
+    done: float
+    total: float
+    unit: str
+    note: str | None = None
+
+
+class StageRetried(Frozen):
+    """A stage lost a worker and goes on from its last stored part."""
+
+    type: Literal["stage.retried"] = "stage.retried"
+    node: str
+    reason: FailureReason
+
+
+class StageFinished(Frozen):
+    """Made, or found in the cache."""
+
+    type: Literal["stage.finished"] = "stage.finished"
+    result: NodeResult
+
+
+class Message(Frozen):
+    """Something worth reading."""
+
+    type: Literal["message"] = "message"
+    level: Literal["info", "warning"] = "info"
+    node: str | None = None
+    text: str
+
+
+class TrainingStep(Frozen):
+    """One optimizer step of `total_steps`. Where steps are quick, not every one is told."""
+
+    type: Literal["training.step"] = "training.step"
+    node: str
+    total_steps: int
+    record: StepRecord
+
+
+class TrainingValidated(Frozen):
+    """Loss and perplexity on the held-out sequences."""
+
+    type: Literal["training.validated"] = "training.validated"
+    node: str
+    validation: Validation
+
+
+EventBody = Annotated[
+    JobQueued
+    | JobCancelRequested
+    | JobCancelled
+    | JobFailed
+    | JobSucceeded
+    | AttemptSubmitted
+    | AttemptStarted
+    | AttemptFailed
+    | AttemptFinished
+    | StageStarted
+    | StageProgress
+    | StageRetried
+    | StageFinished
+    | TrainingStep
+    | TrainingValidated
+    | Message,
+    Field(discriminator="type"),
+]
+
+
+EVENT_TYPES: frozenset[str] = frozenset(
+    member.model_fields["type"].default for member in get_args(get_args(EventBody)[0])
+)
+
+
+class DriverEvent(Frozen):
+    """An event on its way from a driver. `sequence` counts from 1 in an attempt: a repeat is harmless."""
+
+    sequence: int = Field(ge=1)
+    at: datetime
+    body: EventBody
+
+
+class Event(Frozen):
+    """A stored event. `id` grows within the service and is the SSE `Last-Event-ID`."""
+
+    id: int
+    job: str
+    attempt: int
+    at: datetime
+    body: EventBody

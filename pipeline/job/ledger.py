@@ -1,0 +1,112 @@
+"""What is stored of finished work: stage results, written last, and where everything lies.
+
+blobs/sha256/ab/<digest>          content (storage/content.py)
+stages/<stage key>.json           StageResult: its presence is the commit mark
+progress/<stage key>/<part>.json  finished parts of a stage that is still running (one block, say)
+published/<name>-<key>/...        ordinary Hugging Face directories, manifest.json last
+jobs/<job>/attempts/<n>/order.json  what the driver of that attempt works on
+jobs/<job>/result.json            what the job made: the artifacts of every node
+"""
+
+from datetime import datetime
+
+from pydantic import Field
+
+from pipeline.artifacts.refs import ArtifactRef
+from pipeline.canonical import Frozen
+from pipeline.request.prune_spec import JobRequest
+from pipeline.sources.pins import Pins
+from pipeline.storage.content import ContentStore
+
+MANIFEST_JSON = "manifest.json"
+
+
+class Measured(Frozen):
+    """What a stage cost. Never part of a digest."""
+
+    seconds: float
+    peak_memory_bytes: int | None = None
+    details: dict[str, float] = Field(default_factory=dict)
+
+
+class StageResult(Frozen):
+    """A finished stage."""
+
+    kind: str
+    version: int
+    key: str
+    artifacts: dict[str, ArtifactRef]
+    measured: Measured
+    made_at: datetime
+
+
+class NodeResult(Frozen):
+    """How a node of one job was satisfied."""
+
+    node: str
+    key: str
+    cached: bool
+    artifacts: dict[str, ArtifactRef]
+    measured: Measured
+
+
+class JobResult(Frozen):
+    """Every node of a succeeded job."""
+
+    nodes: tuple[NodeResult, ...]
+
+    def artifacts(self, node: str) -> dict[str, ArtifactRef]:
+        """Artifacts of one node."""
+        for result in self.nodes:
+            if result.node == node:
+                return result.artifacts
+        raise KeyError(node)
+
+
+class WorkOrder(Frozen):
+    """What the driver of one attempt is told. It lies in storage, so that no secret passes through Ray.
+
+    `report_to`: address of the API, None when a terminal is the only audience. `token` is good for this
+    attempt only.
+    """
+
+    job: str
+    attempt: int
+    request: JobRequest
+    pins: Pins
+    report_to: str | None = None
+    token: str | None = Field(default=None, repr=False)
+
+
+def stage_result_key(key: str) -> str:
+    """Where a stage's result lies."""
+    return f"stages/{key}.json"
+
+
+def progress_key(key: str, part: str) -> str:
+    """Where a finished part of a running stage lies."""
+    return f"progress/{key}/{part}.json"
+
+
+def order_key(job: str, attempt: int) -> str:
+    """Where the order of an attempt lies."""
+    return f"jobs/{job}/attempts/{attempt}/order.json"
+
+
+def job_result_key(job: str) -> str:
+    """Where a succeeded job's result lies."""
+    return f"jobs/{job}/result.json"
+
+
+def find_result(content: ContentStore, key: str) -> StageResult | None:
+    """A stored stage result whose files are all there; None when the stage must run."""
+    stored = content.find_model(stage_result_key(key), StageResult)
+    if stored is None:
+        return None
+    return stored if all(_is_there(content, artifact) for artifact in stored.artifacts.values()) else None
+
+
+def _is_there(content: ContentStore, artifact: ArtifactRef) -> bool:
+    if artifact.kind == "manifest" and content.store.stat(f"{artifact.prefix}/{MANIFEST_JSON}") is None:
+        return False
+    return all(content.has(file.blob) for file in artifact.files)

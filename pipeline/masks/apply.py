@@ -1,0 +1,197 @@
+"""Masks put on a dense checkpoint: an ordinary Hugging Face directory whose pruned weights are zero.
+
+The files stay what they are, header and all, but for the bytes of pruned weights. Memory holds one tensor and
+its mask.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from torch import Tensor
+
+from pipeline.architecture.row import Architecture
+from pipeline.architecture.rows import row_for
+from pipeline.artifacts.certificate import Certificate, Check
+from pipeline.canonical import canonical_json
+from pipeline.checkpoint.export import new_directory
+from pipeline.checkpoint.keeps import HeldTensor, held_tensors, turned
+from pipeline.checkpoint.layout import CONFIG_JSON
+from pipeline.checkpoint.scan import DescribedTensor, read_header
+from pipeline.errors import InvalidSpec, SourceChanged
+from pipeline.masks.certify import certify_tensors, read_directory
+from pipeline.masks.file import MaskFile, find_masks
+from pipeline.report.model_card import CERTIFICATE_JSON
+from pipeline.resolve.model import model_pin
+from pipeline.sources import SourceAccess, open_source
+from pipeline.spec.patterns import NM, Pattern, Unstructured
+from pipeline.storage.base import CHUNK_BYTES
+
+INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes; bits are what counts
+
+
+@dataclass(frozen=True)
+class FittedMasks:
+    """The masks of a file for one checkpoint. `tensors`: by name, block by block."""
+
+    file: MaskFile
+    row: Architecture
+    tensors: Mapping[str, HeldTensor]
+
+    def matrix(self, name: str) -> Tensor:
+        """The mask of a weight, bool [O, I]."""
+        return self.file.matrix(name)
+
+    def keep(self, name: str) -> Tensor:
+        """The mask in the orientation in which the checkpoint stores the weight."""
+        return turned(self.matrix(name), self.row)
+
+    @cached_property
+    def patterns(self) -> tuple[Pattern, ...]:
+        """Of each block: N:M where all of its masks are the same."""
+        found: dict[int, set[tuple[int, int] | None]] = {}
+        for name, held in self.tensors.items():
+            found.setdefault(held.block, set()).add(self.file.entries[name].nm)
+        return tuple(_pattern(found.get(block, set())) for block in range(max(found, default=-1) + 1))
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What came of it. `held`: weights that were pruned, of so many. `unknown`: masks whose file does not say
+    which weights they were made for; `others`: tensors that are not those."""
+
+    certificate: Certificate
+    held: int
+    weights: int
+    unknown: int
+    others: tuple[str, ...]
+
+
+def fit(file: MaskFile, row: Architecture, shapes: Mapping[str, tuple[int, ...]], *, of: str) -> FittedMasks:
+    """The masks for a checkpoint, called `of` in errors, whose tensors have these shapes. Raises InvalidSpec
+    when they are not those of all its prunable weights, or of other shapes."""
+    held = {one.name: one for one in held_tensors(row, shapes)}
+    counts = f"{len(file.entries)} masks, {len(held)} prunable weights"
+    for missing in [name for name in held if name not in file.entries][:1]:
+        raise InvalidSpec(
+            f"{file.named} has no mask for {missing} of {of} ({counts}); use masks that were made for this "
+            f"model"
+        )
+    for extra in [name for name in file.entries if name not in held][:1]:
+        raise InvalidSpec(
+            f"{file.named} has a mask for {extra}, which is no prunable weight of {of} ({counts}); use masks "
+            f"that were made for this model"
+        )
+    for name in held:
+        shape = shapes[name][::-1] if row.transposed else shapes[name]
+        if file.entries[name].shape != shape:
+            raise InvalidSpec(
+                f"{file.named} has a mask of {list(file.entries[name].shape)} for {name}, and the weight of "
+                f"{of} is {list(shape)} (out_features, in_features); use masks that were made for this model"
+            )
+    return FittedMasks(file, row, held)
+
+
+def apply_masks(
+    dense: Path, masks: Path, out: Path, *, other_weights: bool = False
+) -> Iterator[int | Applied]:
+    """Yields how many tensors are masked, and at last what came of it; `out` then is there, and not before.
+
+    `dense`: a checkpoint's directory. `masks`: a file of masks, or a published checkpoint that has one. What
+    is kept keeps its bits, what is pruned is +0. Tokenizer and configuration go along, and `certificate.json`
+    says of every tensor that it was read back. Raises SourceNotFound, UnsupportedCheckpoint, and InvalidSpec
+    where masks do not fit, or, without `other_weights`, were made for other weights.
+    """
+    file = MaskFile(find_masks(masks))
+    access = SourceAccess(allowed_roots=(Path("/"),))  # its user's own files
+    pin = model_pin(open_source(f"file:{dense.absolute()}", access))
+    files = [one.path for one in pin.files]
+    headers = {name: read_header(dense / name) for name in files if name.endswith(".safetensors")}
+    shapes = {tensor.name: tensor.shape for _, tensors in headers.values() for tensor in tensors}
+    config = json.loads((dense / CONFIG_JSON).read_text(encoding="utf-8"))
+    fitted = fit(file, row_for(str(config["model_type"])), shapes, of=str(dense))
+    with new_directory(out) as written:
+        work = _Work(fitted, other_weights=other_weights)
+        for name in files:
+            if name in headers:
+                yield from work.shard(dense / name, written / name, *headers[name])
+            else:
+                shutil.copyfile(dense / name, written / name)
+        weights = read_directory(written, fitted.tensors)
+        tensors, check = certify_tensors(weights, fitted, at="published", patterns=fitted.patterns)
+        chosen = Check(at="mask", tensors=len(tensors), held=work.held, zeros=work.held)
+        certificate = Certificate(tensors=tensors, checks=(chosen, check))
+        (written / CERTIFICATE_JSON).write_bytes(canonical_json(certificate))
+    yield Applied(
+        certificate=certificate,
+        held=check.held,
+        weights=sum(one.weights for one in tensors),
+        unknown=sum(entry.dense_sha256 is None for entry in file.entries.values()),
+        others=tuple(work.others),
+    )
+
+
+class _Work:
+    """Masks, and what is found while they are applied."""
+
+    def __init__(self, masks: FittedMasks, *, other_weights: bool) -> None:
+        self._masks = masks
+        self._other_weights = other_weights
+        self.others: list[str] = []
+        self.held = self._done = 0
+
+    def shard(self, dense: Path, out: Path, start: int, tensors: list[DescribedTensor]) -> Iterator[int]:
+        """One file, whose tensors begin at byte `start`."""
+        with dense.open("rb") as read, out.open("wb") as written:
+            self._copy(read, written, start)
+            for tensor in tensors:
+                if tensor.name not in self._masks.tensors:
+                    self._copy(read, written, tensor.length)
+                    continue
+                written.write(self._masked(tensor, _exactly(read, tensor.length)))
+                self._done += 1
+                yield self._done
+
+    def _masked(self, tensor: DescribedTensor, data: bytearray) -> bytearray:
+        """The same bytes with zeros where weights are pruned."""
+        expected = self._masks.file.entries[tensor.name].dense_sha256
+        if expected is not None and hashlib.sha256(data).hexdigest() != expected:
+            self._other(tensor.name)
+        keep = self._masks.keep(tensor.name)
+        size = tensor.length // keep.numel()
+        bits = torch.frombuffer(data, dtype=INTEGERS[size]).reshape(tensor.shape)
+        bits.masked_fill_(~keep, 0)
+        self.held += keep.numel() - int(keep.sum())
+        return data
+
+    def _other(self, name: str) -> None:
+        self.others.append(name)
+        if not self._other_weights:
+            raise InvalidSpec(
+                f"{name} is not the weight that its mask in {self._masks.file.named} was made for; masks fit "
+                f"the weights that they were chosen or learned for: use that checkpoint, or --other-weights "
+                f"to apply them all the same",
+                "other_weights",
+            )
+
+    def _copy(self, read: BinaryIO, written: BinaryIO, length: int) -> None:
+        for at in range(0, length, CHUNK_BYTES):
+            written.write(_exactly(read, min(CHUNK_BYTES, length - at)))
+
+
+def _exactly(file: BinaryIO, length: int) -> bytearray:
+    data = bytearray(length)
+    if file.readinto(data) != length:  # type: ignore[attr-defined]
+        raise SourceChanged(f"{file.name} became shorter while it was read; do it again")
+    return data
+
+
+def _pattern(found: set[tuple[int, int] | None]) -> Pattern:
+    same = next(iter(found)) if len(found) == 1 else None
+    return Unstructured(sparsity=0) if same is None else NM(keep=same[0], group=same[1])

@@ -1,0 +1,135 @@
+"""The zeros certificate's checks: every pruned weight of a checkpoint is looked at, one tensor at a time."""
+
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from safetensors import safe_open
+from torch import Tensor
+
+from pipeline.artifacts.certificate import Check, Moment, TensorCertificate
+from pipeline.artifacts.refs import CheckpointRef, KeepRef
+from pipeline.checkpoint.keeps import HeldTensor, KeepReader, Keeps, turned
+from pipeline.checkpoint.reader import CheckpointReader
+from pipeline.errors import ZerosLost
+from pipeline.spec.patterns import NM, Pattern
+from pipeline.storage.content import ContentStore
+from pipeline.tensor.zeros import count_zeros, first_bad_group, first_revived, keep_sha256
+
+Certified = tuple[tuple[TensorCertificate, ...], Check]
+
+
+def certify(
+    content: ContentStore,
+    checkpoint: CheckpointRef,
+    keep: KeepRef,
+    *,
+    at: Moment,
+    step: int | None = None,
+    patterns: Sequence[Pattern] | None = None,
+) -> Certified:
+    """A stored checkpoint against its keep tensors, every byte read and verified.
+
+    `patterns`: one per block; where it is N:M, every group is checked. Raises ZerosLost that names tensor,
+    position and step.
+    """
+    keeps = KeepReader(content, checkpoint, keep)
+    reader = CheckpointReader(content, checkpoint)
+    weights = ((name, reader.tensor(name)) for name in keeps.tensors)
+    return certify_tensors(weights, keeps, at=at, step=step, patterns=patterns)
+
+
+def certify_files(
+    weights: Path | Mapping[str, Tensor],
+    content: ContentStore,
+    checkpoint: CheckpointRef,
+    keep: KeepRef,
+    *,
+    at: Moment = "published",
+    step: int | None = None,
+    patterns: Sequence[Pattern] | None = None,
+) -> Certified:
+    """As `certify`, for what the safetensors library reads: a directory with `.safetensors` files, or tensors
+    by name. `checkpoint` is the stored one that `keep` belongs to; it gives names and shapes only."""
+    keeps = KeepReader(content, checkpoint, keep)
+    tensors = read_directory(weights, keeps.tensors) if isinstance(weights, Path) else weights.items()
+    return certify_tensors(tensors, keeps, at=at, step=step, patterns=patterns)
+
+
+def certify_tensors(
+    weights: Iterable[tuple[str, Tensor]],
+    keeps: Keeps,
+    *,
+    at: Moment,
+    step: int | None = None,
+    patterns: Sequence[Pattern] | None = None,
+) -> Certified:
+    """As `certify`, for weights by checkpoint name, each once, in any order; others are passed over.
+
+    Orientation is that of the checkpoint. Block by block is quickest: keep tensors are read so.
+    """
+    found: dict[str, TensorCertificate] = {}
+    moment = at if step is None else f"{at}, after step {step}"
+    for name, weight in weights:
+        if name in keeps.tensors:
+            pattern = patterns[keeps.tensors[name].block] if patterns is not None else None
+            found[name] = _certificate(weight, keeps, keeps.tensors[name], pattern, moment=moment)
+    missing = [name for name in keeps.tensors if name not in found]
+    if missing:
+        raise ZerosLost(f"{missing[0]} is not there ({moment}); {len(missing)} pruned tensors are missing")
+    tensors = tuple(found[name] for name in keeps.tensors)
+    check = Check(
+        at=at,
+        step=step,
+        tensors=len(tensors),
+        held=sum(one.held for one in tensors),
+        zeros=sum(one.zeros for one in tensors),
+    )
+    return tensors, check
+
+
+def _certificate(
+    weight: Tensor, keeps: Keeps, held: HeldTensor, pattern: Pattern | None, *, moment: str
+) -> TensorCertificate:
+    keep_OI = keeps.matrix(held.name)
+    keep = turned(keep_OI, keeps.row)
+    if weight.shape != keep.shape:
+        raise ZerosLost(
+            f"{held.name} is {list(weight.shape)}, its keep tensor {list(keep.shape)} ({moment}); "
+            f"the weights are not those that were pruned"
+        )
+    position = first_revived(weight, keep)
+    if position is not None:
+        raise ZerosLost(
+            f"{held.name} {list(position)} was pruned and is {weight[position].item():.6g} ({moment})"
+        )
+    nm = None
+    if isinstance(pattern, NM):
+        nm = (pattern.keep, pattern.group)
+        bad = first_bad_group(keep_OI, keep=pattern.keep, group=pattern.group)
+        if bad is not None:
+            row, group = bad
+            inputs_M = keep_OI[row, group * pattern.group : (group + 1) * pattern.group]
+            raise ZerosLost(
+                f"{held.name} row {row}, inputs {group * pattern.group} to "
+                f"{group * pattern.group + len(inputs_M) - 1} keep {int(inputs_M.sum())} weights, "
+                f"NM({pattern.keep},{pattern.group}) keeps {pattern.keep} of {pattern.group} ({moment})"
+            )
+    return TensorCertificate(
+        tensor=held.name,
+        block=held.block,
+        linear=held.linear,
+        keep_sha256=keep_sha256(keep_OI),
+        weights=weight.numel(),
+        held=int((~keep).sum()),
+        zeros=count_zeros(weight, keep),
+        nm=nm,
+    )
+
+
+def read_directory(directory: Path, wanted: Container[str]) -> Iterator[tuple[str, Tensor]]:
+    """Name and weight of the wanted tensors in a directory's safetensors files, one at a time."""
+    for path in sorted(directory.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - it is no mapping
+                if name in wanted:
+                    yield name, file.get_tensor(name)

@@ -1,0 +1,65 @@
+"""Published files read back from where they lie, with the safetensors library, as any consumer would."""
+
+import hashlib
+import tempfile
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from safetensors import safe_open
+from torch import Tensor
+
+from pipeline.artifacts.certificate import TensorCertificate
+from pipeline.artifacts.refs import MASKS_PATH
+from pipeline.checkpoint.keeps import HeldTensor
+from pipeline.errors import CorruptObject, InvalidSpec
+from pipeline.masks.file import MaskFile
+from pipeline.storage.base import Store
+from pipeline.tensor.zeros import keep_sha256
+
+
+def published_tensors(
+    store: Store, prefix: str, digests: Mapping[str, str], *, held: Mapping[str, HeldTensor]
+) -> Iterator[tuple[str, Tensor]]:
+    """Name and weight of each tensor in `held`, block by block within a file; one file at a time is on disk.
+
+    `digests`: path below `prefix` → SHA-256 of the safetensors files. Raises CorruptObject when one is not
+    what was written.
+    """
+    with tempfile.TemporaryDirectory(prefix="secateur-published-") as directory:
+        local = Path(directory) / "file.safetensors"
+        for path, digest in sorted(digests.items()):
+            _fetch(store, f"{prefix}/{path}", local, digest=digest)
+            with safe_open(local, framework="pt") as file:
+                for name in _in_order(file.keys(), held):
+                    yield name, file.get_tensor(name)
+
+
+def check_masks(store: Store, prefix: str, digest: str, tensors: Sequence[TensorCertificate]) -> None:
+    """Read the published masks back: each is what was certified. `digest`: SHA-256 of their file. Raises
+    CorruptObject that names one that is not."""
+    with tempfile.TemporaryDirectory(prefix="secateur-published-") as directory:
+        local = Path(directory) / "file.safetensors"
+        key = f"{prefix}/{MASKS_PATH}"
+        _fetch(store, key, local, digest=digest)
+        try:
+            masks = MaskFile(local, named=key)
+            found = {one.tensor: keep_sha256(masks.matrix(one.tensor)) for one in tensors}
+        except (InvalidSpec, KeyError) as error:
+            raise CorruptObject(f"{key} was written, and cannot be read: {error}") from error
+    for one in tensors:
+        if found[one.tensor] != one.keep_sha256:
+            raise CorruptObject(f"{key} has another mask of {one.tensor} than the one that was certified")
+
+
+def _fetch(store: Store, key: str, to: Path, *, digest: str) -> None:
+    hashed = hashlib.sha256()
+    with to.open("wb") as file:
+        for chunk in store.get(key):
+            hashed.update(chunk)
+            file.write(chunk)
+    if hashed.hexdigest() != digest:
+        raise CorruptObject(f"{key} was published with SHA-256 {digest}; now it has {hashed.hexdigest()}")
+
+
+def _in_order(names: Collection[str], held: Mapping[str, HeldTensor]) -> list[str]:
+    return sorted((name for name in names if name in held), key=lambda name: (held[name].block, name))

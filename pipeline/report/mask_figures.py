@@ -1,0 +1,80 @@
+"""What a report keeps of masks that were learned: their training, and how they settled."""
+
+import statistics
+
+from pipeline.artifacts.curve import Curve, MaskRecord, TokensIndex
+from pipeline.canonical import Frozen
+from pipeline.methods.maskllm import MaskTraining
+from pipeline.report.training_figures import TrainingFigures, training_figures
+
+MOST_RECORDS = 40
+MOST_POINTS = 600
+
+
+class MaskPoint(Frozen):
+    """A MaskRecord, its blocks together: `entropy`, `certainty` and `changed` are means over them."""
+
+    step: int
+    temperature: float
+    scale: float
+    entropy: float
+    certainty: float
+    changed: float
+
+
+class MaskLearning(Frozen):
+    """`training`: its curve has about MOST_RECORDS of the masks' records; `points`: about MOST_POINTS of
+    them, blocks together; the first, the last and that of the result are among both. `tokens`: what was
+    trained on."""
+
+    training: TrainingFigures
+    points: tuple[MaskPoint, ...] = ()
+    tokens: TokensIndex | None = None
+
+    @property
+    def outcome(self) -> MaskRecord | None:
+        """The last record up to the step whose masks are the result."""
+        masks, last = self.training.curve.masks, self.training.curve.result_step
+        return next((record for record in reversed(masks) if record.step <= last), None)
+
+    @property
+    def result(self) -> MaskPoint | None:
+        """`outcome`, blocks together: share of groups that end with another mask than they began with, and
+        mean probability of the mask that a group ends with."""
+        return None if self.outcome is None else _point(self.outcome)
+
+
+def mask_learning(
+    curve: Curve,
+    training: MaskTraining,
+    *,
+    tokens: TokensIndex | None = None,
+) -> MaskLearning:
+    """From a whole curve, and what was asked for."""
+    thinned = curve.model_copy(update={"masks": _thinned(curve, MOST_RECORDS)})
+    return MaskLearning(
+        training=training_figures(thinned, training),
+        points=tuple(map(_point, _thinned(curve, MOST_POINTS))),
+        tokens=tokens,
+    )
+
+
+def _thinned(curve: Curve, most: int) -> tuple[MaskRecord, ...]:
+    """Evenly; the first, the last and that of the result among them."""
+    records = curve.masks
+    if len(records) <= most:
+        return records
+    chosen = {i * (len(records) - 1) // (most - 1) for i in range(most)}
+    chosen |= {i for i, record in enumerate(records) if record.step == curve.result_step}
+    return tuple(records[i] for i in sorted(chosen))
+
+
+def _point(record: MaskRecord) -> MaskPoint:
+    return MaskPoint(
+        step=record.step,
+        temperature=record.temperature,
+        scale=record.scale,
+        entropy=statistics.fmean(block.entropy for block in record.blocks),
+        certainty=statistics.fmean(block.certainty for block in record.blocks),
+        changed=statistics.fmean(block.changed for block in record.blocks),
+    )

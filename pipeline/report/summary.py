@@ -1,0 +1,147 @@
+"""What a spec does, in one line, and where its randomness comes from."""
+
+from collections.abc import Sequence
+
+from pipeline.allocations import Allocation
+from pipeline.methods import Method
+from pipeline.methods.maskllm import MaskLLM, MaskTraining
+from pipeline.report.quantity import human_count
+from pipeline.request.prune_spec import PruneSpec, SpecTemplate
+from pipeline.spec.patterns import NM
+from pipeline.spec.recovery import Recovery
+from pipeline.spec.uri import parse_uri
+
+
+def recipe_of(spec: SpecTemplate) -> str:
+    """`wanda · owl · unstructured 0.5 · distillation, full, 20M tokens`: what prunes, then what trains. Of
+    learned masks: `maskllm from wanda · uniform · 2:4 · 20M tokens`. Of a sweep: `sweep of 12 · wanda, ria ·
+    owl, uniform · unstructured 0.5, 0.6, 0.7`."""
+    if isinstance(spec, PruneSpec) and spec.sweep is not None:
+        columns = zip(*(_words(member) for member in spec.members), strict=True)
+        varied = [", ".join(dict.fromkeys(words)) for words in columns]
+        return " · ".join([f"sweep of {len(spec.members)}", *_size_words(spec), *varied])
+    parts = [*_size_words(spec), *_words(spec)]
+    if spec.prune is not None and isinstance(spec.prune.method, MaskLLM):
+        parts.append(learning_of(spec.prune.method.training))
+    if spec.recovery is not None:
+        parts.append(training_of(spec.recovery))
+    return " · ".join(parts)
+
+
+def titles_of(spec: PruneSpec) -> tuple[str, ...]:
+    """A name for each member of a sweep: its recipe, with the parameters that tell its method and allocation
+    from others of the same kind."""
+    members = [member.prune for member in spec.members if member.prune is not None]
+    methods, allocations = [one.method for one in members], [one.allocation for one in members]
+    return tuple(
+        " · ".join((_told_apart(one.method, methods), _told_apart(one.allocation, allocations), kept))
+        for one, (*_, kept) in zip(members, map(_words, spec.members), strict=True)
+    )
+
+
+def _told_apart(part: Method | Allocation, others: Sequence[Method | Allocation]) -> str:
+    same = [one.model_dump() for one in others if one.kind == part.kind]
+    own = part.model_dump(mode="json")
+    telling = [name for name in own if any(one[name] != same[0][name] for one in same)]
+    return " ".join([part.kind, *(f"{name}={_brief(own[name])}" for name in telling)])
+
+
+def _brief(value: object) -> str:
+    if isinstance(value, dict) and "kind" in value:
+        return str(value["kind"])
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _size_words(spec: SpecTemplate) -> list[str]:
+    """`vocabulary 16000`, `cut by activation: hidden_size 448, 27 blocks`."""
+    structure = spec.structure
+    if structure is None:
+        return []
+    words = [f"vocabulary {structure.vocabulary.rows}"] if structure.vocabulary is not None else []
+    if structure.beside_vocabulary is None:
+        return words
+    sizes = [f"{size} {value}" for size, value in structure.asked.items()]
+    drop = structure.drop_blocks
+    if drop is not None:
+        sizes.append(
+            f"without {len(drop.blocks)} blocks"
+            if drop.kind == "explicit"
+            else f"{drop.num_blocks} blocks by {drop.kind.replace('_', ' ')}"
+        )
+    by = (
+        f" by {structure.criterion.kind}" if structure.asked or structure.criterion.kind == "explicit" else ""
+    )
+    return [*words, f"cut{by}: {', '.join(sizes)}" if sizes else f"cut{by}"]
+
+
+def _words(spec: SpecTemplate) -> list[str]:
+    """Method, allocation and pattern."""
+    if spec.prune is None:
+        return []
+    pattern = spec.prune.pattern
+    kept = (
+        f"{pattern.keep}:{pattern.group}" if isinstance(pattern, NM) else f"unstructured {pattern.target:g}"
+    )
+    return [_method_words(spec.prune.method), spec.prune.allocation.kind, kept]
+
+
+def _method_words(method: Method) -> str:
+    if not isinstance(method, MaskLLM) or method.prior is None:
+        return method.kind
+    prior = method.prior.kind if method.prior.kind != "stored" else "stored masks"
+    return f"{method.kind} from {prior}"
+
+
+def learning_of(training: MaskTraining) -> str:
+    """Towards what masks are learned, where it is not the usual, and the budget."""
+    words = [objective_of(training)] if training.needs_teacher else []
+    if training.scope == "block":
+        words.append("block by block")
+    passes = f" × {training.epochs}" if training.epochs > 1 else ""
+    tokens = training.sequences * training.text.sequence_length
+    return ", ".join([*words, f"{human_count(tokens)} tokens{passes}"])
+
+
+def training_of(recovery: Recovery) -> str:
+    """Objective with its teacher, what trains, what becomes of the zeros, and the budget."""
+    trains, keep = recovery.trains, recovery.keep
+    words = [] if trains.kind == "reconstruction" else [objective_of(recovery)]
+    words.append(f"lora {trains.rank}" if trains.kind == "lora" else trains.kind.replace("_", " "))
+    if keep.kind == "dynamic":
+        words.append("dynamic zeros")
+    elif keep.kind == "gradual":
+        words.append(f"gradual to {keep.sparsity:g}")
+    tokens = recovery.sequences * recovery.text.sequence_length
+    passes = f" × {trains.epochs}" if trains.kind == "reconstruction" else ""
+    return ", ".join([*words, f"{human_count(tokens)} tokens{passes}"])
+
+
+def objective_of(recipe: Recovery | MaskTraining) -> str:
+    """`language modelling`, `distillation`, or `distillation from <model>` where the spec names a teacher."""
+    block_wise = (
+        recipe.trains.kind == "reconstruction" if isinstance(recipe, Recovery) else recipe.scope == "block"
+    )
+    if block_wise:
+        return "the dense block's output"
+    words = recipe.objective.kind.replace("_", " ")
+    if recipe.objective.kind != "distillation" or recipe.objective.teacher is None:
+        return words
+    return f"{words} from {name_of(recipe.objective.teacher.source)}"
+
+
+def name_of(source: str) -> str:
+    """The hub's name of a model, else the last part of where it lies: our paths are nobody's business."""
+    uri = parse_uri(source)
+    return uri.location if uri.scheme == "hub" else uri.location.rstrip("/").rsplit("/", 1)[-1]
+
+
+def seeds_of(spec: PruneSpec) -> dict[str, int]:
+    """Every source of randomness of a spec by name."""
+    tasks = spec.evaluation.tasks
+    method = spec.prune.method if spec.prune is not None else None
+    return {
+        **({"calibration": spec.calibration.seed} if spec.calibration is not None else {}),
+        **({"mask learning": method.training.text.seed} if isinstance(method, MaskLLM) else {}),
+        **({"training": spec.recovery.text.seed} if spec.recovery is not None else {}),
+        **({"few-shot examples": tasks.seed} if tasks is not None else {}),
+    }

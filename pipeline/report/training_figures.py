@@ -1,0 +1,83 @@
+"""What a report keeps of a training's curve: few enough points to draw, and the facts that need all."""
+
+import statistics
+from collections.abc import Iterator, Sequence
+
+from pipeline.artifacts.curve import Curve, KeepUpdate, StepRecord
+from pipeline.canonical import Frozen
+from pipeline.spec.training_recipe import TrainingRecipe
+
+MOST_STEPS = 600
+WINDOW = 20
+
+
+class TrainingFigures(Frozen):
+    """`curve`: at most MOST_STEPS of its steps and as many of its updates; `curve.json` has all.
+
+    `mean_losses`, `mean_language_modelling_losses`: over the last WINDOW steps up to each step of `curve`, or
+    those that there are. `recorded_steps`: before thinning. `tokens`: trained on up to the result;
+    `tokens_per_second`: median. `perplexity_before`, `perplexity_after`: on held-out text, before the first
+    step and of the weights that are the result.
+    """
+
+    curve: Curve
+    recorded_steps: int
+    mean_losses: tuple[float, ...]
+    mean_language_modelling_losses: tuple[float, ...]
+    tokens: int
+    tokens_per_second: float | None
+    skipped_steps: int
+    memory_bytes: int | None
+    gpu_memory_bytes: int | None
+    perplexity_before: float | None
+    perplexity_after: float | None
+
+
+def training_figures(curve: Curve, recipe: TrainingRecipe) -> TrainingFigures:
+    """From a whole curve, and what was asked for."""
+    steps = curve.steps
+    chosen = _chosen(steps)
+    per_step = recipe.global_batch_size * recipe.text.sequence_length
+    by_step = {validation.step: validation.perplexity for validation in curve.validations}
+    return TrainingFigures(
+        curve=curve.model_copy(
+            update={"steps": tuple(steps[i] for i in chosen), "updates": _thinned(curve.updates)}
+        ),
+        recorded_steps=len(steps),
+        mean_losses=_means([record.loss for record in steps], chosen),
+        mean_language_modelling_losses=_means([record.language_modelling_loss for record in steps], chosen),
+        tokens=curve.result_step * per_step,
+        tokens_per_second=statistics.median(record.tokens_per_second for record in steps) if steps else None,
+        skipped_steps=sum(record.skipped for record in steps),
+        memory_bytes=_largest(record.memory_bytes for record in steps),
+        gpu_memory_bytes=_largest(record.gpu_memory_bytes for record in steps),
+        perplexity_before=by_step.get(0),
+        perplexity_after=by_step.get(curve.result_step),
+    )
+
+
+def _chosen(steps: Sequence[StepRecord]) -> list[int]:
+    """All steps, or of each of MOST_STEPS / 3 stretches its lowest and highest loss and its highest gradient
+    norm, so that no spike is lost; the first and the last step, too."""
+    if len(steps) <= MOST_STEPS:
+        return list(range(len(steps)))
+    stretches = MOST_STEPS // 3 - 1
+    chosen = {0, len(steps) - 1}
+    for i in range(stretches):
+        stretch = range(i * len(steps) // stretches, (i + 1) * len(steps) // stretches)
+        losses = [(steps[j].loss, j) for j in stretch]
+        chosen |= {min(losses)[1], max(losses)[1], max((steps[j].gradient_norm, j) for j in stretch)[1]}
+    return sorted(chosen)
+
+
+def _means(values: Sequence[float], chosen: Sequence[int]) -> tuple[float, ...]:
+    return tuple(statistics.fmean(values[max(i + 1 - WINDOW, 0) : i + 1]) for i in chosen)
+
+
+def _thinned(updates: Sequence[KeepUpdate]) -> tuple[KeepUpdate, ...]:
+    every = -(-len(updates) // MOST_STEPS) or 1
+    return tuple(updates[len(updates) - 1 :: -every][::-1]) if updates else ()
+
+
+def _largest(values: Iterator[int | None]) -> int | None:
+    return max((value for value in values if value is not None), default=None)

@@ -1,0 +1,230 @@
+"""PruneSpec, the science of a job, and what stands beside it in the body of POST /jobs.
+
+Everything in the spec changes the result and enters stage keys, defaults included. Resources, labels and
+priority change where and when a job runs, never its bits.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, StringConstraints, ValidationError, model_validator
+
+from pipeline.allocations import Allocation
+from pipeline.allocations.uniform import Uniform
+from pipeline.canonical import Frozen
+from pipeline.methods import Method
+from pipeline.methods.maskllm import MaskLLM, NamedMasks
+from pipeline.request.cross_checks import (
+    check_compared,
+    check_learning,
+    check_recovery,
+    check_split,
+    check_training,
+    check_whole_texts,
+)
+from pipeline.request.resources import Resources
+from pipeline.request.sweep import LARGEST, Sweep
+from pipeline.request.tracking import Tracking
+from pipeline.spec.evaluation import Evaluation
+from pipeline.spec.model import Dtype, ModelSource
+from pipeline.spec.patterns import AskedPattern
+from pipeline.spec.reconstruction import BlockReconstruction
+from pipeline.spec.recovery import Recovery
+from pipeline.spec.structure import Structure
+from pipeline.spec.texts import Calibration
+
+Propagation = Literal["pruned", "linear", "dense"]
+Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?$")]
+
+
+class Prune(Frozen):
+    """Which weights become zero.
+
+    `propagation`: `pruned` measures each block on what the already pruned blocks before it produce, as the
+    published code does; `linear` measures each group of linears on what the already pruned linears before it
+    produce, in the same block too (SparseGPT calls it true-sequential), and runs each block once in all;
+    `dense` measures every block on the dense model's activations, once for all jobs that share it.
+    `reconstruction`: the kept weights of each block are fitted before the next one is pruned.
+    `compare_with`: stored masks of the same model, which the report lays beside those that were chosen.
+    """
+
+    method: Method
+    allocation: Allocation = Field(default_factory=Uniform)
+    pattern: AskedPattern
+    propagation: Propagation = "pruned"
+    reconstruction: BlockReconstruction | None = None
+    compare_with: tuple[NamedMasks, ...] = Field(default=(), max_length=8)
+
+    @model_validator(mode="after")
+    def _agreement(self) -> Self:
+        check_compared(self.compare_with)
+        if isinstance(self.method, MaskLLM):
+            check_learning(self.method, self.allocation, reconstructs=self.reconstruction is not None)
+        return self
+
+
+class SpecTemplate(Frozen):
+    """A PruneSpec whose model may still be open: a schedule fills it in.
+
+    `structure` comes first, then `prune` on what stays, then training. Without either the dense model is
+    trained as it is.
+    """
+
+    model: ModelSource | None = None
+    calibration: Calibration | None = None
+    structure: Structure | None = None
+    prune: Prune | None = None
+    sweep: Sweep | None = None
+    recovery: Recovery | None = None
+    evaluation: Evaluation = Field(default_factory=Evaluation)
+    compute_dtype: Dtype = Field(
+        default="float32", description="Type of weights and activations while measuring and evaluating."
+    )
+
+    @model_validator(mode="after")
+    def _agreement(self) -> Self:
+        if self.structure is None and self.prune is None and self.recovery is None:
+            raise ValueError("structure, prune and recovery are missing: nothing would be done to the model")
+        if self.needs_calibration and self.calibration is None:
+            raise ValueError(
+                f"calibration is missing: {self._measures()} measures the model on calibration samples"
+            )
+        if self.recovery is not None:
+            pattern = self.prune.pattern if self.prune is not None else None
+            cut = self.structure is not None and self.structure.beside_vocabulary is not None
+            check_recovery(self.recovery, pattern, cut=cut)
+        if self.cuts_vocabulary:
+            check_whole_texts(self.evaluation)
+        return self
+
+    def _measures(self) -> str:
+        """What needs calibration first."""
+        if self.structure is not None and self.structure.needs_samples:
+            return "structure"
+        assert self.prune is not None, "something needs it"
+        if self.prune.method.needs:
+            return f"method {self.prune.method.kind}"
+        if self.prune.reconstruction is not None:
+            return "reconstruction"
+        return f"allocation {self.prune.allocation.kind}"
+
+    @property
+    def needs_calibration(self) -> bool:
+        """Whether any part of the spec looks at activations."""
+        if self.structure is not None and self.structure.needs_samples:
+            return True
+        if self.prune is None:
+            return False
+        prune = self.prune
+        measures = any(measure.needs_samples for measure in prune.allocation.measures)
+        judges = prune.allocation.kind == "tournament"
+        return bool(prune.method.needs) or measures or judges or prune.reconstruction is not None
+
+    @property
+    def makes_zeros(self) -> bool:
+        """Whether the result has weights that must be zero."""
+        return self.prune is not None or (self.recovery is not None and self.recovery.keep.kind == "gradual")
+
+    @property
+    def needs_tokenizer(self) -> bool:
+        """Whether any part of the spec turns text into tokens."""
+        judged = self.evaluation.perplexity or self.evaluation.tasks is not None
+        trained = self.recovery is not None or self.learns_masks
+        return self.needs_calibration or self.cuts_vocabulary or trained or bool(judged)
+
+    @property
+    def learns_masks(self) -> bool:
+        """Whether masks come from training."""
+        return self.prune is not None and isinstance(self.prune.method, MaskLLM)
+
+    @property
+    def cuts_vocabulary(self) -> bool:
+        """Whether the result has a tokenizer of its own."""
+        return self.structure is not None and self.structure.vocabulary is not None
+
+
+class PruneSpec(SpecTemplate):
+    """What to prune, how, and how it is judged. With `sweep` there are many ways, and what is made is their
+    comparison; a member that pleases is published by a job of its own."""
+
+    model: ModelSource
+
+    @model_validator(mode="after")
+    def _sweeping(self) -> Self:
+        if self.sweep is None:
+            return self
+        if self.prune is None:
+            raise ValueError("sweep varies prune, which is missing")
+        if self.learns_masks:
+            raise ValueError(
+                "a sweep compares one-shot methods, and maskllm is trained; name another method in prune"
+            )
+        if self.recovery is not None:
+            raise ValueError(
+                "a sweep compares pruned models and trains none: leave recovery out, and train the member "
+                "that pleases in a job of its own"
+            )
+        if not self.evaluation.perplexity:
+            raise ValueError("a sweep compares perplexities: name a text under evaluation.perplexity")
+        if self.prune.compare_with:
+            raise ValueError(
+                "a sweep compares perplexities; leave prune.compare_with out, and compare the masks of the "
+                "member that pleases in a job of its own"
+            )
+        members = len(self._crossed())
+        if members > LARGEST:
+            raise ValueError(f"a sweep has at most {LARGEST} members, this one has {members}: list less")
+        _ = self.members  # each must be a spec of its own
+        return self
+
+    @property
+    def members(self) -> tuple["PruneSpec", ...]:
+        """The members of a sweep, each as the spec of a job; without a sweep there are none. Raises
+        ValueError for a combination that is no spec."""
+        found = []
+        for i, prune in enumerate(self._crossed()):
+            try:
+                found.append(PruneSpec(**{**self._fields(), "prune": prune, "sweep": None}))
+            except ValidationError as error:
+                raise ValueError(f"member {i + 1} of the sweep: {error.errors()[0]['msg']}") from error
+        return tuple(found)
+
+    def _crossed(self) -> list[Prune]:
+        asked = self.prune
+        if self.sweep is None or asked is None or isinstance(asked.method, MaskLLM):
+            return []
+        return [
+            asked.model_copy(update={"method": method, "allocation": allocation, "pattern": pattern})
+            for method, allocation, pattern in self.sweep.crossed(
+                asked.method, asked.allocation, asked.pattern
+            )
+        ]
+
+    def _fields(self) -> dict[str, object]:
+        return {name: getattr(self, name) for name in type(self).model_fields}
+
+
+class JobTemplate(Frozen):
+    """A JobRequest whose model may still be open."""
+
+    spec: SpecTemplate
+    resources: Resources = Field(default_factory=Resources)
+    priority: int = Field(default=0, ge=-100, le=100, description="Higher starts first.")
+    labels: dict[Label, Label] = Field(default_factory=dict, max_length=32)
+    tracking: Tracking = Field(default_factory=Tracking)
+    name: str | None = Field(default=None, min_length=1, max_length=100)
+
+    @model_validator(mode="after")
+    def _agreement(self) -> Self:
+        if self.spec.recovery is not None:
+            check_training(self.spec.recovery, self.resources)
+        if self.spec.prune is not None and isinstance(self.spec.prune.method, MaskLLM):
+            check_split(
+                self.spec.prune.method.training, self.resources, "spec", "prune", "method", "training"
+            )
+        return self
+
+
+class JobRequest(JobTemplate):
+    """Body of POST /jobs and POST /plans."""
+
+    spec: PruneSpec

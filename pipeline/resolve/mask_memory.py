@@ -1,0 +1,79 @@
+"""What a worker of mask learning needs, from the sizes of the model alone.
+
+With P weights, K of them under masks, C candidates for a group of M, L = K·C/M logits (2:4 has 6 candidates
+for 4 weights: 1.5 logits a weight), W workers, and w bytes of a number in `precision`:
+
+    weights      w·P            frozen; over the workers at ZeRO stage 3
+    masked       w·K            the weights under their masks, from the forward to the backward pass; of one
+                                block with gradient_checkpointing
+    logits       w·L            over the workers at ZeRO stage 3
+    gradients    w·L            over the workers from stage 2 on
+    optimizer    12·L           master logits and two moments in float32, over the workers
+    step         (w + 4)·L      while the optimizer steps: gradients in one piece, and those in float32 (which
+                                they are already where w is 4), over the workers
+    activations  w·T·(17·h·B + n·V)   of a micro-batch's T tokens
+
+So at 2:4 a weight in bfloat16 takes 2 + 2 + 3 + 3 + 18 + 9 = 37 bytes on one worker. A block of B, h wide,
+keeps 34·h bytes a token in 16 bits beside the scores of attention, which are not kept (Korthikanti et al.,
+arXiv 2205.05198); with gradient_checkpointing one block does, and the others their input. Of logits over the
+vocabulary V there are n: the model's, in a distillation the teacher's and the gradient too. The teacher is
+the same frozen weights without masks, no second copy. Scope block has one block of each at a time, and the
+activations of this worker's sequences in the dense model and in the masked one.
+"""
+
+import math
+
+from pipeline.methods.maskllm import MaskTraining
+from pipeline.request.resources import Resources
+from pipeline.resolve.training_memory import OPTIMIZER_WIDTH, WIDTH, TrainingMemory, share
+from pipeline.sources.pins import ModelFacts
+from pipeline.spec.patterns import NM
+
+LIBRARIES = 600_000_000  # torch, transformers, DeepSpeed and Ray
+KEPT_BY_A_BLOCK = 17  # numbers a token and unit of the hidden size
+
+
+def mask_memory(
+    training: MaskTraining, pattern: NM, resources: Resources, *, facts: ModelFacts
+) -> TrainingMemory:
+    """Of each worker. What is not known of a model counts as nothing."""
+    workers, asked, width = resources.training_workers, resources.recovery, WIDTH[training.precision]
+    whole = training.scope == "model"
+    weights, masked = facts.parameters or 0, prunable(facts)
+    if not whole:
+        weights = masked = share(masked, facts.blocks)
+    logits = masked * math.comb(pattern.group, pattern.keep) // pattern.group
+    in_float32 = 0 if training.precision == "float32" else WIDTH["float32"]
+    return TrainingMemory(
+        libraries=LIBRARIES,
+        weights=share(width * weights, workers if whole and asked.zero_stage == 3 else 1),
+        masked=width * (share(masked, facts.blocks) if whole and asked.gradient_checkpointing else masked),
+        logits=share(width * logits, workers if whole and asked.zero_stage == 3 else 1),
+        gradients=share(width * logits, workers if whole and asked.zero_stage >= 2 else 1),
+        optimizer=share(OPTIMIZER_WIDTH * logits, workers if whole else 1),
+        step=share((width + in_float32) * logits, workers) if whole else 0,
+        activations=width * (_numbers if whole else _numbers_by_block)(training, resources, facts),
+    )
+
+
+def prunable(facts: ModelFacts) -> int:
+    """Weights of all blocks: what is not an embedding or the head. Norms and biases are next to none."""
+    tied = bool(facts.config.get("tie_word_embeddings", False))
+    outer = (facts.vocabulary or 0) * (facts.hidden_size or 0) * (1 if tied else 2)
+    return max((facts.parameters or 0) - outer, 0)
+
+
+def _numbers(training: MaskTraining, resources: Resources, facts: ModelFacts) -> int:
+    """Activations from the forward to the backward pass of a micro-batch."""
+    tokens = resources.recovery.micro_batch_size * training.text.sequence_length
+    of_a_block = KEPT_BY_A_BLOCK * (facts.hidden_size or 0)
+    kept = of_a_block * facts.blocks
+    if resources.recovery.gradient_checkpointing:
+        kept = of_a_block + (facts.hidden_size or 0) * facts.blocks
+    return tokens * (kept + (3 if training.needs_teacher else 1) * (facts.vocabulary or 0))
+
+
+def _numbers_by_block(training: MaskTraining, resources: Resources, facts: ModelFacts) -> int:
+    """Inputs of a block in both models."""
+    sequences = share(training.sequences, resources.training_workers)
+    return 2 * sequences * training.text.sequence_length * (facts.hidden_size or 0)

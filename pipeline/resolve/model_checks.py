@@ -1,0 +1,191 @@
+"""What a spec asks for against the model that it names, as far as config.json and file sizes tell."""
+
+import difflib
+
+from pipeline.architecture.row import Architecture
+from pipeline.architecture.rows import row_for
+from pipeline.errors import InvalidSpec, SequenceTooLong, TextTooShort
+from pipeline.methods.maskllm import MaskLLM
+from pipeline.request.prune_spec import PruneSpec
+from pipeline.sources.pins import ModelFacts, Pins
+from pipeline.spec.recovery import Lora, Recovery
+from pipeline.spec.structure import Structure
+from pipeline.spec.texts import ENDINGS
+from pipeline.spec.training_recipe import Distillation, TrainingRecipe
+from pipeline.spec.uri import parse_uri
+from pipeline.structure.sizes import Sizes
+
+TEACHER = "spec.recovery.objective.teacher.source"
+PARQUET = ENDINGS[-1]
+
+
+def check_against_model(spec: PruneSpec, facts: ModelFacts) -> None:
+    """Everything but the teacher. Raises InvalidRequest subclasses that name the field."""
+    row = row_for(facts.model_type)
+    blocks, vocabulary = facts.blocks, facts.vocabulary
+    if spec.structure is not None:
+        new = _check_structure(spec.structure, spec.recovery, row, facts)
+        blocks, vocabulary = new.num_hidden_layers, new.vocab_size
+    for one in spec.members or (spec,):
+        if one.prune is not None:
+            one.prune.method.check(one.prune.pattern)
+            one.prune.allocation.check(one.prune.pattern, blocks=blocks)
+    _check_lengths(spec, facts)
+    if spec.learns_masks:
+        check_trainable(facts.model_type, "spec.prune.method.kind", remedy="use a one-shot method")
+    recovery = spec.recovery
+    if recovery is None:
+        return
+    if recovery.trains.kind != "reconstruction":
+        check_trainable(facts.model_type, "spec.recovery.trains")
+    if isinstance(recovery.trains, Lora):
+        _check_linears(recovery.trains, row.linear_names, model_type=facts.model_type)
+    objective = recovery.objective
+    top_k = objective.top_k if isinstance(objective, Distillation) else None
+    if top_k is not None and vocabulary is not None and top_k > vocabulary:
+        raise InvalidSpec(
+            f"top_k {top_k} is more than the model's vocabulary of {vocabulary} tokens; use fewer, or leave "
+            f"it out for all of them",
+            "spec.recovery.objective.top_k",
+        )
+
+
+def _check_structure(
+    structure: Structure, recovery: Recovery | None, row: Architecture, facts: ModelFacts
+) -> Sizes:
+    """Of the smaller model."""
+    new = structure.target(row, facts.config)
+    structure.changes(row, facts.config)
+    if recovery is None or not isinstance(recovery.objective, Distillation):
+        return new
+    if structure.vocabulary is not None and recovery.objective.teacher is not None:
+        raise InvalidSpec(
+            "structure.vocabulary gives the model tokens of its own, which another teacher does not have; "
+            "leave the teacher out: the model with the cut vocabulary teaches, before anything else is cut",
+            TEACHER,
+        )
+    if recovery.objective.hidden_weight > 0 and new.hidden_size != facts.hidden_size:
+        raise InvalidSpec(
+            f"hidden_weight {recovery.objective.hidden_weight:g} compares hidden states, and structure "
+            f"leaves {new.hidden_size} of the teacher's {facts.hidden_size} channels; set hidden_weight to 0",
+            "spec.recovery.objective.hidden_weight",
+        )
+    return new
+
+
+BLOCKWISE = "use recovery.trains.kind reconstruction, or leave recovery out"
+
+
+def check_trainable(model_type: str, field: str, *, remedy: str = BLOCKWISE) -> None:
+    """Refuse, for training end to end, models with experts: transformers holds them fused in one parameter,
+    and keep tensors, adapters and stored weights go by the matrices of a checkpoint."""
+    if row_for(model_type).experts is not None:
+        raise InvalidSpec(
+            f"{model_type} has experts, and training end to end neither trains nor loads such models yet; "
+            f"{remedy}",
+            field,
+        )
+
+
+def check_teacher(spec: PruneSpec, pins: Pins) -> None:
+    """A teacher that is another model. Raises InvalidRequest subclasses that name the field."""
+    recovery, ours, teacher = spec.recovery, pins.facts, pins.teacher_facts
+    if recovery is None or pins.teacher is None or teacher is None:
+        return
+    assert isinstance(recovery.objective, Distillation), "no other objective names a teacher"
+    if recovery.trains.kind != "reconstruction":
+        check_trainable(teacher.model_type, TEACHER)
+    if None not in (ours.vocabulary, teacher.vocabulary) and ours.vocabulary != teacher.vocabulary:
+        raise InvalidSpec(
+            f"the teacher has a vocabulary of {teacher.vocabulary} tokens and the model one of "
+            f"{ours.vocabulary} (vocab_size in config.json), so their distributions cannot be compared; use "
+            f"a teacher with the model's own tokenizer, or leave it out: then the model before pruning "
+            f"teaches",
+            TEACHER,
+        )
+    sizes = (ours.hidden_size, teacher.hidden_size)
+    if recovery.objective.hidden_weight > 0 and None not in sizes and sizes[0] != sizes[1]:
+        raise InvalidSpec(
+            f"hidden_weight {recovery.objective.hidden_weight:g} compares hidden states, and the model's "
+            f"have size {sizes[0]}, the teacher's {sizes[1]}; set hidden_weight to 0 or use another teacher",
+            "spec.recovery.objective.hidden_weight",
+        )
+    length = recovery.text.sequence_length
+    if teacher.max_positions is not None and length > teacher.max_positions:
+        raise SequenceTooLong(
+            f"sequence_length {length} is longer than the teacher's {teacher.max_positions} positions; use "
+            f"{teacher.max_positions} or less",
+            "spec.recovery.text.sequence_length",
+        )
+    if not spec.makes_zeros and pins.teacher.files == pins.model.files:
+        raise InvalidSpec(
+            "the teacher is the model itself, and nothing is pruned: there is nothing to learn from it; name "
+            "another teacher, add prune, or use objective kind language_modelling",
+            TEACHER,
+        )
+
+
+def check_text(recipe: TrainingRecipe, size: int, field: str) -> None:
+    """A text file of `size` bytes may yield the sequences that are asked for at `field`. Raises TextTooShort.
+
+    Refuses only what cannot be: a token takes a byte at least, each document adds EOS and some tokenizers a
+    mark in front, and a line has an end; so a line of n bytes with its end has at most 2n tokens. Parquet is
+    compressed and the hub's sizes are unknown: there the stage that reads the text finds out.
+    """
+    text = recipe.text
+    if parse_uri(text.source).scheme == "hub" or text.source.endswith(PARQUET):
+        return
+    most = 2 * (size + 1)
+    sequences = most // text.sequence_length - text.validation_sequences
+    if sequences * text.epochs >= recipe.sequences:
+        return
+    needs = (
+        f"{text.source} has {size} bytes, so at most {most} tokens: "
+        f"{max(sequences, 0)} training sequences of {text.sequence_length} beside "
+        f"{text.validation_sequences} held out"
+    )
+    if sequences < 1:
+        raise TextTooShort(
+            f"{needs}; use a longer text, a shorter sequence_length or fewer validation_sequences",
+            f"{field}.text.source",
+        )
+    raise TextTooShort(
+        f"{needs}. The {recipe.sequences} that are asked for would go through it "
+        f"{-(-recipe.sequences // sequences)} times, and epochs is {text.epochs}; use a longer text, fewer "
+        f"tokens or steps, or raise epochs",
+        f"{field}.text.epochs",
+    )
+
+
+def _check_lengths(spec: PruneSpec, facts: ModelFacts) -> None:
+    if facts.max_positions is None:
+        return
+    lengths = [
+        (text.sequence_length, f"spec.evaluation.perplexity.{i}")
+        for i, text in enumerate(spec.evaluation.perplexity)
+    ]
+    if spec.calibration is not None:
+        lengths.append((spec.calibration.sequence_length, "spec.calibration"))
+    if spec.recovery is not None:
+        lengths.append((spec.recovery.text.sequence_length, "spec.recovery.text"))
+    if spec.prune is not None and isinstance(spec.prune.method, MaskLLM):
+        text = spec.prune.method.training.text
+        lengths.append((text.sequence_length, "spec.prune.method.training.text"))
+    for length, field in lengths:
+        if length > facts.max_positions:
+            raise SequenceTooLong(
+                f"sequence_length {length} is longer than the model's {facts.max_positions} positions; "
+                f"use {facts.max_positions} or less",
+                f"{field}.sequence_length",
+            )
+
+
+def _check_linears(lora: Lora, known: tuple[str, ...], *, model_type: str) -> None:
+    for i, name in enumerate(lora.linears or ()):
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.3)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise InvalidSpec(
+                f"{model_type} has no linear {name!r}{hint}; it has {', '.join(known)}",
+                f"spec.recovery.trains.linears.{i}",
+            )

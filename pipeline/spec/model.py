@@ -1,0 +1,14 @@
+"""Which model a spec names, and in which number types it may run."""
+
+from typing import Literal
+
+from pipeline.canonical import Frozen
+from pipeline.spec.uri import SourceUri
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+
+class ModelSource(Frozen):
+    """A Hugging Face checkpoint with safetensors weights."""
+
+    source: SourceUri

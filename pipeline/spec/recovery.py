@@ -1,0 +1,152 @@
+"""Recovery training: what it has beside every training: what is trained, and how zeros are held."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from pipeline.canonical import Frozen
+from pipeline.spec.field_error import refusal
+from pipeline.spec.training_recipe import Distillation, TrainingRecipe
+
+
+class Full(Frozen):
+    """Every parameter."""
+
+    kind: Literal["full"] = "full"
+
+
+class Lora(Frozen):
+    """Low-rank updates of the prunable linears (Hu et al., arXiv 2106.09685), merged at the end.
+
+    The update is masked as the weight is, in training and in the merge, so that the merged model is the one
+    that was trained and keeps every zero. `linears`: names inside a block; left out, all prunable ones.
+    """
+
+    kind: Literal["lora"] = "lora"
+    rank: int = Field(default=16, ge=1, le=4096)
+    alpha: float = Field(default=32, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    linears: tuple[str, ...] | None = Field(default=None, min_length=1)
+
+
+class NormsAndBiases(Frozen):
+    """Vectors only: the weights of norms, and all biases."""
+
+    kind: Literal["norms_and_biases"] = "norms_and_biases"
+
+
+class Reconstruction(Frozen):
+    """Block by block: the pruned block's output on pruned inputs approaches the dense block's on dense ones.
+
+    No pass through the whole model; each block is trained for `epochs` passes over the sequences that
+    `tokens` or `steps` ask for, then its outputs become the next block's inputs. The objective is its own.
+    """
+
+    kind: Literal["reconstruction"] = "reconstruction"
+    epochs: int = Field(default=4, ge=1, le=1000)
+
+
+Trains = Annotated[Full | Lora | NormsAndBiases | Reconstruction, Field(discriminator="kind")]
+
+
+class Held(Frozen):
+    """The zeros of pruning stay zero."""
+
+    kind: Literal["held"] = "held"
+
+
+class Dynamic(Frozen):
+    """Grow and prune (RigL, Evci et al., arXiv 1911.11134): every `every_steps` steps each linear drops its
+    smallest kept weights and grows as many with the largest gradients; sparsity stays. `share`: of the kept
+    weights at the first update, decayed by a cosine until `until` of the training has passed.
+    """
+
+    kind: Literal["dynamic"] = "dynamic"
+    every_steps: int = Field(default=100, ge=1)
+    share: float = Field(default=0.1, gt=0, lt=1)
+    until: float = Field(default=0.75, gt=0, le=1)
+
+
+class Gradual(Frozen):
+    """From the sparsity of pruning to `sparsity` in each linear, along a cubic (Zhu and Gupta, arXiv
+    1710.01878): every `every_steps` steps the smallest weights go, until `until` of the training has passed.
+    """
+
+    kind: Literal["gradual"] = "gradual"
+    sparsity: float = Field(gt=0, lt=1)
+    every_steps: int = Field(default=50, ge=1)
+    until: float = Field(default=0.6, gt=0, le=1)
+
+
+KeepRule = Annotated[Held | Dynamic | Gradual, Field(discriminator="kind")]
+
+
+class EarlyStop(Frozen):
+    """Stop after `patience` validations in a row that did not lower the loss by `margin` nats; the weights of
+    the best validation are the result."""
+
+    patience: int = Field(default=3, ge=1)
+    margin: float = Field(default=0.0, ge=0)
+
+
+class Recovery(TrainingRecipe):
+    """Training after pruning, with the zeros held."""
+
+    trains: Trains = Field(default_factory=Full)
+    keep: KeepRule = Field(default_factory=Held)
+    early_stop: EarlyStop | None = None
+    certify_every_steps: int = Field(default=50, ge=1, description="Zeros in master weights and moments.")
+
+    @model_validator(mode="after")
+    def _agreement(self) -> Self:
+        self._check_early_stop()
+        if self.trains.kind == "reconstruction" and isinstance(self.objective, Distillation):
+            raise refusal(
+                "trains kind reconstruction has an objective of its own (the dense block's output); leave "
+                "objective out",
+                "objective",
+            )
+        if self.keep.kind != "held":
+            self._check_moves(self.keep)
+        return self
+
+    def _check_early_stop(self) -> None:
+        if self.early_stop is None:
+            return
+        if self.text.validation_sequences == 0:
+            raise refusal(
+                "early_stop goes by held-out text; hold out at least 1 sequence",
+                "text",
+                "validation_sequences",
+                got=0,
+            )
+        if self.trains.kind == "reconstruction":
+            raise refusal("does not apply to trains kind reconstruction; leave it out", "early_stop")
+        if self.keep.kind == "gradual":
+            raise refusal(
+                "the best weights may be those of a step at which keep kind gradual had not reached its "
+                "sparsity; leave early_stop out",
+                "early_stop",
+            )
+
+    def _check_moves(self, keep: Dynamic | Gradual) -> None:
+        if self.trains.kind != "full":
+            raise refusal(
+                f"keep kind {keep.kind} moves zeros, which needs trains kind full",
+                "trains",
+                "kind",
+                got=self.trains.kind,
+            )
+        if keep.every_steps > keep.until * self.total_steps:
+            raise refusal(
+                f"got {keep.every_steps}, and zeros move until {keep.until:g} of {self.total_steps} steps: "
+                f"none ever would; use fewer, raise keep.until, or train longer",
+                "keep",
+                "every_steps",
+                got=keep.every_steps,
+            )
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether a dense model runs beside the student."""
+        return super().needs_teacher or self.trains.kind == "reconstruction"

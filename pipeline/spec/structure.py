@@ -1,0 +1,135 @@
+"""The part of a spec that asks for another size."""
+
+from collections.abc import Mapping
+from typing import Literal, Self, get_args
+
+from pydantic import Field, JsonValue, PositiveInt, model_validator
+
+from pipeline.architecture.axes import Size
+from pipeline.architecture.row import Architecture
+from pipeline.canonical import Frozen
+from pipeline.errors import InvalidSpec
+from pipeline.spec.field_error import refusal
+from pipeline.spec.vocabulary import VocabularySize
+from pipeline.structure.base import Known
+from pipeline.structure.criteria import Activation, Criterion, Explicit
+from pipeline.structure.cut import Cut, sizes_after
+from pipeline.structure.depth import DropBlocks
+from pipeline.structure.sizes import Sizes, sizes_of
+from pipeline.structure.target import check_shares, target_sizes
+
+
+class Structure(Frozen):
+    """Sizes of the model that stays; what is left out stays as it is. head_dim always does.
+
+    `num_key_value_heads`: left out, whole groups go, so that the ratio to query heads stays.
+    `tensor_parallel`: every one of so many ranks keeps equally many channels and heads. `export_as`: a type
+    that computes the same and accepts sizes that the model's own refuses. `vocabulary` is cut first.
+    """
+
+    hidden_size: PositiveInt | None = None
+    num_attention_heads: PositiveInt | None = None
+    num_key_value_heads: PositiveInt | None = None
+    intermediate_size: PositiveInt | None = None
+    moe_intermediate_size: PositiveInt | None = None
+    shared_expert_intermediate_size: PositiveInt | None = None
+    num_experts: PositiveInt | None = None
+    drop_blocks: DropBlocks | None = None
+    vocabulary: VocabularySize | None = None
+    criterion: Criterion = Field(default_factory=Activation)
+    tensor_parallel: PositiveInt = 1
+    export_as: Literal["mistral"] | None = None
+
+    @model_validator(mode="after")
+    def _agreement(self) -> Self:
+        if isinstance(self.criterion, Explicit):
+            if self.asked or self.drop_blocks is not None:
+                raise ValueError("criterion explicit says what stays: leave sizes and drop_blocks out")
+            if self.criterion.cut.vocabulary is not None:
+                raise refusal(
+                    "the tokenizer would keep all tokens; leave it null, and ask for structure.vocabulary",
+                    "criterion",
+                    "cut",
+                    "vocabulary",
+                )
+        elif self.beside_vocabulary is None and self.vocabulary is None:
+            raise ValueError(
+                f"structure asks for nothing: name one of {', '.join(self._sizes())}, drop_blocks, vocabulary"
+            )
+        if self.export_as is not None and self.beside_vocabulary is None:
+            raise refusal(
+                "with the vocabulary alone the model's own type takes every size; leave it out", "export_as"
+            )
+        return self
+
+    @property
+    def beside_vocabulary(self) -> Self | None:
+        """What is cut after the vocabulary; None where that is all."""
+        if self.asked or self.drop_blocks is not None or isinstance(self.criterion, Explicit):
+            return self.model_copy(update={"vocabulary": None})
+        return None
+
+    @classmethod
+    def _sizes(cls) -> list[Size]:
+        return [size for size in get_args(Size) if size in cls.model_fields]
+
+    @property
+    def asked(self) -> dict[Size, int]:
+        """Sizes that were named."""
+        return {size: getattr(self, size) for size in self._sizes() if getattr(self, size) is not None}
+
+    @property
+    def needs_samples(self) -> bool:
+        """Whether activations decide anything."""
+        by_depth = self.drop_blocks is not None and self.drop_blocks.needs_samples
+        return by_depth or (self.criterion.needs_samples and bool(self.asked))
+
+    def target(self, row: Architecture, config: Mapping[str, JsonValue]) -> Sizes:
+        """Sizes of the smaller model. Raises InvalidSpec with the field and the nearest valid values."""
+        old = sizes_of(row, config)
+        if self.vocabulary is not None:
+            self.vocabulary.check(old.vocab_size)
+            old = old.model_copy(update={"vocab_size": self.vocabulary.rows})
+        if isinstance(self.criterion, Explicit):
+            new = sizes_after(self.criterion.cut, old)
+        else:
+            new = target_sizes(row, config, self.asked, any_hidden=self.export_as is not None)
+            new = new.model_copy(update={"vocab_size": old.vocab_size})
+            if self.drop_blocks is not None:
+                kept = self.drop_blocks.counted(old.num_hidden_layers)
+                new = new.model_copy(update={"num_hidden_layers": kept})
+        check_shares(old, new, self.tensor_parallel)
+        return new
+
+    def changes(self, row: Architecture, config: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+        """Fields of config.json that `export_as` changes. Raises InvalidSpec where it would compute something
+        else."""
+        if self.export_as is None:
+            return {}
+        biases = [name for name in ("attention_bias", "mlp_bias") if config.get(name)]
+        if row.model_type != "llama" or biases:
+            has = f"a {row.model_type} with {biases[0]}" if biases else f"a {row.model_type}"
+            raise InvalidSpec(
+                f"structure.export_as={self.export_as} takes Llama models without biases, and this is {has}; "
+                f"leave it out",
+                "spec.structure.export_as",
+            )
+        return {
+            "model_type": "mistral",
+            "architectures": ["MistralForCausalLM"],
+            "sliding_window": None,
+        }
+
+    def cut(self, row: Architecture, config: Mapping[str, JsonValue], known: Known) -> Cut:
+        """What stays of a model of which so much is known."""
+        from pipeline.structure.choosing import choose
+
+        if isinstance(self.criterion, Explicit):
+            return self.criterion.cut
+        old, new = sizes_of(row, config), self.target(row, config)
+        blocks = tuple(range(old.num_hidden_layers))
+        if self.drop_blocks is not None:
+            influences = known.influences() if self.drop_blocks.needs_samples else ()
+            blocks = self.drop_blocks.kept(old.num_hidden_layers, influences)
+        scores = self.criterion.scores(known) if self.asked else known.shapes()
+        return choose(scores, old, new, blocks, tensor_parallel=self.tensor_parallel)

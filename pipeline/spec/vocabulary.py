@@ -1,0 +1,50 @@
+"""What a spec says about the vocabulary."""
+
+from pydantic import Field
+
+from pipeline.canonical import Frozen
+from pipeline.errors import InvalidSpec
+from pipeline.spec.texts import TextSource
+
+FIELD = "spec.structure.vocabulary"
+
+
+class VocabularySize(Frozen):
+    """Keep the tokens that `texts` use most, with all that must stay, and `size` of them together.
+
+    `multiple_of`: the size is rounded up to a multiple of it; matrix units are fast with multiples of 64.
+    `held_out`: what the smaller tokenizer is proved on; left out, every 20th document of `texts` is not
+    counted, and proves it.
+    """
+
+    size: int = Field(ge=1)
+    texts: tuple[TextSource, ...] = Field(min_length=1)
+    multiple_of: int = Field(default=1, ge=1, le=65_536)
+    held_out: TextSource | None = None
+
+    @property
+    def rows(self) -> int:
+        """Rows of the embedding that is asked for."""
+        return rounded_up(self.size, self.multiple_of)
+
+    @property
+    def sources(self) -> tuple[tuple[str, TextSource], ...]:
+        """Every text with its field, as pins have them: `held_out`, if there is one, comes last."""
+        texts = [(f"{FIELD}.texts.{i}", text) for i, text in enumerate(self.texts)]
+        last = [] if self.held_out is None else [(f"{FIELD}.held_out", self.held_out)]
+        return (*texts, *last)
+
+    def check(self, rows: int) -> None:
+        """Raise InvalidSpec unless a model with so many rows has so many tokens."""
+        if self.rows > rows:
+            most = rows // self.multiple_of * self.multiple_of
+            raise InvalidSpec(
+                f"vocabulary.size={self.size} is {self.rows} as a multiple of {self.multiple_of}, more than "
+                f"the model's {rows} rows; nearest valid: {most or 'none'}",
+                f"{FIELD}.size",
+            )
+
+
+def rounded_up(size: int, multiple_of: int) -> int:
+    """The next multiple that is not below `size`."""
+    return -(-size // multiple_of) * multiple_of

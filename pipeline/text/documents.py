@@ -1,0 +1,49 @@
+"""Text sources become documents: lines or whole .txt files, rows of .jsonl, .parquet and hub datasets.
+
+What follows after the documents is in tokens.py, and named here as well: a caller reads and cuts.
+"""
+
+from collections.abc import Iterator
+
+from pipeline.sources.access import Source, SourceAccess
+from pipeline.sources.pins import Pin
+from pipeline.spec.texts import TextSource
+from pipeline.spec.uri import parse_uri
+from pipeline.text.hub_rows import hub_rows
+from pipeline.text.rows import jsonl_rows, lines, parquet_rows, whole
+from pipeline.text.tokens import (
+    Tokenizer,
+    cut_samples,
+    materialise_tokenizer,
+    perplexity_tokens,
+    perplexity_windows,
+    tokenizer_digest,
+)
+
+__all__ = [
+    "Tokenizer",
+    "cut_samples",
+    "materialise_tokenizer",
+    "perplexity_tokens",
+    "perplexity_windows",
+    "read_documents",
+    "tokenizer_digest",
+]
+
+
+def read_documents(text: TextSource, pin: Pin, source: Source, access: SourceAccess) -> Iterator[str]:
+    """The documents of a pinned text, one after the other, in bounded memory.
+
+    Empty lines of a .txt are no documents; empty rows are. Raises InvalidSpec for bytes that are not UTF-8,
+    rows without the column, and unknown configs and splits; SourceChanged as `Source.read` does.
+    """
+    if parse_uri(pin.source).scheme == "hub":
+        return hub_rows(text, pin, access)
+    chunks = source.read(pin.files[0])
+    if text.source.endswith(".parquet"):
+        return parquet_rows(text, chunks)
+    if text.source.endswith(".jsonl"):
+        return jsonl_rows(text, chunks)
+    if text.documents == "lines":
+        return (line for line in lines(text, chunks) if line.strip())
+    return whole(text, chunks)

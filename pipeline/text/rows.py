@@ -1,0 +1,115 @@
+"""Documents in files: lines of text, JSON objects, rows of a parquet table. All stream in bounded memory."""
+
+import codecs
+import json
+import tempfile
+from collections.abc import Iterable, Iterator
+
+from pipeline.errors import InvalidSpec
+from pipeline.spec.texts import TextSource
+
+
+def whole(text: TextSource, chunks: Iterable[bytes]) -> Iterator[str]:
+    """A .txt file as one document; nothing when it is blank."""
+    content = "".join(_decoded(text, chunks))
+    if content.strip():
+        yield content
+
+
+def lines(text: TextSource, chunks: Iterable[bytes]) -> Iterator[str]:
+    """Lines without their ends, \\n or \\r\\n: the other breaks that Unicode knows are part of a document."""
+    rest: list[str] = []
+    for piece in _decoded(text, chunks):
+        first, *more = piece.split("\n")
+        rest.append(first)
+        for line in more:
+            yield "".join(rest).removesuffix("\r")
+            rest = [line]
+    yield "".join(rest).removesuffix("\r")
+
+
+def jsonl_rows(text: TextSource, chunks: Iterable[bytes]) -> Iterator[str]:
+    """The column of every object; blank lines are skipped."""
+    for number, line in enumerate(lines(text, chunks), start=1):
+        if not line.strip():
+            continue
+        where = f"{text.source} line {number}"
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise InvalidSpec(f"{where} is not JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise InvalidSpec(
+                f"{where} must be a JSON object with column {text.column!r}, got {type(row).__name__}"
+            )
+        if text.column not in row:
+            raise no_column(text, list(row), where=where)
+        yield document(row[text.column], text, where=where)
+
+
+def parquet_rows(text: TextSource, chunks: Iterable[bytes]) -> Iterator[str]:
+    """Batch by batch from a temporary file: the format begins at its end."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    with tempfile.TemporaryFile(prefix="secateur-parquet-") as file:
+        for chunk in chunks:
+            file.write(chunk)
+        file.seek(0)
+        number = 0
+        try:
+            table = parquet.ParquetFile(file)
+            columns = table.schema_arrow.names
+            if text.column not in columns:
+                raise no_column(text, columns, where=text.source)
+            for batch in table.iter_batches(columns=[text.column], batch_size=1024):
+                for value in batch.column(0).to_pylist():
+                    number += 1
+                    yield document(value, text, where=f"{text.source} row {number}")
+        except (pa.ArrowException, OSError) as error:  # OSError: how pyarrow reports damaged pages
+            raise InvalidSpec(f"{text.source} is not a whole parquet file: {error}") from error
+
+
+def no_column(text: TextSource, columns: Iterable[str], *, where: str) -> InvalidSpec:
+    """The error for a column that does not exist."""
+    return InvalidSpec(f"{where} has no column {text.column!r}; set column to one of: {', '.join(columns)}")
+
+
+def document(value: object, text: TextSource, *, where: str) -> str:
+    """A text that a tokenizer accepts."""
+    if not isinstance(value, str):
+        raise InvalidSpec(f"{where}: column {text.column!r} must hold text, got {type(value).__name__}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidSpec(f"{where}: column {text.column!r} holds half of a character: {error}") from error
+    return value
+
+
+def _decoded(text: TextSource, chunks: Iterable[bytes]) -> Iterator[str]:
+    """UTF-8, with or without a byte order mark."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    position = 0  # of the first byte that the decoder still holds or sees next
+    first = True
+    for chunk in _with_end(chunks):
+        held = len(decoder.getstate()[0])
+        try:
+            piece = decoder.decode(chunk, final=not chunk)
+        except UnicodeDecodeError as error:
+            raise InvalidSpec(
+                f"{text.source} is not UTF-8: byte {position - held + error.start} is "
+                f"0x{error.object[error.start]:02x} ({error.reason}); "
+                f"convert it, for example with iconv -t utf-8"
+            ) from error
+        position += len(chunk)
+        if piece:
+            yield piece.removeprefix("\ufeff") if first else piece
+            first = False
+
+
+def _with_end(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """The chunks that hold something, and an empty one."""
+    for chunk in chunks:
+        if chunk:
+            yield chunk
+    yield b""

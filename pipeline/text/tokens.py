@@ -1,0 +1,229 @@
+"""Documents become tokens: calibration samples, and the windows of a perplexity.
+
+Shapes: N samples, L sequence_length, T tokens of a whole text.
+"""
+
+import random
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from pipeline.artifacts.refs import CheckpointRef
+from pipeline.canonical import digest_of, sha256_hex
+from pipeline.checkpoint.layout import CONFIG_JSON, TOKENIZER_FILES
+from pipeline.errors import InvalidSpec, TextTooShort
+from pipeline.spec.evaluation import PerplexityText
+from pipeline.spec.texts import Calibration
+from pipeline.storage.content import ContentStore
+
+SEARCH_AFTER = 1000  # draws in a row of documents that are too short, before all of them are looked through
+
+
+class Tokenizer(Protocol):
+    """What is used of a tokenizer of transformers."""
+
+    @property
+    def eos_token_id(self) -> int | None:
+        """The token that ends a document."""
+        ...
+
+    def __call__(self, text: str, *, add_special_tokens: bool, verbose: bool) -> Mapping[str, list[int]]:
+        """`input_ids` of a text. `verbose`: complain about texts longer than the model's positions."""
+        ...
+
+
+def materialise_tokenizer(ref: CheckpointRef, content: ContentStore, directory: Path) -> None:
+    """Write what `AutoTokenizer.from_pretrained(directory)` needs of a checkpoint."""
+    for file in ref.files:
+        if file.path in (CONFIG_JSON, *TOKENIZER_FILES):
+            (directory / file.path).write_bytes(content.get_bytes(file.blob))
+
+
+def tokenizer_digest(ref: CheckpointRef) -> str:
+    """Digest over the tokenizer's files alone: pruning leaves it as it is."""
+    return digest_of({file.path: file.blob.digest for file in ref.files if file.path in TOKENIZER_FILES})
+
+
+def cut_samples(documents: Iterable[str], tokenizer: Tokenizer, calibration: Calibration) -> Tensor:
+    """Calibration samples, int64 [N, L]. Raises TextTooShort when the documents do not yield them."""
+    held = list(documents)
+    if calibration.cut == "random_window":
+        return _random_windows(held, tokenizer, calibration)
+    return _packed_windows(held, tokenizer, calibration)
+
+
+def cut_held_out(
+    documents: Iterable[str], tokenizer: Tokenizer, calibration: Calibration, *, samples: int
+) -> Tensor:
+    """So many further samples, int64 [N, L], which share no text with the calibration samples. Raises
+    TextTooShort.
+
+    `random_window` goes on drawing, among the documents that calibration left alone; `packed` takes the
+    windows that come next.
+    """
+    held = list(documents)
+    if calibration.cut == "random_window":
+        return _random_windows(held, tokenizer, calibration, held_out=samples)[calibration.samples :]
+    more = calibration.model_copy(update={"samples": calibration.samples + samples})
+    return _packed_windows(held, tokenizer, more)[calibration.samples :]
+
+
+class TokenisedText(NamedTuple):
+    """`tokens_T`: int64 [T]; `digest` and `bytes`: of the text that they are, in UTF-8."""
+
+    tokens_T: Tensor
+    digest: str
+    bytes: int
+
+    @property
+    def tokens_per_byte(self) -> float:
+        """How finely the tokenizer cuts this text."""
+        return len(self.tokens_T) / self.bytes
+
+
+def perplexity_tokens(text: PerplexityText, documents: Iterable[str], tokenizer: Tokenizer) -> TokenisedText:
+    """A text as tokens. Raises TextTooShort when not even one window can be cut from them."""
+    joined = _joined(documents, text.join, limit=text.characters)
+    tokens_T = torch.tensor(_ids(tokenizer, joined, special=text.bos == "tokenizer"), dtype=torch.int64)
+    if len(tokens_T) < text.sequence_length:
+        raise TextTooShort(
+            f"{text.source} gives {len(tokens_T)} tokens from {len(joined)} characters, fewer than one "
+            f"window of sequence_length {text.sequence_length}; use a longer text, more characters or a "
+            f"shorter sequence_length",
+            "spec.evaluation.perplexity",
+        )
+    data = joined.encode()
+    return TokenisedText(tokens_T, sha256_hex(data), len(data))
+
+
+def perplexity_windows(text: PerplexityText, tokens_T: Tensor) -> list[tuple[Tensor, int]]:
+    """Windows [L] of a text, and how many of their last tokens count.
+
+    Every token is scored once, in the first window that predicts it: L - 1 tokens of the first window (its
+    first one has no context), and of a later one the `stride` tokens that its predecessors did not reach.
+    """
+    length = text.sequence_length
+    stride = text.stride or length
+    starts = range(0, len(tokens_T) - length + 1, stride)[: text.windows]
+    return [(tokens_T[i : i + length], min(length - 1, stride) if i else length - 1) for i in starts]
+
+
+def _random_windows(
+    documents: list[str], tokenizer: Tokenizer, calibration: Calibration, *, held_out: int = 0
+) -> Tensor:
+    """Wanda's, SparseGPT's and OWL's draw: a document until one is long enough, then a start in it.
+
+    The order of calls on `random` is theirs, so that equal seeds give equal samples. Those that are
+    `held_out` come after, from other documents.
+    """
+    length = calibration.sequence_length
+    lengths: dict[int, int] = {}
+    long: dict[int, Tensor] = {}  # int32, because a document may be a whole book
+    taken: set[int] = set()
+
+    def is_long(i: int) -> bool:
+        if i not in lengths:
+            ids = _ids(tokenizer, documents[i], special=True)
+            lengths[i] = len(ids)
+            if len(ids) > length:
+                long[i] = torch.tensor(ids, dtype=torch.int32)
+        return i in long
+
+    def is_left(i: int) -> bool:
+        return is_long(i) and i not in taken
+
+    if not documents:
+        raise _no_document(calibration, longest=0)
+    rng = random.Random(calibration.seed)
+    samples_NL = torch.empty(calibration.samples + held_out, length, dtype=torch.int64)
+    for n in range(len(samples_NL)):
+        calibrates = n < calibration.samples
+        i = _draw(rng, len(documents), is_long if calibrates else is_left)
+        if i is None and not calibrates:
+            raise _nothing_left(calibration, taken=len(taken))
+        if i is None:
+            raise _no_document(calibration, longest=max(lengths.values()))
+        if calibrates:
+            taken.add(i)
+        start = rng.randint(0, lengths[i] - length - 1)
+        samples_NL[n] = long[i][start : start + length]
+    return samples_NL
+
+
+def _draw(rng: random.Random, count: int, is_long: Callable[[int], bool]) -> int | None:
+    """A random document that is long enough; None when there is none at all."""
+    misses = 0
+    while not is_long(i := rng.randint(0, count - 1)):
+        misses += 1
+        if misses == SEARCH_AFTER and not any(is_long(j) for j in range(count)):
+            return None
+    return i
+
+
+def _no_document(calibration: Calibration, *, longest: int) -> TextTooShort:
+    return TextTooShort(
+        f"{calibration.source} has no document of more than {calibration.sequence_length} tokens, as cut "
+        f"random_window needs; the longest has {longest}. Use longer documents (documents: file takes a .txt "
+        f"as one), a sequence_length below {max(longest, 3)}, or cut: packed",
+        "spec.calibration.sequence_length",
+    )
+
+
+def _nothing_left(calibration: Calibration, *, taken: int) -> TextTooShort:
+    return TextTooShort(
+        f"a tournament judges on documents that calibration leaves alone, and the {taken} documents of "
+        f"{calibration.source} with more than {calibration.sequence_length} tokens are all taken; use a "
+        f"source with more of them, fewer calibration samples, a shorter sequence_length, or cut: packed",
+        "spec.calibration.samples",
+    )
+
+
+def _packed_windows(documents: list[str], tokenizer: Tokenizer, calibration: Calibration) -> Tensor:
+    """All documents, each ended by EOS, in one row; consecutive windows of it in random order."""
+    eos = tokenizer.eos_token_id
+    if eos is None:
+        raise InvalidSpec(
+            "cut: packed joins documents with EOS, and the model's tokenizer has none; "
+            "use cut: random_window",
+            "spec.calibration.cut",
+        )
+    length = calibration.sequence_length
+    pieces = [
+        torch.tensor([*_ids(tokenizer, document, special=False), eos], dtype=torch.int32)
+        for document in documents
+    ]
+    row_T = torch.cat(pieces) if pieces else torch.empty(0, dtype=torch.int32)
+    windows = len(row_T) // length
+    if windows < calibration.samples:
+        raise TextTooShort(
+            f"{calibration.source} gives {len(row_T)} tokens, and {calibration.samples} samples of "
+            f"{calibration.sequence_length} need {calibration.samples * length}; use a longer text or fewer "
+            f"samples (at most {windows})",
+            "spec.calibration.samples",
+        )
+    order = list(range(windows))
+    random.Random(calibration.seed).shuffle(order)
+    chosen = torch.tensor(order[: calibration.samples])
+    return row_T[: windows * length].view(windows, length)[chosen].to(torch.int64)
+
+
+def _ids(tokenizer: Tokenizer, text: str, *, special: bool) -> list[int]:
+    return tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
+
+
+def _joined(documents: Iterable[str], join: str, *, limit: int | None) -> str:
+    """The documents as one text of at most `limit` characters; reads no further than that."""
+    pieces: list[str] = []
+    size = 0
+    for document in documents:
+        if pieces:
+            pieces.append(join)
+            size += len(join)
+        pieces.append(document)
+        size += len(document)
+        if limit is not None and size >= limit:
+            break
+    return "".join(pieces)[:limit]

@@ -1,0 +1,158 @@
+"""Who keeps an attempt's gang: its places are reserved together or not at all.
+
+Stages that walk the blocks take turns on one gang, so that a job never holds more than it declared, and a
+turn does not wait for processes to start. Between turns the gang stays, unless someone asks for its places.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from torch import Tensor
+
+from pipeline.errors import ResourcesUnavailable
+from pipeline.job.ledger import WorkOrder
+from pipeline.spec.model import Dtype
+from workers.gang.gang import Gang, SweepActor
+from workers.stages.base import Note, StageContext, Waited
+
+PATIENCE_SECONDS = 5  # before we say that we are waiting
+
+
+class GangKeeper:
+    """Keeps the gang of one attempt between turns. Safe to share among stage threads."""
+
+    def __init__(self, order: WorkOrder) -> None:
+        self._order = order
+        self._turns = threading.Lock()
+        self._gang: Gang | None = None
+        self._wanted = False
+        self._common: dict[str, Any] = {}
+        self._asking = threading.Lock()
+
+    @contextmanager
+    def turn(self) -> Iterator["Turn"]:
+        """The gang for the length of a block of code, once it is free. A turn that fails dismisses it."""
+        started = time.monotonic()
+        with self._turns:
+            try:
+                yield Turn(self, started)
+                if self._gang is not None:
+                    self._gang.close()
+            except BaseException:
+                self._dismiss()
+                raise
+            if self._wanted:
+                self._dismiss()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """The places of the gang, without it, for the length of a block of code."""
+        with self._turns:
+            self._dismiss()
+            yield
+
+    def once(self, name: str, start: Callable[[], Any]) -> Any:
+        """The result of a Ray task that stages of the attempt have in common. The first that asks starts it;
+        one that failed is started again by the next."""
+        with self._asking:
+            if name not in self._common:
+                self._common[name] = start()
+            common = self._common[name]
+        try:
+            return ray.get(common)
+        except Exception:
+            with self._asking:
+                if self._common.get(name) is common:
+                    del self._common[name]
+            raise
+
+    def let_go(self) -> None:
+        """Someone needs the places: dismiss the gang now, or at the end of the turn."""
+        self._wanted = True
+        if self._turns.acquire(blocking=False):
+            try:
+                self._dismiss()
+            finally:
+                self._turns.release()
+
+    def gang(self) -> Generator[Note, None, Gang]:
+        """The gang, hired if there is none, once its processes have begun. Only within a turn."""
+        self._wanted = False
+        if self._gang is None:
+            group = yield from self._reserve()
+            self._gang = Gang(group, self._hire(group))
+            ray.get([actor.__ray_ready__.remote() for actor in self._gang.actors])
+        return self._gang
+
+    def _reserve(self) -> Generator[Note, None, PlacementGroup]:
+        """Raises ResourcesUnavailable when the cluster has not given the places in time."""
+        resources = self._order.request.resources
+        bundle = {"CPU": resources.cpus_per_worker, "memory": resources.memory_bytes}
+        if resources.gpus_per_worker:
+            bundle["GPU"] = resources.gpus_per_worker
+        name = f"{self._order.job}-{self._order.attempt}"
+        group = placement_group([bundle] * resources.workers, strategy="PACK", name=name)
+        if group.wait(timeout_seconds=min(PATIENCE_SECONDS, resources.placement_timeout_seconds)):
+            return group
+        asked = (
+            f"{resources.workers} workers with {resources.cpus_per_worker} CPUs, "
+            f"{resources.gpus_per_worker:g} GPUs and {resources.memory_per_worker} each"
+        )
+        yield Note(f"waiting for {asked}; free now: {_readable(ray.available_resources())}")
+        if group.wait(timeout_seconds=resources.placement_timeout_seconds):
+            return group
+        remove_placement_group(group)
+        raise ResourcesUnavailable(
+            f"the cluster did not give {asked} within {resources.placement_timeout_seconds} s; "
+            f"it has {_readable(ray.cluster_resources())} in all; lower workers or what each asks for",
+            "resources.workers",
+        )
+
+    def _hire(self, group: PlacementGroup) -> list[ActorHandle]:
+        resources = self._order.request.resources
+        return [
+            SweepActor.options(
+                name=f"{self._order.job}-{self._order.attempt} worker {i} {group.id.hex()[:8]}",
+                num_cpus=resources.cpus_per_worker,
+                num_gpus=resources.gpus_per_worker,
+                memory=resources.memory_bytes,
+                scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=i),
+            ).remote(threads=resources.cpus_per_worker, cuda=resources.gpus_per_worker > 0)
+            for i in range(group.bundle_count)
+        ]
+
+    def _dismiss(self) -> None:
+        if self._gang is not None:
+            self._gang.dismiss()
+            self._gang = None
+
+
+class Turn:
+    """One stage's time with the gang."""
+
+    def __init__(self, keeper: GangKeeper, asked_at: float) -> None:
+        self._keeper = keeper
+        self._asked_at = asked_at
+
+    def open(
+        self, context: StageContext, sequences: Sequence[Tensor], *, dtype: Dtype
+    ) -> Generator[Note | Waited, None, tuple[Gang, int]]:
+        """The gang with the stage's sequences embedded, and the model's number of blocks."""
+        gang = yield from self._keeper.gang()
+        yield Waited(time.monotonic() - self._asked_at)
+        gang.open(context, sequences, dtype)
+        return gang, gang.all("start")[0]
+
+
+def _readable(resources: dict[str, float]) -> str:
+    return (
+        f"{resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs, "
+        f"{resources.get('memory', 0) / 2**30:.1f} GiB memory"
+    )

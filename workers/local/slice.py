@@ -1,0 +1,162 @@
+"""`python -m workers.local.slice DIRECTORY OUT < STRUCTURE`: cut a checkpoint on this machine, without a
+cluster.
+
+The structure comes through standard input: one that names every channel is longer than an argument may be.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from torch import Tensor
+from transformers import AutoTokenizer
+
+from pipeline.architecture.rows import row_for
+from pipeline.artifacts.refs import CheckpointRef, StatisticsRef
+from pipeline.blocks.worker import SweepWorker
+from pipeline.canonical import canonical_json
+from pipeline.checkpoint.export import export_checkpoint, new_directory
+from pipeline.checkpoint.importing import import_checkpoint
+from pipeline.checkpoint.reader import CheckpointReader
+from pipeline.checkpoint.scoring import StoredModel
+from pipeline.checkpoint.slicing import full_config, slice_checkpoint
+from pipeline.checkpoint.stream import parameter_count
+from pipeline.errors import InvalidSpec, SecateurError, SourceNotFound
+from pipeline.methods.base import Needs
+from pipeline.resolve.model import resolve_model
+from pipeline.resolve.resolve import resolve_text
+from pipeline.sources import SourceAccess, open_source
+from pipeline.spec.structure import Structure
+from pipeline.spec.texts import Calibration
+from pipeline.storage import ContentStore, LocalStore
+from pipeline.structure.sizes import resized, sizes_of
+from pipeline.structure.target import slow_sizes
+from pipeline.tensor.statistics import merge
+from pipeline.text.documents import read_documents
+from pipeline.text.tokens import cut_samples, materialise_tokenizer
+
+NEEDS: Needs = frozenset(("channel_score", "similarity"))  # for every criterion at once
+
+
+def main() -> None:
+    """Exit codes: 0 cut, 1 refused (the reason is the last line of standard error)."""
+    parser = argparse.ArgumentParser(
+        prog="python -m workers.local.slice", description="Cut a checkpoint to size."
+    )
+    parser.add_argument("directory", type=Path, help="a Hugging Face checkpoint")
+    parser.add_argument("out", type=Path, nargs="?", help="must not exist")
+    parser.add_argument("--calibration", help="a Calibration as JSON")
+    parser.add_argument("--plan", action="store_true", help="print the sizes, and do nothing")
+    arguments = parser.parse_args()
+    structure = Structure.model_validate_json(sys.stdin.read())
+    calibration = None
+    if arguments.calibration is not None:
+        calibration = Calibration.model_validate_json(arguments.calibration)
+    try:
+        _show(arguments.directory, structure)
+        if not arguments.plan:
+            _cut(arguments.directory, arguments.out, structure, calibration)
+    except SecateurError as error:
+        sys.stderr.write(f"{error.message}\n")
+        sys.exit(1)
+
+
+def _show(directory: Path, structure: Structure) -> None:
+    """Sizes and weights before and after, from config.json alone."""
+    path = directory / "config.json"
+    if not path.is_file():
+        raise SourceNotFound(f"{path} does not exist; name a Hugging Face checkpoint directory")
+    config = full_config(json.loads(path.read_text(encoding="utf-8")))
+    row = row_for(str(config.get("model_type")))
+    old, new = sizes_of(row, config), structure.target(row, config)
+    changes = structure.changes(row, config)
+    smaller = {**resized(row, config, new, range(new.num_hidden_layers)), **changes}
+    table = Table(box=None, header_style="bold")
+    for heading in ("", "dense", "cut"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for size, before in old:
+        after = getattr(new, size)
+        if before is not None:
+            table.add_row(size, f"{before:,}", f"{after:,}", style=None if before != after else "dim")
+    counts = parameter_count(config), parameter_count(smaller)
+    table.add_row("parameters", *(f"{count:,}" for count in counts))
+    console = Console()
+    console.print(table)
+    for sentence in slow_sizes(old, new):
+        console.print(f"note: {sentence}", soft_wrap=True)
+
+
+def _cut(directory: Path, out: Path, structure: Structure, calibration: Calibration | None) -> None:
+    if structure.needs_samples and calibration is None:
+        raise InvalidSpec(
+            "this criterion measures activations: name a text with --calibration, or set "
+            "criterion.kind=magnitude"
+        )
+    access = SourceAccess(allowed_roots=(Path("/"),))  # its user's own files
+    source = open_source(f"file:{directory.absolute()}", access)
+    pin, facts = resolve_model(source, needs_tokenizer=structure.needs_samples)
+    with (
+        new_directory(out) as written,
+        tempfile.TemporaryDirectory(prefix=f".{out.name}.store.", dir=out.absolute().parent) as store,
+        Progress(console=Console(stderr=True), transient=True) as progress,
+    ):
+        content = ContentStore(LocalStore(Path(store)))
+        task = progress.add_task("reads", total=pin.size)
+        for step in import_checkpoint(pin, source, content):
+            if isinstance(step, int):
+                progress.update(task, completed=step)
+            else:
+                ref = step
+        statistics = None
+        if structure.needs_samples and calibration is not None:
+            task = progress.add_task("measures", total=facts.blocks)
+            samples = _samples(content, ref, calibration, access)
+            statistics = _measured(content, ref, samples, told=lambda: progress.advance(task))
+        model = StoredModel(content, CheckpointReader(content, ref), statistics)
+        config = full_config(model.reader.config)
+        cut = structure.cut(model.row, config, model)
+        task = progress.add_task("cuts", total=len(cut.blocks))
+        changes = structure.changes(model.row, config)
+        for made in slice_checkpoint(content, model.reader, cut, like=ref, changes=changes):
+            if isinstance(made, int):
+                progress.update(task, completed=made)
+            else:
+                export_checkpoint(content, made, written)
+        (written / "cut.json").write_bytes(canonical_json(cut))
+
+
+def _samples(
+    content: ContentStore, ref: CheckpointRef, calibration: Calibration, access: SourceAccess
+) -> list[Tensor]:
+    pin = resolve_text(calibration, access, sequence_length=calibration.sequence_length)
+    with tempfile.TemporaryDirectory() as directory:
+        materialise_tokenizer(ref, content, Path(directory))
+        tokenizer = AutoTokenizer.from_pretrained(directory)
+    source = open_source(pin.source, access, repository="dataset")
+    return list(cut_samples(read_documents(calibration, pin, source, access), tokenizer, calibration))
+
+
+def _measured(
+    content: ContentStore, ref: CheckpointRef, samples: Sequence[Tensor], *, told: Callable[[], None]
+) -> StatisticsRef:
+    """A dense sweep in this process: scores and similarities of every block at once."""
+    worker = SweepWorker(content, ref, samples, dtype=torch.float32, device=torch.device("cpu"))
+    files = []
+    for block in range(worker.start()):
+        worker.load(block)
+        statistics = [merge([share]) for share in worker.measure(advance=True, needs=NEEDS)]
+        similar = worker.similarities()
+        files.append(worker.store_statistics(statistics, sum(similar) / len(similar)))
+        told()
+    return StatisticsRef(files=tuple(files))
+
+
+if __name__ == "__main__":
+    main()
