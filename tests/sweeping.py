@@ -15,12 +15,12 @@ from pipeline.checkpoint.prunable import prunable_weights
 from pipeline.checkpoint.statistics import read_statistics
 from pipeline.checkpoint.stored_block import StoredBlock
 from pipeline.methods import OneShot
-from pipeline.methods.base import Needs
 from pipeline.request.prune_spec import Propagation
 from pipeline.spec.patterns import Pattern
 from pipeline.spec.reconstruction import BlockReconstruction, steps_of
 from pipeline.spec.sparsity_plan import SparsityPlan, Weights
 from pipeline.storage import ContentStore
+from pipeline.tensor.needs import Needs
 from pipeline.tensor.packing import unpack_keep
 from pipeline.tensor.statistics import LinearStatistics, merge, share_edges
 

@@ -41,10 +41,10 @@ from pipeline.blocks.walk import Walk
 from pipeline.checkpoint.statistics import put_hessian, put_statistics
 from pipeline.checkpoint.stored_block import StoredBlock
 from pipeline.methods import OneShot
-from pipeline.methods.base import Needs
 from pipeline.spec.reconstruction import BlockReconstruction
 from pipeline.spec.sparsity_plan import SparsityPlan
 from pipeline.storage.content import ContentStore
+from pipeline.tensor.needs import Needs
 from pipeline.tensor.statistics import Gram, GramTree, InputShare, LinearStatistics, hessian, leaf_size
 
 

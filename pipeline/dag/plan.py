@@ -33,7 +33,6 @@ from pipeline.dag.stages import (
     ReportSweep,
     Slice,
 )
-from pipeline.methods.base import Statistic
 from pipeline.methods.maskllm import MaskLLM
 from pipeline.request.prune_spec import PruneSpec
 from pipeline.sources.pins import Pin, Pins
@@ -42,6 +41,7 @@ from pipeline.spec.recovery import Recovery
 from pipeline.spec.training_recipe import TrainingRecipe
 from pipeline.spec.uri import parse_uri
 from pipeline.spec.vocabulary import VocabularySize
+from pipeline.tensor.needs import Statistic
 
 
 def plan(spec: PruneSpec, pins: Pins) -> Dag:

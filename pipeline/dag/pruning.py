@@ -17,10 +17,10 @@ from pipeline.dag.stages import (
     MeasureStatistics,
     PruneBlocks,
 )
-from pipeline.methods.base import Statistic
 from pipeline.methods.maskllm import MaskLLM, StoredMasks
 from pipeline.request.prune_spec import Prune, PruneSpec
 from pipeline.sources.pins import Pins
+from pipeline.tensor.needs import Statistic
 
 DENSE = Input(node="import_model", artifact="checkpoint")
 CUT_VOCABULARY = Input(node="cut_vocabulary", artifact="checkpoint")

@@ -13,7 +13,6 @@ from pipeline.allocations.measures import Measure
 from pipeline.artifacts.refs import ArtifactRef
 from pipeline.canonical import Frozen, digest_of
 from pipeline.methods import OneShot
-from pipeline.methods.base import Statistic
 from pipeline.methods.maskllm import MaskTraining
 from pipeline.request.prune_spec import Propagation, PruneSpec
 from pipeline.sources.pins import PinnedFile
@@ -26,6 +25,7 @@ from pipeline.spec.recovery import Recovery
 from pipeline.spec.structure import Structure
 from pipeline.spec.texts import Calibration, TextSource
 from pipeline.spec.training_recipe import TrainingRecipe, TrainingText
+from pipeline.tensor.needs import Statistic
 
 
 class _Stage(Frozen):

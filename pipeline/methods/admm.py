@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.methods.base import Choice, MethodBase, Needs
+from pipeline.methods.base import Choice, MethodBase
 from pipeline.spec.patterns import NM, ComparisonGroup, Pattern
+from pipeline.tensor.needs import Needs
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -1,17 +1,15 @@
 """What every method is to the rest of the system."""
 
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from pipeline.canonical import Frozen
 from pipeline.spec.patterns import ComparisonGroup, Pattern
+from pipeline.tensor.needs import Needs
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.tensor.statistics import LinearStatistics
-
-Statistic = Literal["input_norm", "input_mean", "hessian", "channel_score", "similarity"]
-Needs = frozenset[Statistic]  # an empty one: no calibration
 
 
 class Choice(NamedTuple):

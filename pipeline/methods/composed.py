@@ -6,13 +6,14 @@ from pydantic import Field
 
 from pipeline.canonical import Frozen
 from pipeline.methods.admm import Admm
-from pipeline.methods.base import Choice, MethodBase, Needs
+from pipeline.methods.base import Choice, MethodBase
 from pipeline.methods.dsnot import Dsnot
 from pipeline.methods.magnitude import Magnitude
 from pipeline.methods.ria import Ria
 from pipeline.methods.sparsegpt import SparseGPT
 from pipeline.methods.wanda import Wanda
 from pipeline.spec.patterns import ComparisonGroup, Pattern
+from pipeline.tensor.needs import Needs
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -4,11 +4,12 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from pipeline.methods.base import Choice, MethodBase, Needs
+from pipeline.methods.base import Choice, MethodBase
 from pipeline.methods.magnitude import Magnitude
 from pipeline.methods.ria import Ria
 from pipeline.methods.wanda import Wanda
 from pipeline.spec.patterns import NM, ComparisonGroup, Pattern
+from pipeline.tensor.needs import Needs
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from pipeline.canonical import Frozen
 from pipeline.errors import InvalidSpec
 from pipeline.methods.admm import Admm
-from pipeline.methods.base import Choice, MethodBase, Needs
+from pipeline.methods.base import Choice, MethodBase
 from pipeline.methods.dsnot import Dsnot
 from pipeline.methods.magnitude import Magnitude
 from pipeline.methods.ria import Ria
@@ -18,6 +18,7 @@ from pipeline.spec.field_error import refusal
 from pipeline.spec.patterns import NM, ComparisonGroup, Pattern
 from pipeline.spec.training_recipe import Distillation, LearningRate, Optimizer, TrainingRecipe
 from pipeline.spec.uri import SourceUri
+from pipeline.tensor.needs import Needs
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -4,8 +4,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from pipeline.methods.base import MethodBase, Needs
+from pipeline.methods.base import MethodBase
 from pipeline.spec.patterns import ComparisonGroup
+from pipeline.tensor.needs import Needs
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from pipeline.errors import InvalidSpec
-from pipeline.methods.base import MethodBase, Needs
+from pipeline.methods.base import MethodBase
 from pipeline.spec.patterns import NM, ComparisonGroup, Pattern
+from pipeline.tensor.needs import Needs
 
 if TYPE_CHECKING:
     from torch import Tensor

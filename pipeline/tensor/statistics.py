@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.methods.base import Statistic
+from pipeline.tensor.needs import Statistic
 
 LEAVES = 32  # of the tree: more workers than that could not share one gram
 

@@ -21,8 +21,8 @@ from pipeline.report.data import report_json
 from pipeline.report.page import render_html
 from pipeline.storage import ContentStore
 from tests.api.conftest import RunningApi
-from tests.pipeline.made_report import made_report
-from tests.pipeline.made_tasks import with_tasks
+from tests.pipeline.evaluation.made_tasks import with_tasks
+from tests.pipeline.report.made_report import made_report
 
 KEY = "0" * 64
 WEIGHTS = b"weights" * 100_000

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from api.cli.main import app
-from tests.pipeline.made_masks import Made, made_masks
+from tests.pipeline.masks.made_masks import Made, made_masks
 
 
 def said(capfd: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:

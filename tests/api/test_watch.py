@@ -37,8 +37,8 @@ from pipeline.job.events import (
 from pipeline.storage import ContentStore, LocalStore
 from tests.api.pins import body as request_body
 from tests.api.played import finished, succeeding
-from tests.pipeline.made_learned import made_mask_step, made_training, made_validation
-from tests.pipeline.made_recovery import made_recovery, made_step
+from tests.pipeline.report.made_learned import made_mask_step, made_training, made_validation
+from tests.pipeline.report.made_recovery import made_recovery, made_step
 
 START = datetime(2030, 1, 1, 12, tzinfo=UTC)
 PLANNED = AttemptStarted(

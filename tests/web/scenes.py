@@ -31,15 +31,15 @@ from pipeline.request.prune_spec import PruneSpec
 from pipeline.spec.eval_tasks import EvalTasks
 from tests.api.attempts import LEASE, FakeDriver, started_job
 from tests.api.conftest import RunningApi
-from tests.pipeline.made_learned import (
+from tests.pipeline.report.made_learned import (
     learned_report,
     learned_spec,
     made_mask_step,
     made_training,
     made_validation,
 )
-from tests.pipeline.made_recovery import made_curve, made_step, recovered_report, recovered_spec
-from tests.pipeline.made_report import DENSE, PRUNED, made_report, made_spec
+from tests.pipeline.report.made_recovery import made_curve, made_step, recovered_report, recovered_spec
+from tests.pipeline.report.made_report import DENSE, PRUNED, made_report, made_spec
 
 KEY = "0" * 64
 BLOCKS = 30

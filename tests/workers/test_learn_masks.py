@@ -21,7 +21,7 @@ from pipeline.spec.patterns import NM
 from pipeline.tensor.soft_masks import Draw, candidates, chosen, key_of, masked_weight, prior_logits
 from pipeline.tensor.zeros import nm_holds
 from tests.models import Kind
-from tests.pipeline.test_soft_masks import plain
+from tests.pipeline.tensor.test_soft_masks import plain
 from tests.workers.training_runs import Call, Folder, Outcome, Prepared, prepare, run_all, run_one
 from workers.harness.model import materialise_checkpoint
 from workers.stages.base import Note

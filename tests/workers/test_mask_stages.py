@@ -39,7 +39,7 @@ from pipeline.spec.sparsity_plan import SparsityPlan
 from pipeline.storage import LocalStore
 from tests.checkpoints import imported
 from tests.models import tiny_text
-from tests.pipeline.made_masks import Made, made_masks
+from tests.pipeline.masks.made_masks import Made, made_masks
 from tests.workers.stage_runs import StageRuns, stage_runs
 from workers.settings import WorkerSettings
 from workers.stages import publish

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from pipeline.artifacts.refs import ArtifactRef, CheckpointRef
 from pipeline.blocks.activations import Room
-from pipeline.methods.base import Needs
 from pipeline.spec.model import Dtype
+from pipeline.tensor.needs import Needs
 from pipeline.tensor.statistics import InputShare, LinearStatistics, merge, share_edges
 from workers.memory import give_back, peak_memory_bytes, reset_peak_memory
 from workers.settings import WorkerSettings

@@ -29,7 +29,6 @@ from pipeline.checkpoint.scoring import StoredModel
 from pipeline.checkpoint.slicing import full_config, slice_checkpoint
 from pipeline.checkpoint.stream import parameter_count
 from pipeline.errors import InvalidSpec, SecateurError, SourceNotFound
-from pipeline.methods.base import Needs
 from pipeline.resolve.model import resolve_model
 from pipeline.resolve.resolve import resolve_text
 from pipeline.sources import SourceAccess, open_source
@@ -38,6 +37,7 @@ from pipeline.spec.texts import Calibration
 from pipeline.storage import ContentStore, LocalStore
 from pipeline.structure.sizes import resized, sizes_of
 from pipeline.structure.target import slow_sizes
+from pipeline.tensor.needs import Needs
 from pipeline.tensor.statistics import merge
 from pipeline.text.documents import read_documents
 from pipeline.text.tokens import cut_samples, materialise_tokenizer

@@ -8,8 +8,8 @@ from pipeline.artifacts.refs import FileRef, StatisticsRef
 from pipeline.canonical import Frozen
 from pipeline.dag.stages import MeasureStatistics
 from pipeline.job.ledger import progress_key
-from pipeline.methods.base import Needs
 from pipeline.storage.content import ContentStore
+from pipeline.tensor.needs import Needs
 from workers.gang.gang import Gang
 from workers.gang.keeper import GangKeeper
 from workers.gang.snapshots import Snapshots
