@@ -53,7 +53,9 @@ def run(stage: Report, context: StageContext) -> Steps:
         sizes=sizes_through([read(cut, "sizes.json", SizeTable) for cut in ("vocabulary", "cut")]),
         vocabulary=read("vocabulary", "table.json", VocabularyTable),
         plan=read("plan", "plan.json", SparsityPlan),
-        sparsity=read("keep", "sparsity.json", SparsityTable),
+        sparsity=_sparsity(
+            read("keep", "sparsity.json", SparsityTable), read("pruned_keep", "sparsity.json", SparsityTable)
+        ),
         experts=_beside_keep(context, EXPERTS_JSON, ExpertTable),
         tournament=read("tournament", "tournament.json", TournamentTable),
         fits=_fits(context),
@@ -83,6 +85,15 @@ def run(stage: Report, context: StageContext) -> Steps:
     yield Made({"report": ReportRef(files=refs)})
 
 
+def _sparsity(final: SparsityTable | None, pruned: SparsityTable | None) -> SparsityTable | None:
+    """Zeros after training, with the notes that pruning made."""
+    if final is None or pruned is None:
+        return final
+    notes = {(one.block, one.linear): one.note for one in pruned.linears}
+    linears = [one.model_copy(update={"note": notes.get((one.block, one.linear))}) for one in final.linears]
+    return SparsityTable(linears=tuple(linears))
+
+
 def _fits(context: StageContext) -> tuple[BlockFit, ...]:
     found = _beside_keep(context, FITS_JSON, BlockFits)
     return () if found is None else found.blocks
@@ -101,10 +112,11 @@ def _masks(stage: Report, context: StageContext, curve: Curve | None) -> MaskLea
 
 
 def _beside_keep(context: StageContext, path: str, cls: type[Content]) -> Content | None:
-    keep = context.inputs.get("keep")
+    name = "pruned_keep" if "pruned_keep" in context.inputs else "keep"
+    keep = context.inputs.get(name)
     if keep is None or path not in {file.path for file in keep.files}:
         return None
-    return cls.model_validate_json(context.read("keep", path))
+    return cls.model_validate_json(context.read(name, path))
 
 
 def _figures(stage: Report, curve: Curve | None) -> TrainingFigures | None:
