@@ -1,7 +1,7 @@
 """The report of a job: all figures as one model, and as JSON. The page is drawn from it (report_page.py)."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Literal
 
 from pydantic import Field
@@ -14,7 +14,8 @@ from pipeline.artifacts.environment import Environment
 from pipeline.artifacts.mask_overlap import MaskAgreement
 from pipeline.artifacts.refs import ExpertTable, SparsityTable
 from pipeline.canonical import Frozen
-from pipeline.evaluation.comparison import Comparison, TaskComparison, compare, compare_tasks
+from pipeline.evaluation.comparison import Comparison, compare
+from pipeline.evaluation.task_comparison import TaskComparison, compare_tasks
 from pipeline.evaluation.task_results import TaskEvaluation
 from pipeline.job.ledger import NodeResult
 from pipeline.report.mask_figures import MaskLearning
@@ -209,14 +210,6 @@ def summarise(data: ReportData) -> Summary:
         cached_stages=sum(stage.cached for stage in data.stages),
         notes=data.notes,
     )
-
-
-def limits_of(tasks: Sequence[TaskComparison]) -> str:
-    """`limit 25`, or `limit 25 to 100`; empty when all questions were asked."""
-    limits = sorted({task.limit for task in tasks if task.limit is not None})
-    if not limits:
-        return ""
-    return f"limit {limits[0]}" if len(limits) == 1 else f"limit {limits[0]} to {limits[-1]}"
 
 
 def _learned(masks: MaskLearning | None) -> MaskSummary | None:

@@ -17,9 +17,9 @@ from pipeline.allocations.measures import Measurements
 from pipeline.artifacts.certificate import Certificate
 from pipeline.artifacts.refs import MASKS_PATH, LinearSparsity, SparsityTable
 from pipeline.canonical import Frozen
-from pipeline.evaluation.comparison import Comparison, TaskComparison, compare
+from pipeline.evaluation.comparison import Comparison, compare
+from pipeline.evaluation.task_comparison import TaskComparison, limits_of
 from pipeline.methods.maskllm import MaskLLM, MaskTraining
-from pipeline.report.data import limits_of
 from pipeline.report.quantity import human_count, human_metric, human_perplexity, human_share
 from pipeline.report.summary import name_of, objective_of, recipe_of, seeds_of
 from pipeline.request.prune_spec import PruneSpec

@@ -11,11 +11,11 @@ import yaml
 from pipeline.allocations import Candidate
 from pipeline.artifacts.certificate import Certificate
 from pipeline.artifacts.refs import LinearSparsity, SparsityTable
-from pipeline.evaluation.comparison import AVERAGE, TaskComparison
+from pipeline.evaluation.task_comparison import AVERAGE, TaskComparison, limits_of
 from pipeline.job.ledger import NodeResult
 from pipeline.report.block_chart import Chart, block_chart
 from pipeline.report.curves import curve_chart, fit_chart
-from pipeline.report.data import ReportData, limits_of, summarise
+from pipeline.report.data import ReportData, summarise
 from pipeline.report.mask_overlap import agreement_page
 from pipeline.report.masks import mask_page
 from pipeline.report.panels import CurveChart

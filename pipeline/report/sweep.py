@@ -8,7 +8,8 @@ from pydantic import Field, TypeAdapter
 
 from pipeline.artifacts.environment import Environment
 from pipeline.canonical import Frozen
-from pipeline.evaluation.comparison import Comparison, TaskComparison
+from pipeline.evaluation.comparison import Comparison
+from pipeline.evaluation.task_comparison import TaskComparison
 from pipeline.job.ledger import NodeResult
 from pipeline.report.block_chart import BOTTOM, LEFT, PANEL_TOP, WIDTH, Tick
 from pipeline.report.data import ReportDocument

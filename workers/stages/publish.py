@@ -20,7 +20,7 @@ from pipeline.artifacts.refs import (
 from pipeline.canonical import canonical_json
 from pipeline.checkpoint.index import TENSORS_JSON
 from pipeline.dag.stages import Publish
-from pipeline.evaluation.comparison import compare_tasks
+from pipeline.evaluation.task_comparison import compare_tasks
 from pipeline.job.ledger import MANIFEST_JSON
 from pipeline.masks.file import put_masks
 from pipeline.masks.published import check_masks

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 from pipeline.artifacts.refs import CheckpointRef, FileRef, ReportRef, SparsityTable
 from pipeline.dag.stages import ReportSweep
-from pipeline.evaluation.comparison import compare, compare_tasks
+from pipeline.evaluation.comparison import compare
+from pipeline.evaluation.task_comparison import compare_tasks
 from pipeline.evaluation.task_results import TaskEvaluation
 from pipeline.job.ledger import NodeResult
 from pipeline.report.page import render_sweep

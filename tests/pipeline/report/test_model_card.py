@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from pipeline.evaluation.comparison import UnequalContracts
+from pipeline.evaluation.contracts import UnequalContracts
 from pipeline.report.data import ReportData
 from pipeline.report.model_card import SideFile, markdown_text, model_card, side_file
 from pipeline.spec.evaluation import EvaluationResult
