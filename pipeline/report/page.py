@@ -22,7 +22,8 @@ from pipeline.report.sweep import SweepDocument
 def render_html(data: ReportData) -> str:
     """The page: one file, no request to anywhere, no script. Raises UnequalContracts."""
     tiles = [tile for section in sections_of(ReportData) for tile in section.tiles(data)]
-    return _page(data, recipe=recipe_of(data.spec), tiles=tiles, notes=data.notes)
+    result_first = sorted(tiles, key=lambda tile: tile.work)
+    return _page(data, recipe=recipe_of(data.spec), tiles=result_first, notes=data.notes)
 
 
 def render_sweep(document: SweepDocument) -> str:

@@ -27,12 +27,14 @@ class Headline(Frozen):
 
 @dataclass(frozen=True)
 class Tile:
-    """A figure at the head of the page. `small`: the words below it; `wide`: it takes the place of two."""
+    """A figure at the head of the page. `small`: the words below it; `wide`: it takes the place of two;
+    `work`: it tells of the work that was done, and stands behind those that tell of its result."""
 
     title: str
     value: str
     small: str
     wide: bool = False
+    work: bool = False
 
 
 class Section(Frozen):

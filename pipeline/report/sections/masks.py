@@ -54,6 +54,7 @@ class MasksSection(ModelSection):
             "Masks learned",
             f"{human_count(done.tokens)} tokens",
             f"{done.steps} of {done.total_steps} steps{changed}",
+            work=True,
         )
 
     @classmethod

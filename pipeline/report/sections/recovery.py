@@ -60,6 +60,7 @@ class RecoverySection(ModelSection):
             "Training",
             f"{human_count(done.tokens)} tokens",
             f"{done.steps} of {done.total_steps} steps{speed}",
+            work=True,
         )
 
     @classmethod

@@ -31,9 +31,9 @@ class StagesSection(Section):
         cost = _cost(report.stages)
         peak = cost.peak_memory_bytes
         cached = f"{cost.cached_stages} of {cost.stages} stages from the cache"
-        yield Tile("Work", human_seconds(cost.seconds), cached)
+        yield Tile("Work", human_seconds(cost.seconds), cached, work=True)
         measured = "not measured" if peak is None else human_bytes(peak)
-        yield Tile("Peak memory", measured, "of one process, any stage")
+        yield Tile("Peak memory", measured, "of one process, any stage", work=True)
 
     @classmethod
     def remarks(cls, report: Self) -> Iterable[str]:

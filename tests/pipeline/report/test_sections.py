@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from pipeline.job.ledger import NodeResult
 from pipeline.report import sections
 from pipeline.report.data import ReportData, Summary, report_json
 from pipeline.report.inputs import Document
+from pipeline.report.page import render_html
 from pipeline.report.section import ModelSection, read_sections, sections_of
 from pipeline.report.sweep import SweepData
 from pipeline.request.prune_spec import PruneSpec
@@ -212,3 +214,8 @@ def test_the_members_of_a_sweep_are_read_by_their_numbers() -> None:
         assert member.perplexity[0].ratio == pytest.approx(expected.perplexity[0].ratio)
         cost = {"seconds": 2.5 * expected.number, "checkpoint": stage.artifacts["checkpoint"].digest}
         assert member == expected.model_copy(update={**cost, "perplexity": member.perplexity})
+
+
+def test_the_head_of_the_page_tells_the_result_before_the_work() -> None:
+    titles = re.findall(r"<dt>([^<]+)</dt><dd>[^<]+<small>", render_html(recovered_report(blocks=2)))
+    assert titles == ["Perplexity, wiki.txt", "Won back", "Sparsity", "Training", "Work", "Peak memory"]
