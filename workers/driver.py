@@ -8,6 +8,7 @@ import ray
 from pipeline.job.events import AttemptFailed
 from pipeline.job.ledger import WorkOrder, order_key
 from workers.failures import reason_for
+from workers.gang.site import RaySite
 from workers.job import AttemptEnded, leave, run_job
 from workers.reporter import ApiReporter, LinesReporter, Reporter
 from workers.settings import WorkerSettings
@@ -32,7 +33,7 @@ def main() -> None:
     ray.init(log_to_driver=True, logging_level=logging.WARNING)
     code = 0
     try:
-        run_job(order, settings, reporter)
+        run_job(order, settings, reporter, RaySite(order))
     except AttemptEnded as end:
         log.error("attempt %d of %s failed: %s", order.attempt, order.job, end.reason.message)
         code = 1

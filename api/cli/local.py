@@ -21,7 +21,6 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from api.cli.spec_files import Document, SpecError, checked, load_document
 from api.cli.view import final_table, out, say_error, sweep_table
 from api.cli.watch import JobWatch, reason_text, watch
 from api.key_file import NAME as KEY_FILE
@@ -29,6 +28,7 @@ from api.settings import PREFIX, Settings
 from pipeline.artifacts.refs import ManifestRef, ReportRef
 from pipeline.job.events import DriverEvent, Event, FailureReason, JobFailed, JobSucceeded
 from pipeline.report.sweep import SweepDocument, read_any_report
+from pipeline.request.spec_files import Document, SpecError, checked, load_document
 from pipeline.storage import ContentStore, LocalStore
 
 JOB = "local"
@@ -143,7 +143,7 @@ def module_command(module: str, *arguments: str) -> list[str]:
 
 def child_environment() -> dict[str, str]:
     """Our environment, in which children find the same code as we run."""
-    here = str(Path(__file__).resolve().parent.parent)
+    here = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(part for part in (here, os.environ.get("PYTHONPATH", "")) if part)
     return {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
 

@@ -14,12 +14,13 @@ from pipeline.artifacts.refs import ArtifactRef
 from pipeline.canonical import Frozen, digest_of
 from pipeline.methods import OneShot
 from pipeline.methods.maskllm import MaskTraining
-from pipeline.request.prune_spec import Propagation, PruneSpec
+from pipeline.request.prune_spec import PruneSpec
 from pipeline.sources.pins import PinnedFile
 from pipeline.spec.eval_tasks import LM_EVAL_VERSION, EvalTask
 from pipeline.spec.evaluation import Evaluation
 from pipeline.spec.model import Dtype
 from pipeline.spec.patterns import Pattern
+from pipeline.spec.propagation import Propagation
 from pipeline.spec.reconstruction import BlockReconstruction
 from pipeline.spec.recovery import Recovery
 from pipeline.spec.structure import Structure

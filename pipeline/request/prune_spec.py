@@ -4,7 +4,7 @@ Everything in the spec changes the result and enters stage keys, defaults includ
 priority change where and when a job runs, never its bits.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
@@ -27,12 +27,12 @@ from pipeline.request.tracking import Tracking
 from pipeline.spec.evaluation import Evaluation
 from pipeline.spec.model import Dtype, ModelSource
 from pipeline.spec.patterns import AskedPattern
+from pipeline.spec.propagation import Propagation
 from pipeline.spec.reconstruction import BlockReconstruction
 from pipeline.spec.recovery import Recovery
 from pipeline.spec.structure import Structure
 from pipeline.spec.texts import Calibration
 
-Propagation = Literal["pruned", "linear", "dense"]
 Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?$")]
 
 

@@ -1,4 +1,4 @@
-"""Who keeps an attempt's gang: its places are reserved together or not at all.
+"""Keeps the gang of an attempt: its places are reserved together or not at all.
 
 Stages that walk the blocks take turns on one gang, so that a job never holds more than it declared, and a
 turn does not wait for processes to start. Between turns the gang stays, unless someone asks for its places.
@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import ray
 from ray.actor import ActorHandle
@@ -19,9 +19,12 @@ from torch import Tensor
 from pipeline.errors import ResourcesUnavailable
 from pipeline.job.ledger import WorkOrder
 from pipeline.spec.model import Dtype
-from workers.gang.gang import Gang, SweepActor
+from workers.gang.crew import RayCrew, SweepActor
+from workers.gang.gang import Gang
 from workers.stages.base import Note, StageContext, Waited
 
+P = ParamSpec("P")
+Answer = TypeVar("Answer")
 PATIENCE_SECONDS = 5  # before we say that we are waiting
 
 
@@ -37,12 +40,12 @@ class GangKeeper:
         self._asking = threading.Lock()
 
     @contextmanager
-    def turn(self) -> Iterator["Turn"]:
+    def turn(self) -> Iterator["GangTurn"]:
         """The gang for the length of a block of code, once it is free. A turn that fails dismisses it."""
         started = time.monotonic()
         with self._turns:
             try:
-                yield Turn(self, started)
+                yield GangTurn(self, started)
                 if self._gang is not None:
                     self._gang.close()
             except BaseException:
@@ -58,20 +61,22 @@ class GangKeeper:
             self._dismiss()
             yield
 
-    def once(self, name: str, start: Callable[[], Any]) -> Any:
-        """The result of a Ray task that stages of the attempt have in common. The first that asks starts it;
-        one that failed is started again by the next."""
+    def once(self, name: str, work: Callable[P, Answer], *args: P.args, **kwargs: P.kwargs) -> Answer:
+        """The result of a function that several stages of the attempt need. The first that asks starts it
+        as a Ray task; one that failed is started again by the next."""
         with self._asking:
             if name not in self._common:
-                self._common[name] = start()
+                task = ray.remote(max_retries=0)(work).options(name=name, num_cpus=0)
+                self._common[name] = task.remote(*args, **kwargs)
             common = self._common[name]
         try:
-            return ray.get(common)
+            found: Answer = ray.get(common)
         except Exception:
             with self._asking:
                 if self._common.get(name) is common:
                     del self._common[name]
             raise
+        return found
 
     def let_go(self) -> None:
         """Someone needs the places: dismiss the gang now, or at the end of the turn."""
@@ -88,7 +93,7 @@ class GangKeeper:
         if self._gang is None:
             group = yield from self._reserve()
             self._gang = Gang(group, self._hire(group))
-            ray.get([actor.__ray_ready__.remote() for actor in self._gang.actors])
+            self._gang.ready()
         return self._gang
 
     def _reserve(self) -> Generator[Note, None, PlacementGroup]:
@@ -134,7 +139,7 @@ class GangKeeper:
             self._gang = None
 
 
-class Turn:
+class GangTurn:
     """One stage's time with the gang."""
 
     def __init__(self, keeper: GangKeeper, asked_at: float) -> None:
@@ -143,12 +148,11 @@ class Turn:
 
     def open(
         self, context: StageContext, sequences: Sequence[Tensor], *, dtype: Dtype
-    ) -> Generator[Note | Waited, None, tuple[Gang, int]]:
-        """The gang with the stage's sequences embedded, and the model's number of blocks."""
+    ) -> Generator[Note | Waited, None, RayCrew]:
+        """The gang as a crew, with the stage's sequences embedded."""
         gang = yield from self._keeper.gang()
         yield Waited(time.monotonic() - self._asked_at)
-        gang.open(context, sequences, dtype)
-        return gang, gang.all("start")[0]
+        return gang.open(context, sequences, dtype)
 
 
 def _readable(resources: dict[str, float]) -> str:

@@ -79,7 +79,9 @@ def run(stage: CountTokens, context: StageContext) -> Steps:
 
 
 def _free_places() -> int:
-    """This process, and what else the cluster has room for now."""
+    """How many may count: this process, and as many as the cluster has room for now."""
+    if not ray.is_initialized():
+        return 1
     free = ray.available_resources()
     return 1 + min(MOST_SHARES - 1, int(free.get("CPU", 0)), int(free.get("memory", 0) // GIB))
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipeline.checkpoint.keeps import KeepReader
 from pipeline.checkpoint.reader import CheckpointReader
-from pipeline.checkpoint.stream import disk_names, skeleton
+from pipeline.checkpoint.skeleton import disk_names, skeleton
 from pipeline.dag.stages import LearnMasks
 from pipeline.errors import InvalidSpec
 from pipeline.spec.patterns import NM

@@ -13,7 +13,7 @@ from pipeline.artifacts.curve import MaskRecord
 from pipeline.artifacts.refs import AdapterRef, ArtifactRef, CheckpointRef, FileRef
 from pipeline.checkpoint.keeps import load_keep, put_keep
 from pipeline.checkpoint.reader import DTYPES, CheckpointReader
-from pipeline.checkpoint.stream import disk_names
+from pipeline.checkpoint.skeleton import disk_names
 from pipeline.dag.stages import Recover
 from pipeline.errors import InvalidSpec, ZerosLost
 from pipeline.spec.recovery import EarlyStop, KeepRule, Lora, Recovery
