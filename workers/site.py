@@ -25,17 +25,26 @@ class Metrics(Protocol):
 
 
 class Site(Protocol):
-    """Runs stages. `workers`: how many stages in the place of a worker run at once. `threads`: how many
-    stages run at once in all; None sets no limit."""
+    """Runs stages."""
 
-    workers: int
-    threads: int | None
-    metrics: Metrics
+    @property
+    def workers(self) -> int:
+        """The number of stages in the place of a worker that run at once."""
+        ...
+
+    @property
+    def threads(self) -> int | None:
+        """The number of stages that run at once in all; None sets no limit."""
+        ...
+
+    @property
+    def metrics(self) -> Metrics:
+        """Where figures of running stages go."""
+        ...
 
     def prepare(self, stages: Sequence[Stage]) -> None:
-        """Import the runners that this process needs, before there are threads: two threads that import
-        parts of one library at once may see them half made. Raises an error for a stage that cannot run
-        here."""
+        """Import the runners that this process needs, before there are threads: two threads that import parts
+        of one library at once may see them half made. Raises an error for a stage that cannot run here."""
         ...
 
     def launch(self, stage: Stage, context: StageContext) -> Steps:

@@ -29,9 +29,14 @@ def load_document(name: str, overrides: list[str]) -> Document:
     document = _parsed(text, name)
     for override in overrides:
         _set(document, override)
-    located = _located(document, directory)
-    assert isinstance(located, dict), "a mapping stays one"
-    return located
+    return located(document, directory)
+
+
+def located(document: Document, directory: Path) -> Document:
+    """The document with relative `file:` sources counted from a directory."""
+    found = _located(document, directory)
+    assert isinstance(found, dict), "a mapping stays one"
+    return found
 
 
 def load_fields(path: Path | None, overrides: list[str]) -> Document:
