@@ -41,8 +41,9 @@ TRAINING, HELD_OUT = 40, 6
 
 @dataclass
 class Folder:
-    """Surroundings that keep training checkpoints in a directory. `dies_at`: rank and step; that worker kills
-    itself before that step is saved, as a lost machine would. `told`: what the driver would have heard."""
+    """A TrainingRuntime that keeps training checkpoints in a directory. `dies_at`: rank and step; that worker
+    kills itself before that step is saved, as a lost machine would. `told`: the steps that a driver would have
+    heard."""
 
     directory: Path
     dies_at: tuple[int, int] | None = None

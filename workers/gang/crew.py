@@ -1,7 +1,7 @@
 """A crew of Ray actors: each holds a SweepWorker in a process of its own."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import ray
 import torch
@@ -91,7 +91,7 @@ class RayCrew(Crew):
     """The actors of a gang while they work for one stage. Answers are object references until somebody waits
     for them. `title` names the stage in the Ray dashboard."""
 
-    def __init__(self, actors: Sequence[ActorHandle], *, title: str) -> None:
+    def __init__(self, actors: Sequence[ActorHandle[SweepActor]], *, title: str) -> None:
         self._actors = tuple(actors)
         self._title = title
         self._told = []
@@ -123,7 +123,8 @@ class RayCrew(Crew):
 
     def answers(self, pending: Sequence[Pending[Answer]]) -> list[Answer]:
         """Fetch the answers."""
-        found: list[Answer] = ray.get([one.held for one in pending])
+        references = [cast("ray.ObjectRef[Answer]", one.held) for one in pending]
+        found: list[Answer] = ray.get(references)
         return found
 
     def use(self) -> CrewUse:

@@ -10,14 +10,14 @@ from torch import Tensor
 from pipeline.blocks.crew import shares_of
 from pipeline.spec.model import Dtype
 from pipeline.tensor.statistics import share_edges
-from workers.gang.crew import RayCrew
+from workers.gang.crew import RayCrew, SweepActor
 from workers.stages.base import StageContext
 
 
 class Gang:
     """Actors that stay from stage to stage. For each stage they are a RayCrew."""
 
-    def __init__(self, group: PlacementGroup, actors: Sequence[ActorHandle]) -> None:
+    def __init__(self, group: PlacementGroup, actors: Sequence[ActorHandle[SweepActor]]) -> None:
         self._group = group
         self._actors = tuple(actors)
 

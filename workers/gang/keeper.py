@@ -99,11 +99,11 @@ class GangKeeper:
     def _reserve(self) -> Generator[Note, None, PlacementGroup]:
         """Raises ResourcesUnavailable when the cluster has not given the places in time."""
         resources = self._order.request.resources
-        bundle = {"CPU": resources.cpus_per_worker, "memory": resources.memory_bytes}
+        bundle: dict[str, float] = {"CPU": resources.cpus_per_worker, "memory": resources.memory_bytes}
         if resources.gpus_per_worker:
             bundle["GPU"] = resources.gpus_per_worker
         name = f"{self._order.job}-{self._order.attempt}"
-        group = placement_group([bundle] * resources.workers, strategy="PACK", name=name)
+        group: PlacementGroup = placement_group([bundle] * resources.workers, strategy="PACK", name=name)
         if group.wait(timeout_seconds=min(PATIENCE_SECONDS, resources.placement_timeout_seconds)):
             return group
         asked = (
@@ -120,10 +120,11 @@ class GangKeeper:
             "resources.workers",
         )
 
-    def _hire(self, group: PlacementGroup) -> list[ActorHandle]:
+    def _hire(self, group: PlacementGroup) -> list[ActorHandle[SweepActor]]:
         resources = self._order.request.resources
+        hired: Any = SweepActor  # Ray types its decorator as the plain class
         return [
-            SweepActor.options(
+            hired.options(
                 name=f"{self._order.job}-{self._order.attempt} worker {i} {group.id.hex()[:8]}",
                 num_cpus=resources.cpus_per_worker,
                 num_gpus=resources.gpus_per_worker,

@@ -12,7 +12,7 @@ from workers.gang.keeper import GangKeeper
 from workers.gang.metrics import RayMetrics
 from workers.memory import peak_memory_bytes, reset_peak_memory
 from workers.places import PLACES
-from workers.stages.base import Made, StageContext, Steps, Waited
+from workers.stages.base import Made, StageContext, Step, Steps, Waited
 
 
 class RaySite:
@@ -54,8 +54,11 @@ class RaySite:
             self._keeper.let_go()
         asked_at = time.monotonic()
         waiting = place.where == "worker"
-        for step in _run_task.options(name=context.title, max_retries=0, **size).remote(stage, context):
-            done = ray.get(step)
+        running: ray.ObjectRefGenerator = _run_task.options(name=context.title, max_retries=0, **size).remote(
+            stage, context
+        )
+        for reference in running:
+            done: Step = ray.get(reference)
             if waiting:  # the first word comes when there is room
                 yield Waited(time.monotonic() - asked_at)
                 waiting = False

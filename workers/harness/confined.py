@@ -18,7 +18,8 @@ import evaluate
 import huggingface_hub
 import lm_eval.utils
 from datasets.exceptions import DatasetNotFoundError, DatasetsError
-from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError
+from httpx import HTTPError
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from jinja2 import BaseLoader, StrictUndefined
 from jinja2.sandbox import SandboxedEnvironment
 
