@@ -42,8 +42,8 @@ TRAINING, HELD_OUT = 40, 6
 @dataclass
 class Folder:
     """A TrainingRuntime that keeps training checkpoints in a directory. `dies_at`: rank and step; that worker
-    kills itself before that step is saved, as a lost machine would. `told`: the steps that a driver would have
-    heard."""
+    kills itself before that step is saved, as a lost machine would. `told`: the steps that a driver would
+    have heard."""
 
     directory: Path
     dies_at: tuple[int, int] | None = None

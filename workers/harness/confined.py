@@ -18,8 +18,11 @@ import evaluate
 import huggingface_hub
 import lm_eval.utils
 from datasets.exceptions import DatasetNotFoundError, DatasetsError
-from httpx import HTTPError
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import (  # its HTTPError is that of the client which it carries
+    HfHubHTTPError,
+    HTTPError,  # type: ignore[attr-defined]
+    LocalEntryNotFoundError,
+)
 from jinja2 import BaseLoader, StrictUndefined
 from jinja2.sandbox import SandboxedEnvironment
 
