@@ -1,6 +1,8 @@
 """`secateur.prune`: a whole job in this process, from a directory to a directory."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +20,7 @@ from pipeline.request.spec_files import SpecError
 from tests.models import tiny_checkpoint, tiny_documents, tiny_text
 from workers.places import PLACES
 
+README = Path(__file__).parents[2] / "README.md"
 NM = {"method": {"kind": "magnitude"}, "pattern": {"kind": "nm", "keep": 2, "group": 4}}
 
 
@@ -58,6 +61,22 @@ def test_the_result_is_an_ordinary_checkpoint_with_its_report(material: Path, tm
     assert json.loads((pruned.directory / "report.json").read_text())["data"]["model_name"] == "model"
     assert "<html" in (pruned.directory / "report.html").read_text()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]  # nothing is left beside it
+
+
+def test_the_example_of_the_readme(
+    material: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Word for word, but for the length that a tiny model can read."""
+    (code,) = re.findall(r"```python\n(import secateur.*?)```", README.read_text(), flags=re.DOTALL)
+    data = tmp_path / ".secateur" / "demo" / "data"
+    data.mkdir(parents=True)
+    shutil.copytree(material / "model", data / "smollm2-135m-instruct")
+    shutil.copy(material / "text.txt", data / "calibration.txt")
+    monkeypatch.chdir(tmp_path)
+    assert '"sequence_length": 512' in code
+    exec(code.replace('"sequence_length": 512', '"sequence_length": 32'), {})  # noqa: S102 - our own page
+    assert f"{tmp_path}/pruned (0." in capsys.readouterr().out
+    assert (tmp_path / "pruned" / "report.html").is_file()
 
 
 def test_every_stage_that_walks_the_blocks_reports_its_use(material: Path, tmp_path: Path) -> None:
