@@ -17,9 +17,10 @@ from pipeline.dag.stages import (
     MeasureStatistics,
     PruneBlocks,
 )
-from pipeline.methods.maskllm import MaskLLM, StoredMasks
+from pipeline.methods.learned import LearnedMethod
 from pipeline.request.prune_spec import Prune, PruneSpec
 from pipeline.sources.pins import Pins
+from pipeline.spec.stored_masks import StoredMasks
 from pipeline.tensor.needs import Statistic
 
 DENSE = Input(node="import_model", artifact="checkpoint")
@@ -34,7 +35,7 @@ def pruning_nodes(
     """From a dense sweep, if anyone asks for what it measures, to the masks. `swept`: what it measures, if
     others ask too."""
     dense, method = to_prune(spec), prune.method
-    first = method.prior_method if isinstance(method, MaskLLM) else method
+    first = method.prior_method if isinstance(method, LearnedMethod) else method
     samples = Input(node="calibrate", artifact="samples")
     statistics = Input(node="measure_statistics", artifact="statistics")
     measures, needs = prune.allocation.measures, method.needs
@@ -96,7 +97,7 @@ def pruning_nodes(
         yield Node(id="allocate", stage=ChoosePlan(tournament=prune.allocation), inputs=scored)
 
     planned = Input(node="allocate", artifact="plan")
-    if not isinstance(method, MaskLLM):
+    if not isinstance(method, LearnedMethod):
         yield masks("prune", planned)  # of a tournament: found, the winner's
         return
     inputs = {"checkpoint": dense, "plan": planned, "tokens": Input(node=MASK_TEXT, artifact="tokens")}

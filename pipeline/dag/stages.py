@@ -13,11 +13,11 @@ from pipeline.allocations.measures import Measure
 from pipeline.artifacts.refs import ArtifactRef
 from pipeline.canonical import Frozen, digest_of
 from pipeline.methods import OneShot
-from pipeline.methods.maskllm import MaskTraining
 from pipeline.request.prune_spec import PruneSpec
 from pipeline.sources.pins import PinnedFile
 from pipeline.spec.eval_tasks import LM_EVAL_VERSION, EvalTask
 from pipeline.spec.evaluation import Evaluation
+from pipeline.spec.mask_training import MaskTraining
 from pipeline.spec.model import Dtype
 from pipeline.spec.patterns import Pattern
 from pipeline.spec.propagation import Propagation

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 
 from pipeline.allocations import Allocation, Tournament
 from pipeline.artifacts.mask_overlap import PRIOR
-from pipeline.methods.maskllm import MaskLLM, NamedMasks
+from pipeline.methods.learned import LearnedMethod
 from pipeline.request.resources import Resources
 from pipeline.spec.evaluation import Evaluation
 from pipeline.spec.field_error import refusal
 from pipeline.spec.patterns import Pattern, Unstructured
 from pipeline.spec.recovery import Gradual, Recovery
+from pipeline.spec.stored_masks import NamedMasks
 from pipeline.spec.training_recipe import Distillation, TrainingRecipe
 
 
@@ -74,20 +75,20 @@ def check_compared(masks: Sequence[NamedMasks]) -> None:
         taken.add(one.name)
 
 
-def check_learning(method: MaskLLM, allocation: Allocation, *, reconstructs: bool) -> None:
+def check_learning(method: LearnedMethod, allocation: Allocation, *, reconstructs: bool) -> None:
     """What learned masks go with. Fields count from prune."""
     if isinstance(allocation, Tournament):
         raise refusal(
-            "method maskllm is trained, and a tournament would train it once for every candidate; use one "
-            "allocation",
+            f"method {method.kind} is trained, and a tournament would train it once for every candidate; use "
+            f"one allocation",
             "allocation",
             "kind",
             got="tournament",
         )
     if reconstructs:
         raise refusal(
-            "method maskllm learns masks of the weights as they are, and reconstruction changes these; leave "
-            "it out, and add recovery to train the weights afterwards",
+            f"method {method.kind} learns masks of the weights as they are, and reconstruction changes "
+            f"these; leave it out, and add recovery to train the weights afterwards",
             "reconstruction",
         )
     objective = method.training.objective
