@@ -2,7 +2,7 @@
 
 from collections.abc import Generator, Iterable, Iterator
 
-from pipeline.allocations import Tournament
+from pipeline.allocations.contest import ContestAllocation
 from pipeline.canonical import digest_of
 from pipeline.dag.nodes import Dag, Input, Node
 from pipeline.dag.pruning import (
@@ -78,7 +78,7 @@ def _nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
             told["mask_tokens"] = Input(node=MASK_TEXT, artifact="tokens")
         if comparing:
             told["agreements"] = Input(node=comparing[-1].id, artifact="agreements")
-        if isinstance(spec.prune.allocation, Tournament):
+        if isinstance(spec.prune.allocation, ContestAllocation):
             told["tournament"] = Input(node="allocate", artifact="tournament")
         elif spec.prune.allocation.measure is not None:
             made["measurements"] = Input(node="measure_blocks", artifact="measurements")

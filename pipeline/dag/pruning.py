@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from pipeline.allocations import Candidate, Tournament
+from pipeline.allocations import Candidate
+from pipeline.allocations.contest import ContestAllocation
 from pipeline.artifacts.mask_overlap import PRIOR
 from pipeline.dag.nodes import Input, Node
 from pipeline.dag.stages import (
@@ -74,10 +75,10 @@ def pruning_nodes(
             inputs["samples"] = samples
         return Node(id=node, stage=stage, inputs=inputs)
 
-    if not isinstance(prune.allocation, Tournament):
+    if not isinstance(prune.allocation, ContestAllocation):
         yield allocate("allocate", prune.allocation)
     else:
-        assert spec.calibration is not None, "tournaments are calibrated"
+        assert spec.calibration is not None, "contests are calibrated"
         assert pins.calibration is not None, "a spec with calibration is pinned with it"
         held_out = HoldOut(
             files=pins.calibration.files, calibration=spec.calibration, samples=prune.allocation.samples
@@ -98,7 +99,7 @@ def pruning_nodes(
 
     planned = Input(node="allocate", artifact="plan")
     if not isinstance(method, LearnedMethod):
-        yield masks("prune", planned)  # of a tournament: found, the winner's
+        yield masks("prune", planned)  # of a contest: found, the winner's
         return
     inputs = {"checkpoint": dense, "plan": planned, "tokens": Input(node=MASK_TEXT, artifact="tokens")}
     if first is not None:

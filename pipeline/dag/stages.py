@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, JsonValue
 
-from pipeline.allocations import Candidate, Tournament
+from pipeline.allocations import Candidate, Contest
 from pipeline.allocations.measures import Measure
 from pipeline.artifacts.refs import ArtifactRef
 from pipeline.canonical import Frozen, digest_of
@@ -114,7 +114,7 @@ class Allocate(_Stage):
     kind: Literal["allocate"] = "allocate"
     version: ClassVar = 2
     outputs: ClassVar = ("plan",)
-    allocation: Annotated[Candidate, Field(discriminator="kind")]
+    allocation: Candidate
     pattern: Pattern
 
 
@@ -142,7 +142,7 @@ class ChoosePlan(_Stage):
 
     kind: Literal["choose_plan"] = "choose_plan"
     outputs: ClassVar = ("plan", "tournament")
-    tournament: Tournament
+    tournament: Contest
 
 
 class PruneBlocks(_Stage):

@@ -5,7 +5,8 @@ Each check raises the error of the one field to change, for the validators of sp
 
 from collections.abc import Sequence
 
-from pipeline.allocations import Allocation, Tournament
+from pipeline.allocations import Allocation
+from pipeline.allocations.contest import ContestAllocation
 from pipeline.artifacts.mask_overlap import PRIOR
 from pipeline.methods.learned import LearnedMethod
 from pipeline.request.resources import Resources
@@ -77,13 +78,13 @@ def check_compared(masks: Sequence[NamedMasks]) -> None:
 
 def check_learning(method: LearnedMethod, allocation: Allocation, *, reconstructs: bool) -> None:
     """What learned masks go with. Fields count from prune."""
-    if isinstance(allocation, Tournament):
+    if isinstance(allocation, ContestAllocation):
         raise refusal(
-            f"method {method.kind} is trained, and a tournament would train it once for every candidate; use "
-            f"one allocation",
+            f"method {method.kind} is trained, and a {allocation.kind} would train it once for every "
+            f"candidate; use one allocation",
             "allocation",
             "kind",
-            got="tournament",
+            got=allocation.kind,
         )
     if reconstructs:
         raise refusal(

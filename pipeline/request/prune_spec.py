@@ -9,6 +9,7 @@ from typing import Annotated, Self
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from pipeline.allocations import Allocation
+from pipeline.allocations.contest import ContestAllocation
 from pipeline.allocations.uniform import Uniform
 from pipeline.canonical import Frozen
 from pipeline.methods import Method
@@ -117,7 +118,7 @@ class SpecTemplate(Frozen):
             return False
         prune = self.prune
         measures = any(measure.needs_samples for measure in prune.allocation.measures)
-        judges = prune.allocation.kind == "tournament"
+        judges = isinstance(prune.allocation, ContestAllocation)
         return bool(prune.method.needs) or measures or judges or prune.reconstruction is not None
 
     @property
