@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -17,13 +18,15 @@ from hypothesis.extra import numpy as npst
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline.errors import InvalidSpec, NumericalError
-from pipeline.methods import Method, OneShot
-from pipeline.methods.base import OneShotMethod, RankingMethod
+from pipeline.methods import Learned, Method, OneShot
+from pipeline.methods.base import MethodBase, OneShotMethod, RankingMethod
 from pipeline.methods.composed import AdmmUpdate, Composed, ObsUpdate
 from pipeline.methods.dsnot import Dsnot
+from pipeline.methods.learned import LearnedMethod
 from pipeline.methods.magnitude import Magnitude
 from pipeline.methods.ranking import Ranking
 from pipeline.methods.ria import Ria
+from pipeline.methods.single import Single
 from pipeline.methods.sparsegpt import SparseGPT
 from pipeline.methods.wanda import Wanda
 from pipeline.spec.patterns import NM, Pattern, Unstructured
@@ -212,6 +215,14 @@ def test_the_variant_refuses_patterns_that_say_who_competes(pattern: Pattern, go
     with pytest.raises(InvalidSpec):
         Wanda(variant=True).choose(*example(), pattern)
     Wanda().check(pattern)
+
+
+def test_each_union_contains_the_one_before_it_and_is_of_its_kind() -> None:
+    unions = [members(union) for union in (Ranking, Single, OneShot, Method)]
+    assert all(set(inner) < set(outer) for inner, outer in pairwise(unions))
+    for union, kind in zip(unions, (RankingMethod, OneShotMethod, OneShotMethod, MethodBase), strict=True):
+        assert all(issubclass(one, kind) for one in union)
+    assert {one for one in members(Method) if issubclass(one, LearnedMethod)} == set(members(Learned))
 
 
 def test_the_union_is_told_apart_by_kind() -> None:
