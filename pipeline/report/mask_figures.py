@@ -4,8 +4,8 @@ import statistics
 
 from pipeline.artifacts.curve import Curve, MaskRecord, TokensIndex
 from pipeline.canonical import Frozen
-from pipeline.methods.maskllm import MaskTraining
 from pipeline.report.training_figures import TrainingFigures, training_figures
+from pipeline.spec.mask_training import MaskTraining
 
 MOST_RECORDS = 40
 MOST_POINTS = 600

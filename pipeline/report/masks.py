@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.artifacts.curve import MaskRecord
-from pipeline.methods.maskllm import MaskLLM
+from pipeline.methods.learned import LearnedMethod
 from pipeline.report.curves import curve_chart, fit_chart, marks_of
 from pipeline.report.mask_figures import MaskLearning
 from pipeline.report.panels import TALL, CurveChart, Stack
@@ -21,7 +21,7 @@ class MaskPage:
     """`curves`: of the training; `settled`: of the masks over time; `blocks`: where each block's ended;
     `fits`: of scope block."""
 
-    method: MaskLLM
+    method: LearnedMethod
     objective: str
     curves: CurveChart | None
     settled: CurveChart | None
@@ -32,11 +32,12 @@ class MaskPage:
 
 def mask_page(learned: MaskLearning | None, spec: PruneSpec) -> MaskPage | None:
     """None where no masks were learned."""
-    if learned is None or spec.prune is None or not isinstance(spec.prune.method, MaskLLM):
+    method = spec.learned_method
+    if learned is None or method is None:
         return None
-    training = spec.prune.method.training
+    training = method.training
     return MaskPage(
-        method=spec.prune.method,
+        method=method,
         objective=objective_of(training),
         curves=curve_chart(
             learned.training,

@@ -18,13 +18,13 @@ from pipeline.artifacts.certificate import Certificate
 from pipeline.artifacts.refs import MASKS_PATH, LinearSparsity, SparsityTable
 from pipeline.canonical import Frozen
 from pipeline.evaluation.comparison import Comparison, TaskComparison, compare
-from pipeline.methods.maskllm import MaskLLM, MaskTraining
 from pipeline.report.data import limits_of
 from pipeline.report.quantity import human_count, human_metric, human_perplexity, human_share
 from pipeline.report.summary import name_of, objective_of, recipe_of, seeds_of
 from pipeline.request.prune_spec import PruneSpec
 from pipeline.spec.eval_tasks import LM_EVAL_VERSION
 from pipeline.spec.evaluation import EvaluationResult
+from pipeline.spec.mask_training import MaskTraining
 from pipeline.spec.sparsity_plan import SparsityPlan
 from pipeline.spec.uri import parse_uri
 from pipeline.structure.table import SizeTable
@@ -249,8 +249,8 @@ class _Learning:
 
 
 def _learning(spec: PruneSpec) -> _Learning | None:
-    method = spec.prune.method if spec.prune is not None else None
-    if not isinstance(method, MaskLLM):
+    method = spec.learned_method
+    if method is None:
         return None
     prior = "random logits" if method.prior is None else f"the masks of {method.prior.kind}"
     return _Learning(

@@ -20,7 +20,7 @@ from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.stream import BlockStream
 from pipeline.checkpoint.writer import put_tensors
 from pipeline.masks.certify import certify
-from pipeline.methods import Magnitude
+from pipeline.methods.magnitude import Magnitude
 from pipeline.spec.patterns import Unstructured
 from pipeline.spec.recovery import Reconstruction, Recovery
 from pipeline.spec.training_recipe import LearningRate, Optimizer, TrainingText

@@ -20,9 +20,9 @@ from pipeline.canonical import canonical_json
 from pipeline.checkpoint.writer import put_tensors
 from pipeline.dag.stages import LearnMasks, Recover
 from pipeline.errors import SecateurError
-from pipeline.methods import Magnitude
-from pipeline.methods.maskllm import MaskTraining
+from pipeline.methods.magnitude import Magnitude
 from pipeline.request.resources import TrainingResources
+from pipeline.spec.mask_training import MaskTraining
 from pipeline.spec.model import Dtype
 from pipeline.spec.patterns import Pattern, Unstructured
 from pipeline.spec.recovery import Recovery

@@ -11,7 +11,6 @@ from pipeline.artifacts.refs import ExpertTable, FileRef, ManifestRef, ReportRef
 from pipeline.canonical import Frozen
 from pipeline.checkpoint.keeps import EXPERTS_JSON, FITS_JSON
 from pipeline.dag.stages import Report
-from pipeline.methods.maskllm import MaskLLM
 from pipeline.report.data import ReportData, report_json
 from pipeline.report.mask_figures import MaskLearning, mask_learning
 from pipeline.report.page import render_html
@@ -89,8 +88,8 @@ def _fits(context: StageContext) -> tuple[BlockFit, ...]:
 
 
 def _masks(stage: Report, context: StageContext, curve: Curve | None) -> MaskLearning | None:
-    method = stage.spec.prune.method if stage.spec.prune is not None else None
-    if curve is None or not isinstance(method, MaskLLM):
+    method = stage.spec.learned_method
+    if curve is None or method is None:
         return None
     tokens = context.read("mask_tokens", TOKENS_JSON)
     return mask_learning(

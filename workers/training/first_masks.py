@@ -31,7 +31,7 @@ class FirstMasks:
         self.patterns = [one for one in work.patterns or () if isinstance(one, NM)]
         if not self.patterns or len(self.patterns) != len(work.patterns or ()):
             raise InvalidSpec(
-                "method maskllm learns N:M masks; use pattern kind nm", "spec.prune.pattern.kind"
+                "masks are learned for N:M patterns; use pattern kind nm", "spec.prune.pattern.kind"
             )
         model = skeleton(self._reader, TORCH_DTYPES[work.stage.training.precision])
         names = disk_names(model, self._reader)

@@ -18,7 +18,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from pipeline.architecture.rows import row_for
-from pipeline.methods.maskllm import MaskTraining
+from pipeline.spec.mask_training import MaskTraining
 from pipeline.tensor.soft_masks import Draw, chosen, key_of, masked_weight
 
 Masks = Literal["drawn", "likeliest", "none"]

@@ -18,7 +18,7 @@ from pipeline.checkpoint.skeleton import disk_names
 from pipeline.checkpoint.stream import BlockStream
 from pipeline.errors import UnsupportedCheckpoint, UnsupportedModel
 from pipeline.masks.certify import certify
-from pipeline.methods import Wanda
+from pipeline.methods.wanda import Wanda
 from pipeline.spec.patterns import Unstructured
 from pipeline.storage import ContentStore
 from tests import oracles
