@@ -10,8 +10,8 @@ from tempfile import gettempdir
 from pydantic.fields import FieldInfo
 
 from api.app import create_app
-from api.schema import request_schema
 from api.settings import PREFIX, ClientSettings, Settings
+from pipeline.request.schema import request_schema
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 

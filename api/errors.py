@@ -12,10 +12,10 @@ from pydantic import BaseModel
 from sqlalchemy.exc import InterfaceError, OperationalError
 from starlette.exceptions import HTTPException
 
-from api.hints import explained
 from api.submit import RayUnavailable
 from pipeline.canonical import Frozen
 from pipeline.errors import CorruptObject, InvalidRequest, ObjectNotFound, SecateurError, StorageError
+from pipeline.request.hints import explained
 from pipeline.request.prune_spec import JobRequest
 
 log = logging.getLogger(__name__)

@@ -54,14 +54,17 @@ def run_job(
     directory: Path,
     *,
     storage: str = "storage",
+    here: bool = False,
     told: Callable[[DriverEvent, subprocess.Popen[str]], None] | None = None,
 ) -> Ran:
-    """`NAME.yaml`, `NAME.log` and the storage lie in the directory; what is stored is not made again. `told`
-    hears every event when it comes, and has the process. Raises RuntimeError when the job fails or dies."""
+    """`NAME.yaml`, `NAME.log` and the storage lie in the directory; what is stored is not made again. `here`:
+    in one process instead of on a Ray. `told` hears every event when it comes, and has the process. Raises
+    RuntimeError when the job fails or dies."""
     spec, log = directory / f"{name}.yaml", directory / f"{name}.log"
     spec.write_text(yaml.safe_dump(request))
     where = directory / storage
     command = [sys.executable, "-m", "workers.run", str(spec), "--storage", str(where)]
+    command += ["--here"] if here else []
     events = []
     with (
         log.open("w") as errors,

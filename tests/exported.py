@@ -1,26 +1,22 @@
 """A pruned model as a directory that any consumer loads, from what the sweep has stored."""
 
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.artifacts.refs import CheckpointRef
-from pipeline.blocks.worker import SweepWorker
-from pipeline.checkpoint.assemble import assemble
+from pipeline.blocks.pruning import PrunedBlocks, pruned_checkpoint
 from pipeline.checkpoint.index import TENSORS_JSON
-from pipeline.checkpoint.stored_block import StoredBlock
 from pipeline.storage import ContentStore
 
 
 def exported(
     content: ContentStore,
     like: CheckpointRef,
-    worker: SweepWorker,
-    blocks: Sequence[StoredBlock],
+    pruned: PrunedBlocks,
     directory: Path,
 ) -> CheckpointRef:
-    """Write the checkpoint that the prune stage makes of stored blocks, and return it."""
-    ref = assemble(content, like, [worker.store_outer(), *(block.weights for block in blocks)])
+    """Write the checkpoint that the prune stage makes of pruned blocks, and return it."""
+    ref = pruned_checkpoint(content, like, pruned)
     export(content, ref, directory)
     return ref
 

@@ -1,28 +1,33 @@
-"""The measuring and pruning stages' loops without Ray: the same SweepWorkers, called one after the other."""
+"""The production loops on a crew in this process, for tests on tiny models."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
+from safetensors.torch import load
 from torch import Tensor
 
 from pipeline.allocations import Allocation
 from pipeline.allocations.measures import Measure
-from pipeline.artifacts.curve import BlockFit
-from pipeline.artifacts.refs import CheckpointRef, FileRef, StatisticsRef
-from pipeline.blocks.worker import SweepWorker
+from pipeline.architecture.rows import row_for
+from pipeline.artifacts.refs import CheckpointRef, StatisticsRef
+from pipeline.blocks.local import LocalCrew
+from pipeline.blocks.measuring import measure_statistics, measure_values
+from pipeline.blocks.pruning import PrunedBlocks, Pruning, prune_blocks
+from pipeline.blocks.steps import run_through
+from pipeline.checkpoint.keeps import turned
 from pipeline.checkpoint.prunable import prunable_weights
+from pipeline.checkpoint.reader import CheckpointReader, read_tensor
 from pipeline.checkpoint.statistics import read_statistics
 from pipeline.checkpoint.stored_block import StoredBlock
 from pipeline.methods import OneShot
-from pipeline.request.prune_spec import Propagation
 from pipeline.spec.patterns import Pattern
-from pipeline.spec.reconstruction import BlockReconstruction, steps_of
-from pipeline.spec.sparsity_plan import SparsityPlan, Weights
+from pipeline.spec.propagation import Propagation
+from pipeline.spec.reconstruction import BlockReconstruction
+from pipeline.spec.sparsity_plan import SparsityPlan
 from pipeline.storage import ContentStore
+from pipeline.storage.progress import StageProgress
 from pipeline.tensor.needs import Needs
 from pipeline.tensor.packing import unpack_keep
-from pipeline.tensor.statistics import LinearStatistics, merge, share_edges
 
 
 @dataclass
@@ -35,8 +40,12 @@ class Pruned:
     dense_norms: dict[str, Tensor]
     keep: dict[str, Tensor]
     weights: dict[str, Tensor]
-    blocks: list[StoredBlock]
-    worker: SweepWorker
+    made: PrunedBlocks
+
+    @property
+    def blocks(self) -> tuple[StoredBlock, ...]:
+        """The pruned blocks as they are stored."""
+        return self.made.blocks
 
 
 def prune_in_process(
@@ -52,140 +61,65 @@ def prune_in_process(
     workers: int = 1,
     done: Sequence[StoredBlock] = (),
 ) -> Pruned:
-    """Measure, allocate, prune; `done` blocks are replayed as a later attempt does."""
+    """Measure, allocate, prune; `done` blocks are found as a later attempt finds them."""
     weights = prunable_weights(content, checkpoint)
     statistics = None
     dense_norms: dict[str, Tensor] = {}
     if samples:
-        gang = gang_of(content, checkpoint, samples, workers)
+        crew = LocalCrew(content, checkpoint, samples, workers=workers)
         dense_needs = method.needs if propagation == "dense" else frozenset()
-        statistics = measure_in_process(gang, needs=dense_needs | {"input_norm"})
-        for block in range(len(weights)):
-            gang[0].load(block)
+        statistics = measured_statistics(crew, needs=dense_needs | {"input_norm"}, samples=len(samples))
+        for block in range(crew.blocks):
+            first = crew.workers[0]
+            first.load(block)
             found = read_statistics(content, statistics, block)
-            for group, one in zip(gang[0].linear_groups(), found, strict=True):
-                dense_norms |= {gang[0].work.tensor_name(name): one.input_norm_I for name in group}
+            for group, one in zip(first.linear_groups(), found, strict=True):
+                dense_norms |= {first.work.tensor_name(name): one.input_norm_I for name in group}
     measured: tuple[float, ...] = ()
     if allocation.measure is not None:
-        worker = gang_of(content, checkpoint, [], 1)[0]
-        measured = measured_values(worker, allocation.measure, statistics, weights)
+        crew = LocalCrew(content, checkpoint, [])
+        measured = measured_values(crew, allocation.measure, statistics)
     plan = allocation.plan(pattern, weights, measured=measured)
 
-    gang = gang_of(content, checkpoint, samples, workers)
-    for worker in gang:
-        if reconstruction is not None:
-            worker.reconstruct(reconstruction)
-    pruned = Pruned(plan, measured, dense_norms, {}, {}, list(done), gang[0])
-    for block in range(len(weights)):
-        for worker in gang:
-            worker.load(block)
-            if reconstruction is not None:
-                worker.advance_targets()
-        if block < len(done):
-            for worker in gang:
-                worker.load(block, done[block])
-                worker.advance()
-            continue
-        groups = gang[0].linear_groups()
-        found: list[LinearStatistics] | StatisticsRef | None = None
-        if not samples or propagation == "dense":
-            found = statistics
-            _choose(gang, range(len(groups)), found, method, plan, grams=False)
-        elif propagation == "linear":
-            found = []
-            for g in range(len(groups)):
-                found.append(merge([worker.reach(g, needs=method.needs) for worker in gang]))
-                known = [*(None for _ in range(g)), found[g], *(None for _ in groups[g + 1 :])]
-                _choose(gang, [g], known, method, plan)
-            for worker in gang:
-                worker.finish(advance=False)
-        else:
-            found = _statistics(gang, advance=False, needs=method.needs)
-            _choose(gang, range(len(groups)), found, method, plan)
-        fit = None if reconstruction is None else _fit(gang, block, reconstruction, samples=len(samples))
-        for worker in gang:
-            worker.advance()
-        for name, linear in gang[0].chosen().items():
-            tensor = gang[0].work.tensor_name(name)
-            pruned.keep[tensor] = unpack_keep(linear.packed_keep, tuple(linear.weight_OI.shape))
-            pruned.weights[tensor] = gang[0].work.weight(name)
-        pruned.blocks.append(gang[0].store(found, fit))
-    return pruned
+    crew = LocalCrew(content, checkpoint, samples, workers=workers)
+    pruning = Pruning(
+        method=method,
+        plan=plan,
+        propagation=propagation,
+        samples=len(samples),
+        reconstruction=reconstruction,
+        statistics=statistics if not samples or propagation == "dense" else None,
+    )
+    progress = StageProgress(content, "0" * 64) if done else None
+    for one in done:
+        assert progress is not None
+        progress.put_block(one.block, one)
+    made = run_through(prune_blocks(crew, pruning, progress=progress))
+    keep, new = _stored(content, checkpoint, made.blocks)
+    return Pruned(plan, measured, dense_norms, keep, new, made)
 
 
-def measure_in_process(gang: Sequence[SweepWorker], *, needs: Needs) -> StatisticsRef:
+def measured_statistics(crew: LocalCrew, *, needs: Needs, samples: int) -> StatisticsRef:
     """A dense sweep, stored."""
-    files: list[FileRef] = []
-    blocks = gang[0].num_blocks
-    for block in range(blocks):
-        for worker in gang:
-            worker.load(block)
-        similar = "similarity" in needs
-        statistics = _statistics(gang, advance=similar or block < blocks - 1, needs=needs)
-        found = [one for worker in gang for one in worker.similarities()]
-        similarity = sum(found) / len(found) if similar else None
-        files.append(gang[0].store_statistics(statistics, similarity))
-        if "hessian" in needs:
-            for g, one in enumerate(statistics):
-                grams = [worker.gram(g) for worker in gang]
-                files.append(gang[g % len(gang)].store_hessian(g, one.samples, *grams))
-    return StatisticsRef(files=tuple(files))
+    return run_through(measure_statistics(crew, needs, samples=samples))
 
 
-def measured_values(
-    worker: SweepWorker, measure: Measure, statistics: StatisticsRef | None, weights: Weights
-) -> tuple[float, ...]:
+def measured_values(crew: LocalCrew, measure: Measure, statistics: StatisticsRef | None) -> tuple[float, ...]:
     """What the stage makes of a measure, flat."""
-    given = statistics if measure.needs_samples else None
-    found = [worker.measured(block, measure, given) for block in range(len(weights))]
-    if measure.scope == "block":
-        return tuple(one[""] for one in found)
-    return tuple(one[name] for one, block in zip(found, weights, strict=True) for name in block)
+    found = run_through(measure_values(crew, measure, statistics if measure.needs_samples else None))
+    return tuple(value for block in found for value in block.values())
 
 
-def _choose(gang, groups, measured, method, plan, *, grams=True) -> None:
-    for g in groups:
-        held = [worker.gram(g) for worker in gang] if grams and "hessian" in method.needs else []
-        gang[g % len(gang)].choose(gang[0].linear_groups()[g], measured, method, plan, *held)
-    parts = [worker.chosen() for worker in gang]
-    for i, worker in enumerate(gang):
-        worker.apply(*parts[:i], *parts[i + 1 :])
-
-
-def _fit(gang, block, reconstruction, *, samples) -> BlockFit:
-    before = [distance for worker in gang for distance in worker.begin_fit()]
-    for step in range(steps_of(reconstruction, samples=samples)):
-        gradients = [worker.fit_gradient(step) for worker in gang]
-        for worker in gang:
-            worker.fit_step(*gradients)
-    after = [distance for worker in gang for distance in worker.fit_distances()]
-    for worker in gang:
-        worker.end_fit(take=sum(after) < sum(before))
-    means = sum(before) / samples, min(sum(before), sum(after)) / samples
-    return BlockFit(block=block, before=means[0], after=means[1])
-
-
-def gang_of(
-    content: ContentStore, checkpoint: CheckpointRef, samples: Sequence[Tensor], workers: int
-) -> list[SweepWorker]:
-    edges = share_edges(len(samples), workers)
-    gang = [
-        SweepWorker(
-            content,
-            checkpoint,
-            samples[edges[i] : edges[i + 1]],
-            dtype=torch.float32,
-            device=torch.device("cpu"),
-            first=edges[i],
-            samples=len(samples),
-        )
-        for i in range(workers)
-    ]
-    for worker in gang:
-        worker.start()
-    return gang
-
-
-def _statistics(gang: Sequence[SweepWorker], *, advance: bool, needs: Needs) -> list[LinearStatistics]:
-    shares = [worker.measure(advance=advance, needs=needs) for worker in gang]
-    return [merge(group) for group in zip(*shares, strict=True)]
+def _stored(
+    content: ContentStore, checkpoint: CheckpointRef, blocks: Sequence[StoredBlock]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Keep tensors and new weights of pruned blocks, as any later stage reads them from storage."""
+    row = row_for(str(CheckpointReader(content, checkpoint).config["model_type"]))
+    keep: dict[str, Tensor] = {}
+    weights: dict[str, Tensor] = {}
+    for stored in blocks:
+        blob, entries = stored.weights.file.blob, stored.weights.tensors
+        for name, packed in load(content.get_bytes(stored.keep.blob)).items():
+            weights[name] = turned(read_tensor(content, blob, entries[name], name=name), row).contiguous()
+            keep[name] = unpack_keep(packed, tuple(weights[name].shape))
+    return keep, weights

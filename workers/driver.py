@@ -8,6 +8,7 @@ import ray
 from pipeline.job.events import AttemptFailed
 from pipeline.job.ledger import WorkOrder, order_key
 from workers.failures import reason_for
+from workers.gang.site import RaySite
 from workers.job import AttemptEnded, leave, run_job
 from workers.reporter import ApiReporter, LinesReporter, Reporter
 from workers.settings import WorkerSettings
@@ -26,13 +27,13 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
 
-    settings = WorkerSettings()  # type: ignore[call-arg]
+    settings = WorkerSettings()
     order = settings.content().get_model(order_key(arguments.job, arguments.attempt), WorkOrder)
     reporter: Reporter = ApiReporter(order) if order.report_to else LinesReporter()
     ray.init(log_to_driver=True, logging_level=logging.WARNING)
     code = 0
     try:
-        run_job(order, settings, reporter)
+        run_job(order, settings, reporter, RaySite(order))
     except AttemptEnded as end:
         log.error("attempt %d of %s failed: %s", order.attempt, order.job, end.reason.message)
         code = 1

@@ -7,8 +7,6 @@ from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 
-from ray.util.metrics import Gauge
-
 from pipeline.artifacts.curve import StepRecord, Validation
 from pipeline.dag.next_actions import MAX_STAGE_TRIES, decide, next_actions
 from pipeline.dag.nodes import Dag, Node, node_key, resolve_inputs
@@ -38,12 +36,11 @@ from pipeline.job.ledger import (
     stage_result_key,
 )
 from pipeline.storage.content import ContentStore
-from workers.curves import CurveGauges
 from workers.failures import may_go_on, reason_for
-from workers.gang.keeper import GangKeeper
-from workers.placement import launch, on_gang, on_worker, places_needed, prepare
+from workers.places import on_gang, on_worker, places_needed
 from workers.reporter import Reporter
 from workers.settings import WorkerSettings
+from workers.site import Site
 from workers.stages.base import Made, Note, Progress, StageContext, Trained, Validated, Waited
 
 log = logging.getLogger(__name__)
@@ -57,16 +54,16 @@ class AttemptEnded(Exception):
         self.reason = reason
 
 
-def run_job(order: WorkOrder, settings: WorkerSettings, reporter: Reporter) -> JobResult:
+def run_job(order: WorkOrder, settings: WorkerSettings, reporter: Reporter, site: Site) -> JobResult:
     """Make everything that the order asks for. Raises AttemptEnded after reporting why."""
     dag = plan(order.request.spec, order.pins)
     planned = tuple(
         NodePlanned(node=n.id, stage=n.stage.kind, needs=tuple(sorted(n.needs))) for n in dag.nodes
     )
     reporter.emit(AttemptStarted(nodes=planned))
-    attempt = _Attempt(order, settings, reporter)
+    attempt = _Attempt(order, settings, reporter, site)
     try:
-        results = _run_all(dag, attempt, reporter)
+        results = _run_all(dag, attempt, reporter, site)
     except AttemptEnded as end:
         reporter.emit(AttemptFailed(reason=end.reason))
         raise
@@ -76,19 +73,17 @@ def run_job(order: WorkOrder, settings: WorkerSettings, reporter: Reporter) -> J
     return result
 
 
-def _run_all(dag: Dag, attempt: "_Attempt", reporter: Reporter) -> dict[str, NodeResult]:
+def _run_all(dag: Dag, attempt: "_Attempt", reporter: Reporter, site: Site) -> dict[str, NodeResult]:
     results: dict[str, NodeResult] = {}
     running: dict[Future[NodeResult], Node] = {}
-    for node in dag.nodes:
-        prepare(node.stage)
-    pool = ThreadPoolExecutor(max_workers=len(dag.nodes), thread_name_prefix="stage")
+    site.prepare([node.stage for node in dag.nodes])
+    pool = ThreadPoolExecutor(max_workers=site.threads or len(dag.nodes), thread_name_prefix="stage")
     try:
         while len(results) < len(dag.nodes):
             started = {node.id for node in running.values()}
             ready = next_actions(dag, done=results.keys(), started=started)
             ahead = [node for node in dag.nodes if node.id not in results]
-            workers = attempt.workers
-            for node in startable(ready, running.values(), ahead=ahead, workers=workers):
+            for node in startable(ready, running.values(), ahead=ahead, workers=site.workers):
                 earlier = {one.id: results[one.id] for one in dag.nodes if one.id in results}
                 running[pool.submit(attempt.run_node, node, earlier)] = node
             finished, _ = wait(running, timeout=2, return_when=FIRST_COMPLETED)
@@ -112,7 +107,7 @@ def _run_all(dag: Dag, attempt: "_Attempt", reporter: Reporter) -> dict[str, Nod
 def startable(
     ready: Sequence[Node], running: Collection[Node], *, ahead: Collection[Node], workers: int
 ) -> list[Node]:
-    """Of the nodes whose inputs are made, those that start now. `ahead`: all that are not done.
+    """The nodes that start now, of those whose inputs are made. `ahead`: all nodes that are not done.
 
     A job never holds more places than it declared. The gang may hold every CPU that there is, so tasks that
     need one go first, and the gang's stages wait until they are done. Stages in the place of a single worker
@@ -135,19 +130,11 @@ def startable(
 class _Attempt:
     """What every node of the attempt shares."""
 
-    def __init__(self, order: WorkOrder, settings: WorkerSettings, reporter: Reporter) -> None:
+    def __init__(self, order: WorkOrder, settings: WorkerSettings, reporter: Reporter, site: Site) -> None:
         self._order = order
         self._settings = settings
         self._reporter = reporter
-        self._keeper = GangKeeper(order)
-        self.workers = order.request.resources.workers
-        self._curves = CurveGauges()
-        self._done = Gauge(
-            "secateur_stage_done", description="Finished units of a stage", tag_keys=("job", "node")
-        )
-        self._total = Gauge(
-            "secateur_stage_total", description="All units of a stage", tag_keys=("job", "node")
-        )
+        self._site = site
 
     def run_node(self, node: Node, earlier: Mapping[str, NodeResult]) -> NodeResult:
         """Find the node's result, or make it, trying again after lost workers."""
@@ -188,7 +175,7 @@ class _Attempt:
         started = time.monotonic()
         made: Made | None = None
         waited = 0.0
-        for step in launch(node.stage, context, self._keeper):
+        for step in self._site.launch(node.stage, context):
             match step:
                 case Progress(done, total, note):
                     self._progress(node, done, total, note)
@@ -223,18 +210,16 @@ class _Attempt:
         unit = node.stage.unit
         log.info("stage %s: %g of %g %s %s", node.id, done, total, unit, note or "")
         self._reporter.emit(StageProgress(node=node.id, done=done, total=total, unit=unit, note=note))
-        tags = {"job": self._order.job, "node": node.id}
-        self._done.set(done, tags=tags)
-        self._total.set(total, tags=tags)
+        self._site.metrics.progressed(node.id, done=done, total=total)
 
     def _trained(self, node: Node, total_steps: int, record: StepRecord) -> None:
         self._reporter.emit(TrainingStep(node=node.id, total_steps=total_steps, record=record))
-        self._curves.set(record, job=self._order.job, node=node.id)
+        self._site.metrics.trained(node.id, record)
 
     def _validated(self, node: Node, validation: Validation) -> None:
         log.info("stage %s: perplexity %.3f after step %d", node.id, validation.perplexity, validation.step)
         self._reporter.emit(TrainingValidated(node=node.id, validation=validation))
-        self._curves.validated(validation, job=self._order.job, node=node.id)
+        self._site.metrics.validated(node.id, validation)
 
     def _finished(self, node: Node, stored: StageResult, *, cached: bool) -> NodeResult:
         result = NodeResult(

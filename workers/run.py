@@ -1,4 +1,5 @@
-"""`python -m workers.run SPEC --storage DIR`: a job on a local Ray with no API at all.
+"""`python -m workers.run SPEC --storage DIR`: a job with no API at all, on a Ray of its own or in this
+process.
 
 Writes one DriverEvent as JSON per line on standard output; logs go to standard error.
 """
@@ -14,14 +15,13 @@ import ray
 import yaml
 from pydantic import ValidationError
 
-from pipeline.canonical import digest_of
 from pipeline.errors import SecateurError
 from pipeline.job.events import AttemptFailed
-from pipeline.job.ledger import WorkOrder
 from pipeline.request.prune_spec import JobRequest
-from pipeline.resolve.resolve import resolve
 from workers.failures import reason_for
+from workers.gang.site import RaySite
 from workers.job import AttemptEnded, leave, run_job
+from workers.local.job import order_for, run_here
 from workers.reporter import LinesReporter
 from workers.settings import WorkerSettings
 
@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument(
         "--storage", required=True, type=Path, help="directory for results and the stage cache"
     )
+    parser.add_argument("--here", action="store_true", help="in this process, without Ray")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
 
@@ -42,15 +43,17 @@ def main() -> None:
         parser.error(f"{arguments.spec}: {error}")
     os.environ.setdefault("SECATEUR_ALLOWED_ROOTS", "/")  # a local run reads what its user may read
     os.environ["SECATEUR_STORAGE_URL"] = f"file://{arguments.storage.resolve()}"
-    settings = WorkerSettings()  # type: ignore[call-arg]
+    settings = WorkerSettings()
     reporter = LinesReporter()
     code = 0
     try:
-        pins = resolve(request.spec, settings.access())
-        order = WorkOrder(job=f"local-{digest_of(request)[:12]}", attempt=1, request=request, pins=pins)
+        if arguments.here:
+            run_here(request, settings, reporter)
+            leave(code)
+        order = order_for(request, settings)
         with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as directory:
             _start_ray(Path(directory))
-            run_job(order, settings, reporter)
+            run_job(order, settings, reporter, RaySite(order))
             ray.shutdown()
     except SecateurError as error:
         reporter.emit(AttemptFailed(reason=reason_for(error, node=None)))

@@ -14,11 +14,11 @@ from rich.text import Text
 from api.auth import ROLES
 from api.cli.connect import Url, connect
 from api.cli.local import settings_from
-from api.cli.spec_files import SpecError
 from api.cli.view import out, say_json
 from api.client.client import DEFAULT_URL, ClientError
-from api.hints import suggestion
 from api.service.keys.views import KeyRequest, KeyState, KeyView
+from pipeline.request.hints import suggestion
+from pipeline.request.spec_files import SpecError
 
 STATE_STYLE: dict[KeyState, str] = {"active": "green", "expired": "yellow", "revoked": "dim"}
 

@@ -21,7 +21,6 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
-from api.cli.spec_files import Document, SpecError, checked, load_document
 from api.cli.view import final_table, out, say_error, sweep_table
 from api.cli.watch import JobWatch, reason_text, watch
 from api.key_file import NAME as KEY_FILE
@@ -29,6 +28,7 @@ from api.settings import PREFIX, Settings
 from pipeline.artifacts.refs import ManifestRef, ReportRef
 from pipeline.job.events import DriverEvent, Event, FailureReason, JobFailed, JobSucceeded
 from pipeline.report.sweep import SweepDocument, read_any_report
+from pipeline.request.spec_files import Document, SpecError, checked, load_document
 from pipeline.storage import ContentStore, LocalStore
 
 JOB = "local"
@@ -106,8 +106,12 @@ def run(
         list[str] | None, typer.Option("--set", help="Change a field; may be repeated.")
     ] = None,
     log: Annotated[Path | None, typer.Option(help="File for the log; next to the storage.")] = None,
+    local: Annotated[
+        bool, typer.Option("--local", help="In one process, without Ray; the bits are the same.")
+    ] = False,
 ) -> None:
-    """Run a spec on a local Ray, without the service: exit code 0 when it succeeded, 1 when it failed."""
+    """Run a spec without the service, on a Ray of its own or in one process: exit code 0 when it succeeded, 1
+    when it failed."""
     document = load_document(spec, overrides or [])
     checked(document)
     require_worker()
@@ -116,9 +120,10 @@ def run(
     storage.mkdir(parents=True, exist_ok=True)
     log.parent.mkdir(parents=True, exist_ok=True)
     console = out()
-    console.print(f"starting a local Ray, log: {log}", soft_wrap=True)
+    what = "running in one process" if local else "starting a local Ray"
+    console.print(f"{what}, log: {log}", soft_wrap=True)
     seen: list[Event] = []
-    with ended_by_sigterm(), _driver(document, storage, log) as events:
+    with ended_by_sigterm(), _driver(document, storage, log, local=local) as events:
         state = watch(_kept(events, seen), JobWatch(JOB), console)
     if state.status != "succeeded":
         assert state.error is not None, "a run that did not succeed says why"
@@ -143,7 +148,7 @@ def module_command(module: str, *arguments: str) -> list[str]:
 
 def child_environment() -> dict[str, str]:
     """Our environment, in which children find the same code as we run."""
-    here = str(Path(__file__).resolve().parent.parent)
+    here = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(part for part in (here, os.environ.get("PYTHONPATH", "")) if part)
     return {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
 
@@ -179,13 +184,15 @@ def last_lines(log: Path) -> str:
 
 
 @contextlib.contextmanager
-def _driver(document: Document, storage: Path, log: Path) -> Iterator[Iterator[Event]]:
+def _driver(document: Document, storage: Path, log: Path, *, local: bool) -> Iterator[Iterator[Event]]:
     """Events of `python -m workers.run`: a DriverEvent as JSON per line of its output, then how it ended."""
     with tempfile.TemporaryDirectory(prefix="secateur-run-") as directory, log.open("wb") as errors:
         spec = Path(directory) / "job.json"
         spec.write_text(json.dumps(document), encoding="utf-8")
         process = subprocess.Popen(
-            module_command("workers.run", str(spec), "--storage", str(storage)),
+            module_command(
+                "workers.run", str(spec), "--storage", str(storage), *(["--here"] if local else [])
+            ),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=errors,

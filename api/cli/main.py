@@ -17,7 +17,6 @@ from api.cli import schedules as cli_schedules
 from api.cli import structure as cli_structure
 from api.cli.connect import REMEDY, Url, connect
 from api.cli.job import say_links, say_result, watched
-from api.cli.spec_files import SpecError, load_document
 from api.cli.view import (
     job_details,
     jobs_table,
@@ -30,6 +29,7 @@ from api.client.client import DEFAULT_URL, ClientError
 from api.client.download import download as download_files
 from pipeline.errors import SecateurError
 from pipeline.job.state import Status
+from pipeline.request.spec_files import SpecError, load_document
 
 BAD_REQUEST = frozenset({400, 413, 415, 422})
 STATUSES: tuple[str, ...] = get_args(Status)

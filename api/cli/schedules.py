@@ -12,10 +12,10 @@ from api.cli.schedule_view import (
     schedule_details,
     schedules_table,
 )
-from api.cli.spec_files import load_document
 from api.cli.view import out, say_json
 from api.client.client import DEFAULT_URL
 from api.service.schedules.views import ScheduleView
+from pipeline.request.spec_files import load_document
 
 app = typer.Typer(
     help="Fire jobs by cron, or when a checkpoint arrives.", no_args_is_help=True, rich_markup_mode=None

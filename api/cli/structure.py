@@ -9,8 +9,8 @@ import typer
 from pydantic import JsonValue, ValidationError
 
 from api.cli.local import child_environment, module_command, require_worker
-from api.cli.spec_files import SpecError, load_fields
-from api.hints import explained
+from pipeline.request.hints import explained
+from pipeline.request.spec_files import SpecError, load_fields
 from pipeline.spec.structure import Structure
 from pipeline.spec.texts import Calibration
 from pipeline.spec.vocabulary import VocabularySize

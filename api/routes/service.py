@@ -7,10 +7,10 @@ from fastapi.responses import JSONResponse
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from api.routes.requests import The
-from api.schema import request_schema
 from api.service.health import readiness
 from api.service.jobs.views import Readiness
 from pipeline.canonical import Frozen
+from pipeline.request.schema import request_schema
 
 router = APIRouter(tags=["service"])
 

@@ -88,15 +88,16 @@ function pruning(prune) {
   return [methodWords(method), allocation?.kind ?? "uniform", kept];
 }
 
-function methodWords({ kind, prior }) {
-  if (kind !== "maskllm" || prior === null) return kind;
+/** Learned methods have a training, others have none. */
+function methodWords({ kind, prior, training }) {
+  if (!training || prior === null) return kind;
   const from = prior?.kind ?? "wanda";
   return `${kind} from ${from === "stored" ? "stored masks" : from}`;
 }
 
 /** Of masks: towards what, where it is not the usual, and the budget. */
 function learning(method) {
-  if (method?.kind !== "maskllm") return [];
+  if (!method?.training) return [];
   const { objective, scope, epochs = 1 } = method.training;
   const words = objective?.kind === "distillation" ? [towards(objective)] : [];
   if (scope === "block") words.push("block by block");

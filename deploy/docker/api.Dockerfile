@@ -7,6 +7,7 @@ WORKDIR /src
 COPY pyproject.toml constraints.txt README.md ./
 COPY api api
 COPY pipeline pipeline
+COPY secateur secateur
 COPY workers workers
 RUN python -m venv --without-pip /opt/secateur
 RUN pip --python /opt/secateur/bin/python install --no-cache-dir -c constraints.txt .

@@ -10,6 +10,7 @@ WORKDIR /src
 COPY pyproject.toml constraints.txt README.md ./
 COPY api api
 COPY pipeline pipeline
+COPY secateur secateur
 COPY workers workers
 # The version is pinned; which build of it, the index says.
 RUN sed -i 's/^\(torch==[^+]*\)+.*/\1/' constraints.txt

@@ -1,4 +1,5 @@
-"""Allocations: how sparse each block becomes. One file each; a new one is also a name in candidates.py."""
+"""Allocations: how sparse each block becomes. One file each; a new one is also a name in one union:
+`Candidate` (candidates.py) for those that plan by themselves, `Contest` for those that choose among these."""
 
 from typing import Annotated
 
@@ -18,6 +19,7 @@ __all__ = [
     "AlphaPruning",
     "Atp",
     "Candidate",
+    "Contest",
     "Dlp",
     "Explicit",
     "Owl",
@@ -25,4 +27,5 @@ __all__ = [
     "Uniform",
 ]
 
-Allocation = Annotated[Candidate | Tournament, Field(discriminator="kind")]
+Contest = Tournament
+Allocation = Annotated[Candidate | Contest, Field(discriminator="kind")]

@@ -4,14 +4,14 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.allocations.base import AllocationBase, check_measured, positions
+from pipeline.allocations.base import CandidateAllocation, check_measured, positions
 from pipeline.allocations.levels import nm_plan, unstructured_plan
 from pipeline.allocations.measures import HillAlpha
 from pipeline.spec.patterns import NM, Pattern
 from pipeline.spec.sparsity_plan import SparsityPlan, Weights
 
 
-class AlphaPruning(AllocationBase):
+class AlphaPruning(CandidateAllocation):
     """s_b = η·(2ε·p_b + 1 - ε): p_b is the place of a block's Hill estimate between the smallest (0) and the
     largest (1), `spread` is the paper's ε, and η makes the mean the asked sparsity. It looks at weights
     only."""

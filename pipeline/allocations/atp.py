@@ -4,14 +4,14 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.allocations.base import AllocationBase
+from pipeline.allocations.base import CandidateAllocation
 from pipeline.allocations.levels import nm_plan, unstructured_plan
 from pipeline.errors import InvalidSpec
 from pipeline.spec.patterns import NM, Pattern
 from pipeline.spec.sparsity_plan import SparsityPlan, Weights
 
 
-class Atp(AllocationBase):
+class Atp(CandidateAllocation):
     """s_b = s + step·(b - (B - 1)/2) for block b of B. `step` is the paper's β, found by a few trials: 0.005
     to 0.01 for models of 30 blocks."""
 

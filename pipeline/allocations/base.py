@@ -1,6 +1,7 @@
-"""What every allocation is to the rest of the system."""
+"""The kinds of allocations, by what each of them has to define; and checks of what was measured."""
 
 import math
+from abc import abstractmethod
 
 from pipeline.allocations.measures import Measure
 from pipeline.canonical import Frozen
@@ -12,7 +13,19 @@ FIELD = "spec.prune.allocation"
 
 
 class AllocationBase(Frozen):
-    """A rule that turns the spec's sparsity into one pattern per block."""
+    """The part of an allocation that specs and the DAG ask for, whatever kind of allocation it is."""
+
+    @property
+    @abstractmethod
+    def measures(self) -> tuple[Measure, ...]:
+        """Everything that has to be measured of the dense model first, each once."""
+
+    def check(self, pattern: Pattern, *, blocks: int | None) -> None:
+        """Raise InvalidSpec for what can be known before anything runs. `blocks`: of the model, if known."""
+
+
+class CandidateAllocation(AllocationBase):
+    """A rule that turns the spec's sparsity into one pattern per block by itself. Contests can take it."""
 
     @property
     def measure(self) -> Measure | None:
@@ -24,16 +37,13 @@ class AllocationBase(Frozen):
         """The measure, if there is one."""
         return () if self.measure is None else (self.measure,)
 
-    def check(self, pattern: Pattern, *, blocks: int | None) -> None:
-        """Raise InvalidSpec for what can be known before anything runs. `blocks`: of the model, if known."""
-
+    @abstractmethod
     def plan(self, pattern: Pattern, weights: Weights, *, measured: tuple[float, ...] = ()) -> SparsityPlan:
         """The plan for a model with so many `weights` per block and linear. `measured`: what `measure` asks
         for, per block, or per linear in their order.
 
         Raises InfeasiblePlan when the budget cannot be met, NumericalError for measures that are not finite.
         """
-        raise AssertionError(f"{type(self).__name__} does not define its plan")
 
 
 def check_measured(measured: tuple[float, ...], expected: int, *, what: str) -> None:

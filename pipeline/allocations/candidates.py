@@ -1,4 +1,8 @@
-"""Allocations that make a plan by themselves. A new one is a file and a name in this union."""
+"""The union of allocations that make a plan by themselves. A new one is a file and a name in this union."""
+
+from typing import Annotated
+
+from pydantic import Field
 
 from pipeline.allocations.alpha_pruning import AlphaPruning
 from pipeline.allocations.atp import Atp
@@ -7,4 +11,4 @@ from pipeline.allocations.explicit import Explicit
 from pipeline.allocations.owl import Owl
 from pipeline.allocations.uniform import Uniform
 
-Candidate = Uniform | Owl | Atp | AlphaPruning | Dlp | Explicit
+Candidate = Annotated[Uniform | Owl | Atp | AlphaPruning | Dlp | Explicit, Field(discriminator="kind")]

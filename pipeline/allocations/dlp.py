@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.allocations.base import AllocationBase, check_measured, positions
+from pipeline.allocations.base import CandidateAllocation, check_measured, positions
 from pipeline.allocations.levels import nm_plan, unstructured_plan
 from pipeline.allocations.measures import SaliencyMedian
 from pipeline.errors import NumericalError
@@ -12,7 +12,7 @@ from pipeline.spec.patterns import NM, Pattern
 from pipeline.spec.sparsity_plan import SparsityPlan, Weights
 
 
-class Dlp(AllocationBase):
+class Dlp(CandidateAllocation):
     """Density grows linearly with the importance 1 - u_b/Σu, u_b the median of |W|·norm over block b.
 
     `spread` (the paper's α): densities span twice as much, around the one that was asked. `nm_spread`: with

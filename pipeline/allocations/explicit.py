@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from pipeline.allocations.base import AllocationBase
+from pipeline.allocations.base import CandidateAllocation
 from pipeline.allocations.levels import zeros_of
 from pipeline.errors import InvalidSpec
 from pipeline.spec.patterns import NM, Pattern
@@ -13,7 +13,7 @@ from pipeline.spec.sparsity_plan import SparsityPlan, Weights, with_keep, with_s
 FIELD = "spec.prune.allocation.sparsity"
 
 
-class Explicit(AllocationBase):
+class Explicit(CandidateAllocation):
     """One sparsity per decoder block, in block order. With N:M each is a whole number of zeros per group."""
 
     kind: Literal["explicit"] = "explicit"

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.allocations.base import AllocationBase, check_measured
+from pipeline.allocations.base import CandidateAllocation, check_measured
 from pipeline.allocations.levels import nm_plan, unstructured_plan
 from pipeline.allocations.measures import OutlierRatio
 from pipeline.errors import InvalidSpec
@@ -16,7 +16,7 @@ from pipeline.spec.patterns import NM, Pattern, Unstructured
 from pipeline.spec.sparsity_plan import SparsityPlan, Weights, with_sparsity
 
 
-class Owl(AllocationBase):
+class Owl(CandidateAllocation):
     """Density of a block grows linearly with its outlier ratio.
 
     `multiplier` (the paper's M): a weight is an outlier when its saliency |W|·norm exceeds M times the

@@ -2,13 +2,13 @@
 
 from typing import Literal
 
-from pipeline.allocations.base import AllocationBase
+from pipeline.allocations.base import CandidateAllocation
 from pipeline.allocations.levels import unstructured_plan
 from pipeline.spec.patterns import NM, Pattern
 from pipeline.spec.sparsity_plan import SparsityPlan, Weights
 
 
-class Uniform(AllocationBase):
+class Uniform(CandidateAllocation):
     """Every block at the spec's sparsity."""
 
     kind: Literal["uniform"] = "uniform"

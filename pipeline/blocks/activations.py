@@ -40,17 +40,17 @@ class StoredActivations(Frozen):
 
 
 @dataclass
-class Room:
+class MemoryBudget:
     """Bytes that are left for activations in memory; several Activations may share them."""
 
     left: int
 
 
 class Activations(Sequence[Tensor]):
-    """Hidden states [1, L, H] by sequence. `room`: for those that stay in memory; None: all do."""
+    """Hidden states [1, L, H] by sequence. `budget` limits those that stay in memory; None lets all stay."""
 
-    def __init__(self, hidden: Iterator[Tensor], *, room: Room | None) -> None:
-        self._room = room
+    def __init__(self, hidden: Iterator[Tensor], *, budget: MemoryBudget | None) -> None:
+        self._budget = budget
         self._held: list[Tensor | int] = []  # the number is a place in the file
         self._like: list[Tensor] = []  # shape and type of each, without memory
         self._device = torch.device("cpu")
@@ -112,9 +112,9 @@ class Activations(Sequence[Tensor]):
         self._device = hidden.device
         self._like.append(torch.empty_like(hidden, device="meta"))
         size = hidden.numel() * hidden.element_size()
-        if self._room is None or size <= self._room.left:
-            if self._room is not None:
-                self._room.left -= size
+        if self._budget is None or size <= self._budget.left:
+            if self._budget is not None:
+                self._budget.left -= size
             self._held.append(hidden)
             return
         self._held.append(self.spilled_bytes)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.artifacts.refs import CheckpointRef
-from pipeline.blocks.activations import Activations, Room, StoredActivations, StoredPart
+from pipeline.blocks.activations import Activations, MemoryBudget, StoredActivations, StoredPart
 from pipeline.blocks.block import BlockWork
 from pipeline.checkpoint.assemble import StoredTensors
 from pipeline.checkpoint.reader import CheckpointReader
@@ -24,7 +24,7 @@ LOSS_ROWS = 256  # logits are turned into losses this many tokens at a time
 
 class Walk:
     """`sequences` are token sequences [L], of any lengths: those from `first` on of `samples` in all, shared
-    out as `share_edges` says. `room`: for activations in memory; without, all are there."""
+    out as `share_edges` says. `budget` limits the activations in memory; without one, all stay there."""
 
     def __init__(
         self,
@@ -36,18 +36,18 @@ class Walk:
         device: torch.device,
         first: int = 0,
         samples: int | None = None,
-        room: Room | None = None,
+        budget: MemoryBudget | None = None,
     ) -> None:
         self._content = content
         self._dtype = dtype
         self._device = device
         self._first = first
         self._samples = len(sequences) if samples is None else samples
-        self._room = room
+        self._budget = budget
         self._reader = CheckpointReader(content, checkpoint)
         self._stream = BlockStream(self._reader, dtype=dtype, device=device)
         self._sequences = list(sequences)
-        self._activations = {"hidden": Activations(iter(()), room=None)}
+        self._activations = {"hidden": Activations(iter(()), budget=None)}
         self._work: BlockWork | None = None
         self._module: nn.Module | None = None
         self.runs = {"whole": 0, "cut": 0}  # how often a sequence went through a block, or a part of one
@@ -67,7 +67,7 @@ class Walk:
         """Embed the sequences (if there are any); number of blocks."""
         if self._sequences:
             embedded = self._stream.embed(self._sequences)
-            self._activations["hidden"] = Activations(embedded, room=self._room)
+            self._activations["hidden"] = Activations(embedded, budget=self._budget)
         return self.num_blocks
 
     def load(self, block: int, stored: StoredBlock | None = None) -> None:

@@ -17,7 +17,7 @@ With `propagation: linear` a block runs once, and stops where each group of line
         worker.choose(...), .apply(...)     of that group
         worker.finish()                     in the place of advance
 
-Workers never talk to each other: whoever drives them merges what they return, in sequence order.
+Workers never talk to each other: a Crew (crew.py) drives them and merges their answers in sequence order.
 
 Shape legend: L tokens, O out_features, I in_features, V vocabulary, S sequences, G groups of linears that see
 the same input.
@@ -32,7 +32,7 @@ from torch.nn import functional
 from pipeline.allocations.measures import Measure
 from pipeline.artifacts.curve import BlockFit
 from pipeline.artifacts.refs import CheckpointRef, FileRef, StatisticsRef
-from pipeline.blocks.activations import Activations, Room
+from pipeline.blocks.activations import Activations, MemoryBudget
 from pipeline.blocks.block import ChosenLinear, Measured
 from pipeline.blocks.fitting import Reconstructor
 from pipeline.blocks.inputs import Record, recorded_inputs
@@ -61,7 +61,7 @@ class SweepWorker(Walk):
         device: torch.device,
         first: int = 0,
         samples: int | None = None,
-        room: Room | None = None,
+        budget: MemoryBudget | None = None,
     ) -> None:
         super().__init__(
             content,
@@ -71,7 +71,7 @@ class SweepWorker(Walk):
             device=device,
             first=first,
             samples=samples,
-            room=room,
+            budget=budget,
         )
         self._grams: dict[int, GramTree] = {}
         self._similarities: list[float] = []
@@ -151,7 +151,7 @@ class SweepWorker(Walk):
 
     def reconstruct(self, spec: BlockReconstruction) -> None:
         """Blocks are to be fitted: keep the dense model's activations too."""
-        self._activations["targets"] = Activations((one.clone() for one in self._hidden), room=self._room)
+        self._activations["targets"] = Activations((one.clone() for one in self._hidden), budget=self._budget)
         self._reconstructor = Reconstructor(
             self._stream,
             self._activations["targets"],
@@ -178,7 +178,7 @@ class SweepWorker(Walk):
         """What this worker's sequences add to the gradient of a step."""
         return self._fits.gradient(step, self._hidden)
 
-    def fit_step(self, *gradients: Gram) -> None:
+    def fit_step(self, gradients: Sequence[Gram]) -> None:
         """Take a step with every worker's gradients, in sequence order."""
         self._fits.fitter.step(gradients)
 
@@ -195,11 +195,11 @@ class SweepWorker(Walk):
 
     def choose(
         self,
+        grams: Sequence[Gram],
         linears: Sequence[str],
         measured: Measured | None,
         method: OneShot,
         plan: SparsityPlan,
-        *grams: Gram,
     ) -> None:
         """Decide some linears of the block by the method: see BlockWork.choose. The module is not needed for
         it and leaves memory until it has to run again, unless forwards pause in it."""
@@ -211,7 +211,7 @@ class SweepWorker(Walk):
         """The decisions so far, all or those on `linears`, to be applied by the other workers."""
         return self.work.chosen(linears)
 
-    def apply(self, *others: dict[str, ChosenLinear]) -> None:
+    def apply(self, others: Sequence[dict[str, ChosenLinear]]) -> None:
         """Put the decisions, our own and those of the other workers, into the block."""
         fresh = self.work.apply({name: linear for part in others for name, linear in part.items()})
         if self._module is not None:
@@ -229,7 +229,7 @@ class SweepWorker(Walk):
         """Write the statistics of the loaded block, without Hessians."""
         return put_statistics(self._content, self.work.block, statistics, similarity)
 
-    def store_hessian(self, group: int, samples: int, *grams: Gram) -> FileRef:
+    def store_hessian(self, grams: Sequence[Gram], group: int, samples: int) -> FileRef:
         """Write the Hessian of a group of the loaded block, from every worker's grams."""
         return put_hessian(self._content, self.work.block, group, hessian(grams, samples=samples))
 

@@ -22,8 +22,8 @@ from pipeline.architecture.row import Architecture
 from pipeline.architecture.rows import row_for
 from pipeline.artifacts.refs import StatisticsRef
 from pipeline.checkpoint.reader import CheckpointReader
+from pipeline.checkpoint.skeleton import disk_names, skeleton
 from pipeline.checkpoint.statistics import read_similarity, read_statistics
-from pipeline.checkpoint.stream import disk_names, skeleton
 from pipeline.storage.content import ContentStore
 from pipeline.structure.base import Known
 from pipeline.structure.scores import BlockScores, ModelScores

@@ -21,7 +21,7 @@ from pipeline.artifacts.refs import CheckpointRef
 from pipeline.checkpoint.assemble import StoredTensors, assemble
 from pipeline.checkpoint.layout import CONFIG_JSON
 from pipeline.checkpoint.reader import CheckpointReader
-from pipeline.checkpoint.stream import disk_names, skeleton
+from pipeline.checkpoint.skeleton import disk_names, skeleton
 from pipeline.checkpoint.writer import put_tensors
 from pipeline.storage.content import ContentStore
 from pipeline.structure.cut import BlockCut, Cut, sizes_after, staying

@@ -2,7 +2,7 @@
 
 from collections.abc import Generator, Iterable, Iterator
 
-from pipeline.allocations import Tournament
+from pipeline.allocations.contest import ContestAllocation
 from pipeline.canonical import digest_of
 from pipeline.dag.nodes import Dag, Input, Node
 from pipeline.dag.pruning import (
@@ -33,7 +33,6 @@ from pipeline.dag.stages import (
     ReportSweep,
     Slice,
 )
-from pipeline.methods.maskllm import MaskLLM
 from pipeline.request.prune_spec import PruneSpec
 from pipeline.sources.pins import Pin, Pins
 from pipeline.spec.evaluation import Evaluation
@@ -73,13 +72,13 @@ def _nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
         checkpoints["pruned"] = Input(node="prune", artifact="checkpoint")
         made["keep"] = Input(node="prune", artifact="keep")
         made["plan"] = Input(node="allocate", artifact="plan")
-        if isinstance(spec.prune.method, MaskLLM):
+        if spec.learns_masks:
             made["certificate"] = Input(node="prune", artifact="certificate")
             told["mask_curve"] = Input(node="prune", artifact="curve")
             told["mask_tokens"] = Input(node=MASK_TEXT, artifact="tokens")
         if comparing:
             told["agreements"] = Input(node=comparing[-1].id, artifact="agreements")
-        if isinstance(spec.prune.allocation, Tournament):
+        if isinstance(spec.prune.allocation, ContestAllocation):
             told["tournament"] = Input(node="allocate", artifact="tournament")
         elif spec.prune.allocation.measure is not None:
             made["measurements"] = Input(node="measure_blocks", artifact="measurements")
@@ -180,9 +179,9 @@ def _source_nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
     if spec.structure is not None and spec.structure.vocabulary is not None:
         yield from _vocabulary_nodes(spec.structure.vocabulary, pins)
 
-    if spec.prune is not None and isinstance(spec.prune.method, MaskLLM):
+    if spec.learned_method is not None:
         assert pins.mask_text is not None, "masks are pinned with the text that they are learned on"
-        recipe = spec.prune.method.training
+        recipe = spec.learned_method.training
         yield _text_node(MASK_TEXT, recipe, spec, pins.mask_text)
 
     if spec.recovery is not None:

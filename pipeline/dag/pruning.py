@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from pipeline.allocations import Candidate, Tournament
+from pipeline.allocations import Candidate
+from pipeline.allocations.contest import ContestAllocation
 from pipeline.artifacts.mask_overlap import PRIOR
 from pipeline.dag.nodes import Input, Node
 from pipeline.dag.stages import (
@@ -17,9 +18,10 @@ from pipeline.dag.stages import (
     MeasureStatistics,
     PruneBlocks,
 )
-from pipeline.methods.maskllm import MaskLLM, StoredMasks
+from pipeline.methods.learned import LearnedMethod
 from pipeline.request.prune_spec import Prune, PruneSpec
 from pipeline.sources.pins import Pins
+from pipeline.spec.stored_masks import StoredMasks
 from pipeline.tensor.needs import Statistic
 
 DENSE = Input(node="import_model", artifact="checkpoint")
@@ -34,7 +36,7 @@ def pruning_nodes(
     """From a dense sweep, if anyone asks for what it measures, to the masks. `swept`: what it measures, if
     others ask too."""
     dense, method = to_prune(spec), prune.method
-    first = method.prior_method if isinstance(method, MaskLLM) else method
+    first = method.prior_method if isinstance(method, LearnedMethod) else method
     samples = Input(node="calibrate", artifact="samples")
     statistics = Input(node="measure_statistics", artifact="statistics")
     measures, needs = prune.allocation.measures, method.needs
@@ -73,10 +75,10 @@ def pruning_nodes(
             inputs["samples"] = samples
         return Node(id=node, stage=stage, inputs=inputs)
 
-    if not isinstance(prune.allocation, Tournament):
+    if not isinstance(prune.allocation, ContestAllocation):
         yield allocate("allocate", prune.allocation)
     else:
-        assert spec.calibration is not None, "tournaments are calibrated"
+        assert spec.calibration is not None, "contests are calibrated"
         assert pins.calibration is not None, "a spec with calibration is pinned with it"
         held_out = HoldOut(
             files=pins.calibration.files, calibration=spec.calibration, samples=prune.allocation.samples
@@ -96,8 +98,8 @@ def pruning_nodes(
         yield Node(id="allocate", stage=ChoosePlan(tournament=prune.allocation), inputs=scored)
 
     planned = Input(node="allocate", artifact="plan")
-    if not isinstance(method, MaskLLM):
-        yield masks("prune", planned)  # of a tournament: found, the winner's
+    if not isinstance(method, LearnedMethod):
+        yield masks("prune", planned)  # of a contest: found, the winner's
         return
     inputs = {"checkpoint": dense, "plan": planned, "tokens": Input(node=MASK_TEXT, artifact="tokens")}
     if first is not None:

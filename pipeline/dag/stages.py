@@ -8,18 +8,19 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, JsonValue
 
-from pipeline.allocations import Candidate, Tournament
+from pipeline.allocations import Candidate, Contest
 from pipeline.allocations.measures import Measure
 from pipeline.artifacts.refs import ArtifactRef
 from pipeline.canonical import Frozen, digest_of
 from pipeline.methods import OneShot
-from pipeline.methods.maskllm import MaskTraining
-from pipeline.request.prune_spec import Propagation, PruneSpec
+from pipeline.request.prune_spec import PruneSpec
 from pipeline.sources.pins import PinnedFile
 from pipeline.spec.eval_tasks import LM_EVAL_VERSION, EvalTask
 from pipeline.spec.evaluation import Evaluation
+from pipeline.spec.mask_training import MaskTraining
 from pipeline.spec.model import Dtype
 from pipeline.spec.patterns import Pattern
+from pipeline.spec.propagation import Propagation
 from pipeline.spec.reconstruction import BlockReconstruction
 from pipeline.spec.recovery import Recovery
 from pipeline.spec.structure import Structure
@@ -113,7 +114,7 @@ class Allocate(_Stage):
     kind: Literal["allocate"] = "allocate"
     version: ClassVar = 2
     outputs: ClassVar = ("plan",)
-    allocation: Annotated[Candidate, Field(discriminator="kind")]
+    allocation: Candidate
     pattern: Pattern
 
 
@@ -141,7 +142,7 @@ class ChoosePlan(_Stage):
 
     kind: Literal["choose_plan"] = "choose_plan"
     outputs: ClassVar = ("plan", "tournament")
-    tournament: Tournament
+    tournament: Contest
 
 
 class PruneBlocks(_Stage):

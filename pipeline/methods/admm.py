@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.methods.base import Choice, MethodBase
+from pipeline.methods.base import Choice, OneShotMethod
 from pipeline.spec.patterns import NM, ComparisonGroup, Pattern
 from pipeline.tensor.needs import Needs
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pipeline.tensor.statistics import LinearStatistics
 
 
-class Admm(MethodBase):
+class Admm(OneShotMethod):
     """Sparsity grows along a cubic over the first `support_iterations`; saliency |V + U|, the scaled weights
     with what the penalty has gathered. (A fixed support: method `composed` with update `admm`.)"""
 
@@ -44,7 +44,7 @@ class Admm(MethodBase):
         return frozenset({"hessian"})
 
     def choose(self, weight_OI: "Tensor", statistics: "LinearStatistics | None", pattern: Pattern) -> Choice:
-        """See MethodBase."""
+        """See OneShotMethod."""
         from pipeline.tensor import masks
         from pipeline.tensor.admm import least_squares, refit
 

@@ -1,5 +1,6 @@
-"""What every method is to the rest of the system."""
+"""The kinds of one-shot methods, by what each of them has to define."""
 
+from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from pipeline.canonical import Frozen
@@ -21,12 +22,7 @@ class Choice(NamedTuple):
 
 
 class MethodBase(Frozen):
-    """Shape legend: O out_features, I in_features.
-
-    `comparison_group`: the method's own, used where the pattern leaves it open.
-    """
-
-    comparison_group: ClassVar[ComparisonGroup]
+    """The part of a method that specs and the DAG ask for, whatever kind of method it is."""
 
     @property
     def needs(self) -> Needs:
@@ -36,9 +32,30 @@ class MethodBase(Frozen):
     def check(self, pattern: Pattern) -> None:
         """Raise InvalidSpec for patterns that the method cannot follow. Most follow every pattern."""
 
+
+class OneShotMethod(MethodBase):
+    """A method that decides one linear at a time. Shape legend: O out_features, I in_features.
+
+    `comparison_group`: the method's own, used where the pattern leaves it open.
+    """
+
+    comparison_group: ClassVar[ComparisonGroup]
+
+    @abstractmethod
+    def choose(self, weight_OI: "Tensor", statistics: "LinearStatistics | None", pattern: Pattern) -> Choice:
+        """Decide one linear. `statistics`: of its input, with what `needs` names; None for none. A sparsity
+        of 0 leaves everything as it is.
+
+        Raises NumericalError for what is not finite, InvalidSpec when the pattern does not fit.
+        """
+
+
+class RankingMethod(OneShotMethod):
+    """A method that ranks weights by a saliency and leaves the kept ones as they are, to the bit."""
+
+    @abstractmethod
     def saliency(self, weight_OI: "Tensor", statistics: "LinearStatistics | None") -> "Tensor":
         """Importance of each weight, float32 [O, I]; the smallest are pruned."""
-        raise AssertionError(f"{type(self).__name__} does not define its saliency")
 
     def keep(self, saliency_OI: "Tensor", pattern: Pattern) -> "Tensor":
         """Which weights stay, bool [O, I]: the most salient of each comparison group."""
@@ -47,13 +64,7 @@ class MethodBase(Frozen):
         return keep_by_saliency(saliency_OI, pattern, default_group=self.comparison_group)
 
     def choose(self, weight_OI: "Tensor", statistics: "LinearStatistics | None", pattern: Pattern) -> Choice:
-        """Decide one linear. `statistics`: of its input, with what `needs` names; None for none.
-
-        This one ranks weights by their saliency and leaves the values of the kept ones as they are, to the
-        bit; solvers override it. A sparsity of 0 leaves everything as it is.
-
-        Raises NumericalError for what is not finite, InvalidSpec when the pattern does not fit.
-        """
+        """Keep the most salient weights; see OneShotMethod."""
         from pipeline.tensor.masks import zeroed
 
         self.check(pattern)

@@ -5,12 +5,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from pipeline.canonical import Frozen
-from pipeline.methods.admm import Admm
-from pipeline.methods.base import Choice, MethodBase
-from pipeline.methods.dsnot import Dsnot
-from pipeline.methods.magnitude import Magnitude
-from pipeline.methods.ria import Ria
-from pipeline.methods.sparsegpt import SparseGPT
+from pipeline.methods.base import Choice, OneShotMethod
+from pipeline.methods.single import Single
 from pipeline.methods.wanda import Wanda
 from pipeline.spec.patterns import ComparisonGroup, Pattern
 from pipeline.tensor.needs import Needs
@@ -19,8 +15,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.tensor.statistics import LinearStatistics
-
-MaskGiver = Annotated[Magnitude | Wanda | Ria | Dsnot | SparseGPT | Admm, Field(discriminator="kind")]
 
 
 class ObsUpdate(Frozen):
@@ -66,12 +60,12 @@ class AdmmUpdate(Frozen):
 Update = Annotated[ObsUpdate | AdmmUpdate, Field(discriminator="kind")]
 
 
-class Composed(MethodBase):
+class Composed(OneShotMethod):
     """`mask_from` says which weights stay, `update` what becomes of them. The update begins with the values
     that the model has, also where the mask's method has new ones."""
 
     kind: Literal["composed"] = "composed"
-    mask_from: MaskGiver = Wanda()
+    mask_from: Single = Wanda()
     update: Update = AdmmUpdate()
     comparison_group: ClassVar[ComparisonGroup] = "row"  # never asked for: the mask's method has its own
 
@@ -85,7 +79,7 @@ class Composed(MethodBase):
         self.mask_from.check(pattern)
 
     def choose(self, weight_OI: "Tensor", statistics: "LinearStatistics | None", pattern: Pattern) -> Choice:
-        """See MethodBase."""
+        """See OneShotMethod."""
         assert statistics is not None
         given = self.mask_from.choose(weight_OI, statistics, pattern)
         if pattern.target == 0:

@@ -1,12 +1,11 @@
 """DSnoT: grow and swap until a mask hardly shifts the expected outputs (Zhang et al., arXiv 2310.08915)."""
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from pipeline.methods.base import Choice, MethodBase
-from pipeline.methods.magnitude import Magnitude
-from pipeline.methods.ria import Ria
+from pipeline.methods.base import Choice, OneShotMethod
+from pipeline.methods.ranking import Ranking
 from pipeline.methods.wanda import Wanda
 from pipeline.spec.patterns import NM, ComparisonGroup, Pattern
 from pipeline.tensor.needs import Needs
@@ -16,10 +15,8 @@ if TYPE_CHECKING:
 
     from pipeline.tensor.statistics import LinearStatistics
 
-Ranking = Annotated[Magnitude | Wanda | Ria, Field(discriminator="kind")]
 
-
-class Dsnot(MethodBase):
+class Dsnot(OneShotMethod):
     """Starts from another method's mask and exchanges single weights within rows (within groups of N:M).
 
     `threshold`: rows whose expected shift is at most this are left alone.
@@ -41,7 +38,7 @@ class Dsnot(MethodBase):
         self.mask_from.check(pattern)
 
     def choose(self, weight_OI: "Tensor", statistics: "LinearStatistics | None", pattern: Pattern) -> Choice:
-        """See MethodBase; values of kept weights stay as they are, to the bit."""
+        """See OneShotMethod; values of kept weights stay as they are, to the bit."""
         from pipeline.tensor.masks import zeroed
         from pipeline.tensor.swap import swap
 

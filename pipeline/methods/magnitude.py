@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pipeline.methods.base import MethodBase
+from pipeline.methods.base import RankingMethod
 from pipeline.spec.patterns import ComparisonGroup
 
 if TYPE_CHECKING:
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pipeline.tensor.statistics import LinearStatistics
 
 
-class Magnitude(MethodBase):
+class Magnitude(RankingMethod):
     """Saliency |W|, competing over the whole matrix unless the pattern says otherwise."""
 
     kind: Literal["magnitude"] = "magnitude"

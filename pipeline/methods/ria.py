@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from pipeline.methods.base import MethodBase
+from pipeline.methods.base import RankingMethod
 from pipeline.spec.patterns import ComparisonGroup
 from pipeline.tensor.needs import Needs
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pipeline.tensor.statistics import LinearStatistics
 
 
-class Ria(MethodBase):
+class Ria(RankingMethod):
     """Saliency (|W_ij| / Σ_i |W_ij| + |W_ij| / Σ_j |W_ij|) · norm_j^power: a weight's share of its column and
     of its row, so that no input or output channel is pruned away as a whole."""
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from pipeline.methods.base import Choice, MethodBase
+from pipeline.methods.base import Choice, OneShotMethod
 from pipeline.spec.patterns import NM, ComparisonGroup, Pattern
 from pipeline.tensor.needs import Needs
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pipeline.tensor.statistics import LinearStatistics
 
 
-class SparseGPT(MethodBase):
+class SparseGPT(OneShotMethod):
     """Saliency w² / diag(U)², U the Cholesky factor of the inverse Hessian; the error of each column is
     compensated by the columns after it, column block by column block.
 
@@ -34,7 +34,7 @@ class SparseGPT(MethodBase):
         return frozenset({"hessian"})
 
     def choose(self, weight_OI: "Tensor", statistics: "LinearStatistics | None", pattern: Pattern) -> Choice:
-        """See MethodBase. Where the Hessian has no factor, damping is raised tenfold; the note says so."""
+        """See OneShotMethod. Where the Hessian has no factor, damping is raised tenfold; the note says so."""
         from pipeline.tensor import masks, obs
 
         masks.check_finite(weight_OI, what="weights")

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from pipeline.errors import InvalidSpec
-from pipeline.methods.base import MethodBase
+from pipeline.methods.base import RankingMethod
 from pipeline.spec.patterns import NM, ComparisonGroup, Pattern
 from pipeline.tensor.needs import Needs
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pipeline.tensor.statistics import LinearStatistics
 
 
-class Wanda(MethodBase):
+class Wanda(RankingMethod):
     """Saliency |W|·norm_j, competing within an output row unless the pattern says otherwise.
 
     `variant`: instead of the same count, every row of a matrix loses the same share of its saliency.

@@ -8,12 +8,12 @@ import yaml
 
 from pipeline.artifacts.refs import MASKS_PATH
 from pipeline.evaluation.task_comparison import limits_of
-from pipeline.methods.maskllm import MaskLLM, MaskTraining
 from pipeline.report.published import Published
 from pipeline.report.quantity import human_count, human_metric, human_perplexity, human_share
 from pipeline.report.summary import name_of, objective_of, recipe_of
 from pipeline.request.prune_spec import PruneSpec
 from pipeline.spec.eval_tasks import LM_EVAL_VERSION
+from pipeline.spec.mask_training import MaskTraining
 from pipeline.spec.uri import parse_uri
 from pipeline.structure.table import SizeTable
 
@@ -133,8 +133,8 @@ class _Learning:
 
 
 def _learning(spec: PruneSpec) -> _Learning | None:
-    method = spec.prune.method if spec.prune is not None else None
-    if not isinstance(method, MaskLLM):
+    method = spec.learned_method
+    if method is None:
         return None
     prior = "random logits" if method.prior is None else f"the masks of {method.prior.kind}"
     return _Learning(

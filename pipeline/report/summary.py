@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 from pipeline.allocations import Allocation
 from pipeline.methods import Method
-from pipeline.methods.maskllm import MaskLLM, MaskTraining
+from pipeline.methods.learned import LearnedMethod
 from pipeline.report.quantity import human_count
 from pipeline.request.prune_spec import PruneSpec, SpecTemplate
+from pipeline.spec.mask_training import MaskTraining
 from pipeline.spec.patterns import NM
 from pipeline.spec.recovery import Recovery
 from pipeline.spec.uri import parse_uri
@@ -21,8 +22,8 @@ def recipe_of(spec: SpecTemplate) -> str:
         varied = [", ".join(dict.fromkeys(words)) for words in columns]
         return " · ".join([f"sweep of {len(spec.members)}", *_size_words(spec), *varied])
     parts = [*_size_words(spec), *_words(spec)]
-    if spec.prune is not None and isinstance(spec.prune.method, MaskLLM):
-        parts.append(learning_of(spec.prune.method.training))
+    if spec.learned_method is not None:
+        parts.append(learning_of(spec.learned_method.training))
     if spec.recovery is not None:
         parts.append(training_of(spec.recovery))
     return " · ".join(parts)
@@ -86,7 +87,7 @@ def _words(spec: SpecTemplate) -> list[str]:
 
 
 def _method_words(method: Method) -> str:
-    if not isinstance(method, MaskLLM) or method.prior is None:
+    if not isinstance(method, LearnedMethod) or method.prior is None:
         return method.kind
     prior = method.prior.kind if method.prior.kind != "stored" else "stored masks"
     return f"{method.kind} from {prior}"
@@ -138,10 +139,10 @@ def name_of(source: str) -> str:
 def seeds_of(spec: PruneSpec) -> dict[str, int]:
     """Every source of randomness of a spec by name."""
     tasks = spec.evaluation.tasks
-    method = spec.prune.method if spec.prune is not None else None
+    learned = spec.learned_method
     return {
         **({"calibration": spec.calibration.seed} if spec.calibration is not None else {}),
-        **({"mask learning": method.training.text.seed} if isinstance(method, MaskLLM) else {}),
+        **({"mask learning": learned.training.text.seed} if learned is not None else {}),
         **({"training": spec.recovery.text.seed} if spec.recovery is not None else {}),
         **({"few-shot examples": tasks.seed} if tasks is not None else {}),
     }

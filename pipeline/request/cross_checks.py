@@ -5,14 +5,16 @@ Each check raises the error of the one field to change, for the validators of sp
 
 from collections.abc import Sequence
 
-from pipeline.allocations import Allocation, Tournament
+from pipeline.allocations import Allocation
+from pipeline.allocations.contest import ContestAllocation
 from pipeline.artifacts.mask_overlap import PRIOR
-from pipeline.methods.maskllm import MaskLLM, NamedMasks
+from pipeline.methods.learned import LearnedMethod
 from pipeline.request.resources import Resources
 from pipeline.spec.evaluation import Evaluation
 from pipeline.spec.field_error import refusal
 from pipeline.spec.patterns import Pattern, Unstructured
 from pipeline.spec.recovery import Gradual, Recovery
+from pipeline.spec.stored_masks import NamedMasks
 from pipeline.spec.training_recipe import Distillation, TrainingRecipe
 
 
@@ -74,20 +76,20 @@ def check_compared(masks: Sequence[NamedMasks]) -> None:
         taken.add(one.name)
 
 
-def check_learning(method: MaskLLM, allocation: Allocation, *, reconstructs: bool) -> None:
+def check_learning(method: LearnedMethod, allocation: Allocation, *, reconstructs: bool) -> None:
     """What learned masks go with. Fields count from prune."""
-    if isinstance(allocation, Tournament):
+    if isinstance(allocation, ContestAllocation):
         raise refusal(
-            "method maskllm is trained, and a tournament would train it once for every candidate; use one "
-            "allocation",
+            f"method {method.kind} is trained, and a {allocation.kind} would train it once for every "
+            f"candidate; use one allocation",
             "allocation",
             "kind",
-            got="tournament",
+            got=allocation.kind,
         )
     if reconstructs:
         raise refusal(
-            "method maskllm learns masks of the weights as they are, and reconstruction changes these; leave "
-            "it out, and add recovery to train the weights afterwards",
+            f"method {method.kind} learns masks of the weights as they are, and reconstruction changes "
+            f"these; leave it out, and add recovery to train the weights afterwards",
             "reconstruction",
         )
     objective = method.training.objective

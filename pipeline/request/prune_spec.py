@@ -4,15 +4,16 @@ Everything in the spec changes the result and enters stage keys, defaults includ
 priority change where and when a job runs, never its bits.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from pipeline.allocations import Allocation
+from pipeline.allocations.contest import ContestAllocation
 from pipeline.allocations.uniform import Uniform
 from pipeline.canonical import Frozen
 from pipeline.methods import Method
-from pipeline.methods.maskllm import MaskLLM, NamedMasks
+from pipeline.methods.learned import LearnedMethod
 from pipeline.request.cross_checks import (
     check_compared,
     check_learning,
@@ -27,12 +28,13 @@ from pipeline.request.tracking import Tracking
 from pipeline.spec.evaluation import Evaluation
 from pipeline.spec.model import Dtype, ModelSource
 from pipeline.spec.patterns import AskedPattern
+from pipeline.spec.propagation import Propagation
 from pipeline.spec.reconstruction import BlockReconstruction
 from pipeline.spec.recovery import Recovery
+from pipeline.spec.stored_masks import NamedMasks
 from pipeline.spec.structure import Structure
 from pipeline.spec.texts import Calibration
 
-Propagation = Literal["pruned", "linear", "dense"]
 Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?$")]
 
 
@@ -57,7 +59,7 @@ class Prune(Frozen):
     @model_validator(mode="after")
     def _agreement(self) -> Self:
         check_compared(self.compare_with)
-        if isinstance(self.method, MaskLLM):
+        if isinstance(self.method, LearnedMethod):
             check_learning(self.method, self.allocation, reconstructs=self.reconstruction is not None)
         return self
 
@@ -116,7 +118,7 @@ class SpecTemplate(Frozen):
             return False
         prune = self.prune
         measures = any(measure.needs_samples for measure in prune.allocation.measures)
-        judges = prune.allocation.kind == "tournament"
+        judges = isinstance(prune.allocation, ContestAllocation)
         return bool(prune.method.needs) or measures or judges or prune.reconstruction is not None
 
     @property
@@ -134,7 +136,13 @@ class SpecTemplate(Frozen):
     @property
     def learns_masks(self) -> bool:
         """Whether masks come from training."""
-        return self.prune is not None and isinstance(self.prune.method, MaskLLM)
+        return self.learned_method is not None
+
+    @property
+    def learned_method(self) -> LearnedMethod | None:
+        """The method whose masks are trained, if the spec has one."""
+        method = self.prune.method if self.prune is not None else None
+        return method if isinstance(method, LearnedMethod) else None
 
     @property
     def cuts_vocabulary(self) -> bool:
@@ -154,9 +162,10 @@ class PruneSpec(SpecTemplate):
             return self
         if self.prune is None:
             raise ValueError("sweep varies prune, which is missing")
-        if self.learns_masks:
+        if self.learned_method is not None:
             raise ValueError(
-                "a sweep compares one-shot methods, and maskllm is trained; name another method in prune"
+                f"a sweep compares one-shot methods, and {self.learned_method.kind} is trained; name another "
+                f"method in prune"
             )
         if self.recovery is not None:
             raise ValueError(
@@ -190,7 +199,7 @@ class PruneSpec(SpecTemplate):
 
     def _crossed(self) -> list[Prune]:
         asked = self.prune
-        if self.sweep is None or asked is None or isinstance(asked.method, MaskLLM):
+        if self.sweep is None or asked is None or isinstance(asked.method, LearnedMethod):
             return []
         return [
             asked.model_copy(update={"method": method, "allocation": allocation, "pattern": pattern})
@@ -217,10 +226,9 @@ class JobTemplate(Frozen):
     def _agreement(self) -> Self:
         if self.spec.recovery is not None:
             check_training(self.spec.recovery, self.resources)
-        if self.spec.prune is not None and isinstance(self.spec.prune.method, MaskLLM):
-            check_split(
-                self.spec.prune.method.training, self.resources, "spec", "prune", "method", "training"
-            )
+        if self.spec.learned_method is not None:
+            training = self.spec.learned_method.training
+            check_split(training, self.resources, "spec", "prune", "method", "training")
         return self
 
 

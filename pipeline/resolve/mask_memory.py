@@ -23,10 +23,10 @@ activations of this worker's sequences in the dense model and in the masked one.
 
 import math
 
-from pipeline.methods.maskllm import MaskTraining
 from pipeline.request.resources import Resources
 from pipeline.resolve.training_memory import OPTIMIZER_WIDTH, WIDTH, TrainingMemory, share
 from pipeline.sources.pins import ModelFacts
+from pipeline.spec.mask_training import MaskTraining
 from pipeline.spec.patterns import NM
 
 LIBRARIES = 600_000_000  # torch, transformers, DeepSpeed and Ray

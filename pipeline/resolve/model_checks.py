@@ -5,7 +5,6 @@ import difflib
 from pipeline.architecture.row import Architecture
 from pipeline.architecture.rows import row_for
 from pipeline.errors import InvalidSpec, SequenceTooLong, TextTooShort
-from pipeline.methods.maskllm import MaskLLM
 from pipeline.request.prune_spec import PruneSpec
 from pipeline.sources.pins import ModelFacts, Pins
 from pipeline.spec.recovery import Lora, Recovery
@@ -168,8 +167,8 @@ def _check_lengths(spec: PruneSpec, facts: ModelFacts) -> None:
         lengths.append((spec.calibration.sequence_length, "spec.calibration"))
     if spec.recovery is not None:
         lengths.append((spec.recovery.text.sequence_length, "spec.recovery.text"))
-    if spec.prune is not None and isinstance(spec.prune.method, MaskLLM):
-        text = spec.prune.method.training.text
+    if spec.learned_method is not None:
+        text = spec.learned_method.training.text
         lengths.append((text.sequence_length, "spec.prune.method.training.text"))
     for length, field in lengths:
         if length > facts.max_positions:

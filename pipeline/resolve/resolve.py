@@ -23,12 +23,12 @@ from pipeline.evaluation.task_files import (
     TASK_FILE_BYTES,
     read_task_files,
 )
-from pipeline.methods.maskllm import MaskLLM, StoredMasks
 from pipeline.request.prune_spec import PruneSpec
 from pipeline.resolve.model import description_files, resolve_model
 from pipeline.resolve.model_checks import PARQUET, TEACHER, check_against_model, check_teacher, check_text
 from pipeline.sources.access import Source, SourceAccess, open_source
 from pipeline.sources.pins import ModelFacts, Pin, Pins
+from pipeline.spec.stored_masks import StoredMasks
 from pipeline.spec.texts import TextSource
 from pipeline.spec.training_recipe import Distillation
 from pipeline.spec.uri import parse_uri
@@ -104,8 +104,8 @@ def _resolve_recovery(
 
 def _resolve_learning(spec: PruneSpec, access: SourceAccess) -> tuple[Pin | None, Pin | None]:
     """The text that masks are learned on, and the stored masks that they begin with."""
-    method = spec.prune.method if spec.prune is not None else None
-    if not isinstance(method, MaskLLM):
+    method = spec.learned_method
+    if method is None:
         return None, None
     field = "spec.prune.method.training"
     with _refused_as(f"{field}.text.source"):

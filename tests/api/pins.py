@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from pipeline.methods.maskllm import MaskLLM, StoredMasks
 from pipeline.request.prune_spec import PruneSpec
 from pipeline.sources.pins import ModelFacts, Pin, PinnedFile, Pins
+from pipeline.spec.stored_masks import StoredMasks
 
 MODEL = "file:/models/tiny"
 
@@ -17,8 +17,7 @@ def pinned(spec: PruneSpec) -> Pins:
 
     asked = spec.evaluation.tasks
     recovery = spec.recovery
-    method = spec.prune.method if spec.prune is not None else None
-    learned = method if isinstance(method, MaskLLM) else None
+    learned = spec.learned_method
     stored = learned.prior if learned is not None and isinstance(learned.prior, StoredMasks) else None
     compared = spec.prune.compare_with if spec.prune is not None else ()
     return Pins(

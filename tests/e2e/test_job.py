@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import secateur
 from api.service.jobs.views import ArtifactView, JobView
 from tests.e2e.service import Service
 
@@ -98,6 +99,22 @@ def test_every_stage_is_seen(job: JobView) -> None:
     )
     prune = next(stage for stage in job.stages if stage.node == "prune")
     assert prune.done == prune.total == 4
+
+
+def test_the_library_gives_the_same_bits(published: Path, material: Path, tmp_path: Path) -> None:
+    """Two workers on Ray with one thread each, and one process without Ray."""
+    body = with_tasks(request(material, "llama"), material)
+    spec = {name: part for name, part in body["spec"].items() if name != "model"}
+    pruned = secateur.prune(material / "llama", spec, tmp_path / "out", threads=1)
+    made = {path.relative_to(published) for path in published.rglob("*") if path.is_file()}
+    files = {path.relative_to(tmp_path / "out") for path in pruned.directory.rglob("*") if path.is_file()}
+    assert files == made | {Path("report.html"), Path("report.json")}
+    differ = {
+        str(path)
+        for path in made
+        if (published / path).read_bytes() != (pruned.directory / path).read_bytes()
+    }
+    assert differ <= {"manifest.json", "secateur.json", "README.md"}  # they tell where they were made
 
 
 def test_what_is_published_is_an_ordinary_checkpoint(published: Path, material: Path) -> None:

@@ -28,8 +28,8 @@ from pipeline.spec.patterns import Unstructured
 from pipeline.storage.content import ContentStore
 from tests.e2e.test_recovery import recovery_request
 from tests.sweeping import prune_in_process
-from workers.samples import FILE
 from workers.settings import WorkerSettings
+from workers.stages.samples import FILE
 
 pytestmark = pytest.mark.e2e
 

@@ -23,7 +23,10 @@ from torch import Tensor
 from pipeline.allocations import Allocation
 from pipeline.allocations.owl import Owl
 from pipeline.allocations.uniform import Uniform
-from pipeline.blocks.worker import SweepWorker
+from pipeline.blocks.local import LocalCrew
+from pipeline.blocks.losses import sequence_losses
+from pipeline.blocks.pruning import pruned_checkpoint
+from pipeline.blocks.steps import run_through
 from pipeline.methods import Method
 from pipeline.methods.magnitude import Magnitude
 from pipeline.methods.sparsegpt import SparseGPT
@@ -75,25 +78,16 @@ class PrunedTiny:
 def prune_tiny(
     model_dir: Path, tokens: dict[str, Tensor], method: Method, allocation: Allocation, pattern: Pattern
 ) -> PrunedTiny:
-    """Through the workers that a job uses, streaming block by block, from and to a store."""
+    """Through the loops that a job runs, block by block, from and to a store."""
     with tempfile.TemporaryDirectory() as directory:
         content, checkpoint = imported(model_dir, Path(directory))
         samples = list(tokens["calibration_ids"].long())
         pruned = prune_in_process(
             content, checkpoint, samples, method=method, allocation=allocation, pattern=pattern
         )
-        judge = SweepWorker(
-            content,
-            checkpoint,
-            list(tokens["heldout_ids"].long()),
-            dtype=torch.float32,
-            device=torch.device("cpu"),
-        )
-        judge.start()
-        for stored in pruned.blocks:
-            judge.load(stored.block, stored)
-            judge.advance()
-        outcomes = judge.losses([len(ids) - 1 for ids in tokens["heldout_ids"]])
+        held_out = list(tokens["heldout_ids"].long())
+        crew = LocalCrew(content, pruned_checkpoint(content, checkpoint, pruned.made), held_out)
+        outcomes = run_through(sequence_losses(crew, [len(ids) - 1 for ids in held_out]))
     loss = math.fsum(total / count for total, count in outcomes) / len(outcomes)
     return PrunedTiny(pruned.keep, pruned.weights, pruned.dense_norms, pruned.measured, loss)
 

@@ -12,7 +12,7 @@ from pipeline.dag.plan import plan
 from pipeline.job.ledger import WorkOrder
 from pipeline.request.prune_spec import JobRequest
 from pipeline.resolve.resolve import resolve
-from workers.placement import PLACES
+from workers.places import PLACES
 from workers.settings import WorkerSettings
 from workers.stages.base import Made, StageContext, Step
 

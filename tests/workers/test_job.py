@@ -13,7 +13,7 @@ from pipeline.request.prune_spec import PruneSpec
 from pipeline.sources.pins import ModelFacts, Pin, Pins
 from workers.failures import may_go_on, reason_for
 from workers.job import startable
-from workers.placement import PLACES
+from workers.places import PLACES
 
 TEXT = "file:/t.txt"
 
@@ -99,7 +99,7 @@ def test_tasks_wait_for_the_whole_gang_and_then_fill_its_places(workers: int) ->
     """Also while nobody of the gang is ready or runs: between two of its stages there may be a small one."""
     graph = dag()
     asked = [node for node in graph.nodes if node.stage.kind == "evaluate_task"]
-    gang = [node for node in graph.nodes if PLACES[node.stage.kind].where == "gang"]
+    gang = [node for node in graph.nodes if PLACES[node.stage.kind].where in ("gang", "training")]
     assert startable(asked, [], ahead=[*asked, gang[-1]], workers=workers) == []
     assert startable(asked, [], ahead=asked, workers=workers) == asked[:workers]
     running = asked[: workers - 1]

@@ -16,7 +16,7 @@ from pipeline.checkpoint.keeps import load_keep
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.errors import CorruptObject
 from pipeline.job.ledger import progress_key
-from pipeline.methods.maskllm import MaskTraining
+from pipeline.spec.mask_training import MaskTraining
 from pipeline.spec.patterns import NM
 from pipeline.tensor.soft_masks import Draw, candidates, chosen, key_of, masked_weight, prior_logits
 from pipeline.tensor.zeros import nm_holds

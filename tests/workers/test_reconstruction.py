@@ -14,13 +14,13 @@ from torch import Tensor
 from pipeline.allocations import Uniform
 from pipeline.artifacts.curve import BlockFit
 from pipeline.artifacts.refs import CheckpointRef, KeepRef
+from pipeline.blocks.pruning import pruned_checkpoint, pruned_keep
 from pipeline.checkpoint.assemble import StoredTensors, assemble
-from pipeline.checkpoint.keeps import keep_ref
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.stream import BlockStream
 from pipeline.checkpoint.writer import put_tensors
 from pipeline.masks.certify import certify
-from pipeline.methods import Magnitude
+from pipeline.methods.magnitude import Magnitude
 from pipeline.spec.patterns import Unstructured
 from pipeline.spec.recovery import Reconstruction, Recovery
 from pipeline.spec.training_recipe import LearningRate, Optimizer, TrainingText
@@ -79,10 +79,8 @@ def made(kind: Kind, directory: Path, *, dtype: str = "float32") -> Made:
             allocation=Uniform(),
             pattern=Unstructured(sparsity=0.5),
         )
-    parts = [swept.worker.store_outer(), *(block.weights for block in swept.blocks)]
-    linears = [linear for block in swept.blocks for linear in block.linears]
-    keep = keep_ref(content, [block.keep for block in swept.blocks], linears)
-    return Made(content, dense, assemble(content, dense, parts), keep, directory)
+    pruned = pruned_checkpoint(content, dense, swept.made)
+    return Made(content, dense, pruned, pruned_keep(content, swept.made), directory)
 
 
 def fitted(

@@ -15,15 +15,14 @@ import torch.distributed as dist
 from pipeline.allocations import Uniform
 from pipeline.artifacts.curve import Shard, TokensIndex
 from pipeline.artifacts.refs import CheckpointRef, FileRef, KeepRef, TokensRef
+from pipeline.blocks.pruning import pruned_checkpoint, pruned_keep
 from pipeline.canonical import canonical_json
-from pipeline.checkpoint.assemble import assemble
-from pipeline.checkpoint.keeps import keep_ref
 from pipeline.checkpoint.writer import put_tensors
 from pipeline.dag.stages import LearnMasks, Recover
 from pipeline.errors import SecateurError
-from pipeline.methods import Magnitude
-from pipeline.methods.maskllm import MaskTraining
+from pipeline.methods.magnitude import Magnitude
 from pipeline.request.resources import TrainingResources
+from pipeline.spec.mask_training import MaskTraining
 from pipeline.spec.model import Dtype
 from pipeline.spec.patterns import Pattern, Unstructured
 from pipeline.spec.recovery import Recovery
@@ -42,8 +41,9 @@ TRAINING, HELD_OUT = 40, 6
 
 @dataclass
 class Folder:
-    """Surroundings that keep training checkpoints in a directory. `dies_at`: rank and step; that worker kills
-    itself before that step is saved, as a lost machine would. `told`: what the driver would have heard."""
+    """A TrainingRuntime that keeps training checkpoints in a directory. `dies_at`: rank and step; that worker
+    kills itself before that step is saved, as a lost machine would. `told`: the steps that a driver would
+    have heard."""
 
     directory: Path
     dies_at: tuple[int, int] | None = None
@@ -173,18 +173,12 @@ def prepare(
     pattern = pattern or Unstructured(sparsity=0.5)
     content, dense = imported(tiny_checkpoint(kind, root / "model", dtype=dtype), root / "storage")
     pruned = prune_in_process(content, dense, [], method=Magnitude(), allocation=Uniform(), pattern=pattern)
-    keep = keep_ref(
-        content,
-        [block.keep for block in pruned.blocks],
-        [linear for block in pruned.blocks for linear in block.linears],
-    )
-    parts = [pruned.worker.store_outer(), *(block.weights for block in pruned.blocks)]
     return Prepared(
         settings=settings,
         content=content,
         dense=dense,
-        pruned=assemble(content, dense, parts),
-        keep=keep,
+        pruned=pruned_checkpoint(content, dense, pruned.made),
+        keep=pruned_keep(content, pruned.made),
         tokens=put_tokens(content),
         patterns=pruned.plan.blocks,
     )

@@ -1,4 +1,4 @@
-"""Who keeps an attempt's gang: its places are reserved together or not at all.
+"""Keeps the gang of an attempt: its places are reserved together or not at all.
 
 Stages that walk the blocks take turns on one gang, so that a job never holds more than it declared, and a
 turn does not wait for processes to start. Between turns the gang stays, unless someone asks for its places.
@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import ray
 from ray.actor import ActorHandle
@@ -19,9 +19,12 @@ from torch import Tensor
 from pipeline.errors import ResourcesUnavailable
 from pipeline.job.ledger import WorkOrder
 from pipeline.spec.model import Dtype
-from workers.gang.gang import Gang, SweepActor
+from workers.gang.crew import RayCrew, SweepActor
+from workers.gang.gang import Gang
 from workers.stages.base import Note, StageContext, Waited
 
+P = ParamSpec("P")
+Answer = TypeVar("Answer")
 PATIENCE_SECONDS = 5  # before we say that we are waiting
 
 
@@ -37,12 +40,12 @@ class GangKeeper:
         self._asking = threading.Lock()
 
     @contextmanager
-    def turn(self) -> Iterator["Turn"]:
+    def turn(self) -> Iterator["GangTurn"]:
         """The gang for the length of a block of code, once it is free. A turn that fails dismisses it."""
         started = time.monotonic()
         with self._turns:
             try:
-                yield Turn(self, started)
+                yield GangTurn(self, started)
                 if self._gang is not None:
                     self._gang.close()
             except BaseException:
@@ -58,20 +61,22 @@ class GangKeeper:
             self._dismiss()
             yield
 
-    def once(self, name: str, start: Callable[[], Any]) -> Any:
-        """The result of a Ray task that stages of the attempt have in common. The first that asks starts it;
-        one that failed is started again by the next."""
+    def once(self, name: str, work: Callable[P, Answer], *args: P.args, **kwargs: P.kwargs) -> Answer:
+        """The result of a function that several stages of the attempt need. The first that asks starts it
+        as a Ray task; one that failed is started again by the next."""
         with self._asking:
             if name not in self._common:
-                self._common[name] = start()
+                task = ray.remote(max_retries=0)(work).options(name=name, num_cpus=0)
+                self._common[name] = task.remote(*args, **kwargs)
             common = self._common[name]
         try:
-            return ray.get(common)
+            found: Answer = ray.get(common)
         except Exception:
             with self._asking:
                 if self._common.get(name) is common:
                     del self._common[name]
             raise
+        return found
 
     def let_go(self) -> None:
         """Someone needs the places: dismiss the gang now, or at the end of the turn."""
@@ -88,17 +93,17 @@ class GangKeeper:
         if self._gang is None:
             group = yield from self._reserve()
             self._gang = Gang(group, self._hire(group))
-            ray.get([actor.__ray_ready__.remote() for actor in self._gang.actors])
+            self._gang.ready()
         return self._gang
 
     def _reserve(self) -> Generator[Note, None, PlacementGroup]:
         """Raises ResourcesUnavailable when the cluster has not given the places in time."""
         resources = self._order.request.resources
-        bundle = {"CPU": resources.cpus_per_worker, "memory": resources.memory_bytes}
+        bundle: dict[str, float] = {"CPU": resources.cpus_per_worker, "memory": resources.memory_bytes}
         if resources.gpus_per_worker:
             bundle["GPU"] = resources.gpus_per_worker
         name = f"{self._order.job}-{self._order.attempt}"
-        group = placement_group([bundle] * resources.workers, strategy="PACK", name=name)
+        group: PlacementGroup = placement_group([bundle] * resources.workers, strategy="PACK", name=name)
         if group.wait(timeout_seconds=min(PATIENCE_SECONDS, resources.placement_timeout_seconds)):
             return group
         asked = (
@@ -115,10 +120,11 @@ class GangKeeper:
             "resources.workers",
         )
 
-    def _hire(self, group: PlacementGroup) -> list[ActorHandle]:
+    def _hire(self, group: PlacementGroup) -> list[ActorHandle[SweepActor]]:
         resources = self._order.request.resources
+        hired: Any = SweepActor  # Ray types its decorator as the plain class
         return [
-            SweepActor.options(
+            hired.options(
                 name=f"{self._order.job}-{self._order.attempt} worker {i} {group.id.hex()[:8]}",
                 num_cpus=resources.cpus_per_worker,
                 num_gpus=resources.gpus_per_worker,
@@ -134,7 +140,7 @@ class GangKeeper:
             self._gang = None
 
 
-class Turn:
+class GangTurn:
     """One stage's time with the gang."""
 
     def __init__(self, keeper: GangKeeper, asked_at: float) -> None:
@@ -143,12 +149,11 @@ class Turn:
 
     def open(
         self, context: StageContext, sequences: Sequence[Tensor], *, dtype: Dtype
-    ) -> Generator[Note | Waited, None, tuple[Gang, int]]:
-        """The gang with the stage's sequences embedded, and the model's number of blocks."""
+    ) -> Generator[Note | Waited, None, RayCrew]:
+        """The gang as a crew, with the stage's sequences embedded."""
         gang = yield from self._keeper.gang()
         yield Waited(time.monotonic() - self._asked_at)
-        gang.open(context, sequences, dtype)
-        return gang, gang.all("start")[0]
+        return gang.open(context, sequences, dtype)
 
 
 def _readable(resources: dict[str, float]) -> str:

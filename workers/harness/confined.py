@@ -18,7 +18,8 @@ import evaluate
 import huggingface_hub
 import lm_eval.utils
 from datasets.exceptions import DatasetNotFoundError, DatasetsError
-from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError
+from huggingface_hub import errors as hub_errors
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from jinja2 import BaseLoader, StrictUndefined
 from jinja2.sandbox import SandboxedEnvironment
 
@@ -173,7 +174,7 @@ def _is_away(error: BaseException) -> bool:
     """Whether somebody did not answer, rather than refuse."""
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code in (408, 429) or error.response.status_code >= 500
-    return isinstance(error, HTTPError | ConnectionError | TimeoutError)
+    return isinstance(error, hub_errors.HTTPError | ConnectionError | TimeoutError)  # type: ignore[attr-defined]
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -36,7 +36,7 @@ class TellingModel(HFLM):
     """HFLM, unchanged in what it computes. `tell` hears how many requests are done, and of how many."""
 
     def __init__(self, *, tell: Tell, **options: object) -> None:
-        super().__init__(**options)  # type: ignore[arg-type]  # HFLM's own names
+        super().__init__(**options)  # HFLM's own names
         self._hook = _CountingHook(tell)
         self.set_cache_hook(self._hook)
 

@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -20,14 +19,16 @@ from transformers import AutoTokenizer
 
 from pipeline.architecture.rows import row_for
 from pipeline.artifacts.refs import CheckpointRef, StatisticsRef
-from pipeline.blocks.worker import SweepWorker
+from pipeline.blocks.local import LocalCrew
+from pipeline.blocks.measuring import measure_statistics
+from pipeline.blocks.steps import run_through
 from pipeline.canonical import canonical_json
 from pipeline.checkpoint.export import export_checkpoint, new_directory
 from pipeline.checkpoint.importing import import_checkpoint
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.scoring import StoredModel
+from pipeline.checkpoint.skeleton import parameter_count
 from pipeline.checkpoint.slicing import full_config, slice_checkpoint
-from pipeline.checkpoint.stream import parameter_count
 from pipeline.errors import InvalidSpec, SecateurError, SourceNotFound
 from pipeline.resolve.model import resolve_model
 from pipeline.resolve.resolve import resolve_text
@@ -38,7 +39,6 @@ from pipeline.storage import ContentStore, LocalStore
 from pipeline.structure.sizes import resized, sizes_of
 from pipeline.structure.target import slow_sizes
 from pipeline.tensor.needs import Needs
-from pipeline.tensor.statistics import merge
 from pipeline.text.documents import read_documents
 from pipeline.text.tokens import cut_samples, materialise_tokenizer
 
@@ -147,15 +147,9 @@ def _measured(
     content: ContentStore, ref: CheckpointRef, samples: Sequence[Tensor], *, told: Callable[[], None]
 ) -> StatisticsRef:
     """A dense sweep in this process: scores and similarities of every block at once."""
-    worker = SweepWorker(content, ref, samples, dtype=torch.float32, device=torch.device("cpu"))
-    files = []
-    for block in range(worker.start()):
-        worker.load(block)
-        statistics = [merge([share]) for share in worker.measure(advance=True, needs=NEEDS)]
-        similar = worker.similarities()
-        files.append(worker.store_statistics(statistics, sum(similar) / len(similar)))
-        told()
-    return StatisticsRef(files=tuple(files))
+    crew = LocalCrew(content, ref, samples)
+    loop = measure_statistics(crew, NEEDS, samples=len(samples))
+    return run_through(loop, lambda step: told())
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""What every stage runner is: a generator that yields Progress and ends with Made.
+"""A stage runner is a generator that yields Progress and ends with Made.
 
-Light stages run whole as one Ray task. Stages that walk the blocks run in the driver and let a gang of
-actors do the work (gang.py).
+Light stages run whole in one process. Stages that walk the blocks run in the driver, take a turn on its crew,
+and let the crew do the work. Whether that crew is on a Ray cluster or in this process is the site's business
+(workers/site.py).
 """
 
 from collections.abc import Iterator, Mapping
@@ -9,26 +10,23 @@ from dataclasses import dataclass, field
 
 from pipeline.artifacts.curve import StepRecord, Validation
 from pipeline.artifacts.refs import ArtifactRef, CheckpointRef
+from pipeline.blocks.steps import Note, Progress
 from pipeline.job.ledger import NodeResult, WorkOrder
 from pipeline.storage.content import ContentStore
+from pipeline.storage.progress import StageProgress
 from workers.settings import WorkerSettings
 
-
-@dataclass(frozen=True)
-class Progress:
-    """`done` of `total` units of the stage; `note` for people."""
-
-    done: float
-    total: float
-    note: str | None = None
-
-
-@dataclass(frozen=True)
-class Note:
-    """A sentence that belongs in the job's events."""
-
-    text: str
-    level: str = "info"
+__all__ = [
+    "Made",
+    "Note",
+    "Progress",
+    "StageContext",
+    "Step",
+    "Steps",
+    "Trained",
+    "Validated",
+    "Waited",
+]
 
 
 @dataclass(frozen=True)
@@ -87,6 +85,11 @@ class StageContext:
     def content(self) -> ContentStore:
         """The job's storage."""
         return self.settings.content()
+
+    @property
+    def progress(self) -> StageProgress:
+        """The finished parts of this stage."""
+        return StageProgress(self.content, self.key)
 
     def read(self, name: str, path: str) -> bytes:
         """One file of an input."""

@@ -10,8 +10,8 @@ from pipeline.dag.stages import Calibrate
 from pipeline.sources import open_source
 from pipeline.text.documents import read_documents
 from pipeline.text.tokens import Tokenizer, cut_samples, materialise_tokenizer
-from workers.samples import put_samples
 from workers.stages.base import Made, StageContext, Steps
+from workers.stages.samples import put_samples
 
 
 def run(stage: Calibrate, context: StageContext) -> Steps:

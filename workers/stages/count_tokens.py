@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 
 import ray
+from pydantic import JsonValue
 
 from pipeline.artifacts.refs import CountsRef, FileRef
 from pipeline.canonical import canonical_json
@@ -70,7 +71,7 @@ def run(stage: CountTokens, context: StageContext) -> Steps:
     content = context.content
     documents = {
         FIGURES: canonical_json({"documents": counts.documents, "bytes": counts.bytes}),
-        HELD_OUT: canonical_json(list[str](proving)),
+        HELD_OUT: canonical_json(list[JsonValue](proving)),
     }
     files = [FileRef(path=path, blob=content.put_bytes(data)) for path, data in documents.items()]
     files.append(put_tensors(content, COUNTS, {"tokens": counts.tokens_V})[0])
@@ -79,8 +80,10 @@ def run(stage: CountTokens, context: StageContext) -> Steps:
 
 
 def _free_places() -> int:
-    """This process, and what else the cluster has room for now."""
-    free = ray.available_resources()
+    """How many may count: this process, and as many as the cluster has room for now."""
+    if not ray.is_initialized():
+        return 1
+    free = dict[str, float](ray.available_resources())
     return 1 + min(MOST_SHARES - 1, int(free.get("CPU", 0)), int(free.get("memory", 0) // GIB))
 
 
@@ -105,10 +108,12 @@ def _ready(streams: dict[ray.ObjectRefGenerator, int], *, wait: bool) -> Iterato
     """One step of each share that has one. Forgets those that have ended."""
     if not streams:
         return
+    ready: list[ray.ObjectRefGenerator]
     ready, _ = ray.wait([*streams], num_returns=1 if wait else len(streams), timeout=None if wait else 0)
     for stream in ready:
         try:
-            yield streams[stream], ray.get(next(stream))
+            reference: ray.ObjectRef[int | _Counted] = next(stream)
+            yield streams[stream], ray.get(reference)
         except StopIteration:
             del streams[stream]
         except ray.exceptions.RayError as error:

@@ -2,15 +2,14 @@
 
 import math
 import tempfile
-from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import ray
 from torch import Tensor
 from transformers import AutoTokenizer
 
 from pipeline.artifacts.refs import CheckpointRef, EvaluationRef, FileRef
+from pipeline.blocks.losses import sequence_losses
 from pipeline.canonical import canonical_json
 from pipeline.dag.stages import Evaluate
 from pipeline.errors import NumericalError
@@ -23,9 +22,8 @@ from pipeline.text.tokens import (
     perplexity_windows,
     tokenizer_digest,
 )
-from workers.gang.gang import Gang
-from workers.gang.keeper import GangKeeper
-from workers.stages.base import Made, Progress, StageContext, Steps
+from workers.stages.base import Made, StageContext, Steps
+from workers.stages.turns import Keeper, made_by
 
 
 @dataclass(frozen=True)
@@ -38,21 +36,20 @@ class _Windows:
     scored: list[int]
 
 
-def run(stage: Evaluate, context: StageContext, keeper: GangKeeper) -> Steps:
+def run(stage: Evaluate, context: StageContext, keeper: Keeper) -> Steps:
     """All windows of all texts go through the blocks together, shared out over the workers."""
     checkpoint = context.checkpoint()
     tokenizer = tokenizer_digest(checkpoint)
-    cut = _cut.options(name=f"{context.node} tokenise", num_cpus=0)
-    texts: list[_Windows] = keeper.once(f"windows {tokenizer}", lambda: cut.remote(stage, context))
+    texts = keeper.once(f"windows {tokenizer}", cut_windows, stage, context)
     windows = [window for text in texts for window in text.tokens]
     scored = [count for text in texts for count in text.scored]
     outcomes: list[tuple[float, int]] = []
-    memory = None
+    use = None
     if windows:
         with keeper.turn() as turn:
-            workers, blocks = yield from turn.open(context, windows, dtype=stage.compute_dtype)
-            outcomes = yield from sequence_losses(workers, blocks, scored)
-            use = workers.use()
+            crew = yield from turn.open(context, windows, dtype=stage.compute_dtype)
+            outcomes = yield from sequence_losses(crew, scored)
+            use = crew.use()
     result = EvaluationResult(
         checkpoint_digest=checkpoint.digest,
         perplexity=_results(stage, texts, outcomes, tokenizer),
@@ -60,28 +57,11 @@ def run(stage: Evaluate, context: StageContext, keeper: GangKeeper) -> Steps:
     blob = context.content.put_bytes(canonical_json(result))
     artifacts = {"evaluation": EvaluationRef(files=(FileRef(path="evaluation.json", blob=blob),))}
     tokens = float(sum(len(window) for window in windows))
-    yield Made(artifacts) if memory is None else use.made(artifacts, tokens=tokens)
+    yield Made(artifacts) if use is None else made_by(use, artifacts, tokens=tokens)
 
 
-def sequence_losses(
-    workers: Gang, blocks: int, scored: Sequence[int]
-) -> Generator[Progress, None, list[tuple[float, int]]]:
-    """Walk the model; per sequence the cross-entropy summed over its last `scored` predictions, in nats, and
-    their count."""
-    for block in range(blocks):
-        label = f"block {block + 1}/{blocks}"
-        workers.tell("load", block, label=label)
-        workers.all("advance", label=label)
-        yield Progress(block + 1, blocks + 1)
-    shares = workers.shared_out(scored)
-    losses = [workers.one(i, "losses", share, label="head") for i, share in enumerate(shares)]
-    outcomes = [outcome for share in ray.get(losses) for outcome in share]
-    yield Progress(blocks + 1, blocks + 1)
-    return outcomes
-
-
-@ray.remote(max_retries=0)
-def _cut(stage: Evaluate, context: StageContext) -> list[_Windows]:
+def cut_windows(stage: Evaluate, context: StageContext) -> list[_Windows]:
+    """The windows of all texts, cut with the checkpoint's own tokenizer."""
     evaluation = context.order.request.spec.evaluation
     access = context.settings.access()
     cut = []

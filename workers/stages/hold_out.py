@@ -2,9 +2,9 @@
 
 from pipeline.dag.stages import HoldOut
 from pipeline.text.tokens import cut_held_out
-from workers.samples import put_samples
 from workers.stages.base import Made, StageContext, Steps
 from workers.stages.calibrate import calibration_text
+from workers.stages.samples import put_samples
 
 
 def run(stage: HoldOut, context: StageContext) -> Steps:

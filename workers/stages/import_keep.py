@@ -39,7 +39,7 @@ def run(stage: ImportKeep, context: StageContext) -> Steps:
 def _imported(pin: Pin, context: StageContext) -> Steps:
     content = context.content
     reader = CheckpointReader(content, context.checkpoint())
-    patterns = ()
+    patterns: tuple[Pattern, ...] = ()
     if "plan" in context.inputs:
         patterns = SparsityPlan.model_validate_json(context.read("plan", "plan.json")).blocks
     row = row_for(str(reader.config["model_type"]))

@@ -4,22 +4,22 @@ import math
 
 from pipeline.allocations.tournament import Score
 from pipeline.artifacts.refs import FileRef, ScoreRef
+from pipeline.blocks.losses import sequence_losses
 from pipeline.canonical import canonical_json
 from pipeline.dag.stages import Judge
 from pipeline.errors import NumericalError
-from workers.gang.keeper import GangKeeper
-from workers.samples import load_samples
 from workers.stages.base import StageContext, Steps
-from workers.stages.evaluate import sequence_losses
+from workers.stages.samples import load_samples
+from workers.stages.turns import Keeper, made_by
 
 
-def run(stage: Judge, context: StageContext, keeper: GangKeeper) -> Steps:
+def run(stage: Judge, context: StageContext, keeper: Keeper) -> Steps:
     """Every token but the first of each sample is predicted."""
     samples = load_samples(context)
     with keeper.turn() as turn:
-        workers, blocks = yield from turn.open(context, samples, dtype=stage.compute_dtype)
-        outcomes = yield from sequence_losses(workers, blocks, [len(sample) - 1 for sample in samples])
-        use = workers.use()
+        crew = yield from turn.open(context, samples, dtype=stage.compute_dtype)
+        outcomes = yield from sequence_losses(crew, [len(sample) - 1 for sample in samples])
+        use = crew.use()
     tokens = sum(count for _, count in outcomes)
     loss = math.fsum(total for total, _ in outcomes) / tokens
     try:
@@ -31,4 +31,4 @@ def run(stage: Judge, context: StageContext, keeper: GangKeeper) -> Steps:
             f"the loss on held-out samples is {loss}: set compute_dtype wider than {stage.compute_dtype}"
         )
     blob = context.content.put_bytes(canonical_json(score))
-    yield use.made({"score": ScoreRef(files=(FileRef(path="score.json", blob=blob),))})
+    yield made_by(use, {"score": ScoreRef(files=(FileRef(path="score.json", blob=blob),))})

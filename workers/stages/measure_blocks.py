@@ -2,32 +2,23 @@
 
 import math
 
-import ray
-
 from pipeline.allocations.measures import Measurements
 from pipeline.artifacts.refs import FileRef, MeasurementsRef, StatisticsRef
+from pipeline.blocks.measuring import measure_values
 from pipeline.canonical import canonical_json
 from pipeline.dag.stages import MeasureBlocks
-from workers.gang.keeper import GangKeeper
-from workers.stages.base import Progress, StageContext, Steps
+from workers.stages.base import StageContext, Steps
+from workers.stages.turns import Keeper, made_by
 
 
-def run(stage: MeasureBlocks, context: StageContext, keeper: GangKeeper) -> Steps:
-    """From weights and stored statistics: no block is run, and each worker measures blocks of its own."""
+def run(stage: MeasureBlocks, context: StageContext, keeper: Keeper) -> Steps:
+    """The numbers follow from weights and stored statistics: no block is run."""
     statistics = context.inputs.get("statistics")
     assert statistics is None or isinstance(statistics, StatisticsRef)
     with keeper.turn() as turn:
-        workers, blocks = yield from turn.open(context, [], dtype="float32")
-        given = stage.measure, statistics
-        found = [
-            workers.one(i % len(workers.actors), "measured", i, *given, label=f"block {i + 1}/{blocks}")
-            for i in range(blocks)
-        ]
-        values: list[dict[str, float]] = []
-        for block in found:
-            values.append(ray.get(block))
-            yield Progress(len(values), blocks)
-        use = workers.use()
+        crew = yield from turn.open(context, [], dtype="float32")
+        values = yield from measure_values(crew, stage.measure, statistics)
+        use = crew.use()
     measurements = Measurements(
         measure=stage.measure,
         title=stage.measure.title,
@@ -36,4 +27,4 @@ def run(stage: MeasureBlocks, context: StageContext, keeper: GangKeeper) -> Step
     )
     blob = context.content.put_bytes(canonical_json(measurements))
     ref = MeasurementsRef(files=(FileRef(path="measurements.json", blob=blob),))
-    yield use.made({"measurements": ref})
+    yield made_by(use, {"measurements": ref})

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import ray
 from ray.train.v2.api.exceptions import WorkerGroupError
@@ -78,7 +79,8 @@ def _trained(work: Work, context: StageContext, *, asked_at: float) -> Iterator[
     """Run the trainer in a thread, and listen."""
     resources = context.order.request.resources
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    mailbox = Mailbox.options(scheduling_strategy=here).remote()  # it is not lost with a worker's node
+    listening: Any = Mailbox  # Ray types its decorator as the plain class
+    mailbox = listening.options(scheduling_strategy=here).remote()  # it is not lost with a worker's node
     trainer = trainer_for(work, resources, mailbox=mailbox, settings=context.settings)
     failed: list[BaseException] = []
 

@@ -17,7 +17,7 @@ Shape legend: N sequences of this worker, B of one micro-batch, L tokens of each
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -37,9 +37,12 @@ LARGEST_SCALE = 2.0**16  # of float16's loss; halved where gradients overflow
 
 
 class BlockTrainee(Protocol):
-    """What of a block is trained."""
+    """The trained part of a block."""
 
-    parameters: Mapping[str, nn.Parameter]
+    @property
+    def parameters(self) -> Mapping[str, nn.Parameter]:
+        """The trained parameters, by name inside the block."""
+        ...
 
     def weights(self, step: int) -> dict[str, Tensor]:
         """What takes the place of the block's weights, by name inside it, in the forward pass of a step."""
@@ -52,6 +55,9 @@ class BlockTrainee(Protocol):
     def tensors(self) -> dict[str, Tensor]:
         """The block's tensors by name inside it, as they would be stored."""
         ...
+
+
+Trained = TypeVar("Trained", bound=BlockTrainee)
 
 
 @dataclass(frozen=True)
@@ -78,9 +84,9 @@ def fit_blocks(
     dense: CheckpointRef,
     own: CheckpointRef,
     sequence: Callable[[int], Tensor],
-    trainee: Callable[["Walk", int], BlockTrainee],
+    trainee: Callable[["Walk", int], Trained],
     done: Sequence[StoredTensors] = (),
-) -> Iterator[tuple[BlockFit, dict[str, Tensor], BlockTrainee]]:
+) -> Iterator[tuple[BlockFit, dict[str, Tensor], Trained]]:
     """Per block that is not `done`: how well it fits, its tensors by checkpoint name, in stored types, and
     what was trained of it.
 

@@ -22,7 +22,7 @@ from workers.training.certified import certified
 from workers.training.data import TrainingData
 from workers.training.reconstruction import reconstruct
 from workers.training.stored import Stored
-from workers.training.work import TORCH_DTYPES, Surroundings, TrainingResult, Work
+from workers.training.work import TORCH_DTYPES, TrainingResult, TrainingRuntime, Work
 
 
 class FittedBlock(Frozen):
@@ -35,7 +35,7 @@ class FittedBlock(Frozen):
 Block = TypeVar("Block", bound=FittedBlock)
 
 
-def train_blocks(work: Work, around: Surroundings) -> TrainingResult:
+def train_blocks(work: Work, around: TrainingRuntime) -> TrainingResult:
     """Fit every block that is not stored yet. Raises ZerosLost."""
     reset_peak_memory()
     started_at = time.monotonic()

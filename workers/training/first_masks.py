@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipeline.checkpoint.keeps import KeepReader
 from pipeline.checkpoint.reader import CheckpointReader
-from pipeline.checkpoint.stream import disk_names, skeleton
+from pipeline.checkpoint.skeleton import disk_names, skeleton
 from pipeline.dag.stages import LearnMasks
 from pipeline.errors import InvalidSpec
 from pipeline.spec.patterns import NM
@@ -31,7 +31,7 @@ class FirstMasks:
         self.patterns = [one for one in work.patterns or () if isinstance(one, NM)]
         if not self.patterns or len(self.patterns) != len(work.patterns or ()):
             raise InvalidSpec(
-                "method maskllm learns N:M masks; use pattern kind nm", "spec.prune.pattern.kind"
+                "masks are learned for N:M patterns; use pattern kind nm", "spec.prune.pattern.kind"
             )
         model = skeleton(self._reader, TORCH_DTYPES[work.stage.training.precision])
         names = disk_names(model, self._reader)

@@ -27,13 +27,13 @@ from workers.training.mask_student import MaskStudent
 from workers.training.moving import Mover
 from workers.training.stored import Stored
 from workers.training.student import Student, Trainee
-from workers.training.work import Surroundings, TrainingResult, Work
+from workers.training.work import TrainingResult, TrainingRuntime, Work
 
 TOLD_STEPS = 500  # step events of one training, at most
 ASK_SECONDS = 5.0  # between two looks at preemption
 
 
-def train(work: Work, around: Surroundings) -> TrainingResult:
+def train(work: Work, around: TrainingRuntime) -> TrainingResult:
     """Train to the end and store the result.
 
     Raises TrainingDiverged and ZerosLost, on all workers alike.
@@ -45,7 +45,7 @@ def train(work: Work, around: Surroundings) -> TrainingResult:
 
 
 class _Training:
-    def __init__(self, work: Work, around: Surroundings) -> None:
+    def __init__(self, work: Work, around: TrainingRuntime) -> None:
         reset_peak_memory()
         self._started_at = self._asked_at = time.monotonic()
         self._work = work

@@ -25,7 +25,8 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from pipeline.architecture.rows import Architecture, row_for
+from pipeline.architecture.row import Architecture
+from pipeline.architecture.rows import row_for
 from pipeline.checkpoint.keeps import turned
 from pipeline.errors import InvalidSpec
 from pipeline.spec.recovery import Lora
@@ -34,7 +35,7 @@ ADAPTER = "default"
 A, B = f".lora_A.{ADAPTER}.weight", f".lora_B.{ADAPTER}.weight"
 
 
-class MaskedLinear(Linear):  # type: ignore[misc]
+class MaskedLinear(Linear):
     """peft's LoRA layer of one linear (or Conv1D, whose weight is [I, O]). `keep`: None keeps everything."""
 
     keep: Tensor | None

@@ -30,7 +30,7 @@ from workers.training.first_masks import FirstMasks
 from workers.training.mask_student import of_block
 from workers.training.masked import stored_weight
 from workers.training.stored import Stored
-from workers.training.work import TORCH_DTYPES, Surroundings, TrainingResult, Work
+from workers.training.work import TORCH_DTYPES, TrainingResult, TrainingRuntime, Work
 
 
 class LearnedBlock(FittedBlock):
@@ -40,7 +40,7 @@ class LearnedBlock(FittedBlock):
     masks: BlockMasks
 
 
-def learn_blocks(work: Work, around: Surroundings) -> TrainingResult:
+def learn_blocks(work: Work, around: TrainingRuntime) -> TrainingResult:
     """Learn the masks of every block that is not stored yet."""
     reset_peak_memory()
     started_at = time.monotonic()
@@ -66,7 +66,6 @@ def learn_blocks(work: Work, around: Surroundings) -> TrainingResult:
     )
     blocks = len(first.patterns)
     for fit, tensors, trained in fitted:
-        assert isinstance(trained, _Masks)
         # A block that did not come nearer keeps the masks that it began with: its tensors say which.
         learned = LearnedBlock(
             fit=fit,

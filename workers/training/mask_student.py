@@ -15,7 +15,7 @@ from pipeline.artifacts.curve import BlockMasks, MaskRecord
 from pipeline.artifacts.refs import ArtifactRef
 from pipeline.checkpoint.keeps import put_keep, turned
 from pipeline.checkpoint.reader import CheckpointReader
-from pipeline.checkpoint.stream import disk_names
+from pipeline.checkpoint.skeleton import disk_names
 from pipeline.dag.stages import LearnMasks
 from pipeline.spec.recovery import EarlyStop, Held, KeepRule
 from pipeline.tensor.soft_masks import (

@@ -18,7 +18,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from pipeline.architecture.rows import row_for
-from pipeline.methods.maskllm import MaskTraining
+from pipeline.spec.mask_training import MaskTraining
 from pipeline.tensor.soft_masks import Draw, chosen, key_of, masked_weight
 
 Masks = Literal["drawn", "likeliest", "none"]
@@ -47,8 +47,10 @@ class MaskedLinear(nn.Module):
         self, base: nn.Module, logits_CG: Tensor, candidates_CM: Tensor, *, transposed: bool
     ) -> None:
         super().__init__()
-        self.weight = base.weight
-        self.bias = base.bias
+        weight, bias = base.weight, base.bias
+        assert isinstance(weight, nn.Parameter)
+        assert bias is None or isinstance(bias, nn.Parameter)
+        self.weight, self.bias = weight, bias
         self.logits = nn.Parameter(logits_CG)
         self.register_buffer("candidates_CM", candidates_CM.to(logits_CG.device), persistent=False)
         self._transposed = transposed
@@ -63,7 +65,9 @@ class MaskedLinear(nn.Module):
             assert self.draw is not None, "a draw is set before each step"
             weight_OI, self.squares = masked_weight(weight_OI, self.logits, self.candidates_CM, self.draw)
         elif self.masks == "likeliest":
-            weight_OI = weight_OI * chosen(self.logits.detach(), self.candidates_CM, weight_OI.shape)
+            weight_OI = weight_OI * chosen(
+                self.logits.detach(), self.candidates_CM, (weight_OI.shape[0], weight_OI.shape[1])
+            )
         return functional.linear(x, weight_OI, self.bias)
 
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from pipeline.artifacts.refs import CheckpointRef
 from pipeline.checkpoint.reader import CheckpointReader
-from pipeline.checkpoint.stream import disk_names, skeleton
+from pipeline.checkpoint.skeleton import disk_names, skeleton
 from pipeline.resolve.model_checks import check_trainable
 from pipeline.storage.content import ContentStore
 

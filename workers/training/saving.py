@@ -5,8 +5,9 @@
 <directory>/keep.safetensors             packed keep tensors, where training moves zeros; by rank 0
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -96,7 +97,7 @@ class _Pieces:
 
     def __init__(self, directory: Path, workers: int) -> None:
         self._files = [safe_open(_part(directory, rank), framework="pt") for rank in range(workers)]
-        self._found: dict[tuple[str, str], list[tuple[int, int, Callable[[], Tensor]]]] = {}
+        self._found: dict[tuple[str, str], list[tuple[int, int, Any]]] = {}
 
     def __enter__(self) -> "_Pieces":
         for opened in self._files:

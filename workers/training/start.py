@@ -4,10 +4,10 @@ from pipeline.dag.stages import LearnMasks
 from workers.training.blockwise import train_blocks
 from workers.training.loop import train
 from workers.training.mask_blocks import learn_blocks
-from workers.training.work import Surroundings, TrainingResult, Work
+from workers.training.work import TrainingResult, TrainingRuntime, Work
 
 
-def start(work: Work, around: Surroundings) -> TrainingResult:
+def start(work: Work, around: TrainingRuntime) -> TrainingResult:
     """Train to the end, from wherever an earlier start left off."""
     if isinstance(work.stage, LearnMasks):
         return learn_blocks(work, around) if work.stage.training.scope == "block" else train(work, around)

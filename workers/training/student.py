@@ -13,7 +13,7 @@ from pipeline.artifacts.curve import MaskRecord
 from pipeline.artifacts.refs import AdapterRef, ArtifactRef, CheckpointRef, FileRef
 from pipeline.checkpoint.keeps import load_keep, put_keep
 from pipeline.checkpoint.reader import DTYPES, CheckpointReader
-from pipeline.checkpoint.stream import disk_names
+from pipeline.checkpoint.skeleton import disk_names
 from pipeline.dag.stages import Recover
 from pipeline.errors import InvalidSpec, ZerosLost
 from pipeline.spec.recovery import EarlyStop, KeepRule, Lora, Recovery
@@ -32,13 +32,32 @@ from workers.training.work import TORCH_DTYPES, Work
 
 
 class Trainee(Protocol):
-    """What the training loop trains. `teacher`: what it learns from beside the text."""
+    """The model that the training loop trains."""
 
-    engine: Engine
-    guard: Guard | None
-    keep_rule: KeepRule
-    early_stop: EarlyStop | None
-    teacher: Callable[..., Any] | None
+    @property
+    def engine(self) -> Engine:
+        """The engine that runs it."""
+        ...
+
+    @property
+    def guard(self) -> Guard | None:
+        """The guard of its zeros; None where none are held."""
+        ...
+
+    @property
+    def keep_rule(self) -> KeepRule:
+        """How its zeros move, if they do."""
+        ...
+
+    @property
+    def early_stop(self) -> EarlyStop | None:
+        """When training ends before its last step."""
+        ...
+
+    @property
+    def teacher(self) -> Callable[..., Any] | None:
+        """The model that it learns from beside the text."""
+        ...
 
     def before(self, step: int) -> None:
         """Ahead of the forward passes of a step, counted from 0."""
@@ -179,7 +198,9 @@ class Student:
         if disk in merged:
             return merged[disk]
         name = self._parameter_names.get(disk)
-        return self.engine.full(name) if name in self.engine.parameters else self._reader.tensor(disk)
+        if name is None or name not in self.engine.parameters:
+            return self._reader.tensor(disk)
+        return self.engine.full(name)
 
     @cached_property
     def _parameter_names(self) -> dict[str, str]:

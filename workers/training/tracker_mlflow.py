@@ -2,9 +2,13 @@
 
 import os
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from pipeline.request.tracking import Mlflow
 from workers.training.trackers import Point, Status, Unavailable, without_secrets
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
 
 RUN_TAG = "secateur.run"
 # The client's own variables, unless the cluster has set them: short waits, and no usage statistics.
@@ -29,7 +33,7 @@ class MlflowTracker:
         self._tags = {RUN_TAG: f"{job}/{node}", "secateur.job": job, "secateur.node": node}
         self._title = title
         self._params = params
-        self._client = None
+        self._client: MlflowClient | None = None
         self._run: str | None = None
 
     def open(self) -> str:
@@ -76,7 +80,7 @@ class MlflowTracker:
             self._client.set_terminated(self._run, STATUSES[status])
 
 
-def _experiment(client, name: str) -> str:
+def _experiment(client: "MlflowClient", name: str) -> str:
     """Its id; made if it is not there, which another job may do at the same moment."""
     from mlflow.exceptions import MlflowException
 

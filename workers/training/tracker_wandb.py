@@ -5,9 +5,13 @@ import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.request.tracking import WeightsAndBiases
 from workers.training.trackers import Point, Status, Unavailable
+
+if TYPE_CHECKING:
+    import wandb
 
 INIT_SECONDS = 30.0
 FINISH_SECONDS = 20.0
@@ -32,7 +36,7 @@ class WandbTracker:
         self._id = re.sub(r"[^A-Za-z0-9_-]", "-", f"{job}-{node}")
         self._title = title
         self._params = params
-        self._run = None
+        self._run: wandb.Run | None = None
 
     def open(self) -> str:
         """Begin the run, or go on with it."""

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow.fs
 import torch
@@ -21,6 +22,7 @@ from pipeline.request.resources import Resources
 from workers.failures import reason_for
 from workers.settings import WorkerSettings
 from workers.stages.base import Step
+from workers.training.mailbox import Mailbox
 from workers.training.work import Work
 
 RESULT, FAILURE = "trained", "failed"  # parts of the stage's progress
@@ -39,13 +41,13 @@ class Assignment:
 
     work: Work
     threads: int
-    mailbox: ActorHandle
+    mailbox: ActorHandle[Mailbox]
 
 
-class RaySurroundings:
-    """See Surroundings."""
+class RayTrainRuntime:
+    """See TrainingRuntime."""
 
-    def __init__(self, mailbox: ActorHandle) -> None:
+    def __init__(self, mailbox: ActorHandle[Mailbox]) -> None:
         self._mailbox = mailbox
 
     @contextlib.contextmanager
@@ -72,17 +74,18 @@ class RaySurroundings:
 
 
 def trainer_for(
-    work: Work, resources: Resources, *, mailbox: ActorHandle, settings: WorkerSettings
+    work: Work, resources: Resources, *, mailbox: ActorHandle[Mailbox], settings: WorkerSettings
 ) -> TorchTrainer:
     """A run whose name is the stage key: started again, by whomever, it goes on from its last checkpoint."""
     path, filesystem = _training_storage(settings)
     asked = resources.recovery
     workers = resources.training_workers
+    count: Any = workers if asked.min_workers in (None, workers) else (asked.min_workers, workers)
     return TorchTrainer(
         train_loop_per_worker=_on_worker,
         train_loop_config={"assignment": Assignment(work, resources.cpus_per_worker, mailbox)},
         scaling_config=ScalingConfig(
-            num_workers=workers if asked.min_workers in (None, workers) else (asked.min_workers, workers),
+            num_workers=count,
             use_gpu=work.cuda,
             resources_per_worker={
                 "CPU": resources.cpus_per_worker,
@@ -96,7 +99,9 @@ def trainer_for(
             storage_filesystem=filesystem,
             failure_config=FailureConfig(max_failures=asked.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
-            worker_runtime_env={"env_vars": _environment(work, threads=resources.cpus_per_worker)},
+            worker_runtime_env={  # type: ignore[call-arg]  # of Train V2; mypy sees V1
+                "env_vars": _environment(work, threads=resources.cpus_per_worker)
+            },
         ),
     )
 
@@ -120,7 +125,7 @@ def _on_worker(config: dict[str, Assignment]) -> None:
 
     prepare_process(cuda=work.cuda)
     try:
-        result = start(work, RaySurroundings(assignment.mailbox))
+        result = start(work, RayTrainRuntime(assignment.mailbox))
     except SecateurError as error:
         if not error.retryable:
             failure = Failure(reason=reason_for(error, node=None))

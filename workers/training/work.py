@@ -1,4 +1,4 @@
-"""What every worker of a training run is given, and what surrounds it."""
+"""The work that every worker of a training run is given, and the runtime that it speaks to."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -8,7 +8,8 @@ from typing import Protocol
 
 import torch
 
-from pipeline.architecture.rows import Architecture, row_for
+from pipeline.architecture.row import Architecture
+from pipeline.architecture.rows import row_for
 from pipeline.artifacts.refs import ArtifactRef, CheckpointRef, KeepRef, TokensRef
 from pipeline.canonical import Frozen
 from pipeline.checkpoint.reader import CheckpointReader
@@ -56,15 +57,11 @@ class Work:
         return row_for(str(reader.config["model_type"]))
 
 
-class Surroundings(Protocol):
-    """What runs the workers: Ray Train, or a test."""
+class TrainingRuntime(Protocol):
+    """The runtime of a training's workers: Ray Train, or a test."""
 
     def restored(self) -> AbstractContextManager[Path | None]:
         """The latest training checkpoint in a local directory; None to start from the beginning."""
-        ...
-
-    def directory(self) -> AbstractContextManager[Path]:
-        """An empty local directory for this worker's part of a training checkpoint."""
         ...
 
     def save(self, directory: Path, *, step: int) -> None:

@@ -10,12 +10,12 @@ from pipeline.artifacts.refs import ArtifactRef
 from pipeline.dag.nodes import node_key
 from pipeline.dag.plan import plan
 from pipeline.job.ledger import find_result
-from pipeline.methods.maskllm import MaskLLM, MaskTraining
 from pipeline.report.quantity import human_bytes
 from pipeline.request.prune_spec import JobRequest
 from pipeline.resolve.mask_memory import mask_memory
 from pipeline.resolve.training_memory import TrainingMemory, training_memory
 from pipeline.sources.pins import Pin, Pins
+from pipeline.spec.mask_training import MaskTraining
 from pipeline.spec.patterns import NM, Pattern
 from pipeline.spec.recovery import Recovery
 from pipeline.spec.training_recipe import TrainingRecipe
@@ -102,8 +102,8 @@ def _warnings(services: Services, request: JobRequest, pins: Pins) -> Iterator[s
         new = spec.structure.target(row, pins.facts.config)
         for sentence in slow_sizes(sizes_of(row, pins.facts.config), new):
             yield f"spec.structure: {sentence}"
-    if spec.prune is not None and isinstance(spec.prune.method, MaskLLM):
-        yield from _mask_warnings(request, spec.prune.method.training, spec.prune.pattern, pins)
+    if spec.prune is not None and spec.learned_method is not None:
+        yield from _mask_warnings(request, spec.learned_method.training, spec.prune.pattern, pins)
     if spec.recovery is not None:
         yield from _recovery_warnings(request, spec.recovery, pins)
     elif not spec.learns_masks and "recovery" in resources.model_fields_set:

@@ -8,12 +8,12 @@ from sqlalchemy.orm import Session
 
 from api.db.models import Alias
 from api.errors import ApiError
-from api.hints import suggestion
 from api.service.context import Services
 from api.service.schedules.views import AliasView
 from pipeline.artifacts.refs import ManifestRef
 from pipeline.canonical import canonical_json
 from pipeline.job.ledger import MANIFEST_JSON
+from pipeline.request.hints import suggestion
 
 
 def pointer_key(name: str) -> str:

@@ -13,7 +13,6 @@ from sqlalchemy.orm import Session
 
 from api.db.models import Firing, Schedule, Sighting
 from api.errors import ApiError
-from api.hints import suggestion
 from api.service.context import Services
 from api.service.ids import new_id
 from api.service.schedules import firings, looking
@@ -22,6 +21,7 @@ from api.service.schedules.present import definition_of, firing_view, schedule_v
 from api.service.schedules.request import SchedulePatch, ScheduleRequest, check
 from api.service.schedules.views import FiringView, Outcome, ScheduleView
 from pipeline.errors import InvalidRequest, InvalidSpec, SourceUnreachable
+from pipeline.request.hints import suggestion
 from pipeline.sources.tree import open_tree
 from pipeline.spec.uri import Uri, parse_uri
 

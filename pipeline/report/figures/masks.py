@@ -4,13 +4,13 @@ import statistics
 
 from pipeline.artifacts.curve import Curve, MaskRecord, TokensIndex
 from pipeline.canonical import Frozen
-from pipeline.methods.maskllm import MaskTraining
 from pipeline.report.figures.training import (
     TrainingFigures,
     TrainingSummary,
     training_figures,
     training_summary,
 )
+from pipeline.spec.mask_training import MaskTraining
 
 MOST_RECORDS = 40
 MOST_POINTS = 600

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping
 from typing import Self
 
 from pipeline.artifacts.curve import TOKENS_JSON, Curve, TokensIndex
-from pipeline.methods.maskllm import MaskLLM
 from pipeline.report.drawing.curves import curve_chart, fit_chart
 from pipeline.report.drawing.mask_curves import mask_block_chart, mask_chart
 from pipeline.report.figures.masks import MaskLearning, MaskSummary, mask_learning, mask_summary
@@ -14,7 +13,6 @@ from pipeline.report.inputs import Inputs
 from pipeline.report.quantity import human_count, human_share
 from pipeline.report.section import Headline, ModelSection, Tile
 from pipeline.report.summary import objective_of
-from pipeline.request.prune_spec import PruneSpec
 
 
 class MasksHeadline(Headline):
@@ -31,7 +29,7 @@ class MasksSection(ModelSection):
     @classmethod
     def read(cls, inputs: Inputs) -> Mapping[str, object]:
         """The curve, and the tokens that were learned on."""
-        method = _method(inputs.spec)
+        method = inputs.spec.learned_method
         curve = inputs.load("mask_curve", "curve.json", Curve)
         if curve is None or method is None:
             return {}
@@ -66,7 +64,7 @@ class MasksSection(ModelSection):
     def view(cls, report: Self) -> Mapping[str, object] | None:
         """`curves`: of the training; `settled`: of the masks over time; `blocks`: where each block's ended;
         `fits`: of scope block."""
-        method, learned = _method(report.spec), report.masks
+        method, learned = report.spec.learned_method, report.masks
         if learned is None or method is None:
             return None
         training = method.training
@@ -85,8 +83,3 @@ class MasksSection(ModelSection):
             "fits": fit_chart(learned.training.curve.blocks),
             "deepspeed": json.dumps(learned.training.curve.deepspeed, indent=2),
         }
-
-
-def _method(spec: PruneSpec) -> MaskLLM | None:
-    method = spec.prune.method if spec.prune is not None else None
-    return method if isinstance(method, MaskLLM) else None

@@ -6,7 +6,6 @@ A new allocation joins the contract by joining the union (with an example here i
 import math
 import re
 from collections.abc import Sequence
-from typing import get_args
 
 import pytest
 from hypothesis import assume, given
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline.allocations import Allocation, AlphaPruning, Atp, Candidate, Dlp, Tournament
-from pipeline.allocations.base import AllocationBase
+from pipeline.allocations.base import CandidateAllocation
 from pipeline.allocations.explicit import Explicit
 from pipeline.allocations.levels import DENSITY_LEFT
 from pipeline.allocations.owl import Owl
@@ -23,11 +22,14 @@ from pipeline.errors import InfeasiblePlan, InvalidSpec, NumericalError
 from pipeline.spec.patterns import NM, Pattern, Unstructured
 from pipeline.spec.sparsity_plan import SparsityPlan, Weights
 from tests import oracles
+from tests.unions import members
 
 BLOCKS = 4
 MEASURED = (1.0, 1.5, 2.5, 3.0)
-EXAMPLES: dict[type[AllocationBase], AllocationBase] = {Explicit: Explicit(sparsity=(0.25, 0.75, 0.5, 0.5))}
-UNION: tuple[type[AllocationBase], ...] = get_args(Candidate)
+EXAMPLES: dict[type[CandidateAllocation], CandidateAllocation] = {
+    Explicit: Explicit(sparsity=(0.25, 0.75, 0.5, 0.5))
+}
+UNION: tuple[type[CandidateAllocation], ...] = members(Candidate)
 MEASURING = tuple(kind for kind in UNION if kind not in EXAMPLES and kind().measure is not None)
 PATTERNS: list[Pattern] = [
     Unstructured(sparsity=0.5, comparison_group="matrix"),
@@ -51,7 +53,7 @@ def share(plan: SparsityPlan, weights: Weights) -> float:
 
 @pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize("kind", UNION)
-def test_contract(kind: type[AllocationBase], pattern: Pattern) -> None:
+def test_contract(kind: type[CandidateAllocation], pattern: Pattern) -> None:
     allocation = EXAMPLES.get(kind) or kind()
     weights = weights_of(BLOCKS)
     allocation.check(pattern, blocks=BLOCKS)
@@ -78,7 +80,7 @@ def test_contract(kind: type[AllocationBase], pattern: Pattern) -> None:
     sizes=st.lists(st.integers(1, 300), min_size=1, max_size=4),
 )
 def test_the_budget_is_met_to_the_weight_whatever_was_measured(
-    kind: type[AllocationBase], measured: list[float], sparsity: float, sizes: list[int]
+    kind: type[CandidateAllocation], measured: list[float], sparsity: float, sizes: list[int]
 ) -> None:
     weights = weights_of(len(measured), sizes=sizes)
     plan = kind().plan(Unstructured(sparsity=sparsity), weights, measured=tuple(measured))
@@ -212,7 +214,7 @@ def test_published_rounding_that_misses_the_mean_is_noted() -> None:
 @pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize("kind", MEASURING)
 def test_equal_measurements_give_the_uniform_plan_and_a_note(
-    kind: type[AllocationBase], pattern: Pattern
+    kind: type[CandidateAllocation], pattern: Pattern
 ) -> None:
     plan = kind().plan(pattern, weights_of(3), measured=(2.5, 2.5, 2.5))
     assert [block.target for block in plan.blocks] == pytest.approx([pattern.target] * 3, abs=1e-12)
@@ -222,7 +224,7 @@ def test_equal_measurements_give_the_uniform_plan_and_a_note(
 
 
 @pytest.mark.parametrize("kind", MEASURING)
-def test_measurements_that_do_not_fit_the_model_are_refused(kind: type[AllocationBase]) -> None:
+def test_measurements_that_do_not_fit_the_model_are_refused(kind: type[CandidateAllocation]) -> None:
     with pytest.raises(InvalidSpec, match=r"3 .* where 4 are needed"):
         kind().plan(Unstructured(sparsity=0.5), weights_of(4), measured=(1.0, 2.0, 3.0))
     for bad in (math.nan, math.inf):

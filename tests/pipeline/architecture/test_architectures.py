@@ -14,10 +14,11 @@ from pipeline.artifacts.refs import CheckpointRef
 from pipeline.checkpoint.index import TensorEntry
 from pipeline.checkpoint.keeps import keep_ref, load_keep
 from pipeline.checkpoint.reader import CheckpointReader
-from pipeline.checkpoint.stream import BlockStream, disk_names
+from pipeline.checkpoint.skeleton import disk_names
+from pipeline.checkpoint.stream import BlockStream
 from pipeline.errors import UnsupportedCheckpoint, UnsupportedModel
 from pipeline.masks.certify import certify
-from pipeline.methods import Wanda
+from pipeline.methods.wanda import Wanda
 from pipeline.spec.patterns import Unstructured
 from pipeline.storage import ContentStore
 from tests import oracles
@@ -161,7 +162,7 @@ def test_pruning_is_that_of_the_whole_model_and_loads_everywhere(name: str, tmp_
     for key, keep in expected.items():
         assert torch.equal(got.keep[key], keep), key
 
-    ref = exported(content, checkpoint, got.worker, got.blocks, tmp_path / "pruned")
+    ref = exported(content, checkpoint, got.made, tmp_path / "pruned")
     before, after = entries(content, checkpoint), entries(content, ref)
     assert before.keys() == after.keys()
     for key, entry in after.items():

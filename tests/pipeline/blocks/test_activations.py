@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.blocks.activations import Activations, Room, StoredActivations
+from pipeline.blocks.activations import Activations, MemoryBudget, StoredActivations
 from pipeline.blocks.worker import SweepWorker
 from pipeline.errors import CorruptObject
 from pipeline.storage import LocalStore
@@ -25,10 +25,10 @@ def made(count: int, *, dtype: torch.dtype = torch.float32, seed: int = 0) -> li
 @pytest.mark.parametrize("fits", [0, 2, 7])
 def test_what_does_not_fit_comes_back_from_the_file(dtype: torch.dtype, fits: int) -> None:
     size = 15 * dtype.itemsize
-    room = Room(left=fits * size + 1)
-    held = Activations(iter(made(7, dtype=dtype)), room=room)
+    budget = MemoryBudget(left=fits * size + 1)
+    held = Activations(iter(made(7, dtype=dtype)), budget=budget)
     assert held.spilled_bytes == (7 - fits) * size
-    assert room.left == 1
+    assert budget.left == 1
     assert all(map(torch.equal, held, made(7, dtype=dtype)))
     for i, one in enumerate(made(7, dtype=dtype, seed=1)):
         held[i] = one
@@ -36,9 +36,9 @@ def test_what_does_not_fit_comes_back_from_the_file(dtype: torch.dtype, fits: in
     assert len(list(held)) == 7
 
 
-def test_several_share_a_room() -> None:
-    room = Room(left=60 * 9)
-    first, second = (Activations(iter(made(6)), room=room) for _ in range(2))
+def test_several_share_a_budget() -> None:
+    budget = MemoryBudget(left=60 * 9)
+    first, second = (Activations(iter(made(6)), budget=budget) for _ in range(2))
     assert (first.spilled_bytes, second.spilled_bytes) == (0, 3 * 60)
 
 
@@ -47,28 +47,28 @@ def test_other_workers_go_on_from_what_was_stored(tmp_path: Path) -> None:
     edges = share_edges(7, 2)
     parts = []
     for first, end in itertools.pairwise(edges):
-        part = Activations(iter(hidden[first:end]), room=None).store(store, f"a/{first}", first=first)
+        part = Activations(iter(hidden[first:end]), budget=None).store(store, f"a/{first}", first=first)
         assert part is not None
         parts.append(part)
-    assert Activations(iter(()), room=None).store(store, "a/none", first=7) is None
+    assert Activations(iter(()), budget=None).store(store, "a/none", first=7) is None
     for workers in (1, 3, 7):
         edges = share_edges(7, workers)
         for first, end in itertools.pairwise(edges):
-            got = Activations(iter(made(end - first, seed=9)), room=Room(left=70))
+            got = Activations(iter(made(end - first, seed=9)), budget=MemoryBudget(left=70))
             got.restore(store, parts, first=first)
             assert all(map(torch.equal, got, hidden[first:end]))
     data = bytearray((tmp_path / "a/0").read_bytes())
     data[-1] ^= 1
     (tmp_path / "a/0").write_bytes(data)
     with pytest.raises(CorruptObject, match="has changed"):
-        Activations(iter(made(7)), room=None).restore(store, parts, first=0)
+        Activations(iter(made(7)), budget=None).restore(store, parts, first=0)
 
 
 @torch.no_grad()
-def test_a_walk_with_no_room_and_one_that_was_interrupted_give_the_same_bits(tmp_path: Path) -> None:
+def test_a_walk_with_no_memory_and_one_that_was_interrupted_give_the_same_bits(tmp_path: Path) -> None:
     content, checkpoint = imported(tiny_checkpoint("llama", tmp_path / "model"), tmp_path / "store")
 
-    def worker(first: int = 0, end: int = 6, room: Room | None = None) -> SweepWorker:
+    def worker(first: int = 0, end: int = 6, budget: MemoryBudget | None = None) -> SweepWorker:
         started = SweepWorker(
             content,
             checkpoint,
@@ -77,7 +77,7 @@ def test_a_walk_with_no_room_and_one_that_was_interrupted_give_the_same_bits(tmp
             device=torch.device("cpu"),
             first=first,
             samples=6,
-            room=room,
+            budget=budget,
         )
         started.start()
         return started
@@ -88,7 +88,7 @@ def test_a_walk_with_no_room_and_one_that_was_interrupted_give_the_same_bits(tmp
             walker.advance()
         return walker
 
-    plain, spilled = walked(worker(), 0, 4), walked(worker(room=Room(left=0)), 0, 4)
+    plain, spilled = walked(worker(), 0, 4), walked(worker(budget=MemoryBudget(left=0)), 0, 4)
     assert (plain.spilled(), spilled.spilled() > 0) == (0, True)
     stored = walked(worker(), 0, 2).store_activations("progress/x/activations-00002")
     record = StoredActivations(block=2, parts={name: (part,) for name, part in stored.items()})

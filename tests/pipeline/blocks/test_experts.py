@@ -13,7 +13,9 @@ from pipeline.blocks.routing import MINIMUM_TOKENS
 from pipeline.blocks.worker import SweepWorker
 from pipeline.checkpoint.experts import fused
 from pipeline.errors import UnsupportedCheckpoint
-from pipeline.methods import Magnitude, SparseGPT, Wanda
+from pipeline.methods.magnitude import Magnitude
+from pipeline.methods.sparsegpt import SparseGPT
+from pipeline.methods.wanda import Wanda
 from pipeline.spec.patterns import Unstructured
 from pipeline.tensor.statistics import merge
 from tests.checkpoints import imported

@@ -8,7 +8,8 @@ import torch
 from pipeline.allocations import Uniform
 from pipeline.blocks.fitting import BlockFitter
 from pipeline.errors import NumericalError
-from pipeline.methods import Magnitude, Wanda
+from pipeline.methods.magnitude import Magnitude
+from pipeline.methods.wanda import Wanda
 from pipeline.spec.patterns import NM, Unstructured
 from pipeline.spec.reconstruction import BlockReconstruction, batches, steps_of
 from tests.checkpoints import imported

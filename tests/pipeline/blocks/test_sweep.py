@@ -2,7 +2,6 @@
 
 import math
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import torch
@@ -10,17 +9,19 @@ from torch import Tensor
 
 from pipeline.allocations import Allocation, AlphaPruning, Atp, Dlp, Explicit, Owl, Uniform
 from pipeline.blocks.worker import SweepWorker
-from pipeline.methods import OneShot, Wanda
+from pipeline.methods import OneShot
 from pipeline.methods.composed import Composed
 from pipeline.methods.dsnot import Dsnot
 from pipeline.methods.sparsegpt import SparseGPT
+from pipeline.methods.wanda import Wanda
 from pipeline.spec.patterns import NM, Pattern, Unstructured
 from pipeline.tensor.statistics import merge
 from tests.checkpoints import imported
 from tests.models import KINDS, VOCABULARY, tiny_checkpoint
 from tests.sweeping import Pruned, prune_in_process
+from tests.unions import members
 
-METHODS: tuple[OneShot, ...] = tuple(member() for member in get_args(get_args(OneShot)[0]))
+METHODS: tuple[OneShot, ...] = tuple(member() for member in members(OneShot))
 PATTERNS: tuple[Pattern, ...] = (
     Unstructured(sparsity=0.5),
     Unstructured(sparsity=0.37, comparison_group="row"),
@@ -223,8 +224,8 @@ def test_linear_propagation_measures_behind_the_pruned_linears(kind: str, tmp_pa
             measured = [
                 merge([one]) for one in worker.measure(advance=False, needs=frozenset({"input_norm"}))
             ]
-            worker.choose(group, measured, Wanda(), got.plan)
-            worker.apply()
+            worker.choose([], group, measured, Wanda(), got.plan)
+            worker.apply([])
             for name in group:
                 tensor = worker.work.tensor_name(name)
                 assert torch.equal(worker.work.weight(name), got.weights[tensor]), (kind, g, name)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from pipeline.blocks.local import LocalCrew
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.scoring import StoredModel
 from pipeline.structure.criteria import Random
@@ -15,7 +16,7 @@ from pipeline.structure.scores import BlockScores
 from tests.checkpoints import imported
 from tests.model_configs import EVERY
 from tests.models import tiny_checkpoint
-from tests.sweeping import gang_of, measure_in_process
+from tests.sweeping import measured_statistics
 
 NEEDS = frozenset(("channel_score", "similarity"))
 SAMPLES = [torch.arange(start, start + 12) for start in (2, 40, 80, 7)]
@@ -24,8 +25,8 @@ SAMPLES = [torch.arange(start, start + 12) for start in (2, 40, 80, 7)]
 def stored(tmp_path: Path, kind: str, *, workers: int = 1) -> tuple[StoredModel, Path]:
     directory = tiny_checkpoint(kind, tmp_path / "model")
     content, ref = imported(directory, tmp_path / "store")
-    gang = gang_of(content, ref, SAMPLES, workers)
-    statistics = measure_in_process(gang, needs=NEEDS)
+    crew = LocalCrew(content, ref, SAMPLES, workers=workers)
+    statistics = measured_statistics(crew, needs=NEEDS, samples=len(SAMPLES))
     return StoredModel(content, CheckpointReader(content, ref), statistics), directory
 
 

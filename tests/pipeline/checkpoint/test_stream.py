@@ -10,7 +10,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from pipeline.checkpoint.reader import CheckpointReader
-from pipeline.checkpoint.stream import BlockStream, disk_names, skeleton
+from pipeline.checkpoint.skeleton import disk_names, skeleton
+from pipeline.checkpoint.stream import BlockStream
 from tests.checkpoints import imported
 from tests.models import EVERY, tiny_checkpoint
 

@@ -14,7 +14,7 @@ from pipeline.checkpoint.keeps import keep_ref, load_keep, put_keep
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.errors import ZerosLost
 from pipeline.masks.certify import certify, certify_files
-from pipeline.methods import Magnitude
+from pipeline.methods.magnitude import Magnitude
 from pipeline.spec.patterns import NM, Unstructured
 from pipeline.storage import ContentStore
 from tests.checkpoints import imported

@@ -24,7 +24,7 @@ from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.errors import CorruptObject, InvalidSpec, SourceNotFound, UnsupportedCheckpoint
 from pipeline.masks.apply import Applied, apply_masks, fit
 from pipeline.masks.file import TABLE, MaskFile, find_masks, put_masks
-from pipeline.methods import Magnitude
+from pipeline.methods.magnitude import Magnitude
 from pipeline.spec.patterns import NM, Unstructured
 from pipeline.tensor.zeros import keep_sha256
 from tests.checkpoints import imported

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import get_args
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -18,20 +18,24 @@ from hypothesis.extra import numpy as npst
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline.errors import InvalidSpec, NumericalError
-from pipeline.methods import Method, OneShot
-from pipeline.methods.base import MethodBase
+from pipeline.methods import Learned, Method, OneShot
+from pipeline.methods.base import MethodBase, OneShotMethod, RankingMethod
 from pipeline.methods.composed import AdmmUpdate, Composed, ObsUpdate
 from pipeline.methods.dsnot import Dsnot
+from pipeline.methods.learned import LearnedMethod
 from pipeline.methods.magnitude import Magnitude
+from pipeline.methods.ranking import Ranking
 from pipeline.methods.ria import Ria
+from pipeline.methods.single import Single
 from pipeline.methods.sparsegpt import SparseGPT
 from pipeline.methods.wanda import Wanda
 from pipeline.spec.patterns import NM, Pattern, Unstructured
 from pipeline.tensor.statistics import GramTree, InputShare, LinearStatistics, hessian, merge
 from tests import oracles
+from tests.unions import members
 
-UNION: tuple[type[MethodBase], ...] = get_args(get_args(OneShot)[0])
-METHODS: list[MethodBase] = [
+UNION: tuple[type[OneShotMethod], ...] = members(OneShot)
+METHODS: list[OneShotMethod] = [
     *(kind() for kind in UNION),
     Wanda(variant=True),
     Dsnot(mask_from=Ria()),
@@ -39,7 +43,7 @@ METHODS: list[MethodBase] = [
     Composed(mask_from=Dsnot(), update=AdmmUpdate()),
     Composed(mask_from=SparseGPT(), update=AdmmUpdate()),
 ]
-RANKING = (Magnitude, Wanda, Ria, Dsnot)  # leave the values of kept weights alone
+RANKING = (*members(Ranking), Dsnot)  # leave the values of kept weights alone
 PATTERNS: list[Pattern] = (
     [
         Unstructured.model_validate({"sparsity": sparsity, "comparison_group": group, "rounding": rounding})
@@ -53,13 +57,13 @@ PATTERNS: list[Pattern] = (
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
-def named(value: MethodBase | Pattern | torch.dtype) -> str:
+def named(value: OneShotMethod | Pattern | torch.dtype) -> str:
     if isinstance(value, torch.dtype):
         return str(value).removeprefix("torch.")
     return "-".join(str(field) for field in value.model_dump().values())
 
 
-def follows(method: MethodBase, pattern: Pattern) -> bool:
+def follows(method: OneShotMethod, pattern: Pattern) -> bool:
     try:
         method.check(pattern)
     except InvalidSpec:
@@ -90,7 +94,7 @@ def measured(samples: Sequence[torch.Tensor]) -> LinearStatistics:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=named)
 @pytest.mark.parametrize(("method", "pattern"), PAIRS, ids=named)
-def test_contract(method: MethodBase, pattern: Pattern, dtype: torch.dtype) -> None:
+def test_contract(method: OneShotMethod, pattern: Pattern, dtype: torch.dtype) -> None:
     weight_OI, statistics = example(dtype)
     before_OI = weight_OI.clone()
     keep_OI, new_OI, _ = method.choose(weight_OI, statistics if method.needs else None, pattern)
@@ -114,7 +118,7 @@ def test_contract(method: MethodBase, pattern: Pattern, dtype: torch.dtype) -> N
     ("method", "pattern"), [pair for pair in PAIRS if isinstance(pair[0], RANKING)], ids=named
 )
 def test_methods_that_rank_leave_kept_weights_to_the_bit(
-    method: MethodBase, pattern: Pattern, dtype: torch.dtype
+    method: OneShotMethod, pattern: Pattern, dtype: torch.dtype
 ) -> None:
     weight_OI, statistics = example(dtype)
     keep_OI, new_OI, _ = method.choose(weight_OI, statistics, pattern)
@@ -139,7 +143,7 @@ def oracle_keep_column_blocks(saliency: np.ndarray, pattern: Unstructured) -> np
     return keep
 
 
-def oracle_keep(method: MethodBase, saliency: np.ndarray, pattern: Pattern) -> np.ndarray:
+def oracle_keep(method: OneShotMethod, saliency: np.ndarray, pattern: Pattern) -> np.ndarray:
     if isinstance(pattern, NM):
         return oracles.keep_nm(saliency, pattern.keep, pattern.group)
     if isinstance(method, Wanda) and method.variant:
@@ -187,11 +191,11 @@ def test_magnitude_and_wanda_keep_what_the_loops_keep(data: st.DataObject) -> No
 @pytest.mark.parametrize("dtype", DTYPES, ids=named)
 @pytest.mark.parametrize("method", METHODS, ids=named)
 def test_saliencies_are_float32_and_weights_that_are_not_finite_are_refused(
-    method: MethodBase, dtype: torch.dtype
+    method: OneShotMethod, dtype: torch.dtype
 ) -> None:
     weight_OI, statistics = example(dtype)
     weight_OI[3, 4] = float("nan")
-    if isinstance(method, Magnitude | Wanda | Ria):
+    if isinstance(method, RankingMethod):
         assert method.saliency(weight_OI, statistics).dtype == torch.float32
     with pytest.raises(NumericalError, match="not finite"):
         method.choose(weight_OI, statistics, Unstructured(sparsity=0.5))
@@ -211,6 +215,14 @@ def test_the_variant_refuses_patterns_that_say_who_competes(pattern: Pattern, go
     with pytest.raises(InvalidSpec):
         Wanda(variant=True).choose(*example(), pattern)
     Wanda().check(pattern)
+
+
+def test_each_union_contains_the_one_before_it_and_is_of_its_kind() -> None:
+    unions = [members(union) for union in (Ranking, Single, OneShot, Method)]
+    assert all(set(inner) < set(outer) for inner, outer in pairwise(unions))
+    for union, kind in zip(unions, (RankingMethod, OneShotMethod, OneShotMethod, MethodBase), strict=True):
+        assert all(issubclass(one, kind) for one in union)
+    assert {one for one in members(Method) if issubclass(one, LearnedMethod)} == set(members(Learned))
 
 
 def test_the_union_is_told_apart_by_kind() -> None:

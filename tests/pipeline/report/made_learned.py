@@ -22,11 +22,12 @@ from pipeline.artifacts.refs import (
     TokensRef,
 )
 from pipeline.canonical import sha256_hex
-from pipeline.methods.maskllm import MaskLLM, MaskTraining
+from pipeline.methods.maskllm import MaskLLM
 from pipeline.report.data import ReportData
 from pipeline.report.figures.masks import mask_learning
 from pipeline.report.summary import seeds_of
 from pipeline.request.prune_spec import Prune, PruneSpec
+from pipeline.spec.mask_training import MaskTraining
 from pipeline.spec.patterns import NM
 from tests.pipeline.report.made_recovery import BATCH, DEEPSPEED, LENGTH, made_certificate
 from tests.pipeline.report.made_report import LINEARS, made_file, made_report, made_spec, made_stage
@@ -168,9 +169,8 @@ def learned_report(
 ) -> ReportData:
     """A job that learns its masks; `data`: what it does beside, such as recovered_report."""
     spec = spec or learned_spec()
-    assert spec.prune is not None
-    assert isinstance(spec.prune.method, MaskLLM)
-    training = spec.prune.method.training
+    assert spec.learned_method is not None
+    training = spec.learned_method.training
     data = data or made_report(blocks=blocks, spec=spec)
     learned = mask_learning(
         made_mask_curve(training, blocks=blocks, **curve),

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from transformers import AutoConfig, LlamaConfig
 
 from pipeline.architecture.rows import row_for
-from pipeline.checkpoint.stream import parameter_count
+from pipeline.checkpoint.skeleton import parameter_count
 from pipeline.errors import InvalidSpec
 from pipeline.spec.structure import Structure
 from pipeline.structure.choosing import best, choose

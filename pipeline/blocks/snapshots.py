@@ -1,32 +1,31 @@
 """Activations between two blocks, stored: a later attempt goes on from them instead of running all blocks
 again.
 
-They lie beside the stage's finished blocks and are its own: the next ones take their place, and the stage's
-end deletes the last. Workers store them and go on; a thread waits for that and writes the record.
+ They lie beside the stage's finished blocks and belong to the stage alone: each snapshot replaces the one
+ before,
+and the end of the stage deletes the last. Workers store them and go on; a thread waits for that and writes
+the record.
 """
 
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Any
-
-import ray
 
 from pipeline.blocks.activations import StoredActivations, StoredPart
-from pipeline.job.ledger import progress_key
-from workers.gang.gang import Gang
-from workers.stages.base import StageContext
+from pipeline.blocks.crew import Crew, Pending
+from pipeline.blocks.worker import SweepWorker
+from pipeline.storage.progress import StageProgress, progress_key
 
-Taken = tuple[int, list[Any]]  # a block, and references to what each worker stored
+Taken = tuple[int, list[Pending[dict[str, StoredPart]]]]  # a block, and what each worker stores
 
 
 class Snapshots:
-    """Of one stage on a gang."""
+    """The snapshots of one stage on a crew."""
 
-    def __init__(self, workers: Gang, context: StageContext) -> None:
-        self._workers = workers
-        self._content = context.content
-        self._key = context.key
+    def __init__(self, crew: Crew, progress: StageProgress) -> None:
+        self._crew = crew
+        self._content = progress.content
+        self._key = progress.key
         self._stored: StoredActivations | None = None
         self._recorder = ThreadPoolExecutor(max_workers=1, thread_name_prefix="snapshots")
         self._recording: Future[None] | None = None
@@ -41,46 +40,47 @@ class Snapshots:
         self._recorder.shutdown(wait=True)
 
     def restore(self, *, at_most: int) -> int:
-        """Go on from the latest that enter block `at_most` or one before it. The block; 0 where there are
-        none."""
+        """Go on from the latest snapshot that enters block `at_most` or one before it. Returns that block; 0
+        where there is no snapshot."""
         for block in range(at_most, 0, -1):
             found = self._content.find_model(self._record(block), StoredActivations)
             if found is None or not all(self._content.store.stat(key) for key in found.keys):
                 continue
             self._stored = found
-            self._workers.all("restore_activations", found, label=f"block {block}")
+            self._crew.label = f"block {block}"
+            self._crew.all(SweepWorker.restore_activations, found)
             return block
         return 0
 
     def take(self, block: int) -> Taken:
-        """Have the workers store what enters a block, once they have done what they were asked before."""
+        """Have the workers store the activations that enter `block`, once they have done what they were asked
+        before."""
         prefix = f"progress/{self._key}/activations-{block:05d}"
-        workers = range(len(self._workers.actors))
-        label = f"block {block}"
-        return block, [self._workers.one(i, "store_activations", prefix, label=label) for i in workers]
+        workers = range(self._crew.size)
+        return block, [self._crew.ask(i, SweepWorker.store_activations, prefix) for i in workers]
 
     def keep(self, taken: Taken) -> None:
-        """Record what was taken, now that the blocks before it are recorded, and forget what was stored
-        before. Raises what went wrong with the one before."""
+        """Record a snapshot, now that the blocks before it are recorded, and forget the one before. Raises
+        the error of recording that one, if there was any."""
         self.settle()
         self._recording = self._recorder.submit(self._record_taken, *taken)
 
     def settle(self) -> None:
-        """Wait until the last one that was kept is recorded; raises what went wrong."""
+        """Wait until the last snapshot that was kept is recorded; raises the error of recording it."""
         if self._recording is not None:
             recording, self._recording = self._recording, None
             recording.result()
 
     def forget(self) -> None:
-        """The stage is done."""
+        """Delete all snapshots: the stage is done."""
         self.settle()
         self._stored = None
         for found in self._content.store.list(f"progress/{self._key}/activations-"):
             self._content.store.delete(found.key)
 
-    def _record_taken(self, block: int, shares: Sequence[Any]) -> None:
+    def _record_taken(self, block: int, shares: Sequence[Pending[dict[str, StoredPart]]]) -> None:
         parts: dict[str, list[StoredPart]] = {}
-        for share in ray.get(shares):
+        for share in self._crew.answers(shares):
             for name, part in share.items():
                 parts.setdefault(name, []).append(part)
         stored = StoredActivations(block=block, parts={name: tuple(one) for name, one in parts.items()})

@@ -1,4 +1,4 @@
-"""Spec files as the CLI reads them: YAML or JSON, overrides, and files relative to the spec."""
+"""Spec files as people write them: YAML or JSON, overrides, and sources relative to the file."""
 
 import json
 import os
@@ -8,19 +8,15 @@ from pathlib import Path
 import yaml
 from pydantic import JsonValue, ValidationError
 
-from api.hints import explained
+from pipeline.errors import InvalidSpec
+from pipeline.request.hints import explained
 from pipeline.request.prune_spec import JobRequest
 
 Document = dict[str, JsonValue]
 
 
-class SpecError(Exception):
-    """A spec file that cannot be used. `param`: the field, if it is one."""
-
-    def __init__(self, message: str, param: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.param = param
+class SpecError(InvalidSpec):
+    """A spec file that cannot be used. `param` is the field, if it is one."""
 
 
 def load_document(name: str, overrides: list[str]) -> Document:
@@ -33,9 +29,14 @@ def load_document(name: str, overrides: list[str]) -> Document:
     document = _parsed(text, name)
     for override in overrides:
         _set(document, override)
-    located = _located(document, directory)
-    assert isinstance(located, dict), "a mapping stays one"
-    return located
+    return located(document, directory)
+
+
+def located(document: Document, directory: Path) -> Document:
+    """The document with relative `file:` sources counted from a directory."""
+    found = _located(document, directory)
+    assert isinstance(found, dict), "a mapping stays one"
+    return found
 
 
 def load_fields(path: Path | None, overrides: list[str]) -> Document:
@@ -50,7 +51,7 @@ def load_fields(path: Path | None, overrides: list[str]) -> Document:
 
 
 def checked(document: Document) -> JobRequest:
-    """The request, for when no service checks it. Raises SpecError in the words of the service."""
+    """The request, for when no service checks it. Raises SpecError with the sentence of the service."""
     try:
         return JobRequest.model_validate_json(json.dumps(document))
     except ValidationError as error:

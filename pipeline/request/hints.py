@@ -7,8 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from api.schema import request_schema
 from pipeline.request.prune_spec import JobRequest
+from pipeline.request.schema import request_schema
 
 SHOWN = 80
 Loc = Sequence[str | int]

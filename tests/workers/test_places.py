@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from workers.placement import PLACES
+from workers.places import PLACES
 
 
 def test_every_stage_has_a_runner() -> None:
@@ -15,7 +15,7 @@ def test_every_stage_has_a_runner() -> None:
 @pytest.mark.parametrize(
     ("needed", "spared"),
     [
-        ("workers.placement, workers.stages.import_model, workers.training.mailbox", "torch"),
+        ("workers.places, workers.stages.import_model, workers.training.mailbox", "torch"),
         ("workers.driver, workers.stages.prune, workers.stages.evaluate", "transformers.modeling_utils"),
     ],
     ids=["task", "driver"],

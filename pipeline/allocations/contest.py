@@ -1,0 +1,36 @@
+"""Contests need stages of their own: the model is pruned under each entrant, and the best plan is taken."""
+
+from abc import abstractmethod
+
+from pydantic import Field
+
+from pipeline.allocations.base import AllocationBase
+from pipeline.allocations.candidates import Candidate
+from pipeline.allocations.measures import Measure
+from pipeline.spec.patterns import Pattern
+
+LARGEST = 32
+
+
+class ContestAllocation(AllocationBase):
+    """An allocation that takes the plan of the entrant with the lowest perplexity on `samples` held-out
+    sequences of the calibration's source."""
+
+    kind: str
+    candidates: tuple[Candidate, ...] = Field(min_length=1, max_length=LARGEST)
+    samples: int = Field(default=16, ge=1, le=10_000, description="Held-out sequences.")
+
+    @property
+    @abstractmethod
+    def entrants(self) -> tuple[Candidate, ...]:
+        """The allocations that the model is pruned under, each once."""
+
+    @property
+    def measures(self) -> tuple[Measure, ...]:
+        """What the entrants want to know, each once."""
+        return tuple(dict.fromkeys(measure for one in self.entrants for measure in one.measures))
+
+    def check(self, pattern: Pattern, *, blocks: int | None) -> None:
+        """Every candidate's."""
+        for candidate in self.candidates:
+            candidate.check(pattern, blocks=blocks)

@@ -1,0 +1,191 @@
+"""Pruning block by block: measure, choose masks, store the block, go on with what the pruned block gives.
+
+Every finished block is recorded, and a later attempt goes on after it.
+"""
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+
+from pipeline.artifacts.curve import BlockFit, BlockFits
+from pipeline.artifacts.refs import BlockExperts, CheckpointRef, ExpertTable, KeepRef, StatisticsRef
+from pipeline.blocks.block import Measured
+from pipeline.blocks.crew import Crew, Pending
+from pipeline.blocks.reconstruction import fit_block
+from pipeline.blocks.routing import MINIMUM_TOKENS
+from pipeline.blocks.steps import Note, Progress
+from pipeline.blocks.trail import Trail
+from pipeline.blocks.worker import SweepWorker
+from pipeline.checkpoint.assemble import StoredTensors, assemble
+from pipeline.checkpoint.keeps import keep_ref
+from pipeline.checkpoint.stored_block import StoredBlock
+from pipeline.methods import OneShot
+from pipeline.spec.propagation import Propagation
+from pipeline.spec.reconstruction import BlockReconstruction
+from pipeline.spec.sparsity_plan import SparsityPlan
+from pipeline.storage.content import ContentStore
+from pipeline.storage.progress import StageProgress
+from pipeline.tensor.statistics import Gram, LinearStatistics
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """A pruning of all blocks.
+
+    `samples`: the number of calibration samples that the crew holds. `statistics`: those of the dense model,
+    for `propagation: dense`. `block_0`: statistics of block 0, where an earlier sweep has measured them; it
+    sees the same inputs in the dense model.
+    """
+
+    method: OneShot
+    plan: SparsityPlan
+    propagation: Propagation
+    samples: int
+    reconstruction: BlockReconstruction | None = None
+    statistics: StatisticsRef | None = None
+    block_0: tuple[LinearStatistics, ...] | None = None
+
+
+@dataclass(frozen=True)
+class PrunedBlocks:
+    """All blocks, pruned and stored, and everything outside of the blocks, unchanged."""
+
+    blocks: tuple[StoredBlock, ...]
+    outer: StoredTensors
+    experts: ExpertTable | None
+
+
+def prune_blocks(
+    crew: Crew, pruning: Pruning, *, progress: StageProgress | None = None
+) -> Generator[Progress | Note, None, PrunedBlocks]:
+    """Prune all blocks. A block runs twice with `propagation: pruned` (but the first time not to its end),
+    once with `linear`, and not at all with `dense`, whose statistics were measured before. Reconstruction
+    adds runs of its own. With `progress`, finished blocks are recorded, and those of an earlier attempt are
+    found."""
+
+    def whole(block: StoredBlock) -> bool:
+        blobs = (block.weights.file.blob, block.keep.blob)
+        return progress is not None and all(progress.content.has(blob) for blob in blobs)
+
+    with Trail(crew, progress, StoredBlock, whole=whole, samples=pruning.samples) as trail:
+        if pruning.reconstruction is not None:
+            crew.all(SweepWorker.reconstruct, pruning.reconstruction)
+        outer = crew.ask(0, SweepWorker.store_outer)
+        yield from trail.resume()
+        for block in range(crew.blocks):
+            crew.label = f"block {block + 1}/{crew.blocks}"
+            if trail.reached <= block < len(trail.done):
+                _pass_by(crew, pruning, trail.done[block])
+            elif block >= len(trail.done):
+                stored = crew.answer(_prune_block(crew, pruning, block))
+                trail.add(block, stored, trail.snapshot(block))
+                for linear in stored.linears:
+                    if linear.note is not None:
+                        yield Note(f"block {block} {linear.linear}: {linear.note}", level="warning")
+            yield Progress(block + 1, crew.blocks)
+        outer_tensors = crew.answer(outer)
+        trail.end()
+        experts = _expert_table(trail.done)
+        if experts is not None and experts.note is not None:
+            yield Note(experts.note, level="warning")
+        return PrunedBlocks(tuple(trail.done), outer_tensors, experts)
+
+
+def pruned_checkpoint(content: ContentStore, dense: CheckpointRef, pruned: PrunedBlocks) -> CheckpointRef:
+    """The stored blocks as a checkpoint, with the small files of the dense one."""
+    return assemble(content, dense, [pruned.outer, *(block.weights for block in pruned.blocks)])
+
+
+def pruned_keep(content: ContentStore, pruned: PrunedBlocks) -> KeepRef:
+    """The keep tensors of all blocks, with the tables of experts and of fits where there are any."""
+    linears = [linear for block in pruned.blocks for linear in block.linears]
+    found = tuple(block.fit for block in pruned.blocks if block.fit is not None)
+    fits = BlockFits(blocks=found) if found else None
+    keeps = [block.keep for block in pruned.blocks]
+    return keep_ref(content, keeps, linears, experts=pruned.experts, fits=fits)
+
+
+def _prune_block(crew: Crew, pruning: Pruning, block: int) -> Pending[StoredBlock]:
+    """Prune and store one block, and bring the activations past it, which may take longer than the answer."""
+    method, propagation = pruning.method, pruning.propagation
+    runs_on = pruning.samples > 0 and block < crew.blocks - 1
+    pauses = False
+    crew.tell(SweepWorker.load, block)
+    if pruning.reconstruction is not None:
+        crew.tell(SweepWorker.advance_targets)
+    asked = crew.ask(0, SweepWorker.linear_groups)
+    measured: Sequence[LinearStatistics] | StatisticsRef | None = pruning.statistics
+    if not method.needs or propagation == "dense":
+        _choose(crew, pruning, crew.answer(asked), measured, known=True)
+    elif propagation == "linear":
+        measured = _one_by_one(crew, pruning, crew.answer(asked))
+        pauses = runs_on and pruning.reconstruction is None  # in the middle of the forward that runs on
+        if not pauses:
+            crew.tell(SweepWorker.finish, advance=False)
+    else:
+        measured = pruning.block_0 if block == 0 else None
+        if measured is None:
+            measured = crew.statistics(advance=False, needs=method.needs)
+        _choose(crew, pruning, crew.answer(asked), measured)
+    fit: BlockFit | None = None
+    if pruning.reconstruction is not None:
+        fit = fit_block(crew, block, pruning.reconstruction, samples=pruning.samples)
+    stored = crew.ask(0, SweepWorker.store, measured, fit)
+    if pauses:
+        crew.tell(SweepWorker.finish, advance=True)
+    elif runs_on:
+        crew.tell(SweepWorker.advance)
+    return stored
+
+
+def _pass_by(crew: Crew, pruning: Pruning, stored: StoredBlock) -> None:
+    """Bring the activations past a block that an earlier attempt has finished."""
+    if pruning.reconstruction is not None:
+        crew.tell(SweepWorker.load, stored.block)
+        crew.tell(SweepWorker.advance_targets)
+    crew.tell(SweepWorker.load, stored.block, stored)
+    crew.all(SweepWorker.advance)
+
+
+def _one_by_one(crew: Crew, pruning: Pruning, groups: Sequence[Sequence[str]]) -> list[LinearStatistics]:
+    """Measure and prune the groups of linears in their order, each behind the pruned ones before it."""
+    measured: list[LinearStatistics] = []
+    for g, group in enumerate(groups):
+        measured.append(crew.reached(g, needs=pruning.method.needs))
+        known = [*(None for _ in range(g)), measured[g], *(None for _ in groups[g + 1 :])]
+        _choose(crew, pruning, [group], known, first=g)
+    return measured
+
+
+def _choose(
+    crew: Crew,
+    pruning: Pruning,
+    groups: Sequence[Sequence[str]],
+    measured: Measured | None,
+    *,
+    first: int = 0,
+    known: bool = False,
+) -> None:
+    """Share the linears of some groups out over the workers, and tell all of them what was decided. `first`:
+    the number of the first group. `known`: the statistics were there before, so that there are no grams."""
+    workers = range(crew.size)
+    calls: list[tuple[Sequence[str], list[Pending[Gram]]]]
+    if "hessian" in pruning.method.needs:  # put together once, where all linears that share it are solved
+        calls = [(group, [] if known else crew.grams(first + g)) for g, group in enumerate(groups)]
+    else:
+        linears = [linear for group in groups for linear in group]
+        shares = [linears[i :: crew.size] for i in workers]
+        calls = [(share, []) for share in shares if share]
+    given = measured, pruning.method, pruning.plan
+    for i, (asked, grams) in enumerate(calls):
+        crew.hear(crew.ask_with(i % crew.size, SweepWorker.choose, grams, asked, *given))
+    decided = [linear for asked, _ in calls for linear in asked]
+    chosen = [crew.ask(i, SweepWorker.chosen, decided) for i in workers] if crew.size > 1 else []
+    storing = workers if pruning.samples else workers[:1]  # without samples only worker 0 needs the block
+    for i in storing:
+        crew.hear(crew.ask_with(i, SweepWorker.apply, [*chosen[:i], *chosen[i + 1 :]]))
+
+
+def _expert_table(blocks: Sequence[StoredBlock]) -> ExpertTable | None:
+    """Calibration tokens per expert; None where they were not counted."""
+    found = [BlockExperts(block=one.block, tokens=one.expert_tokens) for one in blocks if one.expert_tokens]
+    return ExpertTable(minimum_tokens=MINIMUM_TOKENS, blocks=tuple(found)) if found else None

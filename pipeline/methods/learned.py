@@ -1,0 +1,57 @@
+"""Learned methods train the masks of all linears together, on frozen weights."""
+
+import math
+from typing import Annotated
+
+from pydantic import Field
+
+from pipeline.errors import InvalidSpec
+from pipeline.methods.base import MethodBase
+from pipeline.methods.single import Single
+from pipeline.methods.wanda import Wanda
+from pipeline.spec.mask_training import MaskTraining
+from pipeline.spec.patterns import NM, Pattern
+from pipeline.spec.stored_masks import StoredMasks
+from pipeline.tensor.needs import Needs
+
+MOST_CANDIDATES = 70  # those of 4:8; every N:M with M up to 8 has as many or fewer
+
+Prior = Annotated[Single | StoredMasks, Field(discriminator="kind")]
+
+
+class LearnedMethod(MethodBase):
+    """A method whose N:M masks are trained as `training` says.
+
+    `prior`: where learning begins; none: anywhere. `prior_strength`: a candidate's logit rises by 0.01 times
+    it with each weight that it keeps as the prior does.
+    """
+
+    kind: str
+    prior: Prior | None = Wanda()
+    prior_strength: float = Field(default=3.0, gt=0, le=1000)
+    training: MaskTraining
+
+    @property
+    def prior_method(self) -> Single | None:
+        """The method whose masks learning begins with."""
+        return None if self.prior is None or isinstance(self.prior, StoredMasks) else self.prior
+
+    @property
+    def needs(self) -> Needs:
+        """What the prior needs."""
+        return self.prior_method.needs if self.prior_method is not None else frozenset()
+
+    def check(self, pattern: Pattern) -> None:
+        """N:M with few enough candidates."""
+        if not isinstance(pattern, NM):
+            raise InvalidSpec(
+                f"method {self.kind} learns N:M masks; use pattern kind nm, such as keep 2, group 4",
+                "spec.prune.pattern.kind",
+            )
+        count = math.comb(pattern.group, pattern.keep)
+        if count > MOST_CANDIDATES:
+            raise InvalidSpec(
+                f"NM({pattern.keep},{pattern.group}) has {count} candidate masks a group, each with a logit "
+                f"that is trained; at most {MOST_CANDIDATES} are, which every group up to 8 keeps to",
+                "spec.prune.pattern.group",
+            )

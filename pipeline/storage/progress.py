@@ -1,0 +1,44 @@
+"""Finished parts of a stage that is still running, so that a later attempt goes on after them.
+
+They lie below `progress/<stage key>/` and belong to that stage alone.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from pydantic import BaseModel
+
+from pipeline.storage.content import ContentStore
+
+Part = TypeVar("Part", bound=BaseModel)
+
+
+def progress_key(key: str, part: str) -> str:
+    """Where a finished part of the stage with this key lies."""
+    return f"progress/{key}/{part}.json"
+
+
+@dataclass(frozen=True)
+class StageProgress:
+    """The finished parts of one stage. `key` is the stage's key."""
+
+    content: ContentStore
+    key: str
+
+    def put_block(self, block: int, stored: BaseModel) -> None:
+        """Record that a block is finished."""
+        self.content.put_model(self._block(block), stored)
+
+    def finished_blocks(self, kind: type[Part], *, whole: Callable[[Part], bool]) -> list[Part]:
+        """The blocks that earlier attempts have finished, from block 0 on without a gap. `whole` says whether
+        everything that a record names is still in storage; the first block that is not ends the list."""
+        found: list[Part] = []
+        while (block := self.content.find_model(self._block(len(found)), kind)) is not None:
+            if not whole(block):
+                break
+            found.append(block)
+        return found
+
+    def _block(self, block: int) -> str:
+        return progress_key(self.key, f"block-{block:05d}")

@@ -1,0 +1,136 @@
+"""A crew of Ray actors: each holds a SweepWorker in a process of its own."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+
+import ray
+import torch
+from ray.actor import ActorHandle
+from torch import Tensor
+
+from pipeline.artifacts.refs import CheckpointRef
+from pipeline.blocks.activations import MemoryBudget
+from pipeline.blocks.crew import Crew, CrewUse, Pending, together
+from pipeline.blocks.worker import SweepWorker
+from pipeline.spec.model import Dtype
+from workers.memory import give_back, peak_memory_bytes, reset_peak_memory
+from workers.settings import WorkerSettings
+
+P = ParamSpec("P")
+Answer = TypeVar("Answer")
+Part = TypeVar("Part")
+
+
+@ray.remote
+class SweepActor:
+    """A SweepWorker in a process of its own, with as many threads as it has CPUs."""
+
+    def __init__(self, *, threads: int, cuda: bool) -> None:
+        torch.set_num_threads(threads)
+        torch.set_grad_enabled(False)
+        self._device = torch.device("cuda" if cuda else "cpu")
+        self._worker: SweepWorker | None = None
+        reset_peak_memory()
+        self._idle_memory = peak_memory_bytes()
+
+    def open(
+        self,
+        settings: WorkerSettings,
+        checkpoint: CheckpointRef,
+        sequences: Sequence[Tensor],
+        dtype: Dtype,
+        *,
+        first: int,
+        samples: int,
+        memory: int,
+    ) -> None:
+        """Begin a stage: a new worker on a checkpoint with its share of the sequences. Of the `memory` that
+        was declared, activations take up to half of what an idle process leaves; the others go to the local
+        disk.
+        """
+        self.close()
+        reset_peak_memory()
+        budget = None
+        if self._device.type == "cpu":
+            budget = MemoryBudget(left=max(memory - self._idle_memory, 0) // 2)
+        self._worker = SweepWorker(
+            settings.content(),
+            checkpoint,
+            sequences,
+            dtype=getattr(torch, dtype),
+            device=self._device,
+            first=first,
+            samples=samples,
+            budget=budget,
+        )
+
+    def close(self) -> None:
+        """End a stage: give the worker's memory back."""
+        self._worker = None
+        give_back()
+
+    def call(self, method: Callable[..., Any], parts: int | None, *args: Any, **kwargs: Any) -> Any:
+        """Call one of SweepWorker's methods. Ray puts values in the place of object references among `args`;
+        the first `parts` of them become one list, the method's first argument."""
+        given = args if parts is None else (list(args[:parts]), *args[parts:])
+        try:
+            return method(self._worker, *given, **kwargs)
+        finally:
+            give_back()
+
+    def use(self) -> CrewUse:
+        """The resources of this process since the stage began."""
+        assert self._worker is not None, "a stage has been opened"
+        runs = self._worker.runs
+        return CrewUse(
+            peak_memory_bytes(), self._idle_memory, self._worker.spilled(), runs["whole"], runs["cut"]
+        )
+
+
+class RayCrew(Crew):
+    """The actors of a gang while they work for one stage. Answers are object references until somebody waits
+    for them. `title` names the stage in the Ray dashboard."""
+
+    def __init__(self, actors: Sequence[ActorHandle[SweepActor]], *, title: str) -> None:
+        self._actors = tuple(actors)
+        self._title = title
+        self._told = []
+        self.size = len(actors)
+        self.label = ""
+        [self.blocks, *_] = self.all(SweepWorker.start)
+
+    def ask(
+        self,
+        worker: int,
+        method: Callable[Concatenate[SweepWorker, P], Answer],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Pending[Answer]:
+        """Call a method of one actor's worker."""
+        return Pending(self._called(worker, method).remote(method, None, *args, **kwargs))
+
+    def ask_with(
+        self,
+        worker: int,
+        method: Callable[Concatenate[SweepWorker, Sequence[Part], P], Answer],
+        parts: Sequence[Pending[Part]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Pending[Answer]:
+        """Call a method of one actor's worker with earlier answers, which go from actor to actor."""
+        held = [part.held for part in parts]
+        return Pending(self._called(worker, method).remote(method, len(held), *held, *args, **kwargs))
+
+    def answers(self, pending: Sequence[Pending[Answer]]) -> list[Answer]:
+        """Fetch the answers."""
+        references = [cast("ray.ObjectRef[Answer]", one.held) for one in pending]
+        found: list[Answer] = ray.get(references)
+        return found
+
+    def use(self) -> CrewUse:
+        """The resources of all actors."""
+        return together(ray.get([actor.use.remote() for actor in self._actors]))
+
+    def _called(self, worker: int, method: Callable[..., Any]) -> Any:
+        name = " ".join(filter(None, (self._title, method.__name__, self.label)))
+        return self._actors[worker].call.options(name=name)

@@ -1,0 +1,131 @@
+"""Stages in this process, one after the other: no Ray, and the same bits."""
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+from pipeline.artifacts.curve import StepRecord, Validation
+from pipeline.blocks.activations import MemoryBudget
+from pipeline.blocks.local import LocalCrew
+from pipeline.dag.stages import LearnMasks, Recover, Stage
+from pipeline.errors import InvalidSpec
+from pipeline.job.ledger import WorkOrder
+from pipeline.request.resources import Resources
+from pipeline.spec.model import Dtype
+from workers.memory import give_back, peak_memory_bytes, reset_peak_memory
+from workers.places import PLACES
+from workers.stages.base import Made, Note, StageContext, Steps, Waited
+
+P = ParamSpec("P")
+Answer = TypeVar("Answer")
+_TRAINS = (
+    "trains with DeepSpeed under Ray Train, and there is no Ray here; use `secateur run SPEC.yaml`, which "
+    "starts one on this machine, or leave it out"
+)
+
+
+class LocalSite:
+    """See Site. The crew has one worker; `resources` say its threads and memory, and whether it has a GPU."""
+
+    workers = 1
+    threads = 1
+
+    def __init__(self, order: WorkOrder) -> None:
+        self._resources = order.request.resources
+        self._keeper = LocalKeeper(self._resources)
+        self.metrics = _NoMetrics()
+
+    def prepare(self, stages: Sequence[Stage]) -> None:
+        """Raises InvalidSpec for stages that train."""
+        for stage in stages:
+            if isinstance(stage, Recover):
+                raise InvalidSpec(f"recovery {_TRAINS}", "spec.recovery")
+            if isinstance(stage, LearnMasks):
+                raise InvalidSpec(f"learning masks {_TRAINS}", "spec.prune.method")
+        for stage in stages:
+            _ = PLACES[stage.kind].run
+
+    def launch(self, stage: Stage, context: StageContext) -> Steps:
+        """Run a stage here. Its peak memory is that of this process."""
+        place = PLACES[stage.kind]
+        reset_peak_memory()
+        given: tuple[Any, ...] = (self._keeper,) if place.where == "gang" else ()
+        with _threads(self._resources.cpus_per_worker):
+            for step in place.run(stage, context, *given):
+                if isinstance(step, Made) and step.peak_memory_bytes is None:
+                    step = replace(step, peak_memory_bytes=peak_memory_bytes())
+                yield step
+        give_back()
+
+
+class LocalKeeper:
+    """See Keeper: every turn has a crew of its own, in this process."""
+
+    def __init__(self, resources: Resources) -> None:
+        self._resources = resources
+        self._common: dict[str, Any] = {}
+
+    @contextmanager
+    def turn(self) -> Iterator["LocalTurn"]:
+        """There is nobody to wait for."""
+        yield LocalTurn(self._resources)
+
+    def once(self, name: str, work: Callable[P, Answer], *args: P.args, **kwargs: P.kwargs) -> Answer:
+        """The result of a function that several stages need, computed for the first of them."""
+        if name not in self._common:
+            self._common[name] = work(*args, **kwargs)
+        found: Answer = self._common[name]
+        return found
+
+
+class LocalTurn:
+    """See Turn."""
+
+    def __init__(self, resources: Resources) -> None:
+        self._resources = resources
+
+    def open(
+        self, context: StageContext, sequences: Sequence[Tensor], *, dtype: Dtype
+    ) -> Generator[Note | Waited, None, LocalCrew]:
+        """A crew of one worker. As on a cluster, activations on a CPU take up to half of the memory that is
+        declared and not taken yet; the others go to the local disk."""
+        cuda = self._resources.gpus_per_worker > 0
+        left = max(self._resources.memory_bytes - peak_memory_bytes(), 0) // 2
+        yield from ()
+        return LocalCrew(
+            context.content,
+            context.checkpoint(),
+            sequences,
+            dtype=getattr(torch, dtype),
+            device=torch.device("cuda" if cuda else "cpu"),
+            budget=None if cuda else MemoryBudget(left=left),
+            peak_memory=peak_memory_bytes,
+        )
+
+
+class _NoMetrics:
+    """See Metrics: nobody scrapes this process."""
+
+    def progressed(self, node: str, *, done: float, total: float) -> None:
+        """Nothing is kept."""
+
+    def trained(self, node: str, record: StepRecord) -> None:
+        """Nothing is kept."""
+
+    def validated(self, node: str, validation: Validation) -> None:
+        """Nothing is kept."""
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """As many threads as a worker of the same resources has, because the bits depend on their number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

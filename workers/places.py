@@ -1,0 +1,74 @@
+"""The place of each kind of stage: its runner, and the processes and memory that it takes."""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.dag.stages import Stage
+from workers.stages.base import Steps
+
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Place:
+    """On a Ray cluster, `task` is one Ray task of this size; with `gang` the runner stays in the driver and
+    takes a turn on the gang; `training` has the gang's places for itself; `worker` is one Ray task with the
+    job's resources of a worker, in the place of one; `driver` is too small to be worth a process. `module`
+    holds the runner, below `workers.stages`; whoever runs it imports it, because some need seconds for
+    libraries that the others do without."""
+
+    module: str
+    where: Literal["task", "gang", "training", "worker", "driver"] = "task"
+    cpus: float = 1
+    memory: int = GIB
+
+    @property
+    def run(self) -> Callable[..., Steps]:
+        """The runner."""
+        runner: Callable[..., Steps] = importlib.import_module(f"workers.stages.{self.module}").run
+        return runner
+
+
+PLACES: dict[str, Place] = {
+    "import_model": Place("import_model"),
+    "calibrate": Place("calibrate"),
+    "measure_statistics": Place("measure_statistics", where="gang"),
+    "count_tokens": Place("count_tokens"),
+    "cut_vocabulary": Place("cut_vocabulary", memory=2 * GIB),
+    "slice": Place("slice_model", memory=2 * GIB),
+    "measure_blocks": Place("measure_blocks", where="gang"),
+    "allocate": Place("allocate", where="driver"),
+    "hold_out": Place("hold_out"),
+    "judge": Place("judge", where="gang"),
+    "choose_plan": Place("choose_plan", where="driver"),
+    "prune": Place("prune", where="gang"),
+    "import_keep": Place("import_keep", memory=2 * GIB),
+    "compare_masks": Place("compare_masks", memory=2 * GIB),
+    "prepare_text": Place("prepare_text", memory=2 * GIB),
+    "recover": Place("recover", where="training"),
+    "learn_masks": Place("recover", where="training"),
+    "evaluate": Place("evaluate", where="gang"),
+    "check_tasks": Place("check_tasks", memory=2 * GIB),
+    "evaluate_task": Place("evaluate_task", where="worker"),
+    "publish": Place("publish", memory=2 * GIB),
+    "report": Place("report", cpus=0),
+    "report_sweep": Place("report_sweep", cpus=0),
+}
+
+
+def on_gang(stage: Stage) -> bool:
+    """Whether a stage takes a turn on the gang, or on its places."""
+    return PLACES[stage.kind].where in ("gang", "training")
+
+
+def on_worker(stage: Stage) -> bool:
+    """Whether a stage takes the place of one worker."""
+    return PLACES[stage.kind].where == "worker"
+
+
+def places_needed(stage: Stage) -> bool:
+    """Whether a stage is a task that needs a CPU beside the gang's."""
+    place = PLACES[stage.kind]
+    return place.where == "task" and place.cpus > 0
