@@ -10,8 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from api.service.jobs.views import JobView, PlanView
+from pipeline.evaluation.task_comparison import limits_of
 from pipeline.job.state import Status
-from pipeline.report.data import Summary, TrainingSummary, limits_of
+from pipeline.report.data import Summary
+from pipeline.report.figures.training import TrainingSummary
 from pipeline.report.quantity import (
     human_bytes,
     human_count,

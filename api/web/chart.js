@@ -1,4 +1,4 @@
-// Measured values and sparsity per block: the picture of the report (pipeline/report/block_chart.py), drawn here.
+// Measured values and sparsity per block: the picture of the report (pipeline/report/drawing/block_chart.py), drawn here.
 
 import { s } from "./dom.js";
 import { plain } from "./format.js";

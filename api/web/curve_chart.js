@@ -1,4 +1,4 @@
-// Curves over steps, in the same forms and colours as the report (pipeline/report/curves.py).
+// Curves over steps, in the same forms and colours as the report (pipeline/report/drawing/curves.py).
 
 import { niceTicks } from "./chart.js";
 import { s } from "./dom.js";

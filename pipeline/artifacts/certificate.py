@@ -48,6 +48,11 @@ class Certificate(Frozen):
     checks: tuple[Check, ...]
 
     @property
+    def held(self) -> int:
+        """Pruned weights of all tensors."""
+        return sum(tensor.held for tensor in self.tensors)
+
+    @property
     def holds(self) -> bool:
         """Whether every check found every pruned weight to be zero."""
         return bool(self.checks) and all(check.revived == 0 for check in self.checks)

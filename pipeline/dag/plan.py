@@ -92,6 +92,8 @@ def _nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
             **_teacher(spec, pins),
         }
         yield Node(id="recover", stage=recover, inputs=inputs)
+        if "keep" in made:  # the keep tensors of training come without the documents of pruning
+            told["pruned_keep"] = made["keep"]
         made |= {name: Input(node="recover", artifact=name) for name in recover.outputs}
         checkpoints["recovered"] = made.pop("checkpoint")
 

@@ -1,3 +1,3 @@
-"""Reports of jobs: the data with every figure, its sections, the page, the pictures, and the model card.
-A section is one file with its data, summary and template name, and an entry in a list.
+"""Reports of jobs: their sections, the page, the pictures, the gates that judge them, and the model card.
+A section is a file in `sections/` with its template, and a name among the bases of `ReportData` in `data.py`.
 Reports only show what artifacts hold; nothing is computed from weights here."""

@@ -18,7 +18,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, model_validator
 
 from pipeline.canonical import Frozen
-from pipeline.evaluation.comparison import TaskComparison
+from pipeline.evaluation.task_comparison import TaskComparison
 from pipeline.evaluation.task_results import MAIN_METRICS
 from pipeline.report.data import Summary
 

@@ -10,8 +10,8 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from api.settings import Settings
 from pipeline.report import quantity
-from pipeline.report.block_chart import block_chart
 from pipeline.report.data import read_report
+from pipeline.report.drawing.block_chart import block_chart
 from pipeline.request.prune_spec import JobRequest
 from tests.api.conftest import KEY, free_port, running
 from tests.browser import visiting

@@ -20,11 +20,13 @@ from pipeline.artifacts.refs import (
 from pipeline.canonical import canonical_json
 from pipeline.checkpoint.index import TENSORS_JSON
 from pipeline.dag.stages import Publish
-from pipeline.evaluation.comparison import compare_tasks
+from pipeline.evaluation.task_comparison import compare_tasks
 from pipeline.job.ledger import MANIFEST_JSON
 from pipeline.masks.file import put_masks
 from pipeline.masks.published import check_masks
-from pipeline.report.model_card import CERTIFICATE_JSON, adapter_card, model_card, side_file
+from pipeline.report.model_card import CERTIFICATE_JSON, adapter_card, model_card
+from pipeline.report.published import Published
+from pipeline.report.side_file import side_file
 from pipeline.report.summary import name_of
 from pipeline.spec.evaluation import EvaluationResult
 from pipeline.spec.sparsity_plan import SparsityPlan
@@ -141,21 +143,7 @@ def _written(stage: Publish, context: StageContext, certificate: Certificate | N
         suite=asked.suite if asked is not None else None,
         own_tokenizers=stage.spec.cuts_vocabulary,
     )
-    made_with = versions(training=stage.spec.recovery is not None)
-    card = model_card(
-        model_name=stage.model_name,
-        spec=stage.spec,
-        sizes=sizes,
-        vocabulary=vocabulary,
-        plan=plan,
-        sparsity=sparsity,
-        evaluations=known,
-        tasks=tasks,
-        certificate=certificate,
-        adapter=ADAPTER if "adapter" in context.inputs else None,
-        versions=made_with,
-    )
-    side = side_file(
+    published = Published(
         model_name=stage.model_name,
         spec=stage.spec,
         sizes=sizes,
@@ -166,9 +154,11 @@ def _written(stage: Publish, context: StageContext, certificate: Certificate | N
         evaluations=known,
         tasks=tasks,
         certificate=certificate,
-        files={file.path: file.blob.digest for file in context.checkpoint().files},
-        versions=made_with,
+        versions=versions(training=stage.spec.recovery is not None),
     )
+    card = model_card(published, adapter=ADAPTER if "adapter" in context.inputs else None)
+    files = {file.path: file.blob.digest for file in context.checkpoint().files}
+    side = side_file(published, files=files)
     documents = {"README.md": card.encode(), "secateur.json": side.to_json()}
     documents |= {path: read(name, path) for name, path in cuts}
     if certificate is not None:

@@ -161,6 +161,8 @@ def test_recovery_after_pruning_holds_zeros_and_is_taught_by_the_dense_model() -
     assert published["keep"] == "recover.keep"
     assert published["certificate"] == "recover.certificate"
     assert published["pruned"] == "evaluate:pruned.evaluation"
+    assert inputs(dag, "report")["keep"] == "recover.keep"
+    assert inputs(dag, "report")["pruned_keep"] == "prune.keep"
     assert ids(dag).index("prepare_text") < ids(dag).index("prune")  # a text too short is found out early
 
 

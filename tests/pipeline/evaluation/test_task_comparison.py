@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.evaluation.comparison import AVERAGE, UnequalContracts, compare_tasks
+from pipeline.evaluation.contracts import UnequalContracts
+from pipeline.evaluation.task_comparison import AVERAGE, compare_tasks
 from pipeline.evaluation.task_results import TaskMetric
 from tests.pipeline.evaluation.made_tasks import evaluated, made_contract, made_suite, made_task, made_tasks
 

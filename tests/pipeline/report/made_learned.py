@@ -24,7 +24,7 @@ from pipeline.artifacts.refs import (
 from pipeline.canonical import sha256_hex
 from pipeline.methods.maskllm import MaskLLM
 from pipeline.report.data import ReportData
-from pipeline.report.mask_figures import mask_learning
+from pipeline.report.figures.masks import mask_learning
 from pipeline.report.summary import seeds_of
 from pipeline.request.prune_spec import Prune, PruneSpec
 from pipeline.spec.mask_training import MaskTraining

@@ -9,8 +9,8 @@ from pipeline.artifacts.curve import BlockFit, Curve, KeepUpdate, Shard, StepRec
 from pipeline.artifacts.refs import CertificateRef, CurveRef, TokensRef
 from pipeline.canonical import sha256_hex
 from pipeline.report.data import ReportData
+from pipeline.report.figures.training import training_figures
 from pipeline.report.summary import seeds_of
-from pipeline.report.training_figures import training_figures
 from pipeline.request.prune_spec import PruneSpec
 from pipeline.spec.recovery import Recovery
 from tests.pipeline.report.made_report import (

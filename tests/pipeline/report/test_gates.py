@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.evaluation.comparison import Comparison, TaskComparison
+from pipeline.evaluation.comparison import Comparison
+from pipeline.evaluation.task_comparison import TaskComparison
 from pipeline.report.data import Summary, summarise
 from pipeline.report.gates import Verdict, check_measured, judge, parse
 from tests.pipeline.report.made_recovery import recovered_report, recovered_spec

@@ -8,11 +8,11 @@ import pytest
 
 from pipeline.artifacts.mask_overlap import LinearAgreement, MaskAgreement
 from pipeline.report.data import ReportData, read_report, report_json, summarise
-from pipeline.report.mask_figures import MOST_RECORDS, mask_learning
-from pipeline.report.mask_overlap import agreement_map, agreement_rows
-from pipeline.report.masks import mask_block_chart, mask_chart
-from pipeline.report.model_card import SideFile
+from pipeline.report.drawing.mask_curves import mask_block_chart, mask_chart
+from pipeline.report.figures.masks import MOST_RECORDS, mask_learning
 from pipeline.report.page import render_html
+from pipeline.report.sections.mask_overlap import agreement_map, agreement_rows
+from pipeline.report.side_file import SideFile
 from pipeline.report.summary import recipe_of
 from pipeline.spec.patterns import NM
 from tests.pipeline.report.made_learned import (

@@ -5,9 +5,11 @@ import json
 import pytest
 import yaml
 
-from pipeline.evaluation.comparison import UnequalContracts
+from pipeline.evaluation.contracts import UnequalContracts
 from pipeline.report.data import ReportData
-from pipeline.report.model_card import SideFile, markdown_text, model_card, side_file
+from pipeline.report.model_card import markdown_text, model_card
+from pipeline.report.published import Published
+from pipeline.report.side_file import SideFile, side_file
 from pipeline.spec.evaluation import EvaluationResult
 from tests.pipeline.evaluation.made_tasks import with_tasks
 from tests.pipeline.report.made_report import DENSE, PRUNED, VERSIONS, made_evaluation, made_report, made_spec
@@ -31,21 +33,8 @@ def evaluations_of(data: ReportData) -> dict[str, EvaluationResult]:
     return {name: one for name, one in models.items() if one is not None}
 
 
-def card_of(data: ReportData) -> str:
-    return model_card(
-        model_name=data.model_name,
-        spec=data.spec,
-        plan=data.plan,
-        sparsity=data.sparsity,
-        evaluations=evaluations_of(data),
-        tasks=data.task_comparisons,
-        certificate=data.certificate,
-        versions=VERSIONS,
-    )
-
-
-def side_of(data: ReportData) -> SideFile:
-    return side_file(
+def published(data: ReportData) -> Published:
+    return Published(
         model_name=data.model_name,
         spec=data.spec,
         plan=data.plan,
@@ -54,9 +43,16 @@ def side_of(data: ReportData) -> SideFile:
         evaluations=evaluations_of(data),
         tasks=data.task_comparisons,
         certificate=data.certificate,
-        files=FILES,
         versions=VERSIONS,
     )
+
+
+def card_of(data: ReportData) -> str:
+    return model_card(published(data))
+
+
+def side_of(data: ReportData) -> SideFile:
+    return side_file(published(data), files=FILES)
 
 
 def front_matter(card: str) -> dict[str, object]:

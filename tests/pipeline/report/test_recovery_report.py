@@ -9,14 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.report.curves import curve_chart
 from pipeline.report.data import ReportData, read_report, report_json, summarise
-from pipeline.report.model_card import SideFile, adapter_card
+from pipeline.report.drawing.curves import curve_chart
+from pipeline.report.drawing.panels import axis
+from pipeline.report.figures.training import MOST_STEPS, training_figures
+from pipeline.report.model_card import adapter_card
 from pipeline.report.page import render_html
-from pipeline.report.panels import axis
 from pipeline.report.quantity import human_count, human_share
+from pipeline.report.side_file import SideFile
 from pipeline.report.summary import recipe_of
-from pipeline.report.training_figures import MOST_STEPS, training_figures
 from tests.pipeline.evaluation.made_tasks import made_tasks, with_tasks
 from tests.pipeline.report.made_recovery import (
     LENGTH,

@@ -11,11 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.artifacts.refs import BlockExperts, ExpertTable, LinearSparsity, SparsityTable
-from pipeline.evaluation.comparison import Comparison, UnequalContracts, compare
-from pipeline.report.block_chart import block_chart, block_sparsity, nice_ticks
+from pipeline.evaluation.comparison import Comparison, compare
+from pipeline.evaluation.contracts import UnequalContracts
 from pipeline.report.data import ReportData, read_report, report_json, summarise
-from pipeline.report.page import heatmap, render_html
+from pipeline.report.drawing.block_chart import block_chart, block_sparsity, nice_ticks
+from pipeline.report.page import render_html
 from pipeline.report.quantity import human_bytes, human_figure, human_perplexity, human_seconds
+from pipeline.report.sections.linears import heatmap
 from pipeline.report.summary import recipe_of, seeds_of
 from pipeline.request.prune_spec import PruneSpec
 from pipeline.spec.evaluation import EvaluationResult

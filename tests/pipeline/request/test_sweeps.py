@@ -13,16 +13,9 @@ from pipeline.dag.stages import MeasureStatistics, ReportSweep
 from pipeline.errors import InvalidSpec
 from pipeline.evaluation.comparison import compare
 from pipeline.report.page import render_sweep
+from pipeline.report.sections.members import SweepMember, best_of, sweep_chart
 from pipeline.report.summary import recipe_of, titles_of
-from pipeline.report.sweep import (
-    SweepData,
-    SweepDocument,
-    SweepMember,
-    best_of,
-    read_any_report,
-    sweep_chart,
-    sweep_json,
-)
+from pipeline.report.sweep import SweepData, SweepDocument, read_any_report, sweep_json
 from pipeline.request.prune_spec import PruneSpec
 from pipeline.resolve.model_checks import check_against_model
 from pipeline.sources.pins import ModelFacts, Pin, PinnedFile, Pins

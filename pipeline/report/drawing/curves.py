@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 from pipeline.artifacts.curve import BlockFit, Curve, KeepUpdate
-from pipeline.report.block_chart import Tick
-from pipeline.report.panels import TALL, CurveChart, Points, Stack
-from pipeline.report.training_figures import WINDOW, TrainingFigures
+from pipeline.report.drawing.block_chart import Tick
+from pipeline.report.drawing.panels import TALL, CurveChart, Points, Stack
+from pipeline.report.figures.training import WINDOW, TrainingFigures
 
 
 def curve_chart(

@@ -1,15 +1,56 @@
-"""What reports show of masks beside others: tables by kind of linear and by block."""
+"""Masks beside others: how many groups and kept weights they have in common, by linear and by block."""
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
-from pipeline.artifacts.mask_overlap import LinearAgreement, MaskAgreement
+from pydantic import Field
+
+from pipeline.artifacts.mask_overlap import LinearAgreement, MaskAgreement, MaskAgreements
 from pipeline.artifacts.refs import SparsityTable
 from pipeline.canonical import Frozen
+from pipeline.report.drawing.heat_map import heat_of, kind_of
+from pipeline.report.inputs import Inputs
+from pipeline.report.section import Headline, ModelSection
 from pipeline.spec.patterns import NM
 from pipeline.spec.sparsity_plan import SparsityPlan
+
+
+class MaskOverlapHeadline(Headline):
+    """`agreement`: share of groups with the same mask as each of the others has, by name."""
+
+    agreement: dict[str, float] = Field(default_factory=dict)
+
+
+class MaskOverlapSection(ModelSection):
+    """The overlap with each of the other masks."""
+
+    agreements: tuple[MaskAgreement, ...] = ()
+
+    @classmethod
+    def read(cls, inputs: Inputs) -> Mapping[str, object]:
+        """What the comparison stored."""
+        beside = inputs.load("agreements", "agreement.json", MaskAgreements)
+        return {"agreements": () if beside is None else beside.agreements}
+
+    @classmethod
+    def headline(cls, report: Self) -> Headline | None:
+        """Over all linears."""
+        return MaskOverlapHeadline(agreement=equal_groups(report.agreements, report.sparsity))
+
+    @classmethod
+    def view(cls, report: Self) -> Mapping[str, object] | None:
+        """`others`: names. `chance`: shares of groups and of kept weights between masks that have nothing in
+        common, where all blocks have one N:M."""
+        if not report.agreements:
+            return None
+        return {
+            "others": [one.other for one in report.agreements],
+            "rows": agreement_rows(report.agreements, report.sparsity),
+            "maps": [agreement_map(one) for one in report.agreements],
+            "chance": _by_chance(report.plan),
+        }
 
 
 class AgreementRow(Frozen):
@@ -60,36 +101,6 @@ class AgreementMap:
     rows: tuple[tuple[int, tuple[tuple[float, float, float] | None, ...]], ...]
 
 
-@dataclass(frozen=True)
-class AgreementPage:
-    """`others`: names. `chance`: shares of groups and of kept weights between masks that have nothing in
-    common, where all blocks have one N:M."""
-
-    others: tuple[str, ...]
-    rows: tuple[AgreementRow, ...]
-    maps: tuple[AgreementMap, ...]
-    chance: tuple[float, float] | None
-
-
-def agreement_page(
-    agreements: Sequence[MaskAgreement], plan: SparsityPlan | None, sparsity: SparsityTable | None
-) -> AgreementPage | None:
-    """None where there are no others."""
-    if not agreements:
-        return None
-    patterns = set(plan.blocks) if plan is not None else set()
-    alike = patterns.pop() if len(patterns) == 1 else None
-    chance = None
-    if isinstance(alike, NM):
-        chance = 1 / math.comb(alike.group, alike.keep), alike.keep / alike.group
-    return AgreementPage(
-        others=tuple(one.other for one in agreements),
-        rows=agreement_rows(agreements, sparsity),
-        maps=tuple(map(agreement_map, agreements)),
-        chance=chance,
-    )
-
-
 def agreement_map(agreement: MaskAgreement) -> AgreementMap:
     """Of all blocks; the experts of one count as their mean."""
     columns = tuple(dict.fromkeys(kind_of(one.linear) for one in agreement.linears))
@@ -101,14 +112,13 @@ def agreement_map(agreement: MaskAgreement) -> AgreementMap:
         place: (sum(groups for groups, _ in some) / len(some), sum(kept for _, kept in some) / len(some))
         for place, some in found.items()
     }
-    low = min((groups for groups, _ in means.values()), default=0.0)
-    span = max((groups for groups, _ in means.values()), default=0.0) - low
+    heat = heat_of([groups for groups, _ in means.values()])
 
     def cell(block: int, column: str) -> tuple[float, float, float] | None:
         if (block, column) not in means:
             return None
         groups, kept = means[block, column]
-        return groups, kept, round((groups - low) / span, 3) if span > 0 else 0.5
+        return groups, kept, heat(groups)
 
     return AgreementMap(
         other=agreement.other,
@@ -117,9 +127,12 @@ def agreement_map(agreement: MaskAgreement) -> AgreementMap:
     )
 
 
-def kind_of(linear: str) -> str:
-    """A linear's name with its expert's number left out, as there may be hundreds."""
-    return re.sub(r"(?<=experts\.)\d+(?=\.)", "*", linear)
+def _by_chance(plan: SparsityPlan | None) -> tuple[float, float] | None:
+    patterns = set(plan.blocks) if plan is not None else set()
+    alike = patterns.pop() if len(patterns) == 1 else None
+    if not isinstance(alike, NM):
+        return None
+    return 1 / math.comb(alike.group, alike.keep), alike.keep / alike.group
 
 
 def _mean(

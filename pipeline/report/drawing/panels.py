@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 
-from pipeline.report.block_chart import BOTTOM, LEFT, PANEL_GAP, PANEL_TOP, WIDTH, Tick, nice_ticks
+from pipeline.report.drawing.block_chart import BOTTOM, LEFT, PANEL_GAP, PANEL_TOP, WIDTH, Tick, nice_ticks
 from pipeline.report.quantity import human_count
 
 RIGHT = 20.0

@@ -1,54 +1,14 @@
-"""What the page shows of masks that were learned: pictures, as geometry that it draws."""
+"""The curves of masks that are learned, as geometry that the page draws."""
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from pipeline.artifacts.curve import MaskRecord
-from pipeline.methods.learned import LearnedMethod
-from pipeline.report.curves import curve_chart, fit_chart, marks_of
-from pipeline.report.mask_figures import MaskLearning
-from pipeline.report.panels import TALL, CurveChart, Stack
+from pipeline.report.drawing.curves import marks_of
+from pipeline.report.drawing.panels import TALL, CurveChart, Stack
+from pipeline.report.figures.masks import MaskLearning
 from pipeline.report.quantity import human_share
-from pipeline.report.summary import objective_of
-from pipeline.request.prune_spec import PruneSpec
 
 FEWEST = 3  # records that make a curve
-
-
-@dataclass(frozen=True)
-class MaskPage:
-    """`curves`: of the training; `settled`: of the masks over time; `blocks`: where each block's ended;
-    `fits`: of scope block."""
-
-    method: LearnedMethod
-    objective: str
-    curves: CurveChart | None
-    settled: CurveChart | None
-    blocks: CurveChart | None
-    fits: CurveChart | None
-    deepspeed: str
-
-
-def mask_page(learned: MaskLearning | None, spec: PruneSpec) -> MaskPage | None:
-    """None where no masks were learned."""
-    method = spec.learned_method
-    if learned is None or method is None:
-        return None
-    training = method.training
-    return MaskPage(
-        method=method,
-        objective=objective_of(training),
-        curves=curve_chart(
-            learned.training,
-            clipping=training.optimizer.gradient_clipping,
-            distilled=training.needs_teacher,
-        ),
-        settled=mask_chart(learned),
-        blocks=mask_block_chart(learned),
-        fits=fit_chart(learned.training.curve.blocks),
-        deepspeed=json.dumps(learned.training.curve.deepspeed, indent=2),
-    )
 
 
 def mask_chart(learned: MaskLearning) -> CurveChart | None:

@@ -4,7 +4,12 @@ import statistics
 
 from pipeline.artifacts.curve import Curve, MaskRecord, TokensIndex
 from pipeline.canonical import Frozen
-from pipeline.report.training_figures import TrainingFigures, training_figures
+from pipeline.report.figures.training import (
+    TrainingFigures,
+    TrainingSummary,
+    training_figures,
+    training_summary,
+)
 from pipeline.spec.mask_training import MaskTraining
 
 MOST_RECORDS = 40
@@ -56,6 +61,24 @@ def mask_learning(
         training=training_figures(thinned, training),
         points=tuple(map(_point, _thinned(curve, MOST_POINTS))),
         tokens=tokens,
+    )
+
+
+class MaskSummary(TrainingSummary):
+    """As of other training. `changed`: share of groups that ended with another mask than they began with;
+    `certainty`: mean probability of the mask that a group ended with."""
+
+    changed: float | None
+    certainty: float | None
+
+
+def mask_summary(learned: MaskLearning) -> MaskSummary:
+    """The figures that tables of jobs show."""
+    result = learned.result
+    return MaskSummary(
+        **dict(training_summary(learned.training)),
+        changed=result.changed if result is not None else None,
+        certainty=result.certainty if result is not None else None,
     )
 
 

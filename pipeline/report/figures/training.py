@@ -56,6 +56,43 @@ def training_figures(curve: Curve, recipe: TrainingRecipe) -> TrainingFigures:
     )
 
 
+class TrainingSummary(Frozen):
+    """`perplexity_before`, `perplexity_after`: on held-out text, of what training began and ended with."""
+
+    steps: int
+    total_steps: int
+    tokens: int
+    tokens_per_second: float | None
+    perplexity_before: float | None
+    perplexity_after: float | None
+
+
+def training_summary(figures: TrainingFigures) -> TrainingSummary:
+    """The figures that tables of jobs show."""
+    return TrainingSummary(
+        steps=figures.curve.result_step,
+        total_steps=figures.curve.total_steps,
+        tokens=figures.tokens,
+        tokens_per_second=figures.tokens_per_second,
+        perplexity_before=figures.perplexity_before,
+        perplexity_after=figures.perplexity_after,
+    )
+
+
+def remarks_on(figures: TrainingFigures, *, of: str) -> Iterator[str]:
+    """Sentences about what did not go as planned. `of`: which training."""
+    curve = figures.curve
+    if curve.stopped == "early":
+        made = "weights" if of == "training" else "masks"
+        yield (
+            f"{of} stopped early: the {made} are those after step {curve.result_step} of {curve.total_steps}"
+        )
+    if curve.starts > 1:
+        yield f"{of} was started {curve.starts} times, and went on from its last checkpoint"
+    if figures.skipped_steps:
+        yield f"{figures.skipped_steps} steps of {of} were skipped: their gradients were beyond float16"
+
+
 def _chosen(steps: Sequence[StepRecord]) -> list[int]:
     """All steps, or of each of MOST_STEPS / 3 stretches its lowest and highest loss and its highest gradient
     norm, so that no spike is lost; the first and the last step, too."""

@@ -1,0 +1,58 @@
+"""Figures may stand side by side only where all models were measured under the same contract."""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from pipeline.errors import StageError
+from pipeline.evaluation.task_results import TaskContract
+from pipeline.spec.evaluation import PerplexityContract
+
+OWN = frozenset({"tokenizer_digest", "windows", "tokens_scored", "tokens_per_byte"})  # of a tokenizer
+T = TypeVar("T")
+
+
+class UnequalContracts(StageError):
+    """Two figures that may not stand side by side."""
+
+    code = "unequal_contracts"
+    retryable = False
+
+
+def others_of(pruned: T | None, recovered: T | None) -> dict[str, T]:
+    """The models that a job has beside the dense one, by name."""
+    given = {"pruned": pruned, "recovered": recovered}
+    return {which: one for which, one in given.items() if one is not None}
+
+
+def final_of(pruned: float | None, recovered: float | None) -> float:
+    """The figure of the model that is published."""
+    final = pruned if recovered is None else recovered
+    assert final is not None, "a comparison has a model beside the dense one"
+    return final
+
+
+def check_same_names(dense: Sequence[str], other: Sequence[str], which: str, what: str) -> None:
+    """Raise UnequalContracts unless both models were evaluated on the same names in the same order."""
+    if dense != other:
+        raise UnequalContracts(
+            f"dense was evaluated on {dense}, {which} on {other}; evaluate both on the same {what}"
+        )
+
+
+def check_same_contract(
+    dense: PerplexityContract | TaskContract,
+    other: PerplexityContract | TaskContract,
+    which: str,
+    what: str,
+    *,
+    but: frozenset[str],
+) -> None:
+    """Raise UnequalContracts that lists the fields in which two contracts differ; those of `but` may."""
+    before, after = dense.model_dump(), other.model_dump()
+    differing = [
+        f"{field} is {value} for dense and {after[field]} for {which}"
+        for field, value in before.items()
+        if value != after[field] and field not in but
+    ]
+    if differing:
+        raise UnequalContracts(f"{what} is not comparable: {'; '.join(differing)}")

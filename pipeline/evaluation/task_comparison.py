@@ -1,0 +1,184 @@
+"""lm-eval's figures of the dense, pruned and recovered model side by side."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+from pipeline.canonical import Frozen
+from pipeline.evaluation.contracts import (
+    OWN,
+    UnequalContracts,
+    check_same_contract,
+    check_same_names,
+    final_of,
+    others_of,
+)
+from pipeline.evaluation.task_results import TaskEvaluation, TaskMetric, TaskResult
+from pipeline.spec.eval_tasks import SUITES, Suite
+
+AVERAGE = "average"
+
+
+class TaskComparison(Frozen):
+    """One metric of one lm-eval task. `difference` = final - dense, in the metric's own unit.
+
+    `main`: short tables show it; `group`: the name in the spec that the task was asked through, if it is
+    another one. Members of a group that has a mean of its own are not main. `limit`: only so many questions
+    were asked, so that the figure cannot be compared with published ones.
+    """
+
+    task: str
+    metric: str
+    filter: str
+    higher_is_better: bool | None
+    num_fewshot: int | None
+    limit: int | None
+    samples: int
+    dense: float
+    dense_stderr: float | None
+    pruned: float | None = None
+    pruned_stderr: float | None = None
+    recovered: float | None = None
+    recovered_stderr: float | None = None
+    difference: float
+    group: str | None
+    main: bool
+
+    @property
+    def final(self) -> float:
+        """Of the model that is published."""
+        return final_of(self.pruned, self.recovered)
+
+    @property
+    def final_stderr(self) -> float | None:
+        """Its standard error."""
+        return self.pruned_stderr if self.recovered is None else self.recovered_stderr
+
+    @property
+    def stands_out(self) -> bool:
+        """Whether the difference exceeds two combined standard errors: sqrt(dense² + final²), as if the two
+        models had answered different questions. Theirs are the same, so this is on the cautious side."""
+        if self.dense_stderr is None or self.final_stderr is None:
+            return False
+        return abs(self.difference) > 2 * math.hypot(self.dense_stderr, self.final_stderr)
+
+
+def compare_tasks(
+    dense: Sequence[TaskEvaluation],
+    pruned: Sequence[TaskEvaluation] | None = None,
+    recovered: Sequence[TaskEvaluation] | None = None,
+    *,
+    suite: Suite | None = None,
+    own_tokenizers: bool = False,
+) -> tuple[TaskComparison, ...]:
+    """All metrics of all, task by task, in order; at the end the suite's average, if there is one.
+    `own_tokenizers`: the models need not cut the questions into the same tokens.
+
+    Raises UnequalContracts that names the task and what differs.
+    """
+    ours = [(evaluation.task, result) for evaluation in dense for result in evaluation.results]
+    with_mean = {asked for asked, result in ours if result.aggregate}
+    others = {
+        which: [result for evaluation in evaluations for result in evaluation.results]
+        for which, evaluations in others_of(pruned, recovered).items()
+    }
+    names = [result.task for _, result in ours]
+    for which, results in others.items():
+        check_same_names(names, [result.task for result in results], which, "tasks")
+    rows: list[TaskComparison] = []
+    but = OWN if own_tokenizers else frozenset[str]()
+    for i, (asked, before) in enumerate(ours):
+        member = asked in with_mean and before.group is not None
+        after = {which: results[i] for which, results in others.items()}
+        rows += _compared(before, after, member=member, but=but)
+    return (*rows, *_average(rows, suite))
+
+
+def limits_of(tasks: Sequence[TaskComparison]) -> str:
+    """`limit 25`, or `limit 25 to 100`; empty when all questions were asked."""
+    limits = sorted({task.limit for task in tasks if task.limit is not None})
+    if not limits:
+        return ""
+    return f"limit {limits[0]}" if len(limits) == 1 else f"limit {limits[0]} to {limits[-1]}"
+
+
+def _compared(
+    dense: TaskResult, others: Mapping[str, TaskResult], *, member: bool, but: frozenset[str]
+) -> Iterator[TaskComparison]:
+    metrics: dict[str, dict[tuple[str, str], TaskMetric]] = {}
+    for which, other in others.items():
+        check_same_contract(dense.contract, other.contract, which, f"task {dense.task!r}", but=but)
+        metrics[which] = {(metric.metric, metric.filter): metric for metric in other.metrics}
+    for metric in dense.metrics:
+        found = {}
+        for which, known in metrics.items():
+            other_metric = known.get((metric.metric, metric.filter))
+            if other_metric is None:
+                only = "dense only" if len(others) == 1 else f"dense and not for {which}"
+                raise UnequalContracts(f"task {dense.task!r} has {metric.metric},{metric.filter} for {only}")
+            found[which] = other_metric
+        pruned, recovered = found.get("pruned"), found.get("recovered")
+        yield TaskComparison(
+            task=dense.task,
+            metric=metric.metric,
+            filter=metric.filter,
+            higher_is_better=metric.higher_is_better,
+            num_fewshot=dense.contract.num_fewshot,
+            limit=dense.contract.limit,
+            samples=dense.contract.samples,
+            dense=metric.value,
+            dense_stderr=metric.stderr,
+            pruned=pruned.value if pruned is not None else None,
+            pruned_stderr=pruned.stderr if pruned is not None else None,
+            recovered=recovered.value if recovered is not None else None,
+            recovered_stderr=recovered.stderr if recovered is not None else None,
+            difference=list(found.values())[-1].value - metric.value,
+            group=dense.group,
+            main=metric is dense.main and not member,
+        )
+
+
+def _average(rows: Sequence[TaskComparison], suite: Suite | None) -> Iterator[TaskComparison]:
+    """Mean of a suite's main metrics, each task counting once, if all of them were evaluated."""
+    if suite is None:
+        return
+    main = {row.task: row for row in rows if row.main and row.group is None and row.task in SUITES[suite]}
+    if len(main) < len(SUITES[suite]):
+        return
+    found = list(main.values())
+    limits = {row.limit for row in found}
+    dense = _mean([row.dense for row in found])
+    pruned = _mean_of_all([row.pruned for row in found])
+    recovered = _mean_of_all([row.recovered for row in found])
+    yield TaskComparison(
+        task=suite,
+        metric=AVERAGE,
+        filter="none",
+        higher_is_better=True,
+        num_fewshot=None,
+        limit=limits.pop() if len(limits) == 1 else None,
+        samples=sum(row.samples for row in found),
+        dense=dense,
+        dense_stderr=_stderr_of_mean([row.dense_stderr for row in found]),
+        pruned=pruned,
+        pruned_stderr=_stderr_of_mean([row.pruned_stderr for row in found]),
+        recovered=recovered,
+        recovered_stderr=_stderr_of_mean([row.recovered_stderr for row in found]),
+        difference=final_of(pruned, recovered) - dense,
+        group=None,
+        main=True,
+    )
+
+
+def _mean_of_all(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return _mean(known) if len(known) == len(values) else None
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def _stderr_of_mean(stderrs: Sequence[float | None]) -> float | None:
+    """Of the mean of independent figures."""
+    known = [stderr for stderr in stderrs if stderr is not None]
+    return math.hypot(*known) / len(known) if len(known) == len(stderrs) else None

@@ -1,0 +1,41 @@
+"""How the sections of a report reach the artifacts of its job."""
+
+from collections.abc import Mapping
+from typing import Protocol, TypeVar
+
+from pipeline.artifacts.refs import ArtifactRef
+from pipeline.canonical import Frozen
+from pipeline.evaluation.task_results import TaskEvaluation
+from pipeline.job.ledger import NodeResult
+from pipeline.request.prune_spec import PruneSpec
+
+MODELS = ("dense", "pruned", "recovered")
+Document = TypeVar("Document", bound=Frozen)
+
+
+class Inputs(Protocol):
+    """The artifacts that reach a report, by the names that its node in the DAG gives them."""
+
+    @property
+    def spec(self) -> PruneSpec:
+        """The spec of the job."""
+
+    @property
+    def stages(self) -> tuple[NodeResult, ...]:
+        """All nodes that were done before the report."""
+
+    @property
+    def refs(self) -> Mapping[str, ArtifactRef]:
+        """All artifacts by name."""
+
+    def load(self, name: str, path: str, document: type[Document]) -> Document | None:
+        """One file of an artifact; None where the job has no such artifact, or the artifact no such file."""
+
+
+def task_evaluations(inputs: Inputs, which: str, *, member: str = "") -> tuple[TaskEvaluation, ...]:
+    """lm-eval's figures of a model, in the order of the spec; without those that are not there. `member`: the
+    ending of the names of one member of a sweep."""
+    asked = inputs.spec.evaluation.tasks
+    names = [f"tasks:{which}:{task.name}{member}" for task in asked.asked] if asked is not None else []
+    found = [inputs.load(name, "tasks.json", TaskEvaluation) for name in names]
+    return tuple(one for one in found if one is not None)

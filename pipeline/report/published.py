@@ -1,0 +1,58 @@
+"""The facts that model card (`model_card.py`, for people) and side file (`side_file.py`, for programs) tell.
+
+Nothing here tells when or by which job it was made, so that equal jobs publish equal bytes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pipeline.allocations.measures import Measurements
+from pipeline.artifacts.certificate import Certificate
+from pipeline.artifacts.refs import SparsityTable
+from pipeline.canonical import Frozen
+from pipeline.evaluation.comparison import Comparison, compare
+from pipeline.evaluation.task_comparison import TaskComparison
+from pipeline.request.prune_spec import PruneSpec
+from pipeline.spec.evaluation import EvaluationResult
+from pipeline.spec.sparsity_plan import SparsityPlan
+from pipeline.structure.table import SizeTable
+from pipeline.vocabulary.table import VocabularyTable
+
+
+class Zeros(Frozen):
+    """What `certificate.json` comes to: weights of so many tensors were zero at every check."""
+
+    tensors: int
+    held: int
+    checks: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """A model that is published. What a job does not have is None. `evaluations`: by model: dense, pruned,
+    recovered."""
+
+    model_name: str
+    spec: PruneSpec
+    sizes: SizeTable | None = None
+    vocabulary: VocabularyTable | None = None
+    plan: SparsityPlan | None = None
+    sparsity: SparsityTable | None = None
+    measurements: Measurements | None = None
+    evaluations: Mapping[str, EvaluationResult]
+    tasks: tuple[TaskComparison, ...] = ()
+    certificate: Certificate | None = None
+    versions: Mapping[str, str]
+
+    @property
+    def comparisons(self) -> tuple[Comparison, ...]:
+        """Perplexities side by side. Raises UnequalContracts."""
+        return compare(**self.evaluations, own_tokenizers=self.spec.cuts_vocabulary)
+
+    @property
+    def zeros(self) -> Zeros | None:
+        """The certificate in three figures."""
+        if self.certificate is None:
+            return None
+        certificate = self.certificate
+        return Zeros(tensors=len(certificate.tensors), held=certificate.held, checks=len(certificate.checks))

@@ -1,0 +1,23 @@
+"""Content hashes of what went in, what was made and what was published."""
+
+from collections.abc import Mapping
+
+from pipeline.artifacts.refs import ManifestRef
+from pipeline.report.inputs import MODELS, Inputs
+from pipeline.report.section import ModelSection
+
+
+class DigestsSection(ModelSection):
+    """Fills `checkpoints` and where they were published."""
+
+    @classmethod
+    def read(cls, inputs: Inputs) -> Mapping[str, object]:
+        """Digests of the artifacts themselves."""
+        manifest = inputs.refs["manifest"]
+        assert isinstance(manifest, ManifestRef), "publishing makes a manifest"
+        checkpoints = {which: inputs.refs.get(f"{which}_checkpoint") for which in MODELS}
+        return {
+            "checkpoints": {which: one.digest for which, one in checkpoints.items() if one is not None},
+            "manifest_prefix": manifest.prefix,
+            "manifest_digest": manifest.digest,
+        }

@@ -1,0 +1,85 @@
+"""Masks that were learned: their training, and how they settled."""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Self
+
+from pipeline.artifacts.curve import TOKENS_JSON, Curve, TokensIndex
+from pipeline.report.drawing.curves import curve_chart, fit_chart
+from pipeline.report.drawing.mask_curves import mask_block_chart, mask_chart
+from pipeline.report.figures.masks import MaskLearning, MaskSummary, mask_learning, mask_summary
+from pipeline.report.figures.training import remarks_on
+from pipeline.report.inputs import Inputs
+from pipeline.report.quantity import human_count, human_share
+from pipeline.report.section import Headline, ModelSection, Tile
+from pipeline.report.summary import objective_of
+
+
+class MasksHeadline(Headline):
+    """How far learning went, and what it changed."""
+
+    masks: MaskSummary | None = None
+
+
+class MasksSection(ModelSection):
+    """The curve of learning, thinned."""
+
+    masks: MaskLearning | None = None
+
+    @classmethod
+    def read(cls, inputs: Inputs) -> Mapping[str, object]:
+        """The curve, and the tokens that were learned on."""
+        method = inputs.spec.learned_method
+        curve = inputs.load("mask_curve", "curve.json", Curve)
+        if curve is None or method is None:
+            return {}
+        tokens = inputs.load("mask_tokens", TOKENS_JSON, TokensIndex)
+        return {"masks": mask_learning(curve, method.training, tokens=tokens)}
+
+    @classmethod
+    def headline(cls, report: Self) -> Headline | None:
+        """None where no masks were learned."""
+        return MasksHeadline(masks=None if report.masks is None else mask_summary(report.masks))
+
+    @classmethod
+    def tiles(cls, report: Self) -> Iterable[Tile]:
+        """Tokens, steps and the share of groups that changed."""
+        if report.masks is None:
+            return
+        done = mask_summary(report.masks)
+        changed = f", {human_share(done.changed)} of the groups changed" if done.changed is not None else ""
+        yield Tile(
+            "Masks learned",
+            f"{human_count(done.tokens)} tokens",
+            f"{done.steps} of {done.total_steps} steps{changed}",
+            work=True,
+        )
+
+    @classmethod
+    def remarks(cls, report: Self) -> Iterable[str]:
+        """What did not go as planned."""
+        return remarks_on(report.masks.training, of="mask learning") if report.masks is not None else ()
+
+    @classmethod
+    def view(cls, report: Self) -> Mapping[str, object] | None:
+        """`curves`: of the training; `settled`: of the masks over time; `blocks`: where each block's ended;
+        `fits`: of scope block."""
+        method, learned = report.spec.learned_method, report.masks
+        if learned is None or method is None:
+            return None
+        training = method.training
+        return {
+            "method": method,
+            "training": training,
+            "learned": learned,
+            "objective": objective_of(training),
+            "curves": curve_chart(
+                learned.training,
+                clipping=training.optimizer.gradient_clipping,
+                distilled=training.needs_teacher,
+            ),
+            "settled": mask_chart(learned),
+            "blocks": mask_block_chart(learned),
+            "fits": fit_chart(learned.training.curve.blocks),
+            "deepspeed": json.dumps(learned.training.curve.deepspeed, indent=2),
+        }

@@ -1,0 +1,52 @@
+"""Perplexities of all models, side by side under one contract."""
+
+from collections.abc import Iterable, Mapping
+from typing import Self
+
+from pipeline.evaluation.comparison import Comparison, compare
+from pipeline.report.inputs import MODELS, Inputs
+from pipeline.report.quantity import human_perplexity, human_share
+from pipeline.report.section import Headline, ModelSection, Tile
+from pipeline.spec.evaluation import EvaluationResult
+
+
+class PerplexityHeadline(Headline):
+    """A comparison for each text."""
+
+    perplexity: tuple[Comparison, ...]
+
+
+class PerplexitySection(ModelSection):
+    """Fills `dense`, `pruned` and `recovered`."""
+
+    @classmethod
+    def read(cls, inputs: Inputs) -> Mapping[str, object]:
+        """What each model was evaluated to."""
+        return {which: inputs.load(which, "evaluation.json", EvaluationResult) for which in MODELS}
+
+    @property
+    def comparisons(self) -> tuple[Comparison, ...]:
+        """Perplexities side by side. Raises UnequalContracts."""
+        return compare(self.dense, self.pruned, self.recovered, own_tokenizers=self.spec.cuts_vocabulary)
+
+    @classmethod
+    def headline(cls, report: Self) -> Headline | None:
+        """Raises UnequalContracts."""
+        return PerplexityHeadline(perplexity=report.comparisons)
+
+    @classmethod
+    def tiles(cls, report: Self) -> Iterable[Tile]:
+        """The first text, and how much of the loss training won back."""
+        if not report.comparisons:
+            yield Tile("Perplexity", "not measured", "the spec names no text")
+            return
+        text, models = report.comparisons[0], report.models
+        values = [value for value in (text.dense, text.pruned, text.recovered) if value is not None]
+        yield Tile(
+            f"Perplexity, {text.title}",
+            " → ".join(map(human_perplexity, values)),
+            f"{' → '.join(models)}, × {text.ratio:.3f}",
+            wide=len(models) > 2,
+        )
+        if text.recovered_share is not None:
+            yield Tile("Won back", human_share(text.recovered_share), "of the log-perplexity lost in pruning")

@@ -1,0 +1,70 @@
+"""lm-eval's figures of all models, side by side."""
+
+from collections.abc import Iterable, Mapping
+from typing import Self
+
+from pipeline.evaluation.task_comparison import AVERAGE, TaskComparison, compare_tasks, limits_of
+from pipeline.evaluation.task_results import TaskEvaluation
+from pipeline.report.inputs import MODELS, Inputs, task_evaluations
+from pipeline.report.quantity import human_metric
+from pipeline.report.section import Headline, ModelSection, Tile
+
+
+class TasksHeadline(Headline):
+    """A comparison for each metric of each task."""
+
+    tasks: tuple[TaskComparison, ...] = ()
+
+
+class TasksSection(ModelSection):
+    """What each model reached, in the order of the spec."""
+
+    dense_tasks: tuple[TaskEvaluation, ...] = ()
+    pruned_tasks: tuple[TaskEvaluation, ...] = ()
+    recovered_tasks: tuple[TaskEvaluation, ...] = ()
+
+    @classmethod
+    def read(cls, inputs: Inputs) -> Mapping[str, object]:
+        """An artifact for each model and task."""
+        return {f"{which}_tasks": task_evaluations(inputs, which) for which in MODELS}
+
+    @property
+    def task_comparisons(self) -> tuple[TaskComparison, ...]:
+        """lm-eval's figures side by side. Raises UnequalContracts."""
+        asked = self.spec.evaluation.tasks
+        return compare_tasks(
+            self.dense_tasks,
+            self.pruned_tasks if self.pruned is not None else None,
+            self.recovered_tasks if self.recovered is not None else None,
+            suite=asked.suite if asked else None,
+            own_tokenizers=self.spec.cuts_vocabulary,
+        )
+
+    @classmethod
+    def headline(cls, report: Self) -> Headline | None:
+        """Raises UnequalContracts."""
+        return TasksHeadline(tasks=report.task_comparisons)
+
+    @classmethod
+    def tiles(cls, report: Self) -> Iterable[Tile]:
+        """The suite's average, else the first task."""
+        main = [task for task in report.task_comparisons if task.main]
+        for task in [task for task in main if task.metric == AVERAGE] or main[:1]:
+            values = [value for value in (task.dense, task.pruned, task.recovered) if value is not None]
+            limit = f", limit {task.limit}" if task.limit else ""
+            yield Tile(
+                f"{task.task}, {task.metric}",
+                " → ".join(map(human_metric, values)),
+                " → ".join(report.models) + limit,
+                wide=len(report.models) > 2,
+            )
+
+    @classmethod
+    def view(cls, report: Self) -> Mapping[str, object] | None:
+        """How many questions were asked, and by which lm-eval."""
+        if not report.task_comparisons:
+            return None
+        return {
+            "limits": limits_of(report.task_comparisons),
+            "harness_version": report.dense_tasks[0].results[0].contract.harness_version,
+        }

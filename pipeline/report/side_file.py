@@ -1,0 +1,90 @@
+"""`secateur.json` beside the weights of a published checkpoint: everything about it, for programs."""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Literal
+
+from pipeline.allocations.measures import Measurements
+from pipeline.artifacts.refs import LinearSparsity
+from pipeline.canonical import Frozen
+from pipeline.evaluation.comparison import Comparison
+from pipeline.evaluation.task_comparison import TaskComparison
+from pipeline.report.published import Published, Zeros
+from pipeline.report.summary import seeds_of
+from pipeline.request.prune_spec import PruneSpec
+from pipeline.spec.sparsity_plan import SparsityPlan
+from pipeline.structure.table import SizeTable
+from pipeline.vocabulary.table import VocabularyTable
+
+_TOKENIZER = re.compile(
+    r"(tokenizer.*|special_tokens_map\.json|added_tokens\.json|vocab\.(json|txt)|merges\.txt"
+    r"|spiece\.model|chat_template\..*)"
+)
+
+
+class Digests(Frozen):
+    """SHA-256 of what was pruned or trained and of what is published. `<name>_checkpoint`: of the artifacts;
+    `weights`, `tokenizer`: path → digest of the published files."""
+
+    dense_checkpoint: str
+    pruned_checkpoint: str | None = None
+    recovered_checkpoint: str | None = None
+    weights: dict[str, str]
+    tokenizer: dict[str, str]
+
+
+class SideFile(Frozen):
+    """Content of `secateur.json`. What a job does not have is null."""
+
+    format: Literal["secateur/1"] = "secateur/1"
+    model_name: str
+    spec: PruneSpec
+    sizes: SizeTable | None = None
+    vocabulary: VocabularyTable | None = None
+    plan: SparsityPlan | None
+    measurements: Measurements | None
+    sparsity: float | None
+    linears: tuple[LinearSparsity, ...]
+    zeros: Zeros | None = None
+    perplexity: tuple[Comparison, ...]
+    tasks: tuple[TaskComparison, ...]
+    digests: Digests
+    versions: dict[str, str]
+    seeds: dict[str, int]
+
+    def to_json(self) -> bytes:
+        """The bytes of the file: sorted keys, indented."""
+        text = json.dumps(
+            self.model_dump(mode="json"), sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False
+        )
+        return (text + "\n").encode()
+
+
+def side_file(published: Published, *, files: Mapping[str, str]) -> SideFile:
+    """`files`: path → SHA-256 of the published files, of which weights and tokenizer are named. Raises
+    UnequalContracts."""
+    sparsity = published.sparsity
+    checkpoints = {
+        f"{which}_checkpoint": one.checkpoint_digest for which, one in published.evaluations.items()
+    }
+    return SideFile(
+        model_name=published.model_name,
+        spec=published.spec,
+        sizes=published.sizes,
+        vocabulary=published.vocabulary,
+        plan=published.plan,
+        measurements=published.measurements,
+        sparsity=sparsity.sparsity if sparsity is not None else None,
+        linears=sparsity.linears if sparsity is not None else (),
+        zeros=published.zeros,
+        perplexity=published.comparisons,
+        tasks=published.tasks,
+        digests=Digests(
+            **checkpoints,
+            weights={path: files[path] for path in sorted(files) if path.endswith(".safetensors")},
+            tokenizer={path: files[path] for path in sorted(files) if _TOKENIZER.fullmatch(path)},
+        ),
+        versions=dict(sorted(published.versions.items())),
+        seeds=seeds_of(published.spec),
+    )
