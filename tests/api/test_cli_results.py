@@ -77,6 +77,7 @@ def test_watch_sees_beyond_an_earlier_failure(sqlite_api: RunningApi) -> None:
     assert "job failed: the loss is not finite (spec.prune) (at prune)" in result.stdout
 
 
+@pytest.mark.servers
 def test_watch_survives_a_restart_of_the_service(
     make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,6 +28,9 @@ RESULT = JobResult(
 )
 
 
+pytestmark = pytest.mark.servers
+
+
 @dataclass
 class FakeRay:
     """Keeps submissions and says what the test wants."""
