@@ -17,7 +17,7 @@ serve: $(VENV)/.worker
 quick test: export PYTHONDONTWRITEBYTECODE =
 
 quick: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 -m quick --durations-min=2
+	$(BIN)/python -m pytest -n 2 -m quick --durations-min=3
 
 test: $(VENV)/.dev system
 	$(BIN)/python -m pytest -n 2

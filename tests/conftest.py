@@ -10,11 +10,16 @@ from xdist.scheduler import LoadScopeScheduling
 
 from tests import needs
 
-pytest_plugins = ["tests.servers", "tests.ray_server", "tests.eval_slices", "tests.browser"]
+pytest_plugins = [
+    "tests.servers",
+    "tests.ray_server",
+    "tests.eval_slices",
+    "tests.browser",
+    "tests.in_this_process",
+]
 
-RAY = ("tests/e2e/", "tests/workers/test_job.py", "tests/api/test_real_ray.py", "tests/api/test_embedded.py")
+RAY = ("tests/e2e/", "tests/api/test_real_ray.py", "tests/api/test_embedded.py")
 APART = "tests/e2e/test_node_loss.py"  # long, and its nodes are its own
-TRAINING = "tests/workers/"
 
 torch.set_num_threads(1)  # two processes with two threads each wait for one another on two cores
 
@@ -38,10 +43,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadSco
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What needs a Ray comes first, then the files that train: so no process is left alone with a long one
-    at the end."""
+    """Put markers on. What needs a Ray comes first, then the files with slow tests, so that no process is left
+    alone with a long file at the end."""
     needs.mark(items)
-    items.sort(key=lambda item: (not item.nodeid.startswith(RAY), not item.nodeid.startswith(TRAINING)))
+    long = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (not item.nodeid.startswith(RAY), item.path not in long))
 
 
 @pytest.hookimpl(tryfirst=True)
