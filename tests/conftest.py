@@ -43,8 +43,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadSco
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put markers on. What needs a Ray comes first, then the files with slow tests, so that no process is left
-    alone with a long file at the end."""
+    """Put markers on. What needs a Ray comes first, then the files with slow tests, so that no process is
+    left alone with a long file at the end."""
     needs.mark(items)
     long = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: (not item.nodeid.startswith(RAY), item.path not in long))
