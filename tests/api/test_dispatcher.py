@@ -1,7 +1,6 @@
 """The dispatcher against a Ray of our own making: every way in which an attempt can go."""
 
 import socket
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -26,6 +25,9 @@ from tests.api.pins import body
 RESULT = JobResult(
     nodes=(NodeResult(node="prune", key="0" * 64, cached=True, artifacts={}, measured=Measured(seconds=1)),)
 )
+
+
+pytestmark = pytest.mark.servers
 
 
 @dataclass
@@ -297,7 +299,6 @@ def test_the_drivers_own_reason_decides(scene: Scene, retryable: bool) -> None:
 
 
 def test_a_driver_that_lingers_is_stopped(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("api.background.dispatcher.LINGER_SECONDS", 0.05)
     scene.post()
     dispatcher = scene.dispatcher()
     dispatcher.round()
@@ -305,7 +306,7 @@ def test_a_driver_that_lingers_is_stopped(scene: Scene, monkeypatch: pytest.Monk
     scene.says(AttemptFailed(reason=FailureReason(code="x", message="x")))
     dispatcher.round()
     assert scene.ray.stopped == []
-    time.sleep(0.1)
+    monkeypatch.setattr("api.background.dispatcher.LINGER_SECONDS", -1.0)
     dispatcher.round()
     assert scene.ray.stopped == [scene.ray.submissions[0].submission_id]
 

@@ -26,6 +26,9 @@ NOON = {"expression": "0 12 * * *"}
 PASSES, HOLDS = "perplexity <= 3 * dense", "perplexity <= 1.2 * dense"
 
 
+pytestmark = pytest.mark.servers
+
+
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two checkpoints, one in shards, and a text."""

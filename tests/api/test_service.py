@@ -57,6 +57,7 @@ def test_plan_says_what_is_stored(sqlite_api: RunningApi) -> None:
     assert sqlite_api.client.get("/jobs").json()["data"] == []
 
 
+@pytest.mark.servers
 def test_plan_warns_of_more_cpus_than_there_are(make_settings: Callable[..., Settings]) -> None:
     with running(make_settings(ray_address=None, ray_num_cpus=2)) as api:
         planned = api.client.post("/plans", json=body(resources={"workers": 3})).json()
@@ -73,6 +74,7 @@ def test_health(api: RunningApi) -> None:
     assert "127.0.0.1:9" in checks["ray"]["error"]
 
 
+@pytest.mark.servers
 def test_storage_that_cannot_be_written_is_not_ready(make_settings: Callable[..., Settings]) -> None:
     with running(make_settings(storage_url="file:///dev/null/storage")) as api:
         checks = {check["name"]: check for check in api.client.get("/readyz").json()["checks"]}

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from api.client.client import SecateurClient, ServiceAwayError
 from api.key_file import read_key
+from tests.needs import needed
 
 START_SECONDS = 120
 
@@ -35,6 +36,7 @@ class Service:
 
     def start(self) -> None:
         """Serve, and return when the API answers."""
+        needed("servers")
         log = (self.state_dir / "serve.log").open("ab")
         environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("SECATEUR_")},
