@@ -26,7 +26,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
 
-    settings = WorkerSettings()  # type: ignore[call-arg]
+    settings = WorkerSettings()
     order = settings.content().get_model(order_key(arguments.job, arguments.attempt), WorkOrder)
     reporter: Reporter = ApiReporter(order) if order.report_to else LinesReporter()
     ray.init(log_to_driver=True, logging_level=logging.WARNING)

@@ -42,7 +42,7 @@ def main() -> None:
         parser.error(f"{arguments.spec}: {error}")
     os.environ.setdefault("SECATEUR_ALLOWED_ROOTS", "/")  # a local run reads what its user may read
     os.environ["SECATEUR_STORAGE_URL"] = f"file://{arguments.storage.resolve()}"
-    settings = WorkerSettings()  # type: ignore[call-arg]
+    settings = WorkerSettings()
     reporter = LinesReporter()
     code = 0
     try:
