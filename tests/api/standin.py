@@ -30,7 +30,7 @@ from pipeline.job.events import (
     StageStarted,
 )
 from pipeline.job.ledger import JobResult, Measured, NodeResult, WorkOrder, job_result_key, order_key
-from pipeline.storage import ContentStore, Store, open_store
+from pipeline.storage import ContentStore, Store
 
 HTML = b"<!doctype html><title>report</title>"
 JSON = b'{"report":true}'
@@ -128,7 +128,7 @@ def main() -> None:
     parser.add_argument("--attempt", required=True, type=int)
     arguments = parser.parse_args()
     settings = Settings()
-    content = ContentStore(open_store(settings.storage_url, settings.s3_options))
+    content = settings.content()
     order = content.get_model(order_key(arguments.job, arguments.attempt), WorkOrder)
     sys.exit(StandIn(order, content).run())
 

@@ -18,6 +18,7 @@ from api.settings import Settings
 from api.submit import RayJob, RayJobsClient, RayRefused, RayStatus, RayUnavailable, Submission
 from pipeline.job.events import AttemptFailed, AttemptStarted, FailureReason, NodePlanned
 from pipeline.job.ledger import JobResult, Measured, NodeResult, WorkOrder, job_result_key, order_key
+from pipeline.storage import S3Options
 from tests.api.attempts import event
 from tests.api.conftest import RunningApi, running
 from tests.api.pins import body
@@ -126,7 +127,7 @@ class Scene:
 def scene(database_url: str, make_settings: Callable[..., Settings]) -> Iterator[Scene]:
     """A scene with one job at a time."""
     settings = make_settings(
-        database_url=database_url, max_running_jobs=1, s3_secret_key="x", s3_access_key="y"
+        database_url=database_url, max_running_jobs=1, s3=S3Options(access_key="y", secret_key="x")
     )
     with running(settings) as api:
         yield Scene(api, FakeRay(), settings)

@@ -303,9 +303,7 @@ def test_a_checkpoint_arrives_in_a_bucket_file_by_file(
     settings = make_settings(
         database_url=database_url,
         allowed_roots=(models,),
-        s3_endpoint_url=server.endpoint,
-        s3_access_key=server.access_key,
-        s3_secret_key=server.secret_key,
+        s3=server.options,
     )
     store = open_store(f"s3://{bucket}", server.options)
 
