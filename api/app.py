@@ -42,9 +42,7 @@ from api.settings import Settings
 from api.submit import RayJobsClient, cluster
 from pipeline.request.prune_spec import PruneSpec
 from pipeline.resolve.resolve import resolve
-from pipeline.sources.access import SourceAccess
 from pipeline.sources.pins import Pins
-from pipeline.storage import ContentStore, open_store
 
 # Who may call what. Everything new belongs to the first: viewers may GET, submitters may do the rest.
 BY_METHOD = (
@@ -70,11 +68,11 @@ def create_app(settings: Settings, *, resolver: Resolver | None = None, dispatch
     else:
         endpoint = cluster(settings.ray_address, settings.ray_token_path)
     metrics = Metrics(lambda: jobs_by_status(database))
-    access = source_access(settings)
+    access = settings.access()
     services = Services(
         settings=settings,
         database=database,
-        content=ContentStore(open_store(settings.storage_url, settings.s3_options)),
+        content=settings.content(),
         ray=RayJobsClient(endpoint),
         resolve=resolver or partial(resolve, access=access),
         metrics=metrics,
@@ -100,18 +98,6 @@ def create_app(settings: Settings, *, resolver: Resolver | None = None, dispatch
     for router in OPEN:
         app.include_router(router)
     return app
-
-
-def source_access(settings: Settings) -> SourceAccess:
-    """Which sources jobs may read."""
-    return SourceAccess(
-        allowed_roots=settings.allowed_roots,
-        s3=settings.s3_options,
-        hub_endpoint=settings.hub_endpoint,
-        hub_token=settings.hub_token.get_secret_value() if settings.hub_token else None,
-        hub_cache_dir=settings.hub_cache_dir,
-        hub_offline=settings.hub_offline,
-    )
 
 
 def serve(settings: Settings | None = None) -> None:

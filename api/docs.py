@@ -1,54 +1,80 @@
-"""`python -m api.docs`: write what docs/ says of settings, spec and API. A test fails when it is stale."""
+"""`python -m api.docs` writes what docs/ says of settings, spec and API, and which settings the chart takes.
+
+A test fails when it is stale.
+"""
 
 import argparse
 import json
+import re
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from tempfile import gettempdir
 
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from api.app import create_app
-from api.settings import PREFIX, ClientSettings, Settings
+from api.settings import ClientSettings, Settings, variables
 from pipeline.request.schema import request_schema
+from pipeline.storage.settings import PREFIX
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+CHART = ROOT / "deploy" / "helm"
 
 
 def pages() -> dict[str, str]:
-    """File name → content."""
+    """Path in the repository → content."""
     return {
-        "settings.md": settings_page(),
-        "prune-spec.schema.json": _pretty(request_schema()),
-        "openapi.json": _pretty(create_app(_nowhere(), dispatch=False).openapi()),
+        "docs/settings.md": settings_page(),
+        "docs/prune-spec.schema.json": _pretty(request_schema()),
+        "docs/openapi.json": _pretty(create_app(_nowhere(), dispatch=False).openapi()),
+        "deploy/helm/values.schema.json": values_schema(),
     }
 
 
 def settings_page() -> str:
     """A table of every setting."""
     return (
-        "# Settings\n\nEnvironment variables of the API, from `api/settings.py` by `python -m api.docs`.\n"
+        "# Settings\n\nEnvironment variables of the API, written by `python -m api.docs`.\n"
         "Drivers on a cluster get the ones about storage and sources from the API, but for keys and tokens:\n"
         "these come from the cluster's own environment.\n\n"
-        f"{_table(Settings.model_fields)}\n"
-        f"The CLI reads these:\n\n{_table(ClientSettings.model_fields)}"
+        f"{_table(Settings)}\n"
+        f"The CLI reads these:\n\n{_table(ClientSettings)}"
     )
 
 
-def _table(fields: Mapping[str, FieldInfo]) -> str:
-    rows = [_row(name, info) for name, info in sorted(fields.items())]
+def values_schema() -> str:
+    """The schema of the chart's values. Its `settings.extra` takes the settings that no template names.
+
+    Secrets are left out: they need a reference to a Kubernetes secret, in a template.
+    """
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    templates = "".join(path.read_text() for path in (CHART / "templates").glob("*.*"))
+    named = set(re.findall(rf"{PREFIX}\w+", templates))
+    extra = [
+        variable
+        for variable, (_, field) in variables(Settings).items()
+        if variable not in named and "Secret" not in str(field.annotation)
+    ]
+    settings = schema["properties"]["settings"]["properties"]
+    settings["extra"]["properties"] = {name: {"$ref": "#/definitions/plain"} for name in sorted(extra)}
+    return json.dumps(schema, indent=2) + "\n"
+
+
+def _table(model: type[BaseModel]) -> str:
+    rows = [_row(variable, field) for variable, (_, field) in sorted(variables(model).items())]
     return "| variable | default | meaning |\n|---|---|---|\n" + "".join(rows)
 
 
-def _row(name: str, info: FieldInfo) -> str:
+def _row(variable: str, info: FieldInfo) -> str:
     default = info.get_default()
     shown = (
         ""
         if default in (None, "", ())
         else f"`{str(default).lower() if default in (True, False) else default}`"
     )
-    return f"| `{PREFIX}{name.upper()}` | {shown} | {info.description} |\n"
+    return f"| `{variable}` | {shown} | {info.description} |\n"
 
 
 def _pretty(value: object) -> str:
@@ -65,17 +91,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m api.docs", description="Write docs/ from the code.")
     parser.add_argument("--check", action="store_true", help="write nothing; fail where docs/ is stale")
     check = parser.parse_args().check
-    DOCS.mkdir(exist_ok=True)
     stale = []
     for name, content in pages().items():
-        path = DOCS / name
+        path = ROOT / name
         if path.is_file() and path.read_text() == content:
             continue
         stale.append(name)
         if not check:
             path.write_text(content)
     if check and stale:
-        sys.exit(f"stale in docs/: {', '.join(stale)}; run `make docs`")
+        sys.exit(f"stale: {', '.join(stale)}; run `make docs`")
 
 
 if __name__ == "__main__":

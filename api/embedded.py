@@ -22,6 +22,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import httpx
+import psutil
 
 from api.submit import RayEndpoint, RayUnavailable
 from pipeline.canonical import Frozen
@@ -220,12 +221,18 @@ def _same_process(process: RayProcess) -> bool:
 
 
 def start_time(pid: int) -> str:
-    """When a process started, in the kernel's words; empty when it has ended."""
+    """When a process started, in clock ticks since the machine did; empty when it has ended.
+
+    Seconds of the wall clock would tell a process from itself once the clock is set.
+    """
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
+        process = psutil.Process(pid)
+        if process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+            return ""
+        seconds = process.create_time() - psutil.boot_time()
+    except psutil.NoSuchProcess:
         return ""
-    return "" if fields[0] in ("Z", "X") else fields[19]
+    return str(round(seconds * os.sysconf("SC_CLK_TCK")))
 
 
 def _fresh_temp_dir(state_dir: Path) -> Path:

@@ -1,40 +1,22 @@
 """Every setting of the service: the only place where environment variables are read."""
 
 import json
-import os
+from operator import attrgetter
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field, SecretStr, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import BaseModel, Field, SecretStr, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
 from api.auth import SENDABLE, SHORTEST_KEY
-from pipeline.storage.options import S3Options
+from pipeline.sources.access import SourceAccess
+from pipeline.storage.settings import PREFIX, FromEnvironment, StorageSettings
 
-PREFIX = "SECATEUR_"
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
-# What a driver on the cluster needs to know as well. Keys and tokens reach it from the cluster itself.
-DRIVER_FIELDS = (
-    "storage_url",
-    "s3_endpoint_url",
-    "s3_region",
-    "s3_sse",
-    "s3_kms_key_id",
-    "s3_checksums",
-    "allowed_roots",
-    "hub_endpoint",
-    "hub_cache_dir",
-    "hub_offline",
-)
-DRIVER_SECRETS = ("s3_access_key", "s3_secret_key", "hub_token")
 
 
-class Settings(BaseSettings):
+class Settings(StorageSettings, SourceAccess, FromEnvironment, frozen=False):
     """Read from the environment with the prefix SECATEUR_, or given by name."""
-
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX, extra="forbid", env_ignore_empty=True, hide_input_in_errors=True
-    )
 
     state_dir: Path = Field(
         default=Path(".secateur"),
@@ -45,35 +27,9 @@ class Settings(BaseSettings):
         description="SQLAlchemy URL: `sqlite:////path/file.db` or `postgresql+psycopg://user@host/name`. "
         "Left out: `secateur.db` in the state directory.",
     )
-    storage_url: str = Field(
-        default="",
-        description="`file:///absolute/path` or "
-        "`s3://bucket/prefix`. Left out: `storage` in the state directory.",
-    )
-    s3_endpoint_url: str | None = Field(default=None, description="S3 server other than AWS.")
-    s3_region: str | None = Field(default=None, description="S3 region.")
-    s3_access_key: SecretStr | None = Field(
-        default=None, description="S3 access key; left out, boto3 looks in its usual places."
-    )
-    s3_secret_key: SecretStr | None = Field(default=None, description="S3 secret key.")
-    s3_sse: Literal["AES256", "aws:kms"] | None = Field(
-        default=None, description="Server-side encryption of what is stored."
-    )
-    s3_kms_key_id: str | None = Field(default=None, description="KMS key, with `aws:kms` only.")
-    s3_checksums: bool = Field(
-        default=True, description="SHA-256 checksums on uploads; off for servers that refuse them."
-    )
     presign_seconds: int = Field(
         default=3600, ge=1, le=604_800, description="How long a download address on S3 stays good."
     )
-    allowed_roots: Annotated[tuple[Path, ...], NoDecode] = Field(
-        default=(),
-        description="Directories below which `file:` sources may lie: a JSON list, or separated by `:`.",
-    )
-    hub_endpoint: str | None = Field(default=None, description="Hugging Face hub, or a mirror of it.")
-    hub_token: SecretStr | None = Field(default=None, description="Token for gated or private repositories.")
-    hub_cache_dir: Path | None = Field(default=None, description="Where files of the hub are kept.")
-    hub_offline: bool = Field(default=False, description="Refuse `hub:` sources that are not cached.")
     ray_address: str | None = Field(
         default=None,
         description="Ray dashboard address, such as `http://head:8265`. Left out: a local Ray is started.",
@@ -136,20 +92,6 @@ class Settings(BaseSettings):
             )
         return value
 
-    @field_validator("allowed_roots", mode="before")
-    @classmethod
-    def _split(cls, value: object) -> object:
-        if not isinstance(value, str):
-            return value
-        if value.lstrip().startswith("["):
-            return json.loads(value)
-        return [part for part in value.split(os.pathsep) if part]
-
-    @field_validator("allowed_roots")
-    @classmethod
-    def _absolute_roots(cls, value: tuple[Path, ...]) -> tuple[Path, ...]:
-        return tuple(path.absolute() for path in value)
-
     @model_validator(mode="after")
     def _fill_in(self) -> "Settings":
         self.state_dir = self.state_dir.absolute()
@@ -168,34 +110,26 @@ class Settings(BaseSettings):
         """Jobs at work at a time."""
         return self.max_running_jobs or (1 if self.embedded else 100)
 
-    @property
-    def s3_options(self) -> S3Options:
-        """How to reach S3."""
-        return S3Options(
-            endpoint_url=self.s3_endpoint_url,
-            region=self.s3_region,
-            access_key=_revealed(self.s3_access_key),
-            secret_key=_revealed(self.s3_secret_key),
-            sse=self.s3_sse,
-            kms_key_id=self.s3_kms_key_id,
-            checksums=self.s3_checksums,
-        )
-
     def driver_environment(self) -> dict[str, str]:
         """Environment variables that every driver gets. No secrets: Ray shows them to whoever may look."""
-        return _variables(self, DRIVER_FIELDS)
+        return {name: _text(value) for name, value in self._shared().items() if not _is_secret(value)}
 
     def secret_environment(self) -> dict[str, str]:
         """What the local Ray inherits beside that."""
+        return {name: _text(value) for name, value in self._shared().items() if _is_secret(value)}
+
+    def _shared(self) -> dict[str, object]:
+        """What is set of storage and sources, by environment variable: workers read the same models."""
         return {
-            PREFIX + name.upper(): text for name in DRIVER_SECRETS if (text := _text(getattr(self, name)))
+            name: value
+            for model in (StorageSettings, SourceAccess)
+            for name, (path, _) in variables(model).items()
+            if (value := attrgetter(path)(self)) not in (None, "", ())
         }
 
 
-class ClientSettings(BaseSettings):
+class ClientSettings(FromEnvironment):
     """What the CLI reads from the environment beside its options."""
-
-    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, hide_input_in_errors=True)
 
     url: str = Field(default="http://127.0.0.1:8080", description="Address of the service.")
     api_key: SecretStr | None = Field(
@@ -206,24 +140,30 @@ class ClientSettings(BaseSettings):
     state_dir: Path = Field(default=Path(".secateur"), description="The state directory of a local service.")
 
 
+def variables(model: type[BaseModel], *, within: str = "") -> dict[str, tuple[str, FieldInfo]]:
+    """Environment variable → the path of its field and the field, those of inner models included."""
+    found: dict[str, tuple[str, FieldInfo]] = {}
+    for name, field in model.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            found |= variables(inner, within=f"{within}{name}.")
+        else:
+            path = within + name
+            found[PREFIX + path.replace(".", "_").upper()] = path, field
+    return found
+
+
 def _reachable(host: str) -> str:
     return "127.0.0.1" if host in ("0.0.0.0", "::", "") else host
 
 
-def _revealed(secret: SecretStr | None) -> str | None:
-    return secret.get_secret_value() if secret is not None else None
-
-
-def _variables(settings: Settings, names: tuple[str, ...]) -> dict[str, str]:
-    texts = {PREFIX + name.upper(): _text(getattr(settings, name)) for name in names}
-    return {name: text for name, text in texts.items() if text}
+def _is_secret(value: object) -> bool:
+    return isinstance(value, SecretStr)
 
 
 def _text(value: object) -> str:
-    """A setting as its environment variable; empty when it is not set."""
+    """A setting as its environment variable."""
     match value:
-        case None:
-            return ""
         case SecretStr():
             return value.get_secret_value()
         case bool():

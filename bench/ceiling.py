@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from safetensors.torch import save_file
 from transformers import LlamaConfig
@@ -146,18 +147,18 @@ class Cells:
 
     def look(self) -> None:
         """Limit those that are new."""
-        for pid in _below(os.getpid()):
+        for process in psutil.Process().children(recursive=True):
+            pid = process.pid
             if pid in self._made:
                 continue
             try:
-                command = Path(f"/proc/{pid}/cmdline").read_bytes()
-                if not command.startswith(b"ray::"):
+                if not "".join(process.cmdline()).startswith("ray::"):
                     continue
                 cell = self._root / f"secateur-bench-{pid}"
                 cell.mkdir(exist_ok=True)
-                (cell / self._limit).write_text(str(self._ceiling - _anonymous(pid)))
+                (cell / self._limit).write_text(str(self._ceiling - _anonymous(process)))
                 (cell / "cgroup.procs").write_text(str(pid))
-            except (FileNotFoundError, ProcessLookupError):
+            except (psutil.NoSuchProcess, ProcessLookupError):
                 continue  # it ended meanwhile
             self._made[pid] = cell
 
@@ -203,27 +204,11 @@ def _controller() -> tuple[Path, str]:
     sys.exit("there is no memory cgroup to write to: run as root where cgroups are mounted writable")
 
 
-def _anonymous(pid: int) -> int:
+def _anonymous(process: psutil.Process) -> int:
     """Bytes that a process has already: they stay charged to where it came from, so its limit is that much
     lower."""
-    fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    return int(fields["RssAnon"].split()[0]) * 1024
-
-
-def _below(ancestor: int) -> Iterator[int]:
-    """All processes that descend from one."""
-    children: dict[int, list[int]] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parent = int(stat.read_text().rpartition(")")[2].split()[1])
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        children.setdefault(parent, []).append(int(stat.parent.name))
-    waiting = [ancestor]
-    while waiting:
-        found = children.get(waiting.pop(), [])
-        yield from found
-        waiting += found
+    memory = process.memory_info()
+    return int(memory.rss - memory.shared)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.needs import needed
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, ConsoleMessage, Page, Request
 
@@ -27,6 +29,7 @@ PATIENCE_MS = 60_000  # on machines that do much else
 @pytest.fixture(scope="module")
 def chromium() -> Iterator["Browser"]:
     """One browser for a module. Playwright's loop lives in this thread, so none is left for other modules."""
+    needed("browser")
     if not CHROMIUM.exists():
         missing = "Chromium is not installed; on Debian run: apt-get install chromium"
         if os.environ.get("CI") == "true":

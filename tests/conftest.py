@@ -1,16 +1,25 @@
 """Fixtures that every suite may ask for, and how the suite is shared out over processes."""
 
+from collections.abc import Iterator
+
 import hypothesis
 import pytest
 import torch
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
-pytest_plugins = ["tests.servers", "tests.ray_server", "tests.eval_slices", "tests.browser"]
+from tests import needs
 
-RAY = ("tests/e2e/", "tests/workers/test_job.py", "tests/api/test_real_ray.py", "tests/api/test_embedded.py")
+pytest_plugins = [
+    "tests.servers",
+    "tests.ray_server",
+    "tests.eval_slices",
+    "tests.browser",
+    "tests.in_this_process",
+]
+
+RAY = ("tests/e2e/", "tests/api/test_real_ray.py", "tests/api/test_embedded.py")
 APART = "tests/e2e/test_node_loss.py"  # long, and its nodes are its own
-TRAINING = "tests/workers/"
 
 torch.set_num_threads(1)  # two processes with two threads each wait for one another on two cores
 
@@ -32,7 +41,33 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadSco
     return FilesAndRay(config, log)
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What needs a Ray comes first, then the files that train: so no process is left alone with a long one
-    at the end."""
-    items.sort(key=lambda item: (not item.nodeid.startswith(RAY), not item.nodeid.startswith(TRAINING)))
+    """Put markers on. What needs a Ray comes first, then the files with slow tests, so that no process is
+    left alone with a long file at the end."""
+    needs.mark(items)
+    long = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (not item.nodeid.startswith(RAY), item.path not in long))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Note which test asks for fixtures next, and let torch draw the same numbers whenever it runs."""
+    needs.begin(item)
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Torch computes with one thread while the test runs."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def no_gradients() -> Iterator[None]:
+    """Torch keeps nothing for a backward pass."""
+    with torch.no_grad():
+        yield

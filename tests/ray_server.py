@@ -5,11 +5,13 @@ from collections.abc import Iterator
 import pytest
 
 from api.embedded import EmbeddedRay
+from tests.needs import needed
 
 
 @pytest.fixture(scope="session")
 def embedded_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRay]:
     """A running Ray head of our own; `endpoint()` tells address and token."""
+    needed("ray")
     ray = EmbeddedRay(tmp_path_factory.mktemp("ray"))
     ray.ensure()
     try:

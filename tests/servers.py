@@ -27,6 +27,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from pipeline.storage import S3Options
+from tests.needs import needed
 
 HOST = "127.0.0.1"
 GRPC_OFFSET = 10000  # SeaweedFS puts each gRPC port this far above its HTTP port
@@ -208,6 +209,7 @@ def _init_database(initdb: str, *, data: Path, user: str | None) -> None:
 @contextlib.contextmanager
 def _running(launch: Callable[[], _Launch[Server]], *, log: Path) -> Iterator[Server]:
     """Start a process, wait until it answers, and end it at the end; on other ports when it exits at once."""
+    needed("servers")
     for attempt in range(1, PORT_ATTEMPTS + 1):
         plan = launch()
         with log.open("wb") as output:

@@ -1,4 +1,4 @@
-"""Peak resident memory of this process, from the kernel."""
+"""Peak resident memory of this process, from the kernel: psutil knows no peak on Linux, and none to reset."""
 
 import ctypes
 from pathlib import Path

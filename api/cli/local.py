@@ -24,12 +24,13 @@ from rich.console import Console
 from api.cli.view import final_table, out, say_error, sweep_table
 from api.cli.watch import JobWatch, reason_text, watch
 from api.key_file import NAME as KEY_FILE
-from api.settings import PREFIX, Settings
+from api.settings import Settings
 from pipeline.artifacts.refs import ManifestRef, ReportRef
 from pipeline.job.events import DriverEvent, Event, FailureReason, JobFailed, JobSucceeded
 from pipeline.report.sweep import SweepDocument, read_any_report
 from pipeline.request.spec_files import Document, SpecError, checked, load_document
 from pipeline.storage import ContentStore, LocalStore
+from pipeline.storage.settings import PREFIX
 
 JOB = "local"
 LAST_LINES = 15
@@ -43,7 +44,7 @@ def settings_from(**given: object) -> Settings:
         return Settings(**chosen)
     except ValidationError as error:
         first = error.errors()[0]
-        name = PREFIX + ".".join(str(part) for part in first["loc"]).upper()
+        name = PREFIX + "_".join(part for part in first["loc"] if isinstance(part, str)).upper()
         raise SpecError(f"{name}: {first['msg']}") from None
 
 

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 
 import httpx
+from httpx_sse import EventSource
 
 from api.client.connection import (
     AWAY,
@@ -25,7 +26,6 @@ from api.client.connection import (
 )
 from api.client.keys import KeyCalls
 from api.client.schedules import ScheduleCalls
-from api.client.sse import messages
 from api.service.jobs.views import ArtifactList, FileView, JobList, JobView, PlanView
 from pipeline.job.events import EVENT_TYPES, Event
 from pipeline.job.state import TERMINAL, Status
@@ -186,6 +186,7 @@ class SecateurClient(ScheduleCalls, KeyCalls):
         timeout = httpx.Timeout(10, read=SILENCE_SECONDS)
         with self._http.stream("GET", path, headers=headers, timeout=timeout) as answer:
             self._refused(answer)
-            for message in messages(answer.iter_bytes()):
-                if message.event in EVENT_TYPES:  # a newer service may tell more than we know
+            for message in EventSource(answer).iter_sse():
+                # A keep-alive comes as a message without data; a newer service may tell more than we know.
+                if message.data and message.event in EVENT_TYPES:
                     yield parsed(message.data, Event)

@@ -1,14 +1,17 @@
 """What a deployment lets jobs read, and the one interface behind which files, buckets and the hub lie."""
 
+import json
+import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
+
+from pydantic import Field, SecretStr, field_validator
 
 from pipeline.errors import InvalidSpec
 from pipeline.sources.pins import Pin, PinnedFile
 from pipeline.spec.uri import parse_uri
-from pipeline.storage.options import S3Options
+from pipeline.storage.options import S3Settings
 
 ROOTS_SETTING = "SECATEUR_ALLOWED_ROOTS"
 TOKEN_SETTING = "SECATEUR_HUB_TOKEN"
@@ -16,21 +19,44 @@ Repository = Literal["model", "dataset"]
 Wanted = Callable[[str], bool]
 
 
-@dataclass(frozen=True)
-class SourceAccess:
-    """What may be read, and with whose credentials.
+class SourceAccess(S3Settings, frozen=True, extra="forbid", hide_input_in_errors=True):
+    """What may be read, and with whose credentials. The API's and the workers' settings inherit this.
 
-    `allowed_roots`: directories below which `file:` sources may lie; none means that they are off.
-    `hub_offline`: the hub is never asked; what its cache holds is all there is. `hub_endpoint` and
-    `hub_cache_dir` default to those of huggingface_hub.
+    Without `allowed_roots`, `file:` sources are off. With `hub_offline` the hub is never asked; what its
+    cache holds is all there is. `hub_endpoint` and `hub_cache_dir` default to those of huggingface_hub.
     """
 
-    allowed_roots: tuple[Path, ...] = ()
-    s3: S3Options | None = None
-    hub_endpoint: str | None = None
-    hub_token: str | None = field(default=None, repr=False)
-    hub_cache_dir: Path | None = None
-    hub_offline: bool = False
+    allowed_roots: tuple[Path, ...] = Field(
+        default=(),
+        description="Directories below which `file:` sources may lie: a JSON list, or separated by `:`.",
+    )
+    hub_endpoint: str | None = Field(default=None, description="Hugging Face hub, or a mirror of it.")
+    hub_token: SecretStr | None = Field(default=None, description="Token for gated or private repositories.")
+    hub_cache_dir: Path | None = Field(default=None, description="Where files of the hub are kept.")
+    hub_offline: bool = Field(default=False, description="Refuse `hub:` sources that are not cached.")
+
+    @property
+    def bearer(self) -> str | Literal[False]:
+        """The hub token as Hugging Face's libraries take it: with None they would look for one elsewhere."""
+        return self.hub_token.get_secret_value() if self.hub_token else False
+
+    def access(self) -> "SourceAccess":
+        """These settings alone, without what else a process was told."""
+        return SourceAccess.model_validate({name: getattr(self, name) for name in SourceAccess.model_fields})
+
+    @field_validator("allowed_roots", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        if value.lstrip().startswith("["):
+            return json.loads(value)
+        return [part for part in value.split(os.pathsep) if part]
+
+    @field_validator("allowed_roots")
+    @classmethod
+    def _absolute(cls, value: tuple[Path, ...]) -> tuple[Path, ...]:
+        return tuple(path.absolute() for path in value)
 
 
 class Source(Protocol):

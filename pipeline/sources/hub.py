@@ -49,8 +49,7 @@ class HubSource:
         except hub_errors.HFValidationError as error:
             raise InvalidSpec(f"hub:{self.name} names no repository: {error}") from error
         self.cache = HubCache(repository, self.name, access.hub_cache_dir)
-        # False instead of None: the client would look for a token in the environment and at home.
-        self.api = huggingface_hub.HfApi(access.hub_endpoint, token=access.hub_token or False)
+        self.api = huggingface_hub.HfApi(access.hub_endpoint, token=access.bearer)
         self._listing: tuple[str, tuple[PinnedFile, ...]] | None = None
 
     def names(self) -> tuple[str, ...]:

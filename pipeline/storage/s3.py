@@ -128,13 +128,14 @@ class S3Store:
 
     def _connect(self, *, connect_seconds: float, read_seconds: float, attempts: int) -> BaseClient:
         options = self.options
+        access_key, secret_key = options.keys or (None, None)
         with self._translated("connecting"), CONNECTING:
             return _session().client(
                 "s3",
                 endpoint_url=options.endpoint_url,
                 region_name=options.region,
-                aws_access_key_id=options.access_key,
-                aws_secret_access_key=options.secret_key,
+                aws_access_key_id=access_key,
+                aws_secret_access_key=secret_key,
                 config=Config(
                     signature_version="s3v4",
                     s3={"addressing_style": "path" if options.endpoint_url else "auto"},

@@ -75,7 +75,7 @@ def _builder(text: TextSource, pin: Pin, access: SourceAccess, *, cache_dir: str
             f"hf://datasets/{uri.location}"  # a bare name would first be looked for in the working directory
         )
         builder = datasets.load_dataset_builder(
-            path, text.config, cache_dir=cache_dir, revision=uri.revision, token=access.hub_token or False
+            path, text.config, cache_dir=cache_dir, revision=uri.revision, token=access.bearer
         )
         repository = f"{path}@{uri.revision}"
         files = [path.rpartition("::")[2] for path in _data_files(builder)]

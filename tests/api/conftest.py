@@ -24,9 +24,10 @@ from api.service.context import Services
 from api.service.keys import keys
 from api.settings import Settings
 from tests.api.pins import pinned
+from tests.needs import needed
 from tests.servers import ServerError
 
-BACKENDS = ("sqlite", "postgresql")
+BACKENDS = ("sqlite", pytest.param("postgresql", marks=pytest.mark.servers))
 KEY = "sec_tests00000_" + "t" * 43  # an admin's
 AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
 
@@ -55,6 +56,7 @@ class RunningApi:
 @contextlib.contextmanager
 def running(settings: Settings, *, dispatch: bool = False, resolver: Any = pinned) -> Iterator[RunningApi]:
     """Serve in a thread until the block ends. `settings.port` must be free."""
+    needed("servers")
     app = create_app(settings, dispatch=dispatch, resolver=resolver)
     server = uvicorn.Server(
         uvicorn.Config(

@@ -1,8 +1,8 @@
 """A driver that follows the protocol and makes nothing: reads its order, reports events, stores a result.
 
-The label `standin` says how it behaves: `silent` never reaches the API, `slow` takes ten seconds and
-`killed` dies by SIGKILL (both only in the first attempt), `failing` gives up for a reason that another
-attempt may mend, `refused` for one that it may not, `empty` ends well without a result.
+The label `standin` says how it behaves: `silent` never reaches the API, `waiting` stands still until
+`let_go` and `killed` dies by SIGKILL (both only in the first attempt), `failing` gives up for a reason that
+another attempt may mend, `refused` for one that it may not, `empty` ends well without a result.
 """
 
 import argparse
@@ -30,10 +30,20 @@ from pipeline.job.events import (
     StageStarted,
 )
 from pipeline.job.ledger import JobResult, Measured, NodeResult, WorkOrder, job_result_key, order_key
-from pipeline.storage import ContentStore, open_store
+from pipeline.storage import ContentStore, Store
 
 HTML = b"<!doctype html><title>report</title>"
 JSON = b'{"report":true}'
+WAIT_SECONDS = 300
+
+
+def let_go(store: Store, job: str) -> None:
+    """The first attempt of a job that is `waiting` goes on."""
+    store.put(go_key(job), [b""])
+
+
+def go_key(job: str) -> str:
+    return f"standin/{job}"
 
 
 class StandIn:
@@ -80,8 +90,10 @@ class StandIn:
     def misbehave(self) -> None:
         if self.order.attempt > 1:
             return
-        if self.behaviour == "slow":
-            time.sleep(10)
+        if self.behaviour == "waiting":
+            deadline = time.monotonic() + WAIT_SECONDS  # a driver that nobody ends must not stay for ever
+            while self.content.store.stat(go_key(self.order.job)) is None and time.monotonic() < deadline:
+                time.sleep(0.1)
         if self.behaviour == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -116,7 +128,7 @@ def main() -> None:
     parser.add_argument("--attempt", required=True, type=int)
     arguments = parser.parse_args()
     settings = Settings()
-    content = ContentStore(open_store(settings.storage_url, settings.s3_options))
+    content = settings.content()
     order = content.get_model(order_key(arguments.job, arguments.attempt), WorkOrder)
     sys.exit(StandIn(order, content).run())
 

@@ -189,6 +189,7 @@ def test_pages_of_other_sites_can_do_nothing(shared_api: RunningApi, browser: ht
         assert browser.get("/jobs", headers=headers).status_code == 200
 
 
+@pytest.mark.servers
 def test_https_outside_makes_the_cookie_secure(tmp_path_factory: pytest.TempPathFactory) -> None:
     settings = Settings(
         state_dir=tmp_path_factory.mktemp("https"),
@@ -204,6 +205,7 @@ def test_https_outside_makes_the_cookie_secure(tmp_path_factory: pytest.TempPath
         assert "Secure" in answer.headers["set-cookie"]
 
 
+@pytest.mark.servers
 def test_without_keys_everybody_may_do_everything(
     tmp_path_factory: pytest.TempPathFactory, caplog: pytest.LogCaptureFixture
 ) -> None:

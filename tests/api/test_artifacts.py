@@ -125,9 +125,7 @@ def test_s3_hands_out_files_itself(seaweedfs_server: Any, make_settings: Callabl
     seaweedfs_server.make_bucket("api")
     settings = make_settings(
         storage_url="s3://api/prefix",
-        s3_endpoint_url=seaweedfs_server.endpoint,
-        s3_access_key=seaweedfs_server.access_key,
-        s3_secret_key=seaweedfs_server.secret_key,
+        s3=seaweedfs_server.options,
     )
     with running(settings) as api:
         driver = started_job(api)

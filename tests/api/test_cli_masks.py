@@ -37,11 +37,21 @@ def test_masks_are_applied(made: Made, tmp_path: Path, capfd: pytest.CaptureFixt
     for name, keep in made.keeps.items():
         assert not pruned[name].t()[~keep].any()
 
-    code, out, err = said(capfd, "apply-mask", tmp_path / "pruned", published, tmp_path / "none")
+
+@pytest.mark.usefixtures("in_this_process")
+def test_masks_of_other_weights_are_applied_when_asked_for(
+    made: Made, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    published = tmp_path / "published"
+    (published / "masks").mkdir(parents=True)
+    shutil.copyfile(made.file, published / "masks" / "masks.safetensors")
+    assert said(capfd, "apply-mask", made.model, published, tmp_path / "pruned")[0] == 0
+    pruned = load_file(tmp_path / "pruned" / "model.safetensors")
+    code, _, err = said(capfd, "apply-mask", tmp_path / "pruned", published, tmp_path / "none")
     assert code == 1
     assert "--other-weights" in err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["pruned", "published"]
-    code, out, err = said(
+    code, _, err = said(
         capfd, "apply-mask", tmp_path / "pruned", published, tmp_path / "again", "--other-weights"
     )
     assert code == 0
@@ -51,11 +61,15 @@ def test_masks_are_applied(made: Made, tmp_path: Path, capfd: pytest.CaptureFixt
     assert said(capfd, "apply-mask", made.model, tmp_path / "nowhere", tmp_path / "none")[0] == 2
 
 
-def test_masks_are_compared(made: Made, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_masks_are_compared(made: Made, capfd: pytest.CaptureFixture[str]) -> None:
     code, out, err = said(capfd, "compare-masks", made.file, made.file)
     assert code == 0, err
     assert out.splitlines()[-1].split() == ["mean", "of", "all", "linears", "1.0000", "1.0000"]
     assert len(out.splitlines()) == 2 + len(made.keeps)
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_other_masks_are_compared(made: Made, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     other = made_masks("gpt2", tmp_path, seed=1)
     code, out, err = said(capfd, "compare-masks", made.file, other.file)
     name = "transformer.h.1.mlp.c_fc.weight"

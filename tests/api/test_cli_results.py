@@ -22,14 +22,33 @@ from tests.api.conftest import RunningApi, running
 from tests.api.pins import body
 from tests.api.terminal import cli, submit
 
+Watching = Callable[[Callable[[], None]], None]
 
-def test_watch_a_job_that_succeeds(sqlite_api: RunningApi) -> None:
+
+@pytest.fixture
+def once_watched(monkeypatch: pytest.MonkeyPatch) -> Watching:
+    """Have something done when a client has heard the first event of a job."""
+    follow = SecateurClient.follow
+
+    def when(then: Callable[[], None]) -> None:
+        def overheard(
+            client: SecateurClient, job_id: str, *, away: Callable[[str | None], None]
+        ) -> Iterator[JobEvent]:
+            events = follow(client, job_id, away=away)
+            yield next(events)
+            then()
+            yield from events
+
+        monkeypatch.setattr(SecateurClient, "follow", overheard)
+
+    return when
+
+
+def test_watch_a_job_that_succeeds(sqlite_api: RunningApi, once_watched: Watching) -> None:
     job = submit(sqlite_api)
     played.start(sqlite_api, job)
-    rest = threading.Timer(0.7, played.succeed, (sqlite_api, job))
-    rest.start()
+    once_watched(lambda: played.succeed(sqlite_api, job))
     result = cli("watch", job, url=sqlite_api.url)
-    rest.join()
     assert result.exit_code == 0, result.output
     lines = [line.split(maxsplit=1)[1] for line in result.stdout.splitlines() if re.match(r"\d\d:", line)]
     assert lines[:3] == ["job queued", "attempt 1 runs", "import_model      cached"]
@@ -77,6 +96,7 @@ def test_watch_sees_beyond_an_earlier_failure(sqlite_api: RunningApi) -> None:
     assert "job failed: the loss is not finite (spec.prune) (at prune)" in result.stdout
 
 
+@pytest.mark.servers
 def test_watch_survives_a_restart_of_the_service(
     make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,13 +196,13 @@ def prepared(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("prepared")
-def test_demo_goes_on_and_ends_with_the_report(sqlite_api: RunningApi, tmp_path: Path) -> None:
+def test_demo_goes_on_and_ends_with_the_report(
+    sqlite_api: RunningApi, once_watched: Watching, tmp_path: Path
+) -> None:
     with sqlite_api.secateur() as client:
         interrupted = client.submit(demo_request(tmp_path / "demo" / "data")).id
-    rest = threading.Timer(0.5, played.succeed, (sqlite_api, interrupted))
-    rest.start()
+    once_watched(lambda: played.succeed(sqlite_api, interrupted))
     result = cli("demo", "--state-dir", str(tmp_path), url=sqlite_api.url)
-    rest.join()
     assert result.exit_code == 0, result.output
     assert f"going on with {interrupted}" in result.stdout
     assert "43.16" in result.stdout

@@ -14,6 +14,8 @@ from tests.api.scheduling import Scene, scene, template
 from tests.api.terminal import cli
 from tests.models import tiny_checkpoint, tiny_text
 
+pytestmark = pytest.mark.servers
+
 
 @pytest.fixture
 def place(make_settings: Callable[..., Settings], tmp_path: Path) -> Iterator[Scene]:

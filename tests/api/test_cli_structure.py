@@ -23,6 +23,7 @@ def slice_(*arguments: str) -> tuple[int, str]:
     return done.exit_code, done.output
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_cut(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     fields = ["intermediate_size=64", "hidden_size=48", "drop_blocks.kind=spaced", "drop_blocks.num_blocks=3"]
     asked = [part for field in fields for part in ("--set", field)]
@@ -45,6 +46,7 @@ def test_a_checkpoint_is_cut(place: Path, capfd: pytest.CaptureFixture[str]) -> 
     assert sorted(path.name for path in place.iterdir() if path.name.startswith(".")) == []
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_a_plan_needs_the_config_alone(
     place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -55,6 +57,7 @@ def test_a_plan_needs_the_config_alone(
     assert list(tmp_path.iterdir()) == [tmp_path / "config.json"]
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_a_vocabulary_is_planned_and_left_to_its_own_command(
     place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -69,6 +72,7 @@ def test_a_vocabulary_is_planned_and_left_to_its_own_command(
     assert "300" in capfd.readouterr().out
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_what_cannot_be_leaves_nothing_behind(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     model, out = str(place / "model"), str(place / "none")
     code, said = slice_(model, out, "--set", "hiden_size=48")

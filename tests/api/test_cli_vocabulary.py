@@ -25,6 +25,7 @@ def vocab(*arguments: str) -> tuple[int, str]:
     return done.exit_code, done.output
 
 
+@pytest.mark.slow
 def test_a_vocabulary_is_cut_and_proved(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     text = ["--text", str(place / "text.txt"), "--text", str(place / "text.jsonl")]
     asked = ["--size", "300", "--multiple-of", "32", "--held-out", str(place / "held.txt")]
@@ -42,6 +43,7 @@ def test_a_vocabulary_is_cut_and_proved(place: Path, capfd: pytest.CaptureFixtur
     assert not list(place.glob(".*"))
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_documents_of_the_corpus_are_held_out(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     code, said = vocab(
         str(place / "model"), str(place / "other"), "--size", "300", "--text", str(place / "text.txt")
@@ -51,6 +53,7 @@ def test_documents_of_the_corpus_are_held_out(place: Path, capfd: pytest.Capture
     assert "1 of 1" in printed.out  # of 24, that with number 19
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_what_cannot_be_leaves_nothing_behind(
     place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

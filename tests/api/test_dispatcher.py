@@ -1,7 +1,6 @@
 """The dispatcher against a Ray of our own making: every way in which an attempt can go."""
 
 import socket
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -19,6 +18,7 @@ from api.settings import Settings
 from api.submit import RayJob, RayJobsClient, RayRefused, RayStatus, RayUnavailable, Submission
 from pipeline.job.events import AttemptFailed, AttemptStarted, FailureReason, NodePlanned
 from pipeline.job.ledger import JobResult, Measured, NodeResult, WorkOrder, job_result_key, order_key
+from pipeline.storage import S3Options
 from tests.api.attempts import event
 from tests.api.conftest import RunningApi, running
 from tests.api.pins import body
@@ -26,6 +26,9 @@ from tests.api.pins import body
 RESULT = JobResult(
     nodes=(NodeResult(node="prune", key="0" * 64, cached=True, artifacts={}, measured=Measured(seconds=1)),)
 )
+
+
+pytestmark = pytest.mark.servers
 
 
 @dataclass
@@ -124,7 +127,7 @@ class Scene:
 def scene(database_url: str, make_settings: Callable[..., Settings]) -> Iterator[Scene]:
     """A scene with one job at a time."""
     settings = make_settings(
-        database_url=database_url, max_running_jobs=1, s3_secret_key="x", s3_access_key="y"
+        database_url=database_url, max_running_jobs=1, s3=S3Options(access_key="y", secret_key="x")
     )
     with running(settings) as api:
         yield Scene(api, FakeRay(), settings)
@@ -297,7 +300,6 @@ def test_the_drivers_own_reason_decides(scene: Scene, retryable: bool) -> None:
 
 
 def test_a_driver_that_lingers_is_stopped(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("api.background.dispatcher.LINGER_SECONDS", 0.05)
     scene.post()
     dispatcher = scene.dispatcher()
     dispatcher.round()
@@ -305,7 +307,7 @@ def test_a_driver_that_lingers_is_stopped(scene: Scene, monkeypatch: pytest.Monk
     scene.says(AttemptFailed(reason=FailureReason(code="x", message="x")))
     dispatcher.round()
     assert scene.ray.stopped == []
-    time.sleep(0.1)
+    monkeypatch.setattr("api.background.dispatcher.LINGER_SECONDS", -1.0)
     dispatcher.round()
     assert scene.ray.stopped == [scene.ray.submissions[0].submission_id]
 

@@ -17,8 +17,10 @@ import pytest
 from api.embedded import EmbeddedRay, start_time
 from api.key_file import read_key
 from api.submit import RayUnavailable
+from pipeline.storage import Store, open_store
 from tests.api.conftest import free_port
 from tests.api.pins import body
+from tests.api.standin import let_go
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -81,6 +83,9 @@ class Service:
         self.until(lambda: self.get(f"/jobs/{job}").get("status") == status)
         return self.get(f"/jobs/{job}")
 
+    def store(self) -> Store:
+        return open_store(f"file://{self.state}/storage")
+
     def ray(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((self.state / "ray.json").read_text())
         return found
@@ -106,12 +111,13 @@ def test_killed_restarted_and_stopped(service: Service) -> None:
     assert (service.state / "ray-token").stat().st_mode & 0o777 == 0o600
 
     # kill -9 of the API in the middle of a job: the next one finds Ray and job
-    job = service.post("slow")
+    job = service.post("waiting")
     service.reaches(job, "running")
     service.end(signal.SIGKILL)
     assert start_time(first_ray["pid"]) == first_ray["started"]
     service.start()
     assert service.ray() == first_ray
+    let_go(service.store(), job)
     ended = service.reaches(job, "succeeded")
     assert ended["attempt"] == 1
     events = service.get(f"/jobs/{job}/events?limit=1000")["data"]
@@ -121,9 +127,10 @@ def test_killed_restarted_and_stopped(service: Service) -> None:
     assert sorted(finished) == sorted(stage["node"] for stage in ended["stages"])
 
     # kill -9 of Ray's head: it is started again, and the job with it
-    job = service.post("slow")
+    job = service.post("waiting")
     service.reaches(job, "running")
     os.kill(first_ray["pid"], signal.SIGKILL)
+    let_go(service.store(), job)
     ended = service.reaches(job, "succeeded")
     assert ended["attempt"] in (1, 2)  # a driver may outlive its Ray and store the result
     second_ray = service.ray()
@@ -131,7 +138,7 @@ def test_killed_restarted_and_stopped(service: Service) -> None:
     assert not Path(first_ray["temp_dir"]).exists()
 
     # a good end takes Ray along, and the job waits without having lost a try
-    job = service.post("slow")
+    job = service.post("waiting")
     service.reaches(job, "running")
     service.end(signal.SIGTERM)
     assert start_time(second_ray["pid"]) == ""

@@ -224,6 +224,7 @@ def test_a_body_just_over_the_limit(shared_api: RunningApi) -> None:
         assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
 
 
+@pytest.mark.servers
 def test_sources_out_of_reach_are_the_requests_fault(make_settings: Callable[..., Settings]) -> None:
     def resolver(spec: PruneSpec) -> Pins:
         raise SourceUnreachable("bucket x does not answer", "spec.model.source")
@@ -234,6 +235,7 @@ def test_sources_out_of_reach_are_the_requests_fault(make_settings: Callable[...
         assert api.client.get("/jobs").json()["data"] == []
 
 
+@pytest.mark.servers
 def test_teacher_and_text_are_looked_at(make_settings: Callable[..., Settings], tmp_path: Path) -> None:
     """By their real files: what a spec alone cannot tell."""
     model = tiny_checkpoint("llama", tmp_path / "model")
@@ -263,6 +265,7 @@ def test_teacher_and_text_are_looked_at(make_settings: Callable[..., Settings], 
         assert api.client.get("/jobs").json()["data"] == []
 
 
+@pytest.mark.servers
 def test_what_nobody_foresaw_is_logged_and_not_told(
     make_settings: Callable[..., Settings], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -278,6 +281,7 @@ def test_what_nobody_foresaw_is_logged_and_not_told(
     assert "the secret is 42" in caplog.text
 
 
+@pytest.mark.servers
 def test_a_database_that_is_away_is_503(make_settings: Callable[..., Settings]) -> None:
     with running(make_settings()) as api:
         path = Path(str(api.services.database.engine.url.database))

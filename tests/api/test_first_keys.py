@@ -227,7 +227,7 @@ def two_servers() -> Iterator[tuple[Any, Any]]:
     for server in servers:
         server.seen = []
         server.url = f"http://127.0.0.1:{server.server_port}"
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     servers[0].next = servers[1].url + "/bucket/blob?X-Amz-Signature=0"
     yield servers[0], servers[1]
     for server in servers:
@@ -250,6 +250,7 @@ def test_the_key_goes_to_the_service_alone(two_servers: tuple[Any, Any]) -> None
     assert KEY not in repr(vars(client))
 
 
+@pytest.mark.servers
 def test_a_start_by_hand_has_all_of_it(make_settings: Callable[..., Settings]) -> None:
     key = "h" * 48  # as Helm's randAlphaNum makes it
     settings = make_settings(ray_address=None, admin_key=key)

@@ -80,7 +80,7 @@ def test_every_way_in_which_a_driver_ends(api: RunningApi) -> None:
 
 
 def test_cancel_and_retry_and_a_log_that_is_followed(api: RunningApi) -> None:
-    job = post(api, "slow")
+    job = post(api, "waiting")
     wait(api, job, "running")
     with api.client.stream("GET", f"/jobs/{job}/logs", params={"follow": "true"}) as answer:
         lines = answer.iter_lines()

@@ -19,6 +19,9 @@ NOON = {"expression": "0 12 * * *"}
 WATCH = {"source": "s3://checkpoints/nightly"}
 
 
+pytestmark = pytest.mark.servers
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     """One API for all of this."""

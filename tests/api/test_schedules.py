@@ -26,6 +26,9 @@ NOON = {"expression": "0 12 * * *"}
 PASSES, HOLDS = "perplexity <= 3 * dense", "perplexity <= 1.2 * dense"
 
 
+pytestmark = pytest.mark.servers
+
+
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two checkpoints, one in shards, and a text."""
@@ -300,9 +303,7 @@ def test_a_checkpoint_arrives_in_a_bucket_file_by_file(
     settings = make_settings(
         database_url=database_url,
         allowed_roots=(models,),
-        s3_endpoint_url=server.endpoint,
-        s3_access_key=server.access_key,
-        s3_secret_key=server.secret_key,
+        s3=server.options,
     )
     store = open_store(f"s3://{bucket}", server.options)
 

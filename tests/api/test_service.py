@@ -10,7 +10,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from api.docs import DOCS, pages
+from api.docs import ROOT, pages
 from api.examples import REQUEST_EXAMPLES
 from api.settings import Settings
 from pipeline.artifacts.refs import CheckpointRef, FileRef
@@ -18,6 +18,7 @@ from pipeline.dag.plan import plan
 from pipeline.dag.stages import stage_key
 from pipeline.job.ledger import Measured, StageResult, stage_result_key
 from pipeline.request.prune_spec import JobRequest
+from pipeline.storage import S3Options
 from tests.api.conftest import RunningApi, running
 from tests.api.pins import body, pinned
 
@@ -57,6 +58,7 @@ def test_plan_says_what_is_stored(sqlite_api: RunningApi) -> None:
     assert sqlite_api.client.get("/jobs").json()["data"] == []
 
 
+@pytest.mark.servers
 def test_plan_warns_of_more_cpus_than_there_are(make_settings: Callable[..., Settings]) -> None:
     with running(make_settings(ray_address=None, ray_num_cpus=2)) as api:
         planned = api.client.post("/plans", json=body(resources={"workers": 3})).json()
@@ -73,6 +75,7 @@ def test_health(api: RunningApi) -> None:
     assert "127.0.0.1:9" in checks["ray"]["error"]
 
 
+@pytest.mark.servers
 def test_storage_that_cannot_be_written_is_not_ready(make_settings: Callable[..., Settings]) -> None:
     with running(make_settings(storage_url="file:///dev/null/storage")) as api:
         checks = {check["name"]: check for check in api.client.get("/readyz").json()["checks"]}
@@ -99,16 +102,15 @@ def test_schema_takes_the_examples(shared_api: RunningApi) -> None:
     assert not validator.is_valid(body(colour="red"))
 
 
-@pytest.mark.parametrize("name", ["settings.md", "prune-spec.schema.json", "openapi.json"])
+@pytest.mark.parametrize("name", pages())
 def test_documentation_is_fresh(name: str) -> None:
-    assert (DOCS / name).read_text() == pages()[name], "run `python -m api.docs`"
+    assert (ROOT / name).read_text() == pages()[name], "run `python -m api.docs`"
 
 
 def test_openapi_names_every_route(shared_api: RunningApi) -> None:
     described = shared_api.client.get("/openapi.json").json()
-    assert (
-        json.dumps(described, indent=1, sort_keys=True, ensure_ascii=False) + "\n" == pages()["openapi.json"]
-    )
+    text = json.dumps(described, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    assert text == pages()["docs/openapi.json"]
     for path in ("/jobs", "/jobs/{id}", "/jobs/{id}/events", "/plans", "/readyz", "/schema/prune-spec"):
         assert path in described["paths"]
     examples = described["paths"]["/jobs"]["post"]["requestBody"]["content"]["application/json"]["examples"]
@@ -137,17 +139,15 @@ def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp
     assert settings.public_url == "http://127.0.0.1:8080"
     assert settings.allowed_roots == (Path("/models"), Path("/texts"))
     assert "very secret" not in repr(settings)
-    assert settings.s3_options.secret_key == "very secret"
+    assert settings.s3.keys == ("key", "very secret")
 
 
 def test_drivers_get_no_secrets_through_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = Settings(
         state_dir=tmp_path,
-        s3_access_key="key",
-        s3_secret_key="very secret",
+        s3=S3Options(access_key="key", secret_key="very secret", endpoint_url="http://s3"),
         hub_token="hf_secret",
         allowed_roots="/a:/b",
-        s3_endpoint_url="http://s3",
     )
     environment = given.driver_environment()
     assert not {"very secret", "hf_secret", "key"} & set(environment.values())
@@ -157,4 +157,4 @@ def test_drivers_get_no_secrets_through_ray(tmp_path: Path, monkeypatch: pytest.
     read = Settings(state_dir=tmp_path / "elsewhere")
     assert read.storage_url == given.storage_url
     assert read.allowed_roots == given.allowed_roots
-    assert read.s3_options == given.s3_options
+    assert read.s3 == given.s3

@@ -1,4 +1,4 @@
-"""The watch view, its stream of events, and runs without a service."""
+"""The watch view, and runs without a service."""
 
 import io
 import json
@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 from api.cli import local as cli_local
 from api.cli.main import app
 from api.cli.watch import JobWatch, Pace, watch
-from api.client.sse import ServerSentMessage, messages
 from pipeline.artifacts.curve import Validation
 from pipeline.job.events import (
     AttemptFailed,
@@ -174,21 +173,6 @@ def test_a_new_attempt_begins_a_new_pace() -> None:
     for event in told((0, PLANNED), (1, progress(0)), (2, progress(10)), (3, PLANNED), (4, progress(10))):
         view.see(event)
     assert view._progress(view.state.stages[1], START) == "10/30 block"
-
-
-STREAM = (
-    b": hello\r\n\r\nid: 1\r\nevent: a\r\ndata: {}\r\n\r\n"
-    b'id: 2\ndata: one\ndata: {"two": "\xe2\x80\xa8\xc2\x85"}\n\ndata:cut off'
-)
-
-
-@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
-def test_messages_come_whole_from_any_chunks(size: int) -> None:
-    chunks = [STREAM[i : i + size] for i in range(0, len(STREAM), size)]
-    assert list(messages(chunks)) == [
-        ServerSentMessage("1", "a", "{}"),
-        ServerSentMessage("2", "message", 'one\n{"two": "\u2028\x85"}'),
-    ]
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 from tests.deploy.dockerfile import ROOT, Instruction, Stage, context_files
 
 TOOLS = ("unshare", "nsenter", "setpriv", "chroot", "mount", "ip")
@@ -135,9 +137,8 @@ def _holder(command: Sequence[str], setup: str, kinds: tuple[str, ...]) -> Itera
 
 def _innermost(pid: int) -> int:
     """The last of the processes that unshare and nsenter have forked on the way to the shell."""
-    while children := Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        pid = int(children[0])
-    return pid
+    processes = psutil.Process(pid).children(recursive=True)
+    return processes[-1].pid if processes else pid
 
 
 @dataclass

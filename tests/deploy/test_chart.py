@@ -12,7 +12,9 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from api.settings import DRIVER_FIELDS, PREFIX, Settings
+from api.settings import Settings, variables
+from pipeline.sources.access import SourceAccess
+from pipeline.storage.settings import PREFIX, StorageSettings
 from tests.deploy.charts import CHART, PROFILES, ROOT, Helm, HelmError, Object, Rendered, schema, walk
 from tests.deploy.dockerfile import DOCKER, read
 from tests.deploy.values_table import README, with_table
@@ -219,19 +221,18 @@ def test_every_setting_of_the_service_is_reachable(render: Callable[..., Rendere
     by_secret = {variable["name"] for variable in api["env"]}
     extra = set(schema()["properties"]["settings"]["properties"]["extra"]["properties"])
     by_value = {name for name in production.settings() if name.startswith(PREFIX)} - extra
-    every = {PREFIX + name.upper() for name in Settings.model_fields}
-    assert by_value | by_secret | extra == every, "add new settings to settings.extra in values.schema.json"
+    every = set(variables(Settings))
+    assert by_value | by_secret | extra == every, "run `python -m api.docs`"
     assert not (by_value | by_secret) & extra
-    secrets = {
-        PREFIX + name.upper() for name, field in Settings.model_fields.items() if "Secret" in str(field)
-    }
+    secrets = {name for name, (_, field) in variables(Settings).items() if "Secret" in str(field)}
     assert by_secret == secrets | {"SECATEUR_DATABASE_URL"}
 
 
 def test_every_setting_of_a_worker_is_reachable(render: Callable[..., Rendered]) -> None:
     """From the API with each job, by a secret, or by rayCluster.extraEnv."""
-    known = {PREFIX + name.upper() for name in WorkerSettings.model_fields}
-    with_jobs = {PREFIX + name.upper() for name in DRIVER_FIELDS}
+    known = set(variables(WorkerSettings))
+    shared = variables(StorageSettings) | variables(SourceAccess)
+    with_jobs = {name for name, (_, field) in shared.items() if "Secret" not in str(field)}
     production = render("production", "--set=storage.existingSecret=secateur-s3")
     for name, pod in production.pods():
         if name.startswith("ray/"):

@@ -10,8 +10,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 from api.client.client import SecateurClient, ServiceAwayError
 from api.key_file import read_key
+from tests.needs import needed
 
 START_SECONDS = 120
 
@@ -35,6 +38,7 @@ class Service:
 
     def start(self) -> None:
         """Serve, and return when the API answers."""
+        needed("servers")
         log = (self.state_dir / "serve.log").open("ab")
         environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("SECATEUR_")},
@@ -86,17 +90,11 @@ def processes_of(state_dir: Path, wanted: Callable[[str], bool]) -> Iterator[int
 
     Ray passes the environment on to all of its processes, so that none of another Ray is meant.
     """
-    mark = f"SECATEUR_STORAGE_URL={storage_mark(state_dir)}".encode()
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            environment = (entry / "environ").read_bytes()
-        except OSError:
-            continue
-        if mark in environment and wanted(command):
-            yield int(entry.name)
+    mark = storage_mark(state_dir)
+    for process in psutil.process_iter(["cmdline", "environ"]):  # None for those of others
+        environment, command = process.info["environ"] or {}, process.info["cmdline"] or ()
+        if environment.get("SECATEUR_STORAGE_URL") == mark and wanted(" ".join(command)):
+            yield process.pid
 
 
 def storage_mark(state_dir: Path) -> str:

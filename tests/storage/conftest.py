@@ -10,6 +10,7 @@ from pipeline.storage import ContentStore, S3Options, Store, open_store
 from tests.servers import S3Server
 
 BUCKET = "contract"
+S3 = [pytest.param(name, marks=pytest.mark.servers) for name in ("seaweedfs", "rclone")]
 
 
 @dataclass(frozen=True)
@@ -23,14 +24,14 @@ class Place:
         return open_store(self.url, self.options)
 
 
-@pytest.fixture(params=["local", "seaweedfs", "rclone"])
+@pytest.fixture(params=["local", *S3])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
     if request.param == "local":
         return Place(f"file://{tmp_path / 'store'}", None)
     return s3_place(request.getfixturevalue(f"{request.param}_server"))
 
 
-@pytest.fixture(params=["seaweedfs", "rclone"])
+@pytest.fixture(params=S3)
 def s3_server(request: pytest.FixtureRequest) -> S3Server:
     server: S3Server = request.getfixturevalue(f"{request.param}_server")
     server.make_bucket(BUCKET)

@@ -12,6 +12,7 @@ from tests import servers
 from tests.servers import ServerError, free_ports, postgres, rclone_s3, seaweedfs
 
 
+@pytest.mark.servers
 def test_postgres_answers_and_leaves_nothing(tmp_path: Path) -> None:
     with postgres(tmp_path) as url:
         engine = create_engine(url)
@@ -36,6 +37,7 @@ def test_a_missing_server_says_what_to_install(tmp_path: Path, monkeypatch: pyte
             pass
 
 
+@pytest.mark.servers
 def test_a_server_that_exits_shows_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(servers, "_packaged_binary", lambda *_, **__: "/bin/ls")
     with (

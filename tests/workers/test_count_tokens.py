@@ -20,6 +20,9 @@ from workers.stages.base import Progress
 FILES = (count_tokens.COUNTS, count_tokens.FIGURES, count_tokens.HELD_OUT)
 
 
+pytestmark = pytest.mark.ray
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False, configure_logging=False)

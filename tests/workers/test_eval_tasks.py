@@ -57,6 +57,7 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> TaskManager:
 class TestAgainstTheCommandLine:
     """The same checkpoint, slice and options through `python -m lm_eval` in a process of its own."""
 
+    @pytest.mark.slow
     def test_every_figure_is_equal(self, model: Path, eval_slices: Path, tmp_path: Path) -> None:
         """Seven sets in one group, an example in front of every question, drawn with another seed."""
         directory = tmp_path / "tasks"

@@ -33,6 +33,8 @@ from workers.training.stored import Stored
 
 TWO_OF_FOUR = NM(keep=2, group=4)
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Prepared:

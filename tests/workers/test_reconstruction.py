@@ -145,12 +145,7 @@ def same(one: Fitted, other: Fitted) -> bool:
     )
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize(
@@ -188,6 +183,7 @@ def test_what_does_not_help_is_not_kept(tmp_path: Path) -> None:
         assert all(torch.equal(one, reader.tensor(name)) for name, one in tensors.items())
 
 
+@pytest.mark.slow
 def test_two_workers_fit_as_one_does(tmp_path: Path) -> None:
     it = made("llama", tmp_path)
     together(_worker, it, workers=2)

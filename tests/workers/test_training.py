@@ -24,6 +24,8 @@ from workers.training.losses import Losses
 
 STAGES = (1, 2, 3)
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Prepared:

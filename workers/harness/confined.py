@@ -131,7 +131,7 @@ def _allowed(state: Confined, path: str, name: str | None, options: dict[str, An
         return {"path": directory, "name": name, **options}
     # A bare name would first be looked for in the working directory.
     where = f"hf://datasets/{path}"
-    token = state.access.hub_token or False
+    token = state.access.bearer
     return {"path": where, "name": name, "revision": commit, "token": token, **options}
 
 

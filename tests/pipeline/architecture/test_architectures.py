@@ -31,13 +31,7 @@ from tests.sweeping import prune_in_process
 HALF = Unstructured(sparsity=0.5, comparison_group="row")
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.no_grad():
-        yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread", "no_gradients")
 
 
 def samples(count: int = 4, length: int = 24) -> list[Tensor]:

@@ -28,13 +28,7 @@ NEEDS = frozenset({"input_norm", "input_mean", "hessian"})
 mixtures = pytest.mark.parametrize("kind", MIXTURES)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.no_grad():
-        yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread", "no_gradients")
 
 
 def constants() -> list[Tensor]:

@@ -20,13 +20,7 @@ from tests.sweeping import prune_in_process
 SPEC = BlockReconstruction(epochs=3, samples_per_step=4, learning_rate=1e-3)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.no_grad():
-        yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread", "no_gradients")
 
 
 def fitted(tmp_path: Path, kind="llama", spec=SPEC, method=Wanda(), pattern=NM(keep=2, group=4), **options):

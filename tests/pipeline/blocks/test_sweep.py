@@ -1,6 +1,7 @@
 """Every method x allocation x pattern x architecture gives exactly the asked zeros, in the right places."""
 
 import math
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from pipeline.methods.wanda import Wanda
 from pipeline.spec.patterns import NM, Pattern, Unstructured
 from pipeline.tensor.statistics import merge
 from tests.checkpoints import imported
+from tests.covering import pairwise
 from tests.models import KINDS, VOCABULARY, tiny_checkpoint
 from tests.sweeping import Pruned, prune_in_process
 from tests.unions import members
@@ -29,16 +31,11 @@ PATTERNS: tuple[Pattern, ...] = (
     NM(keep=2, group=4),
     NM(keep=3, group=8),
 )
+Cases = Callable[[str], Iterator[tuple[OneShot, Pattern, str]]]
 ALLOCATIONS = ("uniform", "owl", "explicit", "atp", "alpha_pruning", "dlp")
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.no_grad():
-        yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread", "no_gradients")
 
 
 def samples(count: int = 6, length: int = 16) -> list[Tensor]:
@@ -61,22 +58,35 @@ def allocation_of(kind: str, pattern: Pattern, blocks: int) -> Allocation:
     return Explicit(sparsity=tuple(pattern.target + 0.05 * (1 if i % 2 else -1) for i in range(blocks)))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_exact_zeros_in_the_right_places(kind: str, tmp_path: Path) -> None:
-    content, checkpoint = imported(tiny_checkpoint(kind, tmp_path / "model"), tmp_path / "store")
-    blocks = _blocks(content, checkpoint)
+def pairs(kind: str) -> Iterator[tuple[OneShot, Pattern, str]]:
+    """Over all architectures, any two of architecture, method, pattern and allocation meet."""
+    for k, m, p, a in pairwise(len(KINDS), len(METHODS), len(PATTERNS), len(ALLOCATIONS)):
+        if KINDS[k] == kind:
+            yield METHODS[m], PATTERNS[p], ALLOCATIONS[a]
+
+
+def triples(kind: str) -> Iterator[tuple[OneShot, Pattern, str]]:
+    """Every method meets every pattern on each architecture. On Llama they meet two allocations each time, so
+    that every method meets every allocation."""
     for m, method in enumerate(METHODS):
         for p, pattern in enumerate(PATTERNS):
-            # Every method meets every pattern on each architecture; on one of them two allocations each time,
-            # so that every method meets every allocation too.
             some = ALLOCATIONS[(m + p) % 3 :: 3]
             for allocation in some if kind == "llama" else (ALLOCATIONS[(m + p) % len(ALLOCATIONS)],):
-                chosen = allocation_of(allocation, pattern, blocks)
-                pruned = prune_in_process(
-                    content, checkpoint, samples(), method=method, allocation=chosen, pattern=pattern
-                )
-                where = f"{kind} {method.kind} {pattern} {allocation}"
-                _check_zeros(pruned, where)
+                yield method, pattern, allocation
+
+
+@pytest.mark.parametrize("cases", [pairs, pytest.param(triples, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_exact_zeros_in_the_right_places(kind: str, cases: Cases, tmp_path: Path) -> None:
+    content, checkpoint = imported(tiny_checkpoint(kind, tmp_path / "model"), tmp_path / "store")
+    blocks = _blocks(content, checkpoint)
+    for method, pattern, allocation in cases(kind):
+        chosen = allocation_of(allocation, pattern, blocks)
+        pruned = prune_in_process(
+            content, checkpoint, samples(), method=method, allocation=chosen, pattern=pattern
+        )
+        where = f"{kind} {method.kind} {pattern} {allocation}"
+        _check_zeros(pruned, where)
 
 
 def _check_zeros(pruned: Pruned, where: str) -> None:

@@ -18,12 +18,7 @@ from tests.models import EVERY, tiny_checkpoint
 LENGTHS = (24, 7)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("kind", EVERY)

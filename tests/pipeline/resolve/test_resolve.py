@@ -281,7 +281,7 @@ class TestOtherPlaces:
             hub.models["org/tiny"] = model_repository(place.model)
             hub.datasets["org/texts"] = Repository({"train.jsonl": b"{}"})
             place.access = SourceAccess(
-                (place.root,), hub_endpoint=hub.endpoint, hub_cache_dir=place.root / "cache"
+                allowed_roots=(place.root,), hub_endpoint=hub.endpoint, hub_cache_dir=place.root / "cache"
             )
             texts = {"source": "hub:org/texts", "sequence_length": 32}
             pins = place.resolve(model={"source": "hub:org/tiny"}, calibration=texts)
@@ -299,7 +299,9 @@ class TestOtherPlaces:
 
     def test_offline_hub(self, place: Place) -> None:
         cache_repository(place.root / "cache", "org/tiny", model_repository(place.model))
-        place.access = SourceAccess((place.root,), hub_cache_dir=place.root / "cache", hub_offline=True)
+        place.access = SourceAccess(
+            allowed_roots=(place.root,), hub_cache_dir=place.root / "cache", hub_offline=True
+        )
         pins = place.resolve(model={"source": "hub:org/tiny"})
         assert pins.model.source == f"hub:org/tiny@{COMMIT}"
 
@@ -310,7 +312,7 @@ class TestOtherPlaces:
         with serve_hub() as hub:
             repository = hub.models["org/tiny"] = model_repository(place.model)
             place.access = SourceAccess(
-                (place.root,), hub_endpoint=hub.endpoint, hub_cache_dir=place.root / "cache"
+                allowed_roots=(place.root,), hub_endpoint=hub.endpoint, hub_cache_dir=place.root / "cache"
             )
             source = open_source("hub:org/tiny", place.access)
             source.names()

@@ -80,6 +80,7 @@ def hold(found: dict[str, Any]) -> None:
         assert all(one < TOLERANCE[kind] for one in differences.values()), found
 
 
+@pytest.mark.slow
 def test_kernels_in_the_interpreter_agree_with_the_plain_one(triton_path: str, tmp_path: Path) -> None:
     hold(run(triton_path, tmp_path, "compare", "cpu", CASES, TRITON_INTERPRET="1"))
 
@@ -89,6 +90,7 @@ def test_kernels_on_a_gpu_agree_with_the_plain_one(triton_path: str, tmp_path: P
     hold(run(triton_path, tmp_path, "compare", "cuda", CASES))
 
 
+@pytest.mark.slow
 def test_kernels_compile_for_devices_and_spill_no_registers(triton_path: str, tmp_path: Path) -> None:
     """Logarithms are exact ones: approximate ones are wrong near 1, where noise is largest."""
     found = run(triton_path, tmp_path, "compile", "", COMPILED)

@@ -242,6 +242,7 @@ def test_ids_that_a_config_leaves_to_its_class_become_explicit() -> None:
     assert written["eos_token_id"] == tokens.new_ids[2]
 
 
+@pytest.mark.slow
 def test_the_real_sentencepiece_vocabulary() -> None:
     vocabulary = read_vocabulary(sentencepiece_files(member(MISTRAL_REQUIREMENT, MISTRAL_MODEL)))
     counts_of = counted(vocabulary, real_lines("c4")[:200])

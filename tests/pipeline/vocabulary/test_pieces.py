@@ -3,6 +3,7 @@
 import itertools
 import json
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
@@ -99,6 +100,7 @@ def test_what_merges_can_yield_is_what_the_library_yields(pairs: list[tuple[str,
         assert (model.parts(piece) is not None) == (tokenizer.encode(piece).tokens == [piece])
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(pairs=merges(), whole=st.booleans(), data=st.data())
 def test_fewer_merges_take_the_same_way(
@@ -131,6 +133,7 @@ def test_what_scores_can_yield_is_what_the_library_yields(scored: dict[str, floa
         assert (model.parts(piece) is not None) == (library.encode(piece, out_type=str) == [piece])
 
 
+@pytest.mark.slow
 @settings(max_examples=300)
 @given(scored=scores(), model_type=st.sampled_from([1, 2]), data=st.data())
 def test_fewer_pieces_take_the_same_way(

@@ -75,6 +75,8 @@ SAVED: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
