@@ -27,7 +27,7 @@ def _job_id(id: Annotated[str, Path(description="Id of a job.", examples=[EXAMPL
     return id
 
 
-The = Annotated[Services, Depends(_services)]
+ServicesDep = Annotated[Services, Depends(_services)]
 JobId = Annotated[str, Depends(_job_id)]
 IdempotencyKey = Annotated[
     str | None,
