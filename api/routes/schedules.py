@@ -6,7 +6,7 @@ from fastapi import APIRouter, Body, Path, Query, Response
 
 from api.examples import SCHEDULE_EXAMPLES
 from api.routes.answers import ABSENT, BODY, CONFLICT, refusals
-from api.routes.requests import LARGEST_ID, Limit, ServicesDep
+from api.routes.requests import MAX_ID, Limit, ServicesDep
 from api.service.schedules import schedules
 from api.service.schedules.request import SCHEDULE_ID_PATTERN, SchedulePatch, ScheduleRequest
 from api.service.schedules.views import FiringList, Outcome, ScheduleList, ScheduleView
@@ -90,7 +90,7 @@ def list_firings(
     services: ServicesDep,
     key: Key,
     outcome: Annotated[Outcome | None, Query(description="Only firings that came to this.")] = None,
-    after: Annotated[int | None, Query(ge=0, le=LARGEST_ID, description="`next` of the page before.")] = None,
+    after: Annotated[int | None, Query(ge=0, le=MAX_ID, description="`next` of the page before.")] = None,
     limit: Limit = 20,
 ) -> FiringList:
     """What a schedule has fired, newest first, with the verdicts of its gates."""
