@@ -1,6 +1,6 @@
-"""Kept weights refitted to a layer's outputs by ADMM, supports chosen on the way (Boža, arXiv 2401.02938).
+"""ADMM (Boža, arXiv 2401.02938): chooses supports and refits the kept weights to the outputs of a linear.
 
-Everything happens on features scaled to norm 1: V = (W·norm)ᵀ, G = XᵀX / (norm normᵀ).
+All computations use features scaled to norm 1: V = (W·norm)ᵀ, G = XᵀX / (norm normᵀ).
 
 Shape legend: O out_features, I in_features.
 """
@@ -21,8 +21,9 @@ Support = Callable[[Tensor, int], Tensor]  # scaled weights [O, I] and the itera
 
 @dataclass(frozen=True)
 class LeastSquares:
-    """What all linears with the same input share. `norm_I`: L2 norms of the features; `gram_II`: scaled and
-    damped; `inverse_II`: of the gram with the penalty on its diagonal."""
+    """The part of the problem that all linears with the same input share. `norm_I`: L2 norms of the features;
+    `gram_II`: the scaled and damped gram; `inverse_II`: the inverse of the gram with the penalty added to its
+    diagonal."""
 
     norm_I: Tensor
     gram_II: Tensor
@@ -30,7 +31,7 @@ class LeastSquares:
 
 
 def least_squares(hessian_II: Tensor, *, samples: int, damping: float) -> LeastSquares:
-    """Scale, damp (`damping`: a fraction of the mean diagonal) and invert, float32.
+    """Scales, damps (`damping`: a fraction of the mean diagonal) and inverts the Hessian, in float32.
 
     Raises NumericalError for a Hessian that is not finite.
     """
@@ -52,13 +53,13 @@ def least_squares(hessian_II: Tensor, *, samples: int, damping: float) -> LeastS
 def refit(
     weight_OI: Tensor, squares: LeastSquares, support: Support, *, iterations: int
 ) -> tuple[Tensor, Tensor]:
-    """keep, bool [O, I], of the last iteration, and the kept weights' new values, float32 [O, I].
+    """Returns keep, bool [O, I], of the last iteration, and the kept weights' new values, float32 [O, I].
 
-    `support` sees |V + U|, the scaled weights with what the penalty has gathered; it may return the same keep
+    `support` gets |V + U|, the scaled weights plus the accumulated dual variable; it may return the same keep
     every time.
     """
     scaled_OI = weight_OI.float() * squares.norm_I
-    target_OI = scaled_OI @ squares.gram_II  # the gram is symmetric: everything is kept transposed
+    target_OI = scaled_OI @ squares.gram_II  # the gram is symmetric, so all matrices stay transposed
     dual_OI = torch.zeros_like(scaled_OI)
     keep_OI = torch.ones_like(scaled_OI, dtype=torch.bool)
     for iteration in range(iterations):

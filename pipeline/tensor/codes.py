@@ -1,12 +1,13 @@
-"""Masks of N:M as numbers: a code for each group, as many codes to a byte as fit.
+"""N:M masks as numbers: each group has a code, and as many codes as fit share a byte.
 
-A group's code is the place of its mask among all that keep N of M, in the order of `soft_masks.candidates`.
-Of C candidates, k codes go into a byte, k being the largest with C^k <= 256: code k·i + j is digit j of byte
-i to the base C, lowest digit first. Digits behind the last code are 0. 2:4 has 6 candidates and so three
-codes a byte (6³ = 216): 0.667 bit a weight, and any group can be read by itself.
+A group's code is the index of its mask among all masks that keep N of M, in the order of
+`soft_masks.candidates`. With C candidates, a byte holds k codes, where k is the largest number with C^k <=
+256: code k·i + j is digit j of byte i in base C, lowest digit first. Digits after the last code are 0. 2:4
+has 6 candidates and so three codes per byte (6³ = 216): 0.667 bits per weight, and any group can be read on
+its own.
 
-Shape legend: O out_features, I in_features, M weights of a group, G groups of a matrix in row-major order,
-C candidates, B bytes, n groups of a chunk.
+Shape legend: O out_features, I in_features, M weights of a group, G groups of a matrix in row-major order, C
+candidates, B bytes, n groups of a chunk.
 """
 
 import math
@@ -19,16 +20,17 @@ from pipeline.errors import CorruptObject
 from pipeline.tensor.soft_masks import candidates
 
 BYTE = 256
-CHUNK = 1 << 20  # groups at a time; their indices take more than the masks
+CHUNK = 1 << 20  # groups at a time, because their indices take more memory than the masks
 
 
 def has_codes(keep: int, group: int) -> bool:
-    """Whether the code of one group fits a byte: all groups up to 9, and some beyond."""
+    """Tells whether the code of one group fits into a byte: true for all groups up to 10, and for some larger
+    ones."""
     return math.comb(group, keep) <= BYTE
 
 
 def codes_per_byte(count: int) -> int:
-    """How many codes of so many candidates go into a byte, at least 1. `count`: 2 to 256."""
+    """The number of codes that one byte holds, at least 1, if there are `count` candidates (2 to 256)."""
     assert 2 <= count <= BYTE, f"codes of {count} candidates do not fit a byte"
     codes = 1
     while count ** (codes + 1) <= BYTE:
@@ -37,12 +39,12 @@ def codes_per_byte(count: int) -> int:
 
 
 def packed_bytes(codes: int, *, count: int) -> int:
-    """Bytes of so many codes."""
+    """The number of bytes that `codes` packed codes take."""
     return -(-codes // codes_per_byte(count))
 
 
 def pack_codes(codes_G: Tensor, *, count: int) -> Tensor:
-    """Codes below `count`, uint8 [G], as bytes: uint8 [B]."""
+    """Packs codes below `count`, uint8 [G], into bytes, uint8 [B]."""
     assert codes_G.dtype == torch.uint8, f"codes are uint8, got {codes_G.dtype}"
     packed_B = torch.zeros(packed_bytes(len(codes_G), count=count), dtype=torch.uint8)
     for digit in range(codes_per_byte(count)):
@@ -52,7 +54,8 @@ def pack_codes(codes_G: Tensor, *, count: int) -> Tensor:
 
 
 def unpack_codes(packed_B: Tensor, codes: int, *, count: int) -> Tensor:
-    """The first so many codes, uint8 [G]. Raises CorruptObject when the bytes are not those of so many."""
+    """Returns the first `codes` codes, uint8 [G]. Raises CorruptObject when the bytes cannot hold exactly
+    these."""
     length, per_byte = packed_bytes(codes, count=count), codes_per_byte(count)
     if packed_B.dtype != torch.uint8 or packed_B.shape != (length,):
         raise CorruptObject(
@@ -60,7 +63,7 @@ def unpack_codes(packed_B: Tensor, codes: int, *, count: int) -> Tensor:
             f"{list(packed_B.shape)}"
         )
     codes_G = torch.empty(length * per_byte, dtype=torch.uint8)
-    rest_B = packed_B.short()  # 256 is no uint8
+    rest_B = packed_B.short()  # uint8 cannot hold the divisor 256
     for digit in range(per_byte):
         higher_B = rest_B // count
         codes_G[digit::per_byte] = rest_B - higher_B * count
@@ -77,12 +80,12 @@ def unpack_codes(packed_B: Tensor, codes: int, *, count: int) -> Tensor:
 
 
 def pack_groups(keep_OI: Tensor, *, keep: int, group: int) -> Tensor:
-    """A mask whose every group keeps `keep` of `group` weights, as packed codes: uint8 [B]."""
+    """Packs a mask in which every group keeps `keep` of `group` weights into codes: uint8 [B]."""
     return pack_codes(_codes(keep_OI, keep=keep, group=group), count=math.comb(group, keep))
 
 
 def unpack_groups(packed_B: Tensor, shape: Sequence[int], *, keep: int, group: int) -> Tensor:
-    """The mask of that shape, bool [O, I]. Raises CorruptObject when the bytes are not those of one."""
+    """Returns the mask of this shape, bool [O, I]. Raises CorruptObject when the bytes do not encode one."""
     masks_CM = candidates(keep, group)
     codes_G = unpack_codes(packed_B, math.prod(shape) // group, count=len(masks_CM))
     keep_GM = torch.empty(len(codes_G), group, dtype=torch.bool)
@@ -110,8 +113,9 @@ def _codes(keep_OI: Tensor, *, keep: int, group: int) -> Tensor:
 
 
 def _earlier(place: int, *, keep: int, group: int) -> Tensor:
-    """By how many weights were kept before `place`: candidates that agree so far, keep the weight there, and
-    so come before all that do not. uint8 [keep + 1]; numbers above 255 are those of places never reached."""
+    """The number of candidates that come before all those which prune the weight at `place`, by how many
+    weights were kept before it: they agree so far, and keep that weight. uint8 [keep + 1]; numbers above 255
+    belong to places that are never reached, and are capped."""
     left = [keep - 1 - kept for kept in range(keep + 1)]
     counts = [math.comb(group - 1 - place, rest) if rest >= 0 else 0 for rest in left]
     return torch.tensor([min(count, BYTE - 1) for count in counts], dtype=torch.uint8)

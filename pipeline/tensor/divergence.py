@@ -1,8 +1,9 @@
-"""How far a student's distributions and hidden states are from a teacher's; differentiable in the student.
+"""Distances between a student's and a teacher's distributions and hidden states, differentiable in the
+student.
 
-Everything is computed in float32 (float64 where both sides are), whatever the models run in.
+They are computed in float32 (float64 where both sides are float64), whatever type the models run in.
 
-Shape legend: B sequences, L tokens of each, T tokens, V vocabulary, H hidden size, K outcomes told apart.
+Shape legend: B sequences, L tokens per sequence, T tokens, V vocabulary, H hidden size, K separate outcomes.
 """
 
 import math
@@ -18,7 +19,7 @@ from pipeline.spec.training_recipe import Distillation, LanguageModelling, Objec
 Divergence = Literal["forward", "reverse", "jensen_shannon"]
 
 ROWS = 512  # tokens whose distributions are compared at a time
-NOTHING = -100  # in place of a target: nothing follows the last token
+NOTHING = -100  # the target of the last token, which has no successor
 
 
 def objective_loss(
@@ -30,13 +31,13 @@ def objective_loss(
     student_hiddens: Sequence[Tensor] = (),
     teacher_hiddens: Sequence[Tensor] = (),
 ) -> tuple[Tensor, Tensor]:
-    """What is minimised, with its gradient, and the mean cross-entropy in it, for the record; in nats, both
-    means over the B·(L-1) predictions.
+    """Returns the loss to minimise, with its gradient, and the mean cross-entropy in it, for the record. Both
+    are in nats and are means over the B·(L-1) predictions.
 
-    See pipeline/spec/recovery.py for the formula. Of the distributions, the last position of each sequence
-    takes no part: nothing follows it. `student_hiddens` [B, L, H]: the outputs of all the student's blocks;
-    `teacher_hiddens`: those of the teacher's blocks that `matching_blocks` names, as many. They count at all
-    L positions, and only when hidden_weight is above 0.
+    See pipeline/spec/training_recipe.py for the formula. The last position of each sequence has no next
+    token, so its distribution does not count. `student_hiddens` [B, L, H]: the outputs of all the student's
+    blocks; `teacher_hiddens`: those of the teacher's blocks that `matching_blocks` names, equally many. They
+    count at all L positions, and only when hidden_weight is above 0.
     """
     targets_T = functional.pad(tokens_BL[:, 1:], (0, 1), value=NOTHING).flatten()
     student_TV = student_logits_BLV.flatten(0, 1)
@@ -64,26 +65,29 @@ def divergence_of(
     temperature: float = 1.0,
     top_k: int | None = None,
 ) -> Tensor:
-    """Mean over tokens of the divergence between softmax(logits / temperature), times temperature², in nats.
+    """The mean over tokens of the divergence between softmax(logits / temperature), times temperature², in
+    nats.
 
-    `forward` is KL(teacher ‖ student), `reverse` KL(student ‖ teacher), `jensen_shannon` the mean of both
-    towards their mixture. With `top_k` below V both distributions are coarsened first: the teacher's k most
-    probable tokens stay apart, all others are one outcome; that never exceeds the full divergence.
+    `forward` is KL(teacher ‖ student), `reverse` is KL(student ‖ teacher), and `jensen_shannon` is the mean
+    of both divergences from their mixture. With `top_k` below V both distributions are coarsened first: the
+    teacher's k most probable tokens remain separate outcomes and all others form one; this never exceeds the
+    full divergence.
     """
     return _divergence_each(student_TV, teacher_TV, kind, temperature=temperature, top_k=top_k).mean()
 
 
 def hidden_distance(student_TH: Tensor, teacher_TH: Tensor) -> Tensor:
-    """Mean squared difference over the teacher's mean square."""
+    """The mean squared difference, divided by the teacher's mean square."""
     student, teacher = _wide(student_TH), _wide(teacher_TH.detach())
-    smallest = torch.finfo(teacher.dtype).tiny  # a teacher of zeros
+    smallest = torch.finfo(teacher.dtype).tiny  # avoids a division by zero
     return (student - teacher).square().mean() / teacher.square().mean().clamp_min(smallest)
 
 
 def matching_blocks(student_blocks: int, teacher_blocks: int) -> tuple[int, ...]:
-    """For each block of the student, the block of the teacher that is as far on its way; last meets last.
+    """For each block of the student, the block of the teacher at the same relative depth; the last matches
+    the last.
 
-    Block i of n has done (i + 1) / n of the way; halves go to the later block.
+    Block i of n has the relative depth (i + 1) / n; a tie goes to the later block.
     """
     return tuple(
         max((2 * (i + 1) * teacher_blocks + student_blocks) // (2 * student_blocks) - 1, 0)
@@ -103,15 +107,15 @@ class _Context(Protocol):
 
 
 class _Distilled(torch.autograd.Function):
-    """Both losses, some rows at a time. The gradient is made on the way: what it is made from takes several
-    times the logits' memory, and would be kept or made twice otherwise."""
+    """Computes both losses in batches of rows. The gradient is computed in the forward pass: the intermediate
+    values take several times the memory of the logits, and would otherwise be kept or computed twice."""
 
     @staticmethod
     def forward(
         ctx: _Context, student_TV: Tensor, teacher_TV: Tensor, targets_T: Tensor, objective: Distillation
     ) -> tuple[Tensor, Tensor]:
         wanted = student_TV.requires_grad
-        # The loss is scaled for float16 only after this.
+        # Loss scaling for float16 happens only later, so a float16 gradient could underflow here.
         kept_as = torch.float32 if student_TV.dtype == torch.float16 else student_TV.dtype
         gradient_TV = torch.empty_like(student_TV, dtype=kept_as) if wanted else None
         ctx.gradient = gradient_TV
@@ -133,14 +137,14 @@ class _Distilled(torch.autograd.Function):
     @staticmethod
     def backward(ctx: _Context, loss: Tensor, _: Tensor) -> tuple[Tensor, None, None, None]:
         gradient, ctx.gradient = ctx.gradient, None
-        assert gradient is not None, "the gradient can be asked for once"
+        assert gradient is not None, "backward can run only once"
         return gradient.mul_(loss).to(ctx.dtype), None, None, None
 
 
 def _losses(
     student_TV: Tensor, teacher_TV: Tensor, targets_T: Tensor, objective: Distillation
 ) -> tuple[Tensor, Tensor]:
-    """The objective without its hidden states, and the cross-entropy in it, each summed over tokens."""
+    """The objective without its hidden-state term, and its cross-entropy, each summed over tokens."""
     student = _wide(student_TV).log_softmax(-1)
     lm_loss = functional.nll_loss(student, targets_T, ignore_index=NOTHING, reduction="sum")
     if objective.lm_weight == 1:
@@ -166,7 +170,7 @@ def _divergence_each(
     top_k: int | None,
     normalized: bool = False,
 ) -> Tensor:
-    """Per token. `normalized`: the student's logits are log-probabilities."""
+    """The divergence of each token. `normalized`: the student's logits are log-probabilities already."""
     student, teacher = _wide(student_TV), _wide(teacher_TV.detach())
     if temperature != 1:
         student, teacher, normalized = student / temperature, teacher / temperature, False
@@ -189,7 +193,8 @@ def _divergence_each(
 def _coarse(logits_TV: Tensor, chosen_TK: Tensor) -> Tensor:
     """Log-probabilities [T, K+1] of the chosen tokens and of all others together.
 
-    The rest is summed by itself: 1 - (what was chosen) would lose it where that is nearly 1.
+    The remainder is summed directly: 1 - (chosen probabilities) would lose precision where they sum to nearly
+    1.
     """
     rest_TV = logits_TV.scatter(-1, chosen_TK, -torch.inf)
     outcomes = torch.cat([logits_TV.gather(-1, chosen_TK), rest_TV.logsumexp(-1, keepdim=True)], dim=-1)

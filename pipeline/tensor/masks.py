@@ -1,9 +1,9 @@
-"""Which weights stay: saliencies become keep tensors.
+"""Turns saliencies into keep tensors.
 
-Shape legend: O out_features, I in_features, R sets that compete apart from each other (rows, or one matrix),
-C competitors in each (or columns of a column block), M place within a group of N:M, G groups.
+Shape legend: O out_features, I in_features, R sets whose members compete only with each other (rows, or one
+matrix), C competitors in each (or columns of a column block), M position within a group of N:M, G groups.
 
-Equal saliencies go lowest index first (row-major), on every device.
+Among equal saliencies the lowest index (row-major) is pruned first, on every device.
 """
 
 import numpy as np
@@ -13,26 +13,27 @@ from torch import Tensor
 from pipeline.errors import NumericalError
 from pipeline.spec.patterns import NM, ComparisonGroup, Pattern, Unstructured
 
-PARTITIONED = 1 << 18  # entries at a time: a copy of them fits the cache
-_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes
+PARTITIONED = 1 << 18  # entries at a time, so that a copy of them fits the cache
+_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by their size in bytes
 
 ALPHA_START, ALPHA_LIMIT, ALPHA_TOLERANCE = 0.4, 0.8, 0.001
 
 
 def keep_by_saliency(saliency_OI: Tensor, pattern: Pattern, *, default_group: ComparisonGroup) -> Tensor:
-    """keep, bool [O, I]: True at the most salient weights.
+    """Returns keep, bool [O, I]: True at the most salient weights.
 
     `saliency_OI`: importance per weight, floating point [O, I], any unit. `default_group`: used where the
-    pattern leaves the comparison group open.
+    pattern does not set a comparison group.
 
-    Zeros of an unstructured sparsity s: with `rounding: exact` the matrix gets round(O·I·s); comparing rows,
-    each gets the same count and the remainder goes to the rows whose next smallest saliency is smallest;
-    comparing column blocks, those up to column i get round(O·i·s). With
-    `rounding: floor` the published counts: int(I·s) per row, or everything up to and including the saliency
-    at position int(O·I·s) of the sorted matrix. s = 0 prunes nothing in either (the published code would
-    prune one weight of a matrix). N:M prunes the group - keep smallest of each group of consecutive inputs.
+    The number of zeros at an unstructured sparsity s depends on the rounding. With `rounding: exact` the
+    matrix gets round(O·I·s); comparing rows, each row gets the same count and the remainder goes to the rows
+    whose next smallest saliency is smallest; comparing column blocks, the blocks up to column i together get
+    round(O·i·s). With `rounding: floor` the counts are those of the published code: int(I·s) per row, or
+    everything up to and including the saliency at position int(O·I·s) of the sorted matrix. s = 0 prunes
+    nothing in either mode (the published code would prune one weight per matrix). N:M prunes the group - keep
+    smallest of each group of consecutive inputs.
 
-    Raises NumericalError for saliencies that are not finite and InvalidSpec when the group of N:M does not
+    Raises NumericalError for saliencies that are not finite, and InvalidSpec when the group of N:M does not
     divide I.
     """
     check_finite(saliency_OI)
@@ -54,10 +55,10 @@ def keep_by_saliency(saliency_OI: Tensor, pattern: Pattern, *, default_group: Co
 def keep_of_column_block(
     saliency_OC: Tensor, pattern: Unstructured, *, first: int, columns: int, by_row: bool
 ) -> Tensor:
-    """keep, bool [O, C], of the columns from `first` of a matrix with `columns` of them, which may be all.
+    """Returns keep, bool [O, C], for the columns from `first` on, of a matrix with `columns` columns in all.
 
-    They compete with each other; `by_row`: within their row. See keep_by_saliency for the counts; those of a
-    matrix's column blocks add up to the matrix's.
+    The weights of the block compete with each other, or within their row (`by_row`). See keep_by_saliency for
+    the counts; those of a matrix's column blocks add up to the matrix's count.
     """
     rows, width = saliency_OC.shape
     competitors_RC = saliency_OC if by_row else saliency_OC.reshape(1, -1)
@@ -74,20 +75,21 @@ def keep_of_column_block(
 
 
 def keep_by_row_share(saliency_OI: Tensor, pattern: Unstructured) -> Tensor:
-    """keep, bool [O, I], of Wanda's variant (arXiv 2306.11695): rows lose the same share of their saliency.
+    """Returns keep, bool [O, I], of Wanda's variant (arXiv 2306.11695): every row loses the same share of its
+    saliency.
 
-    Within a row the smallest saliencies go, as long as their sum is at most α times the sum of the row; one α
-    serves the matrix, so rows get unequal counts. `rounding: exact` sets α so that round(O·I·s) weights go
-    (equal shares: lowest index first). `rounding: floor` is the published search: α halves its way from 0.4
-    within [0, 0.8] until the matrix is within 0.001 of s or the interval is shorter than 0.001. s = 0 prunes
-    nothing in either.
+    Within a row the smallest saliencies are pruned as long as their sum is at most α times the sum of the
+    row. One α applies to the whole matrix, so that rows get unequal counts. `rounding: exact` sets α so that
+    round(O·I·s) weights are pruned (equal shares: lowest index first). `rounding: floor` is the published
+    search: α starts at 0.4 and is bisected within [0, 0.8] until the matrix is within 0.001 of s or the
+    interval is shorter than 0.001. s = 0 prunes nothing in either mode.
 
     Raises NumericalError for saliencies that are not finite.
     """
     check_finite(saliency_OI)
     if pattern.sparsity == 0 or saliency_OI.numel() == 0:
         return torch.ones_like(saliency_OI, dtype=torch.bool)
-    # Sums on the CPU, in float64: CUDA adds up in an order that changes from run to run.
+    # The sums run on the CPU, in float64: the order of additions on CUDA changes from run to run.
     ascending = saliency_OI.cpu().sort(dim=1, stable=True)
     summed_OI = ascending.values.cumsum(dim=1, dtype=torch.float64)
     if pattern.rounding == "floor":
@@ -95,7 +97,7 @@ def keep_by_row_share(saliency_OI: Tensor, pattern: Unstructured) -> Tensor:
         prune_sorted_OI = torch.arange(summed_OI.shape[1]) < counts_O[:, None]
         prune_OI = torch.empty_like(prune_sorted_OI).scatter_(1, ascending.indices, prune_sorted_OI)
     else:
-        # A row of zeros has no shares; 0 lets its weights go first, which costs nothing.
+        # A row of zeros has no shares; with 0 its weights are pruned first, which costs nothing.
         share_sorted_OI = torch.nan_to_num(summed_OI / summed_OI[:, -1:], nan=0.0)
         share_OI = torch.empty_like(share_sorted_OI).scatter_(1, ascending.indices, share_sorted_OI)
         prune_OI = _exact_share(share_OI.reshape(1, -1), pattern.sparsity).reshape(share_OI.shape)
@@ -103,12 +105,12 @@ def keep_by_row_share(saliency_OI: Tensor, pattern: Unstructured) -> Tensor:
 
 
 def all_kept(weight_OI: Tensor) -> Tensor:
-    """keep, bool [O, I], that prunes nothing."""
+    """Returns a keep, bool [O, I], that prunes nothing."""
     return torch.ones_like(weight_OI, dtype=torch.bool)
 
 
 def check_finite(values_OI: Tensor, *, what: str = "saliencies") -> None:
-    """Raise NumericalError when there is inf or NaN."""
+    """Raises NumericalError when a value is inf or NaN."""
     if all_finite(values_OI):
         return
     bad = values_OI.numel() - int(torch.isfinite(values_OI).sum())
@@ -119,22 +121,23 @@ def check_finite(values_OI: Tensor, *, what: str = "saliencies") -> None:
 
 
 def all_finite(values: Tensor) -> bool:
-    """Whether there is neither inf nor NaN: the extremes tell, in one pass."""
+    """Tells whether all values are finite. One pass is enough, because inf and NaN show in the extremes."""
     return values.numel() == 0 or bool(torch.isfinite(torch.stack(values.aminmax())).all())
 
 
 def zeroed(weight_OI: Tensor, keep_OI: Tensor) -> Tensor:
-    """The weights that are kept, +0 elsewhere, [O, I]. As products of integers: masked_fill takes 15 times as
-    long on a CPU, and a product of floats leaves -0 and NaN."""
+    """Returns the kept weights, with +0 elsewhere, [O, I]. It multiplies integers, because masked_fill takes
+    15 times as long on a CPU, and a product of floats leaves -0 and NaN."""
     bits_OI = weight_OI.view(_INTEGERS[weight_OI.element_size()])
     return (bits_OI * keep_OI).view(weight_OI.dtype)
 
 
 def keep_of_groups(saliency_OI: Tensor, *, keep: int, group: int) -> Tensor:
-    """bool [O, I]: True at the `keep` largest of each `group` consecutive inputs.
+    """Returns bool [O, I]: True at the `keep` largest of each `group` consecutive inputs.
 
-    `saliency_OI`: whole groups. A weight's rank is the number of weights in its group that go before it: the
-    smaller ones, and the equal ones at a lower index. Comparing all pairs beats sorting groups this small.
+    `saliency_OI` consists of whole groups. A weight's rank is the number of weights in its group that are
+    pruned before it: the smaller ones, and equal ones at a lower index. Comparing all pairs is faster than
+    sorting groups this small.
     """
     x_MG = saliency_OI.reshape(-1, group).t().contiguous()
     keep_MG = torch.empty_like(x_MG, dtype=torch.bool)
@@ -150,23 +153,24 @@ def keep_of_groups(saliency_OI: Tensor, *, keep: int, group: int) -> Tensor:
 
 
 def _exact_share(x_RC: Tensor, sparsity: float) -> Tensor:
-    """bool [R, C]: True at round(R·C·s) entries, int(C·s) in each row and the remainder by next smallest."""
+    """Returns bool [R, C]: True at round(R·C·s) entries, int(C·s) per row; the rows with the smallest next
+    entry get one more."""
     rows, columns = x_RC.shape
     each = int(columns * sparsity)
     return smallest(x_RC, each=each, extra=round(rows * columns * sparsity) - rows * each)
 
 
 def smallest(x_RC: Tensor, *, each: int, extra: int) -> Tensor:
-    """bool [R, C]: True at the `each` smallest of every row, and at one more of `extra` rows.
+    """Returns bool [R, C]: True at the `each` smallest of every row, and at one more in each of `extra` rows.
 
-    Those are the rows whose next smallest entry is smallest, equal ones lowest index first. `each` = C leaves
-    nothing over.
+    These are the rows whose next smallest entry is smallest; among equal ones the lowest index wins. With
+    `each` = C all entries are True.
     """
     if each == extra == 0:
         return torch.zeros_like(x_RC, dtype=torch.bool)
     if each == x_RC.shape[1]:
         return torch.ones_like(x_RC, dtype=torch.bool)
-    # The next smallest entry serves both counts: below it lie at most `each`, up to it more than `each`.
+    # The next smallest entry serves both counts: at most `each` lie below it, more than `each` up to it.
     threshold_R1 = _kth_smallest(x_RC, each + 1)
     count_R1 = torch.full_like(threshold_R1, each, dtype=torch.long)
     count_R1[threshold_R1[:, 0].sort(stable=True).indices[:extra]] += 1
@@ -180,7 +184,8 @@ def smallest(x_RC: Tensor, *, each: int, extra: int) -> Tensor:
 
 
 def _with_ties(x_RC: Tensor, threshold_R1: Tensor, count_R1: Tensor) -> Tensor:
-    """bool [R, C]: True at what is below the threshold, and at the first that equal it, up to the count."""
+    """Returns bool [R, C]: True below the threshold, and at the first entries equal to it, up to the
+    count."""
     below_RC = x_RC < threshold_R1
     equal_RC = x_RC == threshold_R1
     missing_R1 = count_R1 - below_RC.sum(dim=1, keepdim=True)
@@ -189,7 +194,7 @@ def _with_ties(x_RC: Tensor, threshold_R1: Tensor, count_R1: Tensor) -> Tensor:
 
 def _kth_smallest(x_RC: Tensor, k: int) -> Tensor:
     """The k-th smallest entry of each row, k from 1, [R, 1]."""
-    if x_RC.is_cuda:  # kthvalue is refused there under torch.use_deterministic_algorithms
+    if x_RC.is_cuda:  # torch.use_deterministic_algorithms forbids kthvalue on CUDA
         return x_RC.sort(dim=1).values[:, k - 1 : k]
     if x_RC.dtype not in (torch.float32, torch.float64):
         return x_RC.kthvalue(k, dim=1, keepdim=True).values
@@ -201,7 +206,7 @@ def _kth_smallest(x_RC: Tensor, k: int) -> Tensor:
 
 
 def _count_by_alpha_search(ascending_OI: Tensor, summed_OI: Tensor, sparsity: float) -> Tensor:
-    """Zeros per row, int64 [O], where the published bisection of α stops."""
+    """The zeros per row, int64 [O], at which the published bisection of α stops."""
     low, alpha, high = 0.0, ALPHA_START, ALPHA_LIMIT
     while True:
         counts_O = _count_below_share(ascending_OI, summed_OI, alpha)
@@ -215,7 +220,8 @@ def _count_by_alpha_search(ascending_OI: Tensor, summed_OI: Tensor, sparsity: fl
 
 
 def _count_below_share(ascending_OI: Tensor, summed_OI: Tensor, alpha: float) -> Tensor:
-    """Zeros per row, int64 [O]: up to the last weight whose running sum is within α of the row, and ties."""
+    """The zeros per row, int64 [O]: weights up to the last whose running sum is within α of the row's, and
+    ties."""
     within_O1 = (summed_OI <= alpha * summed_OI[:, -1:]).sum(dim=1, keepdim=True)
     threshold_O1 = ascending_OI.gather(1, (within_O1 - 1).clamp(min=0))
     upto_O1 = torch.searchsorted(ascending_OI, threshold_O1, right=True)

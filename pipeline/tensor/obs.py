@@ -1,7 +1,8 @@
 """Optimal brain surgeon over the columns of a linear (SparseGPT, Frantar and Alistarh, arXiv 2301.00774).
 
 Columns are decided from left to right; the error that zeroing a weight makes in the linear's output is
-compensated by the weights to its right. Per column block: choose, then carry the errors over.
+compensated by the weights to its right. Each column block is decided first, and its errors are then applied
+to the columns after it.
 
 Shape legend: O out_features, I in_features, C columns of a column block.
 """
@@ -17,15 +18,15 @@ from pipeline.spec.patterns import NM
 from pipeline.tensor.masks import keep_of_groups
 
 DAMPING_STEP, MAX_DAMPING = 10.0, 10.0
-COLUMN_BLOCK_SIZE = 128  # of N:M, where it changes nothing but speed
+COLUMN_BLOCK_SIZE = 128  # used for N:M, where it affects nothing but speed
 
 Choose = Callable[[Tensor, int], Tensor]  # score [O, C] and its first column → keep, bool [O, C]
 
 
 @dataclass(frozen=True)
 class InverseFactor:
-    """`upper_II`: upper Cholesky factor of the damped Hessian's inverse, float32. `damping`: what it took, a
-    fraction of the mean diagonal. `dead_I`: features that no token lit."""
+    """`upper_II`: the upper Cholesky factor of the damped Hessian's inverse, float32. `damping`: the damping
+    that was needed, as a fraction of the mean diagonal. `dead_I`: features that are zero for every token."""
 
     upper_II: Tensor
     damping: float
@@ -33,7 +34,7 @@ class InverseFactor:
 
 
 def inverse_factor(hessian_II: Tensor, *, damping: float) -> InverseFactor:
-    """Factor the inverse; where that fails, damping is raised tenfold until it does not.
+    """Factors the inverse; where that fails, damping is raised tenfold until it succeeds.
 
     Raises NumericalError for a Hessian that is not finite, or that no damping up to 10 makes definite.
     """
@@ -67,9 +68,10 @@ def inverse_factor(hessian_II: Tensor, *, damping: float) -> InverseFactor:
 def prune_by_obs(
     weight_OI: Tensor, factor: InverseFactor, choose: Choose, *, column_block_size: int
 ) -> tuple[Tensor, Tensor]:
-    """keep, bool [O, I], and the kept weights' new values, float32 [O, I].
+    """Returns keep, bool [O, I], and the kept weights' new values, float32 [O, I].
 
-    `choose` sees the score w²/diag(U)² of a column block's weights, which carry the errors so far.
+    `choose` gets the score w²/diag(U)² of a column block's weights, which include the errors compensated so
+    far.
     """
     weight_OI = weight_OI.float().masked_fill(factor.dead_I, 0)
     keep_OI = torch.ones_like(weight_OI, dtype=torch.bool)
@@ -86,7 +88,8 @@ def prune_by_obs(
 
 
 def prune_groups_by_obs(weight_OI: Tensor, factor: InverseFactor, pattern: NM) -> tuple[Tensor, Tensor]:
-    """prune_by_obs for N:M: each group is chosen when its first column comes, within larger column blocks."""
+    """Applies prune_by_obs to N:M: each group is chosen when its first column is due, within larger column
+    blocks."""
     weight_OI = weight_OI.float().masked_fill(factor.dead_I, 0)
     keep_OI = torch.ones_like(weight_OI, dtype=torch.bool)
     columns = weight_OI.shape[1]
@@ -108,14 +111,14 @@ def prune_groups_by_obs(weight_OI: Tensor, factor: InverseFactor, pattern: NM) -
 
 
 def damping_note(factor: InverseFactor, damping: float) -> str | None:
-    """What the report tells of a factor that took more damping than asked."""
+    """The report's note on a factor that needed more damping than the spec set, or None."""
     if factor.damping == damping:
         return None
     return f"the Hessian had no Cholesky factor: damping raised from {damping:g} to {factor.damping:g}"
 
 
 def obs_score(weight_OI: Tensor, factor: InverseFactor) -> Tensor:
-    """w²/diag(U)² of the weights as they are, float32 [O, I]."""
+    """The score w²/diag(U)² of the weights as they are, float32 [O, I]."""
     return _score(weight_OI.float().masked_fill(factor.dead_I, 0), factor.upper_II)
 
 
@@ -124,7 +127,8 @@ def _score(weight_OC: Tensor, upper_CC: Tensor) -> Tensor:
 
 
 def _compensate(weight_OC: Tensor, upper_CC: Tensor, keep_OC: Tensor) -> Tensor:
-    """Zero what is not kept, in place, column by column; errors per weight, [O, C]."""
+    """Zeroes the weights that are not kept, in place, column by column, and returns the errors per weight,
+    [O, C]."""
     errors_OC = torch.zeros_like(weight_OC)
     for i in range(weight_OC.shape[1]):
         pruned_O = weight_OC[:, i].masked_fill(keep_OC[:, i], 0)

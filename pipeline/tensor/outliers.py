@@ -1,4 +1,4 @@
-"""Outlier ratio of a block (OWL, arXiv 2310.05175).
+"""The outlier ratio of a block (OWL, arXiv 2310.05175).
 
 Shape legend: O out_features, I in_features.
 """
@@ -15,11 +15,11 @@ MAX_FLOAT32 = torch.finfo(torch.float32).max
 
 
 def outlier_ratio(saliencies: Sequence[Tensor], multiplier: float) -> float:
-    """Percent of a block's saliencies above `multiplier` times their mean, in [0, 100].
+    """The percentage of a block's saliencies above `multiplier` times their mean, in [0, 100].
 
-    `saliencies`: float32 [O, I] of each linear of the block; mean and count run over all of them together,
-    in two passes, so that nothing the size of the block is built. The mean is taken in float64, the
-    comparison in float32 as in the published code.
+    `saliencies`: float32 [O, I] of each linear of the block; mean and count cover all of them together, in
+    two passes, so that nothing of the block's size is allocated. The mean is taken in float64, the comparison
+    in float32 as in the published code.
 
     Raises NumericalError when there is no weight, or a saliency is not finite.
     """

@@ -1,7 +1,7 @@
-"""Keep tensors at one bit a weight.
+"""Keep tensors at one bit per weight.
 
-Weight 8·i + j of a keep tensor, in row-major order, is bit j of byte i, lowest bit first: what
-`numpy.packbits(keep, axis=None, bitorder="little")` writes. Unused bits of the last byte are 0.
+Weight 8·i + j of a keep tensor, in row-major order, is bit j of byte i, lowest bit first, as
+`numpy.packbits(keep, axis=None, bitorder="little")` writes it. Unused bits of the last byte are 0.
 
 Shape legend: O out_features, I in_features, B bytes.
 """
@@ -17,14 +17,15 @@ from pipeline.errors import CorruptObject
 
 
 def pack_keep(keep_OI: Tensor) -> Tensor:
-    """A bool tensor of any shape as bits: uint8 [B], B = ceil(number of weights / 8)."""
+    """Packs a bool tensor of any shape into bits: uint8 [B], B = ceil(number of weights / 8)."""
     assert keep_OI.dtype == torch.bool, f"keep tensors are bool, got {keep_OI.dtype}"
     packed_B = np.packbits(keep_OI.cpu().numpy(), axis=None, bitorder="little")
     return torch.from_numpy(packed_B).to(keep_OI.device)
 
 
 def unpack_keep(packed_B: Tensor, shape: Sequence[int]) -> Tensor:
-    """The bool tensor of that shape. Raises CorruptObject when the bytes are not those of such a tensor."""
+    """Returns the bool tensor of this shape. Raises CorruptObject when the bytes do not hold such a
+    tensor."""
     weights = math.prod(shape)
     length = -(-weights // 8)
     if packed_B.dtype != torch.uint8 or packed_B.shape != (length,):

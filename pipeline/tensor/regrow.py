@@ -1,7 +1,7 @@
-"""Keep tensors that change in training: grow and prune at constant sparsity, and ever sparser.
+"""Keep tensors that change during training: weights grow and are pruned at constant or rising sparsity.
 
-Weight, keep and gradient of one linear have the same shape, in any orientation. Equal candidates are taken
-lowest index first (row-major), so that equal tensors give equal keep tensors on every worker.
+Weight, keep and gradient of one linear have the same shape, in any orientation. Among equal candidates the
+lowest index (row-major) is taken first, so that equal tensors give equal keep tensors on every worker.
 """
 
 import math
@@ -14,11 +14,12 @@ from pipeline.tensor.masks import smallest
 
 
 def regrow(weight: Tensor, keep: Tensor, gradient: Tensor, share: float) -> Tensor:
-    """New keep: round(share · kept) of the smallest kept |weight| go, as many pruned ones with the largest
-    |gradient| come (RigL, Evci et al., arXiv 1911.11134). The number of kept weights stays.
+    """Returns a new keep: the round(share · kept) smallest kept |weight| are pruned, and equally many pruned
+    weights with the largest |gradient| grow back (RigL, Evci et al., arXiv 1911.11134). The number of kept
+    weights is constant.
 
-    What has just gone comes back only when fewer are pruned than must come. `gradient` is that of the whole
-    weight, pruned places included. What comes starts at zero: dropped weights are for the caller to zero.
+    A weight that was just pruned grows back only when too few others are pruned. `gradient` is that of the
+    whole weight, pruned places included. Grown weights start at zero: the caller must zero the pruned ones.
     Raises NumericalError for weights or gradients that are not finite.
     """
     moved = round(share * int(keep.sum()))
@@ -30,9 +31,10 @@ def regrow(weight: Tensor, keep: Tensor, gradient: Tensor, share: float) -> Tens
 
 
 def prune_to(weight: Tensor, keep: Tensor, sparsity: float) -> Tensor:
-    """New keep with round(weights · sparsity) pruned: the smallest kept |weight| go, none comes back.
+    """Returns a new keep with round(weights · sparsity) pruned: the smallest kept |weight| are pruned, none
+    grows back.
 
-    Where as many are pruned already, keep stays as it is. Raises NumericalError for weights that are not
+    Where as many are pruned already, keep is unchanged. Raises NumericalError for weights that are not
     finite.
     """
     more = round(keep.numel() * sparsity) - int((~keep).sum())
@@ -40,20 +42,21 @@ def prune_to(weight: Tensor, keep: Tensor, sparsity: float) -> Tensor:
 
 
 def decayed_share(share: float, step: int, *, total: int, until: float) -> float:
-    """Share of the kept weights that moves after `step` of `total` steps: a cosine, 0 from `until` on."""
+    """The share of the kept weights that moves after `step` of `total` steps: a cosine, 0 from `until` on."""
     done = step / (total * until)
     return share * (1 + math.cos(math.pi * done)) / 2 if done < 1 else 0.0
 
 
 def cubic_sparsity(step: int, *, total: int, until: float, start: float, end: float) -> float:
-    """Sparsity after `step` of `total` steps, from `start` to `end` at `until` of them; steep at first (Zhu
-    and Gupta, arXiv 1710.01878). A linear that is sparser than `end` already stays so."""
+    """The sparsity after `step` of `total` steps, from `start` to `end` at `until` of them; steep at first
+    (Zhu and Gupta, arXiv 1710.01878). A linear that is already sparser than `end` keeps its sparsity."""
     left = max(1 - step / (total * until), 0.0)
     return max(start, end + (start - end) * left**3)
 
 
 def _first(score: Tensor, *, among: Tensor, count: int, what: str) -> Tensor:
-    """bool, True at the `count` smallest scores `among` those allowed, which are at least as many."""
+    """Returns bool, True at the `count` smallest scores `among` the allowed places, of which there are at
+    least `count`."""
     if count == 0:
         return torch.zeros_like(among)
     if not torch.isfinite(score).all():

@@ -1,19 +1,20 @@
 """Learnable N:M masks: each group of M consecutive inputs draws one of its candidate masks (MaskLLM, arXiv
 2409.17481).
 
-A candidate keeps N of the M; a group has a logit for each. In training a mask is a mixture,
+A candidate keeps N of the M weights; a group has one logit for each candidate. In training a mask is a
+mixture,
 
     y = softmax((scale · logits + g) / temperature),  g Gumbel noise;  mask = Σ y · candidate
 
-and at the end the candidate with the largest logit (equal ones: the first). Mixture, mask and masked weight
-are made a chunk of groups at a time and made again in the backward pass, so that nothing of the candidates'
-size is kept beside the logits.
+and at the end it is the candidate with the largest logit (the first of equal ones). Mixture, mask and masked
+weight are computed for a chunk of groups at a time and recomputed in the backward pass, so that the logits
+are the only memory of the candidates' size.
 
-The noise of an element follows from a key and its place alone (a hash, not a generator's state): any worker,
-any device and the backward pass see the same.
+The noise of an element depends only on a key and its position (it is a hash, not a generator's state), so
+that any worker, any device and the backward pass get the same noise.
 
-Shape legend: O out_features, I in_features, M weights of a group, G groups of a matrix in row-major order,
-C candidates, n groups of a chunk. Logits lie candidates first.
+Shape legend: O out_features, I in_features, M weights of a group, G groups of a matrix in row-major order, C
+candidates, n groups of a chunk. Candidates are the first dimension of the logits.
 """
 
 import importlib.util
@@ -28,17 +29,18 @@ from torch import Tensor
 
 from pipeline.canonical import digest_of
 
-CHUNK = 1 << 15  # groups at a time; fixed, because noise goes by the place within a chunk
-INITIAL_STD = 0.01  # of logits without a prior; and the unit of a prior's strength
+CHUNK = 1 << 15  # groups at a time; fixed, because noise depends on the position within a chunk
+INITIAL_STD = 0.01  # standard deviation of logits without a prior, and the unit of a prior's strength
 _SIGN = 1 << 31
 
 
 @dataclass(frozen=True)
 class Draw:
-    """How masks are drawn at one step. `key`: of the noise, 64 bits; None: there is none.
+    """The parameters of the masks drawn at one step. `key`: 64 bits that determine the noise; None means no
+    noise.
 
-    `numbers`: the same as a tensor on the CPU, float64: scale, temperature and the key's halves, if any.
-    Compiled graphs take it as an input; for new Python numbers they would be compiled again.
+    `numbers` holds the same as a float64 tensor on the CPU: scale, temperature and the key's halves, if any.
+    Compiled graphs take it as an input, because new Python numbers would make them compile again.
     """
 
     scale: float
@@ -55,13 +57,14 @@ class Draw:
 
     @classmethod
     def of(cls, numbers: Tensor) -> Self:
-        """The draw with these numbers."""
+        """Returns the draw with these numbers."""
         scale, temperature, *halves = numbers.tolist()
         return cls(scale, temperature, int(halves[0]) << 32 | int(halves[1]) if halves else None)
 
 
 def candidates(keep: int, group: int) -> Tensor:
-    """All masks that keep `keep` of `group` weights, bool [C, M]; the first weights first."""
+    """Returns all masks that keep `keep` of `group` weights, bool [C, M], in lexicographic order of the kept
+    places."""
     kept = list(itertools.combinations(range(group), keep))
     masks_CM = torch.zeros(len(kept), group, dtype=torch.bool)
     masks_CM.scatter_(1, torch.tensor(kept), value=True)
@@ -69,15 +72,15 @@ def candidates(keep: int, group: int) -> Tensor:
 
 
 def random_logits(groups: int, masks_CM: Tensor, *, seed: int) -> Tensor:
-    """Without a prior: N(0, 0.01²), float32 [C, G]; the same for equal seeds."""
+    """Returns logits without a prior: N(0, 0.01²), float32 [C, G]; equal seeds give equal logits."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(len(masks_CM), groups, generator=generator) * INITIAL_STD
 
 
 def prior_logits(keep_OI: Tensor, masks_CM: Tensor, *, strength: float) -> Tensor:
-    """Logits, float32 [C, G], that rise with the weights that a candidate keeps as `keep_OI` does, by 0.01 ·
-    `strength` each, and are 0 on average: the largest is the prior's own mask. Unlike the paper's they carry
-    no random part, which would have the first masks differ from the prior.
+    """Returns logits, float32 [C, G], that grow by 0.01 · `strength` with each weight that both a candidate
+    and `keep_OI` keep, and average 0: the largest belongs to the prior's own mask. Unlike the paper's they
+    have no random part, which would make the first masks differ from the prior.
 
     `keep_OI`: bool, N kept of every M.
     """
@@ -87,12 +90,12 @@ def prior_logits(keep_OI: Tensor, masks_CM: Tensor, *, strength: float) -> Tenso
 
 
 def chosen(logits_CG: Tensor, masks_CM: Tensor, shape: tuple[int, int]) -> Tensor:
-    """keep, bool [O, I]: the candidate with the largest logit."""
+    """Returns keep, bool [O, I]: the candidate with the largest logit."""
     return masks_CM.to(logits_CG.device)[chosen_codes(logits_CG).long()].reshape(shape)
 
 
 def chosen_codes(logits_CG: Tensor) -> Tensor:
-    """The number of the candidate with the largest logit, uint8 [G]; of equal ones the first."""
+    """Returns the index of the candidate with the largest logit, uint8 [G]; the first of equal ones."""
     best_G, code_G = logits_CG[0].clone(), torch.zeros_like(logits_CG[0], dtype=torch.uint8)
     for number, logits_G in enumerate(logits_CG[1:], start=1):
         larger_G = logits_G > best_G
@@ -102,7 +105,7 @@ def chosen_codes(logits_CG: Tensor) -> Tensor:
 
 
 def probabilities(logits_CG: Tensor, draw: Draw) -> Iterator[tuple[slice, Tensor]]:
-    """The mixture of each group, a chunk at a time: which groups, and y [C, n]."""
+    """Yields the mixtures, a chunk of groups at a time: the slice of groups, and y [C, n]."""
     for number, start in enumerate(range(0, logits_CG.shape[1], CHUNK)):
         part_Cn = logits_CG[:, start : start + CHUNK].float() * draw.scale
         if draw.key is not None:
@@ -112,8 +115,8 @@ def probabilities(logits_CG: Tensor, draw: Draw) -> Iterator[tuple[slice, Tensor
 
 @dataclass(frozen=True)
 class Likelihood:
-    """How sure the groups of a matrix are of their masks: means over its `groups`. `entropy` in nats;
-    `certainty`: the largest probability."""
+    """The certainty of a matrix's masks: means over its `groups`. `entropy` in nats; `certainty`: the largest
+    probability."""
 
     entropy: float
     certainty: float
@@ -121,7 +124,8 @@ class Likelihood:
 
 
 def likelihood(logits_CG: Tensor, scale: float) -> Likelihood:
-    """Of softmax(scale · logits), the distribution of the mask that is largest in a draw (Gumbel-max)."""
+    """Evaluates softmax(scale · logits), the distribution of the mask that is largest in a draw
+    (Gumbel-max)."""
     entropy = certainty = 0.0
     for _, p_Cn in probabilities(logits_CG, Draw(scale, 1.0, None)):
         entropy -= float(torch.special.xlogy(p_Cn, p_Cn).sum(dtype=torch.float64))
@@ -133,8 +137,8 @@ def likelihood(logits_CG: Tensor, scale: float) -> Likelihood:
 def masked_weight(
     weight_OI: Tensor, logits_CG: Tensor, masks_CM: Tensor, draw: Draw
 ) -> tuple[Tensor, Tensor]:
-    """The weight under a drawn mask, [O, I] in the weight's type, and the sum of its squares, float32 [].
-    Gradients go to the logits alone; for whoever asks for no gradients it is the same."""
+    """Returns the weight under a drawn mask, [O, I] in the weight's type, and the sum of its squares, float32
+    []. Gradients flow to the logits only; the result is the same when no gradients are requested."""
     expected = (len(masks_CM), weight_OI.numel() // masks_CM.shape[1])
     if tuple(logits_CG.shape) != expected:
         raise ValueError(
@@ -209,7 +213,7 @@ _masked_weight.register_autograd(_backward, setup_context=_keep_for_backward)
 
 
 def _kernels_for(weight_OI: Tensor, masks_CM: Tensor) -> ModuleType | None:
-    """The Triton kernels, where there are any."""
+    """Returns the Triton kernels if they exist and support this weight and pattern."""
     if not weight_OI.is_cuda or importlib.util.find_spec("triton") is None:
         return None
     from pipeline.tensor import soft_masks_triton
@@ -218,20 +222,20 @@ def _kernels_for(weight_OI: Tensor, masks_CM: Tensor) -> ModuleType | None:
 
 
 def key_of(*parts: int | str) -> int:
-    """A key of 64 bits from what noise is to depend on."""
+    """Returns a key of 64 bits that depends on these parts."""
     return int(digest_of(list(parts))[:16], 16)
 
 
 def gumbel(like_Cn: Tensor, key: int) -> Tensor:
-    """Standard Gumbel noise, float32 [C, n], from a key."""
+    """Returns standard Gumbel noise, float32 [C, n], for a key."""
     return gumbel_of(noise_bits(like_Cn, key))
 
 
 def noise_bits(like_Cn: Tensor, key: int) -> Tensor:
-    """Random int32 [C, n] from a key. Two rounds of multiply and shift mix place and key (constants:
-    C. Wellons' lowbias32)."""
-    candidates_of_it, groups = like_Cn.shape
-    place_C1 = torch.arange(candidates_of_it, dtype=torch.int32, device=like_Cn.device)[:, None] * CHUNK
+    """Returns random int32 [C, n] for a key. Two rounds of multiply and shift mix position and key
+    (constants: C. Wellons' lowbias32)."""
+    count, groups = like_Cn.shape
+    place_C1 = torch.arange(count, dtype=torch.int32, device=like_Cn.device)[:, None] * CHUNK
     x_Cn = place_C1 + torch.arange(groups, dtype=torch.int32, device=like_Cn.device)
     multiplier, addend = noise_factors(key)
     x_Cn.mul_(multiplier).add_(addend)
@@ -244,13 +248,13 @@ def noise_bits(like_Cn: Tensor, key: int) -> Tensor:
 
 
 def noise_factors(key: int) -> tuple[int, int]:
-    """What `noise_bits` multiplies places by, and what it adds: int32."""
+    """Returns the two int32 that `noise_bits` multiplies positions by and adds."""
     return _signed(key >> 32 | 1), _signed(key)
 
 
 def gumbel_of(bits: Tensor) -> Tensor:
-    """Gumbel numbers, float32, from random int32. 23 bits of each become a number strictly between 0 and 1:
-    with one more, float32 would round the largest to 1, and its noise to infinity."""
+    """Turns random int32 into Gumbel numbers, float32. 23 bits of each become a number strictly between 0 and
+    1: with one bit more, float32 would round the largest to 1, and its noise to infinity."""
     uniform = bits.bitwise_right_shift(9).bitwise_and_(0x7FFFFF).float().add_(0.5).mul_(2.0**-23)
     return uniform.log_().neg_().log_().neg_()
 
@@ -260,5 +264,5 @@ def _by_group(matrix_OI: Tensor, masks_CM: Tensor) -> Tensor:
 
 
 def _signed(number: int) -> int:
-    """The lowest 32 bits as int32 has them."""
+    """Returns the lowest 32 bits as an int32."""
     return (number + _SIGN) % (1 << 32) - _SIGN

@@ -1,13 +1,14 @@
 """Learnable N:M masks on CUDA: the two passes of `soft_masks.masked_weight`, each as one Triton kernel.
 
-A program draws the mixtures of a block of groups in registers, from the bits that `noise_bits` has for their
-places, and mixes masks there: of the candidates' size it reads logits and writes their gradient, no more.
-The backward pass draws again. Every program stores its own sum of squares: equal inputs give equal bits.
+A program computes the mixtures of a block of groups in registers, with the bits that `noise_bits` gives for
+their positions, and mixes masks there. Of the tensors of the candidates' size it only reads the logits and
+writes their gradient. The backward pass draws again. Every program stores its own sum of squares, so that
+equal inputs give equal bits.
 
-Triton comes with torch's CUDA builds; nothing else imports this file.
+Triton comes with torch's CUDA builds; only `soft_masks` imports this file, where Triton is installed.
 
-Shape legend: O out_features, I in_features, M weights of a group, G groups of a matrix in row-major order,
-C candidates, B groups of a block, K chunks of noise, P programs. Kernels round C and M up to powers of two.
+Shape legend: O out_features, I in_features, M weights of a group, G groups of a matrix in row-major order, C
+candidates, B groups of a block, K chunks of noise, P programs. Kernels round C and M up to powers of two.
 """
 
 import functools
@@ -22,11 +23,11 @@ from pipeline.tensor import soft_masks
 from pipeline.tensor.soft_masks import Draw, key_of, noise_factors
 
 _TYPES = (torch.float32, torch.bfloat16, torch.float16)
-_MAX_PRODUCT = 1 << 12  # candidates times weights of a group, as rounded: 64 times 64 of 1:64
+_MAX_PRODUCT = 1 << 12  # candidates times weights of a group, both rounded up: 64 times 64 for 1:64
 
 
 def takes(weight_OI: Tensor, masks_CM: Tensor) -> bool:
-    """Whether the kernels are made for this device, type and pattern."""
+    """Tells whether the kernels support this device, type and pattern."""
     if torch.version.cuda is None or torch.cuda.get_device_capability(weight_OI.device) < (8, 0):
         return False
     return weight_OI.dtype in _TYPES and math.prod(_rounded(masks_CM)) <= _MAX_PRODUCT
@@ -35,7 +36,7 @@ def takes(weight_OI: Tensor, masks_CM: Tensor) -> bool:
 def masked_weight(
     weight_OI: Tensor, logits_CG: Tensor, masks_CM: Tensor, draw: Draw
 ) -> tuple[Tensor, Tensor]:
-    """As `soft_masks.masked_weight`."""
+    """Computes `soft_masks.masked_weight`."""
     masked_OI = torch.empty_like(weight_OI, memory_format=torch.contiguous_format)
     sizes = constants(masks_CM, draw)
     programs = triton.cdiv(logits_CG.shape[1], sizes["B"])
@@ -55,7 +56,8 @@ def logits_gradient(
     masks_CM: Tensor,
     draw: Draw,
 ) -> Tensor:
-    """Gradient of the logits [C, G], in their type, from those of what `masked_weight` returned."""
+    """Returns the gradient of the logits [C, G], in their type, from the gradients of `masked_weight`'s
+    results."""
     result_CG = torch.empty_like(logits_CG, memory_format=torch.contiguous_format)
     sizes = constants(masks_CM, draw)
     with torch.cuda.device_of(weight_OI):
@@ -71,7 +73,8 @@ def logits_gradient(
 
 
 def constants(masks_CM: Tensor, draw: Draw) -> dict[str, int | bool]:
-    """A kernel's constants. A thread has 64 products of mixture and mask at most: none are spilled."""
+    """Returns a kernel's constants. A thread has at most 64 products of mixture and mask, so that no
+    registers spill."""
     candidates, weights = masks_CM.shape
     rounded, width = _rounded(masks_CM)
     block = min(max((1 << 14) // (rounded * width), 8), 256)
@@ -93,7 +96,7 @@ def masked_weight_kernel(  # type: ignore[no-untyped-def]
     CANDIDATES: tl.constexpr, WEIGHTS: tl.constexpr, C: tl.constexpr, M: tl.constexpr, B: tl.constexpr,
     CHUNK: tl.constexpr, NOISE: tl.constexpr,
 ):  # fmt: skip
-    """One block of groups. `keys_K2`: see `noise_factors`."""
+    """Computes one block of groups. `keys_K2`: see `noise_factors`."""
     y_CB = _mixture(logits_CG, keys_K2, groups, scale, temperature, CANDIDATES, C, B, CHUNK, NOISE)
     _, mask_BM = _mixed(y_CB, masks_CM, CANDIDATES, WEIGHTS, C, M)
     place_BM, inside_BM = _places(groups, WEIGHTS, M, B)
@@ -111,7 +114,7 @@ def logits_gradient_kernel(  # type: ignore[no-untyped-def]
     CANDIDATES: tl.constexpr, WEIGHTS: tl.constexpr, C: tl.constexpr, M: tl.constexpr, B: tl.constexpr,
     CHUNK: tl.constexpr, NOISE: tl.constexpr,
 ):  # fmt: skip
-    """One block of groups."""
+    """Computes one block of groups."""
     y_CB = _mixture(logits_CG, keys_K2, groups, scale, temperature, CANDIDATES, C, B, CHUNK, NOISE)
     kept_CM, mask_BM = _mixed(y_CB, masks_CM, CANDIDATES, WEIGHTS, C, M)
     place_BM, inside_BM = _places(groups, WEIGHTS, M, B)
@@ -128,7 +131,7 @@ def logits_gradient_kernel(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def random_bits(place, multiplier, addend):  # type: ignore[no-untyped-def]
-    """As `soft_masks.noise_bits`, of places in a chunk."""
+    """Computes `soft_masks.noise_bits` for positions in a chunk."""
     x = place.to(tl.uint32, bitcast=True) * multiplier + addend
     x ^= x >> 16
     x *= 0x7FEB352D
@@ -143,7 +146,7 @@ def _mixture(  # type: ignore[no-untyped-def]
     logits_CG, keys_K2, groups, scale, temperature,
     CANDIDATES: tl.constexpr, C: tl.constexpr, B: tl.constexpr, CHUNK: tl.constexpr, NOISE: tl.constexpr,
 ):  # fmt: skip
-    """y [C, B], 0 for candidates that there are not."""
+    """Returns y [C, B], 0 for padding candidates."""
     place_CB, inside_CB = _logit_places(groups, CANDIDATES, C, B)
     x_CB = tl.load(logits_CG + place_CB, mask=inside_CB, other=0).to(tl.float32) * scale
     if NOISE:
@@ -165,7 +168,7 @@ def _mixture(  # type: ignore[no-untyped-def]
 def _mixed(  # type: ignore[no-untyped-def]
     y_CB, masks_CM, CANDIDATES: tl.constexpr, WEIGHTS: tl.constexpr, C: tl.constexpr, M: tl.constexpr
 ):
-    """The candidates [C, M] and their mixtures [B, M]."""
+    """Returns the candidates [C, M] and their mixtures [B, M]."""
     c_C, m_M = tl.arange(0, C), tl.arange(0, M)
     inside_CM = (c_C[:, None] < CANDIDATES) & (m_M[None, :] < WEIGHTS)
     place_CM = c_C[:, None] * WEIGHTS + m_M[None, :]
@@ -175,14 +178,14 @@ def _mixed(  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _places(groups, WEIGHTS: tl.constexpr, M: tl.constexpr, B: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Of weights, in 64 bits: [B, M], and which of them there are."""
+    """Returns the 64-bit positions of weights, [B, M], and which of them exist."""
     g_B, m_M = tl.program_id(0).to(tl.int64) * B + tl.arange(0, B), tl.arange(0, M)
     return g_B[:, None] * WEIGHTS + m_M[None, :], (g_B[:, None] < groups) & (m_M[None, :] < WEIGHTS)
 
 
 @triton.jit
 def _logit_places(groups, CANDIDATES: tl.constexpr, C: tl.constexpr, B: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Of logits, in 64 bits: [C, B], and which of them there are."""
+    """Returns the 64-bit positions of logits, [C, B], and which of them exist."""
     g_B, c_C = tl.program_id(0).to(tl.int64) * B + tl.arange(0, B), tl.arange(0, C)
     return (
         c_C[:, None].to(tl.int64) * groups + g_B[None, :],
@@ -191,7 +194,7 @@ def _logit_places(groups, CANDIDATES: tl.constexpr, C: tl.constexpr, B: tl.const
 
 
 def _drawn(logits_CG: Tensor, masks_CM: Tensor, draw: Draw) -> tuple[Tensor | int | float, ...]:
-    """What both kernels are told of a draw, in their order."""
+    """Returns the arguments by which both kernels know a draw, in their order."""
     chunks = triton.cdiv(logits_CG.shape[1], soft_masks.CHUNK)
     keys_K2 = _keys(draw.key, chunks, logits_CG.device) if draw.key is not None else masks_CM
     return (
@@ -206,12 +209,12 @@ def _drawn(logits_CG: Tensor, masks_CM: Tensor, draw: Draw) -> tuple[Tensor | in
 
 @functools.lru_cache(maxsize=1024)
 def _keys(key: int, chunks: int, device: torch.device) -> Tensor:
-    """Noise factors of all chunks, int32 [K, 2]; the passes of one step share them."""
+    """Returns the noise factors of all chunks, int32 [K, 2]; the passes of one step share them."""
     return torch.tensor(
         [noise_factors(key_of(key, number)) for number in range(chunks)], dtype=torch.int32
     ).to(device)
 
 
 def _rounded(masks_CM: Tensor) -> tuple[int, int]:
-    """Candidates and weights of a group as powers of two."""
+    """Returns the numbers of candidates and of weights in a group, each rounded up to a power of two."""
     return triton.next_power_of_2(masks_CM.shape[0]), triton.next_power_of_2(masks_CM.shape[1])

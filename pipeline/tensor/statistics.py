@@ -1,7 +1,7 @@
-"""Statistics of a linear's input over calibration tokens, the same to the bit however samples are shared out.
+"""Statistics of a linear's input over calibration tokens, the same bits however samples are distributed.
 
 Norms and means are kept per sample and added up in sample order. Grams are too large to be kept per sample:
-they are added up along a fixed binary tree over the samples (GramTree), whose parts any worker may make.
+they are added up along a fixed binary tree over the samples (GramTree), whose parts any worker may compute.
 
 Shape legend: I in_features, T tokens of one sample, S samples of one worker.
 """
@@ -14,22 +14,23 @@ from torch import Tensor
 
 from pipeline.tensor.needs import Statistic
 
-LEAVES = 32  # of the tree: more workers than that could not share one gram
+LEAVES = 32  # of the tree; at most this many workers can share one gram
 
 Node = tuple[int, int]  # level from 0 at the leaves, index within the level
-Gram = Mapping[Node, Tensor]  # parts of the tree that do not touch
+Gram = Mapping[Node, Tensor]  # disjoint parts of the tree
 
 
 @dataclass(frozen=True)
 class LinearStatistics:
-    """Of all calibration samples; what was not asked for is None.
+    """The statistics over all calibration samples; those that were not requested are None.
 
-    `tokens`: those that the linear saw; an expert sees what is routed to it, which may be nothing.
-    `input_norm_I`: sqrt of the mean over samples of the squared L2 norm of each input feature over the
-    sample's tokens, float32 [I] (Wanda, arXiv 2306.11695). `input_mean_I`, `input_variance_I`: over all
-    tokens, float32 [I]. `hessian_II`: (2/n) Σ x xᵀ over the tokens of n samples, float32 [I, I] (SparseGPT,
-    arXiv 2301.00774). `channel_score_C`: mean over samples of the L2 norm of each input feature over the
-    sample's tokens, or of the features of an attention head together (Minitron, arXiv 2407.14679), float32.
+    `tokens`: the number of tokens that reached the linear; an expert gets only those that are routed to it,
+    possibly none. `input_norm_I`: sqrt of the mean over samples of the squared L2 norm of each input feature
+    over the sample's tokens, float32 [I] (Wanda, arXiv 2306.11695). `input_mean_I`, `input_variance_I`: over
+    all tokens, float32 [I]. `hessian_II`: (2/n) Σ x xᵀ over the tokens of n samples, float32 [I, I]
+    (SparseGPT, arXiv 2301.00774). `channel_score_C`: mean over samples of the L2 norm of each input feature
+    over the sample's tokens, or of the features of an attention head together (Minitron, arXiv 2407.14679),
+    float32.
     """
 
     input_norm_I: Tensor
@@ -41,7 +42,7 @@ class LinearStatistics:
     channel_score_C: Tensor | None = None
 
     def to(self, device: torch.device) -> "LinearStatistics":
-        """The same on a device."""
+        """Returns the same statistics on another device."""
 
         def moved(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor.to(device)
@@ -58,9 +59,9 @@ class LinearStatistics:
 
 
 class InputShare:
-    """What one worker's samples add to the statistics of a linear's input. All memory is taken at once: small
-    results made between a block's scratch would pin it in memory. `channel`: how many features make up one
-    that is scored, and 0 if none is."""
+    """The contribution of one worker's samples to the statistics of a linear's input. All memory is allocated
+    at once: small results allocated between a block's temporary tensors would keep that memory from being
+    freed. `channel`: the number of features that make up one scored channel, 0 if none is scored."""
 
     def __init__(
         self, sequences: int, in_features: int, needs: Iterable[Statistic], *, channel: int = 0
@@ -71,7 +72,7 @@ class InputShare:
         self.tokens_S = torch.zeros(sequences, dtype=torch.long)
 
     def record(self, sample: int, x_TI: Tensor) -> None:
-        """Add one sample's inputs."""
+        """Adds one sample's inputs."""
         x_TI = x_TI.float()
         self.tokens_S[sample] = x_TI.shape[0]
         self.squares_SI[sample] = x_TI.square().sum(dim=0)
@@ -80,9 +81,10 @@ class InputShare:
 
 
 def merge(shares: Sequence[InputShare]) -> LinearStatistics:
-    """Combine the workers' shares, in sample order.
+    """Combines the workers' shares, in sample order.
 
-    Summed in float64 in that order, so that any spread of the samples over workers gives the same bits.
+    They are summed in float64 in that order, so that any distribution of the samples over workers gives the
+    same bits.
     """
     squares_SI = torch.cat([share.squares_SI for share in shares])
     samples = len(squares_SI)
@@ -93,7 +95,7 @@ def merge(shares: Sequence[InputShare]) -> LinearStatistics:
     sums = [share.sums_SI for share in shares if share.sums_SI is not None]
     if not sums:
         return LinearStatistics(norm_I, samples, tokens, channel_score_C=score_C)
-    count = max(tokens, 1)  # an expert may have seen none
+    count = max(tokens, 1)  # an expert may have received none
     mean_I = torch.cat(sums).double().sum(dim=0) / count
     variance_I = (total_I / count - mean_I.square()).clamp(min=0)
     return LinearStatistics(
@@ -109,13 +111,13 @@ def _channel_score(squares_SI: Tensor, channel: int) -> Tensor | None:
 
 
 def leaf_size(samples: int) -> int:
-    """Samples of one leaf of the tree, whoever has them."""
+    """The number of samples in one leaf of the tree, however many workers there are."""
     return max(1, -(-samples // LEAVES))
 
 
 def share_edges(samples: int, workers: int) -> list[int]:
-    """Where contiguous shares of the samples begin and end, `workers` + 1 numbers: at the edges of leaves,
-    and as even as these allow."""
+    """The `workers` + 1 numbers at which contiguous shares of the samples begin and end. They are edges of
+    leaves, and the shares are as even as these allow."""
     leaf = leaf_size(samples)
     leaves = -(-samples // leaf)
     return [min(samples, i * leaves // workers * leaf) for i in range(workers + 1)]
@@ -124,9 +126,9 @@ def share_edges(samples: int, workers: int) -> list[int]:
 class GramTree:
     """Σ xᵀx of consecutive samples, added up along the branches of a binary tree over all samples.
 
-    A leaf is `leaf` samples, added in order; two neighbours are added when both are whole. The parts of
-    several workers, taken in sample order, give the bits that one worker would give. At most one part per
-    level is in memory. `first`: index of the first sample; it begins a leaf.
+    A leaf is the sum of `leaf` samples, added in order; two neighbours are added when both are complete. The
+    parts of several workers, taken in sample order, give the bits that one worker would give. At most one
+    part per level is in memory. `first`: index of the first sample, which must begin a leaf.
     """
 
     def __init__(self, in_features: int, *, leaf: int, first: int, device: torch.device) -> None:
@@ -135,7 +137,7 @@ class GramTree:
         self._parts: dict[Node, Tensor] = {}
 
     def add(self, x_TI: Tensor) -> None:
-        """One more sample."""
+        """Adds one sample."""
         x_TI = x_TI.float()
         self._current_II.addmm_(x_TI.t(), x_TI)
         self._added += 1
@@ -143,7 +145,8 @@ class GramTree:
             self._close()
 
     def parts(self) -> dict[Node, Tensor]:
-        """What was added up, on the CPU. The last leaf of all may be smaller; then this ends the tree."""
+        """Returns the sums so far, on the CPU. The very last leaf may be smaller; calling this completes
+        it."""
         if self._added:
             self._close()
         return {node: part_II.cpu() for node, part_II in self._parts.items()}
@@ -155,24 +158,25 @@ class GramTree:
 
 
 def hessian(grams: Sequence[Gram], *, samples: int) -> Tensor:
-    """(2/n) Σ xᵀx, float32 [I, I], from the workers' parts in sample order."""
+    """Returns (2/n) Σ xᵀx, float32 [I, I], from the workers' parts in sample order."""
     return tree_sum(grams) * (2 / samples)
 
 
 def tree_sum(grams: Sequence[Gram]) -> Tensor:
-    """The sum of the workers' parts, in sample order. The parts are left alone."""
+    """Returns the sum of the workers' parts, in sample order. The parts are not changed."""
     parts: Gram = {}
     for gram in grams:
         for node, part in gram.items():
             parts = pushed(parts, node, part)
-    total, *left = reversed(list(parts.values()))  # several of a number of leaves that is no power of two
+    total, *left = reversed(list(parts.values()))  # several, unless the number of leaves is a power of two
     for part in left:
         total = part + total
     return total
 
 
 def pushed(parts: Gram, node: Node, part: Tensor) -> dict[Node, Tensor]:
-    """With the next part in sample order: it joins its left neighbour, the sum joins its own, and so on."""
+    """Returns the parts with the next one in sample order added: it joins its left neighbour, the sum joins
+    its own, and so on."""
     left = dict(parts)
     level, index = node
     while index % 2 == 1 and (level, index - 1) in left:

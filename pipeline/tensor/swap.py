@@ -1,8 +1,9 @@
-"""Grow and swap: another support for the same number of weights, values untouched (DSnoT, arXiv 2310.08915).
+"""Grow and swap: changes the support at the same number of weights, and leaves values untouched (DSnoT, arXiv
+2310.08915).
 
-What pruning takes from an output is expected to be Σ W_j·E[x_j] over its row's pruned weights. Each cycle
-regrows the weight that lowers this most for its input's variance, and prunes the least salient kept weight
-that lowers it further, or raises it least.
+The expected change that pruning makes to an output is Σ W_j·E[x_j] over its row's pruned weights. Each cycle
+regrows the weight that lowers this error most relative to its input's variance, and prunes the least salient
+kept weight whose contribution has the opposite sign.
 
 Shape legend: O out_features, I in_features.
 """
@@ -22,14 +23,15 @@ def swap(
     threshold: float,
     group: int | None,
 ) -> Tensor:
-    """keep, bool [O, I], with the counts of every row as they were; `group`: of every group of inputs too.
+    """Returns keep, bool [O, I], with the same count in every row, and with `group` in every group of inputs
+    too.
 
     A row stops when its expected error is at most `threshold`, or when a swap would not lower it.
     """
     assert statistics.input_mean_I is not None
     assert statistics.input_variance_I is not None
     weight_OI = weight_OI.float()
-    shift_OI = weight_OI * statistics.input_mean_I  # what each weight adds to the expected output
+    shift_OI = weight_OI * statistics.input_mean_I  # each weight's contribution to the expected output
     saliency_OI = weight_OI.abs() * statistics.input_norm_I
     gain_OI = shift_OI / statistics.input_variance_I.clamp(min=torch.finfo(torch.float32).tiny)
     keep_OI = keep_OI.clone()
@@ -42,7 +44,7 @@ def swap(
         sign_R1 = error_O[rows_R].sign().float()[:, None]
         kept_RI = keep_OI[rows_R]
         grown_R1 = (gain_OI[rows_R] * sign_R1).masked_fill(kept_RI, -torch.inf).argmax(dim=1, keepdim=True)
-        # A kept weight of the other sign takes error away when it goes.
+        # Pruning a kept weight of the other sign reduces the error.
         lowers_RI = kept_RI & (shift_OI[rows_R] * sign_R1 < 0)
         if group is not None:
             groups_I = torch.arange(weight_OI.shape[1], device=weight_OI.device) // group

@@ -1,7 +1,7 @@
-"""Are pruned weights zero, and are the groups of N:M whole?
+"""Checks that pruned weights are zero and that groups of N:M are complete.
 
-Shape legend: O out_features, I in_features, G groups of consecutive inputs, M places within a group. Weights
-are looked at as they lie: `weight` and `keep` have the same orientation. Only N:M asks for [O, I].
+Shape legend: O out_features, I in_features, G groups of consecutive inputs, M positions within a group.
+Weights keep their stored orientation, which `weight` and `keep` share. Only N:M requires [O, I].
 """
 
 import torch
@@ -10,19 +10,20 @@ from torch import Tensor
 from pipeline.canonical import sha256_hex
 from pipeline.tensor.packing import pack_keep
 
-CHUNK = 1 << 24  # weights that are compared at a time; what is compared needs as many bytes
+CHUNK = 1 << 24  # weights that are compared at a time; a comparison needs as many bytes
 
 
 def keep_sha256(keep_OI: Tensor) -> str:
-    """SHA-256 of the packed bytes of keep [O, I] (packing.py): what the stored keep tensor hashes to.
+    """The SHA-256 of the packed bytes of keep [O, I] (packing.py), which the stored keep tensor hashes to as
+    well.
 
-    The shape is left out; it stands beside the hash, in the checkpoint.
+    The shape is not part of it; the checkpoint stores the shape beside the hash.
     """
     return sha256_hex(pack_keep(keep_OI.cpu()).numpy().tobytes())
 
 
 def first_revived(weight: Tensor, keep: Tensor) -> tuple[int, ...] | None:
-    """Position of the first weight, in row-major order, that is pruned and not zero. NaN is not zero."""
+    """The position of the first weight, in row-major order, that is pruned and not zero. NaN is not zero."""
     assert weight.shape == keep.shape, f"weight {list(weight.shape)} under keep {list(keep.shape)}"
     rows = weight.reshape(1, -1) if weight.dim() < 2 else weight
     keep_rows = keep.reshape(1, -1) if keep.dim() < 2 else keep
@@ -39,14 +40,14 @@ def first_revived(weight: Tensor, keep: Tensor) -> tuple[int, ...] | None:
 
 
 def count_zeros(weight: Tensor, keep: Tensor) -> int:
-    """Pruned weights that are zero."""
+    """The number of pruned weights that are zero."""
     return int(((weight == 0) & ~keep).sum())
 
 
 def first_bad_group(keep_OI: Tensor, *, keep: int, group: int) -> tuple[int, int] | None:
-    """Row and index of the first group of N:M that keeps another number than `keep` of its weights.
+    """The row and index of the first group of N:M that does not keep exactly `keep` of its weights.
 
-    Inputs that do not fall into whole groups count as one more group, which is bad.
+    Inputs that do not fill whole groups count as one more group, which is bad.
     """
     whole = keep_OI.shape[1] // group * group
     counts_OG = keep_OI[:, :whole].unflatten(1, (-1, group)).sum(dim=-1, dtype=torch.int16)
@@ -60,5 +61,5 @@ def first_bad_group(keep_OI: Tensor, *, keep: int, group: int) -> tuple[int, int
 
 
 def nm_holds(keep_OI: Tensor, *, keep: int, group: int) -> bool:
-    """Whether every group of consecutive inputs keeps `keep` of its `group` weights."""
+    """Tells whether every group of consecutive inputs keeps `keep` of its `group` weights."""
     return first_bad_group(keep_OI, keep=keep, group=group) is None
