@@ -1,5 +1,5 @@
-"""Hidden states of a worker's sequences: in memory up to a limit, beyond it in a file on the local disk; and
-stored, so that a later attempt goes on from them, with as many workers as it has.
+"""Hidden states of a worker's sequences: in memory up to a limit, beyond it in a file on the local disk. They
+can be stored, so that a later attempt continues from them with any number of workers.
 
 Shape legend: L tokens of a sequence, H hidden size.
 """
@@ -19,7 +19,8 @@ from pipeline.storage.base import Store
 
 
 class StoredPart(Frozen):
-    """Consecutive sequences of one worker, from `first` on, as one object of `size` bytes each."""
+    """Consecutive sequences of one worker, from `first` on, stored in one object with `size` bytes per
+    sequence."""
 
     key: str
     first: int
@@ -28,31 +29,32 @@ class StoredPart(Frozen):
 
 
 class StoredActivations(Frozen):
-    """Everybody's activations that enter `block`, by name."""
+    """The activations of all workers that enter `block`, by name."""
 
     block: int
     parts: dict[str, tuple[StoredPart, ...]]
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Of all objects."""
+        """The keys of all objects."""
         return tuple(part.key for parts in self.parts.values() for part in parts)
 
 
 @dataclass
 class MemoryBudget:
-    """Bytes that are left for activations in memory; several Activations may share them."""
+    """The number of bytes that activations may still take in memory; several Activations may share it."""
 
     left: int
 
 
 class Activations(Sequence[Tensor]):
-    """Hidden states [1, L, H] by sequence. `budget` limits those that stay in memory; None lets all stay."""
+    """Hidden states [1, L, H] by sequence. `budget` limits those that stay in memory; with None all stay
+    there."""
 
     def __init__(self, hidden: Iterator[Tensor], *, budget: MemoryBudget | None) -> None:
         self._budget = budget
-        self._held: list[Tensor | int] = []  # the number is a place in the file
-        self._like: list[Tensor] = []  # shape and type of each, without memory
+        self._held: list[Tensor | int] = []  # a number is an offset in the file
+        self._like: list[Tensor] = []  # the shape and type of each, without memory
         self._device = torch.device("cpu")
         self._descriptor: int | None = None
         self.spilled_bytes = 0
@@ -80,7 +82,7 @@ class Activations(Sequence[Tensor]):
         _write(self._file(), _bytes(hidden), held)
 
     def store(self, store: Store, key: str, *, first: int) -> StoredPart | None:
-        """Write all of them as one object; None where there are none."""
+        """Writes all hidden states as one object and returns its description, or None if there are none."""
         if not self._held:
             return None
         digests: list[str] = []
@@ -98,7 +100,7 @@ class Activations(Sequence[Tensor]):
         )
 
     def restore(self, store: Store, parts: Sequence[StoredPart], *, first: int) -> None:
-        """Put what was stored in the place of each, whoever stored it. Raises CorruptObject."""
+        """Replaces every hidden state by the stored one, whichever worker stored it. Raises CorruptObject."""
         for i, like in enumerate(self._like):
             sample = first + i
             part = next(one for one in parts if one.first <= sample < one.first + len(one.digests))
@@ -122,7 +124,7 @@ class Activations(Sequence[Tensor]):
         self.spilled_bytes += size
 
     def _file(self) -> int:
-        """One without a name, as long as we live."""
+        """Returns a file without a name that lives as long as this object."""
         if self._descriptor is None:
             self._descriptor, path = tempfile.mkstemp(prefix="secateur-activations-")
             os.unlink(path)

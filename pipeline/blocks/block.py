@@ -1,4 +1,5 @@
-"""The weights of one block under work: measured, decided anew, stored. It needs no activations.
+"""The weights of one block while it is worked on: they are measured, pruned and stored. No activations are
+needed.
 
 Shape legend: O out_features, I in_features.
 """
@@ -29,12 +30,12 @@ from pipeline.tensor.masks import all_finite
 from pipeline.tensor.packing import pack_keep, unpack_keep
 from pipeline.tensor.statistics import Gram, LinearStatistics, hessian
 
-Measured = Sequence[LinearStatistics | None] | StatisticsRef  # per group of linears, or where they are stored
+Measured = Sequence[LinearStatistics | None] | StatisticsRef  # for each group of linears, or as stored
 
 
 @dataclass(frozen=True)
 class ChosenLinear:
-    """What a method decided for one linear: packed keep, and the new values as they are stored."""
+    """A method's decision for one linear: the packed keep, and the new values as they are stored."""
 
     packed_keep: Tensor
     pruned: int
@@ -43,8 +44,8 @@ class ChosenLinear:
 
 
 class BlockWork:
-    """`tensors`: names inside the block → weights, as the checkpoint has them or as they were stored after
-    pruning. Linears that share an input, and so a statistic, are a group."""
+    """`tensors` maps names inside the block to weights, as the checkpoint has them or as they were stored
+    after pruning. Linears that share an input, and so a statistic, form a group."""
 
     def __init__(
         self,
@@ -74,17 +75,17 @@ class BlockWork:
             }
 
     def tensor_name(self, linear: str) -> str:
-        """Checkpoint name of a linear's weight."""
+        """Returns the checkpoint's name of a linear's weight."""
         return self._names[f"{linear}.weight"]
 
     def weight(self, linear: str) -> Tensor:
-        """A linear's weight in its stored type, [O, I]."""
+        """Returns a linear's weight in its stored type, [O, I]."""
         return turned(self.tensors[f"{linear}.weight"], self._row)
 
     def measure(self, measure: Measure, statistics: StatisticsRef | None) -> dict[str, float]:
-        """What an allocation wants to know: one number under the name "" for the block, or one per linear.
+        """Measures what an allocation needs: one number for the block under the name "", or one per linear.
 
-        Experts that saw too few tokens have no saliencies to speak of and are left out.
+        Experts that received too few tokens have no meaningful saliencies and are left out.
         """
         weights: dict[str, Part] = {}
         saliencies: dict[str, Part] = {}
@@ -107,10 +108,10 @@ class BlockWork:
         plan: SparsityPlan,
         grams: Sequence[Gram],
     ) -> None:
-        """Decide some linears by the method, and keep the decisions here.
+        """Chooses keep and values of some linears by the method, and holds the decisions in this object.
 
-        `grams`: every worker's, for methods that need Hessians; then the linears are of one group. Stored
-        statistics hold the Hessians already.
+        `grams` come from all workers, for methods that need Hessians; then the linears belong to one group.
+        Stored statistics already contain the Hessians.
         """
         by_linear = self._by_linear(measured, linears, method, grams)
         for name in linears:
@@ -131,12 +132,12 @@ class BlockWork:
             )
 
     def chosen(self, linears: Sequence[str] | None = None) -> dict[str, ChosenLinear]:
-        """The decisions so far, all or those on `linears`, to be applied by the other workers."""
+        """Returns the decisions so far, all or those on `linears`, for the other workers to apply."""
         return {name: one for name, one in self._chosen.items() if linears is None or name in linears}
 
     def apply(self, others: Mapping[str, ChosenLinear]) -> dict[str, Tensor]:
-        """Put the decisions, our own and those of the other workers, into the block's tensors; those that
-        were not there before, by their names inside the block."""
+        """Puts this worker's and the other workers' decisions into the block's tensors, and returns the newly
+        applied ones by their names inside the block."""
         self._chosen |= others
         fresh = {
             f"{name}.weight": turned(linear.weight_OI, self._row).contiguous()
@@ -148,7 +149,8 @@ class BlockWork:
         return fresh
 
     def keep(self) -> dict[str, Tensor]:
-        """Keep tensors of what was decided, as the weights are stored, by their names inside the block."""
+        """Returns the keep tensors of the decided linears, oriented like the weights, by their names inside
+        the block."""
         return {
             f"{name}.weight": turned(unpack_keep(one.packed_keep, tuple(one.weight_OI.shape)), self._row)
             for name, one in self._chosen.items()
@@ -157,7 +159,8 @@ class BlockWork:
     def store(
         self, measured: Sequence[LinearStatistics] | StatisticsRef | None, fit: BlockFit | None
     ) -> StoredBlock:
-        """Write the block with its new weights and its keep tensors. `measured`: what it was pruned by."""
+        """Writes the block with its new weights and keep tensors. `measured`: the statistics by which it was
+        pruned."""
         tensors = {disk: self.tensors[name] for name, disk in self._names.items()}
         file = put_tensors(self._content, f"block-{self.block:05d}.safetensors", tensors)
         packed = {self.tensor_name(name): linear.packed_keep for name, linear in self._chosen.items()}

@@ -1,13 +1,12 @@
 """A crew: the workers that walk the blocks of one model together, wherever they run.
 
-The loops of this folder speak to a `Crew`. `LocalCrew` (local.py) calls its workers in this process;
-`RayCrew` (workers/gang/crew.py) calls actors of a Ray cluster. Both run the same methods of `SweepWorker`,
-and every result is merged here in the order of the samples, so that the bits never depend on who did the
-work.
+The loops of this folder talk to a `Crew`. `LocalCrew` (local.py) calls its workers in this process; `RayCrew`
+(workers/gang/crew.py) calls actors of a Ray cluster. Both run the same methods of `SweepWorker`, and every
+result is merged here in the order of the samples, so that the bits do not depend on which worker did what.
 
     crew.tell(SweepWorker.load, block)                  every worker, without waiting
     shares = crew.all(SweepWorker.measure, ...)         every worker; their answers, in order
-    gram = crew.ask(0, SweepWorker.gram, group)         one worker; an answer that may be on its way
+    gram = crew.ask(0, SweepWorker.gram, group)         one worker; the answer may still be pending
     crew.ask_with(1, SweepWorker.choose, [gram], ...)   one worker, with other workers' answers
     [gram] = crew.wait([gram])                          the answers themselves
 """
@@ -30,17 +29,17 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Pending(Generic[Answer_co]):
-    """The answer to a call, which may still be on its way. `held` is what its crew knows it by."""
+    """The answer to a call, which may still be on its way. `held` is the crew's own reference to it."""
 
     held: object
 
 
 @dataclass(frozen=True)
 class CrewUse:
-    """The resources that a stage took. `peak_bytes` and `idle_bytes`: resident memory of the worker
-    that needed most, at the stage's peak and before the stage began. `spilled_bytes`: its activations on
-    the local disk. `forwards`: how often a sample went through a block, over all workers; `cut_forwards`:
-    how often only up to the last input that was measured. Fitting is left out."""
+    """The resources that a stage used. `peak_bytes` and `idle_bytes`: resident memory of the worker that
+    needed most, at the stage's peak and before the stage began. `spilled_bytes`: its activations on the local
+    disk. `forwards`: how often a sample passed through a whole block, over all workers; `cut_forwards`: how
+    often it passed only up to the last measured input. Forwards of fitting are not counted."""
 
     peak_bytes: int
     idle_bytes: int
@@ -60,7 +59,7 @@ class CrewUse:
 
 
 def together(uses: Sequence[CrewUse]) -> CrewUse:
-    """The use of a whole crew: memory of the worker that needed most, forwards of all."""
+    """Combines the use of all workers: memory of the worker that needed most, forwards of all."""
     return replace(
         max(uses, key=lambda one: one.peak_bytes),
         forwards=sum(one.forwards for one in uses),
@@ -70,7 +69,7 @@ def together(uses: Sequence[CrewUse]) -> CrewUse:
 
 class Crew(Protocol):
     """`size` workers on one checkpoint of `blocks` blocks. Each holds a contiguous share of the sequences and
-    does what it is asked in the order of the calls. `label` says, for people, what is being done."""
+    executes its calls in their order. `label` describes the current work for people."""
 
     size: int
     blocks: int
@@ -84,7 +83,7 @@ class Crew(Protocol):
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> Pending[Answer]:
-        """Call a method of one worker."""
+        """Calls a method of one worker."""
         ...
 
     def ask_with(
@@ -95,72 +94,73 @@ class Crew(Protocol):
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> Pending[Answer]:
-        """Call a method of one worker whose first argument is a sequence of earlier answers."""
+        """Calls a method of one worker whose first argument is a sequence of earlier answers."""
         ...
 
     def answers(self, pending: Sequence[Pending[Answer]]) -> list[Answer]:
-        """Wait for answers. An error that a worker raised is raised here."""
+        """Waits for answers. An error that a worker raised is raised here."""
         ...
 
     def use(self) -> CrewUse:
-        """The resources that the crew has taken since it was opened."""
+        """Returns the resources that the crew has used since it was opened."""
         ...
 
     def hear(self, pending: Pending[None]) -> None:
-        """Let the next `wait` raise the error of this call, if it fails."""
+        """Makes the next `wait` raise the error of this call, if it fails."""
         self._told.append(pending)
 
     def wait(self, pending: Sequence[Pending[Answer]]) -> list[Answer]:
-        """Wait for answers, and for everything that workers were told before. Raises their errors."""
-        told, self._told = self._told, []
-        self.answers(told)
+        """Waits for answers, and for all calls that were made with `tell` before. Raises their errors."""
+        earlier, self._told = self._told, []
+        self.answers(earlier)
         return self.answers(pending)
 
     def answer(self, pending: Pending[Answer]) -> Answer:
-        """As `wait`, for one answer."""
+        """Waits for one answer, like `wait`."""
         [answer] = self.wait([pending])
         return answer
 
     def tell(
         self, method: Callable[Concatenate[SweepWorker, P], None], *args: P.args, **kwargs: P.kwargs
     ) -> None:
-        """Call a method of every worker without waiting, so that none is idle meanwhile. An error is raised
-        by the next `wait`."""
+        """Calls a method of every worker without waiting, so that no worker is idle meanwhile. An error is
+        raised by the next `wait`."""
         for worker in range(self.size):
             self.hear(self.ask(worker, method, *args, **kwargs))
 
     def all(
         self, method: Callable[Concatenate[SweepWorker, P], Answer], *args: P.args, **kwargs: P.kwargs
     ) -> list[Answer]:
-        """Call a method of every worker at once; their answers, in the order of the workers."""
+        """Calls a method of every worker at once and returns their answers, in the order of the workers."""
         return self.wait([self.ask(worker, method, *args, **kwargs) for worker in range(self.size)])
 
     def statistics(self, *, advance: bool, needs: Needs) -> list[LinearStatistics]:
-        """Run the loaded block on all samples; statistics per group of linears, merged in sample order. Grams
-        stay with the workers: see `grams`."""
+        """Runs the loaded block on all samples and returns the statistics of each group of linears, merged in
+        sample order. Grams stay with the workers: see `grams`."""
         shares = self.all(SweepWorker.measure, advance=advance, needs=needs)
         return [merge(group) for group in zip(*shares, strict=True)]
 
     def similarity(self) -> float:
-        """The mean cosine similarity of the block's input and output, which `statistics` has found, over all
-        samples in their order."""
+        """Returns the mean cosine similarity of the block's input and output over all samples; `statistics`
+        measured it."""
         found = [one for share in self.all(SweepWorker.similarities) for one in share]
         return sum(found) / len(found)
 
     def reached(self, group: int, *, needs: Needs) -> LinearStatistics:
-        """Run the loaded block on all samples to where a group's inputs are known; their statistics."""
+        """Runs the loaded block on all samples until a group's inputs are known, and returns their
+        statistics."""
         return merge(self.all(SweepWorker.reach, group, needs=needs))
 
     def grams(self, group: int) -> list[Pending[Gram]]:
-        """Every worker's part of a group's gram, in sample order."""
+        """Returns every worker's part of a group's gram, in sample order."""
         return [self.ask(worker, SweepWorker.gram, group) for worker in range(self.size)]
 
     def shared_out(self, items: Sequence[Item]) -> list[list[Item]]:
-        """Contiguous shares, one for each worker, as even as grams allow."""
+        """Splits items into contiguous shares, one per worker, as even as the tree of grams allows."""
         return shares_of(items, self.size)
 
 
 def shares_of(items: Sequence[Item], workers: int) -> list[list[Item]]:
-    """Contiguous shares of items that belong to the samples, one for each worker."""
+    """Splits items that belong to the samples into contiguous shares, one per worker."""
     edges = share_edges(len(items), workers)
     return [list(items[first:end]) for first, end in itertools.pairwise(edges)]

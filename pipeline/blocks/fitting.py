@@ -1,11 +1,11 @@
-"""A pruned block learns to give what the dense block gave, its zeros held.
+"""Trains a pruned block to reproduce the outputs of the dense block, with its zeros held.
 
-Every token counts alike: its squared distance is taken relative to the target's square. Without that the
-first tokens of the samples, whose hidden states are thousands of times larger than the others' ("massive
-activations", arXiv 2402.17762), would be all that is fitted.
+Every token counts the same: its squared distance is divided by the target's square. Otherwise the fit would
+only serve the first tokens of the samples, whose hidden states are thousands of times larger than the others'
+("massive activations", arXiv 2402.17762).
 
-Gradients are made sample by sample and added up along a binary tree over the samples of a step, whoever has
-them (statistics.py), and every worker takes the same steps: any number of workers fits to the same bits.
+Gradients are computed per sample and added up along a binary tree over the samples of a step (statistics.py),
+and every worker takes the same steps, so that any number of workers fits to the same bits.
 
 Shape legend: L tokens of one sample, H hidden size, T steps.
 """
@@ -29,8 +29,8 @@ Run = Callable[[Mapping[str, Tensor], Tensor], Tensor]  # weights by name, hidde
 
 
 class BlockFitter:
-    """`tensors`: the pruned block by names inside it. `keep`: bool, in the orientation of the tensor, of
-    those that were pruned. `run`: the block with other weights."""
+    """`tensors`: the pruned block, by names inside it. `keep`: bool, oriented like the tensors, for those
+    that were pruned. `run`: runs the block with other weights."""
 
     def __init__(
         self,
@@ -60,11 +60,12 @@ class BlockFitter:
         self._done = 0
 
     def distance(self, hidden_1LH: Tensor, target_1LH: Tensor) -> float:
-        """Of one sample: mean over its tokens of the squared distance, relative to the target's square."""
+        """The distance of one sample: the mean over its tokens of the squared distance divided by the
+        target's square."""
         return float(self._distance(self._weights, hidden_1LH, target_1LH))
 
     def gradient(self, hidden_1LH: Tensor, target_1LH: Tensor) -> Tensor:
-        """Of one sample's distance, for all weights in a row."""
+        """The gradient of one sample's distance, with all weights flattened into one vector."""
         leaves = {name: weight.requires_grad_() for name, weight in self._weights.items()}
         with torch.enable_grad():
             distance = self._distance(leaves, hidden_1LH, target_1LH)
@@ -78,7 +79,7 @@ class BlockFitter:
         return torch.cat([row.flatten() for row in rows])
 
     def step(self, grams: Sequence[Gram]) -> None:
-        """One step of Adam with the sum of all workers' gradients. Raises NumericalError when it is not
+        """Takes one step of Adam with the sum of all workers' gradients. Raises NumericalError when it is not
         finite."""
         gradient = tree_sum(grams).to(self._device)
         if not torch.isfinite(gradient).all():
@@ -107,14 +108,15 @@ class BlockFitter:
         return (squares_1L / target_1LH.square().sum(dim=-1).clamp(min=TINY)).mean()
 
     def tensors(self) -> dict[str, Tensor]:
-        """All tensors of the block in their stored types."""
+        """Returns all tensors of the block in their stored types."""
         fitted = {name: weight.to(self._stored[name].dtype).cpu() for name, weight in self._weights.items()}
         return {**self._stored, **fitted}
 
 
 class Reconstructor:
-    """One worker's share in fitting block after block. `targets`: the dense model's activations of its
-    samples, brought forward here; at first what enters block 0. `first`: number of its first sample."""
+    """One worker's part in fitting the blocks one after another. `targets`: the dense model's activations of
+    its samples, which this class advances; they start as the inputs of block 0. `first`: number of its first
+    sample."""
 
     def __init__(
         self,
@@ -137,12 +139,12 @@ class Reconstructor:
         self._fitter: BlockFitter | None = None
 
     def advance(self, block: int) -> None:
-        """Run the loaded block, dense, on the dense model's activations: its outputs are the targets."""
+        """Runs the loaded block, dense, on the dense model's activations: its outputs are the targets."""
         for i, target in enumerate(self._targets):
             self._targets[i] = self._stream.run(block, target)
 
     def begin(self, block: int, tensors: Mapping[str, Tensor], keep: Mapping[str, Tensor]) -> None:
-        """Start with a loaded block after pruning."""
+        """Starts to fit a loaded block after pruning."""
 
         def run(weights: Mapping[str, Tensor], hidden_1LH: Tensor) -> Tensor:
             return self._stream.run(block, hidden_1LH, weights=weights)
@@ -153,16 +155,16 @@ class Reconstructor:
 
     @property
     def fitter(self) -> BlockFitter:
-        """Of the block that was begun."""
+        """The fitter of the current block."""
         assert self._fitter is not None, "begin(block) comes first"
         return self._fitter
 
     def distances(self, hidden: Sequence[Tensor]) -> list[float]:
-        """Per sample: see BlockFitter.distance."""
+        """Returns the distance of each sample: see BlockFitter.distance."""
         return [self.fitter.distance(*pair) for pair in zip(hidden, self._targets, strict=True)]
 
     def gradient(self, step: int, hidden: Sequence[Tensor]) -> Gram:
-        """What this worker's samples add to the gradient of a step."""
+        """Returns the contribution of this worker's samples to the gradient of a step."""
         steps = batches(self._samples, self._spec.samples_per_step)
         parts: Gram = {}
         for place, sample in enumerate(steps[step % len(steps)]):
@@ -173,7 +175,7 @@ class Reconstructor:
         return {node: part.cpu() for node, part in parts.items()}
 
     def end(self) -> dict[str, Tensor]:
-        """The fitted tensors; what fitting needed leaves memory."""
+        """Returns the fitted tensors, and frees the memory of the fit."""
         tensors = self.fitter.tensors()
         self._fitter = None
         return tensors

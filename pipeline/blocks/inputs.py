@@ -1,4 +1,4 @@
-"""What the linears of a block see while it runs.
+"""Records the inputs of a block's linears while it runs.
 
 Shape legend: T tokens, I in_features, K experts of a token, H hidden size.
 """
@@ -17,7 +17,7 @@ Record = Callable[[int, Tensor], None]
 
 
 class _AllKnown(Exception):
-    """Ends a forward of which nothing more is asked."""
+    """Ends a forward that has nothing left to record."""
 
 
 @contextmanager
@@ -29,11 +29,11 @@ def recorded_inputs(
     experts: Experts | None = None,
     only: bool = False,
 ) -> Iterator[None]:
-    """While the block runs, `record(group, x_TI)` is called with what each group of linears sees: of an
-    expert the tokens that are routed to it, which may be none. `only`: the block runs once, and its output is
-    not asked for; it ends where the last input is known.
+    """While the block runs, calls `record(group, x_TI)` with the inputs of each group of linears; for an
+    expert these are the tokens that are routed to it, possibly none. With `only` the block runs once, ends as
+    soon as the last input is known, and gives no output.
 
-    Raises UnsupportedCheckpoint when a linear was passed by: its statistics would be made up.
+    Raises UnsupportedCheckpoint when a linear was not called, because its statistics would be invalid.
     """
     seen: set[int] = set()
 
@@ -79,7 +79,7 @@ def _hook(group: int, record: Record) -> Callable[[nn.Module, tuple[Tensor, ...]
 def _experts_hook(
     experts: Experts, numbers: dict[str, int], record: Record
 ) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-    """The fused kernels show nothing of what happens inside, so an expert's inner features are made again."""
+    """Recomputes each expert's inner features, because fused kernels do not expose them."""
 
     def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
         x_TH, chosen_TK = args[:2]

@@ -1,4 +1,4 @@
-"""A crew in this process: its workers do what they are asked at once, one after the other."""
+"""A crew in this process: its workers execute each call at once, one after the other."""
 
 from collections.abc import Callable, Sequence
 from typing import Concatenate, ParamSpec, TypeVar, cast
@@ -19,11 +19,11 @@ Part = TypeVar("Part")
 
 
 class LocalCrew(Crew):
-    """One or several SweepWorkers, `workers`, on one device. Several give the bits of one; they exist to
+    """One or several SweepWorkers, `workers`, on one device. Several give the same bits as one; they exist to
     prove that.
 
-    `peak_memory`: tells the highest resident memory of this process so far, in bytes; the crew counts as idle
-    what is resident when it is made. Without it the crew tells no memory.
+    `peak_memory` returns the highest resident memory of this process so far, in bytes; the memory that is
+    resident when the crew is created counts as idle. Without it the crew reports no memory.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class LocalCrew(Crew):
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> Pending[Answer]:
-        """Call a method of one worker, now."""
+        """Calls a method of one worker, now."""
         with torch.no_grad():
             return Pending(method(self.workers[worker], *args, **kwargs))
 
@@ -78,16 +78,16 @@ class LocalCrew(Crew):
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> Pending[Answer]:
-        """Call a method of one worker, now, with earlier answers."""
+        """Calls a method of one worker, now, with earlier answers."""
         with torch.no_grad():
             return Pending(method(self.workers[worker], self.answers(parts), *args, **kwargs))
 
     def answers(self, pending: Sequence[Pending[Answer]]) -> list[Answer]:
-        """The answers, which are all there."""
+        """Returns the answers, which are all there already."""
         return [cast(Answer, one.held) for one in pending]
 
     def use(self) -> CrewUse:
-        """The resources that this process has taken for the crew."""
+        """Returns the resources that this process has used for the crew."""
         peak = self._peak_memory() if self._peak_memory is not None else 0
         return together(
             [

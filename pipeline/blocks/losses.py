@@ -1,4 +1,4 @@
-"""The loss of a model on sequences, its blocks in memory one at a time."""
+"""The loss of a model on sequences, with one of its blocks in memory at a time."""
 
 from collections.abc import Generator, Sequence
 
@@ -8,9 +8,9 @@ from pipeline.blocks.worker import SweepWorker
 
 
 def sequence_losses(crew: Crew, scored: Sequence[int]) -> Generator[Progress, None, list[tuple[float, int]]]:
-    """Walk the model. Per sequence: the cross-entropy summed over its last `scored` predictions, in nats, and
-    the number of these predictions."""
-    units = crew.blocks + 1  # the head is one more
+    """Walks the model. Returns for each sequence the cross-entropy summed over its last `scored` predictions,
+    in nats, and the number of these predictions."""
+    units = crew.blocks + 1  # the head counts as one more
     for block in range(crew.blocks):
         crew.label = f"block {block + 1}/{crew.blocks}"
         crew.tell(SweepWorker.load, block)

@@ -1,4 +1,4 @@
-"""What allocations measure of a block's linears.
+"""The measures of a block's linears that allocations use.
 
 Shape legend: O out_features, I in_features, N eigenvalues.
 """
@@ -13,14 +13,14 @@ from pipeline.errors import NumericalError
 from pipeline.tensor.masks import all_finite
 from pipeline.tensor.outliers import outlier_ratio
 
-Part = Callable[[], Tensor]  # makes a linear's part again whenever it is asked for, so that one is in memory
+Part = Callable[[], Tensor]  # computes a linear's part at every call, so that memory holds only one
 
 
 def measure_linears(measure: Measure, weights: Sequence[Part], saliencies: Sequence[Part]) -> list[float]:
-    """One number for all linears together, or one for each where the measure's scope says so.
+    """Returns one number for all linears together, or one for each if the measure's scope is the linear.
 
     `weights` [O, I] of each linear; `saliencies`: |W|·norm of each, float32 [O, I], empty for measures that
-    need no samples. Raises NumericalError for what is not finite.
+    need no samples. Raises NumericalError for values that are not finite.
     """
     if isinstance(measure, HillAlpha):
         alphas = [hill_alpha(weight()) for weight in weights]
@@ -33,8 +33,8 @@ def measure_linears(measure: Measure, weights: Sequence[Part], saliencies: Seque
 
 
 def hill_alpha(weight_OI: Tensor) -> float:
-    """1 + k / Σ ln(λ_i/λ_(n-k)) over the upper half of the n eigenvalues of WᵀW (or WWᵀ, where that is
-    smaller), k = n // 2 (AlphaPruning, arXiv 2410.10912)."""
+    """Returns 1 + k / Σ ln(λ_i/λ_(n-k)) over the upper half of the n eigenvalues of WᵀW (or of WWᵀ where that
+    is smaller), k = n // 2 (AlphaPruning, arXiv 2410.10912)."""
     weight_OI = weight_OI.float()
     if not all_finite(weight_OI):
         raise NumericalError("the weights hold inf or NaN; check the checkpoint")
@@ -51,8 +51,9 @@ def hill_alpha(weight_OI: Tensor) -> float:
 
 
 def median(saliencies: Sequence[Part]) -> float:
-    """Lower median of all saliencies together, found by halving the range of float32 bit patterns: nothing
-    the size of the block is built. They are not negative, so their bits are in the order of their values."""
+    """Returns the lower median of all saliencies together, found by bisecting the range of float32 bit
+    patterns, so that nothing of the block's size is allocated. Saliencies are not negative, so their bits
+    sort like their values."""
     count = sum(saliency().numel() for saliency in saliencies)
     wanted = (count + 1) // 2
     low, high = 0, int(torch.tensor(torch.inf).view(torch.int32).item())

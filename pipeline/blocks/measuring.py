@@ -1,4 +1,4 @@
-"""A dense sweep: statistics of every linear's input, and the numbers that allocations want to know."""
+"""A dense sweep: measures the statistics of every linear's input, and the numbers that allocations need."""
 
 from collections.abc import Generator
 from itertools import cycle
@@ -23,8 +23,8 @@ class StoredStatistics(Frozen):
 def measure_statistics(
     crew: Crew, needs: Needs, *, samples: int, progress: StageProgress | None = None
 ) -> Generator[Progress | Note, None, StatisticsRef]:
-    """Run each block once: that gives its statistics and the inputs of the next block. The last block ends
-    before its output is made, unless similarities are asked for. With `progress`, finished blocks are
+    """Runs each block once, which gives its statistics and the inputs of the next block. The last block ends
+    before its output is computed, unless similarities are requested. With `progress`, finished blocks are
     recorded, and those of an earlier attempt are found."""
 
     def whole(block: StoredStatistics) -> bool:
@@ -51,8 +51,8 @@ def measure_statistics(
 def measure_values(
     crew: Crew, measure: Measure, statistics: StatisticsRef | None
 ) -> Generator[Progress, None, list[dict[str, float]]]:
-    """One number per block, under the name "", or one per linear. They follow from weights and stored
-    statistics: no block is run, and each worker measures blocks of its own."""
+    """Returns for each block one number under the name "", or one per linear. They follow from weights and
+    stored statistics: no block is run, and each worker measures blocks of its own."""
     asked = []
     for block in range(crew.blocks):
         crew.label = f"block {block + 1}/{crew.blocks}"
@@ -65,7 +65,7 @@ def measure_values(
 
 
 def _measured(crew: Crew, needs: Needs, *, last: bool) -> list[Pending[FileRef]]:
-    """The files of the loaded block, which workers are writing."""
+    """Returns the files of the loaded block, which workers are writing."""
     statistics = crew.statistics(advance=not last, needs=needs)
     similarity = crew.similarity() if "similarity" in needs else None
     files = [crew.ask(0, SweepWorker.store_statistics, statistics, similarity)]

@@ -1,9 +1,9 @@
 """Forwards of one block that pause where the inputs of a group of linears are known.
 
-Every sample's forward runs in a greenlet of its own: transformers' block is called as it is, and the hook
+Every sample's forward runs in its own greenlet: the block of transformers is called unchanged, and the hook
 before a group's first linear hands control back. When all samples have arrived, the group can be pruned, and
-they go on through the new weights. So each block runs once, and each linear is measured on what the linears
-before it make after pruning.
+the forwards continue through the new weights. So each block runs once, and each linear is measured on the
+outputs of the linears before it after pruning.
 
 Shape legend: T tokens, I in_features.
 """
@@ -39,9 +39,10 @@ class PausedRuns:
         self._arrived: list[tuple[int, Tensor] | None] = [None] * len(runs)
 
     def reach(self, group: int, record: Record) -> None:
-        """Run every sample to where a group's inputs are known, and record them. Groups come in their order.
+        """Runs every sample until a group's inputs are known, and records them. Groups must come in their
+        order.
 
-        Raises UnsupportedCheckpoint when the block calls its linears in another one.
+        Raises UnsupportedCheckpoint when the block calls its linears in another order.
         """
         for sample, forward in enumerate(self._forwards):
             arrived = self._arrived[sample]
@@ -56,12 +57,12 @@ class PausedRuns:
             record(sample, arrived[1])
 
     def finish(self) -> list[Tensor]:
-        """Run every sample to its end; the block's outputs."""
+        """Runs every sample to its end and returns the block's outputs."""
         with self._hooks:
             return [forward.switch() for forward in self._forwards]
 
     def abandon(self) -> None:
-        """End the forwards where they are."""
+        """Ends the forwards where they are."""
         with self._hooks:
             for forward in self._forwards:
                 forward.throw()

@@ -1,6 +1,7 @@
-"""Pruning block by block: measure, choose masks, store the block, go on with what the pruned block gives.
+"""Prunes block by block: measures a block, chooses masks, stores the block, and continues with the pruned
+block's outputs.
 
-Every finished block is recorded, and a later attempt goes on after it.
+Every finished block is recorded, and a later attempt continues after it.
 """
 
 from collections.abc import Generator, Sequence
@@ -29,11 +30,11 @@ from pipeline.tensor.statistics import Gram, LinearStatistics
 
 @dataclass(frozen=True)
 class Pruning:
-    """A pruning of all blocks.
+    """The settings of a pruning of all blocks.
 
     `samples`: the number of calibration samples that the crew holds. `statistics`: those of the dense model,
-    for `propagation: dense`. `block_0`: statistics of block 0, where an earlier sweep has measured them; it
-    sees the same inputs in the dense model.
+    for `propagation: dense`. `block_0`: statistics of block 0 from an earlier sweep, if any; its inputs are
+    the same in the dense model.
     """
 
     method: OneShot
@@ -47,7 +48,7 @@ class Pruning:
 
 @dataclass(frozen=True)
 class PrunedBlocks:
-    """All blocks, pruned and stored, and everything outside of the blocks, unchanged."""
+    """All blocks, pruned and stored, and all tensors outside the blocks, unchanged."""
 
     blocks: tuple[StoredBlock, ...]
     outer: StoredTensors
@@ -57,9 +58,9 @@ class PrunedBlocks:
 def prune_blocks(
     crew: Crew, pruning: Pruning, *, progress: StageProgress | None = None
 ) -> Generator[Progress | Note, None, PrunedBlocks]:
-    """Prune all blocks. A block runs twice with `propagation: pruned` (but the first time not to its end),
-    once with `linear`, and not at all with `dense`, whose statistics were measured before. Reconstruction
-    adds runs of its own. With `progress`, finished blocks are recorded, and those of an earlier attempt are
+    """Prunes all blocks. A block runs twice with `propagation: pruned` (the first time not to its end), once
+    with `linear`, and not at all with `dense`, whose statistics were measured before. Reconstruction adds
+    runs of its own. With `progress`, finished blocks are recorded, and those of an earlier attempt are
     found."""
 
     def whole(block: StoredBlock) -> bool:
@@ -91,12 +92,12 @@ def prune_blocks(
 
 
 def pruned_checkpoint(content: ContentStore, dense: CheckpointRef, pruned: PrunedBlocks) -> CheckpointRef:
-    """The stored blocks as a checkpoint, with the small files of the dense one."""
+    """Assembles the stored blocks into a checkpoint, with the small files of the dense one."""
     return assemble(content, dense, [pruned.outer, *(block.weights for block in pruned.blocks)])
 
 
 def pruned_keep(content: ContentStore, pruned: PrunedBlocks) -> KeepRef:
-    """The keep tensors of all blocks, with the tables of experts and of fits where there are any."""
+    """Collects the keep tensors of all blocks, with the tables of experts and of fits if there are any."""
     linears = [linear for block in pruned.blocks for linear in block.linears]
     found = tuple(block.fit for block in pruned.blocks if block.fit is not None)
     fits = BlockFits(blocks=found) if found else None
@@ -105,7 +106,8 @@ def pruned_keep(content: ContentStore, pruned: PrunedBlocks) -> KeepRef:
 
 
 def _prune_block(crew: Crew, pruning: Pruning, block: int) -> Pending[StoredBlock]:
-    """Prune and store one block, and bring the activations past it, which may take longer than the answer."""
+    """Prunes and stores one block, and advances the activations past it, which may take longer than the
+    answer."""
     method, propagation = pruning.method, pruning.propagation
     runs_on = pruning.samples > 0 and block < crew.blocks - 1
     pauses = False
@@ -118,7 +120,7 @@ def _prune_block(crew: Crew, pruning: Pruning, block: int) -> Pending[StoredBloc
         _choose(crew, pruning, crew.answer(asked), measured, known=True)
     elif propagation == "linear":
         measured = _one_by_one(crew, pruning, crew.answer(asked))
-        pauses = runs_on and pruning.reconstruction is None  # in the middle of the forward that runs on
+        pauses = runs_on and pruning.reconstruction is None  # the forward continues after the pruning
         if not pauses:
             crew.tell(SweepWorker.finish, advance=False)
     else:
@@ -138,7 +140,7 @@ def _prune_block(crew: Crew, pruning: Pruning, block: int) -> Pending[StoredBloc
 
 
 def _pass_by(crew: Crew, pruning: Pruning, stored: StoredBlock) -> None:
-    """Bring the activations past a block that an earlier attempt has finished."""
+    """Advances the activations past a block that an earlier attempt has finished."""
     if pruning.reconstruction is not None:
         crew.tell(SweepWorker.load, stored.block)
         crew.tell(SweepWorker.advance_targets)
@@ -147,7 +149,7 @@ def _pass_by(crew: Crew, pruning: Pruning, stored: StoredBlock) -> None:
 
 
 def _one_by_one(crew: Crew, pruning: Pruning, groups: Sequence[Sequence[str]]) -> list[LinearStatistics]:
-    """Measure and prune the groups of linears in their order, each behind the pruned ones before it."""
+    """Measures and prunes the groups of linears in their order, each with the earlier ones already pruned."""
     measured: list[LinearStatistics] = []
     for g, group in enumerate(groups):
         measured.append(crew.reached(g, needs=pruning.method.needs))
@@ -165,11 +167,12 @@ def _choose(
     first: int = 0,
     known: bool = False,
 ) -> None:
-    """Share the linears of some groups out over the workers, and tell all of them what was decided. `first`:
-    the number of the first group. `known`: the statistics were there before, so that there are no grams."""
+    """Distributes the linears of some groups over the workers, and applies all decisions on every worker.
+    `first`: the number of the first group. `known`: the statistics were measured before, so that there are no
+    grams."""
     workers = range(crew.size)
     calls: list[tuple[Sequence[str], list[Pending[Gram]]]]
-    if "hessian" in pruning.method.needs:  # put together once, where all linears that share it are solved
+    if "hessian" in pruning.method.needs:  # a group is not split, so that its Hessian is assembled once
         calls = [(group, [] if known else crew.grams(first + g)) for g, group in enumerate(groups)]
     else:
         linears = [linear for group in groups for linear in group]
@@ -186,6 +189,6 @@ def _choose(
 
 
 def _expert_table(blocks: Sequence[StoredBlock]) -> ExpertTable | None:
-    """Calibration tokens per expert; None where they were not counted."""
+    """Returns the calibration tokens per expert, or None where they were not counted."""
     found = [BlockExperts(block=one.block, tokens=one.expert_tokens) for one in blocks if one.expert_tokens]
     return ExpertTable(minimum_tokens=MINIMUM_TOKENS, blocks=tuple(found)) if found else None

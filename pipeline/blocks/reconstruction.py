@@ -1,4 +1,4 @@
-"""One pruned block fitted to the output of the dense block: every worker takes the same steps."""
+"""Fits one pruned block to the output of the dense block; every worker takes the same steps."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from pipeline.spec.reconstruction import BlockReconstruction, steps_of
 
 
 def fit_block(crew: Crew, block: int, spec: BlockReconstruction, *, samples: int) -> BlockFit:
-    """Fit the loaded block, and keep the fitted weights if they bring it nearer to the dense one."""
+    """Fits the loaded block, and keeps the fitted weights if they bring it closer to the dense one."""
     before = _mean(crew.all(SweepWorker.begin_fit))
     for step in range(steps_of(spec, samples=samples)):
         gradients = [crew.ask(i, SweepWorker.fit_gradient, step) for i in range(crew.size)]

@@ -1,12 +1,12 @@
 """Experts and the calibration tokens that are routed to them.
 
-An expert's statistics are those of its own tokens, unweighted: its matrices see them before the router's
-weights are applied. An expert that hardly any token reaches has statistics that say little, or nothing. Below
-MINIMUM_TOKENS all its inputs count alike, so that every method decides by the weights alone (Wanda becomes
-magnitude within its comparison group, SparseGPT leaves kept weights as they are). The norm of a feature over
-T tokens is known to about sqrt(1/(2T)) of itself, an eighth at 32. The norm of all tokens of the block would
-be no better: the router sends an expert tokens of its own kind, and the inner features of one expert have no
-counterpart in the others.
+An expert's statistics are those of its own tokens, unweighted: its matrices get them before the router's
+weights are applied. If hardly any token reaches an expert, its statistics say little or nothing. Below
+MINIMUM_TOKENS all its inputs count the same, so that every method decides by the weights alone (Wanda becomes
+magnitude within its comparison group, SparseGPT leaves kept weights unchanged). The norm of a feature over T
+tokens is known to a relative error of about sqrt(1/(2T)), an eighth at 32. The norm over all tokens of the
+block would be no better: the router sends an expert tokens of its own kind, and the inner features of one
+expert have no counterpart in the others.
 
 Shape legend: I in_features.
 """
@@ -23,12 +23,12 @@ MINIMUM_TOKENS = 32
 
 
 def neglected(experts: Experts | None, group: Sequence[str], statistics: LinearStatistics) -> bool:
-    """Whether a group of linears belongs to an expert that saw too few tokens."""
+    """Tells whether a group of linears belongs to an expert that received too few tokens."""
     return experts is not None and experts.owns(group[0]) and statistics.tokens < MINIMUM_TOKENS
 
 
 def indifferent(statistics: LinearStatistics, *, hessian: bool) -> LinearStatistics:
-    """Statistics for which all inputs are alike. `hessian`: with one."""
+    """Returns statistics for which all inputs are the same. `hessian`: with an identity as the Hessian."""
     ones_I = torch.ones_like(statistics.input_norm_I)
     measured = statistics.input_mean_I is not None
     return replace(
@@ -43,7 +43,8 @@ def indifferent(statistics: LinearStatistics, *, hessian: bool) -> LinearStatist
 def tokens_per_expert(
     experts: Experts | None, groups: Sequence[Sequence[str]], statistics: Sequence[LinearStatistics] | None
 ) -> tuple[int, ...]:
-    """Tokens that reached each expert of a block, in their order; empty without experts or statistics."""
+    """Returns the tokens that reached each expert of a block, in their order; empty without experts or
+    statistics."""
     if experts is None or statistics is None:
         return ()
     pairs = zip(groups, statistics, strict=True)

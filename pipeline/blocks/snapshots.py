@@ -1,10 +1,9 @@
-"""Activations between two blocks, stored: a later attempt goes on from them instead of running all blocks
-again.
+"""Stores the activations between two blocks, so that a later attempt continues from them instead of running
+all blocks again.
 
- They lie beside the stage's finished blocks and belong to the stage alone: each snapshot replaces the one
- before,
-and the end of the stage deletes the last. Workers store them and go on; a thread waits for that and writes
-the record.
+They lie beside the stage's finished blocks and belong to the stage alone: each snapshot replaces the one
+before, and the end of the stage deletes the last. Workers store them and continue; a thread waits until they
+are stored and writes the record.
 """
 
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from pipeline.blocks.crew import Crew, Pending
 from pipeline.blocks.worker import SweepWorker
 from pipeline.storage.progress import StageProgress, progress_key
 
-Taken = tuple[int, list[Pending[dict[str, StoredPart]]]]  # a block, and what each worker stores
+Taken = tuple[int, list[Pending[dict[str, StoredPart]]]]  # a block, and the parts that each worker stores
 
 
 class Snapshots:
@@ -36,12 +35,12 @@ class Snapshots:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Nobody writes here any more when a stage that failed is tried again."""
+        """Waits for the recorder, so that it no longer writes when a failed stage is tried again."""
         self._recorder.shutdown(wait=True)
 
     def restore(self, *, at_most: int) -> int:
-        """Go on from the latest snapshot that enters block `at_most` or one before it. Returns that block; 0
-        where there is no snapshot."""
+        """Restores the latest snapshot that enters block `at_most` or an earlier one. Returns that block, or
+        0 without a snapshot."""
         for block in range(at_most, 0, -1):
             found = self._content.find_model(self._record(block), StoredActivations)
             if found is None or not all(self._content.store.stat(key) for key in found.keys):
@@ -53,26 +52,25 @@ class Snapshots:
         return 0
 
     def take(self, block: int) -> Taken:
-        """Have the workers store the activations that enter `block`, once they have done what they were asked
-        before."""
+        """Makes the workers store the activations that enter `block`, after all their earlier calls."""
         prefix = f"progress/{self._key}/activations-{block:05d}"
         workers = range(self._crew.size)
         return block, [self._crew.ask(i, SweepWorker.store_activations, prefix) for i in workers]
 
     def keep(self, taken: Taken) -> None:
-        """Record a snapshot, now that the blocks before it are recorded, and forget the one before. Raises
-        the error of recording that one, if there was any."""
+        """Records a snapshot after the blocks before it are recorded, and deletes the previous snapshot.
+        Raises the error of recording the previous one, if there was any."""
         self.settle()
         self._recording = self._recorder.submit(self._record_taken, *taken)
 
     def settle(self) -> None:
-        """Wait until the last snapshot that was kept is recorded; raises the error of recording it."""
+        """Waits until the last kept snapshot is recorded; raises the error of recording it."""
         if self._recording is not None:
             recording, self._recording = self._recording, None
             recording.result()
 
     def forget(self) -> None:
-        """Delete all snapshots: the stage is done."""
+        """Deletes all snapshots when the stage is done."""
         self.settle()
         self._stored = None
         for found in self._content.store.list(f"progress/{self._key}/activations-"):

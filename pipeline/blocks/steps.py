@@ -1,4 +1,4 @@
-"""The sentences that a loop over the blocks says while it runs."""
+"""The messages that a loop over the blocks yields while it runs."""
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
@@ -19,19 +19,19 @@ class Progress:
 
 @dataclass(frozen=True)
 class Note:
-    """A sentence that belongs in the job's events."""
+    """A sentence for the job's events."""
 
     text: str
     level: Literal["info", "warning"] = "info"
 
 
 def run_through(
-    loop: Generator[Said, None, Answer], told: Callable[[Said], object] = lambda step: None
+    loop: Generator[Said, None, Answer], report: Callable[[Said], object] = lambda step: None
 ) -> Answer:
-    """The result of a loop, run to its end. `told` is called with each step on the way."""
+    """Runs a loop to its end and returns its result. `report` is called with each step on the way."""
     while True:
         try:
-            told(next(loop))
+            report(next(loop))
         except StopIteration as end:
             answer: Answer = end.value
             return answer

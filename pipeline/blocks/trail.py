@@ -19,8 +19,8 @@ class Trail(Generic[Part]):
     """`done` holds the records of the finished blocks, from block 0 on; the crew's activations enter block
     `reached`, which may lie before the end of `done`.
 
-    `progress` is where records and activations lie; without it nothing is recorded and nothing is found.
-    `whole` says whether everything that a record names is still there. `samples`: without any there are no
+    `progress` is the store of records and activations; without it nothing is recorded and nothing is found.
+    `whole` tells whether everything that a record names still exists. If `samples` is 0, there are no
     activations to store.
     """
 
@@ -51,7 +51,7 @@ class Trail(Generic[Part]):
         self._held.__exit__(kind, error, trace)
 
     def resume(self) -> Iterator[Note]:
-        """Bring the crew as far as stored activations allow, and say where the loop goes on."""
+        """Restores the crew's activations as far as they are stored, and reports where the loop continues."""
         if not self.done:
             return
         if self._snapshots is not None and len(self.done) < self._crew.blocks:
@@ -62,13 +62,13 @@ class Trail(Generic[Part]):
         )
 
     def snapshot(self, block: int) -> Taken | None:
-        """Have the activations stored that leave `block`, unless it is the last one."""
+        """Makes the workers store the activations that leave `block`, unless it is the last one."""
         if self._snapshots is None or block + 1 >= self._crew.blocks:
             return None
         return self._snapshots.take(block + 1)
 
     def add(self, block: int, stored: Part, taken: Taken | None) -> None:
-        """Record a finished block, then the activations that leave it."""
+        """Records a finished block, then the activations that leave it."""
         if self._progress is not None:
             self._progress.put_block(block, stored)
         self.done.append(stored)
@@ -76,6 +76,6 @@ class Trail(Generic[Part]):
             self._snapshots.keep(taken)
 
     def end(self) -> None:
-        """Delete the stored activations: all blocks are done."""
+        """Deletes the stored activations, because all blocks are done."""
         if self._snapshots is not None:
             self._snapshots.forget()

@@ -1,4 +1,4 @@
-"""A walk of some sequences through a model: their activations, and one block at a time.
+"""Walks some sequences through a model: holds their activations, and one block at a time.
 
 Shape legend: L tokens, V vocabulary.
 """
@@ -23,8 +23,8 @@ LOSS_ROWS = 256  # logits are turned into losses this many tokens at a time
 
 
 class Walk:
-    """`sequences` are token sequences [L], of any lengths: those from `first` on of `samples` in all, shared
-    out as `share_edges` says. `budget` limits the activations in memory; without one, all stay there."""
+    """`sequences` are token sequences [L] of any lengths: those from `first` on of `samples` in all,
+    distributed by `share_edges`. `budget` limits the activations in memory; without one, all stay there."""
 
     def __init__(
         self,
@@ -50,43 +50,44 @@ class Walk:
         self._activations = {"hidden": Activations(iter(()), budget=None)}
         self._work: BlockWork | None = None
         self._module: nn.Module | None = None
-        self.runs = {"whole": 0, "cut": 0}  # how often a sequence went through a block, or a part of one
+        self.runs = {"whole": 0, "cut": 0}  # how often a sequence passed through a block, or a part of one
 
     @property
     def work(self) -> BlockWork:
-        """The block that was loaded."""
+        """The loaded block."""
         assert self._work is not None, "load(block) comes first"
         return self._work
 
     @property
     def num_blocks(self) -> int:
-        """Decoder blocks of the model."""
+        """The number of decoder blocks of the model."""
         return self._stream.num_blocks
 
     def start(self) -> int:
-        """Embed the sequences (if there are any); number of blocks."""
+        """Embeds the sequences (if there are any) and returns the number of blocks."""
         if self._sequences:
             embedded = self._stream.embed(self._sequences)
             self._activations["hidden"] = Activations(embedded, budget=self._budget)
         return self.num_blocks
 
     def load(self, block: int, stored: StoredBlock | None = None) -> None:
-        """Bring one block into memory, as the checkpoint has it or as it was stored after pruning."""
+        """Loads one block into memory, as the checkpoint has it or as it was stored after pruning."""
         self._unload()
-        self._work = None  # before the next: one block in memory
+        self._work = None  # frees it before the next is loaded
         self._work = BlockWork(
             self._content, self._reader, self._stream, block, device=self._device, stored=stored
         )
 
     def advance(self) -> None:
-        """Run the block, as it is now, on each sequence; its outputs become the next block's inputs."""
+        """Runs the block, in its present state, on each sequence; its outputs become the next block's
+        inputs."""
         self._loaded()
         for i, hidden in enumerate(self._hidden):
             self._hidden[i] = self._stream.run(self.work.block, hidden)
         self.runs["whole"] += len(self._hidden)
 
     def store_activations(self, key: str) -> dict[str, StoredPart]:
-        """Write all activations of this worker, by name, as objects whose keys begin with `key`."""
+        """Writes all activations of this worker, by name, as objects whose keys begin with `key`."""
         stored = {
             name: activations.store(
                 self._content.store, f"{key}-{name}-{self._first:06d}.bin", first=self._first
@@ -96,21 +97,22 @@ class Walk:
         return {name: part for name, part in stored.items() if part is not None}
 
     def restore_activations(self, stored: StoredActivations) -> None:
-        """Go on from what an earlier attempt stored, with this worker's share of it."""
+        """Replaces this worker's activations by its share of those that an earlier attempt stored."""
         for name, activations in self._activations.items():
             activations.restore(self._content.store, stored.parts[name], first=self._first)
 
     def spilled(self) -> int:
-        """Bytes of activations on the local disk."""
+        """Returns the bytes of activations on the local disk."""
         return sum(activations.spilled_bytes for activations in self._activations.values())
 
     def store_outer(self) -> StoredTensors:
-        """Write everything outside the blocks, unchanged, a chunk in memory at a time."""
+        """Writes all tensors outside the blocks, unchanged, with one chunk in memory at a time."""
         names = self._stream.outer_tensors()
         return StoredTensors.of(copy_tensors(self._content, "outer.safetensors", self._reader, names))
 
     def losses(self, scored: Sequence[int]) -> list[tuple[float, int]]:
-        """Per sequence: cross-entropy in nats, summed over its last `scored` predictions; their count."""
+        """Returns for each sequence the cross-entropy in nats, summed over its last `scored` predictions, and
+        their number."""
         self._stream.load_head()
         results = []
         for tokens_L, hidden, count in zip(self._sequences, self._hidden, scored, strict=True):

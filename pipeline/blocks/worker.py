@@ -2,25 +2,25 @@
 
 Measuring, pruning and evaluating all walk the model in the same way:
 
-    worker.start()                          embed the sequences
+    worker.start()                          embeds the sequences
     for block in range(worker.num_blocks):
         worker.load(block)
-        worker.measure() / .advance()       run the block on every sequence
-        worker.gram(group)                  what measuring gathered for Hessians, if asked
-        worker.choose(...)                  new weights for some of the block's linears
-        worker.apply(...)                   the same for the linears that other workers chose
-    worker.losses()                         cross-entropy per sequence, for evaluation
+        worker.measure() / .advance()       runs the block on every sequence
+        worker.gram(group)                  returns the gram that measuring gathered, for Hessians
+        worker.choose(...)                  chooses new weights for some of the block's linears
+        worker.apply(...)                   applies them, and those that other workers chose
+    worker.losses()                         returns the cross-entropy per sequence, for evaluation
 
-With `propagation: linear` a block runs once, and stops where each group of linears is to be pruned:
+With `propagation: linear` a block runs once, and pauses where each group of linears is to be pruned:
 
-        worker.reach(group)                 in the place of measure: the inputs of one group
-        worker.choose(...), .apply(...)     of that group
-        worker.finish()                     in the place of advance
+        worker.reach(group)                 replaces measure: the inputs of one group
+        worker.choose(...), .apply(...)     for that group
+        worker.finish()                     replaces advance
 
 Workers never talk to each other: a Crew (crew.py) drives them and merges their answers in sequence order.
 
-Shape legend: L tokens, O out_features, I in_features, V vocabulary, S sequences, G groups of linears that see
-the same input.
+Shape legend: L tokens, O out_features, I in_features, V vocabulary, S sequences, G groups of linears that
+share an input.
 """
 
 from collections.abc import Callable, Sequence
@@ -49,7 +49,7 @@ from pipeline.tensor.statistics import Gram, GramTree, InputShare, LinearStatist
 
 
 class SweepWorker(Walk):
-    """See the module's text, and Walk."""
+    """The worker that the module's docstring describes; see also Walk."""
 
     def __init__(
         self,
@@ -79,19 +79,21 @@ class SweepWorker(Walk):
         self._reconstructor: Reconstructor | None = None
 
     def load(self, block: int, stored: StoredBlock | None = None) -> None:
-        """Bring one block into memory, as the checkpoint has it or as it was stored after pruning."""
+        """Loads one block into memory, as the checkpoint has it or as it was stored after pruning."""
         self._grams = {}
         super().load(block, stored)
 
     def linear_groups(self) -> tuple[tuple[str, ...], ...]:
-        """Linears of the loaded block that share an input, and so a statistic."""
+        """Returns the linears of the loaded block, grouped by the input, and so the statistic, that they
+        share."""
         return self.work.groups
 
     def measure(self, *, advance: bool, needs: Needs) -> list[InputShare]:
-        """Run the block on each sequence; what they add to the statistics, per group of linears.
+        """Runs the block on each sequence and returns their shares of the statistics, per group of linears.
 
-        With `advance` the outputs become the next block's inputs; without, each forward ends where the inputs
-        of the last linears are known. Grams stay here, and similarities, which need the outputs.
+        With `advance` the outputs become the next block's inputs; without, each forward ends when the inputs
+        of the last linears are known. Grams stay in this worker, and so do similarities, which need the
+        outputs.
         """
         self._similarities = []
         module, groups = self._loaded(), self.linear_groups()
@@ -101,7 +103,7 @@ class SweepWorker(Walk):
             with recorded_inputs(module, groups, record, experts=experts, only=not advance):
                 output = self._stream.run(self.work.block, hidden)
             if "similarity" in needs:
-                assert advance, "the output is made only then"
+                assert advance, "similarities need the block's output"
                 self._similarities.append(_similarity(hidden, output))
             if advance:
                 self._hidden[i] = output
@@ -109,16 +111,17 @@ class SweepWorker(Walk):
         return shares
 
     def similarities(self) -> list[float]:
-        """Per sequence what `measure` found: the mean over its tokens of cos(input, output) of the block."""
+        """Returns for each sequence the mean over its tokens of cos(input, output) of the block, as `measure`
+        found it."""
         return self._similarities
 
     def gram(self, group: int) -> Gram:
-        """This worker's part of Σ xᵀx over a group's inputs."""
+        """Returns this worker's part of Σ xᵀx over a group's inputs."""
         return self._grams[group].parts()
 
     def reach(self, group: int, *, needs: Needs) -> InputShare:
-        """Run each sequence through the block to where a group's inputs are known; what they add to its
-        statistics. Groups come in their order, each after the ones before it were pruned."""
+        """Runs each sequence through the block until a group's inputs are known, and returns their share of
+        its statistics. Groups must come in their order, each after the earlier ones were pruned."""
         if self._runs is None:
             module, experts = self._loaded(), self._stream.row.experts
             forwards = [self._forward(i) for i in range(len(self._hidden))]
@@ -134,7 +137,8 @@ class SweepWorker(Walk):
         return share
 
     def finish(self, *, advance: bool) -> None:
-        """End the forwards that `reach` has begun; their outputs become the next block's inputs."""
+        """Ends the forwards that `reach` began; with `advance` their outputs become the next block's
+        inputs."""
         assert self._runs is not None, "reach(group) comes first"
         if advance:
             for i, output in enumerate(self._runs.finish()):
@@ -145,12 +149,12 @@ class SweepWorker(Walk):
         self._runs = None
 
     def measured(self, block: int, measure: Measure, statistics: StatisticsRef | None) -> dict[str, float]:
-        """What an allocation wants to know of a block: see BlockWork.measure. Nothing is run."""
+        """Measures what an allocation needs to know of a block: see BlockWork.measure. No block is run."""
         self.load(block)
         return self.work.measure(measure, statistics)
 
     def reconstruct(self, spec: BlockReconstruction) -> None:
-        """Blocks are to be fitted: keep the dense model's activations too."""
+        """Prepares to fit blocks: also keeps the dense model's activations."""
         self._activations["targets"] = Activations((one.clone() for one in self._hidden), budget=self._budget)
         self._reconstructor = Reconstructor(
             self._stream,
@@ -163,31 +167,32 @@ class SweepWorker(Walk):
         )
 
     def advance_targets(self) -> None:
-        """Run the loaded block, dense, on the dense model's activations: its outputs are what the pruned
-        block is to give."""
+        """Runs the loaded block, dense, on the dense model's activations: its outputs are the pruned block's
+        targets."""
         self._loaded()
         self._fits.advance(self.work.block)
 
     def begin_fit(self) -> list[float]:
-        """Start to fit the block, pruned; per sequence its distance to the target (fitting.py)."""
+        """Starts to fit the pruned block and returns each sequence's distance to the target (fitting.py)."""
         self._loaded()
         self._fits.begin(self.work.block, self.work.tensors, self.work.keep())
         return self._fits.distances(self._hidden)
 
     def fit_gradient(self, step: int) -> Gram:
-        """What this worker's sequences add to the gradient of a step."""
+        """Returns the contribution of this worker's sequences to the gradient of a step."""
         return self._fits.gradient(step, self._hidden)
 
     def fit_step(self, gradients: Sequence[Gram]) -> None:
-        """Take a step with every worker's gradients, in sequence order."""
+        """Takes a step with every worker's gradients, in sequence order."""
         self._fits.fitter.step(gradients)
 
     def fit_distances(self) -> list[float]:
-        """As begin_fit, after some steps."""
+        """Returns the distances that `begin_fit` returns, after the steps so far."""
         return self._fits.distances(self._hidden)
 
     def end_fit(self, *, take: bool) -> None:
-        """Put what was fitted into the block, or leave it as it was pruned."""
+        """Puts the fitted weights into the block if `take` is set, and otherwise leaves it as it was
+        pruned."""
         fitted = self._fits.end()
         if take:
             self._unload()
@@ -201,18 +206,18 @@ class SweepWorker(Walk):
         method: OneShot,
         plan: SparsityPlan,
     ) -> None:
-        """Decide some linears of the block by the method: see BlockWork.choose. The module is not needed for
-        it and leaves memory until it has to run again, unless forwards pause in it."""
+        """Chooses keep and values of some linears by the method: see BlockWork.choose. The module is not
+        needed for it and leaves memory until it has to run again, unless forwards are paused in it."""
         if self._runs is None:
             self._unload()
         self.work.choose(linears, measured, method, plan, grams)
 
     def chosen(self, linears: Sequence[str] | None = None) -> dict[str, ChosenLinear]:
-        """The decisions so far, all or those on `linears`, to be applied by the other workers."""
+        """Returns the decisions so far, all or those on `linears`, for the other workers to apply."""
         return self.work.chosen(linears)
 
     def apply(self, others: Sequence[dict[str, ChosenLinear]]) -> None:
-        """Put the decisions, our own and those of the other workers, into the block."""
+        """Puts this worker's and the other workers' decisions into the block."""
         fresh = self.work.apply({name: linear for part in others for name, linear in part.items()})
         if self._module is not None:
             self._stream.replace(self.work.block, fresh)
@@ -220,17 +225,18 @@ class SweepWorker(Walk):
     def store(
         self, measured: Sequence[LinearStatistics] | StatisticsRef | None, fit: BlockFit | None = None
     ) -> StoredBlock:
-        """Write the block with its new weights and its keep tensors. `measured`: what it was pruned by."""
+        """Writes the block with its new weights and keep tensors. `measured`: the statistics by which it was
+        pruned."""
         return self.work.store(measured, fit)
 
     def store_statistics(
         self, statistics: Sequence[LinearStatistics], similarity: float | None = None
     ) -> FileRef:
-        """Write the statistics of the loaded block, without Hessians."""
+        """Writes the statistics of the loaded block, without Hessians."""
         return put_statistics(self._content, self.work.block, statistics, similarity)
 
     def store_hessian(self, grams: Sequence[Gram], group: int, samples: int) -> FileRef:
-        """Write the Hessian of a group of the loaded block, from every worker's grams."""
+        """Writes the Hessian of a group of the loaded block, from every worker's grams."""
         return put_hessian(self._content, self.work.block, group, hessian(grams, samples=samples))
 
     @property
@@ -243,7 +249,7 @@ class SweepWorker(Walk):
         return lambda: self._stream.run(block, self._hidden[sequence])
 
     def _share(self, group: int, needs: Needs) -> InputShare:
-        """An empty share for a group's inputs, with a gram beside it if one is needed."""
+        """Returns an empty share for a group's inputs, and prepares a gram if one is needed."""
         linear = self.linear_groups()[group][0]
         features = self.work.weight(linear).shape[1]
         if "hessian" in needs:
