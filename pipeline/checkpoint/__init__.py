@@ -1,3 +1,3 @@
-"""Checkpoints of Hugging Face, read and written one tensor at a time, with a digest for every tensor.
-Importing, slicing and exporting live here, and the stream that holds one decoder block in memory.
-What becomes of a tensor is decided by its callers: no method, no allocation and no spec is known here."""
+"""Hugging Face checkpoints, read and written one tensor at a time, with a digest for every tensor. Importing,
+slicing and exporting live here, and the stream that holds one decoder block in memory. Callers decide what
+happens to a tensor: no method, no allocation and no spec is known here."""

@@ -1,4 +1,5 @@
-"""Stored weights to a checkpoint: shards, their index, and the small files of the one that they replace."""
+"""Assembles stored weights into a checkpoint: shards, their index, and the small files of the replaced
+checkpoint."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,14 +13,14 @@ WEIGHT_FILES = (".safetensors", WEIGHTS_INDEX_JSON, TENSORS_JSON)
 
 
 class StoredTensors(Frozen):
-    """One safetensors file and where each tensor lies in it."""
+    """One safetensors file and the position of each tensor in it."""
 
     file: FileRef
     tensors: dict[str, TensorEntry]
 
     @classmethod
     def of(cls, put: tuple[FileRef, dict[str, TensorEntry]]) -> "StoredTensors":
-        """From what put_tensors and copy_tensors give."""
+        """Wraps the result of put_tensors or copy_tensors."""
         return cls(file=put[0], tensors=put[1])
 
 
@@ -30,8 +31,8 @@ def assemble(
     *,
     replaced: Mapping[str, bytes] | None = None,
 ) -> CheckpointRef:
-    """A checkpoint whose shards are `parts`, in their order, with all but the weights of `like`; `replaced`:
-    small files that take the place of those of `like`, by path."""
+    """Returns a checkpoint whose shards are `parts`, in their order, with every file of `like` except its
+    weights; `replaced`: small files that replace those of `like`, by path."""
     names = [f"model-{i + 1:05d}-of-{len(parts):05d}.safetensors" for i in range(len(parts))]
     shards = [FileRef(path=name, blob=part.file.blob) for name, part in zip(names, parts, strict=True)]
     tensors: dict[str, TensorEntry] = {

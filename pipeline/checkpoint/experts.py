@@ -4,8 +4,8 @@
                    <block>.mlp.experts.down_proj    [E, H, F]
     a checkpoint   <block>.mlp.experts.0.gate_proj.weight [F, H], ...up_proj..., ...down_proj... [H, F]
 
-Everything outside of the module (statistics, methods, keep tensors, stored blocks) knows the matrices of a
-checkpoint only. Fusing is differentiable.
+All code outside of the module (statistics, methods, keep tensors, stored blocks) uses only the matrices of a
+checkpoint. Fusing is differentiable.
 
 Shape legend: E experts, F an expert's intermediate size, H hidden size.
 """
@@ -21,7 +21,8 @@ GATE_UP, DOWN = "gate_up_proj", "down_proj"  # parameters of transformers' exper
 
 
 def stored_names(experts: Experts, name: str, shape: torch.Size) -> tuple[str, ...]:
-    """The stored matrices of a block's parameter, by names inside the block; of any other itself."""
+    """Returns the stored matrices of a block's fused parameter, by names inside the block; for any other
+    parameter, its own name."""
     if name == f"{experts.module}.{GATE_UP}":
         return tuple(f"{linear}.weight" for e in range(shape[0]) for linear in experts.entering(e))
     if name == f"{experts.module}.{DOWN}":
@@ -30,7 +31,7 @@ def stored_names(experts: Experts, name: str, shape: torch.Size) -> tuple[str, .
 
 
 def fused(experts: Experts | None, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A block's tensors by the names of its module's parameters, from those by stored names."""
+    """Turns a block's tensors by stored names into tensors by the names of its module's parameters."""
     count = 0 if experts is None else experts.count(tensors)
     if experts is None or count == 0:
         return dict(tensors)
@@ -45,7 +46,8 @@ def fused(experts: Experts | None, tensors: Mapping[str, Tensor]) -> dict[str, T
 
 
 def slot(experts: Experts | None, parameters: Mapping[str, Tensor], name: str) -> Tensor:
-    """Where a stored tensor lies in its module's parameters: a view. `name`: inside the block."""
+    """Returns the view of the module's parameters that holds a stored tensor. `name` is its name inside the
+    block."""
     linear = name.removesuffix(".weight")
     if experts is None or not experts.owns(linear):
         return parameters[name]

@@ -1,4 +1,4 @@
-"""A stored checkpoint as an ordinary directory."""
+"""Writes a stored checkpoint into an ordinary directory."""
 
 import shutil
 import tempfile
@@ -13,7 +13,8 @@ from pipeline.storage.content import ContentStore
 
 
 def export_checkpoint(content: ContentStore, ref: CheckpointRef, directory: Path) -> None:
-    """Write every file but our own index into a directory that exists; memory holds a chunk."""
+    """Writes every file except this project's own index into an existing directory, with one chunk in
+    memory."""
     for file in ref.files:
         if file.path != TENSORS_JSON:
             with (directory / file.path).open("wb") as written:
@@ -23,8 +24,8 @@ def export_checkpoint(content: ContentStore, ref: CheckpointRef, directory: Path
 
 @contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
-    """A directory to fill, which appears as `path` when all went well, and not at all otherwise. Raises
-    InvalidSpec when `path` exists."""
+    """Yields a directory to fill, which appears as `path` if everything succeeds, and not at all otherwise.
+    Raises InvalidSpec when `path` exists."""
     if path.exists():
         raise InvalidSpec(f"{path} exists; name a directory that is to be made")
     path.parent.mkdir(parents=True, exist_ok=True)

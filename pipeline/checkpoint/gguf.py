@@ -1,6 +1,7 @@
-"""GGUF → an ordinary Hugging Face directory with bfloat16 safetensors and a tokenizer.
+"""Converts GGUF to an ordinary Hugging Face directory with bfloat16 safetensors and a tokenizer.
 
-A GGUF file is usually quantized: its weights are expanded, never restored. transformers does the reading.
+A GGUF file is usually quantized: its weights are expanded, but their lost precision is not restored.
+transformers does the reading.
 """
 
 import struct
@@ -13,10 +14,10 @@ MAGIC = b"GGUF"
 
 
 def convert_gguf(path: Path, out_dir: Path) -> Path:
-    """Write the checkpoint as `out_dir`, which must not exist, and return it. Holds the model in memory.
+    """Writes the checkpoint as `out_dir`, which must not exist, and returns it. Holds the model in memory.
 
-    The directory appears whole or not at all. Raises SourceNotFound, InvalidSpec when `out_dir` exists, and
-    UnsupportedCheckpoint for files that are no GGUF, or of a model type that transformers cannot read.
+    The directory appears complete or not at all. Raises SourceNotFound, InvalidSpec when `out_dir` exists,
+    and UnsupportedCheckpoint for files that are not GGUF or of a model type that transformers cannot read.
     """
     if not path.is_file():
         raise SourceNotFound(f"{path} does not exist, or is not a file")

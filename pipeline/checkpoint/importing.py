@@ -1,7 +1,7 @@
-"""A pinned checkpoint into the content store, in one pass over its bytes.
+"""Imports a pinned checkpoint into the content store, in one pass over its bytes.
 
-Each file streams from its source into the store; on the way a safetensors file's header is read and
-every tensor hashed, so that nothing is fetched twice and memory holds a chunk.
+Each file streams from its source into the store; on the way a safetensors file's header is read and every
+tensor is hashed, so that nothing is fetched twice and memory holds one chunk.
 """
 
 import json
@@ -21,7 +21,7 @@ TELL_SECONDS = 0.5
 
 
 def import_checkpoint(pin: Pin, source: Source, content: ContentStore) -> Iterator[int | CheckpointRef]:
-    """Yields the bytes fetched so far, about twice a second, and at last the checkpoint.
+    """Yields the number of bytes fetched so far, about twice a second, and finally the checkpoint.
 
     Raises SourceChanged; UnsupportedCheckpoint for broken safetensors files, tensors that two shards hold,
     and an index that does not agree with the shards.
@@ -52,14 +52,15 @@ def import_checkpoint(pin: Pin, source: Source, content: ContentStore) -> Iterat
 def _transferred(
     file: PinnedFile, source: Source, content: ContentStore, scan: TensorScan | None
 ) -> Iterator[int | BlobRef]:
-    """Bytes fetched of one file, and at last its blob. A thread transfers, so that this one can tell."""
+    """Yields the number of bytes fetched of one file, and finally its blob. A thread transfers, so that this
+    one can report."""
     fetched, abandoned = 0, False
 
     def counted() -> Iterator[bytes]:
         nonlocal fetched
         for chunk in source.read(file):
             if abandoned:
-                raise InterruptedError("nobody waits for this file any more")
+                raise InterruptedError("the import of this file was abandoned")
             fetched += len(chunk)
             yield chunk
 
@@ -85,7 +86,7 @@ def _add(tensors: dict[str, TensorEntry], found: dict[str, TensorEntry]) -> None
 
 
 def _check_index(data: bytes, tensors: dict[str, TensorEntry]) -> None:
-    """Every tensor must lie in the shard that the index names. (Some indices leave buffers out.)"""
+    """Checks that every tensor lies in the shard that the index names. (Some indices omit buffers.)"""
     try:
         weight_map = json.loads(data)["weight_map"]
         wrong = [name for name, shard in weight_map.items() if _shard(tensors, name) != shard]

@@ -1,6 +1,6 @@
-"""tensors.json: where each tensor of a checkpoint lies and what its bytes hash to.
+"""tensors.json: the position of each tensor of a checkpoint and the digest of its bytes.
 
-With it one tensor is read from any store by one ranged read, and verified on its own.
+With it, one ranged read fetches one tensor from any store, and the tensor can be verified on its own.
 """
 
 from pipeline.canonical import Frozen
@@ -10,7 +10,7 @@ WEIGHTS_INDEX_JSON = "model.safetensors.index.json"
 
 
 class TensorEntry(Frozen):
-    """One tensor: the file of the artifact that holds it, its byte range there, and the SHA-256 of its bytes.
+    """One tensor: the artifact's file that holds it, its byte range there, and the SHA-256 of its bytes.
 
     `dtype` is the safetensors name (F32, BF16, F16, U8 ...).
     """

@@ -1,4 +1,5 @@
-"""The keep tensors of a checkpoint: stored packed and [O, I], handed out as the checkpoint stores the weight.
+"""The keep tensors of a checkpoint: stored packed and [O, I], and returned in the orientation of the stored
+weight.
 
 Shape legend: O out_features, I in_features.
 """
@@ -34,7 +35,7 @@ SPARSITY_JSON, EXPERTS_JSON, FITS_JSON = "sparsity.json", "experts.json", "recon
 
 @dataclass(frozen=True)
 class HeldTensor:
-    """A stored weight under a keep tensor: its name in the checkpoint, its block, and the linear it is of."""
+    """A stored weight that has a keep tensor: its name in the checkpoint, its block, and its linear."""
 
     name: str
     block: int
@@ -42,20 +43,20 @@ class HeldTensor:
 
 
 class Keeps(Protocol):
-    """Keep tensors of a checkpoint, wherever they lie. `tensors`: by name, block by block."""
+    """The keep tensors of a checkpoint, wherever they are stored. `tensors`: by name, block by block."""
 
     @property
     def row(self) -> Architecture:
-        """Of its model type."""
+        """The architecture of the checkpoint's model type."""
         ...
 
     @property
     def tensors(self) -> Mapping[str, HeldTensor]:
-        """The weights that have one."""
+        """The weights that have a keep tensor."""
         ...
 
     def matrix(self, name: str) -> Tensor:
-        """The keep tensor of a weight, bool [O, I]."""
+        """Returns the keep tensor of a weight, bool [O, I]."""
         ...
 
 
@@ -74,7 +75,7 @@ class KeepReader:
         self._packed: dict[str, Tensor] = {}
 
     def matrix(self, name: str) -> Tensor:
-        """The keep tensor of a weight, bool [O, I]. Raises CorruptObject when it is not there."""
+        """Returns the keep tensor of a weight, bool [O, I]. Raises CorruptObject when it is missing."""
         block = self.tensors[name].block
         if block != self._block:
             self._packed = load(self._content.get_bytes(self._keep.file(_path(block))))
@@ -85,17 +86,18 @@ class KeepReader:
         return unpack_keep(self._packed[name], shape[::-1] if self.row.transposed else shape)
 
     def keep(self, name: str) -> Tensor:
-        """The keep tensor in the orientation in which the checkpoint stores the weight."""
+        """Returns the keep tensor in the orientation in which the checkpoint stores the weight."""
         return turned(self.matrix(name), self.row)
 
 
 def turned(matrix: Tensor, row: Architecture) -> Tensor:
-    """[O, I] as the model type stores it, or back: GPT-2 stores [I, O], all others [O, I]. A view."""
+    """Turns [O, I] into the model type's stored orientation, or back: GPT-2 stores [I, O], all others [O, I].
+    Returns a view."""
     return matrix.t() if row.transposed else matrix
 
 
 def load_keep(content: ContentStore, checkpoint: CheckpointRef, keep: KeepRef) -> dict[str, Tensor]:
-    """Checkpoint name of each pruned weight → its keep tensor, oriented as the weight is stored."""
+    """Maps the checkpoint name of each pruned weight to its keep tensor, oriented like the stored weight."""
     reader = KeepReader(content, checkpoint, keep)
     return {name: reader.keep(name).contiguous() for name in reader.tensors}
 
@@ -105,7 +107,8 @@ def put_keep(
     checkpoint: CheckpointRef,
     keeps: Mapping[str, Tensor],
 ) -> KeepRef:
-    """Store `keeps` (as load_keep gives them) of a stored checkpoint, whose weights give the zeros.
+    """Stores `keeps` (as load_keep returns them) of a stored checkpoint, whose weights give the counts of
+    zeros.
 
     The layout is that of the prune stage: equal keep tensors and zeros give an equal artifact.
     """
@@ -130,7 +133,7 @@ def put_keep(
 
 
 def put_block_keep(content: ContentStore, block: int, packed: Mapping[str, Tensor]) -> FileRef:
-    """Store the packed keep tensors of one block, by the checkpoint names of their weights."""
+    """Stores the packed keep tensors of one block, by the checkpoint names of their weights."""
     file, _ = put_tensors(content, _path(block), packed)
     return file
 
@@ -143,13 +146,14 @@ def keep_ref(
     experts: ExpertTable | None = None,
     fits: BlockFits | None = None,
 ) -> KeepRef:
-    """The artifact of all blocks' keep tensors, `sparsity.json`, and what else there is to tell."""
-    told = {
+    """Returns the artifact of all blocks' keep tensors, `sparsity.json`, and the other tables if there are
+    any."""
+    tables = {
         SPARSITY_JSON: SparsityTable(linears=tuple(linears)),
         EXPERTS_JSON: experts,
         FITS_JSON: fits,
     }
-    blobs = {path: content.put_bytes(canonical_json(one)) for path, one in told.items() if one is not None}
+    blobs = {path: content.put_bytes(canonical_json(one)) for path, one in tables.items() if one is not None}
     every = [*files, *(FileRef(path=path, blob=blob) for path, blob in blobs.items())]
     return KeepRef(files=tuple(sorted(every, key=lambda file: file.path)))
 
@@ -157,8 +161,8 @@ def keep_ref(
 def held_tensors(
     row: Architecture, stored: Iterable[str], paths: set[str] | None = None
 ) -> Iterator[HeldTensor]:
-    """Prunable weights among the stored tensors, block by block; if `paths` are given, only of blocks whose
-    file is one of them.
+    """Yields the prunable weights among the stored tensors, block by block; with `paths`, only those of
+    blocks whose file is one of them.
 
     Checkpoints saved from the base model lack the first part of a name.
     """

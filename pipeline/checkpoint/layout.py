@@ -1,4 +1,4 @@
-"""Which files make up a Hugging Face checkpoint."""
+"""The files that make up a Hugging Face checkpoint."""
 
 from collections.abc import Collection
 
@@ -6,7 +6,7 @@ from pipeline.checkpoint.index import WEIGHTS_INDEX_JSON
 
 CONFIG_JSON = "config.json"
 GENERATION_CONFIG_JSON = "generation_config.json"
-WEIGHTS = "model.safetensors"  # wins over shards, as in transformers
+WEIGHTS = "model.safetensors"  # takes precedence over shards, as in transformers
 TOKENIZER_CONFIG_JSON = "tokenizer_config.json"
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -22,10 +22,10 @@ PICKLE_ENDINGS = (".bin", ".pt", ".pth", ".ckpt")
 
 
 def is_description(name: str) -> bool:
-    """Whether a file says what a checkpoint is, and holds no weights."""
+    """Tells whether a file describes a checkpoint and holds no weights."""
     return name in (CONFIG_JSON, GENERATION_CONFIG_JSON, WEIGHTS_INDEX_JSON, *TOKENIZER_FILES)
 
 
 def has_tokenizer(names: Collection[str]) -> bool:
-    """Whether a tokenizer can be loaded from these files."""
+    """Tells whether a tokenizer can be loaded from these files."""
     return "tokenizer.json" in names or "tokenizer.model" in names or {"vocab.json", "merges.txt"} <= {*names}

@@ -1,4 +1,4 @@
-"""What of a checkpoint may be pruned."""
+"""The weights of a checkpoint that may be pruned."""
 
 import math
 
@@ -12,7 +12,8 @@ from pipeline.storage.content import ContentStore
 
 
 def prunable_weights(content: ContentStore, checkpoint: CheckpointRef) -> Weights:
-    """Weights of every prunable linear, per block, in the order in which the linears run."""
+    """Returns the number of weights of every prunable linear, per block, in the order in which the linears
+    run."""
     reader = CheckpointReader(content, checkpoint)
     stream = BlockStream(reader, dtype=torch.float32, device=torch.device("cpu"))
     weights = []

@@ -1,4 +1,4 @@
-"""One tensor at a time from a stored checkpoint, each verified against its digest."""
+"""Reads one tensor at a time from a stored checkpoint, and verifies each against its digest."""
 
 import hashlib
 import json
@@ -50,20 +50,21 @@ class CheckpointReader:
 
     @property
     def weights(self) -> int:
-        """How many numbers all stored tensors have."""
+        """The number of values in all stored tensors."""
         return sum(math.prod(entry.shape) for entry in self.index.tensors.values())
 
     def tensor(self, name: str) -> Tensor:
-        """One tensor in its stored type, on the CPU. Raises CorruptObject when its bytes have changed."""
+        """Returns one tensor in its stored type, on the CPU. Raises CorruptObject when its bytes have
+        changed."""
         entry = self.index.tensors[name]
         return read_tensor(self._content, self._ref.file(entry.file), entry, name=name)
 
     def rows(self, name: str, wanted: Sequence[int]) -> Tensor:
-        """Some rows of a tensor, by ascending index, without holding the others."""
+        """Returns some rows of a tensor, by ascending index, without holding the others."""
         entry = self.index.tensors[name]
         row_bytes = entry.length // entry.shape[0]
         kept, passing = bytearray(), bytearray()
-        first, at = 0, 0  # index of the first row in `passing`; of the next wanted one in `wanted`
+        first, at = 0, 0  # the index of the first row in `passing`, and of the next row to find in `wanted`
         for chunk in self.chunks(name):
             passing += chunk
             whole = len(passing) // row_bytes
@@ -76,13 +77,14 @@ class CheckpointReader:
         return _tensor(kept, entry, shape=(len(wanted), *entry.shape[1:]), name=name)
 
     def chunks(self, name: str) -> Iterator[bytes]:
-        """A tensor's bytes as they are stored; CorruptObject at their end when they have changed."""
+        """Yields a tensor's bytes as they are stored; raises CorruptObject at their end when they have
+        changed."""
         entry = self.index.tensors[name]
         return _verified_chunks(self._content, self._ref.file(entry.file), entry, name=name)
 
 
 def read_tensor(content: ContentStore, blob: BlobRef, entry: TensorEntry, *, name: str) -> Tensor:
-    """One tensor from the blob that holds it, verified. Its bytes are in memory once."""
+    """Returns one tensor from the blob that holds it, verified. Memory holds its bytes once."""
     data = bytearray(entry.length)
     at = 0
     for chunk in _verified_chunks(content, blob, entry, name=name):

@@ -42,8 +42,8 @@ class DescribedTensor:
 
 
 def read_header(path: Path) -> tuple[int, list[DescribedTensor]]:
-    """How many bytes of a local file come before its tensors, and these in the order of their bytes. Raises
-    UnsupportedCheckpoint when they and the file do not agree."""
+    """Returns the number of bytes before a local file's tensors, and the tensors in the order of their bytes.
+    Raises UnsupportedCheckpoint when they and the file do not agree."""
     with path.open("rb") as file:
         size = int.from_bytes(file.read(LENGTH_BYTES), "little")
         if not 2 <= size <= MAX_HEADER_BYTES:
@@ -60,7 +60,7 @@ def read_header(path: Path) -> tuple[int, list[DescribedTensor]]:
 
 
 class TensorScan:
-    """What one file holds. `entries` are complete when `through` has come to its end."""
+    """The content of one file. `entries` are complete when `through` has reached its end."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -74,7 +74,8 @@ class TensorScan:
         self._missing = 0  # bytes of the tensor that is being hashed
 
     def through(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
-        """The same chunks. Raises UnsupportedCheckpoint that names the file, before its end is handed out."""
+        """Yields the same chunks. Raises UnsupportedCheckpoint, which names the file, before the stream
+        ends."""
         for chunk in chunks:
             rest = memoryview(chunk)
             if self._waiting is None:
@@ -88,7 +89,7 @@ class TensorScan:
             raise broken(self.path, f"it ends inside of tensor {self._waiting[-1].name!r}")
 
     def _take_header(self, rest: memoryview) -> memoryview:
-        """What remains of a chunk after the header's part of it."""
+        """Returns the rest of a chunk after the header's part of it."""
         rest = self._fill(rest, LENGTH_BYTES)
         if len(self._head) < LENGTH_BYTES:
             return rest
@@ -123,7 +124,7 @@ class TensorScan:
                 self._begin(waiting)
 
     def _begin(self, waiting: list[DescribedTensor]) -> None:
-        """Prepare for the next tensor that has bytes."""
+        """Prepares for the next tensor that has bytes."""
         self._digest = hashlib.sha256()
         while waiting and not waiting[-1].length:
             self._finish(waiting.pop())
@@ -141,14 +142,14 @@ class TensorScan:
 
 
 def broken(path: str, reason: str) -> UnsupportedCheckpoint:
-    """The error for a file that is not what its name says."""
+    """Returns the error for a file that is not what its name says."""
     return UnsupportedCheckpoint(
         f"{path} is no complete safetensors file: {reason}; download or save it again", "spec.model.source"
     )
 
 
 def _parse(path: str, header: bytes) -> list[DescribedTensor]:
-    """The tensors of a header in the order of their bytes."""
+    """Returns the tensors of a header in the order of their bytes."""
     try:
         described = json.loads(header, object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:
@@ -182,7 +183,7 @@ def _tensor(path: str, name: str, entry: JsonValue) -> DescribedTensor:
 
 
 def _counts(value: JsonValue) -> tuple[int, ...] | None:
-    """A list of natural numbers; None for anything else."""
+    """Returns a list of natural numbers as a tuple, or None for anything else."""
     if not isinstance(value, list):
         return None
     counts = tuple(

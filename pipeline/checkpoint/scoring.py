@@ -1,6 +1,6 @@
-"""What a stored checkpoint and its statistics say of channels, heads and experts.
+"""Scores of channels, heads and experts, from a stored checkpoint and its statistics.
 
-Everything follows from the labels of dimensions (pipeline/architecture/axes.py). Tensors are read one by one.
+They follow from the labels of dimensions alone (pipeline/architecture/axes.py). Tensors are read one by one.
 
 Shape legend: H hidden size, A query heads, F FFN channels, E experts, G FFN channels of an expert, N any
 labelled dimension.
@@ -35,7 +35,7 @@ Sums = dict[str, Scores]  # by field of BlockScores, and "hidden_H"
 
 @dataclass
 class StoredModel(Known):
-    """A checkpoint, and what a dense sweep measured of it, if one did."""
+    """A checkpoint, and the measurements of a dense sweep over it, if there was one."""
 
     content: ContentStore
     reader: CheckpointReader
@@ -43,12 +43,12 @@ class StoredModel(Known):
 
     @cached_property
     def row(self) -> Architecture:
-        """Its type's."""
+        """The architecture of its model type."""
         return row_for(str(self.reader.config["model_type"]))
 
     @cached_property
     def sizes(self) -> Sizes:
-        """Its config's."""
+        """The sizes that its config.json states."""
         return sizes_of(self.row, self.reader.config)
 
     def shapes(self) -> ModelScores:
@@ -57,7 +57,7 @@ class StoredModel(Known):
         return ModelScores(np.zeros(self.sizes.hidden_size), tuple(BlockScores(**sums) for sums in blocks))
 
     def magnitudes(self) -> ModelScores:
-        """See Known. Of a head: its query rows and output columns, and its share of its key-value head."""
+        """See Known. A head has its query rows and output columns, and its share of its key-value head."""
         hidden_H = np.zeros(self.sizes.hidden_size)
         for name, disk in self._outer.items():
             for field, squares in self._squares(name, disk):
@@ -116,14 +116,14 @@ class StoredModel(Known):
 
     @cached_property
     def _outer(self) -> dict[str, str]:
-        """Tied tensors once."""
+        """Maps names to checkpoint names outside the blocks, with tied tensors once."""
         prefix = f"{self.row.blocks}."
         once = {disk: name for name, disk in self._names.items() if not name.startswith(prefix)}
         return {name: disk for disk, name in once.items()}
 
     @cached_property
     def _blocks(self) -> list[dict[str, str]]:
-        """By block, name inside it → name in the checkpoint."""
+        """Maps, for each block, the name inside it to the name in the checkpoint."""
         found: dict[int, dict[str, str]] = defaultdict(dict)
         for name, disk in self._names.items():
             block = re.match(rf"{re.escape(self.row.blocks)}\.(\d+)\.", name)
@@ -132,7 +132,7 @@ class StoredModel(Known):
         return [found[block] for block in range(self.sizes.num_hidden_layers)]
 
     def _empty(self, block: int) -> Sums:
-        """Zeros for what a block has."""
+        """Returns zeros for every score that a block has."""
         sizes = self.sizes
         sums: Sums = {"heads_A": np.zeros(sizes.num_attention_heads)}
         labels = {label for name in self._blocks[block] for label in self.row.labels(name)}
@@ -147,7 +147,8 @@ class StoredModel(Known):
         return sums
 
     def _squares(self, name: str, disk: str) -> Iterator[tuple[str, Scores]]:
-        """Sums of squares along each dimension of a tensor that has scores, by the field that they add to."""
+        """Yields the sums of squares along each scored dimension of a tensor, with the field that they add
+        to."""
         tensor = self.reader.tensor(disk).double().square()
         for axis, label in enumerate(self.row.labels(name)):
             if label in _FIELDS:
@@ -156,7 +157,7 @@ class StoredModel(Known):
                 yield _FIELDS[label], self._by_unit(label, along_N)
 
     def _by_unit(self, label: Dimension, along_N: Tensor) -> Scores:
-        """From stored indices to channels or heads."""
+        """Turns values by stored index into values by channel or head."""
         sizes = self.sizes
         wide, groups = sizes.heads_per_group, sizes.num_key_value_heads
         if label == "gate_up":

@@ -1,6 +1,7 @@
-"""A checkpoint's model as transformers builds it, without weights, and where each of its parameters lies.
+"""Builds a checkpoint's model with transformers, without weights, and finds where each of its parameters
+lies.
 
-transformers' models and accelerate take seconds to import; so they are imported by the functions that build.
+transformers' models and accelerate take seconds to import, so only the functions that build import them.
 """
 
 import re
@@ -20,14 +21,14 @@ from pipeline.errors import UnsupportedCheckpoint
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-_BUILDING = threading.Lock()  # building without weights changes torch for all threads meanwhile
+_BUILDING = threading.Lock()  # building without weights changes torch for all threads while it runs
 
 
 def skeleton(
     reader: CheckpointReader, dtype: torch.dtype, *, changes: Mapping[str, object] | None = None
 ) -> "PreTrainedModel":
-    """The checkpoint's model without weights; buffers are real. `changes`: other values for fields that its
-    config has."""
+    """Returns the checkpoint's model without weights; its buffers are real. `changes`: other values for
+    fields that its config has."""
     from transformers import AutoConfig
 
     config = AutoConfig.for_model(**reader.config)
@@ -38,8 +39,8 @@ def skeleton(
 
 
 def parameter_count(config: Mapping[str, object]) -> int:
-    """Weights of the model that transformers makes from a config.json, tied ones once. Takes no memory for
-    them."""
+    """Counts the weights of the model that transformers builds from a config.json, tied ones once. No memory
+    is allocated for them."""
     from transformers import AutoConfig
 
     return int(_without_weights(AutoConfig.for_model(**config), torch.float32).num_parameters())
@@ -49,18 +50,18 @@ def _without_weights(config: "PreTrainedConfig", dtype: torch.dtype) -> "PreTrai
     from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM
 
-    with _BUILDING:  # while one thread builds, what any thread registers becomes another, empty parameter
+    with _BUILDING:  # meanwhile, every parameter that any thread registers becomes an empty one
         with init_empty_weights(include_buffers=False):
             model = AutoModelForCausalLM.from_config(config, dtype=dtype)
-        model.tie_weights()  # building without weights has made tied ones two
+        model.tie_weights()  # building without weights has separated tied parameters
     return cast("PreTrainedModel", model.eval().requires_grad_(False))
 
 
 def disk_names(model: "PreTrainedModel", reader: CheckpointReader) -> dict[str, str]:
-    """Module name → checkpoint name, for every parameter and persistent buffer; tied ones share a name. In
-    the place of fused experts there are the matrices of each, by the names that they are stored under.
+    """Maps module names to checkpoint names, for every parameter and persistent buffer; tied ones share a
+    name. Instead of fused experts it has the matrices of each expert, by their stored names.
 
-    Checkpoints saved from the base model lack its prefix, some types call things otherwise than their modules
+    Checkpoints saved from the base model lack its prefix, and some types use other names than their modules
     do; buffers that older versions stored are ignored.
     """
     prefix = f"{model.base_model_prefix}."

@@ -1,7 +1,8 @@
-"""A checkpoint cut to smaller sizes, tensor by tensor.
+"""Cuts a checkpoint to smaller sizes, tensor by tensor.
 
-What of a tensor stays follows from the labels of its dimensions alone (pipeline/architecture/axes.py):
-there is no code for any model type here. Memory holds what stays of one block, and one whole tensor.
+The part of a tensor that stays follows from the labels of its dimensions alone
+(pipeline/architecture/axes.py): no code here is specific to a model type. Memory holds the cut tensors of one
+block, and one whole tensor.
 """
 
 import json
@@ -36,8 +37,9 @@ def slice_checkpoint(
     like: CheckpointRef,
     changes: Mapping[str, JsonValue] | None = None,
 ) -> Iterator[int | CheckpointRef]:
-    """Yields how many blocks are done, and at last the checkpoint: a shard for each block and one for what is
-    outside of them. `changes`: further fields of config.json. Every other file is that of `like`."""
+    """Yields the number of finished blocks, and finally the checkpoint: a shard for each block and one for
+    the tensors outside of them. `changes`: further fields of config.json. Every other file is that of
+    `like`."""
     config = full_config(reader.config)
     row = row_for(str(config["model_type"]))
     dense = Dense(reader, row, sizes_of(row, config))
@@ -52,7 +54,7 @@ def slice_checkpoint(
 
 
 def full_config(config: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-    """config.json with the fields that transformers' class derives for blocks one by one."""
+    """Returns config.json with the per-block fields that transformers' class derives."""
     config = dict(config)
     types = getattr(AutoConfig.for_model(**config), "layer_types", None)
     return {**config, "layer_types": list(types)} if types is not None else config
@@ -60,7 +62,7 @@ def full_config(config: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
 
 @dataclass(frozen=True)
 class Dense:
-    """The checkpoint that is cut."""
+    """The dense checkpoint that is cut."""
 
     reader: CheckpointReader
     row: Architecture
@@ -68,11 +70,11 @@ class Dense:
 
     @cached_property
     def names(self) -> dict[str, str]:
-        """Module name → name in the checkpoint."""
+        """Maps module names to names in the checkpoint."""
         return disk_names(skeleton(self.reader, torch.float32), self.reader)
 
     def outer(self, content: ContentStore, cut: Cut) -> StoredTensors:
-        """What lies outside of the blocks, tied tensors once."""
+        """Stores the tensors outside of the blocks, tied ones once."""
         named = {
             disk: name for name, disk in self.names.items() if not name.startswith(f"{self.row.blocks}.")
         }
@@ -80,7 +82,7 @@ class Dense:
         return StoredTensors.of(put_tensors(content, "outer.safetensors", kept))
 
     def block(self, content: ContentStore, cut: Cut, block: BlockCut, *, number: int) -> StoredTensors:
-        """One block, under its new number."""
+        """Stores one block under its new number."""
         prefix = f"{self.row.blocks}.{block.block}."
         kept = {}
         for name, disk in self.names.items():
@@ -90,7 +92,7 @@ class Dense:
         return StoredTensors.of(put_tensors(content, "block.safetensors", kept))
 
     def tensor(self, disk: str, name: str, cut: Cut, block: BlockCut | None) -> Tensor:
-        """What stays of a tensor. `name`: inside the block, or in the model."""
+        """Returns the part of a tensor that stays. `name`: its name inside the block, or in the model."""
         shape = self.reader.index.tensors[disk].shape
         expert = self._expert(name)
         wanted = [
@@ -108,7 +110,7 @@ class Dense:
         return experts.number(name) if experts is not None and experts.owns(name) else None
 
     def _moved(self, disk: str, inner: str, block: BlockCut, number: int) -> str | None:
-        """A tensor's name in the smaller checkpoint; None when it goes."""
+        """Returns a tensor's name in the smaller checkpoint, or None if it is dropped."""
         leaf = self.row.blocks.rpartition(".")[2]
         moved = re.sub(rf"\b{leaf}\.{block.block}\.", f"{leaf}.{number}.", disk, count=1)
         expert = self._expert(inner)

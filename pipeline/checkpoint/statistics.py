@@ -1,5 +1,5 @@
-"""Statistics of a dense sweep, stored: vectors of all groups of linears in one file per block, and each
-Hessian in a file of its own, so that whoever solves a group reads only that.
+"""Stores the statistics of a dense sweep: the vectors of all groups of linears in one file per block, and
+each Hessian in its own file, so that the solver of a group reads only that one.
 
 Shape legend: I in_features.
 """
@@ -22,8 +22,8 @@ def put_statistics(
     statistics: Sequence[LinearStatistics],
     similarity: float | None = None,
 ) -> FileRef:
-    """Store norms, means, variances, scores and counts of a block's groups, and how similar the block's
-    output is to its input. Hessians go by themselves."""
+    """Stores norms, means, variances, scores and counts of a block's groups, and the similarity of the
+    block's output to its input. Hessians are stored separately."""
     tensors: dict[str, Tensor] = {}
     if similarity is not None:
         tensors["similarity"] = torch.tensor(similarity, dtype=torch.float64)
@@ -39,12 +39,12 @@ def put_statistics(
 
 
 def put_hessian(content: ContentStore, block: int, group: int, hessian_II: Tensor) -> FileRef:
-    """Store one Hessian, float32 [I, I]."""
+    """Stores one Hessian, float32 [I, I]."""
     return put_tensors(content, _hessian_path(block, group), {"hessian": hessian_II})[0]
 
 
 def read_statistics(content: ContentStore, ref: StatisticsRef, block: int) -> list[LinearStatistics]:
-    """Of all groups of a block, without Hessians."""
+    """Returns the statistics of all groups of a block, without Hessians."""
     stored = load(content.get_bytes(ref.file(_vectors_path(block))))
     found: list[LinearStatistics] = []
     while (counts := stored.get(f"{len(found)}.counts")) is not None:
@@ -58,12 +58,12 @@ def read_statistics(content: ContentStore, ref: StatisticsRef, block: int) -> li
 
 
 def read_similarity(content: ContentStore, ref: StatisticsRef, block: int) -> float:
-    """Mean cosine between what enters a block and what leaves it, over all tokens of all samples."""
+    """Returns the mean cosine between the block's input and output, over all tokens of all samples."""
     return float(load(content.get_bytes(ref.file(_vectors_path(block))))["similarity"])
 
 
 def read_hessian(content: ContentStore, ref: StatisticsRef, block: int, group: int) -> Tensor:
-    """One Hessian, float32 [I, I]."""
+    """Returns one Hessian, float32 [I, I]."""
     return load(content.get_bytes(ref.file(_hessian_path(block, group))))["hessian"]
 
 

@@ -1,4 +1,4 @@
-"""What is stored of a finished block. Whoever only passes it on needs no model library."""
+"""The record of a finished block. Code that only passes it on needs no model library."""
 
 from pipeline.artifacts.curve import BlockFit
 from pipeline.artifacts.refs import FileRef, LinearSparsity
@@ -9,7 +9,7 @@ from pipeline.checkpoint.assemble import StoredTensors
 class StoredBlock(Frozen):
     """A finished block: its weights, its packed keep tensors, and the zeros of each linear. `expert_tokens`:
     calibration tokens that reached each of its experts, if it has any and the method needs statistics. `fit`:
-    of its reconstruction, if that was asked for."""
+    the result of its reconstruction, if that was requested."""
 
     block: int
     weights: StoredTensors

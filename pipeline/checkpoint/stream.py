@@ -1,9 +1,9 @@
 """A causal language model whose decoder blocks are in memory one at a time.
 
-The skeleton is transformers' own model, built without weights (non-persistent buffers are real). What a
-block is called with (masks, rotary embeddings, positions) is not rebuilt but captured from the model's own
-call, per block and per shape of a batch (ALiBi has a row for each sequence and head), so that streaming gives
-the bits of the whole model.
+The skeleton is transformers' own model, built without weights (non-persistent buffers are real). A block's
+arguments (masks, rotary embeddings, positions) are not rebuilt but captured from the model's own call, per
+block and per shape of a batch (ALiBi has a row for each sequence and head), so that streaming gives the same
+bits as the whole model.
 
 Shape legend: B sequences, L tokens of one sequence, H hidden size, V vocabulary.
 """
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class BlockCall:
-    """What the model hands to one block beside the hidden states."""
+    """The arguments with which the model calls one block, besides the hidden states."""
 
     args: tuple[object, ...]
     kwargs: dict[str, object]
@@ -41,7 +41,7 @@ class _Captured(Exception):
 
 
 class BlockStream:
-    """Runs sequences through embedding, blocks and head, loading each part when it is needed."""
+    """Runs sequences through embedding, blocks and head, and loads each part when it is needed."""
 
     def __init__(self, reader: CheckpointReader, *, dtype: torch.dtype, device: torch.device) -> None:
         self._reader = reader
@@ -61,12 +61,12 @@ class BlockStream:
 
     @property
     def num_blocks(self) -> int:
-        """Decoder blocks of the model."""
+        """The number of decoder blocks of the model."""
         return len(self._blocks)
 
     def block_tensors(self, block: int) -> dict[str, str]:
-        """Name inside the block → name in the checkpoint, for every stored tensor of a block. Matrices of
-        experts go by the names that they are stored under, one by one."""
+        """Maps the name inside the block to the name in the checkpoint, for every stored tensor of a block.
+        The matrices of experts appear one by one, by their stored names."""
         prefix = f"{self.row.blocks}.{block}."
         return {
             name.removeprefix(prefix): disk
@@ -75,26 +75,28 @@ class BlockStream:
         }
 
     def buffers(self, block: int) -> frozenset[str]:
-        """Names inside the block of what is no parameter."""
+        """Returns the names inside the block of its buffers, which are not parameters."""
         return frozenset(name for name, _ in self._blocks[block].named_buffers())
 
     def groups(self, block: int) -> tuple[tuple[str, ...], ...]:
-        """Prunable linears of a block, those that see the same input together."""
+        """Returns the prunable linears of a block, grouped by the input that they share."""
         return self.row.groups_in(self.block_tensors(block))
 
     def channel_of(self, linear: str) -> int:
-        """How many consecutive input features of a linear are kept or cut together: a head's, or one."""
+        """Returns how many consecutive input features of a linear are kept or cut together: those of a head,
+        or one."""
         labels = self.row.labels(f"{linear}.weight")
         entering = labels[0] if self.row.transposed else labels[1]
         return sizes_of(self.row, self._reader.config).head_dim if entering == "query" else 1
 
     def outer_tensors(self) -> tuple[str, ...]:
-        """Checkpoint names of everything outside the blocks, tied ones once."""
+        """Returns the checkpoint names of all tensors outside the blocks, tied ones once."""
         prefix = f"{self.row.blocks}."
         return tuple(sorted({disk for name, disk in self._disk_names.items() if not name.startswith(prefix)}))
 
     def embed(self, sequences: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Hidden states [1, L, H] that enter block 0, for token sequences [L]. Captures the block calls.
+        """Yields the hidden states [1, L, H] that enter block 0, for token sequences [L]. Captures the block
+        calls.
 
         Only the embedding rows that the sequences use stay in memory.
         """
@@ -102,20 +104,20 @@ class BlockStream:
         return (self._capture(self._rows(tokens_L)) for tokens_L in sequences)
 
     def load(self, block: int, tensors: dict[str, Tensor]) -> nn.Module:
-        """Fill a block with `tensors` (names inside the block, any type) and return it."""
+        """Fills a block with `tensors` (names inside the block, any type) and returns it."""
         module = self._blocks[block]
         state = {name: tensor.to(self._device, self._dtype) for name, tensor in tensors.items()}
         module.load_state_dict(fused(self.row.experts, state), strict=True, assign=True)
         return module
 
     def replace(self, block: int, tensors: Mapping[str, Tensor]) -> None:
-        """Write some tensors (names inside the block) into a loaded block, in place."""
+        """Writes some tensors (names inside the block) into a loaded block, in place."""
         parameters = self._blocks[block].state_dict()
         for name, tensor in tensors.items():
             slot(self.row.experts, parameters, name).copy_(tensor)
 
     def release(self, block: int) -> None:
-        """Give a block's weights back."""
+        """Frees a block's weights."""
         module = self._blocks[block]
         state = {
             name: torch.empty_like(tensor, device="meta") for name, tensor in module.state_dict().items()
@@ -123,10 +125,10 @@ class BlockStream:
         module.load_state_dict(state, strict=True, assign=True)
 
     def run(self, block: int, hidden_BLH: Tensor, *, weights: Mapping[str, Tensor] | None = None) -> Tensor:
-        """Output of a loaded block, [B, L, H]. `weights` take the place of its own, by name inside the block;
-        gradients reach them."""
+        """Returns the output of a loaded block, [B, L, H]. `weights` replace its own, by name inside the
+        block; gradients reach them."""
         batch, length = hidden_BLH.shape[:2]
-        if (batch, length) not in self._calls:  # they follow from the shape alone: any token will do
+        if (batch, length) not in self._calls:  # the arguments depend on the shape only, so any token will do
             self._capture(torch.zeros(batch, length, dtype=torch.long, device=self._device))
         call = self._calls[batch, length][block]
         args = (hidden_BLH, *call.args)
@@ -135,7 +137,7 @@ class BlockStream:
         return cast(Tensor, output[0] if isinstance(output, tuple) else output)
 
     def load_head(self) -> None:
-        """Fill the output head, tied or not."""
+        """Fills the output head, tied or not."""
         head = self._model.get_output_embeddings()
         name = _name_of(self._model, head)
         state = {
@@ -145,7 +147,7 @@ class BlockStream:
         head.load_state_dict(state, strict=True, assign=True)
 
     def logits(self, tokens_L: Tensor, hidden_1LH: Tensor) -> Tensor:
-        """Logits [L, V] from the last block's output, through the model's own norm and head."""
+        """Returns logits [L, V] from the last block's output, through the model's own norm and head."""
         last = self.num_blocks - 1
 
         def forward(
@@ -176,15 +178,16 @@ class BlockStream:
             )
         self._token_rows = {int(token): row for row, token in enumerate(used)}
         rows = self._reader.rows(table, used.tolist()).to(self._device, self._dtype)
-        embedding.weight = nn.Parameter(rows, requires_grad=False)  # fewer rows than the config says
-        embedding.padding_idx = None  # it matters to gradients only, and may lie beyond these rows
+        embedding.weight = nn.Parameter(rows, requires_grad=False)  # it has fewer rows than the config states
+        embedding.padding_idx = None  # it affects only gradients, and may lie beyond these rows
 
     def _rows(self, tokens_L: Tensor) -> Tensor:
-        """Where the tokens lie in the compact embedding, [1, L]."""
+        """Returns the rows of the tokens in the compact embedding, [1, L]."""
         return torch.tensor([[self._token_rows[int(token)] for token in tokens_L]], device=self._device)
 
     def _capture(self, rows_BL: Tensor) -> Tensor:
-        """Hidden states [B, L, H] that enter block 0; keeps what the blocks are called with."""
+        """Returns the hidden states [B, L, H] that enter block 0, and stores the arguments of the block
+        calls."""
         calls: list[BlockCall] = []
         entering: list[Tensor] = []
         last = self.num_blocks - 1

@@ -1,4 +1,4 @@
-"""Tensors to a safetensors blob with its index entries. Equal tensors give equal bytes."""
+"""Writes tensors to a safetensors blob and returns its index entries. Equal tensors give equal bytes."""
 
 import json
 import struct
@@ -17,7 +17,7 @@ from pipeline.storage.content import BlobRef, ContentStore
 
 @dataclass(frozen=True)
 class _Source:
-    """One tensor to be written: its facts, and how to get its bytes when their turn comes."""
+    """One tensor to be written: its facts, and a function that reads its bytes when they are due."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -27,7 +27,7 @@ class _Source:
 
 @dataclass(frozen=True)
 class LaterBytes:
-    """A tensor uint8 [`length`] that is made when its turn comes."""
+    """A tensor uint8 [`length`] that is computed only when it is written."""
 
     length: int
     make: Callable[[], Tensor]
@@ -36,7 +36,7 @@ class LaterBytes:
 def put_tensors(
     content: ContentStore, path: str, tensors: Mapping[str, Tensor]
 ) -> tuple[FileRef, dict[str, TensorEntry]]:
-    """Store `tensors` as the safetensors file `path`."""
+    """Stores `tensors` as the safetensors file `path`."""
     sources = {name: _from_memory(tensor) for name, tensor in tensors.items()}
     file, starts = _put(path, sources, content.put_repeatable)
     digests = {name: sha256_hex(_tensor_bytes(tensor)) for name, tensor in tensors.items()}
@@ -46,7 +46,8 @@ def put_tensors(
 def copy_tensors(
     content: ContentStore, path: str, reader: CheckpointReader, names: Sequence[str]
 ) -> tuple[FileRef, dict[str, TensorEntry]]:
-    """Store tensors of another checkpoint as the safetensors file `path`, a chunk in memory at a time."""
+    """Stores tensors of another checkpoint as the safetensors file `path`, with one chunk in memory at a
+    time."""
     sources = {name: _from_checkpoint(reader, name) for name in names}
     file, starts = _put(path, sources, lambda chunks: content.put_stream(chunks()))
     digests = {name: reader.index.tensors[name].sha256 for name in names}
@@ -56,8 +57,8 @@ def copy_tensors(
 def put_later(
     content: ContentStore, path: str, tensors: Mapping[str, LaterBytes], *, metadata: Mapping[str, str]
 ) -> FileRef:
-    """Store tensors that are made one at a time, by name, as the safetensors file `path`, with `metadata` in
-    its header."""
+    """Stores tensors that are computed one at a time, by name, as the safetensors file `path`, with
+    `metadata` in its header."""
     sources = {name: _from_later(name, tensor) for name, tensor in tensors.items()}
     return _put(path, sources, lambda chunks: content.put_stream(chunks()), metadata=metadata)[0]
 
@@ -69,7 +70,7 @@ def _put(
     *,
     metadata: Mapping[str, str] | None = None,
 ) -> tuple[FileRef, dict[str, int]]:
-    """The file, and where in it each tensor begins."""
+    """Returns the file, and the position at which each tensor begins."""
     fields: dict[str, object] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     starts: dict[str, int] = {}
     offset = 0
@@ -80,7 +81,7 @@ def _put(
         fields[name] = {"dtype": source.dtype, "shape": source.shape, "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(fields, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # the format asks for data aligned to 8 bytes
+    text += b" " * (-len(text) % 8)  # the format requires data aligned to 8 bytes
     header = struct.pack("<Q", len(text)) + text
 
     def chunks() -> Iterator[bytes]:

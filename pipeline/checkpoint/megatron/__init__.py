@@ -1,3 +1,3 @@
-"""Megatron's two checkpoint layouts, read under Hugging Face's names and written from them.
-Each layout is one reader and one writer; changing the tensor-parallel size is reading and writing again.
-Pickles are never executed, and Megatron itself is not imported."""
+"""Megatron's two checkpoint layouts, read under Hugging Face's names and written from them. Each layout has
+one reader and one writer; the tensor-parallel size is changed by reading and writing again. Pickles are never
+executed, and Megatron itself is not imported."""

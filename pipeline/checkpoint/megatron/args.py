@@ -1,6 +1,6 @@
-"""Megatron's args of a model: sizes and constants by the names of Megatron-LM's command line.
+"""Megatron's args of a model: sizes and constants under the names of Megatron-LM's command line.
 
-What a config.json asks for and Megatron has no word for is refused by name.
+A setting in config.json that Megatron cannot express is refused by name.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from pipeline.structure.sizes import Sizes, sizes_of
 
 Args = dict[str, JsonValue]
 
-FIXED: Args = {  # what the types compute, and nothing else
+FIXED: Args = {  # the only values that the known model types compute
     "normalization": "RMSNorm",
     "swiglu": True,
     "position_embedding_type": "rope",
@@ -48,7 +48,8 @@ class _Config(Protocol):
 
 
 def sizes_for_megatron(config: Mapping[str, JsonValue]) -> Sizes:
-    """Sizes of the model of a config.json. Raises UnsupportedModel for types without a Megatron layout."""
+    """Returns the sizes of the model that a config.json describes. Raises UnsupportedModel for types without
+    a Megatron layout."""
     model_type = str(config.get("model_type"))
     if model_type not in MODEL_TYPES:
         raise UnsupportedModel(
@@ -59,12 +60,12 @@ def sizes_for_megatron(config: Mapping[str, JsonValue]) -> Sizes:
 
 
 def args_of(config: Mapping[str, JsonValue], *, tensor_parallel: int = 1) -> Args:
-    """Args of a model with this config.json, for a group of `tensor_parallel` ranks. Raises UnsupportedModel,
-    and UnsupportedCheckpoint for a setting that Megatron has no word for."""
+    """Returns the args of a model with this config.json, for a group of `tensor_parallel` ranks. Raises
+    UnsupportedModel, and UnsupportedCheckpoint for a setting that Megatron cannot express."""
     sizes = sizes_for_megatron(config)
     full = cast(_Config, AutoConfig.for_model(**config))
     if full.hidden_act != "silu":
-        raise _no_word("hidden_act", full.hidden_act, "'silu'")
+        raise _unsupported("hidden_act", full.hidden_act, "'silu'")
     linear_bias = _linear_bias(full)
     return {
         **FIXED,
@@ -93,10 +94,11 @@ def args_of(config: Mapping[str, JsonValue], *, tensor_parallel: int = 1) -> Arg
 
 
 def _linear_bias(full: _Config) -> bool:
-    """Megatron has biases on every linear, on query, key and value, or on none."""
+    """Tells whether every linear has a bias. Megatron has biases on every linear, on query, key and value, or
+    on none."""
     attention, mlp = bool(getattr(full, "attention_bias", False)), bool(getattr(full, "mlp_bias", False))
     if attention != mlp:
-        raise _no_word("attention_bias" if attention else "mlp_bias", True, "false, or both of them true")
+        raise _unsupported("attention_bias" if attention else "mlp_bias", True, "false, or both of them true")
     return attention
 
 
@@ -104,12 +106,12 @@ def _rotary(full: _Config) -> Args:
     rope = full.rope_parameters
     kind = rope.get("rope_type", "default")
     if rope.get("partial_rotary_factor", 1.0) != 1.0:
-        raise _no_word("rope_parameters.partial_rotary_factor", rope["partial_rotary_factor"], "1.0")
+        raise _unsupported("rope_parameters.partial_rotary_factor", rope["partial_rotary_factor"], "1.0")
     if kind not in ("default", "llama3"):
-        raise _no_word("rope_parameters.rope_type", kind, "'default', 'llama3'")
+        raise _unsupported("rope_parameters.rope_type", kind, "'default', 'llama3'")
     for name, value in LLAMA3.items() if kind == "llama3" else ():
         if rope.get(name) != value:
-            raise _no_word(f"rope_parameters.{name}", rope.get(name), repr(value))
+            raise _unsupported(f"rope_parameters.{name}", rope.get(name), repr(value))
     return {
         "rotary_base": rope["rope_theta"],
         "use_rotary_position_embeddings": True,
@@ -119,7 +121,8 @@ def _rotary(full: _Config) -> Args:
 
 
 def _window(full: _Config) -> Args:
-    """A token sees itself and as many before it as Megatron's window says: one fewer than Hugging Face's."""
+    """Returns the args of sliding windows. Megatron's window counts the tokens before the current one, and so
+    is one smaller than Hugging Face's."""
     window: int | None = getattr(full, "sliding_window", None)
     types: list[str] | None = getattr(full, "layer_types", None)
     sliding = [window is not None] * full.num_hidden_layers
@@ -131,7 +134,7 @@ def _window(full: _Config) -> Args:
     return {"window_size": [window - 1, 0], "window_attn_skip_freq": by_block}
 
 
-def _no_word(field: str, got: object, allowed: str) -> UnsupportedCheckpoint:
+def _unsupported(field: str, got: object, allowed: str) -> UnsupportedCheckpoint:
     return UnsupportedCheckpoint(
         f"config.json: Megatron cannot express {field}={got!r}; allowed: {allowed}", f"config.{field}"
     )

@@ -1,6 +1,6 @@
-"""A checkpoint in one layout → the same in another: Hugging Face, Megatron's `torch_dist` and `mp_rank_XX`.
+"""Converts a checkpoint between layouts: Hugging Face, Megatron's `torch_dist` and `mp_rank_XX`.
 
-Nothing holds the whole model: readers give one tensor at a time, writers take one parameter or block.
+The whole model is never in memory: readers return one tensor at a time, writers take one parameter or block.
 """
 
 import json
@@ -25,7 +25,7 @@ from pipeline.errors import InvalidSpec, SourceNotFound, UnsupportedCheckpoint
 
 Layout = Literal["hf", "torch_dist", "mp_rank"]
 TRACKER = "latest_checkpointed_iteration.txt"
-RELEASE = "release"  # Megatron-LM's word for weights without optimizer and iteration
+RELEASE = "release"  # Megatron-LM's name for weights without optimizer and iteration
 
 
 def convert(
@@ -38,12 +38,13 @@ def convert(
     config: Path | None = None,
     tokenizer: Path | None = None,
 ) -> Path:
-    """Write the checkpoint in `source` as `out`, which must not exist, and return it.
+    """Writes the checkpoint in `source` as `out`, which must not exist, and returns it.
 
-    `config`: a config.json, or a directory that has one, for checkpoints whose args do not tell.
-    `implementation`: Megatron's --transformer-impl, by which `mp_rank` names some norms. `tokenizer`: a
-    directory whose tokenizer goes along; left out, that of the source does. The directory appears whole or
-    not at all. Raises SourceNotFound, InvalidSpec, UnsupportedModel and UnsupportedCheckpoint.
+    `config`: a config.json, or a directory that has one, for checkpoints whose args are incomplete.
+    `implementation`: Megatron's --transformer-impl, which determines the names of some norms in `mp_rank`.
+    `tokenizer`: a directory whose tokenizer is copied; by default that of the source is. The directory
+    appears complete or not at all. Raises SourceNotFound, InvalidSpec, UnsupportedModel and
+    UnsupportedCheckpoint.
     """
     if to == "hf" and tensor_parallel != 1:
         raise InvalidSpec(
@@ -70,27 +71,27 @@ def convert(
 
 
 def open_weights(source: Path, *, config: Path | None = None) -> Weights:
-    """The weights of a directory, whichever layout it has. `config` as in `convert`. Raises SourceNotFound,
-    and UnsupportedCheckpoint for a directory without any of the layouts."""
+    """Opens the weights of a directory in any of the layouts. `config` as in `convert`. Raises
+    SourceNotFound, and UnsupportedCheckpoint for a directory without any of the layouts."""
     if not source.is_dir():
         raise SourceNotFound(f"{source} does not exist, or is not a directory")
     directory = _latest(source)
-    told = _config(config, beside=(directory, source, directory.parent))
+    loaded = _config(config, beside=(directory, source, directory.parent))
     if (directory / METADATA).exists():
-        return MegatronWeights(TorchDist(directory), config=told, where=directory)
+        return MegatronWeights(TorchDist(directory), config=loaded, where=directory)
     if any(RANK.fullmatch(one.name) for one in directory.iterdir()):
-        return MegatronWeights(MpRank(directory), config=told, where=directory)
-    if told is None:
+        return MegatronWeights(MpRank(directory), config=loaded, where=directory)
+    if loaded is None:
         raise UnsupportedCheckpoint(
             f"{source} has no {METADATA} (torch_dist), no mp_rank_XX and no {CONFIG_JSON}: it is no "
             f"checkpoint of Megatron or Hugging Face; name the directory that has one of them, "
             f"or that of {TRACKER}"
         )
-    return HuggingFaceDirectory(directory, config=told)
+    return HuggingFaceDirectory(directory, config=loaded)
 
 
 def _latest(source: Path) -> Path:
-    """The directory of the iteration that Megatron-LM's tracker names, or the source itself."""
+    """Returns the directory of the iteration that Megatron-LM's tracker names, or the source itself."""
     tracker = source / TRACKER
     if not tracker.is_file():
         return source
@@ -123,7 +124,7 @@ def _config(named: Path | None, *, beside: tuple[Path, ...]) -> Mapping[str, Jso
 
 
 def _kept_files(source: Path, tokenizer: Path | None) -> list[Path]:
-    """Tokenizer and generation settings, which go along as they are."""
+    """Returns the files of tokenizer and generation settings, which are copied unchanged."""
     directory = source if tokenizer is None else tokenizer
     files = [directory / name for name in TOKENIZER_FILES if (directory / name).is_file()]
     if tokenizer is not None and not has_tokenizer([file.name for file in files]):

@@ -18,13 +18,13 @@ from pipeline.checkpoint.megatron.weights import Facts, Weights
 from pipeline.checkpoint.reader import DTYPES
 from pipeline.errors import IncompleteCheckpoint, UnsupportedCheckpoint
 
-BASE = "model."  # checkpoints saved from the base model lack it
-BUFFERS = (".rotary_emb.inv_freq",)  # that older versions stored
+BASE = "model."  # checkpoints saved from the base model lack this prefix
+BUFFERS = (".rotary_emb.inv_freq",)  # older versions stored these
 
 
 class HuggingFaceDirectory:
-    """Weights of a directory that save_pretrained wrote. Raises UnsupportedCheckpoint for other weights than
-    safetensors, and where they are not those that config.json asks for."""
+    """The weights of a directory that save_pretrained wrote. Raises UnsupportedCheckpoint for weights other
+    than safetensors, and for parameters other than those that config.json requires."""
 
     def __init__(self, directory: Path, *, config: Mapping[str, JsonValue]) -> None:
         self._directory = directory
@@ -41,12 +41,12 @@ class HuggingFaceDirectory:
 
     @property
     def config(self) -> Mapping[str, JsonValue]:
-        """config.json."""
+        """The content of config.json."""
         return self._config
 
     @cached_property
     def facts(self) -> Mapping[str, Facts]:
-        """Type and shape of every parameter; a tied head is not among them."""
+        """The type and shape of every parameter; a tied head is not among them."""
         found = {}
         for path in sorted({path for path, _ in self._stored.values()}):
             with safe_open(path, framework="pt") as file:
@@ -57,14 +57,14 @@ class HuggingFaceDirectory:
         return found
 
     def tensor(self, name: str) -> Tensor:
-        """One parameter."""
+        """Returns one parameter."""
         path, stored = self._stored[name]
         with safe_open(path, framework="pt") as file:
             tensor: Tensor = file.get_tensor(stored)
             return tensor
 
     def _files(self) -> dict[str, Path]:
-        """The file of every stored tensor."""
+        """Maps every stored tensor to its file."""
         index = self._directory / WEIGHTS_INDEX_JSON
         paths = {self._directory / WEIGHTS}
         if not (self._directory / WEIGHTS).exists():
@@ -93,8 +93,8 @@ class HuggingFaceDirectory:
 
 
 def write_huggingface(weights: Weights, directory: Path) -> None:
-    """A shard for what is outside of the blocks and one for each block, their index and config.json. Memory
-    holds one of them."""
+    """Writes a shard for the tensors outside of the blocks and one for each block, their index and
+    config.json. Memory holds one shard."""
     shards: dict[int, list[str]] = {}
     for name in weights.facts:
         match = re.match(rf"{re.escape(HERE)}(\d+)\.", name)
@@ -113,7 +113,7 @@ def write_huggingface(weights: Weights, directory: Path) -> None:
 
 
 def write_config(config: Mapping[str, JsonValue], directory: Path) -> None:
-    """config.json."""
+    """Writes config.json."""
     text = json.dumps(dict(config), indent=2, sort_keys=True) + "\n"
     (directory / CONFIG_JSON).write_text(text, encoding="utf-8")
 

@@ -1,9 +1,9 @@
-"""Which parameters of Hugging Face lie in which of Megatron, and how a tensor-parallel group shares them.
+"""Maps parameters of Hugging Face to parameters of Megatron, and splits them over a tensor-parallel group.
 
 The table names parameters; the rest follows from the labels of their dimensions
-(pipeline/architecture/axes.py): query, key and value lie together by key-value group, parts with equal
-labels one after another, and what is split among ranks is the dimension that counts heads, FFN channels or
-tokens.
+(pipeline/architecture/axes.py): query, key and value are interleaved by key-value group, parts with equal
+labels lie one after another, and the dimension that is split among ranks is the one that counts heads, FFN
+channels or tokens.
 
 Shape legend: O out_features, I in_features, G key-value groups.
 """
@@ -18,7 +18,7 @@ from pipeline.architecture.axes import ATTENTION, MLP, NORMS, OUTER, Dimension, 
 from pipeline.structure.sizes import Sizes
 
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
-BLOCKS = "decoder.layers."  # what comes before a block's number
+BLOCKS = "decoder.layers."  # the prefix of a block's number
 LABELS: Labels = {**ATTENTION, **MLP, **NORMS, **OUTER}
 
 _BY_GROUP: tuple[Dimension, ...] = ("query", "key_value", "key_value")
@@ -27,9 +27,9 @@ _SPLIT: frozenset[Dimension] = frozenset(("query", "key_value", "ffn", "vocabula
 
 @dataclass(frozen=True)
 class Row:
-    """One parameter of Megatron. `name`: as with Transformer Engine and in `torch_dist`, inside of a block or
-    in the model. `parts`: the parameters of Hugging Face in it, in their order. `local`: its name in models
-    without Transformer Engine, where it is another."""
+    """One parameter of Megatron. `name`: its name with Transformer Engine and in `torch_dist`, inside of a
+    block or in the model. `parts`: the parameters of Hugging Face that it contains, in their order. `local`:
+    its name in models without Transformer Engine, if it differs."""
 
     name: str
     parts: tuple[str, ...]
@@ -37,33 +37,33 @@ class Row:
 
     @property
     def labels(self) -> tuple[tuple[Dimension, ...], ...]:
-        """What the dimensions of each part count."""
+        """The labels of each part's dimensions."""
         return tuple(_labels(part) for part in self.parts)
 
     @property
     def by_group(self) -> bool:
-        """Whether the parts lie together by key-value group."""
+        """Tells whether the parts are interleaved by key-value group."""
         return tuple(labels[0] for labels in self.labels) == _BY_GROUP
 
     @property
     def module(self) -> str:
-        """The module whose parameter it is."""
+        """The name of the module that owns the parameter."""
         return self.name.rpartition(".")[0]
 
     @property
     def is_linear(self) -> bool:
-        """Whether it is the weight of a linear."""
+        """Tells whether the parameter is the weight of a linear."""
         return len(self.labels[0]) == 2
 
     @property
     def split(self) -> int | None:
-        """The dimension that a tensor-parallel group shares out; None for what each rank has whole."""
+        """The dimension that a tensor-parallel group splits; None if every rank has the whole parameter."""
         places = [place for place, label in enumerate(self.labels[0]) if label in _SPLIT]
         return places[0] if places else None
 
 
 def _linear(name: str, *modules: str) -> tuple[Row, Row]:
-    """A linear's weight and, where a model has it, its bias."""
+    """Returns the rows of a linear's weight and, where a model has it, its bias."""
     return (
         Row(f"{name}.weight", tuple(f"{module}.weight" for module in modules)),
         Row(f"{name}.bias", tuple(f"{module}.bias" for module in modules)),
@@ -89,7 +89,7 @@ INNER: tuple[Row, ...] = (
     *_linear("mlp.linear_fc2", "mlp.down_proj"),
 )
 EMBEDDING = Row("embedding.word_embeddings.weight", ("model.embed_tokens.weight",))
-OUTPUT = Row("output_layer.weight", ("lm_head.weight",))  # absent where it is tied to the embedding
+OUTPUT = Row("output_layer.weight", ("lm_head.weight",))  # absent if it is tied to the embedding
 NORM = Row("decoder.final_layernorm.weight", ("model.norm.weight",))
 
 ROWS: Mapping[str, Row] = {
@@ -99,7 +99,7 @@ ROWS: Mapping[str, Row] = {
 
 
 def join(row: Row, parts: Sequence[Tensor], sizes: Sizes) -> Tensor:
-    """Megatron's whole parameter [O, ...], without padding, of Hugging Face's parts."""
+    """Joins Hugging Face's parts into Megatron's whole parameter [O, ...], without padding."""
     if not row.by_group:
         return parts[0] if len(parts) == 1 else torch.cat(list(parts))
     groups = sizes.num_key_value_heads
@@ -107,7 +107,7 @@ def join(row: Row, parts: Sequence[Tensor], sizes: Sizes) -> Tensor:
 
 
 def part(row: Row, whole: Tensor, number: int, sizes: Sizes) -> Tensor:
-    """One of Hugging Face's parts [O, ...] of Megatron's whole parameter."""
+    """Returns one of Hugging Face's parts [O, ...] of Megatron's whole parameter."""
     if not row.by_group:
         return whole.chunk(len(row.parts))[number]
     wide = sizes.heads_per_group
@@ -117,15 +117,16 @@ def part(row: Row, whole: Tensor, number: int, sizes: Sizes) -> Tensor:
 
 
 def share(row: Row, whole: Tensor, *, rank: int, ranks: int) -> Tensor:
-    """What one rank has of a whole parameter: whole key-value groups, and of parts that lie one after another
-    its piece of each. `ranks` must divide what is split."""
+    """Returns one rank's share of a whole parameter: whole key-value groups, and a piece of each of the parts
+    that lie one after another. `ranks` must divide the split dimension."""
     if row.split is None:
         return whole
     return torch.cat([half.chunk(ranks, dim=row.split)[rank] for half in _halves(row, whole)], dim=row.split)
 
 
 def merged(row: Row, shares: Sequence[Tensor]) -> Tensor:
-    """The whole parameter of what the ranks have, in their order: `share` the other way."""
+    """Merges the shares of all ranks, in their order, into the whole parameter. It is the inverse of
+    `share`."""
     if row.split is None or len(shares) == 1:
         return shares[0]
     by_half = zip(*(_halves(row, one) for one in shares), strict=True)
@@ -133,7 +134,7 @@ def merged(row: Row, shares: Sequence[Tensor]) -> Tensor:
 
 
 def shape_of(row: Row, number: int, sizes: Sizes) -> tuple[int, ...]:
-    """The shape of one of the parts in a model of these sizes."""
+    """Returns the shape of one of the parts in a model of these sizes."""
     lengths: dict[Dimension, int | None] = {
         "hidden": sizes.hidden_size,
         "query": sizes.num_attention_heads * sizes.head_dim,
@@ -146,14 +147,14 @@ def shape_of(row: Row, number: int, sizes: Sizes) -> tuple[int, ...]:
 
 
 def whole_shape(row: Row, sizes: Sizes, *, padded_vocabulary: int) -> tuple[int, ...]:
-    """The shape of Megatron's whole parameter in a model of these sizes."""
+    """Returns the shape of Megatron's whole parameter in a model of these sizes."""
     shapes = [shape_of(row, number, sizes) for number in range(len(row.parts))]
     rows = padded_vocabulary if row.labels[0][0] == "vocabulary" else sum(shape[0] for shape in shapes)
     return (rows, *shapes[0][1:])
 
 
 def _halves(row: Row, tensor: Tensor) -> tuple[Tensor, ...]:
-    """The parts that lie one after another; what lies together by group is one."""
+    """Returns the parts that lie one after another; parts that are interleaved by group stay one tensor."""
     return (tensor,) if row.by_group else tensor.chunk(len(row.parts))
 
 

@@ -1,4 +1,4 @@
-"""`mp_rank_XX`: Megatron's older layout, a file of torch.save for each rank (`--ckpt-format torch`).
+"""`mp_rank_XX`: Megatron's older layout, one file of torch.save for each rank (`--ckpt-format torch`).
 
 With pipeline parallelism it is `mp_rank_XX_YYY`, and every stage YYY counts its blocks from 0.
 """
@@ -20,13 +20,14 @@ FILE = "model_optim_rng.pt"
 RANK = re.compile(r"mp_rank_(\d+)(?:_(\d+))?(_\d+)?")
 IN_BLOCK = re.compile(rf"{re.escape(BLOCKS)}(\d+)\.")
 
-Shares = tuple[Tensor, ...]  # of one parameter, by rank
+Shares = tuple[Tensor, ...]  # the shares of one parameter, by rank
 
 
 class MpRank:
-    """A checkpoint of this layout, by the names of mapping.py with the number of the block. Files are mapped:
-    what is in memory is what was asked for. Raises IncompleteCheckpoint where files or tensors of a rank are
-    missing, UnsupportedCheckpoint for what is split among experts or by virtual stages."""
+    """A checkpoint in this layout, by the names of mapping.py with the number of the block. Files are
+    memory-mapped, so that only requested tensors are in memory. Raises IncompleteCheckpoint where files or
+    tensors of a rank are missing, UnsupportedCheckpoint for parameters that are split among experts or by
+    virtual stages."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -36,7 +37,7 @@ class MpRank:
         }
         self._check_ranks(len(stages[0]))
         self._shares: dict[str, Shares] = {}
-        first = 0  # block of the stage
+        first = 0  # the first block of the stage
         for stage in stages:
             models = [_model(rank, directory) for rank in stage]
             self._shares |= dict(self._named(models, first=first))
@@ -44,7 +45,7 @@ class MpRank:
 
     @cached_property
     def facts(self) -> Mapping[str, Facts]:
-        """Type and shape of each whole parameter."""
+        """The type and shape of each whole parameter."""
         found = {}
         for name, shares in self._shares.items():
             row, shape = _row(name), list(shares[0].shape)
@@ -54,12 +55,12 @@ class MpRank:
         return found
 
     def tensor(self, name: str) -> Tensor:
-        """One whole parameter."""
+        """Returns one whole parameter."""
         row = _row(name)
         return self._shares[name][0] if row is None else merged(row, self._shares[name])
 
     def _named(self, models: list[dict[str, Tensor]], *, first: int) -> Iterator[tuple[str, Shares]]:
-        """Shares of a stage's parameters, by the names of mapping.py."""
+        """Yields the shares of a stage's parameters, by the names of mapping.py."""
         for stored in models[0]:
             lacking = [rank for rank, model in enumerate(models) if stored not in model]
             if lacking:
@@ -83,7 +84,7 @@ class MpRank:
 
 
 def _files(directory: Path) -> list[list[Path]]:
-    """Files by pipeline stage and tensor-parallel rank."""
+    """Returns the files by pipeline stage and tensor-parallel rank."""
     matches = [match for one in directory.iterdir() if (match := RANK.fullmatch(one.name)) and one.is_dir()]
     by_expert = sorted(match[0] for match in matches if match[3])
     if by_expert:
@@ -103,7 +104,7 @@ def _files(directory: Path) -> list[list[Path]]:
 
 
 def _model(stored: Stored, directory: Path) -> dict[str, Tensor]:
-    """The model's tensors, without what Transformer Engine keeps beside them."""
+    """Returns the model's tensors, without the extra state that Transformer Engine stores beside them."""
     model = stored.get("model")
     if not isinstance(model, dict):
         raise UnsupportedCheckpoint(

@@ -1,7 +1,7 @@
-"""`mp_rank_XX`: a file of torch.save for each rank, written without ever holding a rank's model.
+"""Writes `mp_rank_XX`, one file of torch.save for each rank, without ever holding a rank's model in memory.
 
-Each file is made with room for its tensors and nothing in it, then mapped, and the tensors are written where
-they belong, one parameter after another.
+Each file is created with space for its tensors but without their values. It is then memory-mapped, and the
+tensors are written to their positions, one parameter after another.
 """
 
 import mmap
@@ -21,8 +21,8 @@ from pipeline.checkpoint.megatron.whole import Implementation, WholeParameters
 def write_mp_rank(
     whole: WholeParameters, directory: Path, *, ranks: int, implementation: Implementation
 ) -> None:
-    """Write the files of `ranks` ranks into `directory`. Memory holds one parameter, and pages that the
-    system may write out whenever it wants."""
+    """Writes the files of `ranks` ranks into `directory`. Memory holds one parameter, and pages that the
+    system may write out at any time."""
     beside = whole.beside(layout="torch", implementation=implementation)
     paths = [directory / f"mp_rank_{rank:02d}" / FILE for rank in range(ranks)]
     for path in paths:

@@ -1,22 +1,23 @@
-"""What a tensor-parallel size asks of a model's sizes."""
+"""The conditions that a tensor-parallel size puts on a model's sizes."""
 
 import math
 
 from pipeline.errors import InvalidSpec
 from pipeline.structure.sizes import Sizes
 
-MULTIPLE = 128  # Megatron's --make-vocab-size-divisible-by, for each rank
+MULTIPLE = 128  # Megatron's --make-vocab-size-divisible-by, which applies to each rank
 
 
 def padded_vocabulary(vocab_size: int, tensor_parallel: int) -> int:
-    """Rows of Megatron's embedding: so many that every rank has equally many, and a multiple of 128."""
+    """Returns the rows of Megatron's embedding: the vocabulary, padded so that every rank has the same
+    multiple of 128 rows."""
     multiple = MULTIPLE * tensor_parallel
     return -(-vocab_size // multiple) * multiple
 
 
 def check_tensor_parallel(sizes: Sizes, tensor_parallel: int) -> None:
-    """Raise InvalidSpec, with the valid sizes, unless every rank gets whole key-value groups (and their query
-    heads with them) and equally many FFN channels."""
+    """Raises InvalidSpec, with the valid sizes, unless every rank gets whole key-value groups (and their
+    query heads with them) and equally many FFN channels."""
     ffn = sizes.intermediate_size or 0
     common = math.gcd(sizes.num_key_value_heads, ffn)
     valid = [size for size in range(1, common + 1) if common % size == 0]

@@ -1,4 +1,4 @@
-"""Which parameters a model has, under the names of both worlds, as its config.json says."""
+"""Lists the parameters of a model from its config.json, under Megatron's and Hugging Face's names."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -9,36 +9,37 @@ from pipeline.checkpoint.megatron.args import Args, args_of
 from pipeline.checkpoint.megatron.mapping import BLOCKS, EMBEDDING, INNER, NORM, OUTPUT, Row
 from pipeline.errors import IncompleteCheckpoint, UnsupportedCheckpoint
 
-HERE = "model.layers."  # what the known types call their blocks
+HERE = "model.layers."  # the name of the blocks in the known types
 
 
 @dataclass(frozen=True)
 class Parameter:
-    """A row of the mapping in its place. `block`: None outside of the blocks."""
+    """A row of the mapping, applied to a block. `block`: None outside of the blocks."""
 
     row: Row
     block: int | None = None
 
     @property
     def name(self) -> str:
-        """Megatron's name of it."""
+        """Megatron's name of the parameter."""
         return self.row.name if self.block is None else f"{BLOCKS}{self.block}.{self.row.name}"
 
     @property
     def local_name(self) -> str:
-        """The same in models without Transformer Engine."""
+        """Megatron's name of the parameter in models without Transformer Engine."""
         own = self.row.local or self.row.name
         return own if self.block is None else f"{BLOCKS}{self.block}.{own}"
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Hugging Face's names of what is in it."""
+        """Hugging Face's names of the parameters that it contains."""
         prefix = "" if self.block is None else f"{HERE}{self.block}."
         return tuple(f"{prefix}{part}" for part in self.row.parts)
 
 
 def parameters_of(config: Mapping[str, JsonValue]) -> tuple[Parameter, ...]:
-    """Every parameter that config.json asks for, in the order in which they run. Raises what args_of does."""
+    """Returns every parameter that config.json requires, in the order in which they run. Raises the errors of
+    args_of."""
     args = args_of(config)
     blocks = args["num_layers"]
     assert isinstance(blocks, int), "args_of makes it so"
@@ -52,7 +53,7 @@ def parameters_of(config: Mapping[str, JsonValue]) -> tuple[Parameter, ...]:
 
 
 def check_names(found: Collection[str], wanted: Collection[str], *, where: object) -> None:
-    """Raise unless the checkpoint has exactly the parameters that its config.json asks for."""
+    """Raises an error unless the checkpoint has exactly the parameters that its config.json requires."""
     missing = [name for name in wanted if name not in found]
     if missing:
         raise IncompleteCheckpoint(

@@ -1,7 +1,7 @@
-"""Megatron's files hold pickles. Nothing that they name is ever imported or called.
+"""Reads the pickles in Megatron's files. No class or function that they name is ever imported or called.
 
-Their settings carry objects of Megatron's own classes, which need not be installed here: every class but the
-few that are listed becomes an inert stand-in.
+Their settings contain objects of Megatron's own classes, which need not be installed here: every class except
+a few listed ones becomes an inert stand-in.
 """
 
 import io
@@ -38,7 +38,7 @@ _KNOWN = {
 
 
 class _Inert:
-    """Takes whatever a pickle says of an object, and does nothing with it."""
+    """Accepts any state that a pickle gives an object, and ignores it."""
 
     def __new__(cls, *args: object) -> "_Inert":
         return super().__new__(cls)
@@ -51,8 +51,8 @@ class _Inert:
 
 
 def load_settings(path: Path) -> Stored:
-    """A file of torch.save: tensors are mapped, not read; unknown classes are inert. Raises
-    UnsupportedCheckpoint for what is no such file."""
+    """Loads a file of torch.save: tensors are memory-mapped, not read; unknown classes are inert. Raises
+    UnsupportedCheckpoint for other files."""
     try:
         unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
         allowed: list[Callable[..., object] | tuple[Callable[..., object], str]] = [
@@ -70,7 +70,7 @@ def load_settings(path: Path) -> Stored:
 
 
 def load_metadata(path: Path) -> Metadata:
-    """The `.metadata` of torch.distributed.checkpoint. Raises UnsupportedCheckpoint for what is none."""
+    """Loads the `.metadata` of torch.distributed.checkpoint. Raises UnsupportedCheckpoint for other files."""
     try:
         loaded = _MetadataUnpickler(io.BytesIO(path.read_bytes())).load()
     except (pickle.UnpicklingError, EOFError, AttributeError, TypeError, ValueError, LookupError) as error:
@@ -83,7 +83,7 @@ def load_metadata(path: Path) -> Metadata:
 
 
 def load_tensor(file: IO[bytes], *, start: int, length: int) -> torch.Tensor:
-    """One piece of a tensor from a `.distcp` file."""
+    """Loads one piece of a tensor from a `.distcp` file."""
     file.seek(start)
     loaded = torch.load(io.BytesIO(file.read(length)), map_location="cpu", weights_only=True)
     if not isinstance(loaded, torch.Tensor):
@@ -95,14 +95,14 @@ def load_tensor(file: IO[bytes], *, start: int, length: int) -> torch.Tensor:
 
 class _MetadataUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> object:
-        """torch's own descriptions and types; stand-ins for all else."""
+        """Returns torch's own descriptions and types, and stand-ins for everything else."""
         if module == "torch" and isinstance(found := getattr(torch, name, None), torch.dtype):
             return found
         return _KNOWN.get((module, name)) or _stand_in(f"{module}.{name}")
 
 
 def _reason(error: Exception) -> str:
-    """The line that says it; torch puts advice around it."""
+    """Returns the line that states the reason, without torch's advice around it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return next((line for line in lines if "GLOBAL" in line), lines[0] if lines else type(error).__name__)
 

@@ -1,4 +1,4 @@
-"""A Megatron checkpoint under Hugging Face's names."""
+"""Presents a Megatron checkpoint under Hugging Face's names."""
 
 from argparse import Namespace
 from collections.abc import Mapping
@@ -17,10 +17,10 @@ from pipeline.structure.sizes import Sizes
 
 
 class MegatronWeights:
-    """Weights by Hugging Face's names, cut from Megatron's parameters when they are asked for. Memory holds
-    the one that was asked for last. `config`: a config.json that lies beside the checkpoint, or was named;
-    left out, it is made of the checkpoint's args. Raises UnsupportedCheckpoint where names or shapes are not
-    those that it asks for."""
+    """Weights by Hugging Face's names, cut from Megatron's parameters on request. Memory holds the parameter
+    that was used last. `config`: a config.json beside the checkpoint, or one that the user named; if None, it
+    is derived from the checkpoint's args. Raises UnsupportedCheckpoint where names or shapes differ from
+    those that config.json requires."""
 
     def __init__(
         self, tensors: MegatronTensors, *, config: Mapping[str, JsonValue] | None, where: object
@@ -42,7 +42,7 @@ class MegatronWeights:
             for number, name in enumerate(parameter.parts)
         }
         wanted = {parameter.name: parameter for parameter, _ in self._places.values()}
-        tied = {OUTPUT.name} - wanted.keys()  # the last of several pipeline stages has a copy
+        tied = {OUTPUT.name} - wanted.keys()  # the last of several pipeline stages stores a copy
         check_names(tensors.facts.keys() - tied, wanted, where=where)
         for name, parameter in wanted.items():
             _check_shape(parameter, tensors.facts[name], self.sizes, where=where)
@@ -50,17 +50,17 @@ class MegatronWeights:
 
     @property
     def config(self) -> Mapping[str, JsonValue]:
-        """config.json of the model."""
+        """The config.json of the model."""
         return self._config
 
     @cached_property
     def sizes(self) -> Sizes:
-        """Sizes of the model."""
+        """The sizes of the model."""
         return sizes_for_megatron(self._config)
 
     @cached_property
     def facts(self) -> Mapping[str, Facts]:
-        """Type and shape of every parameter; a tied head is not among them."""
+        """The type and shape of every parameter; a tied head is not among them."""
         return {
             name: Facts(
                 self._tensors.facts[parameter.name].dtype, shape_of(parameter.row, number, self.sizes)
@@ -69,10 +69,10 @@ class MegatronWeights:
         }
 
     def tensor(self, name: str) -> Tensor:
-        """One parameter, without the padding of the vocabulary."""
+        """Returns one parameter, without the padding of the vocabulary."""
         parameter, number = self._places[name]
         if self._last is None or self._last[0] != parameter.name:
-            self._last = None  # two are never held
+            self._last = None  # frees it first, so that two are never held
             self._last = (parameter.name, self._tensors.tensor(parameter.name))
         found = part(parameter.row, self._last[1], number, self.sizes)
         return found[: self.facts[name].shape[0]].contiguous()

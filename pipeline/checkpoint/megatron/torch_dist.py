@@ -1,6 +1,8 @@
-"""`torch_dist`: Megatron's living layout, pieces of tensors as torch.distributed.checkpoint stores them.
+"""Reads `torch_dist`, Megatron's current layout: pieces of tensors as torch.distributed.checkpoint stores
+them.
 
-Parameters of blocks lie stacked, [blocks, ...], or one by one; of a stack only one block's pieces are read.
+Parameters of blocks are stored stacked, [blocks, ...], or one by one; of a stack only one block's pieces are
+read.
 """
 
 import re
@@ -19,11 +21,11 @@ from pipeline.errors import IncompleteCheckpoint, UnsupportedCheckpoint
 
 METADATA = ".metadata"
 SETTINGS = "common.pt"
-APART = ("_w", "_v")  # gate and up, where `singleton_local_shards` gave them names of their own
+APART = ("_w", "_v")  # gate and up, which `singleton_local_shards` stores under separate names
 
 
 class TorchDist:
-    """A checkpoint of this layout, by the names of mapping.py with the number of the block."""
+    """A checkpoint in this layout, by the names of mapping.py with the number of the block."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -33,18 +35,18 @@ class TorchDist:
             for name, entry in self._metadata.state_dict_metadata.items()
             if isinstance(entry, TensorStorageMetadata)
         }
-        ends = [name for name in self._stored if name.endswith(EMBEDDING.name)]  # optimizers have copies
+        ends = [name for name in self._stored if name.endswith(EMBEDDING.name)]  # optimizers store copies
         self._prefix = min(ends, key=len).removesuffix(EMBEDDING.name) if ends else ""
 
     @cached_property
     def settings(self) -> dict[str, object]:
-        """What lies beside the tensors: `args` and the iteration."""
+        """The settings beside the tensors: `args` and the iteration."""
         path = self._directory / SETTINGS
         return load_settings(path) if path.exists() else {}
 
     @cached_property
     def facts(self) -> Mapping[str, Facts]:
-        """Type and shape of each whole parameter."""
+        """The type and shape of each whole parameter."""
         found: dict[str, Facts] = {}
         for stored, entry in self._stored.items():
             name = stored.removeprefix(self._prefix)
@@ -61,7 +63,7 @@ class TorchDist:
         return _together(found)
 
     def tensor(self, name: str) -> Tensor:
-        """One whole parameter. Raises IncompleteCheckpoint where pieces of it are missing."""
+        """Returns one whole parameter. Raises IncompleteCheckpoint where pieces of it are missing."""
         facts = self.facts[name]
         if f"{self._prefix}{name}" in self._stored:
             return self._read(f"{self._prefix}{name}", facts, block=None)
@@ -72,7 +74,7 @@ class TorchDist:
         return self._read(f"{self._prefix}{BLOCKS}{inner}", facts, block=int(block))
 
     def _read(self, stored: str, facts: Facts, *, block: int | None) -> Tensor:
-        """A tensor, or one block of a stack, put together of its pieces."""
+        """Assembles a tensor, or one block of a stack, from its pieces."""
         whole = torch.empty(facts.shape, dtype=facts.dtype)
         filled = 0
         for chunk in self._stored[stored].chunks:
@@ -110,7 +112,7 @@ class TorchDist:
 
 
 def _together(found: Mapping[str, Facts]) -> dict[str, Facts]:
-    """Gate and up under one name."""
+    """Puts gate and up under one name."""
     whole: dict[str, Facts] = {}
     for name, facts in found.items():
         if name.endswith(APART[0]) and f"{name.removesuffix(APART[0])}{APART[1]}" in found:

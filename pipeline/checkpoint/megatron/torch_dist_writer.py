@@ -1,6 +1,7 @@
-"""`torch_dist` as megatron-core's dist_checkpointing loads it: blocks stacked, a piece for each of them.
+"""Writes `torch_dist` as megatron-core's dist_checkpointing loads it: blocks stacked, one piece for each
+block.
 
-torch.distributed.checkpoint writes the files; a planner of ours makes each piece when its turn comes.
+torch.distributed.checkpoint writes the files; our own planner computes each piece when it is written.
 """
 
 import io
@@ -44,9 +45,9 @@ BACKENDS = {
 
 
 def write_torch_dist(whole: WholeParameters, directory: Path, *, implementation: Implementation) -> None:
-    """Write the checkpoint into `directory`. Memory holds one parameter of one block."""
+    """Writes the checkpoint into `directory`. Memory holds one parameter of one block."""
     writer = FileSystemWriter(directory, thread_count=1)
-    with warnings.catch_warnings():  # that it is alone, which is what `no_dist` asks for
+    with warnings.catch_warnings():  # torch warns about a single process, which `no_dist` requests
         warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
         save({}, storage_writer=writer, planner=_Planner(whole), no_dist=True)
     torch.save(whole.beside(layout="torch_dist", implementation=implementation), directory / SETTINGS)
@@ -54,7 +55,7 @@ def write_torch_dist(whole: WholeParameters, directory: Path, *, implementation:
 
 
 class _Planner(SavePlanner):
-    """What is written where, and each piece when it is written."""
+    """Decides where each piece is written, and computes it when it is written."""
 
     def __init__(self, whole: WholeParameters) -> None:
         self._whole = whole
@@ -66,17 +67,17 @@ class _Planner(SavePlanner):
         storage_meta: StorageMeta | None = None,
         is_coordinator: bool = False,
     ) -> None:
-        """There is no state dict: that is the point."""
+        """Does nothing: there is no state dict, because pieces are computed when they are written."""
 
     def create_local_plan(self) -> SavePlan:
-        """A piece for each parameter of each block, in the order in which they run."""
+        """Plans a piece for each parameter of each block, in the order in which they run."""
         states = [WriteItem(MetadataIndex(name), WriteItemType.BYTE_IO) for name in _states(self._whole)]
         return SavePlan(
             [*states, *(self._item(index, parameter) for index, parameter in self._pieces.items())]
         )
 
     def create_global_plan(self, all_plans: list[SavePlan]) -> tuple[list[SavePlan], Metadata]:
-        """One process writes everything."""
+        """Builds the metadata of all files, which one process writes."""
         tensors: dict[str, TensorStorageMetadata] = {}
         others: dict[str, BytesStorageMetadata] = {}
         for item in all_plans[0].items:
@@ -89,11 +90,11 @@ class _Planner(SavePlanner):
         return all_plans, Metadata({**tensors, **others})
 
     def finish_plan(self, new_plan: SavePlan) -> SavePlan:
-        """As it was made."""
+        """Returns the plan unchanged."""
         return new_plan
 
     def resolve_data(self, write_item: WriteItem) -> Tensor | io.BytesIO:
-        """A piece's values."""
+        """Returns a piece's values."""
         if write_item.type == WriteItemType.BYTE_IO:
             empty = io.BytesIO()
             torch.save([None], empty)
@@ -126,7 +127,8 @@ def _index(parameter: Parameter, whole: WholeParameters) -> MetadataIndex:
 
 
 def _states(whole: WholeParameters) -> list[str]:
-    """Names of the state that Megatron's linears keep for Transformer Engine's sake: empty, and asked for."""
+    """Returns the names of the state that Megatron's linears store for Transformer Engine: it is empty, but
+    required."""
     linears = {one.row.module for one in whole.parameters if one.block is not None and one.row.is_linear}
     return [
         f"{BLOCKS}{linear}._extra_state/shard_{block}_{whole.blocks}"

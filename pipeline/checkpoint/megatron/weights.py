@@ -1,4 +1,4 @@
-"""What can be read: weights by Hugging Face's names, or by Megatron's, one tensor at a time."""
+"""Interfaces of readers: weights by Hugging Face's names, or by Megatron's, one tensor at a time."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a tensor without reading it."""
+    """The properties of a tensor that are known without reading it."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -22,27 +22,27 @@ class Weights(Protocol):
 
     @property
     def config(self) -> Mapping[str, JsonValue]:
-        """config.json."""
+        """The content of config.json."""
 
     @property
     def facts(self) -> Mapping[str, Facts]:
-        """Every parameter; a tied head is not among them."""
+        """The type and shape of every parameter; a tied head is not among them."""
 
     def tensor(self, name: str) -> Tensor:
-        """One of them, in its stored type."""
+        """Returns one parameter in its stored type."""
 
 
 class MegatronTensors(Protocol):
-    """A Megatron checkpoint with the ranks' shares put together, by the names of mapping.py, in blocks with
-    the block's number."""
+    """A Megatron checkpoint with the ranks' shares merged, by the names of mapping.py with the number of the
+    block."""
 
     @property
     def settings(self) -> Mapping[str, object]:
-        """What lies beside the tensors."""
+        """The settings beside the tensors."""
 
     @property
     def facts(self) -> Mapping[str, Facts]:
-        """Every parameter."""
+        """The type and shape of every parameter."""
 
     def tensor(self, name: str) -> Tensor:
-        """One whole parameter, with the padding of its vocabulary."""
+        """Returns one whole parameter, with the padding of its vocabulary."""

@@ -1,4 +1,5 @@
-"""A model's weights as Megatron's whole parameters, before ranks share them, and what lies beside them."""
+"""A model's weights as Megatron's whole parameters, before they are split over ranks, and the settings beside
+them."""
 
 from argparse import Namespace
 from collections.abc import Mapping
@@ -16,13 +17,13 @@ from pipeline.checkpoint.megatron.weights import Facts, Weights
 from pipeline.errors import UnsupportedCheckpoint
 
 Implementation = Literal["transformer_engine", "local"]
-VERSION = 3.0  # of checkpoints whose qkv lies by group
+VERSION = 3.0  # the version of checkpoints whose qkv is interleaved by group
 
 
 class WholeParameters:
-    """Megatron's parameters of `weights`, made when they are asked for; the vocabulary is padded with zero
-    rows for `tensor_parallel` ranks. Raises InvalidSpec when these cannot share the model, and
-    UnsupportedCheckpoint where its tensors are not of the sizes that config.json says."""
+    """Megatron's parameters of `weights`, computed on request; the vocabulary is padded with zero rows for
+    `tensor_parallel` ranks. Raises InvalidSpec when the ranks cannot share the model, and
+    UnsupportedCheckpoint where the sizes of its tensors differ from config.json."""
 
     def __init__(self, weights: Weights, *, tensor_parallel: int) -> None:
         self._weights = weights
@@ -35,7 +36,7 @@ class WholeParameters:
 
     @cached_property
     def facts(self) -> Mapping[Parameter, Facts]:
-        """Type and shape of each parameter."""
+        """The type and shape of each parameter."""
         padded = padded_vocabulary(self._sizes.vocab_size, self._ranks)
         return {
             one: Facts(
@@ -47,18 +48,18 @@ class WholeParameters:
 
     @property
     def blocks(self) -> int:
-        """How many decoder blocks the model has."""
+        """The number of decoder blocks of the model."""
         return self._sizes.num_hidden_layers
 
     def tensor(self, parameter: Parameter) -> Tensor:
-        """One parameter."""
+        """Returns one parameter."""
         parts = [self._weights.tensor(part) for part in parameter.parts]
         whole = join(parameter.row, parts, self._sizes)
         missing = self.facts[parameter].shape[0] - whole.shape[0]
         return whole if not missing else nn.functional.pad(whole, (0, 0, 0, missing))
 
     def beside(self, *, layout: str, implementation: Implementation) -> dict[str, object]:
-        """What Megatron-LM looks for beside the tensors."""
+        """Returns the settings that Megatron-LM expects beside the tensors."""
         args = args_of(self._weights.config, tensor_parallel=self._ranks)
         dtype = self.facts[Parameter(EMBEDDING)].dtype
         window = args["window_size"]
