@@ -1,3 +1,3 @@
-"""Masks as files of their own, their overlap with others, and the zeros certificate of what is published.
-They are put on dense checkpoints here, and published files are read back as a consumer would.
-How masks are chosen stands in `methods/`, the bit patterns in `tensor/`."""
+"""Masks as separate files, their overlap with other masks, and the zeros certificate of published
+checkpoints. Masks are applied to dense checkpoints here, and published files are read back as a consumer
+would read them. The choice of masks lives in `methods/`, their bit patterns in `tensor/`."""

@@ -1,6 +1,7 @@
-"""Masks put on a dense checkpoint: an ordinary Hugging Face directory whose pruned weights are zero.
+"""Applies masks to a dense checkpoint: writes an ordinary Hugging Face directory whose pruned weights are
+zero.
 
-The files stay what they are, header and all, but for the bytes of pruned weights. Memory holds one tensor and
+The files are unchanged, headers included, except for the bytes of pruned weights. Memory holds one tensor and
 its mask.
 """
 
@@ -33,28 +34,28 @@ from pipeline.sources import SourceAccess, open_source
 from pipeline.spec.patterns import NM, Pattern, Unstructured
 from pipeline.storage.base import CHUNK_BYTES
 
-INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes; bits are what counts
+INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by size in bytes
 
 
 @dataclass(frozen=True)
 class FittedMasks:
-    """The masks of a file for one checkpoint. `tensors`: by name, block by block."""
+    """The masks of a file that fit one checkpoint. `tensors`: by name, block by block."""
 
     file: MaskFile
     row: Architecture
     tensors: Mapping[str, HeldTensor]
 
     def matrix(self, name: str) -> Tensor:
-        """The mask of a weight, bool [O, I]."""
+        """Returns the mask of a weight, bool [O, I]."""
         return self.file.matrix(name)
 
     def keep(self, name: str) -> Tensor:
-        """The mask in the orientation in which the checkpoint stores the weight."""
+        """Returns the mask in the orientation in which the checkpoint stores the weight."""
         return turned(self.matrix(name), self.row)
 
     @cached_property
     def patterns(self) -> tuple[Pattern, ...]:
-        """Of each block: N:M where all of its masks are the same."""
+        """The pattern of each block: N:M if all of its masks have the same."""
         found: dict[int, set[tuple[int, int] | None]] = {}
         for name, held in self.tensors.items():
             found.setdefault(held.block, set()).add(self.file.entries[name].nm)
@@ -63,8 +64,9 @@ class FittedMasks:
 
 @dataclass(frozen=True)
 class Applied:
-    """What came of it. `held`: weights that were pruned, of so many. `unknown`: masks whose file does not say
-    which weights they were made for; `others`: tensors that are not those."""
+    """The result of applying masks. `held`: the number of pruned weights, out of `weights`. `unknown`: the
+    number of masks whose file does not name the weights that they were made for; `others`: tensors that
+    differ from those weights."""
 
     certificate: Certificate
     held: int
@@ -74,8 +76,8 @@ class Applied:
 
 
 def fit(file: MaskFile, row: Architecture, shapes: Mapping[str, tuple[int, ...]], *, of: str) -> FittedMasks:
-    """The masks for a checkpoint, called `of` in errors, whose tensors have these shapes. Raises InvalidSpec
-    when they are not those of all its prunable weights, or of other shapes."""
+    """Fits the masks to a checkpoint, called `of` in errors, whose tensors have these shapes. Raises
+    InvalidSpec when they are not exactly those of its prunable weights, or have other shapes."""
     held = {one.name: one for one in held_tensors(row, shapes)}
     counts = f"{len(file.entries)} masks, {len(held)} prunable weights"
     for missing in [name for name in held if name not in file.entries][:1]:
@@ -101,15 +103,16 @@ def fit(file: MaskFile, row: Architecture, shapes: Mapping[str, tuple[int, ...]]
 def apply_masks(
     dense: Path, masks: Path, out: Path, *, other_weights: bool = False
 ) -> Iterator[int | Applied]:
-    """Yields how many tensors are masked, and at last what came of it; `out` then is there, and not before.
+    """Yields the number of masked tensors, and finally the result; only then does `out` exist.
 
-    `dense`: a checkpoint's directory. `masks`: a file of masks, or a published checkpoint that has one. What
-    is kept keeps its bits, what is pruned is +0. Tokenizer and configuration go along, and `certificate.json`
-    says of every tensor that it was read back. Raises SourceNotFound, UnsupportedCheckpoint, and InvalidSpec
-    where masks do not fit, or, without `other_weights`, were made for other weights.
+    `dense`: a checkpoint's directory. `masks`: a file of masks, or a published checkpoint that has one. Kept
+    weights keep their bits, pruned weights are +0. Tokenizer and configuration are copied, and
+    `certificate.json` certifies that every tensor was read back. Raises SourceNotFound,
+    UnsupportedCheckpoint, and InvalidSpec where masks do not fit, or, without `other_weights`, were made for
+    other weights.
     """
     file = MaskFile(find_masks(masks))
-    access = SourceAccess(allowed_roots=(Path("/"),))  # its user's own files
+    access = SourceAccess(allowed_roots=(Path("/"),))  # the user runs this on their own files
     pin = model_pin(open_source(f"file:{dense.absolute()}", access))
     files = [one.path for one in pin.files]
     headers = {name: read_header(dense / name) for name in files if name.endswith(".safetensors")}
@@ -138,7 +141,7 @@ def apply_masks(
 
 
 class _Work:
-    """Masks, and what is found while they are applied."""
+    """The masks, and the findings while they are applied."""
 
     def __init__(self, masks: FittedMasks, *, other_weights: bool) -> None:
         self._masks = masks
@@ -147,7 +150,7 @@ class _Work:
         self.held = self._done = 0
 
     def shard(self, dense: Path, out: Path, start: int, tensors: list[DescribedTensor]) -> Iterator[int]:
-        """One file, whose tensors begin at byte `start`."""
+        """Copies one file, whose tensors begin at byte `start`, and masks its pruned weights."""
         with dense.open("rb") as read, out.open("wb") as written:
             self._copy(read, written, start)
             for tensor in tensors:
@@ -159,7 +162,7 @@ class _Work:
                 yield self._done
 
     def _masked(self, tensor: DescribedTensor, data: bytearray) -> bytearray:
-        """The same bytes with zeros where weights are pruned."""
+        """Returns the same bytes with zeros where weights are pruned."""
         expected = self._masks.file.entries[tensor.name].dense_sha256
         if expected is not None and hashlib.sha256(data).hexdigest() != expected:
             self._other(tensor.name)

@@ -1,4 +1,5 @@
-"""The zeros certificate's checks: every pruned weight of a checkpoint is looked at, one tensor at a time."""
+"""The checks of the zeros certificate: every pruned weight of a checkpoint is checked, one tensor at a
+time."""
 
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -27,9 +28,9 @@ def certify(
     step: int | None = None,
     patterns: Sequence[Pattern] | None = None,
 ) -> Certified:
-    """A stored checkpoint against its keep tensors, every byte read and verified.
+    """Checks a stored checkpoint against its keep tensors; every byte is read and verified.
 
-    `patterns`: one per block; where it is N:M, every group is checked. Raises ZerosLost that names tensor,
+    `patterns`: one per block; where it is N:M, every group is checked. Raises ZerosLost, which names tensor,
     position and step.
     """
     keeps = KeepReader(content, checkpoint, keep)
@@ -48,8 +49,9 @@ def certify_files(
     step: int | None = None,
     patterns: Sequence[Pattern] | None = None,
 ) -> Certified:
-    """As `certify`, for what the safetensors library reads: a directory with `.safetensors` files, or tensors
-    by name. `checkpoint` is the stored one that `keep` belongs to; it gives names and shapes only."""
+    """Certifies, like `certify`, files that the safetensors library reads: a directory with `.safetensors`
+    files, or tensors by name. `checkpoint` is the stored one that `keep` belongs to; only its names and
+    shapes are used."""
     keeps = KeepReader(content, checkpoint, keep)
     tensors = read_directory(weights, keeps.tensors) if isinstance(weights, Path) else weights.items()
     return certify_tensors(tensors, keeps, at=at, step=step, patterns=patterns)
@@ -63,9 +65,10 @@ def certify_tensors(
     step: int | None = None,
     patterns: Sequence[Pattern] | None = None,
 ) -> Certified:
-    """As `certify`, for weights by checkpoint name, each once, in any order; others are passed over.
+    """Certifies, like `certify`, weights by checkpoint name, each once, in any order; others are ignored.
 
-    Orientation is that of the checkpoint. Block by block is quickest: keep tensors are read so.
+    They have the checkpoint's orientation. The order block by block is fastest, because keep tensors are read
+    by block.
     """
     found: dict[str, TensorCertificate] = {}
     moment = at if step is None else f"{at}, after step {step}"
@@ -127,9 +130,9 @@ def _certificate(
 
 
 def read_directory(directory: Path, wanted: Container[str]) -> Iterator[tuple[str, Tensor]]:
-    """Name and weight of the wanted tensors in a directory's safetensors files, one at a time."""
+    """Yields name and weight of the wanted tensors in a directory's safetensors files, one at a time."""
     for path in sorted(directory.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - it is no mapping
+            for name in file.keys():  # noqa: SIM118 - it is not a mapping
                 if name in wanted:
                     yield name, file.get_tensor(name)

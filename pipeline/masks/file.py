@@ -1,9 +1,9 @@
-"""All masks of a checkpoint in one portable file, apart from its weights.
+"""All masks of a checkpoint in one portable file, separate from its weights.
 
-A safetensors file: under the checkpoint's name of each pruned weight a tensor U8 [B] with the packed mask,
-and in the header's metadata, under `secateur_masks`, a MaskTable as JSON. A mask is [O, I] however the
-checkpoint stores the weight. N:M masks are codes (tensor/codes.py), 2:4 in 0.667 bit a weight; all others,
-and N:M with more than 256 candidates, are bits (tensor/packing.py).
+It is a safetensors file: it has a tensor U8 [B] with the packed mask under the checkpoint's name of each
+pruned weight, and a MaskTable as JSON in the header's metadata, under `secateur_masks`. A mask is [O, I]
+however the checkpoint stores the weight. N:M masks are codes (tensor/codes.py), 2:4 takes 0.667 bits per
+weight; all others, and N:M with more than 256 candidates, are bits (tensor/packing.py).
 
 Shape legend: O out_features, I in_features, B bytes.
 """
@@ -35,9 +35,9 @@ Size = Annotated[int, Field(ge=1)]
 
 
 class MaskEntry(Frozen):
-    """One mask. `shape`: [O, I]. `nm`: keep, group where every group keeps so many. `keep_sha256`: of the
-    mask as bits, as in `certificate.json`. `dense_sha256`: of the bytes of the weight that it was made for,
-    as they are stored."""
+    """One mask. `shape`: [O, I]. `nm`: (keep, group) if every group keeps that many. `keep_sha256`: the
+    digest of the mask as bits, as in `certificate.json`. `dense_sha256`: the digest of the stored bytes of
+    the weight that the mask was made for."""
 
     shape: tuple[Size, Size]
     packing: Literal["codes", "bits"]
@@ -47,19 +47,19 @@ class MaskEntry(Frozen):
 
     @property
     def weights(self) -> int:
-        """How many weights it is for."""
+        """The number of weights that the mask covers."""
         return math.prod(self.shape)
 
     @property
     def length(self) -> int:
-        """Bytes of the packed mask."""
+        """The size of the packed mask in bytes."""
         if self.packing == "bits" or self.nm is None:
             return -(-self.weights // 8)
         return packed_bytes(self.weights // self.nm[1], count=math.comb(self.nm[1], self.nm[0]))
 
 
 class MaskTable(Frozen):
-    """What the header of a file of masks says of them."""
+    """The description of the masks in the header of their file."""
 
     version: Literal[1] = 1
     tensors: dict[str, MaskEntry]
@@ -73,11 +73,11 @@ def put_masks(
     patterns: Sequence[Pattern] | None = None,
     dense: CheckpointRef | None = None,
 ) -> FileRef:
-    """Store the keep tensors of a checkpoint as one file of masks, `masks/masks.safetensors`.
+    """Stores the keep tensors of a checkpoint as one file of masks, `masks/masks.safetensors`.
 
     `patterns`: one per block; without them, no mask is N:M. `dense`: the checkpoint with the weights that
-    were pruned. One block's keep tensors are in memory, packed, and one mask. Raises CorruptObject for a mask
-    that is not as its pattern says.
+    were pruned. Memory holds one block's keep tensors, packed, and one mask. Raises CorruptObject for a mask
+    that violates its pattern.
     """
     keeps = KeepReader(content, checkpoint, keep)
     weights = CheckpointReader(content, dense).index.tensors if dense is not None else {}
@@ -97,7 +97,7 @@ def put_masks(
 def described(
     keep_OI: Tensor, pattern: Pattern | None, *, name: str, dense_sha256: str | None = None
 ) -> MaskEntry:
-    """The entry of a mask. Raises CorruptObject when it is not N:M and `pattern` is."""
+    """Returns the entry of a mask. Raises CorruptObject when `pattern` is N:M and the mask violates it."""
     nm = (pattern.keep, pattern.group) if isinstance(pattern, NM) else None
     if nm is not None and (bad := first_bad_group(keep_OI, keep=nm[0], group=nm[1])) is not None:
         raise CorruptObject(f"the mask of {name} is not NM{nm} in row {bad[0]}, group {bad[1]}")
@@ -111,14 +111,15 @@ def described(
 
 
 def packed(keep_OI: Tensor, entry: MaskEntry) -> Tensor:
-    """A mask, bool [O, I], as its entry says: uint8 [B]."""
+    """Packs a mask, bool [O, I], as its entry states: uint8 [B]."""
     if entry.packing == "codes" and entry.nm is not None:
         return pack_groups(keep_OI, keep=entry.nm[0], group=entry.nm[1])
     return pack_keep(keep_OI.cpu())
 
 
 def find_masks(path: Path) -> Path:
-    """The file of masks that `path` is, or that the published checkpoint there has. Raises SourceNotFound."""
+    """Returns the file of masks at `path`, or the one in the published checkpoint there. Raises
+    SourceNotFound."""
     found = path / MASKS_PATH if path.is_dir() else path
     if not found.is_file():
         raise SourceNotFound(
@@ -128,9 +129,9 @@ def find_masks(path: Path) -> Path:
 
 
 class MaskFile:
-    """A local file of masks, read one mask at a time. What its header says is checked when it is opened.
+    """A local file of masks, read one mask at a time. Its header is checked when it is opened.
 
-    `named`: what errors call it. Everything that is wrong raises InvalidSpec.
+    `named`: its name in errors. Every defect raises InvalidSpec.
     """
 
     def __init__(self, path: Path, *, named: str | None = None) -> None:
@@ -149,7 +150,7 @@ class MaskFile:
             self._check(name, entry)
 
     def matrix(self, name: str) -> Tensor:
-        """A mask, bool [O, I], True = kept. Raises InvalidSpec when its bytes are not those of one."""
+        """Returns a mask, bool [O, I], True = kept. Raises InvalidSpec when its bytes do not encode one."""
         entry = self.entries[name]
         packed_B = self._file.get_tensor(name)
         try:
@@ -202,5 +203,5 @@ class MaskFile:
                 f"{list(entry.shape)} in {entry.packing} is U8 [{entry.length}]; fetch it again"
             )
 
-    def _wrong(self, what: str) -> InvalidSpec:
-        return InvalidSpec(f"{self.named} {what}")
+    def _wrong(self, problem: str) -> InvalidSpec:
+        return InvalidSpec(f"{self.named} {problem}")

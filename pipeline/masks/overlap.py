@@ -1,4 +1,4 @@
-"""The masks of a checkpoint beside others for the same weights, linear by linear."""
+"""Compares the masks of a checkpoint with other masks for the same weights, linear by linear."""
 
 from collections.abc import Iterator, Sequence
 
@@ -21,8 +21,8 @@ def agreement(
     other: str,
     patterns: Sequence[Pattern],
 ) -> MaskAgreement:
-    """Two artifacts of keep tensors of one checkpoint. `patterns`: one per block; where it is not N:M, a
-    group is a single weight."""
+    """Compares two artifacts of keep tensors of one checkpoint. `patterns`: one per block; where it is not
+    N:M, a group is a single weight."""
     mine, yours = KeepReader(content, checkpoint, ours), KeepReader(content, checkpoint, theirs)
     linears = []
     for name, held in mine.tensors.items():
@@ -36,8 +36,8 @@ def agreement(
 
 
 def compared(ours: MaskFile, theirs: MaskFile) -> Iterator[tuple[str, int, Overlap]]:
-    """Name, weights of a group and overlap of each mask in two files; where they are not both of the same
-    N:M, a group is a single weight. Raises InvalidSpec for files of different tensors or shapes."""
+    """Yields name, weights per group and overlap of each mask in two files; unless both have the same N:M, a
+    group is a single weight. Raises InvalidSpec for files of different tensors or shapes."""
     for one, beside in ((ours, theirs), (theirs, ours)):
         for missing in [name for name in one.entries if name not in beside.entries][:1]:
             raise InvalidSpec(

@@ -1,4 +1,4 @@
-"""Published files read back from where they lie, with the safetensors library, as any consumer would."""
+"""Reads published files back from their store, with the safetensors library, as any consumer would."""
 
 import hashlib
 import tempfile
@@ -20,10 +20,11 @@ from pipeline.tensor.zeros import keep_sha256
 def published_tensors(
     store: Store, prefix: str, digests: Mapping[str, str], *, held: Mapping[str, HeldTensor]
 ) -> Iterator[tuple[str, Tensor]]:
-    """Name and weight of each tensor in `held`, block by block within a file; one file at a time is on disk.
+    """Yields name and weight of each tensor in `held`, block by block within a file, with one file at a time
+    on disk.
 
-    `digests`: path below `prefix` → SHA-256 of the safetensors files. Raises CorruptObject when one is not
-    what was written.
+    `digests`: path below `prefix` → SHA-256 of the safetensors files. Raises CorruptObject when one differs
+    from the file that was written.
     """
     with tempfile.TemporaryDirectory(prefix="secateur-published-") as directory:
         local = Path(directory) / "file.safetensors"
@@ -35,8 +36,8 @@ def published_tensors(
 
 
 def check_masks(store: Store, prefix: str, digest: str, tensors: Sequence[TensorCertificate]) -> None:
-    """Read the published masks back: each is what was certified. `digest`: SHA-256 of their file. Raises
-    CorruptObject that names one that is not."""
+    """Reads the published masks back and checks that each is the certified one. `digest`: SHA-256 of their
+    file. Raises CorruptObject, which names the first mask that differs."""
     with tempfile.TemporaryDirectory(prefix="secateur-published-") as directory:
         local = Path(directory) / "file.safetensors"
         key = f"{prefix}/{MASKS_PATH}"
