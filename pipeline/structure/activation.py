@@ -1,4 +1,4 @@
-"""Scores by what flows through: Minitron's."""
+"""Scores by activations (Minitron)."""
 
 from typing import Literal
 
@@ -7,17 +7,18 @@ from pipeline.structure.scores import ModelScores
 
 
 class Activation(CriterionBase):
-    """Mean over calibration samples of the L2 norm over a sample's tokens (Minitron, arXiv 2407.14679, "mean
-    over batch, L2 over sequence"): of a norm's output for hidden channels, averaged over blocks; of a head's
-    output; of what the last linear of the MLP reads. Experts: how many tokens were routed to each."""
+    """The mean over calibration samples of the L2 norm over a sample's tokens (Minitron, arXiv 2407.14679,
+    "mean over batch, L2 over sequence"). Hidden channels are scored by the outputs of norms, averaged over
+    blocks; heads by their outputs; FFN channels by the input of the MLP's last linear; experts by the number
+    of tokens that were routed to them."""
 
     kind: Literal["activation"] = "activation"
 
     @property
     def needs_samples(self) -> bool:
-        """Always."""
+        """Always true."""
         return True
 
     def scores(self, known: Known) -> ModelScores:
-        """L2 norms of activations."""
+        """Returns L2 norms of activations."""
         return known.activations()

@@ -1,4 +1,4 @@
-"""What every criterion is to the rest of the system."""
+"""The interface of all criteria."""
 
 from typing import Protocol
 
@@ -7,33 +7,34 @@ from pipeline.structure.scores import ModelScores
 
 
 class Known(Protocol):
-    """What can be known of a dense model. Nothing is read or measured before it is asked for."""
+    """The facts about a dense model that criteria may ask for. Nothing is read or measured before it is
+    requested."""
 
     def shapes(self) -> ModelScores:
-        """Zeros for everything that could be cut."""
+        """Returns zeros for everything that could be cut."""
         ...
 
     def magnitudes(self) -> ModelScores:
-        """L2 norms of the weights."""
+        """Returns the L2 norms of the weights."""
         ...
 
     def activations(self) -> ModelScores:
-        """L2 norms of activations, from calibration samples."""
+        """Returns L2 norms of activations, from calibration samples."""
         ...
 
     def influences(self) -> tuple[float, ...]:
-        """By block, 1 - E[cos(input, output)]; from calibration samples."""
+        """Returns 1 - E[cos(input, output)] of each block, from calibration samples."""
         ...
 
 
 class CriterionBase(Frozen):
-    """A rule that says how much channels, heads and experts matter."""
+    """A rule that scores the importance of channels, heads and experts."""
 
     @property
     def needs_samples(self) -> bool:
-        """Whether it looks at activations."""
+        """Tells whether the rule needs activations."""
         return False
 
     def scores(self, known: Known) -> ModelScores:
-        """Of everything that could be cut; larger stays longer."""
+        """Returns the scores of everything that could be cut; the parts with the largest scores stay."""
         raise AssertionError(f"{type(self).__name__} does not define its scores")

@@ -1,4 +1,4 @@
-"""From scores and sizes to a Cut: the best of each, equally many in every tensor-parallel share."""
+"""Turns scores and sizes into a Cut: the best of each kind, equally many in every tensor-parallel share."""
 
 from collections.abc import Sequence
 
@@ -16,9 +16,9 @@ Scores = NDArray[np.float64]
 def choose(
     scores: ModelScores, old: Sizes, new: Sizes, blocks: Sequence[int], *, tensor_parallel: int = 1
 ) -> Cut:
-    """What stays: `blocks` of the dense model, and of each the best-scored channels, heads and experts. Equal
-    scores: the lowest index stays. Raises InvalidSpec where a size does not divide into `tensor_parallel`
-    contiguous shares, dense or cut."""
+    """Returns the cut that keeps `blocks` of the dense model, and in each the channels, heads and experts
+    with the best scores. Among equal scores the lowest index stays. Raises InvalidSpec where a size, dense or
+    cut, does not divide into `tensor_parallel` contiguous shares."""
     check_shares(old, new, tensor_parallel)
     hidden = None
     if new.hidden_size != old.hidden_size:
@@ -30,7 +30,8 @@ def choose(
 
 
 def best(scores: Scores, count: int, *, shares: int = 1) -> tuple[int, ...]:
-    """Indices of the `count` largest, ascending; with `shares` equally many from each contiguous part."""
+    """Returns the indices of the `count` largest, ascending; with `shares`, equally many from each contiguous
+    part."""
     parts = scores.reshape(shares, -1)
     order = np.argsort(-parts, axis=1, kind="stable")[:, : count // shares]
     places = order + np.arange(shares)[:, None] * parts.shape[1]
@@ -59,12 +60,12 @@ def _some(scores: Scores | None, count: int | None, shares: int) -> Places:
 
 
 def _heads(scores_A: Scores, old: Sizes, new: Sizes, shares: int) -> tuple[Places, Places]:
-    """Query heads, and their key-value heads: the best groups, of each its best heads."""
+    """Returns the query heads and key-value heads that stay: the best groups, and the best heads of each."""
     if new.num_attention_heads == old.num_attention_heads:
         return None, None
     by_group = scores_A.reshape(old.num_key_value_heads, old.heads_per_group)
     wide = new.heads_per_group
-    largest = -np.sort(-by_group, axis=1)[:, :wide]  # what of each group would stay
+    largest = -np.sort(-by_group, axis=1)[:, :wide]  # the heads of each group that would stay
     groups = best(largest.sum(axis=1), new.num_key_value_heads, shares=shares)
     heads = [group * old.heads_per_group + head for group in groups for head in best(by_group[group], wide)]
     return tuple(heads), None if len(groups) == old.num_key_value_heads else groups

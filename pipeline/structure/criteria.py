@@ -1,5 +1,5 @@
-"""Criteria: how much channels, heads and experts matter. One file each; a new one is a file and a name in
-this union."""
+"""Criteria score the importance of channels, heads and experts. Each is one file and one name in this
+union."""
 
 from typing import Annotated
 

@@ -1,7 +1,7 @@
-"""What stays of a model: indices of the dense model's channels, heads, experts, tokens and blocks.
+"""The parts of a model that stay: indices of the dense model's channels, heads, experts, tokens and blocks.
 
-Every list is ascending; None means that everything stays, nothing that a block has no such thing. Key-value
-heads of a block stay with equally many of their query heads each.
+Every list is ascending. None means that everything stays; an empty list means that a block has no such part.
+The key-value heads of a block that stay all have equally many query heads.
 """
 
 from collections.abc import Sequence
@@ -17,8 +17,8 @@ Places = tuple[int, ...] | None
 
 
 class BlockCut(Frozen):
-    """What stays of block `block` of the dense model. `expert_ffn`: by number of the expert in the dense
-    model; those that are not listed stay whole."""
+    """The parts of block `block` of the dense model that stay. `expert_ffn`: by number of the expert in the
+    dense model; experts that are not listed stay whole."""
 
     block: int
     heads: Places = None
@@ -30,7 +30,7 @@ class BlockCut(Frozen):
 
 
 class Cut(Frozen):
-    """What stays of a model; blocks in their order."""
+    """The parts of a model that stay; blocks in their order."""
 
     blocks: tuple[BlockCut, ...]
     hidden: Places = None
@@ -38,13 +38,13 @@ class Cut(Frozen):
 
     @classmethod
     def whole(cls, sizes: Sizes) -> "Cut":
-        """The cut that leaves everything."""
+        """Returns the cut that keeps everything."""
         return cls(blocks=tuple(BlockCut(block=block) for block in range(sizes.num_hidden_layers)))
 
 
 def sizes_after(cut: Cut, sizes: Sizes) -> Sizes:
-    """Sizes of the model that stays. Raises InvalidSpec where blocks would differ: a config has one size for
-    all of them."""
+    """Returns the sizes of the cut model. Raises InvalidSpec where blocks would differ, because a config has
+    one size for all of them."""
     blocks = cut.blocks
     fields: dict[str, int | None] = {
         "hidden_size": _left([cut.hidden], sizes.hidden_size, "hidden"),
@@ -82,8 +82,8 @@ def _left(places: Sequence[Places], size: int | None, what: str) -> int | None:
 def staying(
     dimension: Dimension, cut: Cut, block: BlockCut | None, sizes: Sizes, *, length: int, expert: int | None
 ) -> Sequence[int] | None:
-    """Which of the `length` indices of a stored dimension stay, in their order; None for all. `sizes`: the
-    dense model's. `expert`: whose matrix it is."""
+    """Returns those of the `length` indices of a stored dimension that stay, in their order; None for all.
+    `sizes`: the dense model's. `expert`: the expert to which the matrix belongs."""
     if dimension == "hidden" or (dimension == "embedding" and length == sizes.hidden_size):
         return cut.hidden
     if dimension == "vocabulary":
@@ -102,7 +102,8 @@ def staying(
 
 
 def _attention(dimension: Dimension, block: BlockCut, sizes: Sizes) -> Sequence[int] | None:
-    """Slots of head_dim each, in the order in which a dimension holds them, then their indices."""
+    """Returns the indices that stay, from slots of head_dim each, in the order in which a dimension holds
+    them."""
     if block.heads is None and block.key_value_heads is None:
         return None
     every, groups = sizes.num_attention_heads, sizes.num_key_value_heads

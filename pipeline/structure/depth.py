@@ -1,4 +1,4 @@
-"""Which blocks stay."""
+"""Rules for the blocks that stay."""
 
 from collections.abc import Sequence
 from typing import Annotated, Literal
@@ -10,12 +10,13 @@ from pipeline.errors import InvalidSpec
 
 
 class _Counted(Frozen):
-    """`num_blocks` of them stay."""
+    """`num_blocks` of the blocks stay."""
 
-    num_blocks: Annotated[int, Field(ge=1, description="How many blocks stay.")]
+    num_blocks: Annotated[int, Field(ge=1, description="The number of blocks that stay.")]
 
     def counted(self, of: int) -> int:
-        """The same, of a model with `of` blocks. Raises InvalidSpec when it has fewer."""
+        """Returns the number of blocks that stay, of a model with `of` blocks. Raises InvalidSpec when it has
+        fewer."""
         if self.num_blocks > of:
             raise InvalidSpec(
                 f"structure.drop_blocks.num_blocks={self.num_blocks}: the model has {of} blocks; at most "
@@ -26,22 +27,23 @@ class _Counted(Frozen):
 
 
 class DropExplicit(Frozen):
-    """`blocks`: those that go, from 0."""
+    """`blocks`: the numbers, from 0, of the blocks that are dropped."""
 
     kind: Literal["explicit"]
     blocks: tuple[Annotated[int, Field(ge=0)], ...] = Field(min_length=1)
 
     @property
     def needs_samples(self) -> bool:
-        """Whether activations decide."""
+        """Tells whether the rule needs activations."""
         return False
 
     def counted(self, of: int) -> int:
-        """How many stay."""
+        """Returns the number of blocks that stay."""
         return len(self.kept(of, ()))
 
     def kept(self, of: int, influences: Sequence[float]) -> tuple[int, ...]:
-        """Blocks that stay of a model with `of` of them. `influences`: of each, where samples decide."""
+        """Returns the blocks that stay of a model with `of` blocks. `influences`: one per block, if the rule
+        needs samples."""
         gone = set(self.blocks)
         if max(gone) >= of or len(gone) == of:
             raise InvalidSpec(
@@ -53,17 +55,19 @@ class DropExplicit(Frozen):
 
 
 class DropSpaced(_Counted):
-    """Blocks go at even distances, none of them at either end (Pruning-LLMs: of 12 blocks 4 and 7)."""
+    """Blocks are dropped at even distances, none of them at either end (Pruning-LLMs: of 12 blocks 4 and
+    7)."""
 
     kind: Literal["spaced"]
 
     @property
     def needs_samples(self) -> bool:
-        """Whether activations decide."""
+        """Tells whether the rule needs activations."""
         return False
 
     def kept(self, of: int, influences: Sequence[float]) -> tuple[int, ...]:
-        """Blocks that stay of a model with `of` of them. `influences`: of each, where samples decide."""
+        """Returns the blocks that stay of a model with `of` blocks. `influences`: one per block, if the rule
+        needs samples."""
         goes = of - self.counted(of)
         gone: list[int] = []
         for i in range(1, goes + 1):
@@ -73,18 +77,19 @@ class DropSpaced(_Counted):
 
 
 class DropByInfluence(_Counted):
-    """Those blocks go whose output is most like their input: the smallest 1 - E[cos(X, block(X))] over the
-    tokens of the calibration samples (ShortGPT, arXiv 2403.03853)."""
+    """The blocks whose output is most similar to their input are dropped: the smallest 1 - E[cos(X,
+    block(X))] over the tokens of the calibration samples (ShortGPT, arXiv 2403.03853)."""
 
     kind: Literal["block_influence"]
 
     @property
     def needs_samples(self) -> bool:
-        """Whether activations decide."""
+        """Tells whether the rule needs activations."""
         return True
 
     def kept(self, of: int, influences: Sequence[float]) -> tuple[int, ...]:
-        """Blocks that stay of a model with `of` of them. `influences`: of each, where samples decide."""
+        """Returns the blocks that stay of a model with `of` blocks. `influences`: one per block, if the rule
+        needs samples."""
         ranked = sorted(range(of), key=lambda block: (-influences[block], block))
         return tuple(sorted(ranked[: self.counted(of)]))
 

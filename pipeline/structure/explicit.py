@@ -1,4 +1,4 @@
-"""What stays, named one by one."""
+"""The parts that stay, named one by one."""
 
 from typing import Literal
 
@@ -7,12 +7,12 @@ from pipeline.structure.cut import Cut
 
 
 class Explicit(Frozen):
-    """`cut`: as `cut.json` of another job has it. Sizes and blocks follow from it."""
+    """`cut`: the content of another job's `cut.json`. Sizes and blocks follow from it."""
 
     kind: Literal["explicit"]
     cut: Cut
 
     @property
     def needs_samples(self) -> bool:
-        """Never."""
+        """Always false."""
         return False

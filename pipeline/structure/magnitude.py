@@ -7,11 +7,11 @@ from pipeline.structure.scores import ModelScores
 
 
 class Magnitude(CriterionBase):
-    """The L2 norm of all weights that a channel, head or expert has: those that write it and those that read
-    it. Needs no calibration."""
+    """The L2 norm of all weights that belong to a channel, head or expert: those that write it and those that
+    read it. No calibration is needed."""
 
     kind: Literal["magnitude"]
 
     def scores(self, known: Known) -> ModelScores:
-        """L2 norms."""
+        """Returns L2 norms."""
         return known.magnitudes()

@@ -1,4 +1,4 @@
-"""Random scores, for comparison: what any criterion has to beat."""
+"""Random scores, as a baseline for the other criteria."""
 
 from typing import TYPE_CHECKING, Literal
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 
 class Random(CriterionBase):
-    """One set of hidden channels through the whole model, sets of each block's own for heads and FFN
+    """One set of hidden channels for the whole model, and separate sets in each block for heads and FFN
     channels (Pruning-LLMs). Equal seeds choose equally."""
 
     kind: Literal["random"]
-    seed: int = Field(default=0, ge=0, description="Of the generator.")
+    seed: int = Field(default=0, ge=0, description="Seed of the generator.")
 
     def scores(self, known: Known) -> ModelScores:
-        """Uniform in [0, 1)."""
+        """Returns scores uniform in [0, 1)."""
         like = known.shapes()
         hidden_H = self._generator(0).random(like.hidden_H.shape)
         blocks = (self._drawn(block, number) for number, block in enumerate(like.blocks, start=1))

@@ -1,4 +1,4 @@
-"""How much each part of a model matters, by any criterion; larger stays longer.
+"""The importance of each part of a model, by any criterion; the parts with the largest scores stay.
 
 Shape legend: H hidden size, A query heads, F FFN channels, E experts, G FFN channels of an expert.
 """
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # the API knows specs, and has no numpy
+if TYPE_CHECKING:  # the API imports specs, and has no numpy
     import numpy as np
     from numpy.typing import NDArray
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # the API knows specs, and has no numpy
 
 @dataclass(frozen=True)
 class BlockScores:
-    """Of one block; None where it has no such thing."""
+    """The scores of one block; None for parts that it does not have."""
 
     heads_A: "Scores | None" = None
     ffn_F: "Scores | None" = None
@@ -25,7 +25,7 @@ class BlockScores:
     expert_ffn_EG: "Scores | None" = None
 
     def mapped(self, change: "Callable[[Scores], Scores]") -> "BlockScores":
-        """All of them changed, in the order of the fields."""
+        """Applies a function to all scores, in the order of the fields."""
         return BlockScores(
             *(None if one is None else change(one) for one in (getattr(self, f.name) for f in fields(self)))
         )
@@ -33,7 +33,7 @@ class BlockScores:
 
 @dataclass(frozen=True)
 class ModelScores:
-    """Of a model."""
+    """The scores of a model."""
 
     hidden_H: "Scores"
     blocks: tuple[BlockScores, ...]

@@ -10,11 +10,12 @@ from pipeline.architecture.row import Architecture
 from pipeline.canonical import Frozen
 from pipeline.errors import UnsupportedCheckpoint
 
-FOUR = 4  # FFN channels for each hidden one, where config.json says nothing
+FOUR = 4  # FFN channels for each hidden one, if config.json does not state them
 
 
 class Sizes(Frozen):
-    """Named as in Llama's config.json, whatever the type calls them. None: the type has no such thing."""
+    """The sizes under the names of Llama's config.json, whatever the model type calls them. None: the type
+    has no such size."""
 
     hidden_size: int
     num_hidden_layers: int
@@ -29,12 +30,13 @@ class Sizes(Frozen):
 
     @property
     def heads_per_group(self) -> int:
-        """Query heads that share a key-value head."""
+        """The number of query heads that share a key-value head."""
         return self.num_attention_heads // self.num_key_value_heads
 
 
 def sizes_of(row: Architecture, config: Mapping[str, JsonValue]) -> Sizes:
-    """What config.json says, and what follows where it says nothing. Raises UnsupportedCheckpoint."""
+    """Returns the sizes that config.json states, and the defaults where it states none. Raises
+    UnsupportedCheckpoint."""
     known = {size: _number(config, _fields(row, config, size)[0]) for size in row.sizes}
     hidden, heads = _required(row, known, "hidden_size"), _required(row, known, "num_attention_heads")
     groups = known.get("num_key_value_heads") or heads
@@ -61,15 +63,15 @@ def sizes_of(row: Architecture, config: Mapping[str, JsonValue]) -> Sizes:
 
 
 def has_groups(row: Architecture, config: Mapping[str, JsonValue]) -> bool:
-    """Whether config.json may state the number of key-value heads."""
+    """Tells whether config.json may state the number of key-value heads."""
     return "num_key_value_heads" in row.sizes and (row.grouped is None or bool(config.get(row.grouped)))
 
 
 def resized(
     row: Architecture, config: Mapping[str, JsonValue], new: Sizes, blocks: Sequence[int]
 ) -> dict[str, JsonValue]:
-    """config.json of a model with `new` sizes that keeps `blocks` of the old one, by number. `config`: with
-    every field that its class derives, such as `layer_types`."""
+    """Returns the config.json of a model with `new` sizes that keeps `blocks` of the old one, by number.
+    `config`: must have every field that its class derives, such as `layer_types`."""
     old = sizes_of(row, config)
     changed: dict[str, JsonValue] = dict(config)
     for size in get_args(Size):
@@ -98,7 +100,7 @@ def resized(
 def _by_block(
     row: Architecture, config: Mapping[str, JsonValue], blocks: Sequence[int]
 ) -> dict[str, JsonValue]:
-    """Fields that speak of blocks by their numbers, or by how many there are."""
+    """Returns the fields that refer to blocks by their numbers, or by how many there are."""
     changed: dict[str, JsonValue] = {}
     types = config.get("layer_types")
     if isinstance(types, list):
@@ -113,7 +115,7 @@ def _by_block(
 
 
 def has_experts(row: Architecture, config: Mapping[str, JsonValue], block: int) -> bool:
-    """Whether a block's MLP is a mixture, by the fields of Qwen's mixtures."""
+    """Tells whether a block's MLP is a mixture, by the fields of Qwen's mixtures."""
     if row.experts is None:
         return False
     ordinary = config.get("mlp_only_layers") or []
@@ -122,7 +124,8 @@ def has_experts(row: Architecture, config: Mapping[str, JsonValue], block: int) 
 
 
 def _fields(row: Architecture, config: Mapping[str, JsonValue], size: Size) -> list[str]:
-    """What config.json calls a size: transformers reads either name, and some files have both."""
+    """Returns the names under which config.json has a size: transformers reads either name, and some files
+    have both."""
     own = row.sizes[size]
     others = [
         name for name in (own, size) if name in config and (name == own or name not in row.sizes.values())

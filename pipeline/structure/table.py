@@ -1,4 +1,4 @@
-"""Sizes before and after, as reports and model cards show them."""
+"""The sizes before and after, as reports and model cards show them."""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,7 +7,7 @@ from pipeline.structure.sizes import Sizes
 
 
 class SizeTable(Frozen):
-    """Content of `sizes.json`. `parameters`: stored weights, tied ones once."""
+    """The content of `sizes.json`. `parameters`: stored weights, tied ones once."""
 
     dense: Sizes
     cut: Sizes
@@ -17,7 +17,7 @@ class SizeTable(Frozen):
 
     @property
     def rows(self) -> Iterator[tuple[str, int, int]]:
-        """Name, before and after, of the sizes that have changed."""
+        """The name, old value and new value of each size that has changed."""
         for name, before in self.dense:
             if before is not None and before != getattr(self.cut, name):
                 yield name, before, getattr(self.cut, name)
@@ -25,7 +25,8 @@ class SizeTable(Frozen):
 
 
 def sizes_through(tables: Sequence[SizeTable | None]) -> SizeTable | None:
-    """One cut after another as one table, those that were not made left out; None without any."""
+    """Combines consecutive cuts into one table, without those that are None; returns None if there are
+    none."""
     made = [table for table in tables if table is not None]
     if not made:
         return None

@@ -1,4 +1,4 @@
-"""From the sizes that a spec asks for to those of the smaller model, or to the nearest valid ones."""
+"""Turns the sizes that a spec requests into those of the smaller model, or names the nearest valid ones."""
 
 from collections.abc import Callable, Mapping
 from typing import NoReturn, get_args
@@ -10,8 +10,8 @@ from pipeline.architecture.row import Architecture
 from pipeline.errors import InvalidSpec
 from pipeline.structure.sizes import FOUR, Sizes, has_groups, sizes_of
 
-EXPERT_ALIGNMENT = 8  # torch's grouped kernels want rows of 16 bytes, of bfloat16 too
-FAST = 64  # multiples that tensor cores like; 128 for FFN and vocabulary
+EXPERT_ALIGNMENT = 8  # torch's grouped kernels need rows of 16 bytes, for bfloat16 too
+FAST = 64  # tensor cores are fast with multiples of 64; hidden and FFN sizes use 128
 FASTER = 128
 
 Asked = Mapping[Size, int]
@@ -20,11 +20,12 @@ Asked = Mapping[Size, int]
 def target_sizes(
     row: Architecture, config: Mapping[str, JsonValue], asked: Asked, *, any_hidden: bool = False
 ) -> Sizes:
-    """What the model will have. Raises InvalidSpec that names the field and the nearest valid values.
+    """Returns the sizes of the smaller model. Raises InvalidSpec, which names the field and the nearest valid
+    values.
 
-    Heads stay whole, with their head_dim. Where nothing is said of key-value heads, whole groups go; where
-    they do not divide that way, all groups stay and each loses the same number of query heads. `any_hidden`:
-    heads need not divide hidden_size.
+    Heads stay whole, with their head_dim. If key-value heads are not requested, whole groups are dropped; if
+    the heads do not divide that way, all groups stay and each loses the same number of query heads.
+    `any_hidden`: heads need not divide hidden_size.
     """
     old = sizes_of(row, config)
     for size, wanted in asked.items():
@@ -48,7 +49,7 @@ def target_sizes(
 
 
 def check_shares(old: Sizes, new: Sizes, tensor_parallel: int) -> None:
-    """Raise InvalidSpec that names a size which a number of ranks cannot share evenly."""
+    """Raises InvalidSpec, which names a size that the given number of ranks cannot share evenly."""
     for size in (
         "hidden_size",
         "num_attention_heads",
@@ -67,7 +68,7 @@ def check_shares(old: Sizes, new: Sizes, tensor_parallel: int) -> None:
 
 
 def slow_sizes(old: Sizes, new: Sizes) -> tuple[str, ...]:
-    """Sentences about sizes that matrix units are slow with, of those that have changed."""
+    """Returns sentences about changed sizes with which matrix units are slow."""
     found = []
     for size, multiple in (
         ("hidden_size", FASTER),
@@ -87,7 +88,7 @@ def slow_sizes(old: Sizes, new: Sizes) -> tuple[str, ...]:
 
 
 def nearest(value: int, most: int, valid: Callable[[int], bool]) -> tuple[int, ...]:
-    """The valid values next to one, below and above it, from 1 to `most`."""
+    """Returns the closest valid values below (or at) and above a value, from 1 to `most`."""
     below = next((n for n in range(min(value, most), 0, -1) if valid(n)), None)
     above = next((n for n in range(max(value + 1, 1), most + 1) if valid(n)), None)
     return tuple(n for n in (below, above) if n is not None)
