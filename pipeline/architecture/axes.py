@@ -1,9 +1,9 @@
-"""What every dimension of every parameter counts: the labels that slicing, tensor-parallel shares, scores by
-magnitude and the mapping to Megatron's layout follow from.
+"""Labels every dimension of every parameter. Slicing, tensor-parallel shares, scores by magnitude and the
+mapping to Megatron's layout follow from these labels.
 
-A label names one size of the model, or how several lie together in one dimension. Labels are in the order in
+A label names one size of the model, or several that lie together in one dimension. Labels are in the order in
 which weights are stored, [out_features, in_features] unless the row is `transposed`; a bias has the label of
-what comes out.
+the output.
 """
 
 from collections.abc import Mapping
@@ -14,15 +14,15 @@ Dimension = Literal[
     "query",  # query heads × head_dim
     "key_value",  # key-value heads × head_dim
     "qkv",  # all query heads, all keys, all values, × head_dim
-    "qkv_by_group",  # of each key-value head: its query heads, its key, its value, × head_dim
+    "qkv_by_group",  # for each key-value head its query heads, its key, its value, × head_dim
     "head_dim",
     "ffn",
     "gate_up",  # the gate's FFN channels, then as many of the other half
-    "shared_ffn",  # of the expert that sees every token
+    "shared_ffn",  # the FFN channels of the expert that every token passes through
     "expert_ffn",
     "experts",
     "vocabulary",
-    "embedding",  # of tables that are narrower than hidden (OPT 350M)
+    "embedding",  # the width of tables that are narrower than hidden (OPT 350M)
     "positions",
     "one",
 ]

@@ -1,4 +1,4 @@
-"""What a row of pipeline/architecture/rows.py says, and what follows from it."""
+"""The structure of a row of pipeline/architecture/rows.py, and the facts that follow from it."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from pipeline.errors import UnsupportedCheckpoint
 
 @dataclass(frozen=True)
 class Experts:
-    """The experts of a block. `module`: where the block has them; `stored`: what comes before an expert's
-    number in the names of its matrices, which checkpoints store one by one (checkpoint/experts.py). `gate`,
-    `up`, `down`: what comes after it."""
+    """The experts of a block. `module`: their place in the block; `stored`: the prefix of an expert's number
+    in the names of its matrices, which checkpoints store one by one (checkpoint/experts.py). `gate`, `up`,
+    `down`: the names after the number."""
 
     module: str = "mlp.experts"
     stored: str = "mlp.experts"
@@ -21,23 +21,23 @@ class Experts:
     down: str = "down_proj"
 
     def entering(self, expert: int) -> tuple[str, ...]:
-        """An expert's linears that see its tokens."""
+        """Returns an expert's linears whose inputs are its tokens."""
         return (f"{self.stored}.{expert}.{self.gate}", f"{self.stored}.{expert}.{self.up}")
 
     def leaving(self, expert: int) -> tuple[str, ...]:
-        """An expert's linears that see what it makes of them."""
+        """Returns an expert's linears whose inputs are its inner features."""
         return (f"{self.stored}.{expert}.{self.down}",)
 
     def owns(self, linear: str) -> bool:
-        """Whether a linear is an expert's."""
+        """Tells whether a linear belongs to an expert."""
         return linear.startswith(f"{self.stored}.")
 
     def number(self, linear: str) -> int:
-        """Which expert a linear belongs to that is one's."""
+        """Returns the number of the expert that owns a linear."""
         return int(linear.removeprefix(f"{self.stored}.").partition(".")[0])
 
     def count(self, names: Collection[str]) -> int:
-        """How many experts a block has whose tensors are `names`."""
+        """Returns the number of experts of a block whose tensors are `names`."""
         count = 0
         while f"{self.entering(count)[0]}.weight" in names:
             count += 1
@@ -48,19 +48,18 @@ class Experts:
 class Architecture:
     """One model type.
 
-    `linears`: groups of linears of a block that see the same input whatever the config says, in the order in
+    `linears`: groups of linears of a block that have the same input whatever the config says, in the order in
     which they run; one statistic serves a group. `transposed`: weights of linears are stored [in_features,
-    out_features] (GPT-2's Conv1D). `experts`: linears beside these, in blocks that have them; routers are
-    never pruned. `renamed`: where checkpoints call something otherwise than the module does, (part of the
-    module's name, part of the checkpoint's). `in_tuple`: a block gives its hidden states as the first of a
-    tuple.
+    out_features] (GPT-2's Conv1D). `experts`: further linears, in blocks that have them; routers are never
+    pruned. `renamed`: a part of the module's name and its counterpart in the checkpoint, if they differ.
+    `in_tuple`: a block returns its hidden states as the first item of a tuple.
 
-    `inner`, `outer`: labels of the dimensions of every parameter, by module
-    (pipeline/architecture/axes.py). `sizes`: what config.json calls them. `positions_key`: the same for the
-    longest sequence. `head_dim`: `free` where config.json may state it whatever the other sizes are,
-    `divides` where the heads must divide hidden_size besides, `tied` where it is hidden_size / heads.
-    `follows_hidden`: fields that are hidden_size where they equal it. `grouped`: the flag without which
-    there are no key-value groups; `one_key_value`: the flag that then asks for a single key-value head.
+    `inner`, `outer`: labels of the dimensions of every parameter, by module (pipeline/architecture/axes.py).
+    `sizes`: their names in config.json. `positions_key`: the name of the longest sequence length in
+    config.json. `head_dim`: `free` if config.json may state it whatever the other sizes are, `divides` if in
+    addition the heads must divide hidden_size, `tied` if it is hidden_size / heads. `follows_hidden`: fields
+    that change with hidden_size if they equal it. `grouped`: the flag without which there are no key-value
+    groups; `one_key_value`: the flag that then selects a single key-value head.
     """
 
     model_type: str
@@ -81,11 +80,12 @@ class Architecture:
 
     @property
     def linear_names(self) -> tuple[str, ...]:
-        """Every prunable linear of a block but those of experts."""
+        """Every prunable linear of a block, except those of experts."""
         return tuple(name for group in self.linears for name in group)
 
     def groups_in(self, names: Collection[str]) -> tuple[tuple[str, ...], ...]:
-        """The groups of prunable linears of a block that stores `names`: blocks of one model may differ."""
+        """Returns the groups of prunable linears of a block that stores `names`, because blocks of one model
+        may differ."""
         groups = [group for group in self.linears if f"{group[0]}.weight" in names]
         if self.experts is not None:
             for expert in range(self.experts.count(names)):
@@ -93,8 +93,9 @@ class Architecture:
         return tuple(groups)
 
     def labels(self, name: str) -> tuple[Dimension, ...]:
-        """What each dimension of a parameter counts. `name`: inside a block, or in the model for those
-        outside of the blocks. Raises UnsupportedCheckpoint for a parameter that the row does not know."""
+        """Returns the label of each dimension of a parameter. `name`: inside a block, or in the model for
+        parameters outside of the blocks. Raises UnsupportedCheckpoint for a parameter that the row does not
+        know."""
         module, _, kind = name.rpartition(".")
         known = self.inner.get(module) or self.outer.get(module) or self._expert_labels(module)
         if known is None:

@@ -1,4 +1,4 @@
-"""Where blocks and linears of each model type live, and what their dimensions count: one row of data each.
+"""The blocks, linears and dimensions of each model type: one row of data each.
 
 A new type is a new row. Modules are named relative to the causal language model (`blocks`, `outer`) or to one
 decoder block (`linears`, `inner`).
@@ -32,8 +32,8 @@ _GATED_LABELS: Labels = {**ATTENTION, **MLP, **NORMS}
 
 _ATTENTION = _GATED[:2]
 
-# Attention and MLP of NeoX and Falcon share an input or not, as the config says: groups of their own are
-# right in any case. (BLOOM's never do.)
+# The config decides whether attention and MLP of NeoX and Falcon share an input: separate groups are right
+# in any case. (BLOOM's never share one.)
 _MEGATRON = (("mlp.dense_h_to_4h",), ("mlp.dense_4h_to_h",))
 _SELF_ATTENTION: Labels = {
     "self_attention.query_key_value": ("qkv_by_group", "hidden"),
@@ -216,7 +216,7 @@ ROWS = {
                 "vocab_size": "vocab_size",
             },
             in_tuple=True,
-            positions_key="seq_length",  # not in every config: ALiBi has no limit of its own
+            positions_key="seq_length",  # not in every config, because ALiBi has no limit of its own
             head_dim="tied",
         ),
     )
@@ -224,7 +224,7 @@ ROWS = {
 
 
 def row_for(model_type: str) -> Architecture:
-    """The row of a model type. Raises UnsupportedModel with the nearest name and the whole list."""
+    """Returns the row of a model type. Raises UnsupportedModel with the nearest name and the whole list."""
     row = ROWS.get(model_type)
     if row is not None:
         return row

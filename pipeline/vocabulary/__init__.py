@@ -1,1 +1,1 @@
-"""Vocabularies cut to the tokens that a corpus uses: count, choose, rewrite, prove."""
+"""Cuts vocabularies to the tokens that a corpus uses: count, choose, rewrite, prove."""

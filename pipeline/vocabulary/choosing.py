@@ -1,4 +1,5 @@
-"""Which tokens stay: those that must, then the most frequent ones with everything that they are merged from.
+"""Chooses the tokens that stay: the protected ones, then the most frequent ones with all tokens that they are
+merged from.
 
 Shape legend: V vocabulary.
 """
@@ -19,10 +20,11 @@ if TYPE_CHECKING:
 
 
 class KeptTokens(Frozen):
-    """The smaller vocabulary. `kept`: ids of the dense model, ascending; the new id of one is its place.
+    """The smaller vocabulary. `kept`: ids of the dense model, ascending; the new id of a token is its
+    position.
 
-    `protected`: how many had to stay; `passing`: how many stay only because others are merged from them;
-    `padding`: how many are rows that no text yields, where nothing else was left to reach the size.
+    `protected`: how many tokens had to stay; `passing`: how many stay only because others are merged from
+    them; `padding`: how many rows no text yields, kept because nothing else was left to reach the size.
     """
 
     kept: tuple[int, ...]
@@ -32,12 +34,12 @@ class KeptTokens(Frozen):
 
     @property
     def rows(self) -> int:
-        """Rows of the smaller embedding."""
+        """The number of rows of the smaller embedding."""
         return len(self.kept)
 
     @cached_property
     def new_ids(self) -> dict[int, int]:
-        """Old id → new id."""
+        """Maps old ids to new ids."""
         return {token: new for new, token in enumerate(self.kept)}
 
 
@@ -49,18 +51,18 @@ def choose_tokens(
     size: int,
     multiple_of: int = 1,
 ) -> KeptTokens:
-    """Keep the `protected` tokens and the most frequent ones until `size`, rounded up, is reached; of equally
-    frequent ones those with the lower id. A token comes with all tokens on its way through the merges, or
-    not at all. `protected`: id → why, of all models and configs.
+    """Keeps the `protected` tokens and the most frequent ones until `size`, rounded up, is reached; among
+    equally frequent ones the lower id comes first. A token is kept with all tokens that its merges go
+    through, or not at all. `protected` maps ids to reasons, from all models and configs.
 
-    When no token is left that a text can yield, rows follow that none yields, those of the lowest ids first:
-    models have such rows already, as their sizes were rounded up too. Raises InvalidSpec when what must stay
-    does not fit, or the model has fewer rows.
+    When no token is left that a text can yield, rows that no text yields are added, lowest ids first: models
+    have such rows anyway, because their sizes were rounded up too. Raises InvalidSpec when the protected
+    tokens do not fit, or the model has fewer rows.
     """
     derivations = _Derivations(models)
     target = rounded_up(size, multiple_of)
     kept = derivations.closures(protected)
-    _check_room(kept, protected, size=size, target=target)
+    _check_capacity(kept, protected, size=size, target=target)
     if target > len(counts_V):
         raise _too_large(len(counts_V), at_least=len(kept), size=size, multiple_of=multiple_of)
     must_stay = len(kept)
@@ -88,13 +90,13 @@ def choose_tokens(
 def check_size(
     models: Sequence[Pieces], protected: Mapping[int, str], *, size: int, multiple_of: int
 ) -> None:
-    """Raise InvalidSpec when what must stay is more than the size, before anything is counted."""
+    """Raises InvalidSpec when more tokens must stay than the size allows, before anything is counted."""
     kept = _Derivations(models).closures(protected)
-    _check_room(kept, protected, size=size, target=rounded_up(size, multiple_of))
+    _check_capacity(kept, protected, size=size, target=rounded_up(size, multiple_of))
 
 
 class _Derivations:
-    """What tokens are merged from, in all models of a tokenizer at once."""
+    """The merges that tokens are derived from, in all models of a tokenizer together."""
 
     def __init__(self, models: Sequence[Pieces]) -> None:
         self.pieces: dict[int, str] = {}
@@ -104,19 +106,19 @@ class _Derivations:
         self._closures: dict[int, frozenset[int]] = {}
 
     def reachable(self, token: int) -> bool:
-        """Whether a text can yield a token."""
+        """Tells whether a text can yield a token."""
         return any(parts is not None for parts in self._parts(token))
 
     def closure(self, token: int) -> frozenset[int]:
-        """A token with all that it is merged from, whichever of the models does it."""
+        """Returns a token with all tokens that it is merged from, in any of the models."""
         if token not in self._closures:
             parts = [part for parts in self._parts(token) for part in parts or ()]
-            # Parts are shorter than what they make, so this ends; and pieces are short, so it is not deep.
+            # Parts are shorter than their merge, so this ends; pieces are short, so the recursion is shallow.
             self._closures[token] = frozenset({token}).union(*map(self.closure, parts))
         return self._closures[token]
 
     def closures(self, tokens: Iterable[int]) -> set[int]:
-        """Of all of them together."""
+        """Returns the union of the closures of all tokens."""
         return {part for token in tokens for part in self.closure(token)}
 
     def _parts(self, token: int) -> Iterator[tuple[int, ...] | None]:
@@ -138,7 +140,7 @@ def _too_large(rows: int, *, at_least: int, size: int, multiple_of: int) -> Inva
     )
 
 
-def _check_room(kept: Collection[int], protected: Mapping[int, str], *, size: int, target: int) -> None:
+def _check_capacity(kept: Collection[int], protected: Mapping[int, str], *, size: int, target: int) -> None:
     if len(kept) <= target:
         return
     reasons = Counter(protected.values())

@@ -1,4 +1,4 @@
-"""How often each token occurs in a corpus, in parts that add up in any order.
+"""Counts how often each token occurs in a corpus, in shares whose counts add up in any order.
 
 Shape legend: V vocabulary.
 """
@@ -14,24 +14,24 @@ from torch import Tensor
 from pipeline.errors import TextTooShort
 from pipeline.spec.vocabulary import FIELD
 
-BATCH_CHARACTERS = 1 << 20  # tokenised at once: enough for the tokenizer's threads, little for the memory
-EVERY = 20  # without a text to prove by, every 20th document of the corpus is not counted, and proves
-MAX_HELD_OUT = 2000  # of these; they are kept in memory
+BATCH_CHARACTERS = 1 << 20  # tokenised at once: enough to use the tokenizer's threads, and little memory
+EVERY = 20  # without a separate held-out text, every 20th document is held out for the proof
+MAX_HELD_OUT = 2000  # the limit of held-out documents, which stay in memory
 
 Document = TypeVar("Document")
 
 
 class Encoder(Protocol):
-    """What counting needs of a tokenizer."""
+    """The part of a tokenizer that counting needs."""
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, without those that a template puts around it."""
+        """Returns the token ids of each text, without the special tokens of a template."""
         ...
 
 
 @dataclass(frozen=True)
 class TokenCounts:
-    """Occurrences of each token, int64 [V], in so many documents of so many UTF-8 bytes."""
+    """Occurrences of each token, int64 [V], in `documents` documents of `bytes` UTF-8 bytes."""
 
     tokens_V: Tensor
     documents: int = 0
@@ -39,34 +39,35 @@ class TokenCounts:
 
     @property
     def total(self) -> int:
-        """Tokens of the corpus."""
+        """The number of tokens of the corpus."""
         return int(self.tokens_V.sum())
 
 
 def is_held_out(i: int) -> bool:
-    """Whether document number `i`, from 0, is one of those that are not counted."""
+    """Tells whether document number `i`, from 0, is held out and so not counted."""
     return i % EVERY == EVERY - 1 and i < EVERY * MAX_HELD_OUT
 
 
 def check_held_out(documents: Sequence[str]) -> None:
-    """Raise TextTooShort when there is nothing to prove the smaller tokenizer with."""
+    """Raises TextTooShort when there is no text to prove the smaller tokenizer with."""
     if not documents:
         raise TextTooShort(
-            f"no document is held out, of which the smaller tokenizer is proved: vocabulary.texts have fewer "
+            f"no document is held out to prove the smaller tokenizer with: vocabulary.texts have fewer "
             f"than {EVERY}; name vocabulary.held_out, or a longer corpus",
             f"{FIELD}.held_out",
         )
 
 
 def share_of(documents: Iterable[Document], share: int, *, of: int) -> Iterator[Document]:
-    """Every `of`-th document, from number `share` on: the shares 0 to `of` - 1 hold each document once."""
+    """Yields every `of`-th document, from number `share` on: the shares 0 to `of` - 1 contain each document
+    once."""
     return islice(documents, share, None, of)
 
 
 def count_tokens(documents: Iterable[str], tokenizer: Encoder, *, rows: int) -> Iterator[int | TokenCounts]:
-    """Yields the documents done so far, and at last the counts. Memory holds a batch of documents.
+    """Yields the number of documents done so far, and finally the counts. Memory holds a batch of documents.
 
-    `rows`: V, the rows of the embedding; no id is beyond it.
+    `rows`: V, the rows of the embedding; every id must be below it.
     """
     tokens_V = torch.zeros(rows, dtype=torch.int64)
     done = size = 0
@@ -80,7 +81,7 @@ def count_tokens(documents: Iterable[str], tokenizer: Encoder, *, rows: int) -> 
 
 
 def merged(parts: Sequence[TokenCounts]) -> TokenCounts:
-    """The counts of all shares together."""
+    """Adds up the counts of all shares."""
     return TokenCounts(
         torch.stack([part.tokens_V for part in parts]).sum(0),
         documents=sum(part.documents for part in parts),
@@ -89,7 +90,8 @@ def merged(parts: Sequence[TokenCounts]) -> TokenCounts:
 
 
 def batches(documents: Iterable[str], *, characters: int) -> Iterator[list[str]]:
-    """Documents in their order, so many characters at a time; a longer one by itself."""
+    """Yields documents in their order, up to `characters` characters at a time; a longer document forms its
+    own batch."""
     batch: list[str] = []
     size = 0
     for document in documents:

@@ -1,5 +1,5 @@
-"""A checkpoint's vocabulary from its small files to those of the smaller one: what the other files of this
-folder do, in their order."""
+"""Cuts a checkpoint's vocabulary: runs the steps in this folder's other files in their order, on the
+checkpoint's small files."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,9 +24,9 @@ from pipeline.vocabulary.token_ids import renumbered
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """A tokenizer with what is known of its tokens. `files`: the checkpoint's small files by name, in whose
-    config.json all ids are explicit; `config`: as it was; `rows`: of its embedding; `protected`: id → why it
-    must stay."""
+    """A tokenizer and the facts about its tokens. `files`: the checkpoint's small files by name, with all ids
+    explicit in config.json; `config`: the original config.json; `rows`: rows of the embedding; `protected`:
+    id → the reason why it must stay."""
 
     files: Mapping[str, bytes]
     config: Mapping[str, JsonValue]
@@ -38,13 +38,13 @@ class Vocabulary:
 
     @property
     def tokens(self) -> int:
-        """Tokens that the tokenizer has: often fewer than rows."""
+        """The number of tokens that the tokenizer has, which is often smaller than the number of rows."""
         return len({token for model in self.models for token in model.ids.values()} | {*self.protected})
 
 
 def read_vocabulary(files: Mapping[str, bytes]) -> Vocabulary:
-    """From config.json, generation_config.json and a tokenizer's files, by name. Raises UnsupportedCheckpoint
-    for tokenizers that cannot be cut, and special tokens without a row."""
+    """Reads config.json, generation_config.json and a tokenizer's files, given by name. Raises
+    UnsupportedCheckpoint for tokenizers that cannot be cut, and for special tokens without a row."""
     config = json.loads(files.get(CONFIG_JSON, b"{}"))
     rows = config.get("vocab_size")
     if not isinstance(rows, int) or rows < 1:
@@ -69,8 +69,8 @@ def read_vocabulary(files: Mapping[str, bytes]) -> Vocabulary:
 def kept_tokens(
     vocabulary: Vocabulary, counts: TokenCounts, *, size: int, multiple_of: int = 1
 ) -> KeptTokens:
-    """Which tokens stay. Raises InvalidSpec as choose_tokens does, and TextTooShort for a corpus without
-    tokens."""
+    """Chooses the tokens that stay. Raises InvalidSpec as choose_tokens does, and TextTooShort for a corpus
+    without tokens."""
     if not counts.total:
         raise TextTooShort(
             f"the corpus of vocabulary.texts has {counts.documents} documents and no token; name a "
@@ -83,12 +83,12 @@ def kept_tokens(
 
 
 def cut_files(vocabulary: Vocabulary, tokens: KeptTokens) -> dict[str, bytes]:
-    """The small files of the smaller checkpoint, by name."""
+    """Returns the small files of the smaller checkpoint, by name."""
     return rewrite_tokenizer(vocabulary.files, tokens)
 
 
 def renumbered_fields(vocabulary: Vocabulary, tokens: KeptTokens) -> dict[str, JsonValue]:
-    """Fields of config.json that name tokens, with their new ids."""
+    """Returns the fields of config.json that name tokens, with their new ids."""
     config: dict[str, JsonValue] = json.loads(vocabulary.files[CONFIG_JSON])
     changed = renumbered(config, tokens.new_ids)
     named = set(config) - set(vocabulary.config)
@@ -98,8 +98,8 @@ def renumbered_fields(vocabulary: Vocabulary, tokens: KeptTokens) -> dict[str, J
 def prove(
     vocabulary: Vocabulary, files: Mapping[str, bytes], tokens: KeptTokens, texts: Iterable[str]
 ) -> Iterator[int | VocabularyProof]:
-    """Load the cut `files` and compare. Yields the texts compared so far, and at last the figures; raises
-    TokenizerBroken, TextTooShort."""
+    """Loads the cut `files` and compares. Yields the number of texts compared so far, and finally the
+    figures; raises TokenizerBroken and TextTooShort."""
     cut = LoadedTokenizer(files)
     added = check_special_tokens(vocabulary.tokenizer, cut, tokens)
     held = list(texts)
@@ -121,7 +121,7 @@ def prove(
 def table_of(
     vocabulary: Vocabulary, tokens: KeptTokens, counts: TokenCounts, proof: VocabularyProof
 ) -> VocabularyTable:
-    """The figures of a cut."""
+    """Returns the figures of a cut."""
     return VocabularyTable(
         dense_rows=vocabulary.rows,
         rows=tokens.rows,

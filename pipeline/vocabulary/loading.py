@@ -1,4 +1,4 @@
-"""Tokenizers as their users run them: by transformers, and by the sentencepiece library."""
+"""Loads tokenizers as their users run them: with transformers, and with the sentencepiece library."""
 
 import json
 import tempfile
@@ -13,10 +13,11 @@ from pipeline.vocabulary.reading import SENTENCEPIECE
 
 
 class LoadedTokenizer:
-    """What transformers makes of a checkpoint's files."""
+    """The tokenizer that transformers loads from a checkpoint's files."""
 
     def __init__(self, files: Mapping[str, bytes]) -> None:
-        """Raises UnsupportedCheckpoint when they hold no tokenizer, or none that transformers can read."""
+        """Raises UnsupportedCheckpoint when the files have no tokenizer, or none that transformers can
+        read."""
         from transformers import AutoTokenizer
 
         if not has_tokenizer(files):
@@ -38,38 +39,39 @@ class LoadedTokenizer:
 
     @property
     def backend(self) -> str | None:
-        """tokenizer.json as it is in memory; None for tokenizers of another library."""
+        """The tokenizer.json as it is in memory; None for tokenizers of another library."""
         library = getattr(self._tokenizer, "backend_tokenizer", None)
         return None if library is None else str(library.to_str())
 
     @property
     def added(self) -> dict[str, int]:
-        """Content of every added token → id."""
+        """Maps the content of every added token to its id."""
         return {str(token): int(i) for i, token in self._tokenizer.added_tokens_decoder.items()}
 
     @property
     def special(self) -> dict[str, int]:
-        """`bos_token`, `eos_token` and their like → id, of those that there are."""
+        """Maps the names of the existing special tokens, such as `bos_token` and `eos_token`, to their
+        ids."""
         names = [name for name in self._tokenizer.special_tokens_map if isinstance(name, str)]
         ids = {name: getattr(self._tokenizer, f"{name}_id", None) for name in names}
         return {name: token for name, token in ids.items() if isinstance(token, int)}
 
     @property
     def chat_template(self) -> str | None:
-        """The text of the chat template, if there is one by itself."""
+        """The text of the chat template, if there is exactly one."""
         template = self._tokenizer.chat_template
         return template if isinstance(template, str) else None
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, without those of a template."""
+        """Returns the token ids of each text, without the special tokens of a template."""
         return self._encode(texts, special=False)
 
     def encode_whole(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, with those that are put around it."""
+        """Returns the token ids of each text, with the special tokens around it."""
         return self._encode(texts, special=True)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of some ids, special tokens too."""
+        """Returns the text of some ids, including special tokens."""
         text = self._tokenizer.decode(
             list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
         )
@@ -86,7 +88,7 @@ class LoadedTokenizer:
 
 
 class SentencePieceFile:
-    """tokenizer.model, run by the library that it is of."""
+    """A tokenizer.model, run by the sentencepiece library."""
 
     def __init__(self, data: bytes) -> None:
         from sentencepiece import SentencePieceProcessor
@@ -94,23 +96,23 @@ class SentencePieceFile:
         self._processor = SentencePieceProcessor(model_proto=data)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text."""
+        """Returns the token ids of each text."""
         ids: list[list[int]] = self._processor.encode(list(texts))
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of some ids."""
+        """Returns the text of some ids."""
         return str(self._processor.decode(list(ids)))
 
 
 def load_sentencepiece(files: Mapping[str, bytes]) -> SentencePieceFile | None:
-    """The tokenizer.model among the files of a checkpoint."""
+    """Loads the tokenizer.model among the files of a checkpoint, if there is one."""
     return SentencePieceFile(files[SENTENCEPIECE]) if SENTENCEPIECE in files else None
 
 
 def explicit_ids(config: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-    """config.json with the token ids that transformers' class for the model type fills in where it names
-    none: they are of the dense vocabulary."""
+    """Returns config.json with the token ids that transformers' class for the model type fills in as
+    defaults: they belong to the dense vocabulary."""
     from transformers import AutoConfig
 
     filled = json.loads(AutoConfig.for_model(**dict(config)).to_json_string(use_diff=False))

@@ -1,15 +1,15 @@
-"""How tokenizers put tokens together, as far as it decides which tokens need one another.
+"""The derivation of tokens, which decides what other tokens a token needs.
 
-Byte-pair encoding joins, again and again, the neighbours that rank first. What it makes of the characters
-of a token does not depend on the text around them: a merge that wins in the text wins among the merges inside
-of the token as well. So every token that a text can yield has one derivation, that of its own characters. A
-smaller set of merges that holds whole derivations takes the same way through every text whose tokens it has:
-what ranked first among all merges also ranks first among fewer.
+Byte-pair encoding repeatedly joins the neighbours that rank first. The merges inside of a token do not depend
+on the text around it: a merge that wins in the text also wins among the merges inside of the token. So every
+token that a text can yield has one derivation, that of its own characters. A smaller set of merges that
+contains whole derivations takes the same steps through every text whose tokens it has: the merge that ranked
+first among all merges also ranks first among fewer.
 
-Unigram has no merges: its best segmentation stays the best among fewer, when no piece of it is gone.
+Unigram has no merges: its best segmentation remains the best among fewer, if none of its pieces is removed.
 
-The formulas: Sennrich et al. 2016 (BPE), Kudo 2018 (Unigram), and sentencepiece's bpe_model.cc and
-unigram_model.cc for ties and unknown characters.
+The formulas are those of Sennrich et al. 2016 (BPE), Kudo 2018 (Unigram), and sentencepiece's bpe_model.cc
+and unigram_model.cc for ties and unknown characters.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,20 +26,21 @@ ONLY_WAY = "pieces with characters that have none of their own"
 
 
 class Pieces(Protocol):
-    """One model of a tokenizer: text pieces with ids, and how they come about."""
+    """One model of a tokenizer: text pieces with ids, and their derivations."""
 
     @property
     def ids(self) -> Mapping[str, int]:
-        """Piece → token id."""
+        """Maps pieces to token ids."""
         ...
 
     def parts(self, piece: str) -> tuple[str, ...] | None:
-        """The two pieces that the last merge joins into this one; none for what is not merged; None for a
-        piece that no text can yield."""
+        """Returns the two pieces that the last merge joins into this one; an empty tuple for a piece that is
+        not merged; None for a piece that no text can yield."""
         ...
 
     def must_stay(self) -> Mapping[int, str]:
-        """Ids without which texts could not be encoded, or would be in another way, and why."""
+        """Returns the ids without which some texts could not be encoded, or would be encoded differently,
+        with reasons."""
         ...
 
 
@@ -47,7 +48,7 @@ class Pieces(Protocol):
 class MergedPieces:
     """BPE that looks up pairs in a list of merges (tokenizer.json, vocab.json with merges.txt).
 
-    `whole`: a word that is a token is taken as it is, without merges (`ignore_merges`). `byte_fallback`:
+    `whole`: a word that is a token is taken directly, without merges (`ignore_merges`). `byte_fallback`:
     characters without a token become tokens of their bytes.
     """
 
@@ -77,9 +78,9 @@ class MergedPieces:
 
 @dataclass(frozen=True)
 class ScoredPieces:
-    """SentencePiece's BPE: any two neighbours may merge whose joint text is a piece, the best score first.
+    """SentencePiece's BPE: any two neighbours may merge if their joint text is a piece, the best score first.
 
-    `scores`: of the pieces that text is made of, those that are marked as unused included; `fixed`: every
+    `scores`: of the pieces that texts consist of, including those that are marked as unused; `fixed`: every
     other id, with the name of its type.
     """
 
@@ -104,7 +105,7 @@ class ScoredPieces:
 
 @dataclass(frozen=True)
 class UnigramPieces:
-    """Unigram, SentencePiece's or that of tokenizer.json: the segmentation with the largest sum of scores."""
+    """Unigram, from SentencePiece or tokenizer.json: the segmentation with the largest sum of scores."""
 
     ids: Mapping[str, int]
     scores: Mapping[str, float]
@@ -116,8 +117,8 @@ class UnigramPieces:
         return ()
 
     def must_stay(self) -> Mapping[int, str]:
-        """See Pieces. Unknown characters cost the lowest score and a constant, user-defined pieces earn the
-        highest per character: both would change if the pieces with these scores were gone."""
+        """See Pieces. Unknown characters cost the lowest score plus a constant, user-defined pieces earn the
+        highest per character: both would change without the pieces that have these scores."""
         found = dict(_characters_and_bytes(self.ids, byte_fallback=self.byte_fallback))
         if self.scores:
             for extreme in (min(self.scores, key=self._score), max(self.scores, key=self._score)):
@@ -133,9 +134,9 @@ class UnigramPieces:
 
 
 def last_merge(piece: Sequence[str], rank: Callable[[str, str], float | None]) -> tuple[str, str] | None:
-    """The two texts that are joined last when the characters of a piece are merged, the lowest rank and the
-    leftmost first; None when they do not become one. `rank`: of two neighbours, None when they do not
-    merge."""
+    """Returns the two texts that are joined last when the characters of a piece are merged, the lowest rank
+    and the leftmost first; None when they do not become one. `rank` returns the rank of two neighbours, or
+    None when they do not merge."""
     symbols = list(piece)
     ranks = [rank(left, right) for left, right in pairwise(symbols)]
     while True:

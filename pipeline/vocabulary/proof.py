@@ -1,9 +1,9 @@
-"""Proof that a cut tokenizer does what the dense one does, as far as its tokens go.
+"""Proves that a cut tokenizer behaves like the dense one, on the tokens that it kept.
 
-Every text is encoded and decoded by both: what comes back must be the same, so that a text that the dense one
-returns unchanged is returned unchanged. Then runs of tokens that stayed are taken out of the dense
-segmentation, as texts of their own: those that the dense tokenizer makes of kept tokens only must get the
-same pieces in the same order from the cut one.
+Both tokenizers encode and decode every text: the results must be equal, so that a text that the dense one
+returns unchanged is returned unchanged. Then runs of kept tokens are taken out of the dense segmentation as
+separate texts: if the dense tokenizer encodes such a text with kept tokens only, the cut one must give the
+same pieces in the same order.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,24 +21,24 @@ BATCH_CHARACTERS = 1 << 18
 
 
 class Codec(Protocol):
-    """What the proof needs of a tokenizer."""
+    """The part of a tokenizer that the proof needs."""
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text."""
+        """Returns the token ids of each text."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of some ids."""
+        """Returns the text of some ids."""
         ...
 
 
 def prove_tokenizer(
     texts: Iterable[str], dense: Codec, cut: Codec, tokens: KeptTokens
 ) -> Iterator[int | TokenizerProof]:
-    """Yields the texts compared so far, and at last the figures.
+    """Yields the number of texts compared so far, and finally the figures.
 
-    Raises TokenizerBroken with the text and the place where the tokenizers part, TextTooShort when there is
-    no text.
+    Raises TokenizerBroken with the text and the position where the tokenizers differ, and TextTooShort when
+    there is no text.
     """
     figures = TokenizerProof()
     for batch in batches(texts, characters=BATCH_CHARACTERS):
@@ -66,9 +66,9 @@ def prove_tokenizer(
 
 
 def check_special_tokens(dense: LoadedTokenizer, cut: LoadedTokenizer, tokens: KeptTokens) -> int:
-    """Compare what is special: added tokens in a text, the tokens around a text, BOS, EOS and their like by
-    name, and the chat template, whose text stays and whose added tokens must be found. Returns how many added
-    tokens there are; raises TokenizerBroken."""
+    """Compares special tokens: added tokens in a text, the tokens around a text, BOS, EOS and others by name,
+    and the chat template, whose text must be unchanged and whose added tokens must be found. Returns the
+    number of added tokens; raises TokenizerBroken."""
     for old_ids, new_ids in ((dense.added, cut.added), (dense.special, cut.special)):
         for name, token in old_ids.items():
             if new_ids.get(name) != tokens.new_ids[token]:
@@ -90,7 +90,7 @@ def check_special_tokens(dense: LoadedTokenizer, cut: LoadedTokenizer, tokens: K
 
 
 def check_pieces(text: str, before: Sequence[int], after: Sequence[int], tokens: KeptTokens) -> None:
-    """Raise TokenizerBroken unless the cut tokenizer gave the dense one's ids, renumbered."""
+    """Raises TokenizerBroken unless the cut tokenizer gave the dense one's ids, renumbered."""
     expected = [tokens.new_ids[token] for token in before]
     if expected == list(after):
         return

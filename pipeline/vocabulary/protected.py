@@ -1,4 +1,5 @@
-"""Which tokens must stay, and why: what encodes every text, what is special, and what configs name."""
+"""Finds the tokens that must stay, with reasons: those that any text may need, special ones, and those that
+configs name."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,9 +18,9 @@ ADDED = "added and special tokens"
 def protected_ids(
     models: Sequence[Pieces], backend: str | None, files: Mapping[str, bytes], *, rows: int
 ) -> dict[int, str]:
-    """Id → why it stays. `backend`: tokenizer.json as transformers has it in memory; `files`: the
-    checkpoint's small files by name, of which the configs and lists of added tokens are read; `rows`: of the
-    embedding.
+    """Maps ids to the reasons why they stay. `backend`: tokenizer.json as transformers has it in memory;
+    `files`: the checkpoint's small files by name, from which configs and lists of added tokens are read;
+    `rows`: rows of the embedding.
 
     Raises UnsupportedCheckpoint for tokens without a row.
     """
@@ -42,7 +43,7 @@ def protected_ids(
 
 
 def _added(backend: str | None, files: Mapping[str, bytes]) -> set[int]:
-    """Ids of added tokens and of those that are put around texts, wherever they are listed."""
+    """Returns the ids of added tokens and of the tokens around texts, wherever they are listed."""
     ids: set[int] = set()
     for document in (backend, files.get("tokenizer.json")):
         if document is not None:
@@ -56,7 +57,8 @@ def _added(backend: str | None, files: Mapping[str, bytes]) -> set[int]:
 
 
 def _around(processor: Mapping[str, JsonValue]) -> Iterator[int]:
-    """Ids in a post-processor: of templates, and in Bert's and Roberta's pairs of token and id."""
+    """Yields the ids in a post-processor: those of templates, and of Bert's and Roberta's pairs of token and
+    id."""
     for name, value in processor.items():
         if name == "processors" and isinstance(value, list):
             for inner in value:

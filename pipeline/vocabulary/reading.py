@@ -1,4 +1,4 @@
-"""The models inside of a checkpoint's tokenizer, as its files and transformers have them."""
+"""Reads the models inside of a checkpoint's tokenizer, from its files and as transformers loads them."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from pipeline.errors import UnsupportedCheckpoint
 from pipeline.vocabulary.pieces import MergedPieces, Pieces, ScoredPieces, UnigramPieces
 
 SENTENCEPIECE = "tokenizer.model"
-NORMAL, UNKNOWN_TYPE, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # of sentencepiece_model.proto
+NORMAL, UNKNOWN_TYPE, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # sentencepiece_model.proto
 TYPES = {
     UNKNOWN_TYPE: "the unknown piece",
     CONTROL: "control pieces",
@@ -22,8 +22,8 @@ WHERE = "spec.model.source"
 
 
 def read_pieces(backend: str | None, sentencepiece: bytes | None) -> tuple[Pieces, ...]:
-    """The models of a tokenizer. `backend`: tokenizer.json as transformers has it in memory, whatever files
-    it came from; `sentencepiece`: the bytes of tokenizer.model.
+    """Reads the models of a tokenizer. `backend`: tokenizer.json as transformers has it in memory, whatever
+    files it came from; `sentencepiece`: the bytes of tokenizer.model.
 
     Raises UnsupportedCheckpoint for kinds that cannot be cut, empty ones, and models that disagree on an id.
     """
@@ -43,7 +43,7 @@ def read_pieces(backend: str | None, sentencepiece: bytes | None) -> tuple[Piece
 
 
 def json_pieces(model: Mapping[str, JsonValue]) -> Pieces:
-    """The `model` of a tokenizer.json."""
+    """Reads the `model` of a tokenizer.json."""
     kind = model.get("type")
     fallback = model.get("byte_fallback") is True
     vocabulary = model.get("vocab")
@@ -78,8 +78,8 @@ def json_pieces(model: Mapping[str, JsonValue]) -> Pieces:
 
 
 def merge_pair(merge: JsonValue) -> tuple[str, str]:
-    """A merge in either of the forms that tokenizer.json and merges.txt have: `"a b"` or `["a", "b"]`. Raises
-    UnsupportedCheckpoint for anything else."""
+    """Reads a merge in either of the forms that tokenizer.json and merges.txt use: `"a b"` or `["a", "b"]`.
+    Raises UnsupportedCheckpoint for anything else."""
     pair = merge.split(" ") if isinstance(merge, str) else merge
     if not isinstance(pair, list) or len(pair) != 2:
         raise UnsupportedCheckpoint(f"the tokenizer has the merge {merge!r}; expected two pieces", WHERE)
@@ -87,7 +87,7 @@ def merge_pair(merge: JsonValue) -> tuple[str, str]:
 
 
 def sentencepiece_pieces(data: bytes) -> Pieces:
-    """A tokenizer.model."""
+    """Reads a tokenizer.model."""
     from google.protobuf.message import DecodeError
     from sentencepiece import sentencepiece_model_pb2
 
@@ -105,7 +105,7 @@ def sentencepiece_pieces(data: bytes) -> Pieces:
             WHERE,
         )
     ids = _not_empty({piece.piece: i for i, piece in enumerate(proto.pieces)}, SENTENCEPIECE)
-    text = (NORMAL,) if kind == UNIGRAM_MODEL else (NORMAL, UNUSED)  # BPE merges by way of unused ones
+    text = (NORMAL,) if kind == UNIGRAM_MODEL else (NORMAL, UNUSED)  # BPE merges through unused pieces
     scores = {piece.piece: piece.score for piece in proto.pieces if piece.type in text}
     fixed = {i: TYPES[piece.type] for i, piece in enumerate(proto.pieces) if piece.type != NORMAL}
     if kind == BPE_MODEL:

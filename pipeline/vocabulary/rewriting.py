@@ -1,6 +1,6 @@
-"""The files of a tokenizer, and what names its ids, for a smaller vocabulary.
+"""Rewrites the files of a tokenizer, and the configs that name its ids, for a smaller vocabulary.
 
-Order, scores, merges that are left, normalizers, decoders and chat templates stay as they are.
+The order, scores, remaining merges, normalizers, decoders and chat templates are unchanged.
 """
 
 import json
@@ -19,10 +19,10 @@ VERSION_LINE = "#version"
 
 
 def rewrite_tokenizer(files: Mapping[str, bytes], tokens: KeptTokens) -> dict[str, bytes]:
-    """The given files for the smaller vocabulary, by name; those that hold no ids as they are.
+    """Returns the given files for the smaller vocabulary, by name; files without ids are unchanged.
 
-    merges.txt is cut by the vocab.json beside it. Raises UnsupportedCheckpoint for files that cannot be read
-    as what their names say.
+    merges.txt is cut by the vocab.json beside it. Raises UnsupportedCheckpoint for files whose content does
+    not match their names.
     """
     ids = tokens.new_ids
     rewritten = dict(files)
@@ -65,7 +65,8 @@ def _tokenizer_json(document: Json, ids: NewIds) -> Json:
 
 
 def _post_processor(processor: Json, ids: NewIds) -> Json:
-    """Templates name the ids of their special tokens; Bert's and Roberta's are pairs of token and id."""
+    """Renumbers the ids of special tokens: templates list them, Bert's and Roberta's are pairs of token and
+    id."""
     changed = dict(processor)
     if isinstance(inner := processor.get("processors"), list):
         changed["processors"] = [_post_processor(one, ids) for one in inner if isinstance(one, dict)]
@@ -89,7 +90,7 @@ def _tokenizer_config(document: Json, ids: NewIds) -> Json:
 
 
 def _kept(vocabulary: Json, ids: NewIds) -> Json:
-    """Tokens in their order in the file."""
+    """Returns the tokens that stay, in their order in the file."""
     numbered = ((token, _number(number)) for token, number in vocabulary.items())
     return {token: ids[number] for token, number in numbered if number in ids}
 
@@ -122,7 +123,7 @@ def _sentencepiece(data: bytes, ids: NewIds) -> bytes:
     dense.ParseFromString(data)
     cut = sentencepiece_model_pb2.ModelProto()
     cut.CopyFrom(dense)
-    cut.DiscardUnknownFields()  # among them old models' texts with the segmentation that they must give
+    cut.DiscardUnknownFields()  # older models keep expected segmentations in them, which may change
     del cut.pieces[:]
     cut.pieces.extend(piece for i, piece in enumerate(dense.pieces) if i in ids)
     cut.trainer_spec.vocab_size = len(cut.pieces)

@@ -1,4 +1,4 @@
-"""What can be said of a vocabulary's size from a checkpoint's small files, without loading the tokenizer."""
+"""Checks a vocabulary's size against a checkpoint's small files, without loading the tokenizer."""
 
 from collections.abc import Mapping
 
@@ -11,11 +11,11 @@ TOKENIZER_JSON = "tokenizer.json"
 
 
 def check_tokens(asked: VocabularySize, files: Mapping[str, bytes], *, rows: int) -> None:
-    """Raise InvalidSpec when the tokens that must stay are more than asked, and UnsupportedCheckpoint for a
+    """Raises InvalidSpec when more tokens must stay than the spec requests, and UnsupportedCheckpoint for a
     tokenizer that cannot be cut.
 
-    What only transformers knows is seen when the job runs: ids that config.json leaves to the model's class,
-    and files in forms that it converts.
+    Details that only transformers knows are checked when the job runs: ids that config.json leaves to the
+    model's class, and files in forms that it converts.
     """
     if TOKENIZER_JSON not in files and SENTENCEPIECE not in files:
         return
@@ -24,5 +24,5 @@ def check_tokens(asked: VocabularySize, files: Mapping[str, bytes], *, rows: int
         models = read_pieces(backend, files.get(SENTENCEPIECE))
         protected = protected_ids(models, backend, files, rows=rows)
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
-        return  # not a form that is known here: transformers reads it, or says why not
+        return  # an unknown form: transformers reads it when the job runs, or reports why it cannot
     check_size(models, protected, size=asked.size, multiple_of=asked.multiple_of)

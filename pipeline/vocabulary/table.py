@@ -1,14 +1,13 @@
-"""What became of a vocabulary, in figures for people."""
+"""The figures of a cut vocabulary, for people."""
 
 from pipeline.canonical import Frozen
 
 
 class TokenizerProof(Frozen):
-    """What was compared. `identical`: texts that came back from the cut tokenizer character for character,
-    and `dense_identical` from the dense one (normalizers change texts). `same_pieces`: texts of kept tokens
-    only, which all got the same pieces in the same order. `bytes`: of the texts in UTF-8; `dense_tokens` and
-    `cut_tokens`: how many they became.
-    """
+    """The figures of a comparison. `identical`: texts that the cut tokenizer returned character for
+    character, and `dense_identical` those that the dense one did (normalizers change texts). `same_pieces`:
+    texts of kept tokens only, which all got the same pieces in the same order. `bytes`: size of the texts in
+    UTF-8; `dense_tokens` and `cut_tokens`: the number of their tokens."""
 
     texts: int = 0
     identical: int = 0
@@ -20,8 +19,8 @@ class TokenizerProof(Frozen):
 
 
 class VocabularyProof(Frozen):
-    """`tokenizer`: as transformers runs it; `sentencepiece`: tokenizer.model in its own library, where there
-    is one; `added_tokens`: how many were found in their places."""
+    """`tokenizer`: the proof with transformers; `sentencepiece`: the proof of tokenizer.model in its own
+    library, if there is one; `added_tokens`: how many added tokens were found in their places."""
 
     tokenizer: TokenizerProof
     sentencepiece: TokenizerProof | None = None
@@ -29,9 +28,10 @@ class VocabularyProof(Frozen):
 
 
 class VocabularyTable(Frozen):
-    """`dense_rows`, `rows`: of the embedding before and after. Of the tokens that stayed, `protected` had to,
-    others are merged from the `passing` ones, and no text yields the `padding`. `corpus_tokens`: occurrences
-    that were counted in so many `documents`; `kept_tokens`: those of tokens that stayed."""
+    """`dense_rows`, `rows`: rows of the embedding before and after. Of the tokens that stayed, `protected`
+    had to stay, `passing` are only needed for the merges of others, and `padding` are yielded by no text.
+    `corpus_tokens`: occurrences that were counted in the `documents`; `kept_tokens`: those of tokens that
+    stayed."""
 
     dense_rows: int
     rows: int
@@ -45,15 +45,15 @@ class VocabularyTable(Frozen):
 
     @property
     def kept_share(self) -> float:
-        """Share of the corpus' tokens that are still one token."""
+        """The share of the corpus' tokens that are still one token."""
         return self.kept_tokens / self.corpus_tokens
 
     @property
     def dense_tokens_per_byte(self) -> float:
-        """Of the held-out text, by the dense tokenizer."""
+        """The dense tokenizer's tokens per byte of the held-out text."""
         return self.proof.tokenizer.dense_tokens / max(self.proof.tokenizer.bytes, 1)
 
     @property
     def tokens_per_byte(self) -> float:
-        """Of the held-out text, by the cut tokenizer."""
+        """The cut tokenizer's tokens per byte of the held-out text."""
         return self.proof.tokenizer.cut_tokens / max(self.proof.tokenizer.bytes, 1)

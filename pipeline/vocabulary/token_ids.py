@@ -1,8 +1,8 @@
-"""The token ids that config.json and generation_config.json name, found and renumbered.
+"""Finds and renumbers the token ids that config.json and generation_config.json name.
 
-What decides how sequences begin, end and are filled must stay (`bos_token_id`, lists of `eos_token_id`,
-`forced_decoder_ids`); what forbids tokens (`suppress_tokens`, `bad_words_ids`) says nothing about those that
-are gone.
+Fields that decide how sequences begin, end and are padded must stay (`bos_token_id`, lists of `eos_token_id`,
+`forced_decoder_ids`); fields that forbid tokens (`suppress_tokens`, `bad_words_ids`) lose the tokens that are
+removed.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,17 +14,17 @@ REQUIRED_SEQUENCES = ("force_words_ids",)
 FORBIDDEN = ("suppress_tokens", "begin_suppress_tokens")
 FORBIDDEN_SEQUENCES = ("bad_words_ids",)
 
-NewIds = Mapping[int, int]  # old id → new id, of the tokens that stay
+NewIds = Mapping[int, int]  # old id → new id, for the tokens that stay
 
 
 def named_ids(config: Mapping[str, JsonValue]) -> dict[int, str]:
-    """Ids that must stay → the field that names them, `eos_token_id` or `text_config.eos_token_id`. Negative
-    ones stand for "none" in some configs, and are left out."""
+    """Maps ids that must stay to the field that names them, `eos_token_id` or `text_config.eos_token_id`.
+    Negative ids mean "none" in some configs and are left out."""
     return {token: name for name, token in _named(config, "") if token >= 0}
 
 
 def renumbered(config: Mapping[str, JsonValue], new_ids: NewIds) -> dict[str, JsonValue]:
-    """The same config with new ids. Raises KeyError for one that must stay and does not."""
+    """Returns the same config with new ids. Raises KeyError for an id that must stay but was removed."""
     return {name: _renumbered(name, value, new_ids) for name, value in config.items()}
 
 

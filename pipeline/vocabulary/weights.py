@@ -1,4 +1,4 @@
-"""A stored checkpoint with fewer tokens: rows of embedding and head, files, config."""
+"""Cuts a stored checkpoint to fewer tokens: rows of embedding and head, files, config."""
 
 from collections.abc import Iterator
 
@@ -15,16 +15,16 @@ from pipeline.vocabulary.cutting import Vocabulary, cut_files, renumbered_fields
 
 
 def small_files(content: ContentStore, ref: CheckpointRef) -> dict[str, bytes]:
-    """Everything of a checkpoint but its weights, by name."""
+    """Returns all files of a checkpoint except its weights, by name."""
     return {file.path: content.get_bytes(file.blob) for file in ref.files if is_description(file.path)}
 
 
 def cut_checkpoint(
     content: ContentStore, ref: CheckpointRef, vocabulary: Vocabulary, tokens: KeptTokens
 ) -> Iterator[int | CheckpointRef]:
-    """Yields how many blocks are done, and at last the smaller checkpoint. What has a dimension over the
-    vocabulary follows from its labels (pipeline/architecture/axes.py): embedding, head, its bias, tied or
-    not."""
+    """Yields the number of finished blocks, and finally the smaller checkpoint. The labels of dimensions
+    (pipeline/architecture/axes.py) tell which parameters have a vocabulary dimension: embedding, head, its
+    bias, tied or not."""
     reader = CheckpointReader(content, ref)
     config = full_config(reader.config)
     sizes = sizes_of(row_for(str(config["model_type"])), config)
@@ -36,7 +36,7 @@ def cut_checkpoint(
 
 
 def with_files(content: ContentStore, ref: CheckpointRef, files: dict[str, bytes]) -> CheckpointRef:
-    """The checkpoint with other small files in the place of those of the same names."""
+    """Returns the checkpoint with other small files in place of those of the same names."""
     kept = [file for file in ref.files if file.path not in files]
     own = [FileRef(path=path, blob=content.put_bytes(data)) for path, data in files.items()]
     return CheckpointRef(files=tuple(sorted([*kept, *own], key=lambda file: file.path)))
