@@ -1,4 +1,4 @@
-"""Where models and texts come from: parsed, pinned, and read against their pins."""
+"""The sources of models and texts: parsed, pinned, and read against their pins."""
 
 from pipeline.sources.access import Source, SourceAccess, open_source
 

@@ -1,4 +1,4 @@
-"""What a deployment lets jobs read, and the one interface behind which files, buckets and the hub lie."""
+"""The sources that a deployment lets jobs read, and one interface for files, buckets and the hub."""
 
 import json
 import os
@@ -20,10 +20,11 @@ Wanted = Callable[[str], bool]
 
 
 class SourceAccess(S3Settings, frozen=True, extra="forbid", hide_input_in_errors=True):
-    """What may be read, and with whose credentials. The API's and the workers' settings inherit this.
+    """The sources that may be read, and the credentials for them. The API's and the workers' settings inherit
+    this.
 
-    Without `allowed_roots`, `file:` sources are off. With `hub_offline` the hub is never asked; what its
-    cache holds is all there is. `hub_endpoint` and `hub_cache_dir` default to those of huggingface_hub.
+    Without `allowed_roots`, `file:` sources are off. With `hub_offline` the hub is never contacted, and only
+    its cache is used. `hub_endpoint` and `hub_cache_dir` default to those of huggingface_hub.
     """
 
     allowed_roots: tuple[Path, ...] = Field(
@@ -41,7 +42,7 @@ class SourceAccess(S3Settings, frozen=True, extra="forbid", hide_input_in_errors
         return self.hub_token.get_secret_value() if self.hub_token else False
 
     def access(self) -> "SourceAccess":
-        """These settings alone, without what else a process was told."""
+        """Returns these settings alone, without the other settings of a process."""
         return SourceAccess.model_validate({name: getattr(self, name) for name in SourceAccess.model_fields})
 
     @field_validator("allowed_roots", mode="before")
@@ -62,31 +63,34 @@ class SourceAccess(S3Settings, frozen=True, extra="forbid", hide_input_in_errors
 class Source(Protocol):
     """A place with files: one file, the files directly inside a directory or prefix, or a hub repository.
 
-    A hub dataset is the exception: it is pinned whole, as one entry without bytes, and read through the
+    A hub dataset is the exception: it is pinned as a whole, as one entry without bytes, and read through the
     `datasets` library (pipeline/text/hub_rows.py).
     """
 
     @property
     def uri(self) -> str:
-        """Where this is, as the spec says it."""
+        """The address of the source, as the spec states it."""
         ...
 
     def names(self) -> tuple[str, ...]:
-        """Names of the files, sorted. Raises SourceNotFound, SourceNotAllowed, SourceUnreachable."""
+        """Returns the names of the files, sorted. Raises SourceNotFound, SourceNotAllowed,
+        SourceUnreachable."""
         ...
 
     def pin(self, wanted: Wanted) -> Pin:
-        """The files whose names are wanted, with sizes and tags, by name. Raises as `names` does."""
+        """Returns the files whose names are wanted, with sizes and tags, by name. Raises the errors of
+        `names`."""
         ...
 
     def read(self, file: PinnedFile) -> Iterator[bytes]:
-        """Stream a pinned file. SourceChanged when it is no longer what was pinned, on the first chunk or in
-        place of the end; StorageUnavailable when bucket or hub stop answering."""
+        """Streams a pinned file. Raises SourceChanged when it differs from the pinned one, on the first chunk
+        or instead of the end; StorageUnavailable when bucket or hub stop answering."""
         ...
 
 
 def open_source(uri: str, access: SourceAccess, *, repository: Repository = "model") -> Source:
-    """The source behind a URI; nothing is asked yet. `repository`: what a `hub:` name stands for."""
+    """Opens the source behind a URI, without contacting it. `repository`: the kind that a `hub:` name stands
+    for."""
     try:
         parsed = parse_uri(uri)
     except ValueError as error:

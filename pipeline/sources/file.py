@@ -15,7 +15,7 @@ from pipeline.storage.base import CHUNK_BYTES
 
 
 class FileSource:
-    """Links are followed, but what they lead to must lie below an allowed root as well."""
+    """Follows links, but their targets must lie below an allowed root as well."""
 
     def __init__(self, path: Path, roots: tuple[Path, ...]) -> None:
         self.path = path
@@ -35,7 +35,8 @@ class FileSource:
             raise SourceNotAllowed(f"{self.path} cannot be listed: the service has no permission") from None
 
     def pin(self, wanted: Wanted) -> Pin:
-        """See Source. Files up to 256 MiB are hashed, larger ones are known by their modification time."""
+        """See Source. Files up to 256 MiB are hashed, larger ones are identified by their modification
+        time."""
         files = tuple(self._pinned(name) for name in self.names() if wanted(name))
         return Pin(source=self.uri, files=files)
 
@@ -48,7 +49,7 @@ class FileSource:
             raise changed(str(path), f"{file.size} bytes", "nothing") from error
         with opened:
             self._compare(path, opened.fileno(), file)
-            if path == self.path:  # a text: its reader may stop before the end, where the hash is compared
+            if path == self.path:  # the reader of a text may stop before the end, where the hash is compared
                 self._verify(opened, file)
             yield from checked(_chunks(opened), file, what=str(path))
             self._compare(path, opened.fileno(), file)
@@ -62,7 +63,7 @@ class FileSource:
         for directory, _, names in os.walk(real):
             below = os.path.relpath(directory, real)
             files = tuple(file for name in sorted(names) if (file := _listed(directory, name)) is not None)
-            if files and below.isprintable():  # what is not has no URI
+            if files and below.isprintable():  # a name that is not printable has no URI
                 found.append(Directory(self.uri if below == "." else f"{self.uri}/{below}", files))
         return tuple(sorted(found, key=lambda one: one.uri))
 
@@ -71,7 +72,7 @@ class FileSource:
         self._real(self.path)
 
     def _verify(self, opened: FileIO, file: PinnedFile) -> None:
-        """Raise SourceChanged unless the content is the pinned one; costs a second reading."""
+        """Raises SourceChanged unless the content is the pinned one; this reads the file an extra time."""
         if file.tag.startswith("sha256:"):
             for _ in checked(_chunks(opened), file, what=str(self.path)):
                 pass
@@ -98,16 +99,17 @@ class FileSource:
             raise changed(str(path), file.tag, tag)
 
     def _locate(self, name: str) -> Path:
-        """Path of a file of this source: its own when the source is one file."""
+        """Returns the path of a file of this source: the source's own path when it is one file."""
         if os.sep in name or name in ("", ".", ".."):
             raise SourceNotAllowed(f"{name!r} is not the name of a file directly inside {self.path}")
         return self.path if self.path.name == name and not self.path.is_dir() else self.path / name
 
     def _open(self, path: Path) -> FileIO:
-        """Open what lies at the end of all links, unless it is outside of the roots or no ordinary file."""
+        """Opens the file at the end of all links, unless it is outside of the roots or not an ordinary
+        file."""
         real = self._real(path)
         try:
-            # NOFOLLOW: a link put there since `_real` looked. NONBLOCK: a pipe would wait for its writer.
+            # NOFOLLOW refuses a link created after `_real`. NONBLOCK: a pipe would wait for its writer.
             descriptor = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except (FileNotFoundError, NotADirectoryError):
             raise SourceNotFound(f"{path} does not exist") from None
@@ -120,7 +122,7 @@ class FileSource:
         return opened
 
     def _real(self, path: Path) -> Path:
-        """The path without links. Checked before anything tells whether it exists."""
+        """Returns the path without links. It is checked before any answer reveals whether it exists."""
         real = Path(os.path.realpath(path))
         if any(real.is_relative_to(os.path.realpath(root)) for root in self.roots):
             return real
@@ -134,7 +136,8 @@ class FileSource:
 
 
 def _listed(directory: str, name: str) -> ListedFile | None:
-    """A file as its directory tells it; None for what is none, or has gone, or has no name in Unicode."""
+    """Returns a file as its directory lists it; None if it is no file, was removed, or has no printable
+    name."""
     try:
         found = os.stat(os.path.join(directory, name))
     except OSError:

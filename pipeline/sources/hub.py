@@ -31,12 +31,12 @@ from pipeline.storage.resume import Body, BrokenBody, read_resuming
 
 ANSWER_SECONDS = 10.0
 BUSY_RETRIES = 3
-# The client's HTTP library changed its name between releases; its base error is the one that they share.
+# The client's HTTP library changed between releases; this base error is common to all of them.
 NETWORK_ERRORS = (hub_errors.HTTPError, OSError)  # type: ignore[attr-defined]
 
 
 class HubSource:
-    """One repository. What is listed first fixes the commit for the life of this object."""
+    """One repository. The first listing fixes the commit for the life of this object."""
 
     def __init__(self, uri: Uri, access: SourceAccess, repository: Repository) -> None:
         self.uri = str(uri)
@@ -57,7 +57,7 @@ class HubSource:
         return tuple(file.path for file in self._listed()[1])
 
     def pin(self, wanted: Wanted) -> Pin:
-        """See Source. Tags are SHA-256, or git object ids for small files; a dataset's is its commit."""
+        """See Source. Tags are SHA-256, or git object ids for small files; a dataset's tag is its commit."""
         commit, files = self._listed()
         if self.repository == "dataset":
             files = (PinnedFile(path=f"datasets/{self.name}", size=0, tag=f"commit:{commit}"),)
@@ -66,7 +66,8 @@ class HubSource:
         return Pin(source=f"hub:{self.name}@{commit}", files=files)
 
     def read(self, file: PinnedFile) -> Iterator[bytes]:
-        """See Source. From the cache when it holds the file at this commit, else streamed over HTTP."""
+        """See Source. Reads from the cache if it has the file at this commit, and otherwise streams over
+        HTTP."""
         commit = self._listing[0] if self._listing is not None else self.revision
         what = f"hub:{self.name}@{commit}/{file.path}"
         if self.repository == "dataset":
@@ -88,7 +89,7 @@ class HubSource:
         yield from checked(streamed, file, what=what)
 
     def _listed(self) -> tuple[str, tuple[PinnedFile, ...]]:
-        """Commit and files directly inside the repository."""
+        """Returns the commit and the files directly inside the repository."""
         if self._listing is None:
             self._listing = self._cached() if self.access.hub_offline else self._asked()
         return self._listing
@@ -106,7 +107,7 @@ class HubSource:
                 if getattr(info, "gated", False):
                     self._check_terms_accepted()
         except SourceUnreachable:
-            if self.cache.commit(self.revision) == self.revision:  # a commit is the same wherever it lies
+            if self.cache.commit(self.revision) == self.revision:  # a commit has the same content everywhere
                 return self._cached()
             raise
         siblings = info.siblings if isinstance(info, huggingface_hub.ModelInfo) else None
@@ -120,11 +121,12 @@ class HubSource:
             for file in found
         ]
         if info.sha is None:
-            raise SourceUnreachable(f"the hub told no commit for hub:{self.name}@{self.revision}")
+            raise SourceUnreachable(f"the hub gave no commit for hub:{self.name}@{self.revision}")
         return info.sha, tuple(sorted(files, key=lambda file: file.path))
 
     def _check_terms_accepted(self) -> None:
-        """A gated repository is listed for everyone, and read by those who accepted its terms."""
+        """Checks access to a gated repository, because everyone can list it, but only those who accepted its
+        terms can read it."""
         url = f"{self.api.endpoint}/api/{self.repository}s/{self.name}/auth-check"
         headers = build_hf_headers(token=self.api.token)
         with http_stream_backoff(
@@ -143,7 +145,8 @@ class HubSource:
         return commit, self.cache.files(commit) if self.repository == "model" else ()
 
     def _downloaded(self, commit: str, file: PinnedFile) -> Path:
-        """For files too large for plain HTTP: the client has another protocol, which needs a file."""
+        """Downloads a file that is too large for plain HTTP: the client's other protocol needs a local
+        file."""
         with self._translated():
             path = self.api.hf_hub_download(
                 self.name, file.path, revision=commit, cache_dir=self.access.hub_cache_dir
@@ -151,7 +154,7 @@ class HubSource:
         return Path(path)
 
     def _stream(self, commit: str, file: PinnedFile, position: int) -> Generator[bytes, None, None]:
-        """One GET from a byte on."""
+        """Sends one GET that starts at a byte."""
         url = huggingface_hub.hf_hub_url(self.name, file.path, revision=commit, endpoint=self.api.endpoint)
         headers = build_hf_headers(token=self.api.token) | {"Accept-Encoding": "identity"}
         if position:
@@ -163,7 +166,7 @@ class HubSource:
                 headers=headers,
                 timeout=ANSWER_SECONDS,
                 max_retries=BUSY_RETRIES,
-                retry_on_exceptions=(),  # read_resuming goes on after broken connections
+                retry_on_exceptions=(),  # read_resuming continues after broken connections
             ) as response:
                 hf_raise_for_status(response)
                 if position and response.status_code != 206:
@@ -194,7 +197,7 @@ class HubSource:
             ) from error
 
     def _refusal(self, error: hub_errors.HfHubHTTPError) -> InvalidRequest:
-        """What an HTTP error of the hub means to the submitter."""
+        """Returns the error that explains the hub's HTTP error to the submitter."""
         status = error.response.status_code
         remedy = (
             f"accept its terms on {self.api.endpoint}/{self.name} and check what the token in "

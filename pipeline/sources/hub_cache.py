@@ -1,6 +1,6 @@
-"""The directory in which huggingface_hub keeps what it downloaded.
+"""The directory in which huggingface_hub keeps its downloads.
 
-<cache>/models--org--name/refs/main                 the commit that a branch or tag stood at
+<cache>/models--org--name/refs/main                 the commit of a branch or tag at the time of download
 <cache>/models--org--name/snapshots/<commit>/...    links to ../../blobs/<SHA-256 or git object id>
 """
 
@@ -24,7 +24,7 @@ class HubCache:
         self.folder = root / "--".join([f"{repository}s", *name.split("/")])
 
     def commit(self, revision: str) -> str | None:
-        """The commit of a revision; None when there is no snapshot of it."""
+        """Returns the commit of a revision; None when there is no snapshot of it."""
         commit = revision
         if not re.fullmatch(r"[0-9a-f]{40}", revision):
             ref = self.folder / "refs" / revision
@@ -35,24 +35,25 @@ class HubCache:
         return commit if known else None
 
     def snapshot(self, commit: str) -> Path:
-        """The directory of one commit."""
+        """Returns the directory of one commit."""
         return self.folder / "snapshots" / commit
 
     def path(self, revision: str, name: str) -> Path | None:
-        """A cached file; None when it is not there."""
+        """Returns a cached file; None when it does not exist."""
         commit = self.commit(revision)
         path = None if commit is None else self.snapshot(commit) / name
         return path if path is not None and path.is_file() else None
 
     def files(self, commit: str) -> tuple[PinnedFile, ...]:
-        """The files directly inside a snapshot, with the tags that the hub itself would tell."""
+        """Returns the files directly inside a snapshot, with the tags that the hub itself would give."""
         snapshot = self.snapshot(commit)
         names = sorted(entry.name for entry in os.scandir(snapshot) if entry.is_file())
         return tuple(_pinned(snapshot / name) for name in names)
 
 
 def _pinned(path: Path) -> PinnedFile:
-    """Links carry the content's hash in their target's name; where there are no links, it is hashed."""
+    """Pins a file. The name of a link's target contains the content's hash; without links, the file is
+    hashed."""
     tag = object_tag(Path(os.path.realpath(path)).name)
     if tag is None:
         with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""What a source held when the job was accepted, so that every attempt works on the same bytes."""
+"""The content of a source when the job was accepted, so that every attempt works on the same bytes."""
 
 from pydantic import Field, JsonValue
 
@@ -8,11 +8,11 @@ from pipeline.canonical import Frozen
 class PinnedFile(Frozen):
     """One file of a source.
 
-    `tag` tells content apart: `sha256:<hex>` where the content was hashed (files up to 256 MiB, and hub
-    files that carry a hash), `git:<object id>` for the hub's small files, `etag:<value>` on S3,
-    `stat:<mtime_ns>` for large local files, whose SHA-256 is taken while they are imported. A hub dataset
-    is one entry `datasets/org/name` without a size, `commit:<sha>`: it may have thousands of files, of
-    which a job reads a few.
+    `tag` identifies its content: `sha256:<hex>` if the content was hashed (files up to 256 MiB, and hub files
+    with a known hash), `git:<object id>` for the hub's small files, `etag:<value>` on S3, `stat:<mtime_ns>`
+    for large local files, whose SHA-256 is computed while they are imported. A hub dataset is one entry
+    `datasets/org/name` without a size, `commit:<sha>`: it may have thousands of files, of which a job reads a
+    few.
     """
 
     path: str
@@ -21,22 +21,22 @@ class PinnedFile(Frozen):
 
 
 class Pin(Frozen):
-    """A source with its revision fixed. `files` alone enters stage keys: a copy elsewhere is the same."""
+    """A source with its revision fixed. Only `files` enters stage keys: a copy elsewhere is the same."""
 
     source: str
     files: tuple[PinnedFile, ...]
 
     @property
     def size(self) -> int:
-        """Bytes of all files together."""
+        """The number of bytes of all files together."""
         return sum(file.size for file in self.files)
 
 
 class ModelFacts(Frozen):
-    """What the API learns of a model from its config.json, without loading it.
+    """The facts about a model that the API reads from its config.json, without loading it.
 
-    `parameters`: about as many weights as its files hold, by their sizes and the config's dtype. `config`:
-    what config.json holds.
+    `parameters`: the approximate number of weights, from the sizes of its files and the config's dtype.
+    `config`: the content of config.json.
     """
 
     model_type: str

@@ -23,7 +23,7 @@ from pipeline.storage.s3_answers import REFUSED
 
 
 class S3Source:
-    """`location` is `bucket/key`. An object of that very key wins over objects below it."""
+    """`location` is `bucket/key`. An object with exactly that key takes precedence over objects below it."""
 
     def __init__(self, location: str, options: S3Options | None) -> None:
         self.uri = f"s3://{location}"
@@ -59,7 +59,7 @@ class S3Source:
         self._compare(key, file, what=what)
 
     def tree(self) -> tuple[Directory, ...]:
-        """See Tree. One listing, however many directories there are; versions are ETags."""
+        """See Tree. Makes one listing, however many directories there are; versions are ETags."""
         prefix = self._below("")
         with self._refused():
             self.store.probe()
@@ -74,7 +74,7 @@ class S3Source:
         )
 
     def check(self) -> None:
-        """See Tree. Only the server knows."""
+        """See Tree. Always passes, because only the server knows."""
 
     def _compare(self, key: str, file: PinnedFile, *, what: str) -> None:
         found = self.store.stat(key)
@@ -86,9 +86,9 @@ class S3Source:
             raise changed(what, file.tag, _tag(found))
 
     def _objects(self) -> dict[str, ObjectInfo]:
-        """Objects by name, in order of names."""
+        """Returns the objects by name, in order of names."""
         with self._refused():
-            self.store.probe()  # gives up within seconds, where other requests are patient
+            self.store.probe()  # gives up within seconds, while other requests are retried for longer
             single = self.store.stat(self.name) if self.name else None
             if single is not None:
                 return {self.name: single}
@@ -104,7 +104,7 @@ class S3Source:
 
     @contextlib.contextmanager
     def _refused(self) -> Iterator[None]:
-        """Turn what a store says into what it means to the submitter."""
+        """Turns a store's errors into errors that the submitter understands."""
         try:
             yield
         except StorageUnavailable as error:
@@ -115,7 +115,8 @@ class S3Source:
             raise InvalidSpec(f"{self.uri}: {error}") from error
 
     def _refusal(self, error: StorageError) -> SourceNotFound | SourceNotAllowed | SourceUnreachable:
-        """What the server's answer means to the submitter; the store keeps the answer as the cause."""
+        """Returns the error that explains the server's answer to the submitter; the store keeps the answer as
+        the cause."""
         answer = getattr(error.__cause__, "response", {})
         code = str(answer.get("Error", {}).get("Code", ""))
         if code == "NoSuchBucket":

@@ -1,4 +1,4 @@
-"""Tags tell the content of pinned files apart, and streams are checked against them."""
+"""Tags identify the content of pinned files, and streams are checked against them."""
 
 import hashlib
 import re
@@ -11,7 +11,7 @@ HASHED_BYTES = 256 * 1024 * 1024  # larger local files are hashed while they are
 
 
 def sha256_tag(chunks: Iterable[bytes]) -> str:
-    """The tag of content that can be read now."""
+    """Returns the tag of content that can be read now."""
     digest = hashlib.sha256()
     for chunk in chunks:
         digest.update(chunk)
@@ -19,19 +19,20 @@ def sha256_tag(chunks: Iterable[bytes]) -> str:
 
 
 def object_tag(name: str) -> str | None:
-    """The tag that a file's name in the hub's cache stands for: its SHA-256, or its git object id."""
+    """Returns the tag for a file's name in the hub's cache, which is its SHA-256 or its git object id."""
     if re.fullmatch(r"[0-9a-f]{64}", name):
         return f"sha256:{name}"
     return f"git:{name}" if re.fullmatch(r"[0-9a-f]{40}", name) else None
 
 
 def checked(chunks: Iterable[bytes], file: PinnedFile, *, what: str) -> Iterator[bytes]:
-    """The same chunks. SourceChanged as soon as they are too many, and in place of the end when they are
-    too few or do not match a `sha256:` or `git:` tag: whoever acts on them must wait for the end."""
+    """Yields the same chunks. Raises SourceChanged as soon as they are too many, and instead of the end when
+    they are too few or do not match a `sha256:` or `git:` tag: callers that act on them must wait for the
+    end."""
     kind, _, expected = file.tag.partition(":")
     digest = hashlib.sha1(usedforsecurity=False) if kind == "git" else hashlib.sha256()
     if kind == "git":
-        digest.update(b"blob %d\0" % file.size)  # how git names the content of a file
+        digest.update(b"blob %d\0" % file.size)  # git hashes a file's content with this header
     size = 0
     for chunk in chunks:
         size += len(chunk)
@@ -46,7 +47,7 @@ def checked(chunks: Iterable[bytes], file: PinnedFile, *, what: str) -> Iterator
 
 
 def changed(what: str, expected: str, got: str) -> SourceChanged:
-    """The error for a source that is no longer what was accepted."""
+    """Returns the error for a source that is no longer what was accepted."""
     return SourceChanged(
         f"{what} is no longer what was accepted: expected {expected}, got {got}; "
         f"submit the job again to work on what lies there now"

@@ -1,4 +1,4 @@
-"""Every directory at or below a place, as listings tell it: no file is opened."""
+"""Every directory at or below a place, from listings alone: no file is opened."""
 
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -26,12 +26,12 @@ class Directory:
 
     @property
     def names(self) -> frozenset[str]:
-        """Names of the files."""
+        """The names of the files."""
         return frozenset(file.name for file in self.files)
 
     @property
     def listing(self) -> str:
-        """Digest of what was listed: as long as it stays, nothing needs to be looked at again."""
+        """The digest of the listing: while it is unchanged, nothing needs to be examined again."""
         return digest_of([[file.name, file.size, file.version] for file in self.files])
 
 
@@ -40,17 +40,17 @@ class Tree(Protocol):
     """A source below which others may lie."""
 
     def tree(self) -> tuple[Directory, ...]:
-        """The directories that hold files, this one included, in order of their paths; none when nothing
-        lies here yet. Raises SourceNotFound, SourceNotAllowed, SourceUnreachable."""
+        """Returns the directories that contain files, this one included, in order of their paths; none if
+        nothing exists here yet. Raises SourceNotFound, SourceNotAllowed, SourceUnreachable."""
         ...
 
     def check(self) -> None:
-        """Raise SourceNotAllowed when it may never be read; asks no server."""
+        """Raises SourceNotAllowed when it may never be read; contacts no server."""
         ...
 
 
 def open_tree(uri: str, access: SourceAccess) -> Tree:
-    """The tree below a `file:` or `s3:` source; nothing is asked yet. Raises InvalidSpec."""
+    """Opens the tree below a `file:` or `s3:` source, without contacting it. Raises InvalidSpec."""
     source = open_source(uri, access)
     if not isinstance(source, Tree):
         raise InvalidSpec(f"{uri} is one repository, and nothing arrives below it; write s3://bucket/prefix")

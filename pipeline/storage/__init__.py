@@ -1,4 +1,4 @@
-"""Where bytes live: local directories and S3 buckets behind one small interface.
+"""The storage of bytes: local directories and S3 buckets behind one small interface.
 
 `open_store` is the only place that knows which class serves which URL.
 """
@@ -28,9 +28,10 @@ FORMS = "file:///absolute/path or s3://bucket/prefix"
 
 
 def open_store(url: str, s3: S3Options | None = None) -> Store:
-    """The store behind `file:///absolute/path` or `s3://bucket/prefix`. ValueError names these forms.
+    """Opens the store behind `file:///absolute/path` or `s3://bucket/prefix`. Raises ValueError, which names
+    these forms.
 
-    Opening asks nothing of a server; `probe` does.
+    Opening contacts no server; `probe` does.
     """
     parts = urlsplit(url)
     if parts.query or parts.fragment:

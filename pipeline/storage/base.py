@@ -1,9 +1,9 @@
-"""A dumb byte store: five methods, no knowledge of what the bytes mean.
+"""A plain byte store: five methods, no knowledge of what the bytes mean.
 
-Keys are `/`-separated relative paths of printable ASCII without empty, `.` or `..` parts; no key lies
-below another (`a` and `a/b`), because a directory cannot be a file. A `put` is visible whole or not at
-all, also when the writer is killed. Nothing here relies on conditional writes: content addressing
-(content.py) makes every repeated write harmless.
+Keys are `/`-separated relative paths of printable ASCII without empty, `.` or `..` parts; no key lies below
+another (`a` and `a/b`), because a directory cannot be a file. A `put` is visible completely or not at all,
+even when the writer is killed. Nothing here relies on conditional writes: content addressing (content.py)
+makes every repeated write harmless.
 """
 
 from collections.abc import Iterable, Iterator
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 CHUNK_BYTES = 8 * 1024 * 1024
-MAX_KEY_LENGTH = 900  # S3 allows 1024 with the prefix of the store
-MAX_PART_LENGTH = 255  # file systems
-INCOMING = ".incoming"  # first part of no key: LocalStore keeps half-written files there
+MAX_KEY_LENGTH = 900  # S3 allows 1024, including the prefix of the store
+MAX_PART_LENGTH = 255  # the limit of file systems
+INCOMING = ".incoming"  # no key begins with this part: LocalStore keeps half-written files there
 
 
 @dataclass(frozen=True)
@@ -26,53 +26,54 @@ class ObjectInfo:
 
 
 class Store(Protocol):
-    """What local directories and S3 buckets have in common."""
+    """The interface of local directories and S3 buckets."""
 
     def put(self, key: str, chunks: Iterable[bytes]) -> None:
-        """Store the concatenated chunks under `key`, replacing what was there, in bounded memory."""
+        """Stores the concatenated chunks under `key`, in bounded memory; replaces an existing object."""
         ...
 
     def get(self, key: str, *, start: int = 0, length: int | None = None) -> Iterator[bytes]:
-        """Stream `length` bytes (to the end when None) from byte `start`.
+        """Streams `length` bytes (to the end when None) from byte `start`.
 
-        Raises ObjectNotFound, and CorruptObject when the object ends before `start + length`; both on
-        the first `next`, because nothing is opened before it.
+        Raises ObjectNotFound, and CorruptObject when the object ends before `start + length`; both on the
+        first `next`, because nothing is opened before it.
         """
         ...
 
     def stat(self, key: str) -> ObjectInfo | None:
-        """Size and version of one object; None when it does not exist."""
+        """Returns the size and version of one object; None when it does not exist."""
         ...
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """Objects whose keys start with `prefix`, in ascending key order."""
+        """Yields the objects whose keys start with `prefix`, in ascending key order."""
         ...
 
     def delete(self, key: str) -> None:
-        """Remove one object; removing what is not there is no error."""
+        """Removes one object; removing a missing object is no error."""
         ...
 
 
 @runtime_checkable
 class Presigner(Protocol):
-    """A store that can hand out a time-limited direct download address."""
+    """A store that can issue a time-limited direct download address."""
 
     def presign(self, key: str, *, seconds: int, filename: str) -> str:
-        """HTTPS address from which anyone may read `key` for `seconds`."""
+        """Returns an HTTPS address from which anyone may read `key` for `seconds`."""
         ...
 
 
 @runtime_checkable
 class Prober(Protocol):
-    """A store that can tell within seconds whether it can be used."""
+    """A store that can check within seconds whether it is usable."""
 
     def probe(self) -> None:
-        """Raise StorageUnavailable or StorageError when puts and gets would not work."""
+        """Raises StorageUnavailable or StorageError when puts and gets would not work."""
         ...
 
 
 def check_key(key: str) -> str:
-    """The key itself; ValueError when it could leave the store or not every store could hold it."""
+    """Returns the key itself; raises ValueError when it could leave the store or some stores could not hold
+    it."""
     problem = _problem(key)
     if problem is not None:
         raise ValueError(f"storage key {key!r} {problem}")
@@ -80,12 +81,13 @@ def check_key(key: str) -> str:
 
 
 def is_key(text: str) -> bool:
-    """Whether `check_key` accepts the text."""
+    """Tells whether `check_key` accepts the text."""
     return _problem(text) is None
 
 
 def check_prefix(prefix: str) -> str:
-    """The prefix itself; ValueError when no key could start with it, but for its unfinished last part."""
+    """Returns the prefix itself; raises ValueError when no key could start with it. Its last part may be
+    unfinished."""
     directory, slash, last = prefix.rpartition("/")
     problem = _problem(directory) if slash else None
     if problem is None and not _is_printable(last):
@@ -96,13 +98,13 @@ def check_prefix(prefix: str) -> str:
 
 
 def check_range(key: str, *, start: int, length: int | None) -> None:
-    """ValueError when a range is negative."""
+    """Raises ValueError when a range is negative."""
     if start < 0 or (length is not None and length < 0):
         raise ValueError(f"range of {key!r} must not be negative, got start={start} length={length}")
 
 
 def _problem(key: str) -> str | None:
-    """Why no store takes this key, as the end of a sentence."""
+    """Returns the reason why no store accepts this key, as the end of a sentence, or None."""
     if not key or len(key) > MAX_KEY_LENGTH:
         return f"must have 1 to {MAX_KEY_LENGTH} characters, got {len(key)}"
     if not _is_printable(key):

@@ -1,7 +1,7 @@
 """Content addressing on top of any store: a blob's key is its SHA-256, so that every put may be repeated.
 
-Blobs are verified whenever they are read whole. Records are small JSON documents under keys of their
-own choice; each carries the digest of its body, so that alteration is noticed there too.
+Blobs are verified whenever they are read completely. Records are small JSON documents under keys chosen by
+their callers; each contains the digest of its body, so that changes to them are detected too.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class BlobRef(Frozen):
-    """What a blob holds: the lower-case hexadecimal SHA-256 of its bytes, and how many these are."""
+    """The content of a blob: the lower-case hexadecimal SHA-256 of its bytes, and their number."""
 
     digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
     size: Annotated[int, Field(ge=0)]
@@ -38,20 +38,21 @@ class ContentStore:
         return f"ContentStore({self.store!r})"
 
     def key(self, ref: BlobRef) -> str:
-        """Where a blob lies in the store."""
+        """Returns a blob's key in the store."""
         return f"blobs/sha256/{ref.digest[:2]}/{ref.digest}"
 
     def has(self, ref: BlobRef) -> bool:
-        """Whether an object of the right size lies there; only reading it tells more."""
+        """Tells whether an object of the right size exists there; its content is checked only when it is
+        read."""
         found = self.store.stat(self.key(ref))
         return found is not None and found.size == ref.size
 
     def put_bytes(self, data: bytes) -> BlobRef:
-        """Store a blob that is in memory, unless it is there."""
+        """Stores a blob that is in memory, unless it exists."""
         return self.put_repeatable(lambda: [data])
 
     def put_file(self, path: Path) -> BlobRef:
-        """Store a file, unless it is there. Reads it twice; SourceChanged when the reads differ."""
+        """Stores a file, unless it exists. Reads it twice; raises SourceChanged when the reads differ."""
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             ref = BlobRef(digest=digest, size=file.tell())
@@ -61,7 +62,7 @@ class ContentStore:
         return ref
 
     def put_stream(self, chunks: Iterable[bytes]) -> BlobRef:
-        """Store a stream, unless it is there. It waits in a temporary file until its digest is known."""
+        """Stores a stream, unless it exists. It waits in a temporary file until its digest is known."""
         digest, size = hashlib.sha256(), 0
         with tempfile.SpooledTemporaryFile(max_size=CHUNK_BYTES, dir=self._spool_dir) as spool:
             for chunk in chunks:
@@ -75,8 +76,8 @@ class ContentStore:
         return ref
 
     def put_repeatable(self, chunks: Callable[[], Iterable[bytes]]) -> BlobRef:
-        """Store a stream that can be had again, unless it is there: read once for its digest and once to be
-        stored, without a temporary file."""
+        """Stores a stream that can be read again, unless it exists: it is read once for its digest and once
+        to be stored, without a temporary file."""
         digest, size = hashlib.sha256(), 0
         for chunk in chunks():
             digest.update(chunk)
@@ -87,12 +88,13 @@ class ContentStore:
         return ref
 
     def get_bytes(self, ref: BlobRef) -> bytes:
-        """A whole blob, verified. For what fits into memory."""
+        """Returns a whole blob, verified. It must fit into memory."""
         return b"".join(self.stream(ref))
 
     def stream(self, ref: BlobRef) -> Iterator[bytes]:
-        """A blob chunk by chunk. Raises CorruptObject before the first when the size is wrong, and in place
-        of the end when the digest is: whoever acts on the chunks must wait for the end."""
+        """Streams a blob chunk by chunk. Raises CorruptObject before the first chunk when the size is wrong,
+        and instead of the end when the digest is wrong: callers that act on the chunks must wait for the
+        end."""
         key = self.key(ref)
         found = self.store.stat(key)
         if found is None:
@@ -110,18 +112,20 @@ class ContentStore:
             raise self._corrupt(key, f"sha256 {ref.digest}", f"sha256 {digest.hexdigest()}")
 
     def read_range(self, ref: BlobRef, *, start: int, length: int) -> bytes:
-        """Some bytes of a blob, not verified: a part cannot be checked against the digest of the whole."""
+        """Returns some bytes of a blob, not verified: a part cannot be checked against the digest of the
+        whole."""
         if start < 0 or length < 0 or start + length > ref.size:
             raise ValueError(f"range {start}+{length} is not inside of blob {ref.digest} of {ref.size} bytes")
         return b"".join(self.store.get(self.key(ref), start=start, length=length))
 
     def put_model(self, key: str, model: BaseModel) -> None:
-        """Store a record under a key of its own, replacing what was there."""
+        """Stores a record under the given key; replaces an existing record."""
         body = model.model_dump(mode="json")
         self.store.put(key, [canonical_json({"body": body, "sha256": digest_of(body)})])
 
     def get_model(self, key: str, cls: type[Model]) -> Model:
-        """Read a record. Raises ObjectNotFound; CorruptObject when it is cut, altered or not a `cls`."""
+        """Reads a record. Raises ObjectNotFound; CorruptObject when it is truncated, changed or not a
+        `cls`."""
         data = b"".join(self.store.get(key))
         try:
             record = json.loads(data)
@@ -139,7 +143,7 @@ class ContentStore:
             raise self._corrupt(key, f"a valid {cls.__name__}", str(error)) from error
 
     def find_model(self, key: str, cls: type[Model]) -> Model | None:
-        """Like get_model, with None for a record that does not exist."""
+        """Reads a record like get_model, but returns None if it does not exist."""
         try:
             return self.get_model(key, cls)
         except ObjectNotFound:
@@ -155,7 +159,7 @@ def _chunks(file: IO[bytes]) -> Iterator[bytes]:
 
 
 def _unchanged(chunks: Iterable[bytes], ref: BlobRef, *, path: Path) -> Iterator[bytes]:
-    """The chunks; an error before their end keeps a file that changed from becoming visible."""
+    """Yields the chunks; an error before their end keeps a file that changed from becoming visible."""
     digest = hashlib.sha256()
     for chunk in chunks:
         digest.update(chunk)

@@ -1,4 +1,4 @@
-"""A store in a directory: one file per object, written aside and renamed into place."""
+"""A store in a directory: one file per object, written to a temporary name and renamed into place."""
 
 import contextlib
 import errno
@@ -21,13 +21,13 @@ from pipeline.storage.base import (
     is_key,
 )
 
-ABANDONED_SECONDS = 2 * 24 * 3600  # a writer that is alive touches its file with every chunk
+ABANDONED_SECONDS = 2 * 24 * 3600  # a living writer touches its file with every chunk
 ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 UNAVAILABLE = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENOTCONN)
 
 
 class LocalStore:
-    """Objects under `root`, which is made at the first put and must be one file system."""
+    """Objects under `root`, which is created at the first put and must be one file system."""
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root).absolute()
@@ -37,7 +37,8 @@ class LocalStore:
         return f"LocalStore({str(self.root)!r})"
 
     def put(self, key: str, chunks: Iterable[bytes]) -> None:
-        """See Store. The file is on disk before it gets its name; a killed writer leaves only `.incoming`."""
+        """See Store. The file is on disk before it gets its name; a killed writer leaves only files in
+        `.incoming`."""
         target = self.root / check_key(key)
         with self._translated(key):
             written = self._incoming()
@@ -67,7 +68,7 @@ class LocalStore:
             return _info(key, found) if stat.S_ISREG(found.st_mode) else None
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """See Store. Links to directories are not followed; files whose names are no keys are skipped."""
+        """See Store. Links to directories are not followed; files whose names are not keys are skipped."""
         directory = check_prefix(prefix).rpartition("/")[0]
         return self._walk(f"{directory}/" if directory else "", prefix=prefix)
 
@@ -78,7 +79,7 @@ class LocalStore:
             path.unlink()
 
     def probe(self) -> None:
-        """Raise StorageError unless objects can be written under the root, which need not exist yet."""
+        """Raises StorageError unless objects can be written under the root, which need not exist yet."""
         nearest = self.root
         while not nearest.exists() and nearest != nearest.parent:
             nearest = nearest.parent
@@ -91,7 +92,7 @@ class LocalStore:
         with self._translated(key):
             file = path.open("xb", buffering=0)
         with file:
-            for chunk in chunks:  # outside of `_translated`: the source's own errors stay its own
+            for chunk in chunks:  # outside of `_translated`, so that errors of the source are not translated
                 with self._translated(key):
                     rest = memoryview(chunk)
                     while rest:
@@ -128,7 +129,8 @@ class LocalStore:
                 raise ObjectNotFound(f"{key} does not exist in {self.root}") from None
 
     def _walk(self, directory: str, *, prefix: str) -> Iterator[ObjectInfo]:
-        """Depth first. A directory sorts as `name/`, which is how its keys compare with its siblings."""
+        """Walks depth first. A directory sorts as `name/`, which is how its keys compare with its
+        siblings."""
         with self._translated(directory):
             try:
                 entries = list(os.scandir(self.root / directory))
@@ -144,11 +146,11 @@ class LocalStore:
                     yield from self._walk(f"{key}/", prefix=prefix)
             elif key.startswith(prefix):
                 info = self.stat(key)
-                if info is not None:  # deleted since the directory was read
+                if info is not None:  # None if it was deleted since the directory was read
                     yield info
 
     def _incoming(self) -> Path:
-        """A fresh path for a half-written file, on the file system of the root."""
+        """Returns a fresh path for a half-written file, on the file system of the root."""
         directory = self.root / INCOMING
         _make_directory(directory)
         if not self._swept:
@@ -158,7 +160,7 @@ class LocalStore:
 
     @contextlib.contextmanager
     def _translated(self, key: str) -> Iterator[None]:
-        """Turn the operating system's errors into ours."""
+        """Turns the operating system's errors into StorageErrors."""
         try:
             yield
         except OSError as error:
@@ -171,7 +173,7 @@ def _info(key: str, found: os.stat_result) -> ObjectInfo:
 
 
 def _make_directory(path: Path) -> None:
-    """Make a directory with its parents so that it survives a power failure."""
+    """Creates a directory with its parents so that it survives a power failure."""
     if path.is_dir():
         return
     if path.parent != path:
@@ -189,7 +191,7 @@ def _flush_directory(path: Path) -> None:
 
 
 def _remove_abandoned(directory: Path) -> None:
-    """Remove what killed writers left long ago."""
+    """Removes old files of killed writers."""
     oldest = time.time() - ABANDONED_SECONDS
     for path in directory.iterdir():
         with contextlib.suppress(OSError):

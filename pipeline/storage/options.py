@@ -1,4 +1,4 @@
-"""How to reach S3. Its own file, so that options can be made without loading boto3."""
+"""The options of an S3 connection, in a separate file, so that they can be created without loading boto3."""
 
 from typing import Literal, Self
 
@@ -8,13 +8,13 @@ Encryption = Literal["AES256", "aws:kms"]
 
 
 class S3Options(BaseModel):
-    """Where the S3 server is and who we are.
+    """The address of the S3 server and the credentials for it.
 
-    Without keys, boto3's own chain finds credentials (environment, profile, instance role). An
-    `endpoint_url` means a server other than AWS and switches to path-style addresses.
+    Without keys, boto3's own chain finds credentials (environment, profile, instance role). An `endpoint_url`
+    means a server other than AWS and switches to path-style addresses.
     """
 
-    # Kubernetes sets SECATEUR_S3_PORT and the like for a service `secateur-s3`: extra fields are no mistake.
+    # Kubernetes sets SECATEUR_S3_PORT and the like for a service `secateur-s3`: extra fields are no error.
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     endpoint_url: str | None = Field(default=None, description="S3 server other than AWS.")
@@ -31,7 +31,7 @@ class S3Options(BaseModel):
 
     @property
     def keys(self) -> tuple[str, str] | None:
-        """The access key and the secret key in plain text; None when boto3 is to find its own."""
+        """The access key and the secret key in plain text; None if boto3 shall find its own."""
         if self.access_key is None or self.secret_key is None:
             return None
         return self.access_key.get_secret_value(), self.secret_key.get_secret_value()
@@ -53,6 +53,6 @@ class S3Options(BaseModel):
 
 
 class S3Settings(BaseModel):
-    """What storage and sources share: the one S3 server that a deployment talks to."""
+    """The settings that storage and sources share: the one S3 server of a deployment."""
 
     s3: S3Options = S3Options()

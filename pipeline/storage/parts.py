@@ -1,4 +1,4 @@
-"""Cut a stream of unknown length into the parts of a multipart upload, and send these in bounded memory."""
+"""Cuts a stream of unknown length into the parts of a multipart upload, and sends them in bounded memory."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -7,22 +7,24 @@ from typing import TypeVar
 
 PART_BYTES = 16 * 1024 * 1024
 MAX_PARTS = 10_000  # S3's limit
-EQUAL_PARTS = 5_000  # some servers want equal parts: up to 78 GiB they are
-DOUBLING_PARTS = 625  # after that the size doubles this often, and 10,000 parts hold 4.9 TiB
+EQUAL_PARTS = 5_000  # some servers require equal parts: up to 78 GiB all parts are equal
+DOUBLING_PARTS = 625  # after that the size doubles every so many parts, and 10,000 parts hold 4.9 TiB
 
 Receipt = TypeVar("Receipt")
 
 
 def part_bytes(index: int) -> int:
-    """Size of part `index`, counted from 0: as small as memory likes, growing so that the parts suffice."""
+    """Returns the size of part `index`, counted from 0: small to save memory, growing so that MAX_PARTS
+    suffice."""
     doublings = max(0, index - EQUAL_PARTS + DOUBLING_PARTS) // DOUBLING_PARTS
     return PART_BYTES << doublings
 
 
 def cut(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """The same bytes in parts of `part_bytes`; the last one is what remains, and nothing gives no part.
+    """Yields the same bytes in parts of `part_bytes`; the last part is the remainder, and an empty stream
+    gives no part.
 
-    Holds one part and one chunk, and keeps no reference to a part that it has handed out.
+    Memory holds one part and one chunk, and no reference to a part that was yielded.
     """
     index, held = 0, 0
     buffer: list[bytes] = []
@@ -42,7 +44,7 @@ def cut(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def drained(first: list[bytes], rest: Iterator[bytes]) -> Iterator[bytes]:
-    """The parts in `first`, let go one by one, and then the rest."""
+    """Yields the parts in `first`, releasing them one by one, and then the rest."""
     while first:
         yield first.pop(0)
     yield from rest
@@ -51,15 +53,15 @@ def drained(first: list[bytes], rest: Iterator[bytes]) -> Iterator[bytes]:
 def send(
     parts: Iterable[bytes], send_one: Callable[[int, bytes], Receipt], *, threads: int
 ) -> Iterator[Receipt]:
-    """Receipts of the parts in order, numbered from 1; at most `threads` parts are in flight.
+    """Yields the receipts of the parts in order, numbered from 1; at most `threads` parts are in flight.
 
-    When one fails, the ones in flight are waited for before its error goes on.
+    When one fails, the ones in flight are awaited before its error is raised.
     """
     with ThreadPoolExecutor(threads) as pool:
         pending: deque[Future[Receipt]] = deque()
         for number, part in enumerate(parts, start=1):
             pending.append(pool.submit(send_one, number, part))
-            del part  # the next one is built while this name would hold it
+            del part  # otherwise this name would hold the part while the next one is built
             if len(pending) == threads:
                 yield pending.popleft().result()
         while pending:

@@ -1,4 +1,4 @@
-"""Finished parts of a stage that is still running, so that a later attempt goes on after them.
+"""Finished parts of a stage that is still running, so that a later attempt continues after them.
 
 They lie below `progress/<stage key>/` and belong to that stage alone.
 """
@@ -15,7 +15,7 @@ Part = TypeVar("Part", bound=BaseModel)
 
 
 def progress_key(key: str, part: str) -> str:
-    """Where a finished part of the stage with this key lies."""
+    """Returns the storage key of a finished part of the stage with this key."""
     return f"progress/{key}/{part}.json"
 
 
@@ -27,12 +27,13 @@ class StageProgress:
     key: str
 
     def put_block(self, block: int, stored: BaseModel) -> None:
-        """Record that a block is finished."""
+        """Records that a block is finished."""
         self.content.put_model(self._block(block), stored)
 
     def finished_blocks(self, kind: type[Part], *, whole: Callable[[Part], bool]) -> list[Part]:
-        """The blocks that earlier attempts have finished, from block 0 on without a gap. `whole` says whether
-        everything that a record names is still in storage; the first block that is not ends the list."""
+        """Returns the blocks that earlier attempts finished, from block 0 on without a gap. `whole` tells
+        whether everything that a record names is still in storage; the list ends before the first block for
+        which it is not."""
         found: list[Part] = []
         while (block := self.content.find_model(self._block(len(found)), kind)) is not None:
             if not whole(block):

@@ -1,4 +1,4 @@
-"""Read a body to its end over connections that break: each one continues at the byte after the last."""
+"""Reads a body to its end over connections that break: each one continues at the byte after the last."""
 
 import contextlib
 import random
@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 from pipeline.errors import CorruptObject, StorageUnavailable
 
-ATTEMPTS = 5  # in a row without a single byte
-BACKOFF_SECONDS = 0.2  # doubles, with jitter
+ATTEMPTS = 5  # consecutive attempts without a single byte
+BACKOFF_SECONDS = 0.2  # doubles with every attempt, with jitter
 
 
 class BrokenBody(Exception):
-    """A body stopped before its end; `short` when it was closed in good order, as by a truncated object."""
+    """A body stopped before its end; `short` if the connection was closed properly, as for a truncated
+    object."""
 
     def __init__(self, reason: str, *, short: bool) -> None:
         super().__init__(reason)
@@ -22,7 +23,8 @@ class BrokenBody(Exception):
 
 @dataclass(frozen=True)
 class Body:
-    """One opened body: its bytes (a generator that raises BrokenBody), where they end, and which version."""
+    """One opened body: its bytes (a generator that raises BrokenBody), the position of their end, and its
+    version."""
 
     chunks: Generator[bytes, None, None]
     end: int
@@ -32,10 +34,10 @@ class Body:
 def read_resuming(
     open_at: Callable[[int, Body | None], Body], *, start: int, what: str, attempts: int = ATTEMPTS
 ) -> Iterator[bytes]:
-    """The bytes from `start` to the end of the first body.
+    """Yields the bytes from `start` to the end of the first body.
 
-    `open_at(position, previous)` opens the same version again at a later byte. Raises CorruptObject when
-    the body is short again and again, StorageUnavailable when it breaks again and again.
+    `open_at(position, previous)` opens the same version again at a later byte. Raises CorruptObject when the
+    body is repeatedly short, StorageUnavailable when it repeatedly breaks.
     """
     position, stalled = start, 0
     body: Body | None = None

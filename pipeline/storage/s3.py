@@ -1,9 +1,9 @@
-"""A store in an S3 bucket, or in anything that speaks S3. The only file that imports boto3.
+"""A store in an S3 bucket, on AWS or any compatible server. The only file that imports boto3.
 
-Single requests are retried by botocore; a body that breaks off is continued from the byte that was
-received last (resume.py). Uploads of unknown length go up in parts with bounded memory (parts.py) and
-become visible as a whole. A killed writer leaves an unfinished multipart upload, which no reader sees;
-give the bucket a lifecycle rule that aborts these after some days.
+Single requests are retried by botocore; a body that breaks off is continued after the last received byte
+(resume.py). Uploads of unknown length are sent in parts with bounded memory (parts.py) and become visible as
+a whole. A killed writer leaves an unfinished multipart upload, which no reader sees; give the bucket a
+lifecycle rule that aborts these after some days.
 """
 
 import base64
@@ -37,17 +37,17 @@ from pipeline.storage.parts import MAX_PARTS, cut, drained, send
 from pipeline.storage.resume import Body, BrokenBody, read_resuming
 from pipeline.storage.s3_answers import attachment, bare, check_range_served, meaning
 
-READ_BYTES = 1024 * 1024  # what a broken connection can cost
+READ_BYTES = 1024 * 1024  # the most that a broken connection has to read again
 REQUEST_ATTEMPTS = 5
-UPLOAD_THREADS = 3  # parts in flight, each in memory
+UPLOAD_THREADS = 3  # the parts in flight, each in memory
 MAX_PRESIGN_SECONDS = 7 * 24 * 3600
-CONNECTING = threading.Lock()  # clients may be shared between threads, making them may not
+CONNECTING = threading.Lock()  # clients may be shared between threads, but not created in parallel
 
 Receipt = dict[str, str | int]  # one entry of the list that completes a multipart upload
 
 
 class S3Store:
-    """Objects under `prefix/` in one bucket. Opening asks nothing of the server; see `probe`."""
+    """Objects under `prefix/` in one bucket. Opening contacts no server; see `probe`."""
 
     def __init__(self, bucket: str, prefix: str = "", options: S3Options | None = None) -> None:
         self.bucket = bucket
@@ -89,7 +89,8 @@ class S3Store:
         return ObjectInfo(key=key, size=found["ContentLength"], version=bare(found.get("ETag")))
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """See Store. Sorted here, all in memory: not every server lists in key order, or each key once."""
+        """See Store. Sorted here, all in memory, because some servers do not list in key order, or list keys
+        twice."""
         check_prefix(prefix)
         found: dict[str, ObjectInfo] = {}
         with self._translated(f"listing {prefix}*"):
@@ -118,7 +119,8 @@ class S3Store:
             return str(self._client.generate_presigned_url("get_object", Params=wanted, ExpiresIn=seconds))
 
     def probe(self) -> None:
-        """Raise within seconds: StorageUnavailable when nothing answers, StorageError when it refuses us."""
+        """Raises an error within seconds: StorageUnavailable if nothing answers, StorageError if access is
+        refused."""
         client = self._connect(connect_seconds=3, read_seconds=5, attempts=2)
         try:
             with self._translated("probing"):
@@ -189,7 +191,7 @@ class S3Store:
             try:
                 self._client.complete_multipart_upload(**target, MultipartUpload={"Parts": receipts})
             except ClientError as error:
-                # When the first answer was lost, botocore's retry finds the upload gone and the object there.
+                # If the first answer was lost, botocore's retry finds no upload, but the finished object.
                 if _code(error) != "NoSuchUpload" or self.stat(key) in (None, before):
                     raise
 
@@ -204,7 +206,7 @@ class S3Store:
 
     def _read(self, key: str, *, start: int, length: int | None) -> Iterator[bytes]:
         end = None if length is None else start + length
-        if end == start or (end is None and start > 0):  # S3 knows no ranges that may be empty
+        if end == start or (end is None and start > 0):  # S3 has no ranges that may be empty
             size = self._expect(key, at_least=start)
             end = size if end is None else end
             if end == start:
@@ -216,7 +218,7 @@ class S3Store:
         )
 
     def _open(self, key: str, position: int, *, end: int | None, previous: Body | None) -> Body:
-        """One GET from `position`; of the same version as `previous`, which broke off."""
+        """Sends one GET from `position`, for the same version as `previous`, which broke off."""
         end = previous.end if previous is not None else end
         wanted = {"Bucket": self.bucket, "Key": self.prefix + key}
         if end is not None:
@@ -246,7 +248,7 @@ class S3Store:
         )
 
     def _chunks(self, key: str, body: StreamingBody) -> Generator[bytes, None, None]:
-        """The bytes of one answer, up to the empty read that makes botocore compare the length."""
+        """Yields the bytes of one answer, up to the empty read that makes botocore compare the length."""
         with contextlib.closing(body):
             try:
                 while chunk := body.read(READ_BYTES):
@@ -255,7 +257,8 @@ class S3Store:
                 raise BrokenBody(f"{type(error).__name__}: {error}", short=_is_short(error)) from error
 
     def _expect(self, key: str, *, at_least: int) -> int:
-        """Size of an object; ObjectNotFound, or CorruptObject when it is smaller than that."""
+        """Returns the size of an object; raises ObjectNotFound, or CorruptObject when it is smaller than
+        `at_least`."""
         found = self.stat(key)
         if found is None:
             raise ObjectNotFound(f"{self._named(key)}: it does not exist")
@@ -270,16 +273,17 @@ class S3Store:
 
     @contextlib.contextmanager
     def _translated(self, doing: str) -> Iterator[None]:
-        """Turn botocore's errors into ours: they name what was done, bucket and endpoint, never a secret."""
+        """Turns botocore's errors into StorageErrors: they name the operation, bucket and endpoint, never a
+        secret."""
         try:
             yield
         except ClientError as error:
             status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-            kind, told = meaning(_code(error), status)
+            kind, reason = meaning(_code(error), status)
             answer = (
                 f"HTTP {status}, {_code(error)}, {error.response.get('Error', {}).get('Message', '')[:300]}"
             )
-            raise kind(f"{self._named(doing)}: {told} (answer: {answer})") from error
+            raise kind(f"{self._named(doing)}: {reason} (answer: {answer})") from error
         except (EndpointError, HTTPClientError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise StorageUnavailable(f"{self._named(doing)}: no answer ({reason})") from error
@@ -291,7 +295,7 @@ class S3Store:
 
 @cache
 def _session() -> Session:
-    """One for all clients: a new one reads descriptions of S3 for a quarter of a second."""
+    """Returns one session for all clients: a new one reads descriptions of S3 for a quarter of a second."""
     return Session()
 
 
@@ -300,7 +304,7 @@ def _code(error: ClientError) -> str:
 
 
 def _is_short(error: Exception) -> bool:
-    """Whether a body ended in good order before its length was reached."""
+    """Tells whether a body was closed properly before its length was reached."""
     if isinstance(error, IncompleteReadError):
         return True
     inner = error.kwargs.get("error") if isinstance(error, ResponseStreamingError) else error

@@ -1,4 +1,4 @@
-"""What an S3 server's answers mean, and headers that it shall answer, apart from the library in between."""
+"""The meaning of an S3 server's answers, and header values, independent of the client library."""
 
 import re
 from urllib.parse import quote
@@ -14,7 +14,7 @@ CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
 def meaning(code: str, status: int) -> tuple[type[StorageError], str]:
-    """Our error for an S3 error code and HTTP status, and what to tell about it."""
+    """Returns our error class for an S3 error code and HTTP status, and a description."""
     if code in MISSING_KEY:
         return ObjectNotFound, "it does not exist"
     if code == "NoSuchBucket":
@@ -34,7 +34,7 @@ def meaning(code: str, status: int) -> tuple[type[StorageError], str]:
 
 
 def check_range_served(header: str, position: int, *, end: int, what: str) -> None:
-    """Notice, by Content-Range, servers that ignore ranges and objects that end before `end`."""
+    """Detects, by Content-Range, servers that ignore ranges and objects that end before `end`."""
     found = CONTENT_RANGE.fullmatch(header.strip())
     if found is None or int(found[1]) != position:
         raise StorageError(f"{what}: asked from byte {position}, the server sent {header or 'everything'}")
@@ -44,11 +44,12 @@ def check_range_served(header: str, position: int, *, end: int, what: str) -> No
 
 
 def bare(etag: str | None) -> str:
-    """An ETag without its quotes; empty where a server gives none."""
+    """Returns an ETag without its quotes; empty if the server sent none."""
     return (etag or "").strip('"')
 
 
 def attachment(filename: str) -> str:
-    """Content-Disposition that saves under a name: plain ASCII for old programs, and the name itself."""
+    """Returns a Content-Disposition for saving under a name: plain ASCII for old programs, and the name
+    itself."""
     plain = re.sub(r"[^A-Za-z0-9._ -]", "_", filename)
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(filename, safe='')}"

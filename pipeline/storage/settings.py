@@ -1,4 +1,5 @@
-"""Where a deployment keeps what it makes, and how settings are read. The API and the workers inherit both."""
+"""The location of a deployment's storage, and the reading of settings. The API and the workers inherit
+both."""
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -10,9 +11,10 @@ PREFIX = "SECATEUR_"
 
 
 class FromEnvironment(BaseSettings):
-    """How both processes read their environment: SECATEUR_S3_REGION is the field `region` of `s3`.
+    """Reads settings from the environment, for both processes: SECATEUR_S3_REGION is the field `region` of
+    `s3`.
 
-    Values stay texts, which the fields' own validators take apart. Nothing is read before an object is made.
+    Values stay texts, which the fields' own validators parse. Nothing is read before an object is created.
     """
 
     model_config = SettingsConfigDict(
@@ -35,5 +37,5 @@ class StorageSettings(S3Settings):
     )
 
     def content(self) -> ContentStore:
-        """The storage, opened."""
+        """Opens the storage."""
         return ContentStore(open_store(self.storage_url, self.s3))
