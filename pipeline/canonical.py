@@ -1,4 +1,4 @@
-"""Canonical JSON and digests: the one way in which anything of ours is hashed."""
+"""Canonical JSON and digests: the only way in which this project computes hashes of values."""
 
 import hashlib
 import json
@@ -8,13 +8,14 @@ from pydantic import BaseModel, ConfigDict, JsonValue
 
 
 class Frozen(BaseModel):
-    """Base of what crosses a process border: immutable; unknown fields and non-finite numbers are refused."""
+    """Base of all models that cross a process border: immutable; unknown fields and non-finite numbers are
+    refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def canonical_json(value: JsonValue | Mapping[str, JsonValue] | BaseModel) -> bytes:
-    """UTF-8 JSON with sorted keys, no spaces, and no NaN: equal values give equal bytes."""
+    """Returns UTF-8 JSON with sorted keys, no spaces, and no NaN: equal values give equal bytes."""
     plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
     return json.dumps(
         plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
@@ -22,10 +23,10 @@ def canonical_json(value: JsonValue | Mapping[str, JsonValue] | BaseModel) -> by
 
 
 def sha256_hex(data: bytes) -> str:
-    """Lower-case hexadecimal SHA-256 of some bytes."""
+    """Returns the lower-case hexadecimal SHA-256 of some bytes."""
     return hashlib.sha256(data).hexdigest()
 
 
 def digest_of(value: JsonValue | Mapping[str, JsonValue] | BaseModel) -> str:
-    """Digest of a value by its canonical JSON."""
+    """Returns the digest of a value by its canonical JSON."""
     return sha256_hex(canonical_json(value))

@@ -1,8 +1,8 @@
-"""Moments of a cron expression in a time zone, with daylight saving time as Debian's cron has it.
+"""The moments of a cron expression in a time zone, with daylight saving time handled as in Debian's cron.
 
-An expression that names its minutes and hours (`30 2 * * *`) fires once a day: in spring, when 02:30 does
-not exist, right after the gap, and in autumn, when it comes twice, the first time. One with a star for
-either (`*/15 * * * *`) goes by time that passes, so that its moments keep their distance.
+An expression that names its minutes and hours (`30 2 * * *`) fires once a day: in spring, when 02:30 does not
+exist, right after the gap, and in autumn, when it occurs twice, the first time. An expression with a star in
+either field (`*/15 * * * *`) follows elapsed time, so that its moments keep their distance.
 """
 
 import difflib
@@ -18,12 +18,12 @@ from pipeline.canonical import Frozen
 FIELDS = "minute hour day-of-month month day-of-week"
 EXAMPLE = "such as `30 2 * * *` for half past two every night"
 BEFORE_ALL = datetime(2024, 1, 1, tzinfo=UTC)
-# Windows in which to look back for the latest moment: dense expressions are found in the small ones.
+# Windows for the search for the latest moment: frequent expressions have one in the small windows.
 LOOK_BACK = tuple(timedelta(hours=hours) for hours in (1, 24, 32 * 24, 400 * 24, 30 * 400 * 24))
 
 
 class Cron(Frozen):
-    """When to fire: five fields, read in a time zone."""
+    """The moments at which a schedule fires: five fields, read in a time zone."""
 
     expression: str = Field(max_length=100, examples=["30 2 * * *"], description=f"Five fields: {FIELDS}.")
     timezone: str = Field(default="UTC", max_length=64, examples=["Europe/Berlin"])
@@ -58,17 +58,18 @@ class Cron(Frozen):
 
 
 def next_moment(expression: str, timezone: str, after: datetime) -> datetime | None:
-    """The first moment later than `after`, in UTC; None when there is none within fifty years."""
+    """Returns the first moment later than `after`, in UTC; None when there is none within fifty years."""
     moments = CronSim(expression, after.astimezone(zoneinfo.ZoneInfo(timezone)))
     for moment in moments:
         found = moment.astimezone(UTC)
-        if found > after:  # in autumn the same wall clock came before
+        if found > after:  # in autumn the same wall-clock time may have occurred before
             return found
     return None
 
 
 def latest_moment(expression: str, timezone: str, *, until: datetime) -> datetime | None:
-    """The last moment that is not later than `until`, in UTC; None when there was none in 30 years."""
+    """Returns the last moment that is not later than `until`, in UTC; None when there was none in 30
+    years."""
     for window in LOOK_BACK:
         latest = None
         moment = next_moment(expression, timezone, until - window)

@@ -1,16 +1,16 @@
 """Every error that a user can meet, with its stable code.
 
     SecateurError
-    ├── InvalidRequest          the submitter can mend it: HTTP 4xx, never retried
+    ├── InvalidRequest          the submitter can correct it: HTTP 4xx, never retried
     │   ├── InvalidSpec             a field has a wrong value
-    │   ├── SourceNotFound          nothing lies where a source points
+    │   ├── SourceNotFound          nothing exists where a source points
     │   ├── SourceNotAllowed        a path outside the allowed roots, or a scheme that is off
     │   ├── SourceUnreachable       a bucket or hub did not answer
     │   ├── UnsupportedCheckpoint   pickle weights, quantization, remote code
     │   │   └── IncompleteCheckpoint    files are missing that may still arrive
     │   ├── UnsupportedModel        a model type without a row in pipeline/architecture/rows.py
     │   ├── SequenceTooLong         longer than the model's positions
-    │   └── TextTooShort            fewer tokens than the spec asks for
+    │   └── TextTooShort            fewer tokens than the spec requests
     ├── StorageError
     │   ├── ObjectNotFound          a key that should exist does not
     │   ├── CorruptObject           bytes do not match their digest or length
@@ -19,15 +19,15 @@
         ├── SourceChanged           a pinned file is no longer what was accepted
         ├── InfeasiblePlan          an allocation leaves [0, 1)
         ├── NumericalError          non-finite statistics, weights or losses
-        ├── ResourcesUnavailable    the cluster cannot hold what resources ask for
+        ├── ResourcesUnavailable    the cluster cannot hold what resources request
         ├── TrainingDiverged        the loss is not finite, or far above what it was
-        ├── ZerosLost               a pruned weight has come back
-        ├── TokenizerBroken         a cut tokenizer does not do what the dense one does
-        ├── WrongHarness            a worker has another lm-eval than the one that is asked for
+        ├── ZerosLost               a pruned weight is no longer zero
+        ├── TokenizerBroken         a cut tokenizer behaves differently from the dense one
+        ├── WrongHarness            a worker has another lm-eval than the requested one
         └── WorkerLost              an actor or node died (retried)
 
-`message` says what is wrong, what was got, what is allowed and which field to change; `param` is that
-field's path in the request, when there is one.
+`message` says what is wrong, what was got, what is allowed and which field to change; `param` is that field's
+path in the request, when there is one.
 """
 
 from typing import ClassVar
@@ -45,7 +45,7 @@ class SecateurError(Exception):
         self.param = param
 
     def __reduce__(self) -> tuple[type["SecateurError"], tuple[str, str | None]]:
-        return type(self), (self.message, self.param)  # crosses process borders whole
+        return type(self), (self.message, self.param)  # keeps `param` when the error crosses a process border
 
 
 class InvalidRequest(SecateurError):

@@ -1,6 +1,7 @@
 """Text sources become documents: lines or whole .txt files, rows of .jsonl, .parquet and hub datasets.
 
-What follows after the documents is in tokens.py, and named here as well: a caller reads and cuts.
+The steps after the documents are in tokens.py; they are exported here too, so that callers can read and cut
+with one import.
 """
 
 from collections.abc import Iterator
@@ -32,7 +33,7 @@ __all__ = [
 
 
 def read_documents(text: TextSource, pin: Pin, source: Source, access: SourceAccess) -> Iterator[str]:
-    """The documents of a pinned text, one after the other, in bounded memory.
+    """Yields the documents of a pinned text, one after the other, in bounded memory.
 
     Empty lines of a .txt are no documents; empty rows are. Raises InvalidSpec for bytes that are not UTF-8,
     rows without the column, and unknown configs and splits; SourceChanged as `Source.read` does.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def hub_rows(text: TextSource, pin: Pin, access: SourceAccess) -> Iterator[str]:
-    """The column of every row of a split, read as far as it is consumed.
+    """Yields the column of every row of a split, and reads only as far as it is consumed.
 
     A split may end in `[:N]`, which stops after N rows: the first shard of C4 is `train[:356317]`. With the
     hub off, the dataset's snapshot in the hub cache is read.
@@ -49,9 +49,10 @@ def _split(text: TextSource) -> tuple[str, int | None]:
 
 
 def _builder(text: TextSource, pin: Pin, access: SourceAccess, *, cache_dir: str) -> "DatasetBuilder":
-    """A builder for the files of the pinned commit and no others.
+    """Returns a builder for the files of the pinned commit and no others.
 
-    `cache_dir` is empty: without network the library would take any older version that it had prepared.
+    `cache_dir` must be empty: without network the library would take any older version that it had prepared
+    there.
     """
     import datasets
     import huggingface_hub
@@ -70,7 +71,7 @@ def _builder(text: TextSource, pin: Pin, access: SourceAccess, *, cache_dir: str
         files = [os.path.realpath(path) for path in _data_files(builder)]
     else:
         if access.hub_endpoint is not None:
-            datasets.config.HF_ENDPOINT = access.hub_endpoint  # the library takes it from nowhere else
+            datasets.config.HF_ENDPOINT = access.hub_endpoint  # the library has no other way to set it
         path = (
             f"hf://datasets/{uri.location}"  # a bare name would first be looked for in the working directory
         )
@@ -93,7 +94,7 @@ def _data_files(builder: "DatasetBuilder") -> list[str]:
 
 @contextlib.contextmanager
 def _translated(text: TextSource, access: SourceAccess) -> Iterator[None]:
-    """Turn the library's errors into ours."""
+    """Turns the library's errors into this project's errors."""
     from datasets.exceptions import DatasetNotFoundError
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -123,7 +124,8 @@ def _translated(text: TextSource, access: SourceAccess) -> Iterator[None]:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """What an error came from: when the hub fails, the library looks in caches and complains of these."""
+    """Yields the causes of an error: if the hub fails, the library looks in caches and reports that they lack
+    the file."""
     while error.__context__ is not None:
         error = error.__context__
         yield error

@@ -10,7 +10,7 @@ from pipeline.spec.texts import TextSource
 
 
 def whole(text: TextSource, chunks: Iterable[bytes]) -> Iterator[str]:
-    """A .txt file as one document; nothing when it is blank."""
+    """Yields a .txt file as one document; nothing when it is blank."""
     content = "".join(_decoded(text, chunks))
     if content.strip():
         yield content
@@ -29,7 +29,7 @@ def lines(text: TextSource, chunks: Iterable[bytes]) -> Iterator[str]:
 
 
 def jsonl_rows(text: TextSource, chunks: Iterable[bytes]) -> Iterator[str]:
-    """The column of every object; blank lines are skipped."""
+    """Yields the column of every object; blank lines are skipped."""
     for number, line in enumerate(lines(text, chunks), start=1):
         if not line.strip():
             continue
@@ -48,7 +48,8 @@ def jsonl_rows(text: TextSource, chunks: Iterable[bytes]) -> Iterator[str]:
 
 
 def parquet_rows(text: TextSource, chunks: Iterable[bytes]) -> Iterator[str]:
-    """Batch by batch from a temporary file: the format begins at its end."""
+    """Yields the column of every row, batch by batch from a temporary file, because the format's index is at
+    its end."""
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -71,12 +72,12 @@ def parquet_rows(text: TextSource, chunks: Iterable[bytes]) -> Iterator[str]:
 
 
 def no_column(text: TextSource, columns: Iterable[str], *, where: str) -> InvalidSpec:
-    """The error for a column that does not exist."""
+    """Returns the error for a column that does not exist."""
     return InvalidSpec(f"{where} has no column {text.column!r}; set column to one of: {', '.join(columns)}")
 
 
 def document(value: object, text: TextSource, *, where: str) -> str:
-    """A text that a tokenizer accepts."""
+    """Returns the value if it is a text that a tokenizer accepts. Raises InvalidSpec otherwise."""
     if not isinstance(value, str):
         raise InvalidSpec(f"{where}: column {text.column!r} must hold text, got {type(value).__name__}")
     try:
@@ -87,9 +88,9 @@ def document(value: object, text: TextSource, *, where: str) -> str:
 
 
 def _decoded(text: TextSource, chunks: Iterable[bytes]) -> Iterator[str]:
-    """UTF-8, with or without a byte order mark."""
+    """Decodes UTF-8, with or without a byte order mark."""
     decoder = codecs.getincrementaldecoder("utf-8")()
-    position = 0  # of the first byte that the decoder still holds or sees next
+    position = 0  # the position of the first byte after those given to the decoder
     first = True
     for chunk in _with_end(chunks):
         held = len(decoder.getstate()[0])
@@ -108,7 +109,7 @@ def _decoded(text: TextSource, chunks: Iterable[bytes]) -> Iterator[str]:
 
 
 def _with_end(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """The chunks that hold something, and an empty one."""
+    """Yields the chunks that are not empty, and finally an empty one."""
     for chunk in chunks:
         if chunk:
             yield chunk

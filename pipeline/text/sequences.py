@@ -1,4 +1,5 @@
-"""Documents to training sequences: one row of tokens, each document ended by EOS, cut without padding.
+"""Turns documents into training sequences: one row of tokens, each document ended by EOS, cut without
+padding.
 
 Shapes: N sequences, L sequence_length.
 """
@@ -15,13 +16,14 @@ from pipeline.errors import InvalidSpec, TextTooShort
 from pipeline.spec.training_recipe import TrainingText
 from pipeline.text.tokens import Tokenizer
 
-SHUFFLED = 4096  # sequences that are shuffled among each other: a shard
+SHUFFLED = 4096  # sequences that are shuffled together: a shard
 SHARD_BYTES = 64 * 1024 * 1024
 
 
 @dataclass
 class Row:
-    """The row of a text as it is read: what has been cut from it so far, and from what."""
+    """The row of a text while it is read: the number of tokens read so far, and the digest of their
+    documents."""
 
     text: TrainingText
     tokenizer: Tokenizer
@@ -29,7 +31,7 @@ class Row:
     digest: "hashlib._Hash" = field(default_factory=hashlib.sha256)
 
     def sequences(self, documents: Iterable[str]) -> Iterator[Tensor]:
-        """Consecutive sequences, int32 [L]; reads no further than is asked for.
+        """Yields consecutive sequences, int32 [L]; reads only as far as they are consumed.
 
         Raises InvalidSpec when the tokenizer has no EOS.
         """
@@ -54,7 +56,7 @@ class Row:
 
 
 def shuffled_shards(sequences: Iterator[Tensor], text: TrainingText, *, wanted: int) -> Iterator[Tensor]:
-    """The next `wanted` sequences, or as many as there are, as shards int32 [N, L], each shuffled."""
+    """Yields the next `wanted` sequences, or as many as exist, as shards int32 [N, L], each shuffled."""
     rng = random.Random(text.seed)
     most = max(1, min(SHUFFLED, SHARD_BYTES // (4 * text.sequence_length)))
     taken: list[Tensor] = []
@@ -73,7 +75,7 @@ def shuffled_shards(sequences: Iterator[Tensor], text: TrainingText, *, wanted: 
 
 
 def check_enough(text: TrainingText, *, found: int, needed: int, read_tokens: int) -> None:
-    """Raise TextTooShort when `found` sequences would be gone through more often than `epochs` says."""
+    """Raises TextTooShort when `found` sequences would be repeated more often than `epochs` allows."""
     if found * text.epochs >= needed:
         return
     times = f"{-(-needed // found)} times" if found else "more often than there are sequences"

@@ -19,11 +19,11 @@ from pipeline.spec.evaluation import PerplexityText
 from pipeline.spec.texts import Calibration
 from pipeline.storage.content import ContentStore
 
-SEARCH_AFTER = 1000  # draws in a row of documents that are too short, before all of them are looked through
+SEARCH_AFTER = 1000  # consecutive draws of documents that are too short, before all documents are searched
 
 
 class Tokenizer(Protocol):
-    """What is used of a tokenizer of transformers."""
+    """The part of transformers' tokenizers that is used."""
 
     @property
     def eos_token_id(self) -> int | None:
@@ -31,24 +31,25 @@ class Tokenizer(Protocol):
         ...
 
     def __call__(self, text: str, *, add_special_tokens: bool, verbose: bool) -> Mapping[str, list[int]]:
-        """`input_ids` of a text. `verbose`: complain about texts longer than the model's positions."""
+        """Returns the `input_ids` of a text. `verbose`: warn about texts longer than the model's
+        positions."""
         ...
 
 
 def materialise_tokenizer(ref: CheckpointRef, content: ContentStore, directory: Path) -> None:
-    """Write what `AutoTokenizer.from_pretrained(directory)` needs of a checkpoint."""
+    """Writes the files of a checkpoint that `AutoTokenizer.from_pretrained(directory)` needs."""
     for file in ref.files:
         if file.path in (CONFIG_JSON, *TOKENIZER_FILES):
             (directory / file.path).write_bytes(content.get_bytes(file.blob))
 
 
 def tokenizer_digest(ref: CheckpointRef) -> str:
-    """Digest over the tokenizer's files alone: pruning leaves it as it is."""
+    """Returns a digest over the tokenizer's files alone: pruning does not change it."""
     return digest_of({file.path: file.blob.digest for file in ref.files if file.path in TOKENIZER_FILES})
 
 
 def cut_samples(documents: Iterable[str], tokenizer: Tokenizer, calibration: Calibration) -> Tensor:
-    """Calibration samples, int64 [N, L]. Raises TextTooShort when the documents do not yield them."""
+    """Returns calibration samples, int64 [N, L]. Raises TextTooShort when the documents do not yield them."""
     held = list(documents)
     if calibration.cut == "random_window":
         return _random_windows(held, tokenizer, calibration)
@@ -58,10 +59,10 @@ def cut_samples(documents: Iterable[str], tokenizer: Tokenizer, calibration: Cal
 def cut_held_out(
     documents: Iterable[str], tokenizer: Tokenizer, calibration: Calibration, *, samples: int
 ) -> Tensor:
-    """So many further samples, int64 [N, L], which share no text with the calibration samples. Raises
-    TextTooShort.
+    """Returns `samples` further samples, int64 [N, L], which share no text with the calibration samples.
+    Raises TextTooShort.
 
-    `random_window` goes on drawing, among the documents that calibration left alone; `packed` takes the
+    `random_window` continues to draw, among the documents that calibration did not use; `packed` takes the
     windows that come next.
     """
     held = list(documents)
@@ -72,7 +73,7 @@ def cut_held_out(
 
 
 class TokenisedText(NamedTuple):
-    """`tokens_T`: int64 [T]; `digest` and `bytes`: of the text that they are, in UTF-8."""
+    """`tokens_T`: int64 [T]; `digest` and `bytes`: digest and size of their text in UTF-8."""
 
     tokens_T: Tensor
     digest: str
@@ -80,12 +81,12 @@ class TokenisedText(NamedTuple):
 
     @property
     def tokens_per_byte(self) -> float:
-        """How finely the tokenizer cuts this text."""
+        """The mean number of tokens per byte of this text."""
         return len(self.tokens_T) / self.bytes
 
 
 def perplexity_tokens(text: PerplexityText, documents: Iterable[str], tokenizer: Tokenizer) -> TokenisedText:
-    """A text as tokens. Raises TextTooShort when not even one window can be cut from them."""
+    """Returns a text as tokens. Raises TextTooShort when not even one window can be cut from them."""
     joined = _joined(documents, text.join, limit=text.characters)
     tokens_T = torch.tensor(_ids(tokenizer, joined, special=text.bos == "tokenizer"), dtype=torch.int64)
     if len(tokens_T) < text.sequence_length:
@@ -100,7 +101,7 @@ def perplexity_tokens(text: PerplexityText, documents: Iterable[str], tokenizer:
 
 
 def perplexity_windows(text: PerplexityText, tokens_T: Tensor) -> list[tuple[Tensor, int]]:
-    """Windows [L] of a text, and how many of their last tokens count.
+    """Returns the windows [L] of a text, and how many of their last tokens count.
 
     Every token is scored once, in the first window that predicts it: L - 1 tokens of the first window (its
     first one has no context), and of a later one the `stride` tokens that its predecessors did not reach.
@@ -114,10 +115,10 @@ def perplexity_windows(text: PerplexityText, tokens_T: Tensor) -> list[tuple[Ten
 def _random_windows(
     documents: list[str], tokenizer: Tokenizer, calibration: Calibration, *, held_out: int = 0
 ) -> Tensor:
-    """Wanda's, SparseGPT's and OWL's draw: a document until one is long enough, then a start in it.
+    """Draws like Wanda, SparseGPT and OWL: documents until one is long enough, then a start in it.
 
-    The order of calls on `random` is theirs, so that equal seeds give equal samples. Those that are
-    `held_out` come after, from other documents.
+    The order of calls on `random` is theirs, so that equal seeds give equal samples. The `held_out` samples
+    come after the others, from other documents.
     """
     length = calibration.sequence_length
     lengths: dict[int, int] = {}
@@ -154,7 +155,7 @@ def _random_windows(
 
 
 def _draw(rng: random.Random, count: int, is_long: Callable[[int], bool]) -> int | None:
-    """A random document that is long enough; None when there is none at all."""
+    """Returns a random document that is long enough; None when there is none at all."""
     misses = 0
     while not is_long(i := rng.randint(0, count - 1)):
         misses += 1
@@ -174,7 +175,7 @@ def _no_document(calibration: Calibration, *, longest: int) -> TextTooShort:
 
 def _nothing_left(calibration: Calibration, *, taken: int) -> TextTooShort:
     return TextTooShort(
-        f"a tournament judges on documents that calibration leaves alone, and the {taken} documents of "
+        f"a tournament scores on documents that calibration does not use, and the {taken} documents of "
         f"{calibration.source} with more than {calibration.sequence_length} tokens are all taken; use a "
         f"source with more of them, fewer calibration samples, a shorter sequence_length, or cut: packed",
         "spec.calibration.samples",
@@ -182,7 +183,8 @@ def _nothing_left(calibration: Calibration, *, taken: int) -> TextTooShort:
 
 
 def _packed_windows(documents: list[str], tokenizer: Tokenizer, calibration: Calibration) -> Tensor:
-    """All documents, each ended by EOS, in one row; consecutive windows of it in random order."""
+    """Joins all documents, each ended by EOS, into one row, and returns consecutive windows of it in random
+    order."""
     eos = tokenizer.eos_token_id
     if eos is None:
         raise InvalidSpec(
@@ -215,7 +217,7 @@ def _ids(tokenizer: Tokenizer, text: str, *, special: bool) -> list[int]:
 
 
 def _joined(documents: Iterable[str], join: str, *, limit: int | None) -> str:
-    """The documents as one text of at most `limit` characters; reads no further than that."""
+    """Returns the documents as one text of at most `limit` characters; reads no further than that."""
     pieces: list[str] = []
     size = 0
     for document in documents:
