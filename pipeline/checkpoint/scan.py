@@ -1,6 +1,6 @@
-"""Read a safetensors file as it streams by: 8 bytes of length, a JSON header, the tensors' bytes.
+"""Reads a safetensors file while it streams: 8 bytes of length, a JSON header, the tensors' bytes.
 
-The header is checked as strictly as the format's own reader does it: known types, lengths that follow
+The header is checked as strictly as in the format's own reader: known types, lengths that follow
 from the shapes, and tensors that cover the rest of the file without gaps or overlaps.
 """
 

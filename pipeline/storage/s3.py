@@ -89,8 +89,7 @@ class S3Store:
         return ObjectInfo(key=key, size=found["ContentLength"], version=bare(found.get("ETag")))
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """See Store. Sorted here, all in memory, because some servers do not list in key order, or list keys
-        twice."""
+        """See Store. Sorted here, all in memory: not every server lists in key order and each key once."""
         check_prefix(prefix)
         found: dict[str, ObjectInfo] = {}
         with self._translated(f"listing {prefix}*"):
@@ -119,8 +118,7 @@ class S3Store:
             return str(self._client.generate_presigned_url("get_object", Params=wanted, ExpiresIn=seconds))
 
     def probe(self) -> None:
-        """Raises an error within seconds: StorageUnavailable if nothing answers, StorageError if access is
-        refused."""
+        """Raises within seconds: StorageUnavailable if nothing answers, StorageError if access is refused."""
         client = self._connect(connect_seconds=3, read_seconds=5, attempts=2)
         try:
             with self._translated("probing"):
@@ -257,8 +255,7 @@ class S3Store:
                 raise BrokenBody(f"{type(error).__name__}: {error}", short=_is_short(error)) from error
 
     def _expect(self, key: str, *, at_least: int) -> int:
-        """Returns the size of an object; raises ObjectNotFound, or CorruptObject when it is smaller than
-        `at_least`."""
+        """Returns an object's size; raises ObjectNotFound, or CorruptObject if it is below `at_least`."""
         found = self.stat(key)
         if found is None:
             raise ObjectNotFound(f"{self._named(key)}: it does not exist")
@@ -273,7 +270,7 @@ class S3Store:
 
     @contextlib.contextmanager
     def _translated(self, doing: str) -> Iterator[None]:
-        """Turns botocore's errors into StorageErrors: they name the operation, bucket and endpoint, never a
+        """Turns botocore's errors into StorageErrors that name operation, bucket and endpoint, never a
         secret."""
         try:
             yield

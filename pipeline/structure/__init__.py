@@ -1,1 +1,1 @@
-"""Structured pruning: which channels, heads, experts, blocks and tokens of a model stay."""
+"""Structured pruning: the rules for the channels, heads, experts, blocks and tokens of a model that stay."""

@@ -39,7 +39,7 @@ def best(scores: Scores, count: int, *, shares: int = 1) -> tuple[int, ...]:
 
 
 def _block(number: int, scores: BlockScores, old: Sizes, new: Sizes, shares: int) -> BlockCut:
-    assert scores.heads_A is not None, "every block attends"
+    assert scores.heads_A is not None, "every block has attention heads"
     heads, groups = _heads(scores.heads_A, old, new, shares)
     experts = _experts(scores, old, new)
     return BlockCut(

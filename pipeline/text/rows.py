@@ -17,7 +17,7 @@ def whole(text: TextSource, chunks: Iterable[bytes]) -> Iterator[str]:
 
 
 def lines(text: TextSource, chunks: Iterable[bytes]) -> Iterator[str]:
-    """Lines without their ends, \\n or \\r\\n: the other breaks that Unicode knows are part of a document."""
+    """Yields lines without their ends, \\n or \\r\\n: other Unicode line breaks are part of a document."""
     rest: list[str] = []
     for piece in _decoded(text, chunks):
         first, *more = piece.split("\n")

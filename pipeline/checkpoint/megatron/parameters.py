@@ -42,7 +42,7 @@ def parameters_of(config: Mapping[str, JsonValue]) -> tuple[Parameter, ...]:
     args_of."""
     args = args_of(config)
     blocks = args["num_layers"]
-    assert isinstance(blocks, int), "args_of makes it so"
+    assert isinstance(blocks, int), "args_of returns a number"
     inner = [row for row in INNER if _has(args, row)]
     return (
         Parameter(EMBEDDING),
