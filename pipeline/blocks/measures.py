@@ -43,7 +43,7 @@ def hill_alpha(weight_OI: Tensor) -> float:
     eigenvalues_N = torch.linalg.eigvalsh(gram.double()).clamp(min=torch.finfo(torch.float32).tiny)
     half = len(eigenvalues_N) // 2
     if half == 0:
-        raise NumericalError(f"a linear of {rows} x {columns} weights is too small for a spectrum")
+        raise NumericalError(f"a linear of {rows} x {columns} weights has no spectrum")
     logs = (eigenvalues_N[-half:] / eigenvalues_N[-half - 1]).log().sum()
     if logs <= 0:
         raise NumericalError("the upper half of a linear's spectrum is flat: its tail has no exponent")
