@@ -15,7 +15,7 @@ import pytest
 from pipeline.canonical import sha256_hex
 from tests.extending.additions import ROOT, Addition, additions
 
-PACKAGES = ("secateur", "pipeline", "workers", "api", "tests")
+FOLDERS = ("secateur", "pipeline", "workers", "api", "tests", "docs", "deploy")
 ADDITIONS = additions()
 
 
@@ -44,8 +44,8 @@ class Extended:
 def extended(tmp_path_factory: pytest.TempPathFactory) -> Extended:
     """The copy, made once."""
     tree = tmp_path_factory.mktemp("house")
-    for package in PACKAGES:
-        shutil.copytree(ROOT / package, tree / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for folder in FOLDERS:
+        shutil.copytree(ROOT / folder, tree / folder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tree)
     touched = {}
     for addition in ADDITIONS:
