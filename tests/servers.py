@@ -163,6 +163,11 @@ def postgres(tmp_dir: Path) -> Iterator[str]:
         shutil.rmtree(data, ignore_errors=True)
 
 
+def free_port() -> int:
+    """A port that nobody listens on, and that no outgoing connection will take."""
+    return free_ports(1)[0]
+
+
 def free_ports(count: int, *, offset: int = 0) -> list[int]:
     """Ports that nobody listens on, each with its twin `offset` above it free as well."""
     found: list[int] = []

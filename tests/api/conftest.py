@@ -3,7 +3,6 @@
 import contextlib
 import os
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +24,7 @@ from api.service.keys import keys
 from api.settings import Settings
 from tests.api.pins import pinned
 from tests.needs import needed
-from tests.servers import ServerError
+from tests.servers import ServerError, free_port
 
 BACKENDS = ("sqlite", pytest.param("postgresql", marks=pytest.mark.servers))
 KEY = "sec_tests00000_" + "t" * 43  # an admin's
@@ -95,13 +94,6 @@ def know_key(database: Database) -> None:
         keys.take_turns(session)
         if keys.find(session, KEY) is None:
             keys.add(session, KEY, name="tests", role="admin")
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as candidate:
-        candidate.bind(("127.0.0.1", 0))
-        return int(candidate.getsockname()[1])
 
 
 @pytest.fixture(params=BACKENDS)
