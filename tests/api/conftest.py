@@ -24,7 +24,8 @@ from api.service.keys import keys
 from api.settings import Settings
 from tests.api.pins import pinned
 from tests.needs import needed
-from tests.servers import ServerError, free_port
+from tests.ports import free_port
+from tests.servers import ServerError
 
 BACKENDS = ("sqlite", pytest.param("postgresql", marks=pytest.mark.servers))
 KEY = "sec_tests00000_" + "t" * 43  # an admin's

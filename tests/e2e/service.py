@@ -12,7 +12,7 @@ from pathlib import Path
 from api.client.client import SecateurClient, ServiceAwayError
 from api.key_file import read_key
 from tests.needs import needed
-from tests.servers import free_port
+from tests.ports import free_port
 
 START_SECONDS = 120
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch.multiprocessing import start_processes
 
-from tests.servers import free_port
+from tests.ports import free_port
 
 
 def together(work: Callable[..., None], *args: Any, workers: int) -> None:
