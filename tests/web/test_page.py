@@ -61,6 +61,7 @@ def test_a_key_opens_it_and_signing_out_closes_it(chromium: Browser, site: Site)
         expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
 
 
+@pytest.mark.servers
 def test_without_keys_everything_is_open_and_older_jobs_come_when_asked_for(
     chromium: Browser, tmp_path: Path
 ) -> None:

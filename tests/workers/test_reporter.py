@@ -13,7 +13,7 @@ from pipeline.job.events import Message
 from pipeline.job.ledger import WorkOrder
 from pipeline.request.prune_spec import JobRequest
 from pipeline.sources.pins import ModelFacts, Pin, Pins
-from tests.e2e.service import free_port
+from tests.ports import free_port
 from workers.reporter import ApiReporter
 
 TOKEN = "attempt-token"

@@ -267,7 +267,7 @@ class TestTexts:
 class TestOtherPlaces:
     def test_s3_that_is_away(self, place: Place) -> None:
         from pipeline.storage import S3Options
-        from tests.servers import free_ports
+        from tests.ports import free_ports
 
         options = S3Options(
             endpoint_url=f"http://127.0.0.1:{free_ports(1)[0]}", access_key="a", secret_key="b"
