@@ -17,7 +17,7 @@ from pipeline.methods.wanda import Wanda
 from pipeline.spec.field_error import refusal
 from pipeline.spec.patterns import NM, ComparisonGroup, Pattern
 from pipeline.spec.training_recipe import Distillation, LearningRate, Optimizer, TrainingRecipe
-from pipeline.spec.uri import SourceUri
+from pipeline.spec.uri import MasksUri
 from pipeline.tensor.needs import Needs
 
 if TYPE_CHECKING:
@@ -44,14 +44,14 @@ class StoredMasks(Frozen):
     checkpoint (`file:` or `s3:`), for the same shapes and pattern."""
 
     kind: Literal["stored"] = "stored"
-    source: SourceUri
+    source: MasksUri
 
 
 class NamedMasks(Frozen):
     """Stored masks to compare with, of another domain for instance. `name`: what the report calls them."""
 
     name: str = Field(min_length=1, max_length=40)
-    source: SourceUri
+    source: MasksUri
 
 
 Prior = Annotated[

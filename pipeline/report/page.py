@@ -31,6 +31,7 @@ from pipeline.report.quantity import (
 from pipeline.report.summary import objective_of
 from pipeline.report.sweep import SweepDocument, sweep_chart
 from pipeline.request.prune_spec import PruneSpec
+from pipeline.spec.source_fields import source_fields
 
 MOMENTS = {
     "mask": "when the masks were made",
@@ -99,6 +100,10 @@ def render_html(data: ReportData) -> str:
             spec_yaml=spec_yaml(data.spec),
             tiles=_tiles(summary.tasks),
             limits=limits_of(summary.tasks),
+            sources=[
+                (field.path.removeprefix("spec.").removesuffix(".source"), data.pins.of(field.path))
+                for field in source_fields(data.spec, "spec")
+            ],
         )
     )
 

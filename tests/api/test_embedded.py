@@ -17,8 +17,8 @@ import pytest
 from api.embedded import EmbeddedRay, start_time
 from api.key_file import read_key
 from api.submit import RayUnavailable
+from tests.api.bodies import body
 from tests.api.conftest import free_port
-from tests.api.pins import body
 
 ROOT = Path(__file__).resolve().parents[2]
 

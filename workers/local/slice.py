@@ -135,7 +135,7 @@ def _cut(directory: Path, out: Path, structure: Structure, calibration: Calibrat
 def _samples(
     content: ContentStore, ref: CheckpointRef, calibration: Calibration, access: SourceAccess
 ) -> list[Tensor]:
-    pin = resolve_text(calibration, access, sequence_length=calibration.sequence_length)
+    pin = resolve_text(calibration, access)
     with tempfile.TemporaryDirectory() as directory:
         materialise_tokenizer(ref, content, Path(directory))
         tokenizer = AutoTokenizer.from_pretrained(directory)

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pipeline.artifacts.curve import StepRecord, Validation
 from pipeline.artifacts.refs import ArtifactRef, CheckpointRef
 from pipeline.job.ledger import NodeResult, WorkOrder
+from pipeline.sources.pins import Pin, PinnedFile
+from pipeline.spec.source_fields import source_fields
 from pipeline.storage.content import ContentStore
 from workers.settings import WorkerSettings
 
@@ -91,6 +93,12 @@ class StageContext:
     def read(self, name: str, path: str) -> bytes:
         """One file of an input."""
         return self.content.get_bytes(self.inputs[name].file(path))
+
+    def source(self, files: tuple[PinnedFile, ...]) -> tuple[str, Pin]:
+        """The source that holds these files, after the path of the first field that names it."""
+        fields = (field.path for field in source_fields(self.order.request.spec, "spec"))
+        pins = self.order.pins
+        return next((field, pins.of(field)) for field in fields if pins.of(field).files == files)
 
     def checkpoint(self, name: str = "checkpoint") -> CheckpointRef:
         """An input that is a checkpoint."""

@@ -53,9 +53,10 @@ def run(stage: CheckTasks, context: StageContext) -> Steps:
 
 def _fetch(context: StageContext, directory: Path) -> TaskFiles | None:
     """The include directory as it was pinned, checked again: None when the spec has none."""
-    pin = context.order.pins.tasks
-    if pin is None:
+    asked = context.order.request.spec.evaluation.tasks
+    if asked is None or asked.include is None:
         return None
+    pin = context.order.pins.of("spec.evaluation.tasks.include")
     source = open_source(pin.source, context.settings.access())
     for file in pin.files:
         with (directory / file.path).open("wb") as target:

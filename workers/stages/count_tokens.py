@@ -14,6 +14,9 @@ from pipeline.canonical import canonical_json
 from pipeline.checkpoint.writer import put_tensors
 from pipeline.dag.stages import CountTokens
 from pipeline.sources import open_source
+from pipeline.spec.source_fields import source_fields
+from pipeline.spec.texts import TextSource
+from pipeline.spec.vocabulary import FIELD as VOCABULARY
 from pipeline.spec.vocabulary import VocabularySize
 from pipeline.text.documents import read_documents
 from pipeline.vocabulary.counting import (
@@ -167,8 +170,9 @@ def _held_out(context: StageContext) -> Iterator[str]:
 
 
 def _documents(context: StageContext, i: int) -> Iterator[str]:
-    _, text = _asked(context).sources[i]
-    pin = context.order.pins.vocabulary[i]
+    field = list(source_fields(_asked(context), VOCABULARY))[i]
+    text, pin = field.holder, context.order.pins.of(field.path)
+    assert isinstance(text, TextSource)
     access = context.settings.access()
     return read_documents(text, pin, open_source(pin.source, access, repository="dataset"), access)
 

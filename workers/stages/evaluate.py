@@ -91,7 +91,7 @@ def _cut(stage: Evaluate, context: StageContext) -> list[_Windows]:
         materialise_tokenizer(checkpoint, context.content, Path(directory))
         tokenizer = AutoTokenizer.from_pretrained(directory)
     for i, text in enumerate(evaluation.perplexity):
-        pin = context.order.pins.perplexity[i]
+        pin = context.order.pins.of(f"spec.evaluation.perplexity.{i}.source")
         documents = read_documents(text, pin, open_source(pin.source, access, repository="dataset"), access)
         tokenised = perplexity_tokens(text, documents, tokenizer)
         windows = perplexity_windows(text, tokenised.tokens_T)

@@ -28,7 +28,7 @@ def run(stage: ImportKeep, context: StageContext) -> Steps:
     Raises InvalidSpec when the masks are not those of the checkpoint's prunable weights, or do not keep what
     the plan, if there is one, keeps.
     """
-    field, pin = context.order.pins.masks(stage.files)
+    field, pin = context.source(stage.files)
     try:
         yield from _imported(pin, context)
     except InvalidRequest as error:

@@ -22,8 +22,7 @@ from workers.stages.base import Made, Progress, StageContext, Steps
 def run(stage: PrepareText, context: StageContext) -> Steps:
     """Tokenised with the model's own tokenizer, as far as it is needed; a shard is in memory at a time."""
     content = context.content
-    pins = context.order.pins
-    pin = next(one for one in (pins.recovery, pins.mask_text) if one is not None and one.files == stage.files)
+    _, pin = context.source(stage.files)
     access = context.settings.access()
     source = open_source(pin.source, access, repository="dataset")
     documents = read_documents(stage.text, pin, source, access)

@@ -18,7 +18,8 @@ from pipeline.report.page import heatmap, render_html
 from pipeline.report.quantity import human_bytes, human_figure, human_perplexity, human_seconds
 from pipeline.report.summary import recipe_of, seeds_of
 from pipeline.request.prune_spec import PruneSpec
-from pipeline.spec.evaluation import EvaluationResult
+from pipeline.sources.pins import MODEL
+from pipeline.spec.evaluation import Evaluation, EvaluationResult
 from pipeline.spec.patterns import NM
 from pipeline.spec.sparsity_plan import SparsityPlan
 from tests.pipeline.evaluation.made_tasks import with_tasks
@@ -144,7 +145,7 @@ def test_page_shows_every_figure() -> None:
         "transformers",
         "5.23.0",
         "2 of 9 stages",
-        *(file.tag for file in data.pins.model.files),
+        *(file.tag for file in data.pins.of(MODEL).files),
     ):
         assert text in shown
 
@@ -186,7 +187,7 @@ def test_without_measurements_texts_or_calibration() -> None:
             "measurements": None,
             "dense": EvaluationResult(checkpoint_digest=DENSE),
             "pruned": EvaluationResult(checkpoint_digest=PRUNED),
-            "pins": made_report().pins.model_copy(update={"calibration": None, "perplexity": ()}),
+            "spec": made_spec().model_copy(update={"calibration": None, "evaluation": Evaluation()}),
             "job": None,
             "job_name": None,
             "manifest_digest": None,
