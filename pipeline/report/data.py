@@ -12,7 +12,8 @@ from pipeline.artifacts.certificate import Certificate
 from pipeline.artifacts.curve import BlockFit, TokensIndex
 from pipeline.artifacts.environment import Environment
 from pipeline.artifacts.mask_overlap import MaskAgreement
-from pipeline.artifacts.refs import ExpertTable, SparsityTable
+from pipeline.artifacts.sparsity import ExpertTable, SparsityTable
+from pipeline.artifacts.vocabulary import VocabularyTable
 from pipeline.canonical import Frozen
 from pipeline.evaluation.comparison import Comparison, TaskComparison, compare, compare_tasks
 from pipeline.evaluation.task_results import TaskEvaluation
@@ -27,7 +28,6 @@ from pipeline.sources.pins import Pins
 from pipeline.spec.evaluation import EvaluationResult
 from pipeline.spec.sparsity_plan import SparsityPlan
 from pipeline.structure.table import SizeTable
-from pipeline.vocabulary.table import VocabularyTable
 
 SPARSITY_TOLERANCE = 1e-3
 NAMED = 5  # linears of one note

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.artifacts.mask_overlap import LinearAgreement, MaskAgreement
-from pipeline.artifacts.refs import SparsityTable
+from pipeline.artifacts.sparsity import SparsityTable
 from pipeline.canonical import Frozen
 from pipeline.spec.patterns import NM
 from pipeline.spec.sparsity_plan import SparsityPlan

@@ -15,7 +15,9 @@ import yaml
 
 from pipeline.allocations.measures import Measurements
 from pipeline.artifacts.certificate import Certificate
-from pipeline.artifacts.refs import MASKS_PATH, LinearSparsity, SparsityTable
+from pipeline.artifacts.refs import MASKS_PATH, CertificateRef
+from pipeline.artifacts.sparsity import LinearSparsity, SparsityTable
+from pipeline.artifacts.vocabulary import VocabularyTable
 from pipeline.canonical import Frozen
 from pipeline.evaluation.comparison import Comparison, TaskComparison, compare
 from pipeline.methods.maskllm import MaskLLM, MaskTraining
@@ -28,10 +30,8 @@ from pipeline.spec.evaluation import EvaluationResult
 from pipeline.spec.sparsity_plan import SparsityPlan
 from pipeline.spec.uri import parse_uri
 from pipeline.structure.table import SizeTable
-from pipeline.vocabulary.table import VocabularyTable
 
 SIDE_FILE = "secateur.json"
-CERTIFICATE_JSON = "certificate.json"
 _TOKENIZER = re.compile(
     r"(tokenizer.*|special_tokens_map\.json|added_tokens\.json|vocab\.(json|txt)|merges\.txt"
     r"|spiece\.model|chat_template\..*)"
@@ -166,7 +166,7 @@ def model_card(
             adapter=adapter,
             versions=dict(sorted(versions.items())),
             side_file=SIDE_FILE,
-            certificate_file=CERTIFICATE_JSON,
+            certificate_file=CertificateRef.path_of(Certificate),
             masks_file=MASKS_PATH,
         )
     )

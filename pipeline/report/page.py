@@ -10,7 +10,7 @@ import yaml
 
 from pipeline.allocations import Candidate
 from pipeline.artifacts.certificate import Certificate
-from pipeline.artifacts.refs import LinearSparsity, SparsityTable
+from pipeline.artifacts.sparsity import LinearSparsity, SparsityTable
 from pipeline.evaluation.comparison import AVERAGE, TaskComparison
 from pipeline.job.ledger import NodeResult
 from pipeline.report.block_chart import Chart, block_chart

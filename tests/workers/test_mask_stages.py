@@ -9,6 +9,7 @@ import pytest
 from safetensors.torch import load_file
 
 from pipeline.artifacts.certificate import Certificate
+from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.mask_overlap import LinearAgreement, MaskAgreements
 from pipeline.artifacts.refs import (
     MASKS_PATH,
@@ -16,11 +17,10 @@ from pipeline.artifacts.refs import (
     EvaluationRef,
     FileRef,
     KeepRef,
-    Manifest,
     ManifestRef,
     PlanRef,
-    SparsityTable,
 )
+from pipeline.artifacts.sparsity import SparsityTable
 from pipeline.canonical import canonical_json
 from pipeline.checkpoint.keeps import load_keep, put_keep
 from pipeline.dag.stages import Publish

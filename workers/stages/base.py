@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from pipeline.artifacts.curve import StepRecord, Validation
-from pipeline.artifacts.refs import ArtifactRef, CheckpointRef
+from pipeline.artifacts.refs import ArtifactRef, CheckpointRef, Document
 from pipeline.job.ledger import NodeResult, WorkOrder
 from pipeline.sources.pins import Pin, PinnedFile
 from pipeline.spec.source_fields import source_fields
@@ -93,6 +93,15 @@ class StageContext:
     def read(self, name: str, path: str) -> bytes:
         """One file of an input."""
         return self.content.get_bytes(self.inputs[name].file(path))
+
+    def load(self, name: str, document: type[Document]) -> Document:
+        """A document of an input."""
+        return self.inputs[name].load(self.content, document)
+
+    def find(self, name: str, document: type[Document]) -> Document | None:
+        """A document of an input; None where there is no such input, or it lacks the document."""
+        artifact = self.inputs.get(name)
+        return None if artifact is None else artifact.find(self.content, document)
 
     def source(self, files: tuple[PinnedFile, ...]) -> tuple[str, Pin]:
         """The source that holds these files, after the path of the first field that names it."""

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.artifacts.refs import FileRef, TaskRef
-from pipeline.canonical import canonical_json
 from pipeline.dag.stages import CheckTasks
 from pipeline.errors import InvalidRequest
 from pipeline.evaluation.task_files import TASK_ENDINGS, TaskFiles, read_task_files
@@ -14,8 +13,6 @@ from pipeline.spec.eval_tasks import CheckedTask, EvalTask
 from pipeline.storage.content import ContentStore
 from workers.harness.installed import check_installed
 from workers.stages.base import Made, Note, Progress, StageContext, Steps
-
-TASK_JSON, FILES = "task.json", "files/"
 
 
 def run(stage: CheckTasks, context: StageContext) -> Steps:
@@ -69,9 +66,8 @@ def _fetch(context: StageContext, directory: Path) -> TaskFiles | None:
 
 def _stored(content: ContentStore, checked: CheckedTask, directory: Path, needed: Sequence[str]) -> TaskRef:
     """What an evaluation needs, and no more: another file in the directory changes nothing."""
-    files = [FileRef(path=FILES + name, blob=content.put_file(directory / name)) for name in needed]
-    described = FileRef(path=TASK_JSON, blob=content.put_bytes(canonical_json(checked)))
-    return TaskRef(files=(*files, described))
+    files = [FileRef(path=TaskRef.FOLDER + name, blob=content.put_file(directory / name)) for name in needed]
+    return TaskRef.made(content, checked, files=files)
 
 
 def _remarks(task: EvalTask, checked: CheckedTask) -> Steps:

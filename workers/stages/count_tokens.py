@@ -9,8 +9,8 @@ from itertools import chain, islice
 
 import ray
 
-from pipeline.artifacts.refs import CountsRef, FileRef
-from pipeline.canonical import canonical_json
+from pipeline.artifacts.refs import CountsRef
+from pipeline.artifacts.vocabulary import CorpusSize, HeldOutDocuments
 from pipeline.checkpoint.writer import put_tensors
 from pipeline.dag.stages import CountTokens
 from pipeline.sources import open_source
@@ -34,7 +34,6 @@ from pipeline.vocabulary.weights import small_files
 from workers.failures import unwrapped
 from workers.stages.base import Made, Progress, StageContext, Steps
 
-COUNTS, FIGURES, HELD_OUT = "counts.safetensors", "counts.json", "held_out.json"
 PARALLELISM = "TOKENIZERS_PARALLELISM"  # the tokenizers library looks at it with every batch
 MOST_SHARES = 32  # each reads all documents, and tokenises its own
 MB = 1e6
@@ -71,13 +70,12 @@ def run(stage: CountTokens, context: StageContext) -> Steps:
     whole = max(size, done.total() / MB)
     yield Progress(whole, whole)  # what is held out is not counted
     content = context.content
-    documents = {
-        FIGURES: canonical_json({"documents": counts.documents, "bytes": counts.bytes}),
-        HELD_OUT: canonical_json(list[str](proving)),
-    }
-    files = [FileRef(path=path, blob=content.put_bytes(data)) for path, data in documents.items()]
-    files.append(put_tensors(content, COUNTS, {"tokens": counts.tokens_V})[0])
-    artifact = CountsRef(files=tuple(sorted(files, key=lambda file: file.path)))
+    artifact = CountsRef.made(
+        content,
+        CorpusSize(documents=counts.documents, bytes=counts.bytes),
+        HeldOutDocuments(tuple(proving)),
+        files=[put_tensors(content, CountsRef.TOKENS, {"tokens": counts.tokens_V})[0]],
+    )
     yield Made({"counts": artifact}, details={"tokens": float(counts.total)})
 
 

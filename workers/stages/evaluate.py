@@ -10,8 +10,7 @@ import ray
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from pipeline.artifacts.refs import CheckpointRef, EvaluationRef, FileRef
-from pipeline.canonical import canonical_json
+from pipeline.artifacts.refs import CheckpointRef, EvaluationRef
 from pipeline.dag.stages import Evaluate
 from pipeline.errors import NumericalError
 from pipeline.sources import open_source
@@ -57,8 +56,7 @@ def run(stage: Evaluate, context: StageContext, keeper: GangKeeper) -> Steps:
         checkpoint_digest=checkpoint.digest,
         perplexity=_results(stage, texts, outcomes, tokenizer),
     )
-    blob = context.content.put_bytes(canonical_json(result))
-    artifacts = {"evaluation": EvaluationRef(files=(FileRef(path="evaluation.json", blob=blob),))}
+    artifacts = {"evaluation": EvaluationRef.made(context.content, result)}
     tokens = float(sum(len(window) for window in windows))
     yield Made(artifacts) if memory is None else use.made(artifacts, tokens=tokens)
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from torch import Tensor
 
 from pipeline.architecture.rows import row_for
-from pipeline.artifacts.refs import FileRef, LinearSparsity
+from pipeline.artifacts.refs import FileRef
+from pipeline.artifacts.sparsity import LinearSparsity
 from pipeline.checkpoint.keeps import HeldTensor, keep_ref, put_block_keep, turned
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.dag.stages import ImportKeep
@@ -39,9 +40,8 @@ def run(stage: ImportKeep, context: StageContext) -> Steps:
 def _imported(pin: Pin, context: StageContext) -> Steps:
     content = context.content
     reader = CheckpointReader(content, context.checkpoint())
-    patterns = ()
-    if "plan" in context.inputs:
-        patterns = SparsityPlan.model_validate_json(context.read("plan", "plan.json")).blocks
+    plan = context.find("plan", SparsityPlan)
+    patterns = () if plan is None else plan.blocks
     row = row_for(str(reader.config["model_type"]))
     shapes = {name: entry.shape for name, entry in reader.index.tensors.items()}
     files: list[FileRef] = []

@@ -3,8 +3,7 @@
 import math
 
 from pipeline.allocations.tournament import Score
-from pipeline.artifacts.refs import FileRef, ScoreRef
-from pipeline.canonical import canonical_json
+from pipeline.artifacts.refs import ScoreRef
 from pipeline.dag.stages import Judge
 from pipeline.errors import NumericalError
 from workers.gang.keeper import GangKeeper
@@ -30,5 +29,4 @@ def run(stage: Judge, context: StageContext, keeper: GangKeeper) -> Steps:
         raise NumericalError(
             f"the loss on held-out samples is {loss}: set compute_dtype wider than {stage.compute_dtype}"
         )
-    blob = context.content.put_bytes(canonical_json(score))
-    yield use.made({"score": ScoreRef(files=(FileRef(path="score.json", blob=blob),))})
+    yield use.made({"score": ScoreRef.made(context.content, score)})

@@ -5,8 +5,7 @@ import math
 import ray
 
 from pipeline.allocations.measures import Measurements
-from pipeline.artifacts.refs import FileRef, MeasurementsRef, StatisticsRef
-from pipeline.canonical import canonical_json
+from pipeline.artifacts.refs import MeasurementsRef, StatisticsRef
 from pipeline.dag.stages import MeasureBlocks
 from workers.gang.keeper import GangKeeper
 from workers.stages.base import Progress, StageContext, Steps
@@ -34,6 +33,4 @@ def run(stage: MeasureBlocks, context: StageContext, keeper: GangKeeper) -> Step
         blocks=tuple(math.fsum(block.values()) / len(block) for block in values),
         linears=tuple(values) if stage.measure.scope == "linear" else (),
     )
-    blob = context.content.put_bytes(canonical_json(measurements))
-    ref = MeasurementsRef(files=(FileRef(path="measurements.json", blob=blob),))
-    yield use.made({"measurements": ref})
+    yield use.made({"measurements": MeasurementsRef.made(context.content, measurements)})

@@ -7,9 +7,8 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer
 
-from pipeline.artifacts.curve import TOKENS_JSON, VALIDATION, Shard, TokensIndex
+from pipeline.artifacts.curve import Shard, TokensIndex
 from pipeline.artifacts.refs import FileRef, TokensRef
-from pipeline.canonical import canonical_json
 from pipeline.checkpoint.writer import put_tensors
 from pipeline.dag.stages import PrepareText
 from pipeline.sources import open_source
@@ -44,7 +43,7 @@ def run(stage: PrepareText, context: StageContext) -> Steps:
         yield Progress(done, stage.sequences)
     check_enough(stage.text, found=done, needed=stage.sequences, read_tokens=row.read_tokens)
     if held_out:
-        files.append(put_tensors(content, VALIDATION, {"tokens": torch.stack(held_out)})[0])
+        files.append(put_tensors(content, TokensRef.VALIDATION, {"tokens": torch.stack(held_out)})[0])
     index = TokensIndex(
         sequence_length=stage.text.sequence_length,
         sequences=done,
@@ -53,6 +52,6 @@ def run(stage: PrepareText, context: StageContext) -> Steps:
         read_tokens=row.read_tokens,
         text_digest=row.digest.hexdigest(),
     )
-    files.append(FileRef(path=TOKENS_JSON, blob=content.put_bytes(canonical_json(index))))
-    artifact = TokensRef(files=tuple(sorted(files, key=lambda file: file.path)))
-    yield Made({"tokens": artifact}, details={"tokens": float(row.read_tokens)})
+    yield Made(
+        {"tokens": TokensRef.made(content, index, files=files)}, details={"tokens": float(row.read_tokens)}
+    )

@@ -8,7 +8,8 @@ from typing import Any
 import ray
 
 from pipeline.artifacts.curve import BlockFit, BlockFits
-from pipeline.artifacts.refs import BlockExperts, ExpertTable, KeepRef, StatisticsRef
+from pipeline.artifacts.refs import KeepRef, StatisticsRef
+from pipeline.artifacts.sparsity import BlockExperts, ExpertTable
 from pipeline.blocks.routing import MINIMUM_TOKENS
 from pipeline.checkpoint.assemble import StoredTensors, assemble
 from pipeline.checkpoint.keeps import keep_ref
@@ -33,7 +34,7 @@ def run(stage: PruneBlocks, context: StageContext, keeper: GangKeeper) -> Steps:
     and not at all with `dense`: what is needed of it was measured by the stage before. Reconstruction adds
     its own."""
     content = context.content
-    plan = SparsityPlan.model_validate_json(context.read("plan", "plan.json"))
+    plan = context.load("plan", SparsityPlan)
     samples = load_samples(context) if "samples" in context.inputs else []
     done = _stored_blocks(content, context.key)
     with keeper.turn() as turn, ExitStack() as held:

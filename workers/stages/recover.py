@@ -68,10 +68,8 @@ def _work(stage: Recover | LearnMasks, context: StageContext) -> Work:
 
 
 def _patterns(context: StageContext) -> tuple[Pattern, ...] | None:
-    if "plan" not in context.inputs:
-        return None
-    data = context.content.get_bytes(context.inputs["plan"].file("plan.json"))
-    return SparsityPlan.model_validate_json(data).blocks
+    plan = context.find("plan", SparsityPlan)
+    return None if plan is None else plan.blocks
 
 
 def _trained(work: Work, context: StageContext, *, asked_at: float) -> Iterator[Step]:

@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from pipeline.artifacts.refs import CheckpointRef, FileRef, ReportRef, SparsityTable
+from pipeline.artifacts.refs import CheckpointRef, FileRef, ReportRef
+from pipeline.artifacts.sparsity import SparsityTable
 from pipeline.dag.stages import ReportSweep
 from pipeline.evaluation.comparison import compare, compare_tasks
 from pipeline.evaluation.task_results import TaskEvaluation
@@ -38,18 +39,18 @@ def run(stage: ReportSweep, context: StageContext) -> Steps:
         declared_memory_bytes=order.request.resources.memory_bytes,
     )
     document = SweepDocument(recipe=recipe_of(stage.spec), data=data)
-    files = {"report.html": render_sweep(document).encode(), "report.json": sweep_json(document)}
+    files = {ReportRef.PAGE: render_sweep(document).encode(), ReportRef.JSON: sweep_json(document)}
     refs = tuple(FileRef(path=path, blob=content.put_bytes(data)) for path, data in files.items())
     yield Made({"report": ReportRef(files=refs)})
 
 
 def _member(number: int, spec: PruneSpec, title: str, context: StageContext) -> SweepMember:
     def evaluation(name: str) -> EvaluationResult:
-        return EvaluationResult.model_validate_json(context.read(name, "evaluation.json"))
+        return context.load(name, EvaluationResult)
 
     assert spec.prune is not None, "members prune"
-    plan = SparsityPlan.model_validate_json(context.read(f"plan@{number}", "plan.json"))
-    table = SparsityTable.model_validate_json(context.read(f"keep@{number}", "sparsity.json"))
+    plan = context.load(f"plan@{number}", SparsityPlan)
+    table = context.load(f"keep@{number}", SparsityTable)
     pruned = _pruned_by(context, context.inputs[f"keep@{number}"].digest)
     checkpoint = pruned.artifacts["checkpoint"]
     own_tokenizers = spec.cuts_vocabulary

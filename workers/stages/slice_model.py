@@ -1,7 +1,6 @@
 """A checkpoint cut to another size."""
 
-from pipeline.artifacts.refs import CutRef, FileRef, StatisticsRef
-from pipeline.canonical import canonical_json
+from pipeline.artifacts.refs import CutRef, StatisticsRef
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.scoring import StoredModel
 from pipeline.checkpoint.slicing import full_config, slice_checkpoint
@@ -39,6 +38,5 @@ def run(stage: Slice, context: StageContext) -> Steps:
         cut_parameters=CheckpointReader(content, checkpoint).weights,
         blocks=tuple(block.block for block in cut.blocks),
     )
-    documents = {"cut.json": canonical_json(cut), "sizes.json": canonical_json(table)}
-    files = tuple(FileRef(path=path, blob=content.put_bytes(data)) for path, data in documents.items())
-    yield Made({"checkpoint": checkpoint, "cut": CutRef(files=files)}, peak_memory_bytes=peak_memory_bytes())
+    artifacts = {"checkpoint": checkpoint, "cut": CutRef.made(content, cut, table)}
+    yield Made(artifacts, peak_memory_bytes=peak_memory_bytes())

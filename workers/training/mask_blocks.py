@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from pipeline.artifacts.curve import BlockMasks, Curve, MaskRecord
 from pipeline.artifacts.refs import ArtifactRef, CurveRef, FileRef, KeepRef
-from pipeline.canonical import canonical_json
 from pipeline.checkpoint.assemble import StoredTensors
 from pipeline.checkpoint.keeps import load_keep, put_block_keep, put_keep, turned
 from pipeline.checkpoint.writer import put_tensors
@@ -176,11 +175,10 @@ def _artifacts(work: Work, done: list[LearnedBlock]) -> dict[str, ArtifactRef]:
     curve = Curve(
         blocks=tuple(block.fit for block in done), masks=(record,), total_steps=steps, result_step=steps
     )
-    blob = content.put_bytes(canonical_json(curve))
     stored = Stored(step=steps, checkpoint=checkpoint, keep=keep)
     same = kept_as_they_were(content, work.checkpoint, stored)
     return {
         "checkpoint": checkpoint,
-        "curve": CurveRef(files=(FileRef(path="curve.json", blob=blob),)),
+        "curve": CurveRef.made(content, curve),
         **certified(work, stored, checks=(same,)),
     }

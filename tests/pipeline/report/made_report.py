@@ -12,14 +12,13 @@ from pipeline.artifacts.refs import (
     EvaluationRef,
     FileRef,
     KeepRef,
-    LinearSparsity,
     ManifestRef,
     MeasurementsRef,
     PlanRef,
     SamplesRef,
-    SparsityTable,
     StatisticsRef,
 )
+from pipeline.artifacts.sparsity import LinearSparsity, SparsityTable
 from pipeline.canonical import sha256_hex
 from pipeline.job.ledger import Measured, NodeResult
 from pipeline.methods.wanda import Wanda

@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.artifacts.refs import BlockExperts, ExpertTable, LinearSparsity, SparsityTable
+from pipeline.artifacts.sparsity import BlockExperts, ExpertTable, LinearSparsity, SparsityTable
 from pipeline.evaluation.comparison import Comparison, UnequalContracts, compare
 from pipeline.report.block_chart import block_chart, block_sparsity, nice_ticks
 from pipeline.report.data import ReportData, read_report, report_json, summarise
