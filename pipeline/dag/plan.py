@@ -15,24 +15,11 @@ from pipeline.dag.pruning import (
     to_prune,
     with_own_tokens,
 )
-from pipeline.dag.stages import (
-    Calibrate,
-    CheckTasks,
-    CountTokens,
-    CutVocabulary,
-    Evaluate,
-    EvaluateTask,
-    HoldOut,
-    ImportModel,
-    MeasureBlocks,
-    MeasureStatistics,
-    PrepareText,
-    Publish,
-    Recover,
-    Report,
-    ReportSweep,
-    Slice,
-)
+from pipeline.dag.stages.pruning import MeasureBlocks, MeasureStatistics
+from pipeline.dag.stages.results import Evaluate, EvaluateTask, Publish, Report, ReportSweep
+from pipeline.dag.stages.sources import Calibrate, CheckTasks, HoldOut, ImportModel, PrepareText
+from pipeline.dag.stages.structure import CountTokens, CutVocabulary, Slice
+from pipeline.dag.stages.training import Recover
 from pipeline.methods.maskllm import MaskLLM
 from pipeline.request.prune_spec import PruneSpec
 from pipeline.sources.pins import MODEL, TEACHER, Pin, Pins

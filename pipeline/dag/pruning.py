@@ -5,18 +5,17 @@ from collections.abc import Iterator
 from pipeline.allocations import Candidate, Tournament
 from pipeline.artifacts.mask_overlap import PRIOR
 from pipeline.dag.nodes import Input, Node
-from pipeline.dag.stages import (
+from pipeline.dag.stages.pruning import (
     Allocate,
     ChoosePlan,
     CompareMasks,
-    HoldOut,
-    ImportKeep,
     Judge,
-    LearnMasks,
     MeasureBlocks,
     MeasureStatistics,
     PruneBlocks,
 )
+from pipeline.dag.stages.sources import HoldOut, ImportKeep
+from pipeline.dag.stages.training import LearnMasks
 from pipeline.methods.maskllm import MaskLLM, StoredMasks
 from pipeline.request.prune_spec import Prune, PruneSpec
 from pipeline.sources.pins import Pins

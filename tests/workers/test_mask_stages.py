@@ -23,7 +23,7 @@ from pipeline.artifacts.refs import (
 from pipeline.artifacts.sparsity import SparsityTable
 from pipeline.canonical import canonical_json
 from pipeline.checkpoint.keeps import load_keep, put_keep
-from pipeline.dag.stages import Publish
+from pipeline.dag.stages.results import Publish
 from pipeline.errors import CorruptObject, InvalidSpec
 from pipeline.job.ledger import WorkOrder
 from pipeline.masks.apply import Applied, apply_masks

@@ -19,7 +19,7 @@ from pipeline.canonical import canonical_json
 from pipeline.checkpoint.assemble import assemble
 from pipeline.checkpoint.keeps import keep_ref
 from pipeline.checkpoint.writer import put_tensors
-from pipeline.dag.stages import LearnMasks, Recover
+from pipeline.dag.stages.training import LearnMasks, Recover
 from pipeline.errors import SecateurError
 from pipeline.methods import Magnitude
 from pipeline.methods.maskllm import MaskTraining

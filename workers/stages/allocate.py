@@ -3,7 +3,7 @@
 from pipeline.allocations.measures import Measurements
 from pipeline.artifacts.refs import PlanRef
 from pipeline.checkpoint.prunable import prunable_weights
-from pipeline.dag.stages import Allocate
+from pipeline.dag.stages.pruning import Allocate
 from workers.stages.base import Made, Note, StageContext, Steps
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from pipeline.dag.stages import Calibrate
+from pipeline.dag.stages.sources import Calibrate
 from pipeline.sources import open_source
 from pipeline.text.documents import read_documents
 from pipeline.text.tokens import Tokenizer, cut_samples, materialise_tokenizer

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.artifacts.refs import FileRef, TaskRef
-from pipeline.dag.stages import CheckTasks
+from pipeline.dag.stages.sources import CheckTasks
 from pipeline.errors import InvalidRequest
 from pipeline.evaluation.task_files import TASK_ENDINGS, TaskFiles, read_task_files
 from pipeline.sources import open_source

@@ -2,7 +2,7 @@
 
 from pipeline.allocations.tournament import Entry, Score, TournamentTable
 from pipeline.artifacts.refs import TournamentRef
-from pipeline.dag.stages import ChoosePlan
+from pipeline.dag.stages.pruning import ChoosePlan
 from pipeline.spec.sparsity_plan import SparsityPlan
 from workers.stages.base import Made, StageContext, Steps
 

@@ -2,7 +2,7 @@
 
 from pipeline.artifacts.mask_overlap import MaskAgreements
 from pipeline.artifacts.refs import AgreementRef, KeepRef
-from pipeline.dag.stages import CompareMasks
+from pipeline.dag.stages.pruning import CompareMasks
 from pipeline.masks.overlap import agreement
 from pipeline.spec.sparsity_plan import SparsityPlan
 from workers.stages.base import Made, Progress, StageContext, Steps

@@ -12,7 +12,7 @@ import ray
 from pipeline.artifacts.refs import CountsRef
 from pipeline.artifacts.vocabulary import CorpusSize, HeldOutDocuments
 from pipeline.checkpoint.writer import put_tensors
-from pipeline.dag.stages import CountTokens
+from pipeline.dag.stages.structure import CountTokens
 from pipeline.sources import open_source
 from pipeline.spec.source_fields import source_fields
 from pipeline.spec.texts import TextSource

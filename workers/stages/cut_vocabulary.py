@@ -7,7 +7,7 @@ from pipeline.artifacts.refs import CountsRef, VocabularyRef
 from pipeline.artifacts.vocabulary import CorpusSize, HeldOutDocuments, VocabularyProof
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.slicing import full_config
-from pipeline.dag.stages import CutVocabulary
+from pipeline.dag.stages.structure import CutVocabulary
 from pipeline.structure.sizes import sizes_of
 from pipeline.structure.table import SizeTable
 from pipeline.structure.target import slow_sizes

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from pipeline.artifacts.refs import CheckpointRef, EvaluationRef
-from pipeline.dag.stages import Evaluate
+from pipeline.dag.stages.results import Evaluate
 from pipeline.errors import NumericalError
 from pipeline.sources import open_source
 from pipeline.spec.evaluation import EvaluationResult, PerplexityContract, PerplexityResult

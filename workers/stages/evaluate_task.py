@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from pipeline.artifacts.refs import FileRef, HarnessRef, TaskEvaluationRef, TaskRef
 from pipeline.dag.plan import task_node
-from pipeline.dag.stages import EvaluateTask
+from pipeline.dag.stages.results import EvaluateTask
 from pipeline.errors import InvalidRequest, NumericalError
 from pipeline.evaluation.task_results import TaskEvaluation
 from pipeline.spec.eval_tasks import CheckedTask

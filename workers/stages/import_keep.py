@@ -10,7 +10,7 @@ from pipeline.artifacts.refs import FileRef
 from pipeline.artifacts.sparsity import LinearSparsity
 from pipeline.checkpoint.keeps import HeldTensor, keep_ref, put_block_keep, turned
 from pipeline.checkpoint.reader import CheckpointReader
-from pipeline.dag.stages import ImportKeep
+from pipeline.dag.stages.sources import ImportKeep
 from pipeline.errors import InvalidRequest, InvalidSpec
 from pipeline.masks.apply import FittedMasks, fit
 from pipeline.masks.file import MaskFile

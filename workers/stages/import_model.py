@@ -1,7 +1,7 @@
 """Copies a pinned checkpoint, the model or its teacher, into the content store."""
 
 from pipeline.checkpoint.importing import import_checkpoint
-from pipeline.dag.stages import ImportModel
+from pipeline.dag.stages.sources import ImportModel
 from pipeline.sources import open_source
 from workers.stages.base import Made, Progress, StageContext, Steps
 

@@ -4,7 +4,7 @@ import math
 
 from pipeline.allocations.tournament import Score
 from pipeline.artifacts.refs import ScoreRef
-from pipeline.dag.stages import Judge
+from pipeline.dag.stages.pruning import Judge
 from pipeline.errors import NumericalError
 from workers.gang.keeper import GangKeeper
 from workers.samples import load_samples

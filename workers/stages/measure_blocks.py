@@ -6,7 +6,7 @@ import ray
 
 from pipeline.allocations.measures import Measurements
 from pipeline.artifacts.refs import MeasurementsRef, StatisticsRef
-from pipeline.dag.stages import MeasureBlocks
+from pipeline.dag.stages.pruning import MeasureBlocks
 from workers.gang.keeper import GangKeeper
 from workers.stages.base import Progress, StageContext, Steps
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from pipeline.artifacts.refs import FileRef, StatisticsRef
 from pipeline.canonical import Frozen
-from pipeline.dag.stages import MeasureStatistics
+from pipeline.dag.stages.pruning import MeasureStatistics
 from pipeline.job.ledger import progress_key
 from pipeline.storage.content import ContentStore
 from pipeline.tensor.needs import Needs

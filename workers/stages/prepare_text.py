@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 from pipeline.artifacts.curve import Shard, TokensIndex
 from pipeline.artifacts.refs import FileRef, TokensRef
 from pipeline.checkpoint.writer import put_tensors
-from pipeline.dag.stages import PrepareText
+from pipeline.dag.stages.sources import PrepareText
 from pipeline.sources import open_source
 from pipeline.text.documents import read_documents
 from pipeline.text.sequences import Row, check_enough, shuffled_shards

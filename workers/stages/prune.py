@@ -15,7 +15,8 @@ from pipeline.checkpoint.assemble import StoredTensors, assemble
 from pipeline.checkpoint.keeps import keep_ref
 from pipeline.checkpoint.statistics import read_statistics
 from pipeline.checkpoint.stored_block import StoredBlock
-from pipeline.dag.stages import MeasureStatistics, PruneBlocks, stage_key
+from pipeline.dag.stages import stage_key
+from pipeline.dag.stages.pruning import MeasureStatistics, PruneBlocks
 from pipeline.errors import NumericalError
 from pipeline.job.ledger import find_result, progress_key
 from pipeline.spec.reconstruction import BlockReconstruction, steps_of

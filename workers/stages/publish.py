@@ -20,7 +20,7 @@ from pipeline.artifacts.refs import (
 from pipeline.artifacts.sparsity import SparsityTable
 from pipeline.artifacts.vocabulary import KeptTokens, VocabularyTable
 from pipeline.canonical import canonical_json
-from pipeline.dag.stages import Publish
+from pipeline.dag.stages.results import Publish
 from pipeline.evaluation.comparison import compare_tasks
 from pipeline.masks.file import put_masks
 from pipeline.masks.published import check_masks

@@ -6,7 +6,7 @@ from pipeline.artifacts.certificate import Certificate, Check
 from pipeline.artifacts.refs import KeepRef
 from pipeline.artifacts.sparsity import SparsityTable
 from pipeline.checkpoint.keeps import KeepReader
-from pipeline.dag.stages import Publish
+from pipeline.dag.stages.results import Publish
 from pipeline.errors import ZerosLost
 from pipeline.masks.certify import certify, certify_tensors
 from pipeline.masks.published import published_tensors

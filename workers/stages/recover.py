@@ -9,7 +9,7 @@ from ray.train.v2.api.exceptions import WorkerGroupError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.artifacts.refs import KeepRef, TokensRef
-from pipeline.dag.stages import LearnMasks, Recover
+from pipeline.dag.stages.training import LearnMasks, Recover
 from pipeline.errors import ResourcesUnavailable, WorkerLost
 from pipeline.job.ledger import progress_key
 from pipeline.spec.patterns import Pattern

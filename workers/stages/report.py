@@ -8,7 +8,7 @@ from pipeline.artifacts.mask_overlap import MaskAgreements
 from pipeline.artifacts.refs import FileRef, ManifestRef, ReportRef
 from pipeline.artifacts.sparsity import ExpertTable, SparsityTable
 from pipeline.artifacts.vocabulary import VocabularyTable
-from pipeline.dag.stages import Report
+from pipeline.dag.stages.results import Report
 from pipeline.methods.maskllm import MaskLLM
 from pipeline.report.data import ReportData, report_json
 from pipeline.report.mask_figures import MaskLearning, mask_learning

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from pipeline.artifacts.refs import CheckpointRef, FileRef, ReportRef
 from pipeline.artifacts.sparsity import SparsityTable
-from pipeline.dag.stages import ReportSweep
+from pipeline.dag.stages.results import ReportSweep
 from pipeline.evaluation.comparison import compare, compare_tasks
 from pipeline.evaluation.task_results import TaskEvaluation
 from pipeline.job.ledger import NodeResult

@@ -4,7 +4,7 @@ from pipeline.artifacts.refs import CutRef, StatisticsRef
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.scoring import StoredModel
 from pipeline.checkpoint.slicing import full_config, slice_checkpoint
-from pipeline.dag.stages import Slice
+from pipeline.dag.stages.structure import Slice
 from pipeline.structure.cut import sizes_after
 from pipeline.structure.table import SizeTable
 from pipeline.structure.target import slow_sizes

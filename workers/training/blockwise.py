@@ -13,7 +13,7 @@ from pipeline.checkpoint.assemble import StoredTensors, assemble
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.stream import BlockStream
 from pipeline.checkpoint.writer import copy_tensors, put_tensors
-from pipeline.dag.stages import Recover
+from pipeline.dag.stages.training import Recover
 from pipeline.job.ledger import progress_key
 from workers.memory import peak_memory_bytes, reset_peak_memory
 from workers.stages.base import Note, Progress

@@ -13,7 +13,7 @@ import torch
 
 from pipeline.artifacts.curve import StepRecord, Validation
 from pipeline.artifacts.refs import ArtifactRef, CurveRef
-from pipeline.dag.stages import Recover
+from pipeline.dag.stages.training import Recover
 from pipeline.errors import TrainingDiverged
 from workers.memory import peak_memory_bytes, reset_peak_memory
 from workers.stages.base import Note, Progress, Step, Trained, Validated

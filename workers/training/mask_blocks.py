@@ -14,7 +14,7 @@ from pipeline.artifacts.refs import ArtifactRef, CurveRef, FileRef, KeepRef
 from pipeline.checkpoint.assemble import StoredTensors
 from pipeline.checkpoint.keeps import load_keep, put_block_keep, put_keep, turned
 from pipeline.checkpoint.writer import put_tensors
-from pipeline.dag.stages import LearnMasks
+from pipeline.dag.stages.training import LearnMasks
 from pipeline.job.ledger import progress_key
 from pipeline.tensor.packing import pack_keep
 from pipeline.tensor.soft_masks import Draw, chosen, chosen_codes, key_of, likelihood, masked_weight

@@ -14,7 +14,7 @@ from pipeline.artifacts.refs import AdapterRef, ArtifactRef, CheckpointRef, File
 from pipeline.checkpoint.keeps import load_keep, put_keep
 from pipeline.checkpoint.reader import DTYPES, CheckpointReader
 from pipeline.checkpoint.stream import disk_names
-from pipeline.dag.stages import Recover
+from pipeline.dag.stages.training import Recover
 from pipeline.errors import InvalidSpec, ZerosLost
 from pipeline.spec.recovery import EarlyStop, KeepRule, Lora, Recovery
 from pipeline.spec.training_recipe import TrainingRecipe

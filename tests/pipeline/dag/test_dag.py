@@ -23,7 +23,9 @@ from pipeline.artifacts.refs import (
 )
 from pipeline.dag.nodes import Dag, node_key
 from pipeline.dag.plan import plan
-from pipeline.dag.stages import ImportKeep, ImportModel, MeasureStatistics, PrepareText, Recover
+from pipeline.dag.stages.pruning import MeasureStatistics
+from pipeline.dag.stages.sources import ImportKeep, ImportModel, PrepareText
+from pipeline.dag.stages.training import Recover
 from pipeline.request.prune_spec import PruneSpec
 from pipeline.sources.pins import Pin
 from tests.made_pins import made_pin, made_pins

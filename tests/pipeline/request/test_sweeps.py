@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from pipeline.dag.plan import plan
-from pipeline.dag.stages import MeasureStatistics, ReportSweep
+from pipeline.dag.stages.pruning import MeasureStatistics
+from pipeline.dag.stages.results import ReportSweep
 from pipeline.errors import InvalidSpec
 from pipeline.evaluation.comparison import compare
 from pipeline.report.page import render_sweep
