@@ -302,6 +302,13 @@ def test_an_older_report_is_read() -> None:
     for name in ("recovered", "recovered_tasks", "training", "tokens", "certificate"):
         del plain["data"][name]
     del plain["data"]["spec"]["recovery"]
+    sources, models = plain["data"]["pins"]["sources"], plain["data"]["pins"]["models"]
+    plain["data"]["pins"] = {
+        "model": sources[MODEL],
+        "facts": models[MODEL],
+        "calibration": sources["spec.calibration.source"],
+        "perplexity": [sources["spec.evaluation.perplexity.0.source"]],
+    }
     assert read_report(json.dumps(plain)) == read_report(report_json(made_report(blocks=2)))
 
 
