@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.artifacts.refs import Document
+from pipeline.artifacts.artifact import Document
 from pipeline.job.events import DriverEvent
 from pipeline.job.ledger import NodeResult
 from pipeline.spec.evaluation import EvaluationResult

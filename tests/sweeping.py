@@ -8,8 +8,9 @@ from torch import Tensor
 
 from pipeline.allocations import Allocation
 from pipeline.allocations.measures import Measure
+from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.curve import BlockFit
-from pipeline.artifacts.refs import CheckpointRef, FileRef, StatisticsRef
+from pipeline.artifacts.refs import CheckpointRef, StatisticsRef
 from pipeline.blocks.worker import SweepWorker
 from pipeline.checkpoint.prunable import prunable_weights
 from pipeline.checkpoint.statistics import read_statistics

@@ -4,7 +4,8 @@ import torch
 from safetensors.torch import load
 from torch import Tensor
 
-from pipeline.artifacts.refs import FileRef, SamplesRef
+from pipeline.artifacts.artifact import FileRef
+from pipeline.artifacts.refs import SamplesRef
 from pipeline.checkpoint.writer import put_tensors
 from pipeline.storage.content import ContentStore
 from workers.stages.base import StageContext

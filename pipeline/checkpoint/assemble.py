@@ -3,7 +3,8 @@
 import json
 from collections.abc import Mapping, Sequence
 
-from pipeline.artifacts.refs import CheckpointRef, FileRef
+from pipeline.artifacts.artifact import FileRef
+from pipeline.artifacts.refs import CheckpointRef
 from pipeline.artifacts.tensor_index import TensorEntry, TensorIndex
 from pipeline.canonical import Frozen
 from pipeline.checkpoint.layout import WEIGHTS_INDEX_JSON

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from pipeline.architecture.row import Architecture
 from pipeline.architecture.rows import row_for
+from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.curve import BlockFits
-from pipeline.artifacts.refs import CheckpointRef, FileRef, KeepRef
+from pipeline.artifacts.refs import CheckpointRef, KeepRef
 from pipeline.artifacts.sparsity import ExpertTable, LinearSparsity, SparsityTable
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.writer import put_tensors

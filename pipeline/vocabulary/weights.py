@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 from pipeline.architecture.rows import row_for
-from pipeline.artifacts.refs import CheckpointRef, FileRef
+from pipeline.artifacts.artifact import FileRef
+from pipeline.artifacts.refs import CheckpointRef
 from pipeline.artifacts.vocabulary import KeptTokens
 from pipeline.checkpoint.layout import is_description
 from pipeline.checkpoint.reader import CheckpointReader

@@ -1,8 +1,9 @@
 """Plays what the dispatcher and a driver would do to a job, event by event, with a real report at its end."""
 
 from api.service.jobs import journal
+from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.manifest import Manifest, ManifestEntry
-from pipeline.artifacts.refs import FileRef, ManifestRef, ReportRef
+from pipeline.artifacts.refs import ManifestRef, ReportRef
 from pipeline.canonical import canonical_json
 from pipeline.job.events import (
     AttemptFailed,

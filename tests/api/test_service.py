@@ -13,7 +13,8 @@ import pytest
 from api.docs import DOCS, pages
 from api.examples import REQUEST_EXAMPLES
 from api.settings import Settings
-from pipeline.artifacts.refs import CheckpointRef, FileRef
+from pipeline.artifacts.artifact import FileRef
+from pipeline.artifacts.refs import CheckpointRef
 from pipeline.dag.plan import plan
 from pipeline.dag.stages import stage_key
 from pipeline.job.ledger import Measured, StageResult, stage_result_key

@@ -13,8 +13,9 @@ import torch
 import torch.distributed as dist
 
 from pipeline.allocations import Uniform
+from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.curve import Shard, TokensIndex
-from pipeline.artifacts.refs import CheckpointRef, FileRef, KeepRef, TokensRef
+from pipeline.artifacts.refs import CheckpointRef, KeepRef, TokensRef
 from pipeline.canonical import canonical_json
 from pipeline.checkpoint.assemble import assemble
 from pipeline.checkpoint.keeps import keep_ref

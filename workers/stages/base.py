@@ -7,8 +7,9 @@ actors do the work (gang.py).
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from pipeline.artifacts.artifact import Document
 from pipeline.artifacts.curve import StepRecord, Validation
-from pipeline.artifacts.refs import ArtifactRef, CheckpointRef, Document
+from pipeline.artifacts.refs import ArtifactRef, CheckpointRef
 from pipeline.job.ledger import NodeResult, WorkOrder
 from pipeline.sources.pins import Pin, PinnedFile
 from pipeline.spec.source_fields import source_fields

@@ -4,7 +4,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.artifacts.refs import FileRef, TaskRef
+from pipeline.artifacts.artifact import FileRef
+from pipeline.artifacts.refs import TaskRef
 from pipeline.dag.stages.sources import CheckTasks
 from pipeline.errors import InvalidRequest
 from pipeline.evaluation.task_files import TASK_ENDINGS, TaskFiles, read_task_files

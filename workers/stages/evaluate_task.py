@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from pipeline.artifacts.refs import FileRef, HarnessRef, TaskEvaluationRef, TaskRef
+from pipeline.artifacts.artifact import FileRef
+from pipeline.artifacts.refs import HarnessRef, TaskEvaluationRef, TaskRef
 from pipeline.dag.plan import task_node
 from pipeline.dag.stages.results import EvaluateTask
 from pipeline.errors import InvalidRequest, NumericalError

@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import Tensor
 
 from pipeline.architecture.rows import row_for
-from pipeline.artifacts.refs import FileRef
+from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.sparsity import LinearSparsity
 from pipeline.checkpoint.keeps import HeldTensor, keep_ref, put_block_keep, turned
 from pipeline.checkpoint.reader import CheckpointReader

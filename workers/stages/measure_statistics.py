@@ -4,7 +4,8 @@ import itertools
 from contextlib import ExitStack
 from typing import Any
 
-from pipeline.artifacts.refs import FileRef, StatisticsRef
+from pipeline.artifacts.artifact import FileRef
+from pipeline.artifacts.refs import StatisticsRef
 from pipeline.canonical import Frozen
 from pipeline.dag.stages.pruning import MeasureStatistics
 from pipeline.job.ledger import progress_key

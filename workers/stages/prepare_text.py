@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer
 
+from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.curve import Shard, TokensIndex
-from pipeline.artifacts.refs import FileRef, TokensRef
+from pipeline.artifacts.refs import TokensRef
 from pipeline.checkpoint.writer import put_tensors
 from pipeline.dag.stages.sources import PrepareText
 from pipeline.sources import open_source

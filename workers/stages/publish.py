@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 
 from pipeline.allocations.measures import Measurements
+from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.certificate import Certificate
 from pipeline.artifacts.manifest import Manifest, ManifestEntry
 from pipeline.artifacts.refs import (
@@ -12,7 +13,6 @@ from pipeline.artifacts.refs import (
     CertificateRef,
     CheckpointRef,
     CutRef,
-    FileRef,
     KeepRef,
     ManifestRef,
     VocabularyRef,

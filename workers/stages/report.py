@@ -2,10 +2,11 @@
 
 from pipeline.allocations.measures import Measurements
 from pipeline.allocations.tournament import TournamentTable
+from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.certificate import Certificate
 from pipeline.artifacts.curve import BlockFit, BlockFits, Curve, TokensIndex
 from pipeline.artifacts.mask_overlap import MaskAgreements
-from pipeline.artifacts.refs import FileRef, ManifestRef, ReportRef
+from pipeline.artifacts.refs import ManifestRef, ReportRef
 from pipeline.artifacts.sparsity import ExpertTable, SparsityTable
 from pipeline.artifacts.vocabulary import VocabularyTable
 from pipeline.dag.stages.results import Report

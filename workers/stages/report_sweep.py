@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from pipeline.artifacts.refs import CheckpointRef, FileRef, ReportRef
+from pipeline.artifacts.artifact import FileRef
+from pipeline.artifacts.refs import CheckpointRef, ReportRef
 from pipeline.artifacts.sparsity import SparsityTable
 from pipeline.dag.stages.results import ReportSweep
 from pipeline.evaluation.comparison import compare, compare_tasks

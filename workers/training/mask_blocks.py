@@ -9,8 +9,9 @@ import time
 
 from torch import Tensor, nn
 
+from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.curve import BlockMasks, Curve, MaskRecord
-from pipeline.artifacts.refs import ArtifactRef, CurveRef, FileRef, KeepRef
+from pipeline.artifacts.refs import ArtifactRef, CurveRef, KeepRef
 from pipeline.checkpoint.assemble import StoredTensors
 from pipeline.checkpoint.keeps import load_keep, put_block_keep, put_keep, turned
 from pipeline.checkpoint.writer import put_tensors

@@ -8,9 +8,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.certificate import Check
 from pipeline.artifacts.curve import MaskRecord
-from pipeline.artifacts.refs import AdapterRef, ArtifactRef, CheckpointRef, FileRef
+from pipeline.artifacts.refs import AdapterRef, ArtifactRef, CheckpointRef
 from pipeline.checkpoint.keeps import load_keep, put_keep
 from pipeline.checkpoint.reader import DTYPES, CheckpointReader
 from pipeline.checkpoint.stream import disk_names

@@ -7,12 +7,12 @@ import pytest
 from pydantic import BaseModel
 
 from pipeline.allocations.tournament import Score
+from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.refs import (
     ArtifactRef,
     CheckpointRef,
     CountsRef,
-    FileRef,
     KeepRef,
     ManifestRef,
     ScoreRef,

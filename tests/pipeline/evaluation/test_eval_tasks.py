@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pipeline.artifacts.refs import CheckpointRef, FileRef, TaskRef
+from pipeline.artifacts.artifact import FileRef
+from pipeline.artifacts.refs import CheckpointRef, TaskRef
 from pipeline.dag.nodes import Dag, node_key
 from pipeline.dag.plan import plan
 from pipeline.request.prune_spec import PruneSpec

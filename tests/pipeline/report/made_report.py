@@ -5,12 +5,12 @@ from collections.abc import Mapping
 
 from pipeline.allocations.measures import Measurements, OutlierRatio
 from pipeline.allocations.owl import Owl
+from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.environment import Environment
 from pipeline.artifacts.refs import (
     ArtifactRef,
     CheckpointRef,
     EvaluationRef,
-    FileRef,
     KeepRef,
     ManifestRef,
     MeasurementsRef,
