@@ -31,7 +31,7 @@ from pipeline.errors import (
     SourceNotFound,
     SourceUnreachable,
 )
-from pipeline.resolve.resolve import MODEL_PARAM
+from pipeline.sources.pins import MODEL
 
 log = logging.getLogger(__name__)
 RETRY = timedelta(seconds=15)  # before what failed is tried again
@@ -218,4 +218,4 @@ def _is_other(digest: str, prepared: firings.Prepared | None, refusal: InvalidRe
     if prepared is not None:
         return prepared.digest != digest
     gone = isinstance(refusal, IncompleteCheckpoint | SourceNotFound)
-    return refusal is not None and gone and refusal.param == MODEL_PARAM
+    return refusal is not None and gone and refusal.param == MODEL

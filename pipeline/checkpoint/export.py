@@ -7,18 +7,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.artifacts.refs import CheckpointRef
-from pipeline.checkpoint.index import TENSORS_JSON
 from pipeline.errors import InvalidSpec
 from pipeline.storage.content import ContentStore
 
 
 def export_checkpoint(content: ContentStore, ref: CheckpointRef, directory: Path) -> None:
     """Write every file but our own index into a directory that exists; memory holds a chunk."""
-    for file in ref.files:
-        if file.path != TENSORS_JSON:
-            with (directory / file.path).open("wb") as written:
-                for chunk in content.store.get(content.key(file.blob)):
-                    written.write(chunk)
+    for file in ref.model_files:
+        with (directory / file.path).open("wb") as written:
+            for chunk in content.store.get(content.key(file.blob)):
+                written.write(chunk)
 
 
 @contextmanager

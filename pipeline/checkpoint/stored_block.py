@@ -1,7 +1,8 @@
 """What is stored of a finished block. Whoever only passes it on needs no model library."""
 
+from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.curve import BlockFit
-from pipeline.artifacts.refs import FileRef, LinearSparsity
+from pipeline.artifacts.sparsity import LinearSparsity
 from pipeline.canonical import Frozen
 from pipeline.checkpoint.assemble import StoredTensors
 

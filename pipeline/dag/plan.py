@@ -15,30 +15,18 @@ from pipeline.dag.pruning import (
     to_prune,
     with_own_tokens,
 )
-from pipeline.dag.stages import (
-    Calibrate,
-    CheckTasks,
-    CountTokens,
-    CutVocabulary,
-    Evaluate,
-    EvaluateTask,
-    HoldOut,
-    ImportModel,
-    MeasureBlocks,
-    MeasureStatistics,
-    PrepareText,
-    Publish,
-    Recover,
-    Report,
-    ReportSweep,
-    Slice,
-)
+from pipeline.dag.stages.pruning import MeasureBlocks, MeasureStatistics
+from pipeline.dag.stages.results import Evaluate, EvaluateTask, Publish, Report, ReportSweep
+from pipeline.dag.stages.sources import Calibrate, CheckTasks, HoldOut, ImportModel, PrepareText
+from pipeline.dag.stages.structure import CountTokens, CutVocabulary, Slice
+from pipeline.dag.stages.training import Recover
 from pipeline.request.prune_spec import PruneSpec
-from pipeline.sources.pins import Pin, Pins
+from pipeline.sources.pins import MODEL, TEACHER, Pin, Pins
 from pipeline.spec.evaluation import Evaluation
 from pipeline.spec.recovery import Recovery
 from pipeline.spec.training_recipe import TrainingRecipe
 from pipeline.spec.uri import parse_uri
+from pipeline.spec.vocabulary import FIELD as VOCABULARY
 from pipeline.spec.vocabulary import VocabularySize
 from pipeline.tensor.needs import Statistic
 
@@ -169,34 +157,33 @@ class _Shared:
 
 def _source_nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
     """What everything begins with. What cannot be had fails the job here."""
-    yield Node(id="import_model", stage=ImportModel(files=pins.model.files), inputs={})
+    yield Node(id="import_model", stage=ImportModel(files=pins.of(MODEL).files), inputs={})
 
     tasks = spec.evaluation.tasks
     if tasks is not None:
-        include = pins.tasks.files if pins.tasks is not None else ()
+        include = pins.of("spec.evaluation.tasks.include").files if tasks.include is not None else ()
         yield Node(id="check_tasks", stage=CheckTasks(tasks=tasks.asked, include=include), inputs={})
 
     if spec.structure is not None and spec.structure.vocabulary is not None:
         yield from _vocabulary_nodes(spec.structure.vocabulary, pins)
 
     if spec.learned_method is not None:
-        assert pins.mask_text is not None, "masks are pinned with the text that they are learned on"
-        recipe = spec.learned_method.training
-        yield _text_node(MASK_TEXT, recipe, spec, pins.mask_text)
+        text = pins.of("spec.prune.method.training.text.source")
+        yield _text_node(MASK_TEXT, spec.learned_method.training, spec, text)
 
     if spec.recovery is not None:
         yield from _training_nodes(spec.recovery, spec, pins)
 
     if spec.calibration is not None and any(one.needs_calibration for one in (spec, *spec.members)):
-        assert pins.calibration is not None, "a spec with calibration is pinned with it"
-        stage = Calibrate(files=pins.calibration.files, calibration=spec.calibration)
+        files = pins.of("spec.calibration.source").files
+        stage = Calibrate(files=files, calibration=spec.calibration)
         yield Node(id="calibrate", stage=stage, inputs={"checkpoint": with_own_tokens(spec)})
 
 
 def _vocabulary_nodes(vocabulary: VocabularySize, pins: Pins) -> Iterator[Node]:
     """Counted first: another size shares the counts."""
     count = CountTokens(
-        files=tuple(pin.files for pin in pins.vocabulary),
+        files=tuple(pin.files for pin in pins.below(vocabulary, VOCABULARY)),
         texts=vocabulary.texts,
         held_out=vocabulary.held_out,
     )
@@ -223,8 +210,9 @@ def _slicing_nodes(spec: PruneSpec) -> Iterator[Node]:
 
 def _judging_nodes(which: str, checkpoint: Input, spec: PruneSpec, pins: Pins) -> Iterator[Node]:
     """Perplexities, and a node for each task."""
+    texts = pins.below(spec.evaluation.perplexity, "spec.evaluation.perplexity")
     judge = Evaluate(
-        texts=tuple(pin.files for pin in pins.perplexity),
+        texts=tuple(pin.files for pin in texts),
         evaluation=_named(spec.evaluation),
         compute_dtype=spec.compute_dtype,
     )
@@ -260,10 +248,9 @@ def _unpruned(spec: PruneSpec) -> dict[str, Input]:
 
 def _training_nodes(recovery: Recovery, spec: PruneSpec, pins: Pins) -> Iterator[Node]:
     """What training takes beside the student. Long before it: a text that is too short is found out here."""
-    assert pins.recovery is not None, "a spec with recovery is pinned with its text"
-    yield _text_node(TEXT, recovery, spec, pins.recovery)
-    if pins.teacher is not None:
-        yield Node(id="import_teacher", stage=ImportModel(files=pins.teacher.files), inputs={})
+    yield _text_node(TEXT, recovery, spec, pins.of("spec.recovery.text.source"))
+    if TEACHER in pins.sources:
+        yield Node(id="import_teacher", stage=ImportModel(files=pins.of(TEACHER).files), inputs={})
 
 
 def _text_node(node: str, recipe: TrainingRecipe, spec: PruneSpec, pin: Pin) -> Node:
@@ -276,7 +263,7 @@ def _teacher(spec: PruneSpec, pins: Pins) -> dict[str, Input]:
     assert recovery is not None, "only training takes a teacher"
     if recovery.trains.kind == "reconstruction":  # block by block: the blocks before their weights went
         return {"teacher": to_prune(spec)}
-    if pins.teacher is not None:
+    if TEACHER in pins.sources:
         return {"teacher": Input(node="import_teacher", artifact="checkpoint")}
     return {"teacher": with_own_tokens(spec)} if recovery.needs_teacher else {}
 

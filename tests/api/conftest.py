@@ -22,7 +22,7 @@ from api.db.engine import Database
 from api.service.context import Services
 from api.service.keys import keys
 from api.settings import Settings
-from tests.api.pins import pinned
+from tests.made_pins import made_pins
 from tests.needs import needed
 from tests.ports import free_port
 from tests.servers import ServerError
@@ -73,7 +73,7 @@ class _Server(uvicorn.Server):
 
 
 @contextlib.contextmanager
-def running(settings: Settings, *, dispatch: bool = False, resolver: Any = pinned) -> Iterator[RunningApi]:
+def running(settings: Settings, *, dispatch: bool = False, resolver: Any = made_pins) -> Iterator[RunningApi]:
     """Serve in a thread until the block ends. `settings.port` must be free."""
     needed("servers")
     app = create_app(settings, dispatch=dispatch, resolver=resolver)

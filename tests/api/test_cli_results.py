@@ -18,8 +18,8 @@ from pipeline.job.events import Event as JobEvent
 from pipeline.job.events import JobCancelled
 from pipeline.report.data import read_report
 from tests.api import played
+from tests.api.bodies import body
 from tests.api.conftest import RunningApi, running
-from tests.api.pins import body
 from tests.api.terminal import cli, submit
 
 Watching = Callable[[Callable[[], None]], None]

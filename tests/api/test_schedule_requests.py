@@ -11,8 +11,8 @@ from api.docs import DOCS
 from api.examples import SCHEDULE_EXAMPLES
 from api.service.schedules.request import ScheduleRequest
 from api.settings import Settings
+from tests.api.bodies import body
 from tests.api.conftest import free_port, running
-from tests.api.pins import body
 from tests.api.scheduling import Scene
 
 NOON = {"expression": "0 12 * * *"}

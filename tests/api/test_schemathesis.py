@@ -23,8 +23,8 @@ from api.service.jobs.logs import log_key
 from api.settings import Settings
 from pipeline.job.ledger import JobResult
 from tests.api.attempts import LEASE, started_job
+from tests.api.bodies import body
 from tests.api.conftest import AUTHORIZED, RunningApi, free_port, running
-from tests.api.pins import body
 
 CHECKS = (
     not_a_server_error,

@@ -22,7 +22,7 @@ from pipeline.report.summary import recipe_of, seeds_of
 from pipeline.request.prune_spec import PruneSpec
 from pipeline.request.schema import request_schema
 from tests.api.conftest import free_port, running
-from tests.api.pins import pinned
+from tests.made_pins import made_pins
 from tests.models import VOCABULARY, tiny_checkpoint, tiny_documents, tiny_text
 from tests.pipeline.report.made_learned import learned_report, learned_spec
 
@@ -69,7 +69,7 @@ def asked(**prune: Any) -> PruneSpec:
 
 def planned(spec: PruneSpec) -> Dag:
     """Its stages."""
-    return plan(spec, pinned(spec))
+    return plan(spec, made_pins(spec))
 
 
 def taught(**training: Any) -> dict[str, Any]:

@@ -4,27 +4,25 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.curve import BlockFit, BlockFits
 from pipeline.artifacts.refs import (
     ArtifactRef,
-    BlockExperts,
     CertificateRef,
     CheckpointRef,
     CurveRef,
     EvaluationRef,
-    ExpertTable,
-    FileRef,
     KeepRef,
     ManifestRef,
     MeasurementsRef,
     PlanRef,
-    SparsityTable,
     TokensRef,
 )
+from pipeline.artifacts.sparsity import BlockExperts, ExpertTable, SparsityTable
 from pipeline.canonical import canonical_json
 from pipeline.dag.nodes import resolve_inputs
 from pipeline.dag.plan import plan
-from pipeline.dag.stages import Report
+from pipeline.dag.stages.results import Report
 from pipeline.job.ledger import WorkOrder
 from pipeline.report.data import ReportData, read_report
 from pipeline.request.prune_spec import JobRequest

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
+from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.curve import Shard, TokensIndex
-from pipeline.artifacts.refs import FileRef, TokensRef
+from pipeline.artifacts.refs import TokensRef
 from pipeline.canonical import canonical_json
 from pipeline.checkpoint.writer import put_tensors
 from pipeline.dag.plan import plan

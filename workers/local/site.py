@@ -11,7 +11,8 @@ from torch import Tensor
 from pipeline.artifacts.curve import StepRecord, Validation
 from pipeline.blocks.activations import MemoryBudget
 from pipeline.blocks.local import LocalCrew
-from pipeline.dag.stages import LearnMasks, Recover, Stage
+from pipeline.dag.stages import Stage
+from pipeline.dag.stages.training import LearnMasks, Recover
 from pipeline.errors import InvalidSpec
 from pipeline.job.ledger import WorkOrder
 from pipeline.request.resources import Resources

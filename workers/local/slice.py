@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from pipeline.architecture.rows import row_for
-from pipeline.artifacts.refs import CheckpointRef, StatisticsRef
+from pipeline.artifacts.refs import CheckpointRef, CutRef, StatisticsRef
 from pipeline.blocks.local import LocalCrew
 from pipeline.blocks.measuring import measure_statistics
 from pipeline.blocks.steps import run_through
@@ -36,6 +36,7 @@ from pipeline.sources import SourceAccess, open_source
 from pipeline.spec.structure import Structure
 from pipeline.spec.texts import Calibration
 from pipeline.storage import ContentStore, LocalStore
+from pipeline.structure.cut import Cut
 from pipeline.structure.sizes import resized, sizes_of
 from pipeline.structure.target import slow_sizes
 from pipeline.tensor.needs import Needs
@@ -129,13 +130,13 @@ def _cut(directory: Path, out: Path, structure: Structure, calibration: Calibrat
                 progress.update(task, completed=made)
             else:
                 export_checkpoint(content, made, written)
-        (written / "cut.json").write_bytes(canonical_json(cut))
+        (written / CutRef.path_of(Cut)).write_bytes(canonical_json(cut))
 
 
 def _samples(
     content: ContentStore, ref: CheckpointRef, calibration: Calibration, access: SourceAccess
 ) -> list[Tensor]:
-    pin = resolve_text(calibration, access, sequence_length=calibration.sequence_length)
+    pin = resolve_text(calibration, access)
     with tempfile.TemporaryDirectory() as directory:
         materialise_tokenizer(ref, content, Path(directory))
         tokenizer = AutoTokenizer.from_pretrained(directory)

@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from pipeline.artifacts.refs import CheckpointRef
+from pipeline.artifacts.refs import CheckpointRef, VocabularyRef
+from pipeline.artifacts.vocabulary import KeptTokens, VocabularyTable
 from pipeline.canonical import canonical_json
 from pipeline.checkpoint.export import export_checkpoint, new_directory
 from pipeline.checkpoint.importing import import_checkpoint
@@ -28,7 +29,6 @@ from pipeline.storage import ContentStore, LocalStore
 from pipeline.text.documents import read_documents
 from pipeline.vocabulary.counting import MAX_HELD_OUT, check_held_out, count_tokens, is_held_out
 from pipeline.vocabulary.cutting import kept_tokens, prove, read_vocabulary, table_of
-from pipeline.vocabulary.table import VocabularyTable
 from pipeline.vocabulary.weights import cut_checkpoint, small_files
 
 ACCESS = SourceAccess(allowed_roots=(Path("/"),))  # its user's own files
@@ -91,7 +91,7 @@ def _cut(directory: Path, out: Path, asked: VocabularySize) -> None:
             else:
                 proof = compared
         export_checkpoint(content, cut, written)
-        (written / "vocabulary.json").write_bytes(canonical_json(tokens))
+        (written / VocabularyRef.path_of(KeptTokens)).write_bytes(canonical_json(tokens))
         sizes = [_parameters(content, ref) for ref in (dense, cut)]
     _show(table_of(vocabulary, tokens, counts, proof), sizes)
 

@@ -1,6 +1,6 @@
 """Documents to samples beside those of the calibration."""
 
-from pipeline.dag.stages import HoldOut
+from pipeline.dag.stages.sources import HoldOut
 from pipeline.text.tokens import cut_held_out
 from workers.stages.base import Made, StageContext, Steps
 from workers.stages.calibrate import calibration_text

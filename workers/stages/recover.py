@@ -10,7 +10,7 @@ from ray.train.v2.api.exceptions import WorkerGroupError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.artifacts.refs import KeepRef, TokensRef
-from pipeline.dag.stages import LearnMasks, Recover
+from pipeline.dag.stages.training import LearnMasks, Recover
 from pipeline.errors import ResourcesUnavailable, WorkerLost
 from pipeline.job.ledger import progress_key
 from pipeline.spec.patterns import Pattern
@@ -69,10 +69,8 @@ def _work(stage: Recover | LearnMasks, context: StageContext) -> Work:
 
 
 def _patterns(context: StageContext) -> tuple[Pattern, ...] | None:
-    if "plan" not in context.inputs:
-        return None
-    data = context.content.get_bytes(context.inputs["plan"].file("plan.json"))
-    return SparsityPlan.model_validate_json(data).blocks
+    plan = context.find("plan", SparsityPlan)
+    return None if plan is None else plan.blocks
 
 
 def _trained(work: Work, context: StageContext, *, asked_at: float) -> Iterator[Step]:

@@ -1,6 +1,6 @@
 """The members of a sweep as one page and one JSON."""
 
-from pipeline.dag.stages import ReportSweep
+from pipeline.dag.stages.results import ReportSweep
 from pipeline.report.page import render_sweep
 from pipeline.report.summary import recipe_of
 from pipeline.report.sweep import SweepData, SweepDocument, sweep_json

@@ -12,9 +12,8 @@ from pathlib import Path
 import torch
 
 from pipeline.artifacts.curve import StepRecord, Validation
-from pipeline.artifacts.refs import ArtifactRef, CurveRef, FileRef
-from pipeline.canonical import canonical_json
-from pipeline.dag.stages import Recover
+from pipeline.artifacts.refs import ArtifactRef, CurveRef
+from pipeline.dag.stages.training import Recover
 from pipeline.errors import TrainingDiverged
 from workers.memory import peak_memory_bytes, reset_peak_memory
 from workers.stages.base import Note, Progress, Step, Trained, Validated
@@ -253,8 +252,7 @@ class _Training:
     def _artifacts(self, stored: Stored) -> dict[str, ArtifactRef]:
         """On rank 0."""
         content = self._work.settings.content()
-        blob = content.put_bytes(canonical_json(self._history.curve(result_step=stored.step)))
-        curve = CurveRef(files=(FileRef(path="curve.json", blob=blob),))
+        curve = CurveRef.made(content, self._history.curve(result_step=stored.step))
         return {"curve": curve, **self._student.artifacts(stored, self._history.checks)}
 
     def _tell(self, step: Step) -> None:

@@ -16,7 +16,7 @@ from pipeline.artifacts.refs import ArtifactRef
 from pipeline.checkpoint.keeps import put_keep, turned
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.skeleton import disk_names
-from pipeline.dag.stages import LearnMasks
+from pipeline.dag.stages.training import LearnMasks
 from pipeline.spec.recovery import EarlyStop, Held, KeepRule
 from pipeline.tensor.soft_masks import (
     Likelihood,

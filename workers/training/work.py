@@ -13,7 +13,7 @@ from pipeline.architecture.rows import row_for
 from pipeline.artifacts.refs import ArtifactRef, CheckpointRef, KeepRef, TokensRef
 from pipeline.canonical import Frozen
 from pipeline.checkpoint.reader import CheckpointReader
-from pipeline.dag.stages import LearnMasks, Recover
+from pipeline.dag.stages.training import LearnMasks, Recover
 from pipeline.request.resources import TrainingResources
 from pipeline.spec.model import Dtype
 from pipeline.spec.patterns import Pattern

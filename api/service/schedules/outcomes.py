@@ -16,7 +16,7 @@ from api.service.jobs import artifacts, jobs, journal
 from api.service.schedules import aliases, firings
 from api.service.schedules.request import ScheduleRequest
 from api.service.schedules.views import Outcome
-from pipeline.artifacts.refs import ManifestRef
+from pipeline.artifacts.refs import ManifestRef, ReportRef
 from pipeline.errors import CorruptObject, ObjectNotFound
 from pipeline.job.state import TERMINAL, JobState
 from pipeline.report.data import Summary
@@ -108,7 +108,7 @@ def _judged(services: Services, definition: ScheduleRequest, job: Job) -> _Judge
 
 def _summary(services: Services, job_id: str) -> Summary:
     """The figures of a report; the rest of it may be from another version of ours."""
-    document = json.loads(artifacts.report_file(services, job_id, "report.json"))
+    document = json.loads(artifacts.report_file(services, job_id, ReportRef.JSON))
     summary = document.get("summary") if isinstance(document, dict) else None
     return Summary.model_validate_json(json.dumps(summary), extra="ignore")
 

@@ -9,7 +9,8 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.allocations import Uniform
 from pipeline.artifacts.certificate import Certificate
-from pipeline.artifacts.refs import CheckpointRef, KeepRef, SparsityTable
+from pipeline.artifacts.refs import CheckpointRef, KeepRef
+from pipeline.artifacts.sparsity import SparsityTable
 from pipeline.checkpoint.keeps import keep_ref, load_keep, put_keep
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.errors import ZerosLost

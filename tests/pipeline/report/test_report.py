@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.artifacts.refs import BlockExperts, ExpertTable, LinearSparsity, SparsityTable
+from pipeline.artifacts.sparsity import BlockExperts, ExpertTable, LinearSparsity, SparsityTable
 from pipeline.evaluation.comparison import Comparison, compare
 from pipeline.evaluation.contracts import UnequalContracts
 from pipeline.report.data import ReportData, read_report, report_json, summarise
@@ -20,7 +20,8 @@ from pipeline.report.quantity import human_bytes, human_figure, human_perplexity
 from pipeline.report.sections.linears import heatmap
 from pipeline.report.summary import recipe_of, seeds_of
 from pipeline.request.prune_spec import PruneSpec
-from pipeline.spec.evaluation import EvaluationResult
+from pipeline.sources.pins import MODEL
+from pipeline.spec.evaluation import Evaluation, EvaluationResult
 from pipeline.spec.patterns import NM
 from pipeline.spec.sparsity_plan import SparsityPlan
 from tests.pipeline.evaluation.made_tasks import with_tasks
@@ -146,7 +147,7 @@ def test_page_shows_every_figure() -> None:
         "transformers",
         "5.23.0",
         "2 of 9 stages",
-        *(file.tag for file in data.pins.model.files),
+        *(file.tag for file in data.pins.of(MODEL).files),
     ):
         assert text in shown
 
@@ -188,7 +189,7 @@ def test_without_measurements_texts_or_calibration() -> None:
             "measurements": None,
             "dense": EvaluationResult(checkpoint_digest=DENSE),
             "pruned": EvaluationResult(checkpoint_digest=PRUNED),
-            "pins": made_report().pins.model_copy(update={"calibration": None, "perplexity": ()}),
+            "spec": made_spec().model_copy(update={"calibration": None, "evaluation": Evaluation()}),
             "job": None,
             "job_name": None,
             "manifest_digest": None,
@@ -303,6 +304,13 @@ def test_an_older_report_is_read() -> None:
     for name in ("recovered", "recovered_tasks", "training", "tokens", "certificate"):
         del plain["data"][name]
     del plain["data"]["spec"]["recovery"]
+    sources, models = plain["data"]["pins"]["sources"], plain["data"]["pins"]["models"]
+    plain["data"]["pins"] = {
+        "model": sources[MODEL],
+        "facts": models[MODEL],
+        "calibration": sources["spec.calibration.source"],
+        "perplexity": [sources["spec.evaluation.perplexity.0.source"]],
+    }
     assert read_report(json.dumps(plain)) == read_report(report_json(made_report(blocks=2)))
 
 

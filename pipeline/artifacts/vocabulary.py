@@ -1,6 +1,44 @@
-"""What became of a vocabulary, in figures for people."""
+"""The documents of a vocabulary that is cut: what was counted, what stayed, and figures for people."""
+
+from functools import cached_property
+
+from pydantic import RootModel
 
 from pipeline.canonical import Frozen
+
+
+class CorpusSize(Frozen):
+    """How much text was counted; `bytes` in UTF-8."""
+
+    documents: int
+    bytes: int
+
+
+class HeldOutDocuments(RootModel[tuple[str, ...]]):
+    """Documents that were not counted; the cut tokenizer is proved on them."""
+
+
+class KeptTokens(Frozen):
+    """The smaller vocabulary. `kept`: ids of the dense model, ascending; the new id of one is its place.
+
+    `protected`: how many had to stay; `passing`: how many stay only because others are merged from them;
+    `padding`: how many are rows that no text yields, where nothing else was left to reach the size.
+    """
+
+    kept: tuple[int, ...]
+    padding: int = 0
+    protected: int = 0
+    passing: int = 0
+
+    @property
+    def rows(self) -> int:
+        """Rows of the smaller embedding."""
+        return len(self.kept)
+
+    @cached_property
+    def new_ids(self) -> dict[int, int]:
+        """Old id → new id."""
+        return {token: new for new, token in enumerate(self.kept)}
 
 
 class TokenizerProof(Frozen):

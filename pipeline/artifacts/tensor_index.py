@@ -1,12 +1,9 @@
-"""tensors.json: where each tensor of a checkpoint lies and what its bytes hash to.
+"""Where each tensor of a checkpoint lies and what its bytes hash to.
 
 With it one tensor is read from any store by one ranged read, and verified on its own.
 """
 
 from pipeline.canonical import Frozen
-
-TENSORS_JSON = "tensors.json"
-WEIGHTS_INDEX_JSON = "model.safetensors.index.json"
 
 
 class TensorEntry(Frozen):
