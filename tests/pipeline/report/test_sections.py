@@ -89,14 +89,14 @@ class LettersSection(ModelSection):
 '''
 USE = """
 import sys
-from pipeline.report.data import ReportData, read_report, report_json
+from pipeline.report.data import ReportData, ReportDocument, report_json
 from pipeline.report.page import render_html
-before = read_report(open(sys.argv[1]).read()).data
+before = ReportDocument.model_validate_json(open(sys.argv[1]).read()).data
 data = before.model_copy(update={"letters_seen": 12})
 open("report.html", "w").write(render_html(data))
 open("report.json", "wb").write(report_json(data))
 assert before.letters_seen is None
-assert read_report(report_json(data)).data == data
+assert ReportDocument.model_validate_json(report_json(data)).data == data
 """
 
 
