@@ -67,6 +67,7 @@ def test_so_many_files_are_edited_by_hand(addition: Addition, extended: Extended
     assert len(extended.touched[addition.name]) == addition.files, extended.touched[addition.name]
 
 
+@pytest.mark.slow
 def test_what_was_added_works(extended: Extended) -> None:
     contracts = (f"tests/pipeline/{name}/test_{name}.py" for name in ("methods", "allocations"))
     chosen = "proofs or mine or tilted"  # of the contract tests those that take up the additions
@@ -75,6 +76,7 @@ def test_what_was_added_works(extended: Extended) -> None:
     )
 
 
+@pytest.mark.slow
 def test_what_was_added_is_typed(extended: Extended) -> None:
     new = [path for addition in ADDITIONS for path in addition.new if path.endswith(".py")]
     packages = sorted({str(Path(path).parent) for path in new})

@@ -13,6 +13,7 @@ from pipeline.dag.plan import plan
 from pipeline.errors import InvalidSpec
 from pipeline.report.data import ReportDocument
 from pipeline.report.page import render_html
+from pipeline.report.quantity import human_bytes
 from pipeline.report.summary import recipe_of, seeds_of
 from pipeline.request.prune_spec import PruneSpec
 from pipeline.request.schema import request_schema
@@ -137,6 +138,7 @@ def test_a_learned_method_follows_patterns_of_groups_only() -> None:
         prune.method.check(prune.pattern)
 
 
+@pytest.mark.servers
 def test_the_api_plans_a_learned_method(tmp_path: Path) -> None:
     settings = Settings(state_dir=tmp_path, port=free_port(), ray_address="http://127.0.0.1:9")
     prune = {"method": taught(text={"source": "file:/t/text.txt"}), "pattern": TWO_OF_FOUR}
@@ -186,3 +188,16 @@ def test_a_contest_has_its_entrants_pruned_and_scored(material: Path, tmp_path: 
     report = pruned(material, tmp_path / "out", allocation=DUEL)
     assert report.data.tournament is not None
     assert [entry.allocation.kind for entry in report.data.tournament.entries] == ["tilted", "owl"]
+
+
+def test_a_section_is_on_the_page_and_in_the_json(material: Path, tmp_path: Path) -> None:
+    document = json.loads(pruned(material, tmp_path / "out", method=MINE).model_dump_json())
+    size = document["data"]["published_bytes"]
+    assert size > 1000
+    assert document["summary"]["published_bytes"] == size
+    read = ReportDocument.model_validate_json(json.dumps(document))
+    page = render_html(read.data)
+    assert f"<p>model takes {human_bytes(size)}.</p>" in page
+    assert page.index('id="environment"') < page.index('id="disk"') < page.index('id="digests"')
+    del document["data"]["published_bytes"], document["summary"]["published_bytes"]  # as stored before it
+    assert "Size on disk" not in render_html(ReportDocument.model_validate_json(json.dumps(document)).data)

@@ -12,9 +12,11 @@ from api.settings import Settings
 from pipeline.report import quantity
 from pipeline.report.data import ReportDocument
 from pipeline.report.drawing.block_chart import block_chart
+from pipeline.report.summary import recipe_of
 from pipeline.request.prune_spec import JobRequest
 from tests.api.conftest import KEY, free_port, running
 from tests.browser import visiting
+from tests.pipeline.report.made_learned import learned_spec
 from tests.web import scenes
 from tests.web.conftest import HOSTILE, Site
 
@@ -473,3 +475,13 @@ def test_quantities_read_as_in_the_report(page: Page) -> None:
             "async ([n, v]) => (await import('/web/format.js')).figure(n, v)", [name, value]
         )
         assert shown == quantity.human_figure(name, value)
+
+
+@pytest.mark.parametrize("prior", ["sparsegpt", None])
+def test_what_learned_methods_do_reads_as_in_the_report(page: Page, prior: str | None) -> None:
+    spec = learned_spec(prior=prior)
+    fields = spec.model_dump(mode="json")
+    for kind in ("maskllm", "another"):
+        fields["prune"]["method"]["kind"] = kind
+        shown = page.evaluate("async (spec) => (await import('/web/format.js')).recipe(spec)", fields)
+        assert shown == recipe_of(spec).replace("maskllm", kind)

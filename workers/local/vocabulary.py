@@ -22,7 +22,7 @@ from pipeline.spec.texts import TextSource
 from pipeline.spec.vocabulary import VocabularySize
 from pipeline.storage import ContentStore
 from pipeline.text.documents import read_documents
-from pipeline.vocabulary.counting import MOST_HELD_OUT, check_held_out, count_tokens, is_held_out
+from pipeline.vocabulary.counting import MAX_HELD_OUT, check_held_out, count_tokens, is_held_out
 from pipeline.vocabulary.cutting import kept_tokens, prove, read_vocabulary, table_of
 from pipeline.vocabulary.table import VocabularyTable
 from pipeline.vocabulary.weights import cut_checkpoint, small_files
@@ -50,7 +50,7 @@ def _cut(directory: Path, out: Path, asked: VocabularySize) -> None:
     with cutting(directory, out, needs_tokenizer=True) as work:
         content, dense, progress = work.content, work.dense, work.progress
         vocabulary = read_vocabulary(small_files(content, dense))
-        proving = [] if asked.held_out is None else list(islice(_documents((asked.held_out,)), MOST_HELD_OUT))
+        proving = [] if asked.held_out is None else list(islice(_documents((asked.held_out,)), MAX_HELD_OUT))
         task = progress.add_task("counts documents", total=None)
         documents = _counted(asked, proving)
         for counted in count_tokens(documents, vocabulary.tokenizer, rows=vocabulary.rows):

@@ -9,7 +9,7 @@ import pytest
 from pipeline.artifacts.mask_overlap import LinearAgreement, MaskAgreement
 from pipeline.report.data import ReportData, ReportDocument, report_json, summarise
 from pipeline.report.drawing.mask_curves import mask_block_chart, mask_chart
-from pipeline.report.figures.masks import MOST_RECORDS, mask_learning
+from pipeline.report.figures.masks import MAX_RECORDS, mask_learning
 from pipeline.report.page import render_html
 from pipeline.report.sections.mask_overlap import agreement_map, agreement_rows
 from pipeline.report.side_file import SideFile
@@ -197,7 +197,7 @@ def test_json_comes_back_as_it_was() -> None:
 def test_pictures_stay_inside_themselves(blocks: int) -> None:
     curve = made_mask_curve(made_training(), blocks=blocks, every=1, result_step=151)
     learned = mask_learning(curve, made_training())
-    assert len(learned.training.curve.masks) <= MOST_RECORDS + 1
+    assert len(learned.training.curve.masks) <= MAX_RECORDS + 1
     assert learned.training.curve.masks[0].step == 0
     assert {151, STEPS} <= {record.step for record in learned.training.curve.masks}
     charts = [mask_chart(learned), mask_block_chart(learned)]

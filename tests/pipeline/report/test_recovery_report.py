@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pipeline.report.data import ReportData, ReportDocument, report_json, summarise
 from pipeline.report.drawing.curves import curve_chart
 from pipeline.report.drawing.panels import axis
-from pipeline.report.figures.training import MOST_STEPS, training_figures
+from pipeline.report.figures.training import MAX_STEPS, training_figures
 from pipeline.report.model_card import adapter_card
 from pipeline.report.page import render_html
 from pipeline.report.quantity import human_count, human_share
@@ -105,7 +105,7 @@ def test_a_long_curve_is_thinned_and_keeps_its_spikes() -> None:
     recovery = made_recovery(steps=20_000)
     curve = made_curve(recovery)
     figures = training_figures(curve, recovery)
-    assert len(figures.curve.steps) <= MOST_STEPS
+    assert len(figures.curve.steps) <= MAX_STEPS
     assert figures.recorded_steps == 20_000
     for key in ("loss", "gradient_norm"):
         values = [getattr(record, key) for record in curve.steps]

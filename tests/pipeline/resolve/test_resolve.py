@@ -380,7 +380,7 @@ class TestInclude:
         task.write_text(self.GOOD)
         monkeypatch.setattr("pipeline.resolve.resolve.TASK_FILE_BYTES", 10)
         assert "at most 10" in place.refusal(InvalidSpec, self.FIELD, **asked)
-        monkeypatch.setattr("pipeline.resolve.resolve.MOST_TASK_FILES", 0)
+        monkeypatch.setattr("pipeline.resolve.resolve.MAX_TASK_FILES", 0)
         assert "at most 0" in place.refusal(InvalidSpec, self.FIELD, **asked)
         for name in ("tokenizer.json", "tokenizer_config.json"):
             (place.model / name).unlink()
