@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from api.settings import Settings
 from pipeline.report import quantity
-from pipeline.report.data import read_report
+from pipeline.report.data import ReportDocument
 from pipeline.report.drawing.block_chart import block_chart
 from pipeline.report.summary import recipe_of
 from pipeline.request.prune_spec import JobRequest
@@ -170,7 +170,7 @@ def test_a_job_is_watched_to_its_end(page: Page, site: Site) -> None:
 
 def test_the_figures_are_those_of_the_report(page: Page, site: Site) -> None:
     answer = site.api.client.get(f"/jobs/{site.done.id}/report", params={"format": "json"})
-    report = read_report(answer.content)
+    report = ReportDocument.model_validate_json(answer.content)
     go(page, f"/jobs/{site.done.id}")
     text = report.summary.perplexity[0]
     expect(page.locator("#perplexity-table tbody tr").locator("th, td")).to_have_text(
@@ -333,7 +333,9 @@ def test_mask_learning_is_drawn_like_other_training(page: Page, site: Site) -> N
 def test_a_recovered_model_has_its_column_and_its_share(page: Page, site: Site) -> None:
     job = scenes.training(site.api, steps=400, name="recovered")
     job.succeed()
-    report = read_report(site.api.client.get(f"/jobs/{job.id}/report", params={"format": "json"}).content)
+    report = ReportDocument.model_validate_json(
+        site.api.client.get(f"/jobs/{job.id}/report", params={"format": "json"}).content
+    )
     go(page, f"/jobs/{job.id}")
     text = report.summary.perplexity[0]
     figures = page.locator("#perplexity-table")
