@@ -137,6 +137,7 @@ def test_a_learned_method_follows_patterns_of_groups_only() -> None:
         prune.method.check(prune.pattern)
 
 
+@pytest.mark.servers
 def test_the_api_plans_a_learned_method(tmp_path: Path) -> None:
     settings = Settings(state_dir=tmp_path, port=free_port(), ray_address="http://127.0.0.1:9")
     prune = {"method": taught(text={"source": "file:/t/text.txt"}), "pattern": TWO_OF_FOUR}
