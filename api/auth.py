@@ -17,8 +17,8 @@ ROLES: tuple[Role, ...] = get_args(Role)  # each may do what those before it may
 
 PREFIX_ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
 PREFIX_LENGTH = 10
-SHORTEST_KEY = 32
-SENDABLE = re.compile(rf"[A-Za-z0-9._~+/=-]{{{SHORTEST_KEY},200}}")  # what a header takes after Bearer
+MIN_KEY_LENGTH = 32
+SENDABLE = re.compile(rf"[A-Za-z0-9._~+/=-]{{{MIN_KEY_LENGTH},200}}")  # what a header takes after Bearer
 OUR_KEY = re.compile(r"(sec_[0-9a-z]{8,12})_[A-Za-z0-9_-]{32,}")
 
 

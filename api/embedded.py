@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 HOST = "127.0.0.1"
 START_SECONDS = 120.0
 STOP_SECONDS = 10.0
-LONGEST_TEMP_DIR = 40  # Ray puts sockets 65 characters deeper; addresses of sockets end at 107
+MAX_TEMP_DIR = 40  # Ray puts sockets 65 characters deeper; addresses of sockets end at 107
 
 
 class RayProcess(Frozen):
@@ -238,7 +238,7 @@ def start_time(pid: int) -> str:
 def _fresh_temp_dir(state_dir: Path) -> Path:
     """A short directory of our own, closed to others."""
     parent = Path(tempfile.gettempdir())
-    if len(str(parent)) > LONGEST_TEMP_DIR - 20:
+    if len(str(parent)) > MAX_TEMP_DIR - 20:
         parent = Path("/tmp")
     mark = hashlib.sha256(str(state_dir).encode()).hexdigest()[:6]
     return Path(tempfile.mkdtemp(prefix=f"scr-{mark}-", dir=parent))

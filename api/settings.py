@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, Field, SecretStr, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
-from api.auth import SENDABLE, SHORTEST_KEY
+from api.auth import MIN_KEY_LENGTH, SENDABLE
 from pipeline.sources.access import SourceAccess
 from pipeline.storage.settings import PREFIX, FromEnvironment, StorageSettings
 
@@ -60,7 +60,7 @@ class Settings(StorageSettings, SourceAccess, FromEnvironment, frozen=False):
     admin_key: SecretStr | None = Field(
         default=None,
         description="An admin key from a secret: `sec_<8 to 12 of a-z, 0-9>_<random>`, or at least "
-        f"{SHORTEST_KEY} random characters of `A-Z a-z 0-9 . _ ~ + / = -`. Another one at the next start "
+        f"{MIN_KEY_LENGTH} random characters of `A-Z a-z 0-9 . _ ~ + / = -`. Another one at the next start "
         "revokes it. Without it, `secateur keys bootstrap` makes a first key; with the local Ray there is "
         "one in `api-key` in the state directory.",
     )
@@ -87,7 +87,7 @@ class Settings(StorageSettings, SourceAccess, FromEnvironment, frozen=False):
     def _sendable(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and not SENDABLE.fullmatch(value.get_secret_value()):
             raise ValueError(
-                f"it must have {SHORTEST_KEY} to 200 characters of A-Z a-z 0-9 . _ ~ + / = -, "
+                f"it must have {MIN_KEY_LENGTH} to 200 characters of A-Z a-z 0-9 . _ ~ + / = -, "
                 f"and had {len(value.get_secret_value())} characters"
             )
         return value

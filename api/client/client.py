@@ -36,7 +36,7 @@ from pipeline.request.prune_spec import JobRequest
 __all__ = ["DEFAULT_URL", "ClientError", "SecateurClient", "ServiceAwayError"]
 
 SILENCE_SECONDS = 60.0  # the service says something every 15 s
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 5.0
+FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.5, 5.0
 GIVE_UP_SECONDS = 900.0
 ENDS = frozenset({"job.succeeded", "job.failed", "job.cancelled"})
 
@@ -123,7 +123,7 @@ class SecateurClient(ScheduleCalls, KeyCalls):
                     raise ServiceAwayError(self.url, why) from error
                 away(why)
             time.sleep(pause)
-            pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+            pause = min(pause * 2, MAX_PAUSE_SECONDS)
 
     def wait(self, job_id: str) -> JobView:
         """The job after it has ended."""

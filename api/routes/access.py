@@ -13,7 +13,7 @@ from fastapi.security import APIKeyCookie, HTTPAuthorizationCredentials, HTTPBea
 
 from api.auth import Caller, Role, may
 from api.errors import ApiError
-from api.routes.requests import The
+from api.routes.requests import ServicesDep
 from api.service.keys import keys
 
 COOKIE = "secateur_session"
@@ -34,7 +34,9 @@ class Needs:
 
     role: Role | None = None
 
-    def __call__(self, request: Request, services: The, bearer: Bearer, cookie: SessionCookie) -> Caller:
+    def __call__(
+        self, request: Request, services: ServicesDep, bearer: Bearer, cookie: SessionCookie
+    ) -> Caller:
         """The caller, who is in `request.state.caller` too."""
         caller = NOBODY
         if services.settings.auth == "keys":
@@ -55,7 +57,7 @@ class Needs:
         return caller
 
 
-def refuse_other_sites(request: Request, services: The) -> None:
+def refuse_other_sites(request: Request, services: ServicesDep) -> None:
     """Raise ApiError 403 when a browser says that a page from elsewhere sent this.
 
     SameSite keeps our cookie from them already, but not from other ports and subdomains.

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path
 
 from api.routes.answers import ABSENT, refusals
-from api.routes.requests import The
+from api.routes.requests import ServicesDep
 from api.service.schedules import aliases
 from api.service.schedules.views import AliasList, AliasView
 
@@ -13,14 +13,15 @@ router = APIRouter(tags=["schedules"])
 
 
 @router.get("/aliases", responses=refusals())
-def list_aliases(services: The) -> AliasList:
+def list_aliases(services: ServicesDep) -> AliasList:
     """All aliases, by name."""
     return AliasList(data=tuple(aliases.alias_view(row) for row in aliases.list_all(services)))
 
 
 @router.get("/aliases/{name}", responses=ABSENT)
 def show_alias(
-    services: The, name: Annotated[str, Path(max_length=100, pattern=r"^[^\x00]*$", examples=["nightly"])]
+    services: ServicesDep,
+    name: Annotated[str, Path(max_length=100, pattern=r"^[^\x00]*$", examples=["nightly"])],
 ) -> AliasView:
     """What a name points at now. Those who serve may read `aliases/<name>.json` in the storage instead."""
     return aliases.alias_view(aliases.find(services, name))

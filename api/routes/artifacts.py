@@ -6,7 +6,7 @@ from fastapi import APIRouter, Header, Path, Query
 from fastapi.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 
 from api.routes.answers import ABSENT
-from api.routes.requests import JobId, The
+from api.routes.requests import JobId, ServicesDep
 from api.service.jobs import artifacts
 from api.service.jobs.views import ArtifactList
 from pipeline.artifacts.refs import ReportRef
@@ -22,7 +22,7 @@ PAGE = {
 
 
 @router.get("/jobs/{id}/artifacts", responses=ABSENT)
-def list_artifacts(services: The, job_id: JobId) -> ArtifactList:
+def list_artifacts(services: ServicesDep, job_id: JobId) -> ArtifactList:
     """Everything that the job has made so far, with digests."""
     return artifacts.list_all(services, job_id)
 
@@ -37,7 +37,7 @@ def list_artifacts(services: The, job_id: JobId) -> ArtifactList:
     },
 )
 def download(
-    services: The,
+    services: ServicesDep,
     job_id: JobId,
     node: Annotated[str, NAME],
     artifact: Annotated[str, NAME],
@@ -73,7 +73,7 @@ def download(
     },
 )
 def show_report(
-    services: The,
+    services: ServicesDep,
     job_id: JobId,
     format: Annotated[  # noqa: A002
         Literal["json", "html"] | None, Query(description="Instead of Accept.")

@@ -11,7 +11,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from api.db.models import EventRow
 from api.errors import ApiError
 from api.routes.answers import ABSENT
-from api.routes.requests import LARGEST_ID, EventCursor, JobId, Limit, The
+from api.routes.requests import MAX_ID, EventCursor, JobId, Limit, ServicesDep
 from api.service.context import Services
 from api.service.jobs import jobs
 from api.service.jobs.journal import event_of, events_after
@@ -37,7 +37,7 @@ MESSAGE = {
     responses={**ABSENT, 200: {"content": {STREAM: {"schema": MESSAGE}}}},
 )
 def list_events(
-    services: The,
+    services: ServicesDep,
     job_id: JobId,
     after: EventCursor = None,
     limit: Limit = 100,
@@ -80,7 +80,7 @@ def _look(services: Services, job_id: str, after: int) -> tuple[list[EventRow], 
 
 
 def _event_id(text: str) -> int:
-    if text.isascii() and text.isdigit() and len(text) < 20 and int(text) <= LARGEST_ID:
+    if text.isascii() and text.isdigit() and len(text) < 20 and int(text) <= MAX_ID:
         return int(text)
     raise ApiError(
         422, "invalid_parameter", f"Last-Event-ID got {text!r}; send the id of an event", "Last-Event-ID"

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Path
 
 from api.routes.answers import BODY, refusals
-from api.routes.requests import LARGEST_INT, JobId, The
+from api.routes.requests import MAX_INT, JobId, ServicesDep
 from api.service.jobs.intake import Accepted, DriverEvents, take
 
 router = APIRouter(tags=["internal"])
@@ -14,9 +14,9 @@ BEARER = "bearer "
 
 @router.post("/internal/attempts/{id}/{attempt}/events", responses=BODY | refusals(401, 403, 404, 409, 410))
 def report_events(
-    services: The,
+    services: ServicesDep,
     job_id: JobId,
-    attempt: Annotated[int, Path(ge=1, le=LARGEST_INT)],
+    attempt: Annotated[int, Path(ge=1, le=MAX_INT)],
     events: DriverEvents,
     authorization: Annotated[str, Header()] = "",
 ) -> Accepted:

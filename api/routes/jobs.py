@@ -7,7 +7,7 @@ from fastapi import APIRouter, Body, Query, Response
 from api.errors import ApiError
 from api.examples import REQUEST_EXAMPLES
 from api.routes.answers import ABSENT, BODY, CONFLICT, refusals
-from api.routes.requests import IdempotencyKey, JobCursor, JobId, Limit, Moment, The
+from api.routes.requests import IdempotencyKey, JobCursor, JobId, Limit, Moment, ServicesDep
 from api.service.jobs import jobs
 from api.service.jobs.present import job_view
 from api.service.jobs.views import JobList, JobView
@@ -19,7 +19,9 @@ Request = Annotated[JobRequest, Body(openapi_examples=REQUEST_EXAMPLES)]
 
 
 @router.post("/jobs", status_code=202, responses=BODY | refusals(409))
-def submit_job(services: The, request: Request, response: Response, key: IdempotencyKey = None) -> JobView:
+def submit_job(
+    services: ServicesDep, request: Request, response: Response, key: IdempotencyKey = None
+) -> JobView:
     """Accept a job: its sources are pinned now, it runs when there is room."""
     job = jobs.submit(services, request, idempotency_key=key)
     response.headers["Location"] = f"/jobs/{job.id}"
@@ -28,7 +30,7 @@ def submit_job(services: The, request: Request, response: Response, key: Idempot
 
 @router.get("/jobs", responses=refusals())
 def list_jobs(
-    services: The,
+    services: ServicesDep,
     status: Annotated[Status | None, Query(description="Only jobs of this status.")] = None,
     label: Annotated[
         tuple[str, ...], Query(description="`key:value`; several must all be there.", max_length=32)
@@ -57,19 +59,19 @@ def list_jobs(
 
 
 @router.get("/jobs/{id}", responses=ABSENT)
-def show_job(services: The, job_id: JobId) -> JobView:
+def show_job(services: ServicesDep, job_id: JobId) -> JobView:
     """One job."""
     return job_view(jobs.find(services, job_id))
 
 
 @router.post("/jobs/{id}/cancel", responses=CONFLICT)
-def cancel_job(services: The, job_id: JobId) -> JobView:
+def cancel_job(services: ServicesDep, job_id: JobId) -> JobView:
     """Stop a job. One that runs is `cancelling` until Ray has stopped it."""
     return job_view(jobs.cancel(services, job_id))
 
 
 @router.post("/jobs/{id}/retry", responses=CONFLICT)
-def retry_job(services: The, job_id: JobId) -> JobView:
+def retry_job(services: ServicesDep, job_id: JobId) -> JobView:
     """Queue a failed or cancelled job again; what it has stored is used again."""
     return job_view(jobs.retry(services, job_id))
 

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Path
 
 from api.routes.access import Who
 from api.routes.answers import BODY, CONFLICT, refusals
-from api.routes.requests import The
+from api.routes.requests import ServicesDep
 from api.service.keys import keys
 from api.service.keys.views import CallerView, KeyList, KeyRequest, KeyView, NewKeyView
 
@@ -17,7 +17,7 @@ own = APIRouter(tags=["keys"])
 
 
 @router.post("/keys", status_code=201, responses=BODY)
-def create_key(services: The, who: Who, request: KeyRequest) -> NewKeyView:
+def create_key(services: ServicesDep, who: Who, request: KeyRequest) -> NewKeyView:
     """Make a key. This answer shows it, and none later."""
     made = keys.create(services.database, request)
     log.info("%s (%s) made the %s key %s", who.prefix, who.name, made.role, made.prefix)
@@ -25,14 +25,14 @@ def create_key(services: The, who: Who, request: KeyRequest) -> NewKeyView:
 
 
 @router.get("/keys", responses=refusals())
-def list_keys(services: The) -> KeyList:
+def list_keys(services: ServicesDep) -> KeyList:
     """All keys, newest first, without their secrets."""
     return KeyList(data=keys.list_all(services.database))
 
 
 @router.post("/keys/{id}/revoke", responses=CONFLICT)
 def revoke_key(
-    services: The,
+    services: ServicesDep,
     who: Who,
     id: Annotated[str, Path(description="Id of a key.", examples=["key-0cs4b3vmf0hd8jms4t2q"])],  # noqa: A002
 ) -> KeyView:

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Query
 from fastapi.responses import Response, StreamingResponse
 
 from api.routes.answers import ABSENT, refusals
-from api.routes.requests import AttemptNumber, JobId, The
+from api.routes.requests import AttemptNumber, JobId, ServicesDep
 from api.service.jobs.logs import follow_log, read_log
 
 router = APIRouter(tags=["jobs"])
@@ -18,7 +18,7 @@ router = APIRouter(tags=["jobs"])
     responses={**ABSENT, 200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **refusals(503)},
 )
 def show_log(
-    services: The,
+    services: ServicesDep,
     job_id: JobId,
     attempt: AttemptNumber = None,
     follow: Annotated[bool, Query(description="Go on until the job has ended.")] = False,

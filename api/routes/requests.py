@@ -10,8 +10,8 @@ from api.service.ids import JOB_ID_PATTERN
 from api.service.jobs.jobs import no_such_job
 
 EXAMPLE_ID = "job-0cs4b3vmf0hd8jms4t2q"
-LARGEST_INT = 2**31 - 1
-LARGEST_ID = 2**63 - 1
+MAX_INT = 2**31 - 1
+MAX_ID = 2**63 - 1
 LAST_SECOND = 253_402_300_799  # of the year 9999
 
 
@@ -27,7 +27,7 @@ def _job_id(id: Annotated[str, Path(description="Id of a job.", examples=[EXAMPL
     return id
 
 
-The = Annotated[Services, Depends(_services)]
+ServicesDep = Annotated[Services, Depends(_services)]
 JobId = Annotated[str, Depends(_job_id)]
 IdempotencyKey = Annotated[
     str | None,
@@ -43,7 +43,7 @@ JobCursor = Annotated[
     Query(alias="after", pattern=JOB_ID_PATTERN, description="`next` of the page before."),
 ]
 EventCursor = Annotated[
-    int | None, Query(alias="after", ge=0, le=LARGEST_ID, description="`next` of the page before.")
+    int | None, Query(alias="after", ge=0, le=MAX_ID, description="`next` of the page before.")
 ]
 Moment = Annotated[int | None, Query(ge=0, le=LAST_SECOND, description="Unix seconds.")]
-AttemptNumber = Annotated[int | None, Query(ge=1, le=LARGEST_INT, description="Which attempt; the latest.")]
+AttemptNumber = Annotated[int | None, Query(ge=1, le=MAX_INT, description="Which attempt; the latest.")]

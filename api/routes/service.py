@@ -6,9 +6,8 @@ from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from api.routes.requests import The
-from api.service.health import readiness
-from api.service.jobs.views import Readiness
+from api.routes.requests import ServicesDep
+from api.service.health import Readiness, readiness
 from pipeline.canonical import Frozen
 from pipeline.request.schema import request_schema
 
@@ -28,7 +27,7 @@ async def alive() -> Alive:
 
 
 @router.get("/readyz", responses={503: {"model": Readiness}})
-def ready(services: The, response: Response) -> Readiness:
+def ready(services: ServicesDep, response: Response) -> Readiness:
     """Whether database, storage and Ray answer."""
     state = readiness(services)
     response.status_code = 200 if state.ready else 503
@@ -40,7 +39,7 @@ def ready(services: The, response: Response) -> Readiness:
     response_class=Response,
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
-def metrics(services: The) -> Response:
+def metrics(services: ServicesDep) -> Response:
     """For Prometheus."""
     return Response(services.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
 

@@ -5,7 +5,7 @@ from pydantic import SecretStr
 
 from api.routes.access import COOKIE, refuse_other_sites
 from api.routes.answers import BODY, refusals
-from api.routes.requests import The
+from api.routes.requests import ServicesDep
 from api.service.keys import keys
 from pipeline.canonical import Frozen
 
@@ -19,7 +19,7 @@ class SessionRequest(Frozen):
 
 
 @router.post("/session", status_code=204, responses=BODY | refusals(401, 403))
-def sign_in(services: The, request: Request, response: Response, session: SessionRequest) -> None:
+def sign_in(services: ServicesDep, request: Request, response: Response, session: SessionRequest) -> None:
     """Remember a key in a cookie that scripts cannot read, until the browser ends."""
     refuse_other_sites(request, services)
     if services.settings.auth == "none":
@@ -32,12 +32,12 @@ def sign_in(services: The, request: Request, response: Response, session: Sessio
 
 
 @router.delete("/session", status_code=204, responses=refusals(403))
-def sign_out(services: The, request: Request, response: Response) -> None:
+def sign_out(services: ServicesDep, request: Request, response: Response) -> None:
     """Forget the key."""
     refuse_other_sites(request, services)
     secure = _is_secure(request, services)
     response.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict", secure=secure)
 
 
-def _is_secure(request: Request, services: The) -> bool:
+def _is_secure(request: Request, services: ServicesDep) -> bool:
     return request.url.scheme == "https" or services.settings.public_url.startswith("https://")

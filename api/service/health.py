@@ -5,10 +5,25 @@ from collections.abc import Callable
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.service.context import Services
-from api.service.jobs.views import Check, Readiness
 from api.submit import RayUnavailable
+from pipeline.canonical import Frozen
 from pipeline.errors import StorageError
 from pipeline.storage import Prober
+
+
+class Check(Frozen):
+    """One thing that the service leans on."""
+
+    name: str
+    ok: bool
+    error: str | None = None
+
+
+class Readiness(Frozen):
+    """Whether the service can take and run jobs."""
+
+    ready: bool
+    checks: tuple[Check, ...]
 
 
 def readiness(services: Services) -> Readiness:

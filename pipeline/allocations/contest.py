@@ -9,7 +9,7 @@ from pipeline.allocations.candidates import Candidate
 from pipeline.allocations.measures import Measure
 from pipeline.spec.patterns import Pattern
 
-LARGEST = 32
+MAX_CANDIDATES = 32
 
 
 class ContestAllocation(AllocationBase):
@@ -17,7 +17,7 @@ class ContestAllocation(AllocationBase):
     sequences of the calibration's source."""
 
     kind: str
-    candidates: tuple[Candidate, ...] = Field(min_length=1, max_length=LARGEST)
+    candidates: tuple[Candidate, ...] = Field(min_length=1, max_length=MAX_CANDIDATES)
     samples: int = Field(default=16, ge=1, le=10_000, description="Held-out sequences.")
 
     @property

@@ -16,7 +16,7 @@ from pipeline.errors import InvalidSpec
 TASK_ENDINGS = (".yaml", ".yml")
 INCLUDE_ENDINGS = (*TASK_ENDINGS, ".json", ".jsonl", ".parquet", ".arrow", ".txt", ".csv")
 DATA_FORMATS = ("json", "csv", "parquet", "text", "arrow")  # dataset_path of what lies beside the task file
-MOST_TASK_FILES = 256
+MAX_TASK_FILES = 256
 TASK_FILE_BYTES = 1024 * 1024
 
 _PROMPT = {

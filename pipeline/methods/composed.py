@@ -35,7 +35,7 @@ class ObsUpdate(Frozen):
             lambda score_OC, first: keep_OI[:, first : first + score_OC.shape[1]],
             column_block_size=obs.COLUMN_BLOCK_SIZE,
         )
-        return Choice(keep_OI, solved_OI.to(weight_OI.dtype), obs.raised(factor, self.damping))
+        return Choice(keep_OI, solved_OI.to(weight_OI.dtype), obs.damping_note(factor, self.damping))
 
 
 class AdmmUpdate(Frozen):

@@ -14,7 +14,7 @@ from pipeline.spec.patterns import NM, Pattern
 from pipeline.spec.stored_masks import StoredMasks
 from pipeline.tensor.needs import Needs
 
-MOST_CANDIDATES = 70  # those of 4:8; every N:M with M up to 8 has as many or fewer
+MAX_CANDIDATES = 70  # those of 4:8; every N:M with M up to 8 has as many or fewer
 
 Prior = Annotated[Single | StoredMasks, Field(discriminator="kind")]
 
@@ -49,9 +49,9 @@ class LearnedMethod(MethodBase):
                 "spec.prune.pattern.kind",
             )
         count = math.comb(pattern.group, pattern.keep)
-        if count > MOST_CANDIDATES:
+        if count > MAX_CANDIDATES:
             raise InvalidSpec(
                 f"NM({pattern.keep},{pattern.group}) has {count} candidate masks a group, each with a logit "
-                f"that is trained; at most {MOST_CANDIDATES} are, which every group up to 8 keeps to",
+                f"that is trained; at most {MAX_CANDIDATES} are, which every group up to 8 keeps to",
                 "spec.prune.pattern.group",
             )

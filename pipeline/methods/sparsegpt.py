@@ -63,4 +63,4 @@ class SparseGPT(OneShotMethod):
             keep_OI, solved_OI = obs.prune_by_obs(
                 weight_OI, factor, keep, column_block_size=pattern.column_block_size
             )
-        return Choice(keep_OI, solved_OI.to(weight_OI.dtype), obs.raised(factor, self.damping))
+        return Choice(keep_OI, solved_OI.to(weight_OI.dtype), obs.damping_note(factor, self.damping))

@@ -23,7 +23,7 @@ from pipeline.request.cross_checks import (
     check_whole_texts,
 )
 from pipeline.request.resources import Resources
-from pipeline.request.sweep import LARGEST, Sweep
+from pipeline.request.sweep import MAX_MEMBERS, Sweep
 from pipeline.request.tracking import Tracking
 from pipeline.spec.evaluation import Evaluation
 from pipeline.spec.model import Dtype, ModelSource
@@ -180,8 +180,8 @@ class PruneSpec(SpecTemplate):
                 "member that pleases in a job of its own"
             )
         members = len(self._crossed())
-        if members > LARGEST:
-            raise ValueError(f"a sweep has at most {LARGEST} members, this one has {members}: list less")
+        if members > MAX_MEMBERS:
+            raise ValueError(f"a sweep has at most {MAX_MEMBERS} members, this one has {members}: list less")
         _ = self.members  # each must be a spec of its own
         return self
 

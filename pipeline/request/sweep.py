@@ -12,7 +12,7 @@ from pipeline.methods import OneShot
 from pipeline.spec.patterns import AskedPattern, Pattern, Unstructured
 from pipeline.spec.sparsity_plan import with_sparsity
 
-LARGEST = 64
+MAX_MEMBERS = 64
 AXES = ("methods", "allocations", "patterns", "sparsities")
 
 
@@ -25,10 +25,10 @@ class Sweep(Frozen):
     whole calibration: one sweep over the dense model measures what any of the methods needs.
     """
 
-    methods: tuple[OneShot, ...] = Field(default=(), max_length=LARGEST)
-    allocations: tuple[Allocation, ...] = Field(default=(), max_length=LARGEST)
-    patterns: tuple[AskedPattern, ...] = Field(default=(), max_length=LARGEST)
-    sparsities: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field(default=(), max_length=LARGEST)
+    methods: tuple[OneShot, ...] = Field(default=(), max_length=MAX_MEMBERS)
+    allocations: tuple[Allocation, ...] = Field(default=(), max_length=MAX_MEMBERS)
+    patterns: tuple[AskedPattern, ...] = Field(default=(), max_length=MAX_MEMBERS)
+    sparsities: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field(default=(), max_length=MAX_MEMBERS)
 
     @model_validator(mode="after")
     def _each_once(self) -> Self:

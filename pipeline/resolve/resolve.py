@@ -18,7 +18,7 @@ from pipeline.errors import (
 )
 from pipeline.evaluation.task_files import (
     INCLUDE_ENDINGS,
-    MOST_TASK_FILES,
+    MAX_TASK_FILES,
     TASK_ENDINGS,
     TASK_FILE_BYTES,
     read_task_files,
@@ -104,8 +104,8 @@ def resolve_include(source: Source) -> Pin:
     """Pin a directory of task files and their data; anything else in it stays behind. Refuses code."""
     names = tuple(name for name in source.names() if name.endswith(INCLUDE_ENDINGS))
     files = sum(name.endswith(TASK_ENDINGS) for name in names)
-    if files > MOST_TASK_FILES:
-        raise InvalidSpec(f"{source.uri} has {files} task files; at most {MOST_TASK_FILES} are taken")
+    if files > MAX_TASK_FILES:
+        raise InvalidSpec(f"{source.uri} has {files} task files; at most {MAX_TASK_FILES} are taken")
     pin = source.pin(names.__contains__)
     described = [file for file in pin.files if file.path.endswith(TASK_ENDINGS)]
     for file in described:

@@ -13,7 +13,7 @@ from pipeline.canonical import Frozen
 from pipeline.errors import InvalidSpec
 
 ComparisonGroup = Literal["row", "matrix", "column_block"]
-LARGEST_GROUP = 64
+MAX_GROUP = 64
 
 
 class Unstructured(Frozen):
@@ -49,7 +49,7 @@ class NM(Frozen):
 
     kind: Literal["nm"] = "nm"
     keep: int = Field(ge=1)
-    group: int = Field(ge=2, le=LARGEST_GROUP)
+    group: int = Field(ge=2, le=MAX_GROUP)
     rounding: Literal["exact", "floor"] = "exact"
 
     @model_validator(mode="after")
@@ -70,7 +70,7 @@ class NM(Frozen):
         """Raise InvalidSpec when the rows of a linear do not fall into whole groups."""
         if in_features % self.group == 0:
             return
-        whole = [str(group) for group in range(2, LARGEST_GROUP + 1) if in_features % group == 0]
+        whole = [str(group) for group in range(2, MAX_GROUP + 1) if in_features % group == 0]
         advice = f"use a group of {', '.join(whole)}" if whole else "use pattern kind unstructured"
         raise InvalidSpec(
             f"NM({self.keep},{self.group}) needs in_features divisible by {self.group}, "
@@ -85,7 +85,7 @@ class NMZeros(Frozen):
 
     kind: Literal["nm_zeros"] = "nm_zeros"
     zeros: int = Field(ge=1)
-    group: int = Field(ge=2, le=LARGEST_GROUP)
+    group: int = Field(ge=2, le=MAX_GROUP)
     rounding: Literal["exact", "floor"] = "exact"
 
 

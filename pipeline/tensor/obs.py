@@ -16,7 +16,7 @@ from pipeline.errors import NumericalError
 from pipeline.spec.patterns import NM
 from pipeline.tensor.masks import keep_of_groups
 
-DAMPING_STEP, LARGEST_DAMPING = 10.0, 10.0
+DAMPING_STEP, MAX_DAMPING = 10.0, 10.0
 COLUMN_BLOCK_SIZE = 128  # of N:M, where it changes nothing but speed
 
 Choose = Callable[[Tensor, int], Tensor]  # score [O, C] and its first column → keep, bool [O, C]
@@ -48,7 +48,7 @@ def inverse_factor(hessian_II: Tensor, *, damping: float) -> InverseFactor:
     base_II.diagonal().add_(dead_I.float())
     mean = float(base_II.diagonal().mean())
     used = damping
-    while used <= max(damping, LARGEST_DAMPING):
+    while used <= max(damping, MAX_DAMPING):
         damped_II = base_II.clone()
         damped_II.diagonal().add_(used * mean)
         lower_II, failed = torch.linalg.cholesky_ex(damped_II)
@@ -107,7 +107,7 @@ def prune_groups_by_obs(weight_OI: Tensor, factor: InverseFactor, pattern: NM) -
     return keep_OI, weight_OI
 
 
-def raised(factor: InverseFactor, damping: float) -> str | None:
+def damping_note(factor: InverseFactor, damping: float) -> str | None:
     """What the report tells of a factor that took more damping than asked."""
     if factor.damping == damping:
         return None

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.errors import NumericalError
 
-LARGEST = torch.finfo(torch.float32).max
+MAX_FLOAT32 = torch.finfo(torch.float32).max
 
 
 def outlier_ratio(saliencies: Sequence[Tensor], multiplier: float) -> float:
@@ -32,6 +32,6 @@ def outlier_ratio(saliencies: Sequence[Tensor], multiplier: float) -> float:
             f"the saliencies of a block sum to {total}; the weights or the activations hold inf or NaN: "
             f"check the checkpoint, or raise compute_dtype (float16 overflows above 65504)"
         )
-    threshold = min(multiplier * total / weights, LARGEST)
+    threshold = min(multiplier * total / weights, MAX_FLOAT32)
     outliers = sum(int((saliency_OI > threshold).sum()) for saliency_OI in saliencies)
     return outliers / weights * 100

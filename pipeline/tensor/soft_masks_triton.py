@@ -22,14 +22,14 @@ from pipeline.tensor import soft_masks
 from pipeline.tensor.soft_masks import Draw, key_of, noise_factors
 
 _TYPES = (torch.float32, torch.bfloat16, torch.float16)
-_LARGEST = 1 << 12  # candidates times weights of a group, as rounded: 64 times 64 of 1:64
+_MAX_PRODUCT = 1 << 12  # candidates times weights of a group, as rounded: 64 times 64 of 1:64
 
 
 def takes(weight_OI: Tensor, masks_CM: Tensor) -> bool:
     """Whether the kernels are made for this device, type and pattern."""
     if torch.version.cuda is None or torch.cuda.get_device_capability(weight_OI.device) < (8, 0):
         return False
-    return weight_OI.dtype in _TYPES and math.prod(_rounded(masks_CM)) <= _LARGEST
+    return weight_OI.dtype in _TYPES and math.prod(_rounded(masks_CM)) <= _MAX_PRODUCT
 
 
 def masked_weight(

@@ -16,7 +16,7 @@ from pipeline.spec.vocabulary import FIELD
 
 BATCH_CHARACTERS = 1 << 20  # tokenised at once: enough for the tokenizer's threads, little for the memory
 EVERY = 20  # without a text to prove by, every 20th document of the corpus is not counted, and proves
-MOST_HELD_OUT = 2000  # of these; they are kept in memory
+MAX_HELD_OUT = 2000  # of these; they are kept in memory
 
 Document = TypeVar("Document")
 
@@ -45,7 +45,7 @@ class TokenCounts:
 
 def is_held_out(i: int) -> bool:
     """Whether document number `i`, from 0, is one of those that are not counted."""
-    return i % EVERY == EVERY - 1 and i < EVERY * MOST_HELD_OUT
+    return i % EVERY == EVERY - 1 and i < EVERY * MAX_HELD_OUT
 
 
 def check_held_out(documents: Sequence[str]) -> None:

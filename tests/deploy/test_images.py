@@ -154,6 +154,7 @@ def test_the_context_is_the_source_and_nothing_else() -> None:
     assert files == source | {Path("pyproject.toml"), Path("constraints.txt"), Path("README.md")}
 
 
+@pytest.mark.slow
 def test_the_api_image_has_neither_torch_nor_ray_and_every_file_of_the_packages(
     api_image: Box, built: Builder
 ) -> None:
@@ -175,6 +176,7 @@ def test_the_api_image_has_neither_torch_nor_ray_and_every_file_of_the_packages(
     assert megabytes < 250, f"the API's packages take {megabytes} MB"
 
 
+@pytest.mark.slow
 def test_the_api_image_runs_as_the_chart_says(
     api_image: Box, render: Callable[..., Rendered], tmp_path: Path
 ) -> None:
@@ -221,6 +223,7 @@ def test_the_api_image_runs_as_the_chart_says(
         inside.run("sh", "-c", f"! touch {api_image.path}/opt/secateur/x 2>/dev/null")
 
 
+@pytest.mark.slow
 def test_kuberay_and_the_api_meet_on_the_worker_image(
     worker_image: Box, api_image: Box, render: Callable[..., Rendered], tmp_path: Path
 ) -> None:
@@ -279,6 +282,7 @@ def test_ray_knows_every_start_parameter_of_the_workers(render: Callable[..., Re
             assert set(group["rayStartParams"]) <= known
 
 
+@pytest.mark.slow
 def test_the_worker_image_builds_but_for_the_download_of_its_packages(built: Builder) -> None:
     """torch alone comes from the given index; the rest resolves to what the other tests run with."""
     build, _ = WORKER

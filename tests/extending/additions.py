@@ -87,12 +87,12 @@ class Addition:
             (tree / path).write_text(text)
 
 
-def documented_method() -> str:
-    """The example of a method in the documentation, found by its class."""
+def documented(name: str) -> str:
+    """The example of a class in the documentation."""
     pages = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
     blocks = re.findall(r"^```python\n(.*?)^```$", "\n".join(page.read_text() for page in pages), re.S | re.M)
-    found = [block for block in blocks if "class Mine(" in block]
-    assert len(found) == 1, f"the documentation has {len(found)} examples of a class Mine; it must have one"
+    found = [block for block in blocks if f"class {name}(" in block]
+    assert len(found) == 1, f"the documentation has {len(found)} examples of a class {name}; it must have one"
     return found[0]
 
 
@@ -102,7 +102,7 @@ def additions() -> list[Addition]:
         Addition(
             "method",
             files=2,
-            new={"pipeline/methods/mine.py": documented_method()},
+            new={"pipeline/methods/mine.py": documented("Mine")},
             edits={
                 "pipeline/methods/ranking.py": (
                     (
@@ -155,6 +155,50 @@ def additions() -> list[Addition]:
                         "from pipeline.allocations.duel import Duel\n",
                     ),
                     ("Contest = Tournament\n", "Contest = Tournament | Duel\n"),
+                )
+            },
+        ),
+        Addition(
+            "report section",
+            files=2,
+            new={"pipeline/report/sections/mine.py": documented("DiskSection")},
+            edits={
+                "pipeline/report/data.py": (
+                    (
+                        "from pipeline.report.sections.perplexity import",
+                        "from pipeline.report.sections.mine import DiskHeadline, DiskSection\n"
+                        "from pipeline.report.sections.perplexity import",
+                    ),
+                    ("    DigestsSection,\n", "    DiskSection,\n    DigestsSection,\n"),
+                    ("    StagesHeadline,\n", "    DiskHeadline,\n    StagesHeadline,\n"),
+                )
+            },
+        ),
+        Addition(
+            "model type",
+            files=2,
+            edits={
+                "pipeline/architecture/rows.py": (
+                    (
+                        '        _llama_like("qwen3"),\n',
+                        '        _llama_like("qwen3"),\n        _llama_like("smollm3"),\n',
+                    ),
+                ),
+                "docs/models.md": (
+                    ("| `qwen3` |", "| `smollm3` | the same | some blocks without positions |\n| `qwen3` |"),
+                ),
+            },
+        ),
+        Addition(
+            "setting",
+            files=1,
+            edits={
+                "api/settings.py": (
+                    (
+                        "    poll_seconds: float = Field(\n",
+                        '    colour: str = Field(default="green", description="Colour of the leaves.")\n'
+                        "    poll_seconds: float = Field(\n",
+                    ),
                 )
             },
         ),

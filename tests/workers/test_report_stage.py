@@ -24,7 +24,7 @@ from pipeline.dag.nodes import resolve_inputs
 from pipeline.dag.plan import plan
 from pipeline.dag.stages.results import Report
 from pipeline.job.ledger import WorkOrder
-from pipeline.report.data import ReportData, read_report
+from pipeline.report.data import ReportData, ReportDocument
 from pipeline.request.prune_spec import JobRequest
 from tests.pipeline.report.made_recovery import made_curve, recovered_report
 from workers.settings import WorkerSettings
@@ -100,4 +100,6 @@ def reported(root: Path, data: ReportData, experts: ExpertTable, fits: BlockFits
     )
     *_, last = report.run(node.stage, context)
     assert isinstance(last, Made)
-    return read_report(content.get_bytes(last.artifacts["report"].file("report.json"))).data
+    return ReportDocument.model_validate_json(
+        content.get_bytes(last.artifacts["report"].file("report.json"))
+    ).data

@@ -12,8 +12,8 @@ import pytest
 from pipeline.job.events import Message
 from pipeline.job.ledger import WorkOrder
 from pipeline.request.prune_spec import JobRequest
-from tests.e2e.service import free_port
 from tests.made_pins import made_pins
+from tests.ports import free_port
 from workers.reporter import ApiReporter
 
 TOKEN = "attempt-token"

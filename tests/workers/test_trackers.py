@@ -204,7 +204,7 @@ def test_what_could_not_be_sent_is_sent_later(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_tracker_that_hangs_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_WAITING", 50)
+    monkeypatch.setattr(module, "MAX_WAITING", 50)
     tracker, told = Stuck(), Told()
     tracker.let_go.clear()
     line = module._Line(tracker, told)

@@ -20,7 +20,7 @@ from pipeline.spec.vocabulary import FIELD as VOCABULARY
 from pipeline.spec.vocabulary import VocabularySize
 from pipeline.text.documents import read_documents
 from pipeline.vocabulary.counting import (
-    MOST_HELD_OUT,
+    MAX_HELD_OUT,
     TokenCounts,
     check_held_out,
     count_tokens,
@@ -35,7 +35,7 @@ from workers.failures import unwrapped
 from workers.stages.base import Made, Progress, StageContext, Steps
 
 PARALLELISM = "TOKENIZERS_PARALLELISM"  # the tokenizers library looks at it with every batch
-MOST_SHARES = 32  # each reads all documents, and tokenises its own
+MAX_SHARES = 32  # each reads all documents, and tokenises its own
 MB = 1e6
 GIB = 2**30
 
@@ -65,7 +65,7 @@ def run(stage: CountTokens, context: StageContext) -> Steps:
     held_out = dict(chain.from_iterable(part.held_out.items() for part in parts.values()))
     proving = [held_out[i] for i in sorted(held_out)]
     if stage.held_out is not None:
-        proving = list(islice(_held_out(context), MOST_HELD_OUT))
+        proving = list(islice(_held_out(context), MAX_HELD_OUT))
     check_held_out(proving)
     whole = max(size, done.total() / MB)
     yield Progress(whole, whole)  # what is held out is not counted
@@ -84,7 +84,7 @@ def _free_places() -> int:
     if not ray.is_initialized():
         return 1
     free = dict[str, float](ray.available_resources())
-    return 1 + min(MOST_SHARES - 1, int(free.get("CPU", 0)), int(free.get("memory", 0) // GIB))
+    return 1 + min(MAX_SHARES - 1, int(free.get("CPU", 0)), int(free.get("memory", 0) // GIB))
 
 
 def _steps(

@@ -33,7 +33,7 @@ from pipeline.storage.content import ContentStore
 from pipeline.tensor.divergence import matching_blocks
 from workers.training import ranks
 
-LARGEST_SCALE = 2.0**16  # of float16's loss; halved where gradients overflow
+MAX_SCALE = 2.0**16  # of float16's loss; halved where gradients overflow
 
 
 class BlockTrainee(Protocol):
@@ -212,7 +212,7 @@ class _Training:
         self._setting = setting
         recipe = setting.recipe
         self._batch_squares = total * recipe.global_batch_size / recipe.sequences
-        self._scale = LARGEST_SCALE if setting.dtype == torch.float16 else 1.0
+        self._scale = MAX_SCALE if setting.dtype == torch.float16 else 1.0
 
     def run(self) -> None:
         """It ends early when gradients are not finite."""

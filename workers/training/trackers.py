@@ -15,7 +15,7 @@ from typing import Literal, Protocol
 from pipeline.artifacts.curve import StepRecord, Validation
 from pipeline.request.tracking import Tracking
 
-MOST_WAITING = 5000  # points; when a server stays away, the oldest go
+MAX_WAITING = 5000  # points; when a server stays away, the oldest go
 BATCH = 100
 PAUSE_SECONDS = 30.0
 FINISH_SECONDS = 30.0
@@ -140,7 +140,7 @@ class _Line:
     def put(self, point: Point) -> None:
         """Never waits."""
         with self._changed:
-            if len(self._waiting) == MOST_WAITING:
+            if len(self._waiting) == MAX_WAITING:
                 self._waiting.popleft()
                 self._lost += 1
             self._waiting.append(point)

@@ -145,18 +145,3 @@ class PlanView(Frozen):
     bytes: int
     resources: Resources
     warnings: tuple[str, ...]
-
-
-class Check(Frozen):
-    """One thing that the service leans on."""
-
-    name: str
-    ok: bool
-    error: str | None = None
-
-
-class Readiness(Frozen):
-    """Whether the service can take and run jobs."""
-
-    ready: bool
-    checks: tuple[Check, ...]

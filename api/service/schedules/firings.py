@@ -25,7 +25,7 @@ from pipeline.resolve.watching import checkpoint_digest
 from pipeline.sources.pins import MODEL, Pins
 from pipeline.spec.uri import parse_uri
 
-LONGEST_NAME = 100
+MAX_NAME = 100
 LABEL: TypeAdapter[str] = TypeAdapter(Label)
 
 
@@ -150,7 +150,7 @@ def _request(definition: ScheduleRequest, *, source: str, watched: bool) -> JobR
     labels = template.labels | {key: value for key, value in given.items() if _is_label(value)}
     name = " ".join(part for part in (template.name or definition.name, checkpoint) if part)
     spec = template.spec.model_dump() | {"model": {"source": source}}
-    document = template.model_dump() | {"spec": spec, "labels": labels, "name": name[:LONGEST_NAME]}
+    document = template.model_dump() | {"spec": spec, "labels": labels, "name": name[:MAX_NAME]}
     return JobRequest.model_validate(document)
 
 

@@ -21,7 +21,7 @@ from pipeline.sources.access import open_source
 from pipeline.sources.tree import Directory, open_tree
 
 log = logging.getLogger(__name__)
-LONGEST_SOURCE = 1024
+MAX_SOURCE = 1024
 
 
 def is_due(schedule: Schedule, watch: OnNewCheckpoint, now: datetime) -> bool:
@@ -105,7 +105,7 @@ def _sights(
     rules = Rules(look_seconds=watch.look_seconds, ready_marker=watch.ready_marker)
     found = {}
     for directory in directories:
-        if len(directory.uri) > LONGEST_SOURCE:
+        if len(directory.uri) > MAX_SOURCE:
             log.warning(
                 "schedule %s leaves out %.200s...: its path is too long", definition.name, directory.uri
             )

@@ -13,7 +13,7 @@ from api.service.schedules.request import ScheduleRequest
 from api.service.schedules.views import CandidateView, Cause, FiringView, Outcome, ScheduleView
 from pipeline.resolve.watching import State, natural_order
 
-MOST_CANDIDATES = 100
+MAX_CANDIDATES = 100
 ORDER: Mapping[str, int] = {"ready": 0, "settling": 1, "incomplete": 2, "unusable": 3, "known": 4}
 
 
@@ -67,7 +67,7 @@ def _view(schedule: Schedule, last: Firing | None, seen: Sequence[Sighting]) -> 
         looked_at=_whole(schedule.looked_at),
         error=schedule.error,
         last_firing=firing_view(last, definition.name) if last is not None else None,
-        candidates=tuple(_candidate(sighting) for sighting in shown[:MOST_CANDIDATES]),
+        candidates=tuple(_candidate(sighting) for sighting in shown[:MAX_CANDIDATES]),
     )
 
 

@@ -8,14 +8,14 @@ from pipeline.report.drawing.panels import TALL, CurveChart, Stack
 from pipeline.report.figures.masks import MaskLearning
 from pipeline.report.quantity import human_share
 
-FEWEST = 3  # records that make a curve
+MIN_RECORDS = 3  # records that make a curve
 
 
 def mask_chart(learned: MaskLearning) -> CurveChart | None:
     """How the masks settled over the steps: all blocks together as lines, block by block as heat maps; None
     where only beginning and end were recorded, as of scope block."""
     points, curve = learned.points, learned.training.curve
-    if len(points) < FEWEST:
+    if len(points) < MIN_RECORDS:
         return None
     stack = Stack(max(curve.total_steps, points[-1].step, 1))
     stack.add(

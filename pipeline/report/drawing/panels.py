@@ -16,7 +16,7 @@ TALL, LOW = 170.0, 80.0
 LOG_ABOVE = 30.0  # highest over lowest value from which an axis is logarithmic
 LEVELS = 16  # shades of a heat map
 HIGHEST_ROW, MAP_HEIGHT, ROW_LABEL = 14.0, 240.0, 13.0
-SMALLEST = 1e-12  # what a logarithmic axis tells apart from nothing, as a share of its highest value
+MIN_SHARE = 1e-12  # what a logarithmic axis tells apart from nothing, as a share of its highest value
 Points = Sequence[tuple[float, float]]
 
 
@@ -83,7 +83,7 @@ def axis(
     """Where values lie on an axis, in [0, 1], and the values that it names. Logarithmic where they span a
     lot, unless it must begin at `floor`."""
     if floor is None and low > 0 and high / low > LOG_ABOVE:
-        return _logarithmic(max(low, high * SMALLEST), high)
+        return _logarithmic(max(low, high * MIN_SHARE), high)
     bottom = low if floor is None else floor
     span = max(high - bottom, abs(high) * 1e-9) or 1.0
     size = nice_ticks(span)[1]

@@ -12,8 +12,8 @@ from pipeline.report.figures.training import (
 )
 from pipeline.spec.mask_training import MaskTraining
 
-MOST_RECORDS = 40
-MOST_POINTS = 600
+MAX_RECORDS = 40
+MAX_POINTS = 600
 
 
 class MaskPoint(Frozen):
@@ -28,7 +28,7 @@ class MaskPoint(Frozen):
 
 
 class MaskLearning(Frozen):
-    """`training`: its curve has about MOST_RECORDS of the masks' records; `points`: about MOST_POINTS of
+    """`training`: its curve has about MAX_RECORDS of the masks' records; `points`: about MAX_POINTS of
     them, blocks together; the first, the last and that of the result are among both. `tokens`: what was
     trained on."""
 
@@ -56,10 +56,10 @@ def mask_learning(
     tokens: TokensIndex | None = None,
 ) -> MaskLearning:
     """From a whole curve, and what was asked for."""
-    thinned = curve.model_copy(update={"masks": _thinned(curve, MOST_RECORDS)})
+    thinned = curve.model_copy(update={"masks": _thinned(curve, MAX_RECORDS)})
     return MaskLearning(
         training=training_figures(thinned, training),
-        points=tuple(map(_point, _thinned(curve, MOST_POINTS))),
+        points=tuple(map(_point, _thinned(curve, MAX_POINTS))),
         tokens=tokens,
     )
 

@@ -7,12 +7,12 @@ from pipeline.artifacts.curve import Curve, KeepUpdate, StepRecord
 from pipeline.canonical import Frozen
 from pipeline.spec.training_recipe import TrainingRecipe
 
-MOST_STEPS = 600
+MAX_STEPS = 600
 WINDOW = 20
 
 
 class TrainingFigures(Frozen):
-    """`curve`: at most MOST_STEPS of its steps and as many of its updates; `curve.json` has all.
+    """`curve`: at most MAX_STEPS of its steps and as many of its updates; `curve.json` has all.
 
     `mean_losses`, `mean_language_modelling_losses`: over the last WINDOW steps up to each step of `curve`, or
     those that there are. `recorded_steps`: before thinning. `tokens`: trained on up to the result;
@@ -94,11 +94,11 @@ def remarks_on(figures: TrainingFigures, *, of: str) -> Iterator[str]:
 
 
 def _chosen(steps: Sequence[StepRecord]) -> list[int]:
-    """All steps, or of each of MOST_STEPS / 3 stretches its lowest and highest loss and its highest gradient
+    """All steps, or of each of MAX_STEPS / 3 stretches its lowest and highest loss and its highest gradient
     norm, so that no spike is lost; the first and the last step, too."""
-    if len(steps) <= MOST_STEPS:
+    if len(steps) <= MAX_STEPS:
         return list(range(len(steps)))
-    stretches = MOST_STEPS // 3 - 1
+    stretches = MAX_STEPS // 3 - 1
     chosen = {0, len(steps) - 1}
     for i in range(stretches):
         stretch = range(i * len(steps) // stretches, (i + 1) * len(steps) // stretches)
@@ -112,7 +112,7 @@ def _means(values: Sequence[float], chosen: Sequence[int]) -> tuple[float, ...]:
 
 
 def _thinned(updates: Sequence[KeepUpdate]) -> tuple[KeepUpdate, ...]:
-    every = -(-len(updates) // MOST_STEPS) or 1
+    every = -(-len(updates) // MAX_STEPS) or 1
     return tuple(updates[len(updates) - 1 :: -every][::-1]) if updates else ()
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from pipeline.artifacts.mask_overlap import LinearAgreement, MaskAgreement
-from pipeline.report.data import ReportData, read_report, report_json, summarise
+from pipeline.report.data import ReportData, ReportDocument, report_json, summarise
 from pipeline.report.drawing.mask_curves import mask_block_chart, mask_chart
-from pipeline.report.figures.masks import MOST_RECORDS, mask_learning
+from pipeline.report.figures.masks import MAX_RECORDS, mask_learning
 from pipeline.report.page import render_html
 from pipeline.report.sections.mask_overlap import agreement_map, agreement_rows
 from pipeline.report.side_file import SideFile
@@ -183,7 +183,7 @@ def test_masks_of_an_earlier_step_are_those_that_are_told() -> None:
 
 def test_json_comes_back_as_it_was() -> None:
     data = learned_report(blocks=2)
-    document = read_report(report_json(data))
+    document = ReportDocument.model_validate_json(report_json(data))
     assert document.data == data
     assert set(document.summary.agreement) == {"prior", "sparsegpt"}
     summary = document.summary.masks
@@ -197,7 +197,7 @@ def test_json_comes_back_as_it_was() -> None:
 def test_pictures_stay_inside_themselves(blocks: int) -> None:
     curve = made_mask_curve(made_training(), blocks=blocks, every=1, result_step=151)
     learned = mask_learning(curve, made_training())
-    assert len(learned.training.curve.masks) <= MOST_RECORDS + 1
+    assert len(learned.training.curve.masks) <= MAX_RECORDS + 1
     assert learned.training.curve.masks[0].step == 0
     assert {151, STEPS} <= {record.step for record in learned.training.curve.masks}
     charts = [mask_chart(learned), mask_block_chart(learned)]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pipeline.artifacts.sparsity import BlockExperts, ExpertTable, LinearSparsity, SparsityTable
 from pipeline.evaluation.comparison import Comparison, compare
 from pipeline.evaluation.contracts import UnequalContracts
-from pipeline.report.data import ReportData, read_report, report_json, summarise
+from pipeline.report.data import ReportData, ReportDocument, report_json, summarise
 from pipeline.report.drawing.block_chart import block_chart, block_sparsity, nice_ticks
 from pipeline.report.page import render_html
 from pipeline.report.quantity import human_bytes, human_figure, human_perplexity, human_seconds
@@ -228,7 +228,7 @@ def test_linears_whose_method_deviated_are_named_together() -> None:
 
 def test_json_comes_back_as_it_was() -> None:
     data = made_report()
-    document = read_report(report_json(data))
+    document = ReportDocument.model_validate_json(report_json(data))
     assert document.data == data
     assert document.summary == summarise(data)
     plain = json.loads(report_json(data))
@@ -311,7 +311,9 @@ def test_an_older_report_is_read() -> None:
         "calibration": sources["spec.calibration.source"],
         "perplexity": [sources["spec.evaluation.perplexity.0.source"]],
     }
-    assert read_report(json.dumps(plain)) == read_report(report_json(made_report(blocks=2)))
+    assert ReportDocument.model_validate_json(json.dumps(plain)) == ReportDocument.model_validate_json(
+        report_json(made_report(blocks=2))
+    )
 
 
 def test_heatmap_spans_from_least_to_most_sparse() -> None:
@@ -347,7 +349,7 @@ def test_experts_of_a_block_are_one_cell_and_their_tokens_a_table() -> None:
     assert "32 50 7000" in page
     note = "2 of 6 experts saw fewer than 32 calibration tokens and were pruned by their weights alone"
     assert any(one.startswith(note) for one in data.notes)
-    assert read_report(report_json(data)).data == data
+    assert ReportDocument.model_validate_json(report_json(data)).data == data
 
 
 def test_block_sparsity_weighs_linears_by_size() -> None:
@@ -417,7 +419,7 @@ def test_tasks_stand_side_by_side() -> None:
     assert "arc_easy, acc_norm" in text  # in the head of the page
     marked = [attrs for tag, attrs in page.tags if tag == "b"]
     assert len(marked) == 1 + 6  # the caption's word, and all differences but lambada's accuracy
-    document = read_report(report_json(data))
+    document = ReportDocument.model_validate_json(report_json(data))
     assert [(task.task, task.main) for task in document.summary.tasks if task.main] == [
         ("arc_easy", True),
         ("mmlu", True),

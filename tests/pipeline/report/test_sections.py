@@ -1,12 +1,7 @@
-"""A report is the sections that it inherits: a new one is a file and a name."""
+"""A report is the sections that it inherits, and each of them reads its part."""
 
-import json
 import math
-import os
 import re
-import shutil
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +10,6 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-import pipeline
 from pipeline.allocations.measures import Measurements
 from pipeline.artifacts.certificate import Certificate
 from pipeline.artifacts.curve import Curve, TokensIndex
@@ -23,7 +17,7 @@ from pipeline.artifacts.refs import ArtifactRef, CheckpointRef, KeepRef, Manifes
 from pipeline.artifacts.sparsity import LinearSparsity, SparsityTable
 from pipeline.job.ledger import NodeResult
 from pipeline.report import sections
-from pipeline.report.data import ReportData, Summary, report_json
+from pipeline.report.data import ReportData, Summary
 from pipeline.report.inputs import Document
 from pipeline.report.page import render_html
 from pipeline.report.section import ModelSection, read_sections, sections_of
@@ -34,68 +28,6 @@ from pipeline.spec.sparsity_plan import SparsityPlan
 from tests.pipeline.report.made_recovery import made_curve, recovered_report
 from tests.pipeline.report.made_report import made_evaluation, made_file, made_report, made_stage
 from tests.pipeline.request.test_sweeps import made_sweep
-
-REPOSITORY = Path(pipeline.__file__).parents[1]
-SECTION = '''"""How many characters the name of the model has."""
-
-from collections.abc import Iterable, Mapping
-from typing import ClassVar, Self
-
-from pipeline.report.inputs import Inputs
-from pipeline.report.section import Headline, ModelSection, Tile
-
-
-class LettersHeadline(Headline):
-    """The count."""
-
-    letters: int | None = None
-
-
-class LettersSection(ModelSection):
-    """Letters as they were counted."""
-
-    template: ClassVar[str | None] = (
-        '<section aria-labelledby="letters"><h2 id="letters">Letters</h2>'
-        "<p>{{ words }}, {{ headline.letters }} of {{ data.models | join(' and ') }}</p></section>"
-    )
-    letters_seen: int | None = None
-
-    @classmethod
-    def read(cls, inputs: Inputs) -> Mapping[str, object]:
-        """From the artifacts."""
-        return {"letters_seen": len(inputs.refs)}
-
-    @classmethod
-    def headline(cls, report: Self) -> Headline | None:
-        """None in reports from before letters were counted."""
-        return LettersHeadline(letters=report.letters_seen)
-
-    @classmethod
-    def tiles(cls, report: Self) -> Iterable[Tile]:
-        """One figure."""
-        yield Tile("Letters", str(report.letters_seen), "of the name")
-
-    @classmethod
-    def remarks(cls, report: Self) -> Iterable[str]:
-        """A warning."""
-        yield "letters were counted"
-
-    @classmethod
-    def view(cls, report: Self) -> Mapping[str, object] | None:
-        """What is escaped."""
-        return {"words": "<" + report.model_name + ">"}
-'''
-USE = """
-import sys
-from pipeline.report.data import ReportData, read_report, report_json
-from pipeline.report.page import render_html
-before = read_report(open(sys.argv[1]).read()).data
-data = before.model_copy(update={"letters_seen": 12})
-open("report.html", "w").write(render_html(data))
-open("report.json", "wb").write(report_json(data))
-assert before.letters_seen is None
-assert read_report(report_json(data)).data == data
-"""
 
 
 @dataclass
@@ -118,37 +50,6 @@ class MadeInputs:
         found = self.documents.get((name, document))
         assert found is None or isinstance(found, document)
         return found
-
-
-def test_a_new_section_is_two_files_by_hand(tmp_path: Path) -> None:
-    ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(REPOSITORY / "pipeline", tmp_path / "pipeline", ignore=ignored)
-    (tmp_path / "pipeline/report/sections/letters.py").write_text(SECTION)
-    listed = tmp_path / "pipeline/report/data.py"
-    text = listed.read_text()
-    text = text.replace(
-        "\nfrom pipeline.report.sections.linears",
-        "\nfrom pipeline.report.sections.letters import LettersHeadline, LettersSection"
-        "\nfrom pipeline.report.sections.linears",
-    )
-    text = text.replace("    LinearsSection,\n", "    LettersSection,\n    LinearsSection,\n")
-    text = text.replace("    ZerosHeadline,\n", "    LettersHeadline,\n    ZerosHeadline,\n")
-    listed.write_text(text)
-    stored = tmp_path / "before.json"  # by a version that knew nothing of letters
-    stored.write_bytes(report_json(made_report(blocks=2)))
-
-    here = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    subprocess.run([sys.executable, "-c", USE, str(stored)], cwd=tmp_path, check=True, env=here)
-
-    page = (tmp_path / "report.html").read_text()
-    assert "<p>&lt;SmolLM2-135M&gt;, 12 of dense and pruned</p>" in page
-    assert page.index('id="blocks"') < page.index('id="letters"') < page.index('id="linears"')
-    assert "<dt>Letters</dt><dd>12<small>of the name</small></dd>" in page
-    assert "<li>letters were counted</li>" in page
-    document = json.loads((tmp_path / "report.json").read_text())
-    assert document["data"]["letters_seen"] == 12
-    assert document["summary"]["letters"] == 12
-    assert document["summary"]["notes"] == ["letters were counted"]
 
 
 def test_every_file_of_a_section_is_on_a_page() -> None:

@@ -267,7 +267,7 @@ class TestTexts:
 class TestOtherPlaces:
     def test_s3_that_is_away(self, place: Place) -> None:
         from pipeline.storage import S3Options
-        from tests.servers import free_ports
+        from tests.ports import free_ports
 
         options = S3Options(
             endpoint_url=f"http://127.0.0.1:{free_ports(1)[0]}", access_key="a", secret_key="b"
@@ -381,7 +381,7 @@ class TestInclude:
         task.write_text(self.GOOD)
         monkeypatch.setattr("pipeline.resolve.resolve.TASK_FILE_BYTES", 10)
         assert "at most 10" in place.refusal(InvalidSpec, self.FIELD, **asked)
-        monkeypatch.setattr("pipeline.resolve.resolve.MOST_TASK_FILES", 0)
+        monkeypatch.setattr("pipeline.resolve.resolve.MAX_TASK_FILES", 0)
         assert "at most 0" in place.refusal(InvalidSpec, self.FIELD, **asked)
         for name in ("tokenizer.json", "tokenizer_config.json"):
             (place.model / name).unlink()

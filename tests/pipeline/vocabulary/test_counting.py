@@ -59,7 +59,7 @@ def test_every_document_is_counted_or_held_out_whoever_reads_it(documents: int, 
 
 
 def test_a_huge_corpus_keeps_few_documents_in_memory(monkeypatch) -> None:
-    monkeypatch.setattr(counting, "MOST_HELD_OUT", 3)
+    monkeypatch.setattr(counting, "MAX_HELD_OUT", 3)
     assert [i for i in range(1000) if is_held_out(i)] == [19, 39, 59]
 
 
