@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.dag.stages import Stage
-from workers.stages.base import Steps
+from workers.context import Steps
 
 GIB = 2**30
 

@@ -15,9 +15,9 @@ from pipeline.request.prune_spec import JobRequest
 from pipeline.resolve.resolve import resolve
 from tests.models import tiny_checkpoint, tiny_documents, tiny_text
 from tests.workers.stage_runs import StageRuns, of_kind
+from workers.context import Progress
 from workers.settings import WorkerSettings
 from workers.stages import count_tokens
-from workers.stages.base import Progress
 
 FILES = (CountsRef.TOKENS, *CountsRef.content)
 

@@ -23,8 +23,8 @@ from pipeline.tensor.zeros import first_bad_group
 from tests.models import Kind
 from tests.pipeline.tensor.test_soft_masks import plain
 from tests.workers.training_runs import Call, Folder, Outcome, Prepared, prepare, run_all, run_one
+from workers.context import Note
 from workers.harness.model import materialise_checkpoint
-from workers.stages.base import Note
 from workers.training.certified import kept_as_they_were
 from workers.training.data import TrainingData
 from workers.training.mask_blocks import LearnedBlock

@@ -34,9 +34,9 @@ from tests.checkpoints import imported
 from tests.models import tiny_text
 from tests.pipeline.masks.made_masks import Made, made_masks
 from tests.workers.stage_runs import StageRuns, stage_runs
+from workers.context import StageContext
 from workers.settings import WorkerSettings
 from workers.stages import publish
-from workers.stages.base import StageContext
 
 PRIOR = "spec.prune.method.prior.source"
 

@@ -27,9 +27,9 @@ from pipeline.job.ledger import WorkOrder
 from pipeline.report.data import ReportData, ReportDocument
 from pipeline.request.prune_spec import JobRequest
 from tests.pipeline.report.made_recovery import made_curve, recovered_report
+from workers.context import Made, StageContext
 from workers.settings import WorkerSettings
 from workers.stages import report
-from workers.stages.base import Made, StageContext
 
 NOTE = "damping raised from 0.01 to 0.1"
 

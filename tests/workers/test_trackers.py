@@ -14,8 +14,8 @@ from pipeline.job.ledger import WorkOrder
 from pipeline.request.prune_spec import JobRequest
 from pipeline.request.tracking import Mlflow, Tracking, WeightsAndBiases
 from tests.made_pins import made_pins
+from workers.context import Note, Progress, StageContext, Step, Trained, Validated
 from workers.settings import WorkerSettings
-from workers.stages.base import Note, Progress, StageContext, Step, Trained, Validated
 from workers.training import trackers as module
 from workers.training.tracked import run_params, tracked
 from workers.training.trackers import Level, Trackers, without_secrets

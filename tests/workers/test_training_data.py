@@ -25,8 +25,8 @@ from pipeline.resolve.resolve import resolve
 from pipeline.storage import ContentStore, LocalStore
 from tests.models import tiny_checkpoint, tiny_documents, tiny_text
 from tests.workers.stage_runs import StageRuns, of_kind
+from workers.context import Progress
 from workers.settings import WorkerSettings
-from workers.stages.base import Progress
 from workers.training.data import HELD_SHARDS, TrainingData, checksum, share_of
 
 LENGTH = 8

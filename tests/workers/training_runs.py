@@ -32,8 +32,8 @@ from tests.checkpoints import imported
 from tests.models import VOCABULARY, Kind, tiny_checkpoint
 from tests.sweeping import prune_in_process
 from tests.workers.crews import together
+from workers.context import Step
 from workers.settings import WorkerSettings
-from workers.stages.base import Step
 from workers.training.work import TrainingResult, Work
 
 LENGTH = 24

@@ -4,7 +4,7 @@ from pipeline.allocations.measures import Measurements
 from pipeline.artifacts.refs import PlanRef
 from pipeline.checkpoint.prunable import prunable_weights
 from pipeline.dag.stages.pruning import Allocate
-from workers.stages.base import Made, Note, StageContext, Steps
+from workers.context import Made, Note, StageContext, Steps
 
 
 def run(stage: Allocate, context: StageContext) -> Steps:

@@ -10,7 +10,7 @@ from pipeline.dag.stages.sources import Calibrate
 from pipeline.sources import open_source
 from pipeline.text.documents import read_documents
 from pipeline.text.tokens import Tokenizer, cut_samples, materialise_tokenizer
-from workers.stages.base import Made, StageContext, Steps
+from workers.context import Made, StageContext, Steps
 from workers.stages.samples import put_samples
 
 

@@ -12,8 +12,8 @@ from pipeline.evaluation.task_files import TASK_ENDINGS, TaskFiles, read_task_fi
 from pipeline.sources import open_source
 from pipeline.spec.eval_tasks import CheckedTask, EvalTask
 from pipeline.storage.content import ContentStore
+from workers.context import Made, Note, Progress, StageContext, Steps
 from workers.harness.installed import check_installed
-from workers.stages.base import Made, Note, Progress, StageContext, Steps
 
 
 def run(stage: CheckTasks, context: StageContext) -> Steps:

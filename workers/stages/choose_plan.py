@@ -4,7 +4,7 @@ from pipeline.allocations.tournament import Entry, Score, TournamentTable
 from pipeline.artifacts.refs import TournamentRef
 from pipeline.dag.stages.pruning import ChoosePlan
 from pipeline.spec.sparsity_plan import SparsityPlan
-from workers.stages.base import Made, StageContext, Steps
+from workers.context import Made, StageContext, Steps
 
 
 def run(stage: ChoosePlan, context: StageContext) -> Steps:

@@ -5,7 +5,7 @@ from pipeline.artifacts.refs import AgreementRef, KeepRef
 from pipeline.dag.stages.pruning import CompareMasks
 from pipeline.masks.overlap import agreement
 from pipeline.spec.sparsity_plan import SparsityPlan
-from workers.stages.base import Made, Progress, StageContext, Steps
+from workers.context import Made, Progress, StageContext, Steps
 
 
 def run(stage: CompareMasks, context: StageContext) -> Steps:

@@ -31,8 +31,8 @@ from pipeline.vocabulary.counting import (
 from pipeline.vocabulary.cutting import Vocabulary, read_vocabulary
 from pipeline.vocabulary.loading import LoadedTokenizer
 from pipeline.vocabulary.weights import small_files
+from workers.context import Made, Progress, StageContext, Steps
 from workers.failures import unwrapped
-from workers.stages.base import Made, Progress, StageContext, Steps
 
 PARALLELISM = "TOKENIZERS_PARALLELISM"  # the tokenizers library looks at it with every batch
 MAX_SHARES = 32  # each reads all documents, and tokenises its own

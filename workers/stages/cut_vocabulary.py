@@ -14,7 +14,7 @@ from pipeline.structure.target import slow_sizes
 from pipeline.vocabulary.counting import TokenCounts
 from pipeline.vocabulary.cutting import kept_tokens, prove, read_vocabulary, table_of
 from pipeline.vocabulary.weights import cut_checkpoint, small_files
-from workers.stages.base import Made, Note, Progress, StageContext, Steps
+from workers.context import Made, Note, Progress, StageContext, Steps
 
 
 def run(stage: CutVocabulary, context: StageContext) -> Steps:

@@ -21,8 +21,8 @@ from pipeline.text.tokens import (
     perplexity_windows,
     tokenizer_digest,
 )
-from workers.stages.base import Made, StageContext, Steps
-from workers.stages.turns import Keeper, made_by
+from workers.context import Made, StageContext, Steps
+from workers.turns import Keeper, made_by
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from pipeline.errors import InvalidRequest, NumericalError
 from pipeline.evaluation.task_results import TaskEvaluation
 from pipeline.spec.eval_tasks import CheckedTask
 from pipeline.text.tokens import tokenizer_digest
+from workers.context import Made, Note, Progress, StageContext, Steps
 from workers.harness.installed import check_installed
-from workers.stages.base import Made, Note, Progress, StageContext, Steps
 
 Answer = TypeVar("Answer")
 TELL_SECONDS = 1.0

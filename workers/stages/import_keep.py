@@ -20,7 +20,7 @@ from pipeline.spec.patterns import NM, Pattern
 from pipeline.spec.sparsity_plan import SparsityPlan
 from pipeline.tensor.packing import pack_keep
 from pipeline.tensor.zeros import first_bad_group
-from workers.stages.base import Made, Progress, StageContext, Steps
+from workers.context import Made, Progress, StageContext, Steps
 
 
 def run(stage: ImportKeep, context: StageContext) -> Steps:

@@ -3,7 +3,7 @@
 from pipeline.checkpoint.importing import import_checkpoint
 from pipeline.dag.stages.sources import ImportModel
 from pipeline.sources import open_source
-from workers.stages.base import Made, Progress, StageContext, Steps
+from workers.context import Made, Progress, StageContext, Steps
 
 MEGABYTE = 1_000_000
 

@@ -7,9 +7,9 @@ from pipeline.artifacts.refs import ScoreRef
 from pipeline.blocks.losses import sequence_losses
 from pipeline.dag.stages.pruning import Judge
 from pipeline.errors import NumericalError
-from workers.stages.base import StageContext, Steps
+from workers.context import StageContext, Steps
 from workers.stages.samples import load_samples
-from workers.stages.turns import Keeper, made_by
+from workers.turns import Keeper, made_by
 
 
 def run(stage: Judge, context: StageContext, keeper: Keeper) -> Steps:

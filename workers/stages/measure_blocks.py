@@ -6,8 +6,8 @@ from pipeline.allocations.measures import Measurements
 from pipeline.artifacts.refs import MeasurementsRef, StatisticsRef
 from pipeline.blocks.measuring import measure_values
 from pipeline.dag.stages.pruning import MeasureBlocks
-from workers.stages.base import StageContext, Steps
-from workers.stages.turns import Keeper, made_by
+from workers.context import StageContext, Steps
+from workers.turns import Keeper, made_by
 
 
 def run(stage: MeasureBlocks, context: StageContext, keeper: Keeper) -> Steps:

@@ -2,9 +2,9 @@
 
 from pipeline.blocks.measuring import measure_statistics
 from pipeline.dag.stages.pruning import MeasureStatistics
-from workers.stages.base import StageContext, Steps
+from workers.context import StageContext, Steps
 from workers.stages.samples import load_samples
-from workers.stages.turns import Keeper, made_by
+from workers.turns import Keeper, made_by
 
 
 def run(stage: MeasureStatistics, context: StageContext, keeper: Keeper) -> Steps:

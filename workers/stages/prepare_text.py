@@ -16,7 +16,7 @@ from pipeline.sources import open_source
 from pipeline.text.documents import read_documents
 from pipeline.text.sequences import Row, check_enough, shuffled_shards
 from pipeline.text.tokens import materialise_tokenizer
-from workers.stages.base import Made, Progress, StageContext, Steps
+from workers.context import Made, Progress, StageContext, Steps
 
 
 def run(stage: PrepareText, context: StageContext) -> Steps:

@@ -8,9 +8,9 @@ from pipeline.dag.stages.pruning import MeasureStatistics, PruneBlocks
 from pipeline.job.ledger import find_result
 from pipeline.spec.sparsity_plan import SparsityPlan
 from pipeline.tensor.statistics import LinearStatistics
-from workers.stages.base import StageContext, Steps
+from workers.context import StageContext, Steps
 from workers.stages.samples import load_samples
-from workers.stages.turns import Keeper, made_by
+from workers.turns import Keeper, made_by
 
 
 def run(stage: PruneBlocks, context: StageContext, keeper: Keeper) -> Steps:

@@ -33,8 +33,8 @@ from pipeline.spec.sparsity_plan import SparsityPlan
 from pipeline.storage.content import BlobRef, ContentStore
 from pipeline.structure.cut import Cut
 from pipeline.structure.table import SizeTable, sizes_through
+from workers.context import Made, Progress, StageContext, Step, Steps
 from workers.environment import versions
-from workers.stages.base import Made, Progress, StageContext, Step, Steps
 from workers.stages.evaluate_task import read_evaluations
 from workers.stages.publish_certificate import certified_files, planned_patterns
 

@@ -12,7 +12,7 @@ from pipeline.masks.certify import certify, certify_tensors
 from pipeline.masks.published import published_tensors
 from pipeline.spec.patterns import Pattern
 from pipeline.spec.sparsity_plan import SparsityPlan
-from workers.stages.base import StageContext
+from workers.context import StageContext
 
 
 def certified_files(stage: Publish, context: StageContext, prefix: str) -> Certificate:

@@ -15,19 +15,19 @@ from pipeline.errors import ResourcesUnavailable, WorkerLost
 from pipeline.job.ledger import progress_key
 from pipeline.spec.patterns import Pattern
 from pipeline.spec.sparsity_plan import SparsityPlan
+from workers.context import Made, Note, StageContext, Step, Steps, Waited
 from workers.failures import error_for, reason_for
-from workers.gang.keeper import GangKeeper
-from workers.stages.base import Made, Note, StageContext, Step, Steps, Waited
 from workers.training.mailbox import Mailbox
 from workers.training.tracked import tracked
 from workers.training.under_ray import FAILURE, RESULT, Failure, forget_training, trainer_for
 from workers.training.work import TrainingResult, Work
+from workers.turns import Places
 
 LISTEN_SECONDS = 1.0
 PATIENCE_SECONDS = 15.0  # before we say that we are waiting
 
 
-def run(stage: Recover | LearnMasks, context: StageContext, keeper: GangKeeper) -> Steps:
+def run(stage: Recover | LearnMasks, context: StageContext, keeper: Places) -> Steps:
     """All the job's places go to the trainer; what its workers tell is passed on."""
     content = context.content
     work = _work(stage, context)

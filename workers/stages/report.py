@@ -12,8 +12,8 @@ from pipeline.report.page import render_html
 from pipeline.report.section import Section, read_sections
 from pipeline.report.summary import seeds_of
 from pipeline.request.prune_spec import PruneSpec
+from workers.context import Made, StageContext, Steps
 from workers.environment import environment
-from workers.stages.base import Made, StageContext, Steps
 
 
 def run(stage: Report, context: StageContext) -> Steps:

@@ -4,7 +4,7 @@ from pipeline.dag.stages.results import ReportSweep
 from pipeline.report.page import render_sweep
 from pipeline.report.summary import recipe_of
 from pipeline.report.sweep import SweepData, SweepDocument, sweep_json
-from workers.stages.base import StageContext, Steps
+from workers.context import StageContext, Steps
 from workers.stages.report import section_fields, stored
 
 

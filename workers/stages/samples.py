@@ -8,7 +8,7 @@ from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.refs import SamplesRef
 from pipeline.checkpoint.writer import put_tensors
 from pipeline.storage.content import ContentStore
-from workers.stages.base import StageContext
+from workers.context import StageContext
 
 
 def put_samples(content: ContentStore, tokens_NL: Tensor) -> SamplesRef:

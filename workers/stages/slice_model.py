@@ -8,8 +8,8 @@ from pipeline.dag.stages.structure import Slice
 from pipeline.structure.cut import sizes_after
 from pipeline.structure.table import SizeTable
 from pipeline.structure.target import slow_sizes
+from workers.context import Made, Note, Progress, StageContext, Steps
 from workers.memory import peak_memory_bytes, reset_peak_memory
-from workers.stages.base import Made, Note, Progress, StageContext, Steps
 
 
 def run(stage: Slice, context: StageContext) -> Steps:

@@ -15,8 +15,8 @@ from pipeline.checkpoint.stream import BlockStream
 from pipeline.checkpoint.writer import copy_tensors, put_tensors
 from pipeline.dag.stages.training import Recover
 from pipeline.job.ledger import progress_key
+from workers.context import Note, Progress
 from workers.memory import peak_memory_bytes, reset_peak_memory
-from workers.stages.base import Note, Progress
 from workers.training import ranks
 from workers.training.certified import certified
 from workers.training.data import TrainingData

@@ -15,8 +15,8 @@ from pipeline.artifacts.curve import StepRecord, Validation
 from pipeline.artifacts.refs import ArtifactRef, CurveRef
 from pipeline.dag.stages.training import Recover
 from pipeline.errors import TrainingDiverged
+from workers.context import Note, Progress, Step, Trained, Validated
 from workers.memory import peak_memory_bytes, reset_peak_memory
-from workers.stages.base import Note, Progress, Step, Trained, Validated
 from workers.training import ranks, saving
 from workers.training.config import deepspeed_config
 from workers.training.data import MicroBatch, TrainingData, checksum, share_of

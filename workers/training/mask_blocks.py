@@ -19,8 +19,8 @@ from pipeline.dag.stages.training import LearnMasks
 from pipeline.job.ledger import progress_key
 from pipeline.tensor.packing import pack_keep
 from pipeline.tensor.soft_masks import Draw, chosen, chosen_codes, key_of, likelihood, masked_weight
+from workers.context import Note, Progress
 from workers.memory import peak_memory_bytes, reset_peak_memory
-from workers.stages.base import Note, Progress
 from workers.training import ranks
 from workers.training.block_fitting import Setting, Walk, fit_blocks
 from workers.training.blockwise import FittedBlock, fitted_checkpoint, stored_blocks
