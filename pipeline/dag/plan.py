@@ -41,7 +41,7 @@ def _nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
     name = _model_name(spec)
     checkpoints = {"dense": DENSE}  # what is evaluated: name → checkpoint; the last one is published
     made: dict[str, Input] = {}  # what is published and reported beside the checkpoint
-    told: dict[str, Input] = {}  # what is reported only
+    report_inputs: dict[str, Input] = {}  # what is reported only
 
     yield from _source_nodes(spec, pins)
 
@@ -62,12 +62,12 @@ def _nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
         made["plan"] = Input(node="allocate", artifact="plan")
         if spec.learns_masks:
             made["certificate"] = Input(node="prune", artifact="certificate")
-            told["mask_curve"] = Input(node="prune", artifact="curve")
-            told["mask_tokens"] = Input(node=MASK_TEXT, artifact="tokens")
+            report_inputs["mask_curve"] = Input(node="prune", artifact="curve")
+            report_inputs["mask_tokens"] = Input(node=MASK_TEXT, artifact="tokens")
         if comparing:
-            told["agreements"] = Input(node=comparing[-1].id, artifact="agreements")
+            report_inputs["agreements"] = Input(node=comparing[-1].id, artifact="agreements")
         if isinstance(spec.prune.allocation, ContestAllocation):
-            told["tournament"] = Input(node="allocate", artifact="tournament")
+            report_inputs["tournament"] = Input(node="allocate", artifact="tournament")
         elif spec.prune.allocation.measure is not None:
             made["measurements"] = Input(node="measure_blocks", artifact="measurements")
 
@@ -81,27 +81,27 @@ def _nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
         }
         yield Node(id="recover", stage=recover, inputs=inputs)
         if "keep" in made:  # the keep tensors of training come without the documents of pruning
-            told["pruned_keep"] = made["keep"]
+            report_inputs["pruned_keep"] = made["keep"]
         made |= {name: Input(node="recover", artifact=name) for name in recover.outputs}
         checkpoints["recovered"] = made.pop("checkpoint")
 
     for which, checkpoint in checkpoints.items():
-        judges = list(_judging_nodes(which, checkpoint, spec, pins))
-        yield from judges
-        made |= _figures(which, judges)
+        evaluations = list(_evaluation_nodes(which, checkpoint, spec, pins))
+        yield from evaluations
+        made |= _figures(which, evaluations)
 
     made["checkpoint"] = list(checkpoints.values())[-1]
     publish = Publish(model_name=name, spec=spec)
     if "curve" in made:  # has speeds: it is not published
-        told["curve"] = made.pop("curve")
+        report_inputs["curve"] = made.pop("curve")
     yield Node(id="publish", stage=publish, inputs={**made, **_unpruned(spec)})
 
-    told |= {artifact: Input(node="publish", artifact=artifact) for artifact in publish.outputs}
-    told |= {f"{which}_checkpoint": checkpoint for which, checkpoint in checkpoints.items()}
+    report_inputs |= {artifact: Input(node="publish", artifact=artifact) for artifact in publish.outputs}
+    report_inputs |= {f"{which}_checkpoint": checkpoint for which, checkpoint in checkpoints.items()}
     if spec.recovery is not None:
-        told["tokens"] = tokens
+        report_inputs["tokens"] = tokens
     report = Report(model_name=name, spec=spec)
-    yield Node(id="report", stage=report, inputs={**made, **told})
+    yield Node(id="report", stage=report, inputs={**made, **report_inputs})
 
 
 def _sweep_nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
@@ -110,24 +110,24 @@ def _sweep_nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
     swept = frozenset[Statistic]().union(*(swept_for(prune) for prune in members.values()))
     yield from _source_nodes(spec, pins)
     yield from _slicing_nodes(spec)
-    dense = list(_judging_nodes("dense", DENSE, spec, pins))
+    dense = list(_evaluation_nodes("dense", DENSE, spec, pins))
     yield from dense
-    told = _figures("dense", dense)
+    report_inputs = _figures("dense", dense)
     shared = _Shared()
     for i, prune in members.items():
         nodes = [
             *pruning_nodes(prune, spec, pins, swept=swept),
-            *_judging_nodes("pruned", Input(node="prune", artifact="checkpoint"), spec, pins),
+            *_evaluation_nodes("pruned", Input(node="prune", artifact="checkpoint"), spec, pins),
         ]
         names = yield from shared.new(nodes, member=i)
-        told |= {
+        report_inputs |= {
             f"plan@{i}": Input(node=names["allocate"], artifact="plan"),
             f"keep@{i}": Input(node=names["prune"], artifact="keep"),
         }
         for name, figure in _figures("pruned", nodes).items():
-            told[f"{name}@{i}"] = Input(node=names[figure.node], artifact=figure.artifact)
+            report_inputs[f"{name}@{i}"] = Input(node=names[figure.node], artifact=figure.artifact)
     report = ReportSweep(model_name=_model_name(spec), spec=spec)
-    yield Node(id="report", stage=report, inputs=told)
+    yield Node(id="report", stage=report, inputs=report_inputs)
 
 
 class _Shared:
@@ -208,15 +208,15 @@ def _slicing_nodes(spec: PruneSpec) -> Iterator[Node]:
     yield Node(id="slice", stage=Slice(structure=structure), inputs=inputs)
 
 
-def _judging_nodes(which: str, checkpoint: Input, spec: PruneSpec, pins: Pins) -> Iterator[Node]:
+def _evaluation_nodes(which: str, checkpoint: Input, spec: PruneSpec, pins: Pins) -> Iterator[Node]:
     """Perplexities, and a node for each task."""
     texts = pins.below(spec.evaluation.perplexity, "spec.evaluation.perplexity")
-    judge = Evaluate(
+    evaluate = Evaluate(
         texts=tuple(pin.files for pin in texts),
         evaluation=_named(spec.evaluation),
         compute_dtype=spec.compute_dtype,
     )
-    yield Node(id=f"evaluate:{which}", stage=judge, inputs={"checkpoint": checkpoint})
+    yield Node(id=f"evaluate:{which}", stage=evaluate, inputs={"checkpoint": checkpoint})
     tasks = spec.evaluation.tasks
     for task in tasks.asked if tasks is not None else ():
         assert tasks is not None, "there is one"

@@ -10,10 +10,10 @@ from pipeline.dag.stages.pruning import (
     Allocate,
     ChoosePlan,
     CompareMasks,
-    Judge,
     MeasureBlocks,
     MeasureStatistics,
     PruneBlocks,
+    ScoreHeldOut,
 )
 from pipeline.dag.stages.sources import HoldOut, ImportKeep
 from pipeline.dag.stages.training import LearnMasks
@@ -89,11 +89,13 @@ def pruning_nodes(
             plan = scored[f"plan:{i}"] = Input(node=f"allocate:{i}", artifact="plan")
             yield allocate(plan.node, candidate)
             yield masks(f"prune:{i}", plan)
-            judged = {
+            held_out_inputs = {
                 "checkpoint": Input(node=f"prune:{i}", artifact="checkpoint"),
                 "samples": Input(node="hold_out", artifact="samples"),
             }
-            yield Node(id=f"judge:{i}", stage=Judge(compute_dtype=spec.compute_dtype), inputs=judged)
+            yield Node(
+                id=f"judge:{i}", stage=ScoreHeldOut(compute_dtype=spec.compute_dtype), inputs=held_out_inputs
+            )
             scored[f"score:{i}"] = Input(node=f"judge:{i}", artifact="score")
         yield Node(id="allocate", stage=ChoosePlan(tournament=prune.allocation), inputs=scored)
 

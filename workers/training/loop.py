@@ -202,7 +202,7 @@ class _Training:
             self._history.masks.append(masks)
         if self._data.index.validation_sequences == 0:
             return
-        with self._student.judged():
+        with self._student.as_stored():
             loss = self._losses.validation(
                 self._data.validation(), micro_batch_size=self._work.resources.micro_batch_size
             )

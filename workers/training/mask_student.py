@@ -81,7 +81,7 @@ class MaskStudent:
         return self._masked.reward(step)
 
     @contextmanager
-    def judged(self) -> Iterator[None]:
+    def as_stored(self) -> Iterator[None]:
         """Under the likeliest masks."""
         self._masked.take("likeliest")
         yield

@@ -69,7 +69,7 @@ class Trainee(Protocol):
         ...
 
     @contextmanager
-    def judged(self) -> Iterator[None]:
+    def as_stored(self) -> Iterator[None]:
         """The model as it would be stored now, for validation."""
         ...
 
@@ -139,7 +139,7 @@ class Student:
         return 0.0
 
     @contextmanager
-    def judged(self) -> Iterator[None]:
+    def as_stored(self) -> Iterator[None]:
         """As it is trained."""
         yield
 

@@ -14,10 +14,10 @@ from pipeline.dag.stages.pruning import (
     Allocate,
     ChoosePlan,
     CompareMasks,
-    Judge,
     MeasureBlocks,
     MeasureStatistics,
     PruneBlocks,
+    ScoreHeldOut,
 )
 from pipeline.dag.stages.results import Evaluate, EvaluateTask, Publish, Report, ReportSweep
 from pipeline.dag.stages.sources import Calibrate, CheckTasks, HoldOut, ImportKeep, ImportModel, PrepareText
@@ -34,7 +34,7 @@ Stage = Annotated[
     | MeasureBlocks
     | Allocate
     | HoldOut
-    | Judge
+    | ScoreHeldOut
     | ChoosePlan
     | PruneBlocks
     | ImportKeep

@@ -42,7 +42,7 @@ class Allocate(BaseStage):
     pattern: Pattern
 
 
-class Judge(BaseStage):
+class ScoreHeldOut(BaseStage):
     """A checkpoint's loss on samples."""
 
     kind: Literal["judge"] = "judge"

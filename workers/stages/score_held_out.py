@@ -5,14 +5,14 @@ import math
 from pipeline.allocations.tournament import Score
 from pipeline.artifacts.refs import ScoreRef
 from pipeline.blocks.losses import sequence_losses
-from pipeline.dag.stages.pruning import Judge
+from pipeline.dag.stages.pruning import ScoreHeldOut
 from pipeline.errors import NumericalError
 from workers.context import StageContext, Steps
 from workers.stages.samples import load_samples
 from workers.turns import Keeper, made_by
 
 
-def run(stage: Judge, context: StageContext, keeper: Keeper) -> Steps:
+def run(stage: ScoreHeldOut, context: StageContext, keeper: Keeper) -> Steps:
     """Every token but the first of each sample is predicted."""
     samples = load_samples(context)
     with keeper.turn() as turn:
