@@ -19,7 +19,6 @@ from pipeline.request.schema import request_schema
 from pipeline.storage.settings import PREFIX
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCS = ROOT / "docs"
 CHART = ROOT / "deploy" / "helm"
 
 

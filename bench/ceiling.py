@@ -28,7 +28,7 @@ from safetensors.torch import save_file
 from transformers import LlamaConfig
 
 from jobs import Ran, calibration, parser_of, run_job
-from pipeline.artifacts.refs import SparsityTable
+from pipeline.artifacts.sparsity import SparsityTable
 from pipeline.structure.table import SizeTable
 from workers.demo_data import DemoData, prepare_demo
 
@@ -50,8 +50,8 @@ def main() -> None:
         with limited(ceiling) as cells:
             pruned = run_job("prune", _request(directory, data, ceiling, prune=PRUNE), directory)
             cut = run_job("slice", _request(directory, data, ceiling, structure=CUT), directory)
-        table = SparsityTable.model_validate_json(pruned.read("prune", "keep", "sparsity.json"))
-        sizes = SizeTable.model_validate_json(cut.read("slice", "cut", "sizes.json"))
+        table = pruned.load("prune", "keep", SparsityTable)
+        sizes = cut.load("slice", "cut", SizeTable)
     figures = {
         "ceiling_mb": round(ceiling / 1e6, 1),
         "weights_mb": round(size / 1e6, 1),

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from pipeline.artifacts.artifact import Document
 from pipeline.job.events import DriverEvent
 from pipeline.job.ledger import NodeResult
 from pipeline.spec.evaluation import EvaluationResult
@@ -37,11 +38,13 @@ class Ran:
         """One file of what a node made."""
         return self.content.get_bytes(self.results[node].artifacts[artifact].file(path))
 
+    def load(self, node: str, artifact: str, document: type[Document]) -> Document:
+        """A document of what a node made."""
+        return self.results[node].artifacts[artifact].load(self.content, document)
+
     def evaluation(self, which: str) -> EvaluationResult:
         """Of the dense, pruned or recovered model."""
-        return EvaluationResult.model_validate_json(
-            self.read(f"evaluate:{which}", "evaluation", "evaluation.json")
-        )
+        return self.load(f"evaluate:{which}", "evaluation", EvaluationResult)
 
     def perplexity(self, which: str) -> float:
         """Of one of them on the only text."""

@@ -180,9 +180,7 @@ def perplexities(ran: Ran, which: str = "pruned") -> dict[str, float]:
 def curve(ran: Ran) -> Curve | None:
     """Of the training; None where there was none."""
     artifacts = ran.results["prune"].artifacts
-    return (
-        Curve.model_validate_json(ran.read("prune", "curve", "curve.json")) if "curve" in artifacts else None
-    )
+    return ran.load("prune", "curve", Curve) if "curve" in artifacts else None
 
 
 def faster_precision() -> str:

@@ -158,7 +158,7 @@ class Bench:
         self.figures["dense"] = ran.perplexity("dense")
         self.figures[case] = ran.perplexity("pruned")
         if case == judge:
-            table = TournamentTable.model_validate_json(ran.read("allocate", "tournament", "tournament.json"))
+            table = ran.load("allocate", "tournament", TournamentTable)
             self.winners[judge] = json.loads(canonical_json(table.entries[table.winner].allocation))
         shutil.rmtree(own)
 

@@ -156,12 +156,12 @@ def objectives() -> dict[str, dict[str, Any]]:
 
 def curve(ran: Ran) -> Curve:
     """Of the training."""
-    return Curve.model_validate_json(ran.read("recover", "curve", "curve.json"))
+    return ran.load("recover", "curve", Curve)
 
 
 def zeros_kept(ran: Ran) -> bool:
     """Whether the certificate of the training says so."""
-    return Certificate.model_validate_json(ran.read("recover", "certificate", "certificate.json")).holds
+    return ran.load("recover", "certificate", Certificate).holds
 
 
 def drop_blocks(source: Path, target: Path) -> None:

@@ -27,7 +27,7 @@ import torch
 from safetensors.torch import load_file
 
 from jobs import ROOT, Ran, calibration, judged, parser_of, run_job
-from pipeline.artifacts.refs import CheckpointRef, KeepRef
+from pipeline.artifacts.refs import CheckpointRef, KeepRef, SamplesRef
 from pipeline.checkpoint.keeps import load_keep
 from pipeline.spec.sparsity_plan import SparsityPlan
 from workers.demo_data import DemoData, prepare_demo
@@ -126,14 +126,14 @@ class Bench:
         }
         storage = f"storage-{self._jobs}"
         ran = run_job(case, request, self._directory, storage=storage, here=case == LOCAL)
-        self._tokens.write_bytes(ran.read("calibrate", "samples", "samples.safetensors"))
+        self._tokens.write_bytes(ran.read("calibrate", "samples", SamplesRef.TOKENS))
         stages = {node: ran.results[node].measured for node in STAGES if node in ran.results}
         memory = [
             one.peak_memory_bytes - one.details["idle_memory_bytes"]
             for one in stages.values()
             if one.peak_memory_bytes is not None and "idle_memory_bytes" in one.details
         ]
-        plan = SparsityPlan.model_validate_json(ran.read("allocate", "plan", "plan.json"))
+        plan = ran.load("allocate", "plan", SparsityPlan)
         figures = {
             "ours_s": sum(one.seconds for one in stages.values()),
             "ours_mb": max(memory) / 1e6,

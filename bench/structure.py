@@ -23,9 +23,9 @@ import torch
 
 from consumers import THREADS, Consumer, llama_cpp_consumer, onnx_consumer, transformers_consumer
 from jobs import Ran, calibration, judged, parser_of, run_job
+from pipeline.artifacts.vocabulary import VocabularyTable
 from pipeline.checkpoint.export import export_checkpoint
 from pipeline.evaluation.comparison import compare
-from pipeline.vocabulary.table import VocabularyTable
 from workers.demo_data import DemoData, prepare_demo
 
 WIDTH = {"hidden_size": 528, "num_attention_heads": 6, "intermediate_size": 1280}
@@ -91,7 +91,7 @@ def _by_the_byte(data: DemoData, directory: Path, *, quick: bool) -> dict[str, f
     request["spec"]["evaluation"] = evaluation
     ran = run_job("vocabulary", request, directory)
     (row,) = compare(ran.evaluation("dense"), ran.evaluation("pruned"), own_tokenizers=True)
-    table = VocabularyTable.model_validate_json(ran.read("cut_vocabulary", "vocabulary", "table.json"))
+    table = ran.load("cut_vocabulary", "vocabulary", VocabularyTable)
     print(f"\n| {'vocabulary':<24} | dense | cut |\n|{'-' * 26}|---:|---:|")
     figures: Iterable[tuple[str, str, str]] = (
         ("tokens", f"{table.dense_rows:,}", f"{table.rows:,}"),

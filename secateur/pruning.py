@@ -132,7 +132,7 @@ def _export(content: ContentStore, made: list[ArtifactRef], directory: Path) -> 
     report = next(one for one in made if isinstance(one, ReportRef))
     for file in report.files:
         (directory / file.path).write_bytes(content.get_bytes(file.blob))
-    return content.get_bytes(report.file("report.json"))
+    return content.get_bytes(report.file(ReportRef.JSON))
 
 
 class _Told:

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from pipeline.artifacts.refs import CheckpointRef
 from pipeline.blocks.pruning import PrunedBlocks, pruned_checkpoint
-from pipeline.checkpoint.index import TENSORS_JSON
 from pipeline.storage import ContentStore
 
 
@@ -25,7 +24,6 @@ def export(content: ContentStore, ref: CheckpointRef, directory: Path) -> Path:
     """Write a stored checkpoint as a directory, in the place of what was there, and return it."""
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
-    for file in ref.files:
-        if file.path != TENSORS_JSON:
-            (directory / file.path).write_bytes(content.get_bytes(file.blob))
+    for file in ref.model_files:
+        (directory / file.path).write_bytes(content.get_bytes(file.blob))
     return directory

@@ -10,7 +10,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -28,8 +27,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from pipeline.storage import S3Options
 from tests.needs import needed
+from tests.ports import HOST, free_ports
 
-HOST = "127.0.0.1"
 GRPC_OFFSET = 10000  # SeaweedFS puts each gRPC port this far above its HTTP port
 START_SECONDS = 60.0
 STOP_SECONDS = 15.0
@@ -161,23 +160,6 @@ def postgres(tmp_dir: Path) -> Iterator[str]:
             yield url
     finally:
         shutil.rmtree(data, ignore_errors=True)
-
-
-def free_ports(count: int, *, offset: int = 0) -> list[int]:
-    """Ports that nobody listens on, each with its twin `offset` above it free as well."""
-    found: list[int] = []
-    while len(found) < count:
-        port = 10000 + secrets.randbelow(10000)  # with its twin, below the range for outgoing connections
-        if port not in found and _is_free(port) and _is_free(port + offset):
-            found.append(port)
-    return found
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as candidate, contextlib.suppress(OSError):
-        candidate.bind((HOST, port))
-        return True
-    return False
 
 
 def _packaged_binary(name: str, *, package: str) -> str:

@@ -15,7 +15,7 @@ import pytest
 from pipeline.canonical import sha256_hex
 from tests.extending.additions import ROOT, Addition, additions
 
-PACKAGES = ("secateur", "pipeline", "workers", "api", "tests")
+FOLDERS = ("secateur", "pipeline", "workers", "api", "tests", "docs", "deploy")
 ADDITIONS = additions()
 
 
@@ -44,8 +44,8 @@ class Extended:
 def extended(tmp_path_factory: pytest.TempPathFactory) -> Extended:
     """The copy, made once."""
     tree = tmp_path_factory.mktemp("house")
-    for package in PACKAGES:
-        shutil.copytree(ROOT / package, tree / package, ignore=shutil.ignore_patterns("__pycache__"))
+    for folder in FOLDERS:
+        shutil.copytree(ROOT / folder, tree / folder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tree)
     touched = {}
     for addition in ADDITIONS:
@@ -67,6 +67,7 @@ def test_so_many_files_are_edited_by_hand(addition: Addition, extended: Extended
     assert len(extended.touched[addition.name]) == addition.files, extended.touched[addition.name]
 
 
+@pytest.mark.slow
 def test_what_was_added_works(extended: Extended) -> None:
     contracts = (f"tests/pipeline/{name}/test_{name}.py" for name in ("methods", "allocations"))
     chosen = "proofs or mine or tilted"  # of the contract tests those that take up the additions
@@ -75,6 +76,7 @@ def test_what_was_added_works(extended: Extended) -> None:
     )
 
 
+@pytest.mark.slow
 def test_what_was_added_is_typed(extended: Extended) -> None:
     new = [path for addition in ADDITIONS for path in addition.new if path.endswith(".py")]
     packages = sorted({str(Path(path).parent) for path in new})

@@ -36,12 +36,12 @@ from pipeline.job.ledger import (
     stage_result_key,
 )
 from pipeline.storage.content import ContentStore
+from workers.context import Made, Note, Progress, StageContext, Trained, Validated, Waited
 from workers.failures import may_go_on, reason_for
 from workers.places import on_gang, on_worker, places_needed
 from workers.reporter import Reporter
 from workers.settings import WorkerSettings
 from workers.site import Site
-from workers.stages.base import Made, Note, Progress, StageContext, Trained, Validated, Waited
 
 log = logging.getLogger(__name__)
 

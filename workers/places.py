@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.dag.stages import Stage
-from workers.stages.base import Steps
+from workers.context import Steps
 
 GIB = 2**30
 
@@ -41,7 +41,7 @@ PLACES: dict[str, Place] = {
     "measure_blocks": Place("measure_blocks", where="gang"),
     "allocate": Place("allocate", where="driver"),
     "hold_out": Place("hold_out"),
-    "judge": Place("judge", where="gang"),
+    "judge": Place("score_held_out", where="gang"),
     "choose_plan": Place("choose_plan", where="driver"),
     "prune": Place("prune", where="gang"),
     "import_keep": Place("import_keep", memory=2 * GIB),

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from pipeline.artifacts.curve import StepRecord, Validation
 from pipeline.dag.stages import Stage
-from workers.stages.base import StageContext, Steps
+from workers.context import StageContext, Steps
 
 
 class Metrics(Protocol):

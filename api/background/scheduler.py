@@ -19,9 +19,8 @@ from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError, SQL
 from api.db.models import Firing, Schedule
 from api.service.context import Services
 from api.service.owner import is_dead, this_process
-from api.service.schedules import firings, looking, moments
+from api.service.schedules import firings, looking, moments, outcomes
 from api.service.schedules import leases as schedule_leases
-from api.service.schedules import outcomes as judging
 from api.service.schedules.present import definition_of
 from api.service.schedules.request import ScheduleRequest
 from pipeline.errors import (
@@ -31,7 +30,7 @@ from pipeline.errors import (
     SourceNotFound,
     SourceUnreachable,
 )
-from pipeline.resolve.resolve import MODEL_PARAM
+from pipeline.sources.pins import MODEL
 
 log = logging.getLogger(__name__)
 RETRY = timedelta(seconds=15)  # before what failed is tried again
@@ -80,7 +79,7 @@ class Scheduler:
         if not ours:
             return
         with self.services.database.read() as session:
-            busy = judging.busy(session)
+            busy = outcomes.busy(session)
         self._memory = {schedule.id: self._recall(schedule) for schedule in ours}
         for schedule in ours:
             self._attend(schedule, busy=schedule.id in busy)
@@ -123,10 +122,10 @@ class Scheduler:
         """Start what waits, and judge what has ended. Returns the parts of the work that this was."""
         with self.services.database.read() as session:
             waiting = () if schedule.paused else firings.waiting(session, schedule.id)
-            ended = judging.undecided(session, schedule.id)
+            ended = outcomes.undecided(session, schedule.id)
         work = {f"firing {one.id}": partial(self._start, schedule, definition, one) for one in waiting}
         for one in ended:
-            work[f"firing {one.id}"] = partial(judging.decide, self.services, definition, one.id)
+            work[f"firing {one.id}"] = partial(outcomes.decide, self.services, definition, one.id)
         for part, step in work.items():
             self._do(schedule, part, step)
         return set(work)
@@ -218,4 +217,4 @@ def _is_other(digest: str, prepared: firings.Prepared | None, refusal: InvalidRe
     if prepared is not None:
         return prepared.digest != digest
     gone = isinstance(refusal, IncompleteCheckpoint | SourceNotFound)
-    return refusal is not None and gone and refusal.param == MODEL_PARAM
+    return refusal is not None and gone and refusal.param == MODEL

@@ -245,10 +245,10 @@ def _say_result(finished: Iterable[Event], storage: Path, console: Console, *, s
         for artifact in event.body.result.artifacts.values()
     ]
     report = next(artifact for artifact in artifacts if isinstance(artifact, ReportRef))
-    document = read_any_report(content.get_bytes(report.file("report.json")))
+    document = read_any_report(content.get_bytes(report.file(ReportRef.JSON)))
     page = storage.parent / "reports" / f"{report.digest[:12]}.html"
     page.parent.mkdir(parents=True, exist_ok=True)
-    page.write_bytes(content.get_bytes(report.file("report.html")))
+    page.write_bytes(content.get_bytes(report.file(ReportRef.PAGE)))
     if isinstance(document, SweepDocument):
         console.print(sweep_table(document, seconds=seconds, report=""))
     else:

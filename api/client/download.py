@@ -8,9 +8,11 @@ from pathlib import Path, PurePosixPath
 
 from api.client.client import ClientError, SecateurClient
 from api.service.jobs.views import FileView
-from pipeline.job.ledger import MANIFEST_JSON
+from pipeline.artifacts.manifest import Manifest
+from pipeline.artifacts.refs import ManifestRef
 
 PUBLISHED = "manifest"
+LAST = ManifestRef.path_of(Manifest)
 
 
 def download(client: SecateurClient, job_id: str, directory: Path) -> Iterator[Path]:
@@ -21,7 +23,7 @@ def download(client: SecateurClient, job_id: str, directory: Path) -> Iterator[P
     published = [one for one in client.artifacts(job_id).data if one.kind == PUBLISHED]
     if not published:
         raise ClientError(f"job {job_id} has not published anything (yet)", code="not_published")
-    for file in sorted(published[-1].files, key=lambda file: (file.path == MANIFEST_JSON, file.path)):
+    for file in sorted(published[-1].files, key=lambda file: (file.path == LAST, file.path)):
         target = directory / _inside(file.path)
         if not _is_complete(target, file):
             target.parent.mkdir(parents=True, exist_ok=True)

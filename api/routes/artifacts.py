@@ -9,6 +9,7 @@ from api.routes.answers import ABSENT
 from api.routes.requests import JobId, ServicesDep
 from api.service.jobs import artifacts
 from api.service.jobs.views import ArtifactList
+from pipeline.artifacts.refs import ReportRef
 
 router = APIRouter(tags=["jobs"])
 NAME = Path(max_length=200)
@@ -81,8 +82,8 @@ def show_report(
 ) -> Response:
     """The report: every figure as JSON, or one page."""
     if format == "html" or (format is None and _prefers_html(accept)):
-        return HTMLResponse(artifacts.report_file(services, job_id, "report.html"), headers=PAGE)
-    return Response(artifacts.report_file(services, job_id, "report.json"), media_type="application/json")
+        return HTMLResponse(artifacts.report_file(services, job_id, ReportRef.PAGE), headers=PAGE)
+    return Response(artifacts.report_file(services, job_id, ReportRef.JSON), media_type="application/json")
 
 
 def _prefers_html(accept: str) -> bool:

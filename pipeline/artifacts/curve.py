@@ -13,9 +13,6 @@ from pydantic import Field
 
 from pipeline.canonical import Frozen
 
-TOKENS_JSON = "tokens.json"
-VALIDATION = "validation.safetensors"
-
 
 class Shard(Frozen):
     """One file of training sequences."""

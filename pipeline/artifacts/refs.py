@@ -1,181 +1,212 @@
-"""What stages make: one reference class per kind, each a list of content-addressed files."""
+"""What stages make: one reference class per kind, each a list of content-addressed files.
 
-from typing import Annotated, Literal
+A class says which documents its artifacts hold, and names the files that are no documents. Nobody else spells
+these names out.
+"""
+
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from pipeline.canonical import Frozen, digest_of
-from pipeline.storage.content import BlobRef
+from pipeline.allocations.measures import Measurements
+from pipeline.allocations.tournament import Score, TournamentTable
+from pipeline.artifacts.artifact import Artifact, FileRef
+from pipeline.artifacts.certificate import Certificate
+from pipeline.artifacts.curve import BlockFits, Curve, TokensIndex
+from pipeline.artifacts.manifest import Manifest
+from pipeline.artifacts.mask_overlap import MaskAgreements
+from pipeline.artifacts.sparsity import ExpertTable, SparsityTable
+from pipeline.artifacts.tensor_index import TensorIndex
+from pipeline.artifacts.vocabulary import CorpusSize, HeldOutDocuments, KeptTokens, VocabularyTable
+from pipeline.evaluation.task_results import TaskEvaluation
+from pipeline.spec.eval_tasks import CheckedTask
+from pipeline.spec.evaluation import EvaluationResult
+from pipeline.spec.sparsity_plan import SparsityPlan
+from pipeline.structure.cut import Cut
+from pipeline.structure.table import SizeTable
 
 MASKS_PATH = "masks/masks.safetensors"  # of a published directory: see checkpoint/masks.py
 
 
-class FileRef(Frozen):
-    """One file of an artifact: its path inside it and the blob that holds it."""
-
-    path: str
-    blob: BlobRef
-
-
-class _Artifact(Frozen):
-    files: tuple[FileRef, ...]
-
-    @property
-    def digest(self) -> str:
-        """Content hash of kind, paths and blobs: equal artifacts have equal digests, wherever made."""
-        return digest_of(self)
-
-    @property
-    def size(self) -> int:
-        """Bytes of all files."""
-        return sum(file.blob.size for file in self.files)
-
-    def file(self, path: str) -> BlobRef:
-        """The blob of one file. Raises KeyError that names what is there."""
-        for file in self.files:
-            if file.path == path:
-                return file.blob
-        raise KeyError(f"{path!r} is not among {[file.path for file in self.files]}")
-
-
-class CheckpointRef(_Artifact):
-    """A Hugging Face directory. `tensors.json` indexes every tensor with its digest (checkpoint/index.py)."""
+class CheckpointRef(Artifact):
+    """A Hugging Face directory, and an index of every tensor with its digest (tensor_index.py)."""
 
     kind: Literal["checkpoint"] = "checkpoint"
+    content: ClassVar = {"tensors.json": TensorIndex}
+
+    @property
+    def model_files(self) -> tuple[FileRef, ...]:
+        """The files of the Hugging Face directory: all but the index."""
+        return tuple(file for file in self.files if file.path not in self.content)
 
 
-class SamplesRef(_Artifact):
-    """Calibration samples: `samples.safetensors` with int64 `tokens` [samples, sequence_length]."""
+class SamplesRef(Artifact):
+    """Calibration samples: int64 `tokens` [samples, sequence_length]."""
 
     kind: Literal["samples"] = "samples"
+    TOKENS: ClassVar = "samples.safetensors"
 
 
-class StatisticsRef(_Artifact):
+class StatisticsRef(Artifact):
     """What a dense sweep measured of every linear's input: see checkpoint/statistics.py."""
 
     kind: Literal["statistics"] = "statistics"
 
 
-class CutRef(_Artifact):
-    """What stayed of a model that was cut: `cut.json` (a Cut) and `sizes.json` (a SizeTable)."""
+class CutRef(Artifact):
+    """What stayed of a model that was cut."""
 
     kind: Literal["cut"] = "cut"
+    content: ClassVar = {"cut.json": Cut, "sizes.json": SizeTable}
 
 
-class CountsRef(_Artifact):
-    """Token counts of a corpus: `counts.safetensors` with int64 `tokens` [vocabulary], `counts.json`
-    (documents and bytes), and `held_out.json`, the documents that were not counted."""
+class CountsRef(Artifact):
+    """Token counts of a corpus, int64 `tokens` [vocabulary], its size, and the documents held out of it."""
 
     kind: Literal["token_counts"] = "token_counts"
+    content: ClassVar = {"counts.json": CorpusSize, "held_out.json": HeldOutDocuments}
+    TOKENS: ClassVar = "counts.safetensors"
 
 
-class VocabularyRef(_Artifact):
-    """What stayed of a vocabulary: `vocabulary.json` (KeptTokens), `table.json` (a VocabularyTable) and
-    `sizes.json` (a SizeTable)."""
+class VocabularyRef(Artifact):
+    """What stayed of a vocabulary."""
 
     kind: Literal["vocabulary"] = "vocabulary"
+    content: ClassVar = {
+        "vocabulary.json": KeptTokens,
+        "table.json": VocabularyTable,
+        "sizes.json": SizeTable,
+    }
 
 
-class MeasurementsRef(_Artifact):
-    """Measurements: `measurements.json`."""
+class MeasurementsRef(Artifact):
+    """What an allocation had measured."""
 
     kind: Literal["measurements"] = "measurements"
+    content: ClassVar = {"measurements.json": Measurements}
 
 
-class ScoreRef(_Artifact):
-    """A Score on held-out samples: `score.json`."""
+class ScoreRef(Artifact):
+    """A checkpoint's loss on held-out samples."""
 
     kind: Literal["score"] = "score"
+    content: ClassVar = {"score.json": Score}
 
 
-class TournamentRef(_Artifact):
-    """A TournamentTable: `tournament.json`."""
+class TournamentRef(Artifact):
+    """The entrants of a tournament and its winner."""
 
     kind: Literal["tournament"] = "tournament"
+    content: ClassVar = {"tournament.json": TournamentTable}
 
 
-class PlanRef(_Artifact):
-    """A SparsityPlan: `plan.json`."""
+class PlanRef(Artifact):
+    """The sparsity of every block."""
 
     kind: Literal["plan"] = "plan"
+    content: ClassVar = {"plan.json": SparsityPlan}
 
 
-class KeepRef(_Artifact):
-    """Bit-packed keep tensors, one safetensors file per block, and `sparsity.json` with zeros per linear; of
-    a model with experts that was calibrated also `experts.json` (an ExpertTable), of one whose blocks were
-    reconstructed `reconstruction.json` (BlockFits)."""
+class KeepRef(Artifact):
+    """Bit-packed keep tensors, one safetensors file per block, and the zeros of every linear. There is an
+    ExpertTable if a model with experts was calibrated, and BlockFits if its blocks were reconstructed."""
 
     kind: Literal["keep"] = "keep"
+    content: ClassVar = {
+        "sparsity.json": SparsityTable,
+        "experts.json": ExpertTable,
+        "reconstruction.json": BlockFits,
+    }
 
 
-class AgreementRef(_Artifact):
-    """Masks beside others: `agreement.json` (MaskAgreements)."""
+class AgreementRef(Artifact):
+    """Masks beside others."""
 
     kind: Literal["agreement"] = "agreement"
+    content: ClassVar = {"agreement.json": MaskAgreements}
 
 
-class TokensRef(_Artifact):
-    """Training sequences, shuffled: `tokens.json` (a TokensIndex), `train-00000.safetensors` and so on with
-    int32 `tokens` [sequences, sequence_length]; `validation.safetensors` likewise."""
+class TokensRef(Artifact):
+    """Training sequences, shuffled: shards with int32 `tokens` [sequences, sequence_length], which the index
+    lists, and the validation sequences likewise."""
 
     kind: Literal["tokens"] = "tokens"
+    content: ClassVar = {"tokens.json": TokensIndex}
+    VALIDATION: ClassVar = "validation.safetensors"
 
 
-class CurveRef(_Artifact):
-    """A Curve: `curve.json`."""
+class CurveRef(Artifact):
+    """The course of a training."""
 
     kind: Literal["curve"] = "curve"
+    content: ClassVar = {"curve.json": Curve}
 
 
-class CertificateRef(_Artifact):
-    """A Certificate: `certificate.json`."""
+class CertificateRef(Artifact):
+    """The checks that zeros are zero."""
 
     kind: Literal["certificate"] = "certificate"
+    content: ClassVar = {"certificate.json": Certificate}
 
 
-class AdapterRef(_Artifact):
-    """LoRA matrices as peft writes them: `adapter_config.json`, `adapter_model.safetensors`."""
+class AdapterRef(Artifact):
+    """LoRA matrices with their config, as peft writes them."""
 
     kind: Literal["adapter"] = "adapter"
+    CONFIG: ClassVar = "adapter_config.json"
+    MATRICES: ClassVar = "adapter_model.safetensors"
 
 
-class EvaluationRef(_Artifact):
-    """An EvaluationResult: `evaluation.json`."""
+class EvaluationRef(Artifact):
+    """Perplexities of a checkpoint."""
 
     kind: Literal["evaluation"] = "evaluation"
+    content: ClassVar = {"evaluation.json": EvaluationResult}
 
 
-class TaskRef(_Artifact):
-    """An lm-eval task, resolved: `task.json` (a CheckedTask), and below `files/` the task files and data that
-    it reads. What else the include directory holds is no part of it."""
+class TaskRef(Artifact):
+    """An lm-eval task, resolved, and in a folder the task files and data that it reads. What else the include
+    directory holds is no part of it."""
 
     kind: Literal["task"] = "task"
+    content: ClassVar = {"task.json": CheckedTask}
+    FOLDER: ClassVar = "files/"
 
 
-class TaskEvaluationRef(_Artifact):
-    """A TaskEvaluation: `tasks.json`."""
+class TaskEvaluationRef(Artifact):
+    """Results of a task."""
 
     kind: Literal["task_evaluation"] = "task_evaluation"
+    content: ClassVar = {"tasks.json": TaskEvaluation}
 
 
-class HarnessRef(_Artifact):
-    """`lm_eval.json`, as lm-eval itself writes it. It holds times and the machine's description, so equal
-    evaluations have unequal ones; nothing is made from it."""
+class HarnessRef(Artifact):
+    """The results as lm-eval itself writes them. They hold times and the machine's description, so equal
+    evaluations have unequal ones; nothing is made from them."""
 
     kind: Literal["harness"] = "harness"
+    RESULTS: ClassVar = "lm_eval.json"
 
 
-class ManifestRef(_Artifact):
-    """The published directory, below `prefix`; `manifest.json` lists every file with size and SHA-256."""
+class ManifestRef(Artifact):
+    """The published directory, below `prefix`; the manifest lists every file with size and SHA-256."""
 
     kind: Literal["manifest"] = "manifest"
+    content: ClassVar = {"manifest.json": Manifest}
     prefix: str
 
+    @property
+    def key(self) -> str:
+        """Where the manifest lies in the published directory. It is written last."""
+        return f"{self.prefix}/{self.path_of(Manifest)}"
 
-class ReportRef(_Artifact):
-    """`report.html` and `report.json`. They hold timings, so equal jobs have unequal reports."""
+
+class ReportRef(Artifact):
+    """A page and the same as JSON. They hold timings, so equal jobs have unequal reports."""
 
     kind: Literal["report"] = "report"
+    PAGE: ClassVar = "report.html"
+    JSON: ClassVar = "report.json"
 
 
 ArtifactRef = Annotated[
@@ -203,75 +234,3 @@ ArtifactRef = Annotated[
     | ReportRef,
     Field(discriminator="kind"),
 ]
-
-
-class ManifestEntry(Frozen):
-    """One published file."""
-
-    path: str
-    size: int
-    sha256: str
-
-
-class Manifest(Frozen):
-    """Everything that belongs to a published directory. Written last: without it nothing was published."""
-
-    files: tuple[ManifestEntry, ...]
-
-
-class LinearSparsity(Frozen):
-    """Zeros achieved in one linear.
-
-    `pruned`: how many the method chose; `zeros` also counts weights that were zero before. `note`: where the
-    method had to deviate from what was asked.
-    """
-
-    block: int
-    linear: str
-    pruned: int
-    zeros: int
-    weights: int
-    note: str | None = None
-
-    @property
-    def sparsity(self) -> float:
-        """Fraction of zeros."""
-        return self.zeros / self.weights
-
-
-class SparsityTable(Frozen):
-    """Content of `sparsity.json`."""
-
-    linears: tuple[LinearSparsity, ...]
-
-    @property
-    def sparsity(self) -> float:
-        """Over all prunable weights."""
-        return sum(linear.zeros for linear in self.linears) / sum(linear.weights for linear in self.linears)
-
-
-class BlockExperts(Frozen):
-    """Calibration tokens that were routed to each expert of a block, in the experts' order."""
-
-    block: int
-    tokens: tuple[int, ...]
-
-
-class ExpertTable(Frozen):
-    """Content of `experts.json`: blocks with experts. Experts with fewer tokens than `minimum_tokens` were
-    pruned without statistics (tensor/routing.py)."""
-
-    minimum_tokens: int
-    blocks: tuple[BlockExperts, ...]
-
-    @property
-    def note(self) -> str | None:
-        """What a reader must know of experts that were pruned without statistics."""
-        every = [tokens for block in self.blocks for tokens in block.tokens]
-        few = sum(tokens < self.minimum_tokens for tokens in every)
-        if not few:
-            return None
-        return (
-            f"{few} of {len(every)} experts saw fewer than {self.minimum_tokens} calibration tokens and were "
-            f"pruned by their weights alone; use more samples"
-        )

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from pipeline.allocations.measures import Measure
 from pipeline.artifacts.curve import BlockFit
-from pipeline.artifacts.refs import LinearSparsity, StatisticsRef
+from pipeline.artifacts.refs import StatisticsRef
+from pipeline.artifacts.sparsity import LinearSparsity
 from pipeline.blocks.measures import Part, measure_linears
 from pipeline.blocks.routing import indifferent, neglected, tokens_per_expert
 from pipeline.checkpoint.assemble import StoredTensors

@@ -4,7 +4,8 @@ from collections.abc import Generator
 from itertools import cycle
 
 from pipeline.allocations.measures import Measure
-from pipeline.artifacts.refs import FileRef, StatisticsRef
+from pipeline.artifacts.artifact import FileRef
+from pipeline.artifacts.refs import StatisticsRef
 from pipeline.blocks.crew import Crew, Pending
 from pipeline.blocks.steps import Note, Progress
 from pipeline.blocks.trail import Trail

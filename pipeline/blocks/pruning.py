@@ -8,7 +8,8 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 from pipeline.artifacts.curve import BlockFit, BlockFits
-from pipeline.artifacts.refs import BlockExperts, CheckpointRef, ExpertTable, KeepRef, StatisticsRef
+from pipeline.artifacts.refs import CheckpointRef, KeepRef, StatisticsRef
+from pipeline.artifacts.sparsity import BlockExperts, ExpertTable
 from pipeline.blocks.block import Measured
 from pipeline.blocks.crew import Crew, Pending
 from pipeline.blocks.reconstruction import fit_block

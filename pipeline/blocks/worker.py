@@ -30,8 +30,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.allocations.measures import Measure
+from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.curve import BlockFit
-from pipeline.artifacts.refs import CheckpointRef, FileRef, StatisticsRef
+from pipeline.artifacts.refs import CheckpointRef, StatisticsRef
 from pipeline.blocks.activations import Activations, MemoryBudget
 from pipeline.blocks.block import ChosenLinear, Measured
 from pipeline.blocks.fitting import Reconstructor

@@ -4,12 +4,14 @@ checkpoint."""
 import json
 from collections.abc import Mapping, Sequence
 
-from pipeline.artifacts.refs import CheckpointRef, FileRef
-from pipeline.canonical import Frozen, canonical_json
-from pipeline.checkpoint.index import TENSORS_JSON, WEIGHTS_INDEX_JSON, TensorEntry, TensorIndex
+from pipeline.artifacts.artifact import FileRef
+from pipeline.artifacts.refs import CheckpointRef
+from pipeline.artifacts.tensor_index import TensorEntry, TensorIndex
+from pipeline.canonical import Frozen
+from pipeline.checkpoint.layout import WEIGHTS_INDEX_JSON
 from pipeline.storage.content import ContentStore
 
-WEIGHT_FILES = (".safetensors", WEIGHTS_INDEX_JSON, TENSORS_JSON)
+WEIGHT_FILES = (".safetensors", WEIGHTS_INDEX_JSON, CheckpointRef.path_of(TensorIndex))
 
 
 class StoredTensors(Frozen):
@@ -46,7 +48,7 @@ def assemble(
     }
     written = [
         FileRef(path=WEIGHTS_INDEX_JSON, blob=content.put_bytes(json.dumps(index, indent=2).encode())),
-        FileRef(path=TENSORS_JSON, blob=content.put_bytes(canonical_json(TensorIndex(tensors=tensors)))),
+        CheckpointRef.put(content, TensorIndex(tensors=tensors)),
     ]
     own = replaced or {}
     written += [FileRef(path=path, blob=content.put_bytes(data)) for path, data in own.items()]

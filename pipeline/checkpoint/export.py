@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.artifacts.refs import CheckpointRef
-from pipeline.checkpoint.index import TENSORS_JSON
 from pipeline.errors import InvalidSpec
 from pipeline.storage.content import ContentStore
 
@@ -15,11 +14,10 @@ from pipeline.storage.content import ContentStore
 def export_checkpoint(content: ContentStore, ref: CheckpointRef, directory: Path) -> None:
     """Writes every file except this project's own index into an existing directory, with one chunk in
     memory."""
-    for file in ref.files:
-        if file.path != TENSORS_JSON:
-            with (directory / file.path).open("wb") as written:
-                for chunk in content.store.get(content.key(file.blob)):
-                    written.write(chunk)
+    for file in ref.model_files:
+        with (directory / file.path).open("wb") as written:
+            for chunk in content.store.get(content.key(file.blob)):
+                written.write(chunk)
 
 
 @contextmanager

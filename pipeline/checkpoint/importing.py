@@ -8,9 +8,10 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 
-from pipeline.artifacts.refs import CheckpointRef, FileRef
-from pipeline.canonical import canonical_json
-from pipeline.checkpoint.index import TENSORS_JSON, WEIGHTS_INDEX_JSON, TensorEntry, TensorIndex
+from pipeline.artifacts.artifact import FileRef
+from pipeline.artifacts.refs import CheckpointRef
+from pipeline.artifacts.tensor_index import TensorEntry, TensorIndex
+from pipeline.checkpoint.layout import WEIGHTS_INDEX_JSON
 from pipeline.checkpoint.scan import TensorScan
 from pipeline.errors import UnsupportedCheckpoint
 from pipeline.sources.access import Source
@@ -45,8 +46,7 @@ def import_checkpoint(pin: Pin, source: Source, content: ContentStore) -> Iterat
             _check_index(content.get_bytes(ref.blob), tensors)
     if not tensors:
         raise UnsupportedCheckpoint(f"{pin.source} holds no tensors", "spec.model.source")
-    index = content.put_bytes(canonical_json(TensorIndex(tensors=tensors)))
-    yield CheckpointRef(files=(*files, FileRef(path=TENSORS_JSON, blob=index)))
+    yield CheckpointRef(files=(*files, CheckpointRef.put(content, TensorIndex(tensors=tensors))))
 
 
 def _transferred(

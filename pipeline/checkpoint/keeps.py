@@ -14,23 +14,15 @@ from torch import Tensor
 
 from pipeline.architecture.row import Architecture
 from pipeline.architecture.rows import row_for
+from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.curve import BlockFits
-from pipeline.artifacts.refs import (
-    CheckpointRef,
-    ExpertTable,
-    FileRef,
-    KeepRef,
-    LinearSparsity,
-    SparsityTable,
-)
-from pipeline.canonical import canonical_json
+from pipeline.artifacts.refs import CheckpointRef, KeepRef
+from pipeline.artifacts.sparsity import ExpertTable, LinearSparsity, SparsityTable
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.writer import put_tensors
 from pipeline.errors import CorruptObject
 from pipeline.storage.content import ContentStore
 from pipeline.tensor.packing import pack_keep, unpack_keep
-
-SPARSITY_JSON, EXPERTS_JSON, FITS_JSON = "sparsity.json", "experts.json", "reconstruction.json"
 
 
 @dataclass(frozen=True)
@@ -146,16 +138,10 @@ def keep_ref(
     experts: ExpertTable | None = None,
     fits: BlockFits | None = None,
 ) -> KeepRef:
-    """Returns the artifact of all blocks' keep tensors, `sparsity.json`, and the other tables if there are
-    any."""
-    tables = {
-        SPARSITY_JSON: SparsityTable(linears=tuple(linears)),
-        EXPERTS_JSON: experts,
-        FITS_JSON: fits,
-    }
-    blobs = {path: content.put_bytes(canonical_json(one)) for path, one in tables.items() if one is not None}
-    every = [*files, *(FileRef(path=path, blob=blob) for path, blob in blobs.items())]
-    return KeepRef(files=tuple(sorted(every, key=lambda file: file.path)))
+    """Returns the artifact of all blocks' keep tensors, the zeros of linears, and the other tables if there
+    are any."""
+    beside = (one for one in (experts, fits) if one is not None)
+    return KeepRef.made(content, SparsityTable(linears=tuple(linears)), *beside, files=files)
 
 
 def held_tensors(

@@ -2,10 +2,9 @@
 
 from collections.abc import Collection
 
-from pipeline.checkpoint.index import WEIGHTS_INDEX_JSON
-
 CONFIG_JSON = "config.json"
 GENERATION_CONFIG_JSON = "generation_config.json"
+WEIGHTS_INDEX_JSON = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"  # takes precedence over shards, as in transformers
 TOKENIZER_CONFIG_JSON = "tokenizer_config.json"
 TOKENIZER_FILES = (

@@ -11,7 +11,7 @@ from pydantic import JsonValue
 from torch import Tensor
 
 from pipeline.artifacts.refs import CheckpointRef
-from pipeline.checkpoint.index import TENSORS_JSON, TensorEntry, TensorIndex
+from pipeline.artifacts.tensor_index import TensorEntry, TensorIndex
 from pipeline.errors import CorruptObject, UnsupportedCheckpoint
 from pipeline.storage.content import BlobRef, ContentStore
 
@@ -40,7 +40,7 @@ class CheckpointReader:
     @cached_property
     def index(self) -> TensorIndex:
         """Every tensor of the checkpoint."""
-        return TensorIndex.model_validate_json(self._content.get_bytes(self._ref.file(TENSORS_JSON)))
+        return self._ref.load(self._content, TensorIndex)
 
     @cached_property
     def config(self) -> dict[str, JsonValue]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from pipeline.checkpoint.index import TensorEntry
+from pipeline.artifacts.tensor_index import TensorEntry
 from pipeline.errors import UnsupportedCheckpoint
 
 LENGTH_BYTES = 8

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load
 from torch import Tensor
 
-from pipeline.artifacts.refs import FileRef, StatisticsRef
+from pipeline.artifacts.artifact import FileRef
+from pipeline.artifacts.refs import StatisticsRef
 from pipeline.checkpoint.writer import put_tensors
 from pipeline.storage.content import ContentStore
 from pipeline.tensor.statistics import LinearStatistics

@@ -1,7 +1,8 @@
 """The record of a finished block. Code that only passes it on needs no model library."""
 
+from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.curve import BlockFit
-from pipeline.artifacts.refs import FileRef, LinearSparsity
+from pipeline.artifacts.sparsity import LinearSparsity
 from pipeline.canonical import Frozen
 from pipeline.checkpoint.assemble import StoredTensors
 

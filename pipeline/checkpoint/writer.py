@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.artifacts.refs import FileRef
+from pipeline.artifacts.artifact import FileRef
+from pipeline.artifacts.tensor_index import TensorEntry
 from pipeline.canonical import sha256_hex
-from pipeline.checkpoint.index import TensorEntry
 from pipeline.checkpoint.reader import DTYPE_NAMES, DTYPES, CheckpointReader
 from pipeline.storage.content import BlobRef, ContentStore
 

@@ -7,7 +7,6 @@ from pipeline.canonical import Frozen
 from pipeline.dag.nodes import Dag, Node
 from pipeline.job.events import FailureReason
 
-MAX_ATTEMPTS = 3
 MAX_STAGE_TRIES = 3
 
 

@@ -15,30 +15,18 @@ from pipeline.dag.pruning import (
     to_prune,
     with_own_tokens,
 )
-from pipeline.dag.stages import (
-    Calibrate,
-    CheckTasks,
-    CountTokens,
-    CutVocabulary,
-    Evaluate,
-    EvaluateTask,
-    HoldOut,
-    ImportModel,
-    MeasureBlocks,
-    MeasureStatistics,
-    PrepareText,
-    Publish,
-    Recover,
-    Report,
-    ReportSweep,
-    Slice,
-)
+from pipeline.dag.stages.pruning import MeasureBlocks, MeasureStatistics
+from pipeline.dag.stages.results import Evaluate, EvaluateTask, Publish, Report, ReportSweep
+from pipeline.dag.stages.sources import Calibrate, CheckTasks, HoldOut, ImportModel, PrepareText
+from pipeline.dag.stages.structure import CountTokens, CutVocabulary, Slice
+from pipeline.dag.stages.training import Recover
 from pipeline.request.prune_spec import PruneSpec
-from pipeline.sources.pins import Pin, Pins
+from pipeline.sources.pins import MODEL, TEACHER, Pin, Pins
 from pipeline.spec.evaluation import Evaluation
 from pipeline.spec.recovery import Recovery
 from pipeline.spec.training_recipe import TrainingRecipe
 from pipeline.spec.uri import parse_uri
+from pipeline.spec.vocabulary import FIELD as VOCABULARY
 from pipeline.spec.vocabulary import VocabularySize
 from pipeline.tensor.needs import Statistic
 
@@ -53,7 +41,7 @@ def _nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
     name = _model_name(spec)
     checkpoints = {"dense": DENSE}  # what is evaluated: name → checkpoint; the last one is published
     made: dict[str, Input] = {}  # what is published and reported beside the checkpoint
-    told: dict[str, Input] = {}  # what is reported only
+    report_inputs: dict[str, Input] = {}  # what is reported only
 
     yield from _source_nodes(spec, pins)
 
@@ -74,12 +62,12 @@ def _nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
         made["plan"] = Input(node="allocate", artifact="plan")
         if spec.learns_masks:
             made["certificate"] = Input(node="prune", artifact="certificate")
-            told["mask_curve"] = Input(node="prune", artifact="curve")
-            told["mask_tokens"] = Input(node=MASK_TEXT, artifact="tokens")
+            report_inputs["mask_curve"] = Input(node="prune", artifact="curve")
+            report_inputs["mask_tokens"] = Input(node=MASK_TEXT, artifact="tokens")
         if comparing:
-            told["agreements"] = Input(node=comparing[-1].id, artifact="agreements")
+            report_inputs["agreements"] = Input(node=comparing[-1].id, artifact="agreements")
         if isinstance(spec.prune.allocation, ContestAllocation):
-            told["tournament"] = Input(node="allocate", artifact="tournament")
+            report_inputs["tournament"] = Input(node="allocate", artifact="tournament")
         elif spec.prune.allocation.measure is not None:
             made["measurements"] = Input(node="measure_blocks", artifact="measurements")
 
@@ -93,27 +81,27 @@ def _nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
         }
         yield Node(id="recover", stage=recover, inputs=inputs)
         if "keep" in made:  # the keep tensors of training come without the documents of pruning
-            told["pruned_keep"] = made["keep"]
+            report_inputs["pruned_keep"] = made["keep"]
         made |= {name: Input(node="recover", artifact=name) for name in recover.outputs}
         checkpoints["recovered"] = made.pop("checkpoint")
 
     for which, checkpoint in checkpoints.items():
-        judges = list(_judging_nodes(which, checkpoint, spec, pins))
-        yield from judges
-        made |= _figures(which, judges)
+        evaluations = list(_evaluation_nodes(which, checkpoint, spec, pins))
+        yield from evaluations
+        made |= _figures(which, evaluations)
 
     made["checkpoint"] = list(checkpoints.values())[-1]
     publish = Publish(model_name=name, spec=spec)
     if "curve" in made:  # has speeds: it is not published
-        told["curve"] = made.pop("curve")
+        report_inputs["curve"] = made.pop("curve")
     yield Node(id="publish", stage=publish, inputs={**made, **_unpruned(spec)})
 
-    told |= {artifact: Input(node="publish", artifact=artifact) for artifact in publish.outputs}
-    told |= {f"{which}_checkpoint": checkpoint for which, checkpoint in checkpoints.items()}
+    report_inputs |= {artifact: Input(node="publish", artifact=artifact) for artifact in publish.outputs}
+    report_inputs |= {f"{which}_checkpoint": checkpoint for which, checkpoint in checkpoints.items()}
     if spec.recovery is not None:
-        told["tokens"] = tokens
+        report_inputs["tokens"] = tokens
     report = Report(model_name=name, spec=spec)
-    yield Node(id="report", stage=report, inputs={**made, **told})
+    yield Node(id="report", stage=report, inputs={**made, **report_inputs})
 
 
 def _sweep_nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
@@ -122,24 +110,24 @@ def _sweep_nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
     swept = frozenset[Statistic]().union(*(swept_for(prune) for prune in members.values()))
     yield from _source_nodes(spec, pins)
     yield from _slicing_nodes(spec)
-    dense = list(_judging_nodes("dense", DENSE, spec, pins))
+    dense = list(_evaluation_nodes("dense", DENSE, spec, pins))
     yield from dense
-    told = _figures("dense", dense)
+    report_inputs = _figures("dense", dense)
     shared = _Shared()
     for i, prune in members.items():
         nodes = [
             *pruning_nodes(prune, spec, pins, swept=swept),
-            *_judging_nodes("pruned", Input(node="prune", artifact="checkpoint"), spec, pins),
+            *_evaluation_nodes("pruned", Input(node="prune", artifact="checkpoint"), spec, pins),
         ]
         names = yield from shared.new(nodes, member=i)
-        told |= {
+        report_inputs |= {
             f"plan@{i}": Input(node=names["allocate"], artifact="plan"),
             f"keep@{i}": Input(node=names["prune"], artifact="keep"),
         }
         for name, figure in _figures("pruned", nodes).items():
-            told[f"{name}@{i}"] = Input(node=names[figure.node], artifact=figure.artifact)
+            report_inputs[f"{name}@{i}"] = Input(node=names[figure.node], artifact=figure.artifact)
     report = ReportSweep(model_name=_model_name(spec), spec=spec)
-    yield Node(id="report", stage=report, inputs=told)
+    yield Node(id="report", stage=report, inputs=report_inputs)
 
 
 class _Shared:
@@ -169,34 +157,33 @@ class _Shared:
 
 def _source_nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
     """What everything begins with. What cannot be had fails the job here."""
-    yield Node(id="import_model", stage=ImportModel(files=pins.model.files), inputs={})
+    yield Node(id="import_model", stage=ImportModel(files=pins.of(MODEL).files), inputs={})
 
     tasks = spec.evaluation.tasks
     if tasks is not None:
-        include = pins.tasks.files if pins.tasks is not None else ()
+        include = pins.of("spec.evaluation.tasks.include").files if tasks.include is not None else ()
         yield Node(id="check_tasks", stage=CheckTasks(tasks=tasks.asked, include=include), inputs={})
 
     if spec.structure is not None and spec.structure.vocabulary is not None:
         yield from _vocabulary_nodes(spec.structure.vocabulary, pins)
 
     if spec.learned_method is not None:
-        assert pins.mask_text is not None, "masks are pinned with the text that they are learned on"
-        recipe = spec.learned_method.training
-        yield _text_node(MASK_TEXT, recipe, spec, pins.mask_text)
+        text = pins.of("spec.prune.method.training.text.source")
+        yield _text_node(MASK_TEXT, spec.learned_method.training, spec, text)
 
     if spec.recovery is not None:
         yield from _training_nodes(spec.recovery, spec, pins)
 
     if spec.calibration is not None and any(one.needs_calibration for one in (spec, *spec.members)):
-        assert pins.calibration is not None, "a spec with calibration is pinned with it"
-        stage = Calibrate(files=pins.calibration.files, calibration=spec.calibration)
+        files = pins.of("spec.calibration.source").files
+        stage = Calibrate(files=files, calibration=spec.calibration)
         yield Node(id="calibrate", stage=stage, inputs={"checkpoint": with_own_tokens(spec)})
 
 
 def _vocabulary_nodes(vocabulary: VocabularySize, pins: Pins) -> Iterator[Node]:
     """Counted first: another size shares the counts."""
     count = CountTokens(
-        files=tuple(pin.files for pin in pins.vocabulary),
+        files=tuple(pin.files for pin in pins.below(vocabulary, VOCABULARY)),
         texts=vocabulary.texts,
         held_out=vocabulary.held_out,
     )
@@ -221,14 +208,15 @@ def _slicing_nodes(spec: PruneSpec) -> Iterator[Node]:
     yield Node(id="slice", stage=Slice(structure=structure), inputs=inputs)
 
 
-def _judging_nodes(which: str, checkpoint: Input, spec: PruneSpec, pins: Pins) -> Iterator[Node]:
+def _evaluation_nodes(which: str, checkpoint: Input, spec: PruneSpec, pins: Pins) -> Iterator[Node]:
     """Perplexities, and a node for each task."""
-    judge = Evaluate(
-        texts=tuple(pin.files for pin in pins.perplexity),
+    texts = pins.below(spec.evaluation.perplexity, "spec.evaluation.perplexity")
+    evaluate = Evaluate(
+        texts=tuple(pin.files for pin in texts),
         evaluation=_named(spec.evaluation),
         compute_dtype=spec.compute_dtype,
     )
-    yield Node(id=f"evaluate:{which}", stage=judge, inputs={"checkpoint": checkpoint})
+    yield Node(id=f"evaluate:{which}", stage=evaluate, inputs={"checkpoint": checkpoint})
     tasks = spec.evaluation.tasks
     for task in tasks.asked if tasks is not None else ():
         assert tasks is not None, "there is one"
@@ -260,10 +248,9 @@ def _unpruned(spec: PruneSpec) -> dict[str, Input]:
 
 def _training_nodes(recovery: Recovery, spec: PruneSpec, pins: Pins) -> Iterator[Node]:
     """What training takes beside the student. Long before it: a text that is too short is found out here."""
-    assert pins.recovery is not None, "a spec with recovery is pinned with its text"
-    yield _text_node(TEXT, recovery, spec, pins.recovery)
-    if pins.teacher is not None:
-        yield Node(id="import_teacher", stage=ImportModel(files=pins.teacher.files), inputs={})
+    yield _text_node(TEXT, recovery, spec, pins.of("spec.recovery.text.source"))
+    if TEACHER in pins.sources:
+        yield Node(id="import_teacher", stage=ImportModel(files=pins.of(TEACHER).files), inputs={})
 
 
 def _text_node(node: str, recipe: TrainingRecipe, spec: PruneSpec, pin: Pin) -> Node:
@@ -276,7 +263,7 @@ def _teacher(spec: PruneSpec, pins: Pins) -> dict[str, Input]:
     assert recovery is not None, "only training takes a teacher"
     if recovery.trains.kind == "reconstruction":  # block by block: the blocks before their weights went
         return {"teacher": to_prune(spec)}
-    if pins.teacher is not None:
+    if TEACHER in pins.sources:
         return {"teacher": Input(node="import_teacher", artifact="checkpoint")}
     return {"teacher": with_own_tokens(spec)} if recovery.needs_teacher else {}
 

@@ -6,18 +6,17 @@ from pipeline.allocations import Candidate
 from pipeline.allocations.contest import ContestAllocation
 from pipeline.artifacts.mask_overlap import PRIOR
 from pipeline.dag.nodes import Input, Node
-from pipeline.dag.stages import (
+from pipeline.dag.stages.pruning import (
     Allocate,
     ChoosePlan,
     CompareMasks,
-    HoldOut,
-    ImportKeep,
-    Judge,
-    LearnMasks,
     MeasureBlocks,
     MeasureStatistics,
     PruneBlocks,
+    ScoreHeldOut,
 )
+from pipeline.dag.stages.sources import HoldOut, ImportKeep
+from pipeline.dag.stages.training import LearnMasks
 from pipeline.methods.learned import LearnedMethod
 from pipeline.request.prune_spec import Prune, PruneSpec
 from pipeline.sources.pins import Pins
@@ -79,9 +78,10 @@ def pruning_nodes(
         yield allocate("allocate", prune.allocation)
     else:
         assert spec.calibration is not None, "contests are calibrated"
-        assert pins.calibration is not None, "a spec with calibration is pinned with it"
         held_out = HoldOut(
-            files=pins.calibration.files, calibration=spec.calibration, samples=prune.allocation.samples
+            files=pins.of("spec.calibration.source").files,
+            calibration=spec.calibration,
+            samples=prune.allocation.samples,
         )
         yield Node(id="hold_out", stage=held_out, inputs={"checkpoint": dense})
         scored: dict[str, Input] = {}
@@ -89,11 +89,13 @@ def pruning_nodes(
             plan = scored[f"plan:{i}"] = Input(node=f"allocate:{i}", artifact="plan")
             yield allocate(plan.node, candidate)
             yield masks(f"prune:{i}", plan)
-            judged = {
+            held_out_inputs = {
                 "checkpoint": Input(node=f"prune:{i}", artifact="checkpoint"),
                 "samples": Input(node="hold_out", artifact="samples"),
             }
-            yield Node(id=f"judge:{i}", stage=Judge(compute_dtype=spec.compute_dtype), inputs=judged)
+            yield Node(
+                id=f"judge:{i}", stage=ScoreHeldOut(compute_dtype=spec.compute_dtype), inputs=held_out_inputs
+            )
             scored[f"score:{i}"] = Input(node=f"judge:{i}", artifact="score")
         yield Node(id="allocate", stage=ChoosePlan(tournament=prune.allocation), inputs=scored)
 
@@ -106,8 +108,7 @@ def pruning_nodes(
         yield masks("prune:prior", planned)
         inputs["prior"] = Input(node="prune:prior", artifact="keep")
     elif isinstance(method.prior, StoredMasks):
-        assert pins.prior is not None, "stored masks are pinned"
-        stored = ImportKeep(files=pins.prior.files)
+        stored = ImportKeep(files=pins.of("spec.prune.method.prior.source").files)
         yield Node(id="import_keep", stage=stored, inputs={"checkpoint": dense, "plan": planned})
         inputs["prior"] = Input(node="import_keep", artifact="keep")
     learn = LearnMasks(training=method.training, prior_strength=method.prior_strength)
@@ -119,8 +120,9 @@ def comparing_nodes(pruned: Node, spec: PruneSpec, pins: Pins) -> Iterator[Node]
     assert spec.prune is not None, "something was pruned"
     dense = to_prune(spec)
     beside = {PRIOR: pruned.inputs["prior"]} if "prior" in pruned.inputs else {}
-    for i, (masks, pin) in enumerate(zip(spec.prune.compare_with, pins.compared, strict=True)):
-        node = Node(id=f"import_keep:{i}", stage=ImportKeep(files=pin.files), inputs={"checkpoint": dense})
+    for i, masks in enumerate(spec.prune.compare_with):
+        stage = ImportKeep(files=pins.of(f"spec.prune.compare_with.{i}.source").files)
+        node = Node(id=f"import_keep:{i}", stage=stage, inputs={"checkpoint": dense})
         yield node
         beside[masks.name] = Input(node=node.id, artifact="keep")
     if not beside:

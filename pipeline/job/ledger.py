@@ -18,8 +18,6 @@ from pipeline.request.prune_spec import JobRequest
 from pipeline.sources.pins import Pins
 from pipeline.storage.content import ContentStore
 
-MANIFEST_JSON = "manifest.json"
-
 
 class Measured(Frozen):
     """What a stage cost. Never part of a digest."""
@@ -107,6 +105,6 @@ def find_result(content: ContentStore, key: str) -> StageResult | None:
 
 
 def _is_there(content: ContentStore, artifact: ArtifactRef) -> bool:
-    if artifact.kind == "manifest" and content.store.stat(f"{artifact.prefix}/{MANIFEST_JSON}") is None:
+    if artifact.kind == "manifest" and content.store.stat(artifact.key) is None:
         return False
     return all(content.has(file.blob) for file in artifact.files)

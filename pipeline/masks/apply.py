@@ -20,6 +20,7 @@ from torch import Tensor
 from pipeline.architecture.row import Architecture
 from pipeline.architecture.rows import row_for
 from pipeline.artifacts.certificate import Certificate, Check
+from pipeline.artifacts.refs import CertificateRef
 from pipeline.canonical import canonical_json
 from pipeline.checkpoint.export import new_directory
 from pipeline.checkpoint.keeps import HeldTensor, held_tensors, turned
@@ -28,7 +29,6 @@ from pipeline.checkpoint.scan import DescribedTensor, read_header
 from pipeline.errors import InvalidSpec, SourceChanged
 from pipeline.masks.certify import certify_tensors, read_directory
 from pipeline.masks.file import MaskFile, find_masks
-from pipeline.report.model_card import CERTIFICATE_JSON
 from pipeline.resolve.model import model_pin
 from pipeline.sources import SourceAccess, open_source
 from pipeline.spec.patterns import NM, Pattern, Unstructured
@@ -130,7 +130,7 @@ def apply_masks(
         tensors, check = certify_tensors(weights, fitted, at="published", patterns=fitted.patterns)
         chosen = Check(at="mask", tensors=len(tensors), held=work.held, zeros=work.held)
         certificate = Certificate(tensors=tensors, checks=(chosen, check))
-        (written / CERTIFICATE_JSON).write_bytes(canonical_json(certificate))
+        (written / CertificateRef.path_of(Certificate)).write_bytes(canonical_json(certificate))
     yield Applied(
         certificate=certificate,
         held=check.held,

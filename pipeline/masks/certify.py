@@ -1,7 +1,7 @@
 """The checks of the zeros certificate: every pruned weight of a checkpoint is checked, one tensor at a
 time."""
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from safetensors import safe_open
@@ -37,24 +37,6 @@ def certify(
     reader = CheckpointReader(content, checkpoint)
     weights = ((name, reader.tensor(name)) for name in keeps.tensors)
     return certify_tensors(weights, keeps, at=at, step=step, patterns=patterns)
-
-
-def certify_files(
-    weights: Path | Mapping[str, Tensor],
-    content: ContentStore,
-    checkpoint: CheckpointRef,
-    keep: KeepRef,
-    *,
-    at: Moment = "published",
-    step: int | None = None,
-    patterns: Sequence[Pattern] | None = None,
-) -> Certified:
-    """Certifies, like `certify`, files that the safetensors library reads: a directory with `.safetensors`
-    files, or tensors by name. `checkpoint` is the stored one that `keep` belongs to; only its names and
-    shapes are used."""
-    keeps = KeepReader(content, checkpoint, keep)
-    tensors = read_directory(weights, keeps.tensors) if isinstance(weights, Path) else weights.items()
-    return certify_tensors(tensors, keeps, at=at, step=step, patterns=patterns)
 
 
 def certify_tensors(

@@ -17,7 +17,8 @@ from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from pipeline.artifacts.refs import MASKS_PATH, CheckpointRef, FileRef, KeepRef
+from pipeline.artifacts.artifact import FileRef
+from pipeline.artifacts.refs import MASKS_PATH, CheckpointRef, KeepRef
 from pipeline.canonical import Frozen, canonical_json
 from pipeline.checkpoint.keeps import KeepReader
 from pipeline.checkpoint.reader import CheckpointReader

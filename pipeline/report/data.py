@@ -86,11 +86,6 @@ def report_json(data: ReportData) -> bytes:
     return (text + "\n").encode()
 
 
-def read_report(content: bytes | str) -> ReportDocument:
-    """The document back from its JSON."""
-    return ReportDocument.model_validate_json(content)
-
-
 def summarise(data: ReportData) -> Summary:
     """The headlines of all sections. Raises UnequalContracts."""
     headlines = [section.headline(data) for section in sections_of(ReportData)]

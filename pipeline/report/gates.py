@@ -93,7 +93,7 @@ def parse(text: str) -> Gate:
     return Gate(text=text, metric=metric, op=op, factor=Decimal(relative["factor"] or "1"), offset=offset)
 
 
-def judge(gate: Gate, summary: Summary) -> Verdict:
+def check_gate(gate: Gate, summary: Summary) -> Verdict:
     """Whether a gate holds. One whose metric was not measured does not."""
     readings = [reading for reading in _readings(summary) if gate.metric in reading.names]
     if not readings:

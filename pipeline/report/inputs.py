@@ -1,16 +1,15 @@
 """How the sections of a report reach the artifacts of its job."""
 
 from collections.abc import Mapping
-from typing import Protocol, TypeVar
+from typing import Protocol
 
+from pipeline.artifacts.artifact import Document
 from pipeline.artifacts.refs import ArtifactRef
-from pipeline.canonical import Frozen
 from pipeline.evaluation.task_results import TaskEvaluation
 from pipeline.job.ledger import NodeResult
 from pipeline.request.prune_spec import PruneSpec
 
 MODELS = ("dense", "pruned", "recovered")
-Document = TypeVar("Document", bound=Frozen)
 
 
 class Inputs(Protocol):
@@ -28,8 +27,11 @@ class Inputs(Protocol):
     def refs(self) -> Mapping[str, ArtifactRef]:
         """All artifacts by name."""
 
-    def load(self, name: str, path: str, document: type[Document]) -> Document | None:
-        """One file of an artifact; None where the job has no such artifact, or the artifact no such file."""
+    def load(self, name: str, document: type[Document]) -> Document:
+        """A document of an artifact. Raises KeyError where the job lacks it."""
+
+    def find(self, name: str, document: type[Document]) -> Document | None:
+        """A document of an artifact; None where the job has no such artifact, or the artifact lacks it."""
 
 
 def task_evaluations(inputs: Inputs, which: str, *, member: str = "") -> tuple[TaskEvaluation, ...]:
@@ -37,5 +39,5 @@ def task_evaluations(inputs: Inputs, which: str, *, member: str = "") -> tuple[T
     ending of the names of one member of a sweep."""
     asked = inputs.spec.evaluation.tasks
     names = [f"tasks:{which}:{task.name}{member}" for task in asked.asked] if asked is not None else []
-    found = [inputs.load(name, "tasks.json", TaskEvaluation) for name in names]
+    found = [inputs.find(name, TaskEvaluation) for name in names]
     return tuple(one for one in found if one is not None)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import jinja2
 import yaml
 
-from pipeline.artifacts.refs import MASKS_PATH
+from pipeline.artifacts.certificate import Certificate
+from pipeline.artifacts.refs import MASKS_PATH, CertificateRef
 from pipeline.evaluation.task_comparison import limits_of
 from pipeline.report.published import Published
 from pipeline.report.quantity import human_count, human_metric, human_perplexity, human_share
@@ -18,7 +19,6 @@ from pipeline.spec.uri import parse_uri
 from pipeline.structure.table import SizeTable
 
 SIDE_FILE = "secateur.json"
-CERTIFICATE_JSON = "certificate.json"
 
 
 def model_card(published: Published, *, adapter: str | None = None) -> str:
@@ -51,7 +51,7 @@ def model_card(published: Published, *, adapter: str | None = None) -> str:
         adapter=adapter,
         versions=dict(sorted(published.versions.items())),
         side_file=SIDE_FILE,
-        certificate_file=CERTIFICATE_JSON,
+        certificate_file=CertificateRef.path_of(Certificate),
         masks_file=MASKS_PATH,
     )
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from pipeline.allocations.measures import Measurements
 from pipeline.artifacts.certificate import Certificate
-from pipeline.artifacts.refs import SparsityTable
+from pipeline.artifacts.sparsity import SparsityTable
+from pipeline.artifacts.vocabulary import VocabularyTable
 from pipeline.canonical import Frozen
 from pipeline.evaluation.comparison import Comparison, compare
 from pipeline.evaluation.task_comparison import TaskComparison
@@ -16,7 +17,6 @@ from pipeline.request.prune_spec import PruneSpec
 from pipeline.spec.evaluation import EvaluationResult
 from pipeline.spec.sparsity_plan import SparsityPlan
 from pipeline.structure.table import SizeTable
-from pipeline.vocabulary.table import VocabularyTable
 
 
 class Zeros(Frozen):

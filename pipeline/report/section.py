@@ -11,7 +11,7 @@ from typing import ClassVar, Self
 from pydantic import Field
 
 from pipeline.artifacts.environment import Environment
-from pipeline.artifacts.refs import SparsityTable
+from pipeline.artifacts.sparsity import SparsityTable
 from pipeline.canonical import Frozen
 from pipeline.job.ledger import NodeResult
 from pipeline.report.inputs import MODELS, Inputs

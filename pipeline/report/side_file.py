@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Literal
 
 from pipeline.allocations.measures import Measurements
-from pipeline.artifacts.refs import LinearSparsity
+from pipeline.artifacts.sparsity import LinearSparsity
+from pipeline.artifacts.vocabulary import VocabularyTable
 from pipeline.canonical import Frozen
 from pipeline.evaluation.comparison import Comparison
 from pipeline.evaluation.task_comparison import TaskComparison
@@ -15,7 +16,6 @@ from pipeline.report.summary import seeds_of
 from pipeline.request.prune_spec import PruneSpec
 from pipeline.spec.sparsity_plan import SparsityPlan
 from pipeline.structure.table import SizeTable
-from pipeline.vocabulary.table import VocabularyTable
 
 _TOKENIZER = re.compile(
     r"(tokenizer.*|special_tokens_map\.json|added_tokens\.json|vocab\.(json|txt)|merges\.txt"

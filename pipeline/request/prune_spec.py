@@ -118,8 +118,8 @@ class SpecTemplate(Frozen):
             return False
         prune = self.prune
         measures = any(measure.needs_samples for measure in prune.allocation.measures)
-        judges = isinstance(prune.allocation, ContestAllocation)
-        return bool(prune.method.needs) or measures or judges or prune.reconstruction is not None
+        contests = isinstance(prune.allocation, ContestAllocation)
+        return bool(prune.method.needs) or measures or contests or prune.reconstruction is not None
 
     @property
     def makes_zeros(self) -> bool:
@@ -129,9 +129,9 @@ class SpecTemplate(Frozen):
     @property
     def needs_tokenizer(self) -> bool:
         """Whether any part of the spec turns text into tokens."""
-        judged = self.evaluation.perplexity or self.evaluation.tasks is not None
+        evaluated = self.evaluation.perplexity or self.evaluation.tasks is not None
         trained = self.recovery is not None or self.learns_masks
-        return self.needs_calibration or self.cuts_vocabulary or trained or bool(judged)
+        return self.needs_calibration or self.cuts_vocabulary or trained or bool(evaluated)
 
     @property
     def learns_masks(self) -> bool:

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pydantic import JsonValue
 
 from pipeline.architecture.rows import row_for
-from pipeline.checkpoint.index import WEIGHTS_INDEX_JSON
 from pipeline.checkpoint.layout import (
     CONFIG_JSON,
     PICKLE_ENDINGS,
     TOKENIZER_CONFIG_JSON,
     WEIGHTS,
+    WEIGHTS_INDEX_JSON,
     has_tokenizer,
     is_description,
 )

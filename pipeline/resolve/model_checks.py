@@ -6,15 +6,16 @@ from pipeline.architecture.row import Architecture
 from pipeline.architecture.rows import row_for
 from pipeline.errors import InvalidSpec, SequenceTooLong, TextTooShort
 from pipeline.request.prune_spec import PruneSpec
-from pipeline.sources.pins import ModelFacts, Pins
+from pipeline.sources.pins import MODEL, TEACHER, ModelFacts, Pins
+from pipeline.spec.evaluation import PerplexityText
 from pipeline.spec.recovery import Lora, Recovery
+from pipeline.spec.source_fields import source_fields
 from pipeline.spec.structure import Structure
-from pipeline.spec.texts import ENDINGS
-from pipeline.spec.training_recipe import Distillation, TrainingRecipe
+from pipeline.spec.texts import ENDINGS, Calibration
+from pipeline.spec.training_recipe import Distillation, TrainingRecipe, TrainingText
 from pipeline.spec.uri import parse_uri
 from pipeline.structure.sizes import Sizes
 
-TEACHER = "spec.recovery.objective.teacher.source"
 PARQUET = ENDINGS[-1]
 
 
@@ -88,8 +89,8 @@ def check_trainable(model_type: str, field: str, *, remedy: str = BLOCKWISE) -> 
 
 def check_teacher(spec: PruneSpec, pins: Pins) -> None:
     """A teacher that is another model. Raises InvalidRequest subclasses that name the field."""
-    recovery, ours, teacher = spec.recovery, pins.facts, pins.teacher_facts
-    if recovery is None or pins.teacher is None or teacher is None:
+    recovery, ours, teacher = spec.recovery, pins.facts, pins.models.get(TEACHER)
+    if recovery is None or teacher is None:
         return
     assert isinstance(recovery.objective, Distillation), "no other objective names a teacher"
     if recovery.trains.kind != "reconstruction":
@@ -116,12 +117,23 @@ def check_teacher(spec: PruneSpec, pins: Pins) -> None:
             f"{teacher.max_positions} or less",
             "spec.recovery.text.sequence_length",
         )
-    if not spec.makes_zeros and pins.teacher.files == pins.model.files:
+    if not spec.makes_zeros and pins.of(TEACHER).files == pins.of(MODEL).files:
         raise InvalidSpec(
             "the teacher is the model itself, and nothing is pruned: there is nothing to learn from it; name "
             "another teacher, add prune, or use objective kind language_modelling",
             TEACHER,
         )
+
+
+def check_texts(spec: PruneSpec, pins: Pins) -> None:
+    """The texts that anything is trained on. Raises TextTooShort that names the field."""
+    recipes: list[tuple[str, TrainingRecipe]] = []
+    if spec.recovery is not None:
+        recipes.append(("spec.recovery", spec.recovery))
+    if spec.learned_method is not None:
+        recipes.append(("spec.prune.method.training", spec.learned_method.training))
+    for field, recipe in recipes:
+        check_text(recipe, pins.of(f"{field}.text.source").size, field)
 
 
 def check_text(recipe: TrainingRecipe, size: int, field: str) -> None:
@@ -159,23 +171,15 @@ def check_text(recipe: TrainingRecipe, size: int, field: str) -> None:
 def _check_lengths(spec: PruneSpec, facts: ModelFacts) -> None:
     if facts.max_positions is None:
         return
-    lengths = [
-        (text.sequence_length, f"spec.evaluation.perplexity.{i}")
-        for i, text in enumerate(spec.evaluation.perplexity)
-    ]
-    if spec.calibration is not None:
-        lengths.append((spec.calibration.sequence_length, "spec.calibration"))
-    if spec.recovery is not None:
-        lengths.append((spec.recovery.text.sequence_length, "spec.recovery.text"))
-    if spec.learned_method is not None:
-        text = spec.learned_method.training.text
-        lengths.append((text.sequence_length, "spec.prune.method.training.text"))
-    for length, field in lengths:
-        if length > facts.max_positions:
+    for field in source_fields(spec, "spec"):
+        text = field.holder
+        if not isinstance(text, Calibration | PerplexityText | TrainingText):
+            continue
+        if text.sequence_length > facts.max_positions:
             raise SequenceTooLong(
-                f"sequence_length {length} is longer than the model's {facts.max_positions} positions; "
-                f"use {facts.max_positions} or less",
-                f"{field}.sequence_length",
+                f"sequence_length {text.sequence_length} is longer than the model's {facts.max_positions} "
+                f"positions; use {facts.max_positions} or less",
+                f"{field.path.removesuffix('.source')}.sequence_length",
             )
 
 

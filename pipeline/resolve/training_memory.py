@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from pipeline.architecture.rows import row_for
 from pipeline.request.resources import Resources
-from pipeline.sources.pins import ModelFacts, Pins
+from pipeline.sources.pins import TEACHER, ModelFacts, Pins
 from pipeline.spec.model import Dtype
 from pipeline.spec.recovery import Lora, Recovery
 
@@ -99,7 +99,7 @@ def _taught_by(recovery: Recovery, pins: Pins) -> int:
     """Weights of the teacher."""
     if not recovery.needs_teacher:
         return 0
-    return (pins.teacher_facts or pins.facts).parameters or 0
+    return pins.models.get(TEACHER, pins.facts).parameters or 0
 
 
 def share(size: int, workers: int) -> int:

@@ -14,8 +14,7 @@ from typing import Literal
 
 from pipeline.artifacts.refs import MASKS_PATH
 from pipeline.canonical import digest_of
-from pipeline.checkpoint.index import WEIGHTS_INDEX_JSON
-from pipeline.checkpoint.layout import CONFIG_JSON, PICKLE_ENDINGS
+from pipeline.checkpoint.layout import CONFIG_JSON, PICKLE_ENDINGS, WEIGHTS_INDEX_JSON
 from pipeline.errors import (
     IncompleteCheckpoint,
     InvalidRequest,

@@ -1,8 +1,13 @@
 """The content of a source when the job was accepted, so that every attempt works on the same bytes."""
 
-from pydantic import Field, JsonValue
+from pydantic import BaseModel, Field, JsonValue, model_validator
 
 from pipeline.canonical import Frozen
+from pipeline.sources.earlier_pins import translated
+from pipeline.spec.source_fields import source_fields
+
+MODEL = "spec.model.source"
+TEACHER = "spec.recovery.objective.teacher.source"
 
 
 class PinnedFile(Frozen):
@@ -49,31 +54,32 @@ class ModelFacts(Frozen):
 
 
 class Pins(Frozen):
-    """All sources of one spec, resolved. `perplexity` is parallel to `evaluation.perplexity`; `tasks`: the
-    task files and data of `evaluation.tasks.include`; `vocabulary`: the texts of
-    `structure.vocabulary`, and at last its `held_out`; `recovery`: the text of `recovery.text`; `teacher` and
-    `teacher_facts`: of `recovery.objective.teacher`; `mask_text` and `prior`: of `prune.method`, where masks
-    are learned; `compared`: of `prune.compare_with`."""
+    """All sources of one spec, resolved.
 
-    model: Pin
-    facts: ModelFacts
-    calibration: Pin | None = None
-    perplexity: tuple[Pin, ...] = ()
-    tasks: Pin | None = None
-    vocabulary: tuple[Pin, ...] = ()
-    recovery: Pin | None = None
-    mask_text: Pin | None = None
-    prior: Pin | None = None
-    compared: tuple[Pin, ...] = ()
-    teacher: Pin | None = None
-    teacher_facts: ModelFacts | None = None
+    `sources`: by the path of the field that names the source, such as `spec.recovery.text.source` or
+    `spec.evaluation.perplexity.0.source`. `models`: the facts about those that are checkpoints.
+    """
 
-    def checkpoint(self, files: tuple[PinnedFile, ...]) -> Pin:
-        """The pin of the checkpoint that has these files: model or teacher."""
-        return next(pin for pin in (self.model, self.teacher) if pin is not None and pin.files == files)
+    sources: dict[str, Pin]
+    models: dict[str, ModelFacts]
 
-    def masks(self, files: tuple[PinnedFile, ...]) -> tuple[str, Pin]:
-        """The pin of the stored masks that have these files, and the field that names them."""
-        fields = [("spec.prune.method.prior.source", self.prior)]
-        fields += [(f"spec.prune.compare_with.{i}.source", pin) for i, pin in enumerate(self.compared)]
-        return next((field, pin) for field, pin in fields if pin is not None and pin.files == files)
+    @property
+    def facts(self) -> ModelFacts:
+        """The facts about the model that is pruned."""
+        return self.models[MODEL]
+
+    def of(self, field: str) -> Pin:
+        """Returns the source that a field names. Raises KeyError, which lists the existing fields."""
+        if field not in self.sources:
+            raise KeyError(f"{field} is not pinned; these fields are: {', '.join(self.sources)}")
+        return self.sources[field]
+
+    def below(self, part: BaseModel | tuple[BaseModel, ...], at: str) -> tuple[Pin, ...]:
+        """Returns all sources in the part of the spec at the path `at`, in the order of its fields."""
+        return tuple(self.of(field.path) for field in source_fields(part, at))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _earlier_form(cls, document: object) -> object:
+        """Accepts the form of earlier versions, which stored jobs with one field for each source."""
+        return translated(document) if isinstance(document, dict) and "model" in document else document

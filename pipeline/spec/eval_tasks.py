@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from pipeline.canonical import Frozen
-from pipeline.spec.uri import SourceUri, parse_uri
+from pipeline.spec.uri import TaskFilesUri, parse_uri
 
 LM_EVAL_VERSION = "0.4.13"  # part of every figure; workers refuse another one
 
@@ -74,7 +74,7 @@ class EvalTasks(Frozen):
     tasks: tuple[Annotated[EvalTask, BeforeValidator(_named, json_schema_input_type=str | EvalTask)], ...] = (
         Field(default=(), max_length=256)
     )
-    include: SourceUri | None = None
+    include: TaskFilesUri | None = None
     num_fewshot: int | None = Field(default=None, ge=0, le=1000)
     limit: int | None = Field(default=None, ge=1)
     batch_size: int = Field(default=8, ge=1, le=65_536)

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from pipeline.canonical import Frozen
-from pipeline.spec.uri import SourceUri
+from pipeline.spec.uri import ModelUri
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 
@@ -11,4 +11,4 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 class ModelSource(Frozen):
     """A Hugging Face checkpoint with safetensors weights."""
 
-    source: SourceUri
+    source: ModelUri

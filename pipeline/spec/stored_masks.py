@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from pipeline.canonical import Frozen
-from pipeline.spec.uri import SourceUri
+from pipeline.spec.uri import MasksUri
 
 
 class StoredMasks(Frozen):
@@ -13,11 +13,11 @@ class StoredMasks(Frozen):
     checkpoint (`file:` or `s3:`), for the same shapes and pattern."""
 
     kind: Literal["stored"] = "stored"
-    source: SourceUri
+    source: MasksUri
 
 
 class NamedMasks(Frozen):
     """Stored masks to compare with, of another domain for instance. `name`: what the report calls them."""
 
     name: str = Field(min_length=1, max_length=40)
-    source: SourceUri
+    source: MasksUri

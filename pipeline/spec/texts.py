@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from pipeline.canonical import Frozen
-from pipeline.spec.uri import SourceUri, parse_uri
+from pipeline.spec.uri import TextUri, parse_uri
 
 ENDINGS = (".txt", ".jsonl", ".parquet")
 
@@ -17,7 +17,7 @@ class TextSource(Frozen):
     `documents`: each non-empty line of a `.txt` file is a document, or the whole file is one.
     """
 
-    source: SourceUri
+    source: TextUri
     config: str | None = None
     split: str = "train"
     column: str = "text"

@@ -1,12 +1,22 @@
 """Where a model or text comes from: `file:/path`, `s3://bucket/key`, `hub:org/name@revision`."""
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator
 
 Scheme = Literal["file", "s3", "hub"]
 EXAMPLES = "file:/models/llama, s3://bucket/models/llama, hub:org/name@revision"
+
+
+class SourceKind(Enum):
+    """What a source holds, which says how it is pinned. It marks the fields of a spec that name sources."""
+
+    MODEL = "model"
+    TEXT = "text"
+    MASKS = "masks"
+    TASK_FILES = "task files"
 
 
 @dataclass(frozen=True)
@@ -57,3 +67,7 @@ def _normalised(text: str) -> str:
 
 
 SourceUri = Annotated[str, AfterValidator(_normalised)]
+ModelUri = Annotated[SourceUri, SourceKind.MODEL]
+TextUri = Annotated[SourceUri, SourceKind.TEXT]
+MasksUri = Annotated[SourceUri, SourceKind.MASKS]
+TaskFilesUri = Annotated[SourceUri, SourceKind.TASK_FILES]

@@ -27,13 +27,6 @@ class VocabularySize(Frozen):
         """Rows of the embedding that is asked for."""
         return rounded_up(self.size, self.multiple_of)
 
-    @property
-    def sources(self) -> tuple[tuple[str, TextSource], ...]:
-        """Every text with its field, as pins have them: `held_out`, if there is one, comes last."""
-        texts = [(f"{FIELD}.texts.{i}", text) for i, text in enumerate(self.texts)]
-        last = [] if self.held_out is None else [(f"{FIELD}.held_out", self.held_out)]
-        return (*texts, *last)
-
     def check(self, rows: int) -> None:
         """Raise InvalidSpec unless a model with so many rows has so many tokens."""
         if self.rows > rows:

@@ -111,13 +111,6 @@ class ContentStore:
         if digest.hexdigest() != ref.digest:
             raise self._corrupt(key, f"sha256 {ref.digest}", f"sha256 {digest.hexdigest()}")
 
-    def read_range(self, ref: BlobRef, *, start: int, length: int) -> bytes:
-        """Returns some bytes of a blob, not verified: a part cannot be checked against the digest of the
-        whole."""
-        if start < 0 or length < 0 or start + length > ref.size:
-            raise ValueError(f"range {start}+{length} is not inside of blob {ref.digest} of {ref.size} bytes")
-        return b"".join(self.store.get(self.key(ref), start=start, length=length))
-
     def put_model(self, key: str, model: BaseModel) -> None:
         """Stores a record under the given key; replaces an existing record."""
         body = model.model_dump(mode="json")

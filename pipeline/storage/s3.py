@@ -1,4 +1,4 @@
-"""A store in an S3 bucket, on AWS or any compatible server. The only file that imports boto3.
+"""A store in an S3 bucket, on AWS or any compatible server.
 
 Single requests are retried by botocore; a body that breaks off is continued after the last received byte
 (resume.py). Uploads of unknown length are sent in parts with bounded memory (parts.py) and become visible as
@@ -9,39 +9,21 @@ lifecycle rule that aborts these after some days.
 import base64
 import contextlib
 import hashlib
-import threading
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from functools import cache
-from http.client import IncompleteRead
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from itertools import islice
-
-from boto3.session import Session
-from botocore.client import BaseClient
-from botocore.config import Config
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    HTTPClientError,
-    IncompleteReadError,
-    ResponseStreamingError,
-)
-from botocore.exceptions import ConnectionError as EndpointError
-from botocore.parsers import ResponseParserError
-from botocore.response import StreamingBody
-from urllib3.exceptions import HTTPError
 
 from pipeline.errors import CorruptObject, ObjectNotFound, StorageError, StorageUnavailable
 from pipeline.storage.base import ObjectInfo, check_key, check_prefix, check_range, is_key
 from pipeline.storage.options import S3Options
 from pipeline.storage.parts import MAX_PARTS, cut, drained, send
-from pipeline.storage.resume import Body, BrokenBody, read_resuming
-from pipeline.storage.s3_answers import attachment, bare, check_range_served, meaning
+from pipeline.storage.resume import Body, read_resuming
+from pipeline.storage.s3_answers import attachment, bare, check_range_served
+from pipeline.storage.s3_client import BaseClient, ClientError, chunks, code_of, connect, translated
 
-READ_BYTES = 1024 * 1024  # the most that a broken connection has to read again
 REQUEST_ATTEMPTS = 5
 UPLOAD_THREADS = 3  # the parts in flight, each in memory
 MAX_PRESIGN_SECONDS = 7 * 24 * 3600
-CONNECTING = threading.Lock()  # clients may be shared between threads, but not created in parallel
 
 Receipt = dict[str, str | int]  # one entry of the list that completes a multipart upload
 
@@ -127,27 +109,9 @@ class S3Store:
             client.close()
 
     def _connect(self, *, connect_seconds: float, read_seconds: float, attempts: int) -> BaseClient:
-        options = self.options
-        access_key, secret_key = options.keys or (None, None)
-        with self._translated("connecting"), CONNECTING:
-            return _session().client(
-                "s3",
-                endpoint_url=options.endpoint_url,
-                region_name=options.region,
-                aws_access_key_id=access_key,
-                aws_secret_access_key=secret_key,
-                config=Config(
-                    signature_version="s3v4",
-                    s3={"addressing_style": "path" if options.endpoint_url else "auto"},
-                    retries={"mode": "standard", "total_max_attempts": attempts},
-                    connect_timeout=connect_seconds,
-                    read_timeout=read_seconds,
-                    tcp_keepalive=True,
-                    # Our SHA-256 travels in a header: trailing checksums confuse some servers. Digests are
-                    # verified in content.py: botocore's check crashes on a 5xx that carries a checksum.
-                    request_checksum_calculation="when_required",
-                    response_checksum_validation="when_required",
-                ),
+        with self._translated("connecting"):
+            return connect(
+                self.options, connect_seconds=connect_seconds, read_seconds=read_seconds, attempts=attempts
             )
 
     def _put_whole(self, key: str, data: bytes) -> None:
@@ -169,8 +133,9 @@ class S3Store:
             self._complete(key, target, receipts, before=before)
         except BaseException as error:
             try:
-                self._client.abort_multipart_upload(**target)
-            except (BotoCoreError, ClientError) as failure:
+                with self._translated(f"aborting {key}"):
+                    self._client.abort_multipart_upload(**target)
+            except StorageError as failure:
                 error.add_note(f"multipart upload {upload} of {key} could not be aborted: {failure}")
             raise
 
@@ -190,7 +155,7 @@ class S3Store:
                 self._client.complete_multipart_upload(**target, MultipartUpload={"Parts": receipts})
             except ClientError as error:
                 # If the first answer was lost, botocore's retry finds no upload, but the finished object.
-                if _code(error) != "NoSuchUpload" or self.stat(key) in (None, before):
+                if code_of(error) != "NoSuchUpload" or self.stat(key) in (None, before):
                     raise
 
     def _checksum(self, data: bytes) -> dict[str, str]:
@@ -227,7 +192,7 @@ class S3Store:
             try:
                 found = self._client.get_object(**wanted)
             except ClientError as error:
-                if _code(error) in ("InvalidRange", "416"):
+                if code_of(error) in ("InvalidRange", "416"):
                     self._expect(key, at_least=end or 0)
                 raise
         version = bare(found.get("ETag"))
@@ -240,19 +205,10 @@ class S3Store:
             found["Body"].close()
             raise
         return Body(
-            chunks=self._chunks(key, found["Body"]),
+            chunks=chunks(found["Body"]),
             end=found["ContentLength"] if end is None else end,
             version=version,
         )
-
-    def _chunks(self, key: str, body: StreamingBody) -> Generator[bytes, None, None]:
-        """Yields the bytes of one answer, up to the empty read that makes botocore compare the length."""
-        with contextlib.closing(body):
-            try:
-                while chunk := body.read(READ_BYTES):
-                    yield chunk
-            except (BotoCoreError, HTTPError, OSError) as error:
-                raise BrokenBody(f"{type(error).__name__}: {error}", short=_is_short(error)) from error
 
     def _expect(self, key: str, *, at_least: int) -> int:
         """Returns an object's size; raises ObjectNotFound, or CorruptObject if it is below `at_least`."""
@@ -268,41 +224,5 @@ class S3Store:
     def _named(self, doing: str) -> str:
         return f"{doing} in bucket s3://{self.bucket}/{self.prefix} at {self.endpoint}"
 
-    @contextlib.contextmanager
-    def _translated(self, doing: str) -> Iterator[None]:
-        """Turns botocore's errors into StorageErrors that name operation, bucket and endpoint, never a
-        secret."""
-        try:
-            yield
-        except ClientError as error:
-            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-            kind, reason = meaning(_code(error), status)
-            answer = (
-                f"HTTP {status}, {_code(error)}, {error.response.get('Error', {}).get('Message', '')[:300]}"
-            )
-            raise kind(f"{self._named(doing)}: {reason} (answer: {answer})") from error
-        except (EndpointError, HTTPClientError) as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise StorageUnavailable(f"{self._named(doing)}: no answer ({reason})") from error
-        except (ResponseParserError, RecursionError) as error:  # botocore follows redirects to itself
-            raise StorageError(f"{self._named(doing)}: the answer is not S3's; check endpoint_url") from error
-        except (BotoCoreError, ValueError) as error:
-            raise StorageError(f"{self._named(doing)}: {error}") from error
-
-
-@cache
-def _session() -> Session:
-    """Returns one session for all clients: a new one reads descriptions of S3 for a quarter of a second."""
-    return Session()
-
-
-def _code(error: ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))
-
-
-def _is_short(error: Exception) -> bool:
-    """Tells whether a body was closed properly before its length was reached."""
-    if isinstance(error, IncompleteReadError):
-        return True
-    inner = error.kwargs.get("error") if isinstance(error, ResponseStreamingError) else error
-    return isinstance(getattr(inner, "__cause__", None), IncompleteRead)
+    def _translated(self, doing: str) -> AbstractContextManager[None]:
+        return translated(self._named(doing))

@@ -57,23 +57,39 @@ def objective_loss(
     return loss, lm_loss
 
 
-def divergence_of(
+def divergence_each(
     student_TV: Tensor,
     teacher_TV: Tensor,
     kind: Divergence,
     *,
     temperature: float = 1.0,
     top_k: int | None = None,
+    normalized: bool = False,
 ) -> Tensor:
-    """The mean over tokens of the divergence between softmax(logits / temperature), times temperature², in
-    nats.
+    """The divergence of each token between softmax(logits / temperature), times temperature², in nats.
 
     `forward` is KL(teacher ‖ student), `reverse` is KL(student ‖ teacher), and `jensen_shannon` is the mean
     of both divergences from their mixture. With `top_k` below V both distributions are coarsened first: the
     teacher's k most probable tokens remain separate outcomes and all others form one; this never exceeds the
-    full divergence.
+    full divergence. `normalized`: the student's logits are log-probabilities already.
     """
-    return _divergence_each(student_TV, teacher_TV, kind, temperature=temperature, top_k=top_k).mean()
+    student, teacher = _wide(student_TV), _wide(teacher_TV.detach())
+    if temperature != 1:
+        student, teacher, normalized = student / temperature, teacher / temperature, False
+    if top_k is not None and top_k < teacher.shape[-1]:
+        chosen_TK = teacher.topk(top_k, dim=-1).indices
+        student_TK, teacher_TK = _coarse(student, chosen_TK), _coarse(teacher, chosen_TK)
+    else:
+        student_TK = student if normalized else student.log_softmax(-1)
+        teacher_TK = teacher.log_softmax(-1)
+    if kind == "forward":
+        each_T = _kl(teacher_TK, student_TK)
+    elif kind == "reverse":
+        each_T = _kl(student_TK, teacher_TK)
+    else:
+        mixture_TK = torch.logaddexp(student_TK, teacher_TK) - math.log(2)
+        each_T = (_kl(teacher_TK, mixture_TK) + _kl(student_TK, mixture_TK)) / 2
+    return each_T * temperature**2
 
 
 def hidden_distance(student_TH: Tensor, teacher_TH: Tensor) -> Tensor:
@@ -149,7 +165,7 @@ def _losses(
     lm_loss = functional.nll_loss(student, targets_T, ignore_index=NOTHING, reduction="sum")
     if objective.lm_weight == 1:
         return lm_loss, lm_loss
-    each_T = _divergence_each(
+    each_T = divergence_each(
         student,
         teacher_TV,
         objective.divergence,
@@ -159,35 +175,6 @@ def _losses(
     )
     divergence = torch.where(targets_T != NOTHING, each_T, 0).sum()
     return objective.lm_weight * lm_loss + (1 - objective.lm_weight) * divergence, lm_loss
-
-
-def _divergence_each(
-    student_TV: Tensor,
-    teacher_TV: Tensor,
-    kind: Divergence,
-    *,
-    temperature: float,
-    top_k: int | None,
-    normalized: bool = False,
-) -> Tensor:
-    """The divergence of each token. `normalized`: the student's logits are log-probabilities already."""
-    student, teacher = _wide(student_TV), _wide(teacher_TV.detach())
-    if temperature != 1:
-        student, teacher, normalized = student / temperature, teacher / temperature, False
-    if top_k is not None and top_k < teacher.shape[-1]:
-        chosen_TK = teacher.topk(top_k, dim=-1).indices
-        student_TK, teacher_TK = _coarse(student, chosen_TK), _coarse(teacher, chosen_TK)
-    else:
-        student_TK = student if normalized else student.log_softmax(-1)
-        teacher_TK = teacher.log_softmax(-1)
-    if kind == "forward":
-        each_T = _kl(teacher_TK, student_TK)
-    elif kind == "reverse":
-        each_T = _kl(student_TK, teacher_TK)
-    else:
-        mixture_TK = torch.logaddexp(student_TK, teacher_TK) - math.log(2)
-        each_T = (_kl(teacher_TK, mixture_TK) + _kl(student_TK, mixture_TK)) / 2
-    return each_T * temperature**2
 
 
 def _coarse(logits_TV: Tensor, chosen_TK: Tensor) -> Tensor:

@@ -58,8 +58,3 @@ def first_bad_group(keep_OI: Tensor, *, keep: int, group: int) -> tuple[int, int
         return None
     row, index = divmod(int(bad_OG.reshape(-1).view(torch.uint8).argmax()), bad_OG.shape[1])
     return row, index
-
-
-def nm_holds(keep_OI: Tensor, *, keep: int, group: int) -> bool:
-    """Tells whether every group of consecutive inputs keeps `keep` of its `group` weights."""
-    return first_bad_group(keep_OI, keep=keep, group=group) is None

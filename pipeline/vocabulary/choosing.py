@@ -6,41 +6,16 @@ Shape legend: V vocabulary.
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from pipeline.canonical import Frozen
+from pipeline.artifacts.vocabulary import KeptTokens
 from pipeline.errors import InvalidSpec
 from pipeline.spec.vocabulary import FIELD, rounded_up
 from pipeline.vocabulary.pieces import Pieces
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-class KeptTokens(Frozen):
-    """The smaller vocabulary. `kept`: ids of the dense model, ascending; the new id of a token is its
-    position.
-
-    `protected`: how many tokens had to stay; `passing`: how many stay only because others are merged from
-    them; `padding`: how many rows no text yields, kept because nothing else was left to reach the size.
-    """
-
-    kept: tuple[int, ...]
-    padding: int = 0
-    protected: int = 0
-    passing: int = 0
-
-    @property
-    def rows(self) -> int:
-        """The number of rows of the smaller embedding."""
-        return len(self.kept)
-
-    @cached_property
-    def new_ids(self) -> dict[int, int]:
-        """Maps old ids to new ids."""
-        return {token: new for new, token in enumerate(self.kept)}
 
 
 def choose_tokens(

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue
 
+from pipeline.artifacts.vocabulary import KeptTokens, TokenizerProof, VocabularyProof, VocabularyTable
 from pipeline.checkpoint.layout import CONFIG_JSON
 from pipeline.errors import TextTooShort, UnsupportedCheckpoint
 from pipeline.spec.vocabulary import FIELD
-from pipeline.vocabulary.choosing import KeptTokens, choose_tokens
+from pipeline.vocabulary.choosing import choose_tokens
 from pipeline.vocabulary.counting import TokenCounts
 from pipeline.vocabulary.loading import LoadedTokenizer, SentencePieceFile, explicit_ids, load_sentencepiece
 from pipeline.vocabulary.pieces import Pieces
@@ -18,7 +19,6 @@ from pipeline.vocabulary.proof import check_special_tokens, prove_tokenizer
 from pipeline.vocabulary.protected import protected_ids
 from pipeline.vocabulary.reading import SENTENCEPIECE, read_pieces
 from pipeline.vocabulary.rewriting import rewrite_tokenizer
-from pipeline.vocabulary.table import TokenizerProof, VocabularyProof, VocabularyTable
 from pipeline.vocabulary.token_ids import renumbered
 
 

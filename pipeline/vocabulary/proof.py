@@ -10,11 +10,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Protocol
 
+from pipeline.artifacts.vocabulary import KeptTokens, TokenizerProof
 from pipeline.errors import TextTooShort, TokenizerBroken
-from pipeline.vocabulary.choosing import KeptTokens
 from pipeline.vocabulary.counting import batches
 from pipeline.vocabulary.loading import LoadedTokenizer
-from pipeline.vocabulary.table import TokenizerProof
 
 SHOWN = 40  # characters of a text in an error
 BATCH_CHARACTERS = 1 << 18

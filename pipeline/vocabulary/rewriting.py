@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 
 from pydantic import JsonValue
 
+from pipeline.artifacts.vocabulary import KeptTokens
 from pipeline.errors import UnsupportedCheckpoint
-from pipeline.vocabulary.choosing import KeptTokens
 from pipeline.vocabulary.reading import SENTENCEPIECE, merge_pair
 from pipeline.vocabulary.token_ids import NewIds, renumbered
 

@@ -3,14 +3,15 @@
 from collections.abc import Iterator
 
 from pipeline.architecture.rows import row_for
-from pipeline.artifacts.refs import CheckpointRef, FileRef
+from pipeline.artifacts.artifact import FileRef
+from pipeline.artifacts.refs import CheckpointRef
+from pipeline.artifacts.vocabulary import KeptTokens
 from pipeline.checkpoint.layout import is_description
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.slicing import full_config, slice_checkpoint
 from pipeline.storage.content import ContentStore
 from pipeline.structure.cut import Cut
 from pipeline.structure.sizes import sizes_of
-from pipeline.vocabulary.choosing import KeptTokens
 from pipeline.vocabulary.cutting import Vocabulary, cut_files, renumbered_fields
 
 

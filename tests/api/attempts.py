@@ -11,8 +11,8 @@ from api.service.context import Services
 from api.service.jobs import attempts
 from api.service.jobs.attempts import Lease, LiveAttempt
 from pipeline.job.events import EventBody
+from tests.api.bodies import body
 from tests.api.conftest import RunningApi
-from tests.api.pins import body
 
 LEASE = Lease(owner="tests", seconds=60)
 

@@ -1,11 +1,10 @@
 """A real API on a real port, on SQLite and on PostgreSQL. Keys are on, and every API here knows KEY."""
 
+import asyncio
 import contextlib
 import os
 import secrets
-import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +22,9 @@ from api.db.engine import Database
 from api.service.context import Services
 from api.service.keys import keys
 from api.settings import Settings
-from tests.api.pins import pinned
+from tests.made_pins import made_pins
 from tests.needs import needed
+from tests.ports import free_port
 from tests.servers import ServerError
 
 BACKENDS = ("sqlite", pytest.param("postgresql", marks=pytest.mark.servers))
@@ -53,12 +53,31 @@ class RunningApi:
         return services
 
 
+class _Server(uvicorn.Server):
+    """Says when it serves and ends when it is told to; uvicorn looks ten times a second."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.serves = threading.Event()
+
+    async def main_loop(self) -> None:
+        self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
+        await self.on_tick(0)
+        self.serves.set()
+        await self._end.wait()
+
+    def end(self) -> None:
+        self.should_exit = True
+        if self.serves.is_set():
+            self._loop.call_soon_threadsafe(self._end.set)
+
+
 @contextlib.contextmanager
-def running(settings: Settings, *, dispatch: bool = False, resolver: Any = pinned) -> Iterator[RunningApi]:
+def running(settings: Settings, *, dispatch: bool = False, resolver: Any = made_pins) -> Iterator[RunningApi]:
     """Serve in a thread until the block ends. `settings.port` must be free."""
     needed("servers")
     app = create_app(settings, dispatch=dispatch, resolver=resolver)
-    server = uvicorn.Server(
+    server = _Server(
         uvicorn.Config(
             app,
             host="127.0.0.1",
@@ -71,22 +90,25 @@ def running(settings: Settings, *, dispatch: bool = False, resolver: Any = pinne
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:
-        while not server.started:
+        while not server.serves.wait(1):
             assert thread.is_alive(), "the API did not start"
-            time.sleep(0.01)
         know_key(app.state.services.database)
         url = f"http://127.0.0.1:{settings.port}"
-        with with_key(url) as client, httpx.Client(base_url=url, trust_env=False, timeout=30) as anonymous:
+        with with_key(url) as client, _client(url) as anonymous:
             yield RunningApi(app, url, client, anonymous)
     finally:
-        server.should_exit = True
+        server.end()
         thread.join(60)
 
 
 def with_key(url: str, key: str = KEY) -> httpx.Client:
     """A plain client of a service that sends a key."""
-    headers = {"Authorization": f"Bearer {key}"}
-    return httpx.Client(base_url=url, headers=headers, trust_env=False, timeout=30)
+    return _client(url, {"Authorization": f"Bearer {key}"})
+
+
+def _client(url: str, headers: dict[str, str] | None = None) -> httpx.Client:
+    """Certificates are not read: that takes longer than many a test, and nothing here speaks TLS."""
+    return httpx.Client(base_url=url, headers=headers, trust_env=False, verify=False, timeout=30)
 
 
 def know_key(database: Database) -> None:
@@ -95,13 +117,6 @@ def know_key(database: Database) -> None:
         keys.take_turns(session)
         if keys.find(session, KEY) is None:
             keys.add(session, KEY, name="tests", role="admin")
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as candidate:
-        candidate.bind(("127.0.0.1", 0))
-        return int(candidate.getsockname()[1])
 
 
 @pytest.fixture(params=BACKENDS)

@@ -1,7 +1,9 @@
 """Plays what the dispatcher and a driver would do to a job, event by event, with a real report at its end."""
 
 from api.service.jobs import journal
-from pipeline.artifacts.refs import FileRef, Manifest, ManifestEntry, ManifestRef, ReportRef
+from pipeline.artifacts.artifact import FileRef
+from pipeline.artifacts.manifest import Manifest, ManifestEntry
+from pipeline.artifacts.refs import ManifestRef, ReportRef
 from pipeline.canonical import canonical_json
 from pipeline.job.events import (
     AttemptFailed,
@@ -16,7 +18,7 @@ from pipeline.job.events import (
     StageProgress,
     StageStarted,
 )
-from pipeline.job.ledger import MANIFEST_JSON, Measured, NodeResult
+from pipeline.job.ledger import Measured, NodeResult
 from pipeline.report.data import report_json
 from pipeline.report.page import render_html
 from pipeline.storage import ContentStore
@@ -69,7 +71,7 @@ def succeeding(content: ContentStore) -> list[EventBody]:
         refs.append(ref)
         entries.append(ManifestEntry(path=path, size=ref.blob.size, sha256=ref.blob.digest))
     manifest = canonical_json(Manifest(files=tuple(entries)))
-    refs.append(FileRef(path=MANIFEST_JSON, blob=content.put_bytes(manifest)))
+    refs.append(FileRef(path="manifest.json", blob=content.put_bytes(manifest)))
     pages = {"report.html": render_html(data).encode(), "report.json": report_json(data)}
     report = tuple(FileRef(path=path, blob=content.put_bytes(held)) for path, held in pages.items())
     return [

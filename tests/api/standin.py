@@ -15,7 +15,8 @@ from datetime import UTC, datetime
 import httpx
 
 from api.settings import Settings
-from pipeline.artifacts.refs import FileRef, ReportRef
+from pipeline.artifacts.artifact import FileRef
+from pipeline.artifacts.refs import ReportRef
 from pipeline.dag.plan import plan
 from pipeline.job.events import (
     AttemptFailed,

@@ -5,8 +5,8 @@ from typing import Any
 from typer.testing import CliRunner, Result
 
 from api.cli.main import app
+from tests.api.bodies import body
 from tests.api.conftest import KEY, RunningApi
-from tests.api.pins import body
 
 
 def cli(*arguments: str, url: str | None = None, text: str | None = None, key: str | None = KEY) -> Result:

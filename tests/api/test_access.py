@@ -12,8 +12,8 @@ from api.routes.access import COOKIE
 from api.service.keys import keys
 from api.service.keys.views import KeyRequest
 from api.settings import Settings
+from tests.api.bodies import body
 from tests.api.conftest import AUTHORIZED, KEY, RunningApi, free_port, running, with_key
-from tests.api.pins import body
 
 # Whoever reaches the service may call these, and nothing else.
 OPEN = {

@@ -8,7 +8,8 @@ import httpx
 import pytest
 
 from api.settings import Settings
-from pipeline.artifacts.refs import CheckpointRef, FileRef, ReportRef
+from pipeline.artifacts.artifact import FileRef
+from pipeline.artifacts.refs import CheckpointRef, ReportRef
 from pipeline.job.events import AttemptStarted, NodePlanned, StageFinished
 from pipeline.job.ledger import Measured, NodeResult
 from pipeline.storage import CHUNK_BYTES, LocalStore

@@ -13,8 +13,8 @@ import api.cli.main
 from api.cli.demo import demo_request
 from pipeline.request.prune_spec import JobRequest
 from tests.api import played
+from tests.api.bodies import body
 from tests.api.conftest import RunningApi, free_port
-from tests.api.pins import body
 from tests.api.terminal import cli, submit
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -19,6 +19,7 @@ def convert(*arguments: object) -> tuple[int, str]:
     return done.exit_code, done.output
 
 
+@pytest.mark.slow
 def test_to_megatron_and_what_cannot_be(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     model = tiny_checkpoint("llama", tmp_path / "model")
     assert convert(model, tmp_path / "out", "--to", "mp_rank", "--tensor-parallel", 2)[0] == 0

@@ -16,10 +16,10 @@ from api.client.client import SecateurClient
 from api.settings import Settings
 from pipeline.job.events import Event as JobEvent
 from pipeline.job.events import JobCancelled
-from pipeline.report.data import read_report
+from pipeline.report.data import ReportDocument
 from tests.api import played
+from tests.api.bodies import body
 from tests.api.conftest import RunningApi, running
-from tests.api.pins import body
 from tests.api.terminal import cli, submit
 
 Watching = Callable[[Callable[[], None]], None]
@@ -151,7 +151,9 @@ def test_report(sqlite_api: RunningApi, tmp_path: Path) -> None:
     assert cli("report", job, "--output", str(page), url=sqlite_api.url).stdout == f"{page}\n"
     assert page.read_text().startswith("<!DOCTYPE html>")
     cli("report", job, "--output", str(figures), url=sqlite_api.url)
-    assert read_report(figures.read_bytes()).summary.achieved_sparsity == pytest.approx(0.5, abs=1e-4)
+    assert ReportDocument.model_validate_json(
+        figures.read_bytes()
+    ).summary.achieved_sparsity == pytest.approx(0.5, abs=1e-4)
     refused = cli("report", job, "--output", "/nowhere/report.html", url=sqlite_api.url)
     assert (refused.exit_code, refused.stderr) == (
         1,

@@ -20,8 +20,8 @@ from pipeline.job.events import AttemptFailed, AttemptStarted, FailureReason, No
 from pipeline.job.ledger import JobResult, Measured, NodeResult, WorkOrder, job_result_key, order_key
 from pipeline.storage import S3Options
 from tests.api.attempts import event
+from tests.api.bodies import body
 from tests.api.conftest import RunningApi, running
-from tests.api.pins import body
 
 RESULT = JobResult(
     nodes=(NodeResult(node="prune", key="0" * 64, cached=True, artifacts={}, measured=Measured(seconds=1)),)

@@ -18,8 +18,8 @@ from api.embedded import EmbeddedRay, start_time
 from api.key_file import read_key
 from api.submit import RayUnavailable
 from pipeline.storage import Store, open_store
+from tests.api.bodies import body
 from tests.api.conftest import free_port
-from tests.api.pins import body
 from tests.api.standin import let_go
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -12,8 +12,8 @@ from api.settings import Settings
 from pipeline.errors import SourceUnreachable
 from pipeline.request.prune_spec import PruneSpec
 from pipeline.sources.pins import Pins
+from tests.api.bodies import body
 from tests.api.conftest import RunningApi, running
-from tests.api.pins import body
 from tests.models import tiny_checkpoint
 
 

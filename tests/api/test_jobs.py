@@ -14,8 +14,8 @@ from api.examples import REQUEST_EXAMPLES
 from api.service.ids import JOB_ID_PATTERN, new_job_id
 from api.service.jobs import journal
 from pipeline.job.events import FailureReason, JobFailed, JobSucceeded
+from tests.api.bodies import MODEL, body
 from tests.api.conftest import RunningApi, with_key
-from tests.api.pins import MODEL, body
 
 
 def post(api: RunningApi, **given: Any) -> dict[str, Any]:

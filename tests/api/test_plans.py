@@ -8,8 +8,9 @@ import pytest
 from api.settings import Settings
 from pipeline.request.prune_spec import PruneSpec
 from pipeline.sources.pins import ModelFacts, Pins
+from tests.api.bodies import body
 from tests.api.conftest import RunningApi, running
-from tests.api.pins import body, pinned
+from tests.made_pins import made_pins
 
 TEXT = {"source": "file:/texts/books.txt", "sequence_length": 128}
 TRAINING = {"text": TEXT, "steps": 100, "global_batch_size": 8}
@@ -26,7 +27,7 @@ def large(spec: PruneSpec) -> Pins:
     facts = ModelFacts(
         model_type="llama", blocks=10, max_positions=2048, hidden_size=1000, parameters=100_000_000
     )
-    return pinned(spec).model_copy(update={"facts": facts})
+    return made_pins(spec, facts=facts)
 
 
 def learning(*, prior: dict[str, Any] | None = None, **training: Any) -> dict[str, Any]:
@@ -50,8 +51,8 @@ def test_learned_masks_name_their_inputs(api: RunningApi) -> None:
     found = planned(api, request, memory_per_worker="64GiB")
     assert [given["param"] for given in found["inputs"]] == [
         "spec.model.source",
-        "spec.prune.method.training.text.source",
         "spec.prune.method.prior.source",
+        "spec.prune.method.training.text.source",
         "spec.prune.compare_with.0.source",
     ]
     assert [node["stage"] for node in found["nodes"] if node["node"] == "prune"] == ["learn_masks"]

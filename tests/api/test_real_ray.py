@@ -12,8 +12,8 @@ import pytest
 from api.embedded import EmbeddedRay
 from api.settings import Settings
 from api.submit import RayEndpoint, RayJobsClient, RayRefused, RayUnavailable, Submission, cluster
+from tests.api.bodies import body
 from tests.api.conftest import RunningApi, running
-from tests.api.pins import body
 from tests.api.standin import JSON
 
 pytestmark = pytest.mark.e2e

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import yaml
 
-from api.docs import DOCS
+from api.docs import ROOT
 from api.examples import SCHEDULE_EXAMPLES
 from api.service.schedules.request import ScheduleRequest
 from api.settings import Settings
+from tests.api.bodies import body
 from tests.api.conftest import free_port, running
-from tests.api.pins import body
 from tests.api.scheduling import Scene
 
 NOON = {"expression": "0 12 * * *"}
@@ -279,7 +279,7 @@ def test_nothing_without_a_key(clean: Scene) -> None:
 
 
 def test_the_example_of_the_documentation_is_good(clean: Scene) -> None:
-    text = (DOCS / "schedules.md").read_text()
+    text = (ROOT / "docs" / "schedules.md").read_text()
     example = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])
     made = clean.create(**(example | {"on_new_checkpoint": WATCH}))
     assert made["gates"] == example["gates"]

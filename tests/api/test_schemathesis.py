@@ -17,14 +17,14 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from api.docs import DOCS
+from api.docs import ROOT
 from api.service.jobs import attempts
 from api.service.jobs.logs import log_key
 from api.settings import Settings
 from pipeline.job.ledger import JobResult
 from tests.api.attempts import LEASE, started_job
+from tests.api.bodies import body
 from tests.api.conftest import AUTHORIZED, RunningApi, free_port, running
-from tests.api.pins import body
 
 CHECKS = (
     not_a_server_error,
@@ -34,7 +34,7 @@ CHECKS = (
 )
 SCHEDULE = "fuzzed"
 LEANS_ON_RAY = "/readyz"  # there is no Ray here
-OPENAPI = DOCS / "openapi.json"  # another test keeps it fresh
+OPENAPI = ROOT / "docs" / "openapi.json"  # another test keeps it fresh
 OPERATIONS = [
     (method, path)
     for path, methods in json.loads(OPENAPI.read_text())["paths"].items()

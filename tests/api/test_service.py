@@ -13,14 +13,16 @@ import pytest
 from api.docs import ROOT, pages
 from api.examples import REQUEST_EXAMPLES
 from api.settings import Settings
-from pipeline.artifacts.refs import CheckpointRef, FileRef
+from pipeline.artifacts.artifact import FileRef
+from pipeline.artifacts.refs import CheckpointRef
 from pipeline.dag.plan import plan
 from pipeline.dag.stages import stage_key
 from pipeline.job.ledger import Measured, StageResult, stage_result_key
 from pipeline.request.prune_spec import JobRequest
 from pipeline.storage import S3Options
+from tests.api.bodies import body
 from tests.api.conftest import RunningApi, running
-from tests.api.pins import body, pinned
+from tests.made_pins import made_pins
 
 
 def test_plan_says_what_is_stored(sqlite_api: RunningApi) -> None:
@@ -37,7 +39,7 @@ def test_plan_says_what_is_stored(sqlite_api: RunningApi) -> None:
     assert any("perplexity is empty" in warning for warning in fresh["warnings"])
 
     spec = JobRequest.model_validate(sent).spec
-    stage = plan(spec, pinned(spec)).nodes[0].stage
+    stage = plan(spec, made_pins(spec)).nodes[0].stage
     content = sqlite_api.services.content
     checkpoint = CheckpointRef(files=(FileRef(path="config.json", blob=content.put_bytes(b"{}")),))
     result = StageResult(

@@ -34,7 +34,7 @@ from pipeline.job.events import (
     TrainingValidated,
 )
 from pipeline.storage import ContentStore, LocalStore
-from tests.api.pins import body as request_body
+from tests.api.bodies import body as request_body
 from tests.api.played import finished, succeeding
 from tests.pipeline.report.made_learned import made_mask_step, made_training, made_validation
 from tests.pipeline.report.made_recovery import made_recovery, made_step

@@ -19,6 +19,7 @@ from tests.deploy.boxes import Box, Builder, Namespace, NoBoxes, builder, pod
 from tests.deploy.charts import Rendered
 from tests.deploy.dockerfile import DOCKER, ROOT, context_files, read
 
+PACKAGES = ("api", "pipeline", "secateur", "workers")
 API, WORKER = read(DOCKER / "api.Dockerfile"), read(DOCKER / "worker.Dockerfile")
 START_SECONDS = 120.0
 TOKEN = "t" * 40
@@ -144,7 +145,7 @@ def test_the_user_is_the_one_of_the_chart(render: Callable[..., Rendered]) -> No
 def test_the_context_is_the_source_and_nothing_else() -> None:
     files = context_files()
     tracked = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "api", "pipeline", "workers"],
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", *PACKAGES],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -154,15 +155,16 @@ def test_the_context_is_the_source_and_nothing_else() -> None:
     assert files == source | {Path("pyproject.toml"), Path("constraints.txt"), Path("README.md")}
 
 
+@pytest.mark.slow
 def test_the_api_image_has_neither_torch_nor_ray_and_every_file_of_the_packages(
     api_image: Box, built: Builder
 ) -> None:
     code = (
-        "import importlib.util as u, json, pathlib, api, pipeline, workers\n"
+        "import importlib.util as u, json, pathlib, api, pipeline, secateur, workers\n"
         "heavy = ('torch', 'ray', 'transformers', 'datasets', 'lm_eval', 'pip')\n"
         "found = [name for name in heavy if u.find_spec(name)]\n"
         "top = pathlib.Path(api.__file__).parent.parent\n"
-        "below = [p for n in ('api', 'pipeline', 'workers') for p in (top / n).rglob('*') if p.is_file()]\n"
+        f"below = [p for n in {PACKAGES} for p in (top / n).rglob('*') if p.is_file()]\n"
         "files = [str(p.relative_to(top)) for p in below]\n"
         "print(json.dumps([found, str(top), files]))\n"
     )
@@ -175,6 +177,7 @@ def test_the_api_image_has_neither_torch_nor_ray_and_every_file_of_the_packages(
     assert megabytes < 250, f"the API's packages take {megabytes} MB"
 
 
+@pytest.mark.slow
 def test_the_api_image_runs_as_the_chart_says(
     api_image: Box, render: Callable[..., Rendered], tmp_path: Path
 ) -> None:
@@ -221,6 +224,7 @@ def test_the_api_image_runs_as_the_chart_says(
         inside.run("sh", "-c", f"! touch {api_image.path}/opt/secateur/x 2>/dev/null")
 
 
+@pytest.mark.slow
 def test_kuberay_and_the_api_meet_on_the_worker_image(
     worker_image: Box, api_image: Box, render: Callable[..., Rendered], tmp_path: Path
 ) -> None:
@@ -279,6 +283,7 @@ def test_ray_knows_every_start_parameter_of_the_workers(render: Callable[..., Re
             assert set(group["rayStartParams"]) <= known
 
 
+@pytest.mark.slow
 def test_the_worker_image_builds_but_for_the_download_of_its_packages(built: Builder) -> None:
     """torch alone comes from the given index; the rest resolves to what the other tests run with."""
     build, _ = WORKER

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ import psutil
 from api.client.client import SecateurClient, ServiceAwayError
 from api.key_file import read_key
 from tests.needs import needed
+from tests.ports import free_port
 
 START_SECONDS = 120
 
@@ -25,7 +25,7 @@ class Service:
 
     state_dir: Path
     environment: dict[str, str]
-    port: int = field(default_factory=lambda: free_port())
+    port: int = field(default_factory=free_port)
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -77,12 +77,6 @@ class Service:
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(60)
-
-
-def free_port() -> int:
-    with socket.socket() as candidate:
-        candidate.bind(("127.0.0.1", 0))
-        return int(candidate.getsockname()[1])
 
 
 def processes_of(state_dir: Path, wanted: Callable[[str], bool]) -> Iterator[int]:

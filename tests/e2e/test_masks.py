@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline.artifacts.refs import MASKS_PATH
-from pipeline.report.data import read_report
+from pipeline.report.data import ReportDocument
 from tests.e2e.service import Service, processes_of
 from tests.e2e.test_job import finished, request
 from tests.e2e.test_recovery import _content, _until_step
@@ -62,7 +62,7 @@ def test_masks_are_learned_published_and_learned_on(local_service: Service, mate
     assert done.status == "succeeded", done.error
     assert done.attempt == 2
 
-    report = read_report(_content(local_service, done, "report", "report.json"))
+    report = ReportDocument.model_validate_json(_content(local_service, done, "report", "report.json"))
     learned = report.data.masks
     assert learned is not None
     assert [record.step for record in learned.training.curve.steps] == list(range(1, STEPS + 1))
@@ -84,7 +84,7 @@ def test_masks_are_learned_published_and_learned_on(local_service: Service, mate
     asked["spec"]["prune"]["compare_with"] = [{"name": "general", "source": f"file:{masks}"}]
     further = finished(local_service, asked)
     assert further.status == "succeeded", further.error
-    again = read_report(_content(local_service, further, "report", "report.json"))
+    again = ReportDocument.model_validate_json(_content(local_service, further, "report", "report.json"))
     assert again.summary.masks is not None
     assert 0.5 < again.summary.agreement["prior"] < 1
     assert again.summary.agreement["general"] == again.summary.agreement["prior"]

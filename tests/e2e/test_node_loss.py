@@ -17,7 +17,7 @@ from safetensors.torch import load
 from pipeline.allocations.uniform import Uniform
 from pipeline.artifacts.certificate import Certificate
 from pipeline.artifacts.curve import Curve, StepRecord
-from pipeline.artifacts.refs import CheckpointRef
+from pipeline.artifacts.refs import CheckpointRef, SamplesRef
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.job.events import DriverEvent, EventBody
 from pipeline.job.ledger import NodeResult, WorkOrder, order_key
@@ -29,7 +29,6 @@ from pipeline.storage.content import ContentStore
 from tests.e2e.test_recovery import recovery_request
 from tests.sweeping import prune_in_process
 from workers.settings import WorkerSettings
-from workers.stages.samples import FILE
 
 pytestmark = pytest.mark.e2e
 
@@ -110,7 +109,7 @@ def as_in_one_process(content: ContentStore, results: dict[str, NodeResult]) -> 
     made = results["prune"].artifacts
     assert isinstance(dense, CheckpointRef)
     assert isinstance(made["checkpoint"], CheckpointRef)
-    samples = content.get_bytes(results["calibrate"].artifacts["samples"].file(FILE))
+    samples = content.get_bytes(results["calibrate"].artifacts["samples"].file(SamplesRef.TOKENS))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

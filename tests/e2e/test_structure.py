@@ -10,8 +10,8 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from api.client.client import ClientError
+from pipeline.artifacts.vocabulary import KeptTokens
 from pipeline.structure.cut import Cut
-from pipeline.vocabulary.choosing import KeptTokens
 from tests.e2e.service import Service
 from tests.e2e.test_job import artifacts, finished, request, with_tasks
 

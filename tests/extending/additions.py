@@ -174,4 +174,32 @@ def additions() -> list[Addition]:
                 )
             },
         ),
+        Addition(
+            "model type",
+            files=2,
+            edits={
+                "pipeline/architecture/rows.py": (
+                    (
+                        '        _llama_like("qwen3"),\n',
+                        '        _llama_like("qwen3"),\n        _llama_like("smollm3"),\n',
+                    ),
+                ),
+                "docs/models.md": (
+                    ("| `qwen3` |", "| `smollm3` | the same | some blocks without positions |\n| `qwen3` |"),
+                ),
+            },
+        ),
+        Addition(
+            "setting",
+            files=1,
+            edits={
+                "api/settings.py": (
+                    (
+                        "    poll_seconds: float = Field(\n",
+                        '    colour: str = Field(default="green", description="Colour of the leaves.")\n'
+                        "    poll_seconds: float = Field(\n",
+                    ),
+                )
+            },
+        ),
     ]

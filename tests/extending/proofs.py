@@ -1,12 +1,16 @@
 """Each addition at work. pytest runs this file in the copy that has all of them, not in the repository."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, SmolLM3Config
 
 import secateur
+from api.docs import pages
 from api.settings import Settings
 from pipeline.dag.nodes import Dag
 from pipeline.dag.plan import plan
@@ -18,8 +22,8 @@ from pipeline.report.summary import recipe_of, seeds_of
 from pipeline.request.prune_spec import PruneSpec
 from pipeline.request.schema import request_schema
 from tests.api.conftest import free_port, running
-from tests.api.pins import pinned
-from tests.models import tiny_checkpoint, tiny_documents, tiny_text
+from tests.made_pins import made_pins
+from tests.models import VOCABULARY, tiny_checkpoint, tiny_documents, tiny_text
 from tests.pipeline.report.made_learned import learned_report, learned_spec
 
 HALF = {"kind": "unstructured", "sparsity": 0.5}
@@ -65,7 +69,7 @@ def asked(**prune: Any) -> PruneSpec:
 
 def planned(spec: PruneSpec) -> Dag:
     """Its stages."""
-    return plan(spec, pinned(spec))
+    return plan(spec, made_pins(spec))
 
 
 def taught(**training: Any) -> dict[str, Any]:
@@ -201,3 +205,29 @@ def test_a_section_is_on_the_page_and_in_the_json(material: Path, tmp_path: Path
     assert page.index('id="environment"') < page.index('id="disk"') < page.index('id="digests"')
     del document["data"]["published_bytes"], document["summary"]["published_bytes"]  # as stored before it
     assert "Size on disk" not in render_html(ReportDocument.model_validate_json(json.dumps(document)).data)
+
+
+def test_the_model_type_is_pruned(material: Path, tmp_path: Path) -> None:
+    config = SmolLM3Config(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        pad_token_id=0,
+    )
+    torch.manual_seed(0)
+    shutil.copytree(material / "model", tmp_path / "model")
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
+    shutil.copy(material / "text.txt", tmp_path)
+    pruned(tmp_path, tmp_path / "out")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    weight = model.model.layers[3].mlp.down_proj.weight
+    assert int((weight == 0).sum()) * 2 == weight.numel()
+
+
+def test_the_setting_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECATEUR_COLOUR", "red")
+    assert Settings().model_dump()["colour"] == "red"
+    assert "| `SECATEUR_COLOUR` | `green` | Colour of the leaves. |" in pages()["docs/settings.md"]

@@ -11,7 +11,8 @@ from http.client import HTTPConnection, HTTPResponse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
-from tests.servers import HOST, S3Server
+from tests.ports import HOST
+from tests.servers import S3Server
 
 COPY_BYTES = 64 * 1024
 HOP_BY_HOP = ("connection", "keep-alive", "transfer-encoding", "expect")

@@ -14,7 +14,8 @@ from pipeline.storage import Presigner, S3Options, open_store, resume
 from pipeline.storage import s3 as s3_module
 from pipeline.storage.parts import PART_BYTES
 from pipeline.storage.s3 import S3Store
-from tests.servers import HOST, S3Server, free_ports
+from tests.ports import HOST, free_ports
+from tests.servers import S3Server
 from tests.storage.conftest import BUCKET, s3_place
 from tests.storage.faulty import Fault, Network, Request, faulty_network
 

@@ -9,7 +9,8 @@ import pytest
 from sqlalchemy import create_engine, text
 
 from tests import servers
-from tests.servers import ServerError, free_ports, postgres, rclone_s3, seaweedfs
+from tests.ports import free_ports
+from tests.servers import ServerError, postgres, rclone_s3, seaweedfs
 
 
 @pytest.mark.servers

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-from api.docs import DOCS
+from api.docs import ROOT
 from api.settings import Settings
 from tests.api.conftest import free_port, running
 from tests.browser import CHROMIUM, FLAGS, visiting
@@ -45,4 +45,4 @@ def take(state_dir: Path, job: str, to: Path) -> None:
 
 
 if __name__ == "__main__":
-    take(Path(sys.argv[1]), sys.argv[2], DOCS / "page.png")
+    take(Path(sys.argv[1]), sys.argv[2], ROOT / "docs" / "page.png")

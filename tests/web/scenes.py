@@ -8,7 +8,8 @@ from typing import Any
 
 from api.service.jobs import attempts
 from api.service.jobs.logs import log_key
-from pipeline.artifacts.refs import ArtifactRef, FileRef, ManifestRef, ReportRef
+from pipeline.artifacts.artifact import FileRef
+from pipeline.artifacts.refs import ArtifactRef, ManifestRef, ReportRef
 from pipeline.dag.nodes import Dag
 from pipeline.dag.plan import plan
 from pipeline.evaluation.task_results import TaskContract, TaskEvaluation, TaskMetric, TaskResult

@@ -10,11 +10,13 @@ from playwright.sync_api import Browser, Locator, Page, expect
 
 from api.settings import Settings
 from pipeline.report import quantity
-from pipeline.report.data import read_report
+from pipeline.report.data import ReportDocument
 from pipeline.report.drawing.block_chart import block_chart
+from pipeline.report.summary import recipe_of
 from pipeline.request.prune_spec import JobRequest
 from tests.api.conftest import KEY, free_port, running
 from tests.browser import visiting
+from tests.pipeline.report.made_learned import learned_spec
 from tests.web import scenes
 from tests.web.conftest import HOSTILE, Site
 
@@ -59,6 +61,7 @@ def test_a_key_opens_it_and_signing_out_closes_it(chromium: Browser, site: Site)
         expect(page.get_by_role("heading", name="Sign in")).to_be_visible()
 
 
+@pytest.mark.servers
 def test_without_keys_everything_is_open_and_older_jobs_come_when_asked_for(
     chromium: Browser, tmp_path: Path
 ) -> None:
@@ -167,7 +170,7 @@ def test_a_job_is_watched_to_its_end(page: Page, site: Site) -> None:
 
 def test_the_figures_are_those_of_the_report(page: Page, site: Site) -> None:
     answer = site.api.client.get(f"/jobs/{site.done.id}/report", params={"format": "json"})
-    report = read_report(answer.content)
+    report = ReportDocument.model_validate_json(answer.content)
     go(page, f"/jobs/{site.done.id}")
     text = report.summary.perplexity[0]
     expect(page.locator("#perplexity-table tbody tr").locator("th, td")).to_have_text(
@@ -330,7 +333,9 @@ def test_mask_learning_is_drawn_like_other_training(page: Page, site: Site) -> N
 def test_a_recovered_model_has_its_column_and_its_share(page: Page, site: Site) -> None:
     job = scenes.training(site.api, steps=400, name="recovered")
     job.succeed()
-    report = read_report(site.api.client.get(f"/jobs/{job.id}/report", params={"format": "json"}).content)
+    report = ReportDocument.model_validate_json(
+        site.api.client.get(f"/jobs/{job.id}/report", params={"format": "json"}).content
+    )
     go(page, f"/jobs/{job.id}")
     text = report.summary.perplexity[0]
     figures = page.locator("#perplexity-table")
@@ -471,3 +476,13 @@ def test_quantities_read_as_in_the_report(page: Page) -> None:
             "async ([n, v]) => (await import('/web/format.js')).figure(n, v)", [name, value]
         )
         assert shown == quantity.human_figure(name, value)
+
+
+@pytest.mark.parametrize("prior", ["sparsegpt", None])
+def test_what_learned_methods_do_reads_as_in_the_report(page: Page, prior: str | None) -> None:
+    spec = learned_spec(prior=prior)
+    fields = spec.model_dump(mode="json")
+    for kind in ("maskllm", "another"):
+        fields["prune"]["method"]["kind"] = kind
+        shown = page.evaluate("async (spec) => (await import('/web/format.js')).recipe(spec)", fields)
+        assert shown == recipe_of(spec).replace("maskllm", kind)

@@ -1,11 +1,12 @@
 """Processes that work together and find each other at a port."""
 
 import multiprocessing
-import socket
 from collections.abc import Callable
 from typing import Any
 
 from torch.multiprocessing import start_processes
+
+from tests.ports import free_port
 
 
 def together(work: Callable[..., None], *args: Any, workers: int) -> None:
@@ -14,8 +15,5 @@ def together(work: Callable[..., None], *args: Any, workers: int) -> None:
     They are forked from one that has imported DeepSpeed and all: each would need seconds for that. Raises
     ProcessExitedException when one is killed.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     multiprocessing.set_forkserver_preload(["tests.workers.crew_imports"])
-    start_processes(work, (port, *args), nprocs=workers, start_method="forkserver")
+    start_processes(work, (free_port(), *args), nprocs=workers, start_method="forkserver")

@@ -12,9 +12,9 @@ from pipeline.dag.plan import plan
 from pipeline.job.ledger import WorkOrder
 from pipeline.request.prune_spec import JobRequest
 from pipeline.resolve.resolve import resolve
+from workers.context import Made, StageContext, Step
 from workers.places import PLACES
 from workers.settings import WorkerSettings
-from workers.stages.base import Made, StageContext, Step
 
 PRUNE = {"method": {"kind": "magnitude"}, "pattern": {"kind": "unstructured", "sparsity": 0.5}}
 

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import ray
 
+from pipeline.artifacts.refs import CountsRef
+from pipeline.artifacts.vocabulary import HeldOutDocuments
 from pipeline.dag.plan import plan
 from pipeline.errors import TextTooShort
 from pipeline.job.ledger import WorkOrder
@@ -13,11 +15,11 @@ from pipeline.request.prune_spec import JobRequest
 from pipeline.resolve.resolve import resolve
 from tests.models import tiny_checkpoint, tiny_documents, tiny_text
 from tests.workers.stage_runs import StageRuns, of_kind
+from workers.context import Progress
 from workers.settings import WorkerSettings
 from workers.stages import count_tokens
-from workers.stages.base import Progress
 
-FILES = (count_tokens.COUNTS, count_tokens.FIGURES, count_tokens.HELD_OUT)
+FILES = (CountsRef.TOKENS, *CountsRef.content)
 
 
 pytestmark = pytest.mark.ray
@@ -76,4 +78,4 @@ def test_a_corpus_with_nothing_to_hold_out(cluster: None, place: Path, tmp_path:
         counted(place, tmp_path, texts=short)
     assert refused.value.param == "spec.structure.vocabulary.held_out"
     runs = counted(place, tmp_path, texts=short, held_out={"source": f"file:{place}/text.txt"})
-    assert len(runs.file("count_tokens", "counts", count_tokens.HELD_OUT)) > 1000
+    assert len(runs.file("count_tokens", "counts", CountsRef.path_of(HeldOutDocuments))) > 1000

@@ -24,10 +24,10 @@ from pipeline.sources import SourceAccess
 from pipeline.spec.eval_tasks import SUITES, EvalTask
 from tests.hub import COMMIT, Repository, cache_repository, serve_hub
 from tests.workers.stage_runs import include, of_kind, question_file, stage_runs
+from workers.context import Note, Progress
 from workers.eval_data import REQUIREMENT, SETS, arrow_rows
 from workers.harness.confined import confined
 from workers.harness.tasks import OWN_TASKS, all_tasks, check_names, look_at
-from workers.stages.base import Note, Progress
 from workers.wheels import fetch_wheel
 
 SEVEN = ["arc_easy", "boolq", "hellaswag", "lambada", "piqa", "sciq", "winogrande"]

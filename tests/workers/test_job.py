@@ -10,7 +10,7 @@ from pipeline.dag.nodes import Dag
 from pipeline.dag.plan import plan
 from pipeline.errors import CorruptObject, InvalidSpec, StorageUnavailable
 from pipeline.request.prune_spec import PruneSpec
-from pipeline.sources.pins import ModelFacts, Pin, Pins
+from tests.made_pins import made_pins
 from workers.failures import may_go_on, reason_for
 from workers.job import startable
 from workers.places import PLACES
@@ -36,19 +36,7 @@ def dag(allocation: dict = {"kind": "owl"}, **changes: object) -> Dag:  # noqa: 
             **changes,
         }
     )
-    pin = Pin(source="file:/m", files=())
-    facts = ModelFacts(model_type="llama", blocks=1, max_positions=None)
-    pins = Pins(
-        model=pin,
-        facts=facts,
-        calibration=pin,
-        perplexity=(pin,),
-        vocabulary=(pin,),
-        recovery=pin,
-        mask_text=pin,
-        prior=pin,
-    )
-    return plan(spec, pins)
+    return plan(spec, made_pins(spec))
 
 
 def learning() -> Dag:

@@ -19,12 +19,12 @@ from pipeline.job.ledger import progress_key
 from pipeline.spec.mask_training import MaskTraining
 from pipeline.spec.patterns import NM
 from pipeline.tensor.soft_masks import Draw, candidates, chosen, key_of, masked_weight, prior_logits
-from pipeline.tensor.zeros import nm_holds
+from pipeline.tensor.zeros import first_bad_group
 from tests.models import Kind
 from tests.pipeline.tensor.test_soft_masks import plain
 from tests.workers.training_runs import Call, Folder, Outcome, Prepared, prepare, run_all, run_one
+from workers.context import Note
 from workers.harness.model import materialise_checkpoint
-from workers.stages.base import Note
 from workers.training.certified import kept_as_they_were
 from workers.training.data import TrainingData
 from workers.training.mask_blocks import LearnedBlock
@@ -135,7 +135,7 @@ def test_kept_weights_are_the_dense_ones_to_the_bit(tiny: Prepared, tmp_path: Pa
     for name in before.index.tensors:
         expected = before.tensor(name)
         if name in keeps:
-            assert nm_holds(keeps[name], keep=2, group=4)
+            assert first_bad_group(keeps[name], keep=2, group=4) is None
             expected = expected.masked_fill(~keeps[name], 0)
         assert torch.equal(after.tensor(name).view(torch.int32), expected.view(torch.int32)), name
     assert outcome.result is not None
@@ -245,7 +245,7 @@ def test_other_patterns(tmp_path: Path, pattern: NM) -> None:
     other = prepare(tmp_path / "root", pattern=pattern)
     outcome = run_one(tmp_path / "run", other.learning(key="nm"), workers=1)
     for keep in keeps_of(other, outcome).values():
-        assert nm_holds(keep, keep=pattern.keep, group=pattern.group)
+        assert first_bad_group(keep, keep=pattern.keep, group=pattern.group) is None
     assert curve_of(other, outcome).masks[-1].blocks[0].changed > 0
 
 
@@ -284,7 +284,7 @@ def test_block_by_block(tiny: Prepared, tmp_path: Path) -> None:
         assert curve.masks[-1].blocks[0].changed > 0
         checkpoint, keep = stored(outcome)
         kept_as_they_were(tiny.content, tiny.dense, Stored(step=6, checkpoint=checkpoint, keep=keep))
-        assert all(nm_holds(one, keep=2, group=4) for one in keeps_of(tiny, outcome).values())
+        assert all(first_bad_group(one, keep=2, group=4) is None for one in keeps_of(tiny, outcome).values())
     shared = run_one(tmp_path / "two", tiny.learning(BLOCKWISE, key="shared"), workers=2)
     masks, same = keeps_of(tiny, alone[0]), keeps_of(tiny, shared)
     first = [

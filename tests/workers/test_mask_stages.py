@@ -8,22 +8,15 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.certificate import Certificate
+from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.mask_overlap import LinearAgreement, MaskAgreements
-from pipeline.artifacts.refs import (
-    MASKS_PATH,
-    CheckpointRef,
-    EvaluationRef,
-    FileRef,
-    KeepRef,
-    Manifest,
-    ManifestRef,
-    PlanRef,
-    SparsityTable,
-)
+from pipeline.artifacts.refs import MASKS_PATH, CheckpointRef, EvaluationRef, KeepRef, ManifestRef, PlanRef
+from pipeline.artifacts.sparsity import SparsityTable
 from pipeline.canonical import canonical_json
 from pipeline.checkpoint.keeps import load_keep, put_keep
-from pipeline.dag.stages import Publish
+from pipeline.dag.stages.results import Publish
 from pipeline.errors import CorruptObject, InvalidSpec
 from pipeline.job.ledger import WorkOrder
 from pipeline.masks.apply import Applied, apply_masks
@@ -41,9 +34,9 @@ from tests.checkpoints import imported
 from tests.models import tiny_text
 from tests.pipeline.masks.made_masks import Made, made_masks
 from tests.workers.stage_runs import StageRuns, stage_runs
+from workers.context import StageContext
 from workers.settings import WorkerSettings
 from workers.stages import publish
-from workers.stages.base import StageContext
 
 PRIOR = "spec.prune.method.prior.source"
 

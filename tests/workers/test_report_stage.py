@@ -4,34 +4,32 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.curve import BlockFit, BlockFits
 from pipeline.artifacts.refs import (
     ArtifactRef,
-    BlockExperts,
     CertificateRef,
     CheckpointRef,
     CurveRef,
     EvaluationRef,
-    ExpertTable,
-    FileRef,
     KeepRef,
     ManifestRef,
     MeasurementsRef,
     PlanRef,
-    SparsityTable,
     TokensRef,
 )
+from pipeline.artifacts.sparsity import BlockExperts, ExpertTable, SparsityTable
 from pipeline.canonical import canonical_json
 from pipeline.dag.nodes import resolve_inputs
 from pipeline.dag.plan import plan
-from pipeline.dag.stages import Report
+from pipeline.dag.stages.results import Report
 from pipeline.job.ledger import WorkOrder
-from pipeline.report.data import ReportData, read_report
+from pipeline.report.data import ReportData, ReportDocument
 from pipeline.request.prune_spec import JobRequest
 from tests.pipeline.report.made_recovery import made_curve, recovered_report
+from workers.context import Made, StageContext
 from workers.settings import WorkerSettings
 from workers.stages import report
-from workers.stages.base import Made, StageContext
 
 NOTE = "damping raised from 0.01 to 0.1"
 
@@ -102,4 +100,6 @@ def reported(root: Path, data: ReportData, experts: ExpertTable, fits: BlockFits
     )
     *_, last = report.run(node.stage, context)
     assert isinstance(last, Made)
-    return read_report(content.get_bytes(last.artifacts["report"].file("report.json"))).data
+    return ReportDocument.model_validate_json(
+        content.get_bytes(last.artifacts["report"].file("report.json"))
+    ).data

@@ -12,8 +12,8 @@ import pytest
 from pipeline.job.events import Message
 from pipeline.job.ledger import WorkOrder
 from pipeline.request.prune_spec import JobRequest
-from pipeline.sources.pins import ModelFacts, Pin, Pins
-from tests.e2e.service import free_port
+from tests.made_pins import made_pins
+from tests.ports import free_port
 from workers.reporter import ApiReporter
 
 TOKEN = "attempt-token"
@@ -68,10 +68,7 @@ def order(receiver: Receiver) -> WorkOrder:
             }
         }
     )
-    pins = Pins(
-        model=Pin(source="file:/m", files=()),
-        facts=ModelFacts(model_type="llama", blocks=1, max_positions=None),
-    )
+    pins = made_pins(request.spec)
     url = f"http://127.0.0.1:{receiver.port}"
     return WorkOrder(job="job-x", attempt=1, request=request, pins=pins, report_to=url, token=TOKEN)
 

@@ -13,9 +13,9 @@ from pipeline.artifacts.curve import StepRecord, Validation
 from pipeline.job.ledger import WorkOrder
 from pipeline.request.prune_spec import JobRequest
 from pipeline.request.tracking import Mlflow, Tracking, WeightsAndBiases
-from pipeline.sources.pins import ModelFacts, Pin, Pins
+from tests.made_pins import made_pins
+from workers.context import Note, Progress, StageContext, Step, Trained, Validated
 from workers.settings import WorkerSettings
-from workers.stages.base import Note, Progress, StageContext, Step, Trained, Validated
 from workers.training import trackers as module
 from workers.training.tracked import run_params, tracked
 from workers.training.trackers import Level, Trackers, without_secrets
@@ -245,9 +245,8 @@ def context(tracking: Tracking) -> StageContext:
         "resources": {"workers": 2},
         "tracking": tracking.model_dump(),
     }
-    pin = Pin(source="file:/m", files=())
-    pins = Pins(model=pin, facts=ModelFacts(model_type="llama", blocks=1, max_positions=None))
-    order = WorkOrder(job="job-3", attempt=1, request=JobRequest.model_validate(asked), pins=pins)
+    request = JobRequest.model_validate(asked)
+    order = WorkOrder(job="job-3", attempt=1, request=request, pins=made_pins(request.spec))
     settings = WorkerSettings(storage_url="file:///nowhere")
     return StageContext("recover", key="k", order=order, inputs={}, earlier=(), settings=settings)
 

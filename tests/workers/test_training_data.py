@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
+from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.curve import Shard, TokensIndex
-from pipeline.artifacts.refs import FileRef, TokensRef
+from pipeline.artifacts.refs import TokensRef
 from pipeline.canonical import canonical_json
 from pipeline.checkpoint.writer import put_tensors
 from pipeline.dag.plan import plan
@@ -24,8 +25,8 @@ from pipeline.resolve.resolve import resolve
 from pipeline.storage import ContentStore, LocalStore
 from tests.models import tiny_checkpoint, tiny_documents, tiny_text
 from tests.workers.stage_runs import StageRuns, of_kind
+from workers.context import Progress
 from workers.settings import WorkerSettings
-from workers.stages.base import Progress
 from workers.training.data import HELD_SHARDS, TrainingData, checksum, share_of
 
 LENGTH = 8

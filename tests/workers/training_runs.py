@@ -13,12 +13,13 @@ import torch
 import torch.distributed as dist
 
 from pipeline.allocations import Uniform
+from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.curve import Shard, TokensIndex
-from pipeline.artifacts.refs import CheckpointRef, FileRef, KeepRef, TokensRef
+from pipeline.artifacts.refs import CheckpointRef, KeepRef, TokensRef
 from pipeline.blocks.pruning import pruned_checkpoint, pruned_keep
 from pipeline.canonical import canonical_json
 from pipeline.checkpoint.writer import put_tensors
-from pipeline.dag.stages import LearnMasks, Recover
+from pipeline.dag.stages.training import LearnMasks, Recover
 from pipeline.errors import SecateurError
 from pipeline.methods.magnitude import Magnitude
 from pipeline.request.resources import TrainingResources
@@ -31,8 +32,8 @@ from tests.checkpoints import imported
 from tests.models import VOCABULARY, Kind, tiny_checkpoint
 from tests.sweeping import prune_in_process
 from tests.workers.crews import together
+from workers.context import Step
 from workers.settings import WorkerSettings
-from workers.stages.base import Step
 from workers.training.work import TrainingResult, Work
 
 LENGTH = 24

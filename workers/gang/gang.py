@@ -10,8 +10,8 @@ from torch import Tensor
 from pipeline.blocks.crew import shares_of
 from pipeline.spec.model import Dtype
 from pipeline.tensor.statistics import share_edges
+from workers.context import StageContext
 from workers.gang.crew import RayCrew, SweepActor
-from workers.stages.base import StageContext
 
 
 class Gang:

@@ -19,9 +19,9 @@ from torch import Tensor
 from pipeline.errors import ResourcesUnavailable
 from pipeline.job.ledger import WorkOrder
 from pipeline.spec.model import Dtype
+from workers.context import Note, StageContext, Waited
 from workers.gang.crew import RayCrew, SweepActor
 from workers.gang.gang import Gang
-from workers.stages.base import Note, StageContext, Waited
 
 P = ParamSpec("P")
 Answer = TypeVar("Answer")

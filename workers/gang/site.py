@@ -8,11 +8,11 @@ import ray
 
 from pipeline.dag.stages import Stage
 from pipeline.job.ledger import WorkOrder
+from workers.context import Made, StageContext, Step, Steps, Waited
 from workers.gang.keeper import GangKeeper
 from workers.gang.metrics import RayMetrics
 from workers.memory import peak_memory_bytes, reset_peak_memory
 from workers.places import PLACES
-from workers.stages.base import Made, StageContext, Step, Steps, Waited
 
 
 class RaySite:

@@ -10,7 +10,7 @@ import torch
 from lm_eval import simple_evaluate
 from lm_eval.loggers import EvaluationTracker
 
-from pipeline.dag.stages import EvaluateTask
+from pipeline.dag.stages.results import EvaluateTask
 from pipeline.errors import StageError
 from pipeline.request.resources import Resources
 from pipeline.spec.eval_tasks import CheckedTask

@@ -5,7 +5,7 @@ import numbers
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipeline.dag.stages import EvaluateTask
+from pipeline.dag.stages.results import EvaluateTask
 from pipeline.errors import NumericalError, StageError
 from pipeline.evaluation.task_results import TaskContract, TaskMetric, TaskResult
 from pipeline.spec.eval_tasks import CheckedTask

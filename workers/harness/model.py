@@ -10,7 +10,6 @@ from lm_eval.api.model import CacheHook
 from lm_eval.models.huggingface import HFLM
 
 from pipeline.artifacts.refs import CheckpointRef
-from pipeline.checkpoint.index import TENSORS_JSON
 from pipeline.errors import NumericalError, SequenceTooLong
 from pipeline.storage.content import BlobRef, ContentStore
 
@@ -20,9 +19,8 @@ Tokens = tuple[tuple[str, str] | None, list[int], list[int]]  # texts, question,
 
 def materialise_checkpoint(ref: CheckpointRef, content: ContentStore, directory: Path) -> None:
     """Write an ordinary Hugging Face directory, every file verified."""
-    for file in ref.files:
-        if file.path != TENSORS_JSON:
-            write_blob(content, file.blob, directory / file.path)
+    for file in ref.model_files:
+        write_blob(content, file.blob, directory / file.path)
 
 
 def write_blob(content: ContentStore, blob: BlobRef, path: Path) -> None:

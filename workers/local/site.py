@@ -11,14 +11,15 @@ from torch import Tensor
 from pipeline.artifacts.curve import StepRecord, Validation
 from pipeline.blocks.activations import MemoryBudget
 from pipeline.blocks.local import LocalCrew
-from pipeline.dag.stages import LearnMasks, Recover, Stage
+from pipeline.dag.stages import Stage
+from pipeline.dag.stages.training import LearnMasks, Recover
 from pipeline.errors import InvalidSpec
 from pipeline.job.ledger import WorkOrder
 from pipeline.request.resources import Resources
 from pipeline.spec.model import Dtype
+from workers.context import Made, Note, StageContext, Steps, Waited
 from workers.memory import give_back, peak_memory_bytes, reset_peak_memory
 from workers.places import PLACES
-from workers.stages.base import Made, Note, StageContext, Steps, Waited
 
 P = ParamSpec("P")
 Answer = TypeVar("Answer")

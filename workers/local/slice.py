@@ -12,35 +12,34 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 from transformers import AutoTokenizer
 
 from pipeline.architecture.rows import row_for
-from pipeline.artifacts.refs import CheckpointRef, StatisticsRef
+from pipeline.artifacts.refs import CheckpointRef, CutRef, StatisticsRef
 from pipeline.blocks.local import LocalCrew
 from pipeline.blocks.measuring import measure_statistics
 from pipeline.blocks.steps import run_through
 from pipeline.canonical import canonical_json
-from pipeline.checkpoint.export import export_checkpoint, new_directory
-from pipeline.checkpoint.importing import import_checkpoint
+from pipeline.checkpoint.export import export_checkpoint
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.scoring import StoredModel
 from pipeline.checkpoint.skeleton import parameter_count
 from pipeline.checkpoint.slicing import full_config, slice_checkpoint
 from pipeline.errors import InvalidSpec, SecateurError, SourceNotFound
-from pipeline.resolve.model import resolve_model
 from pipeline.resolve.resolve import resolve_text
-from pipeline.sources import SourceAccess, open_source
+from pipeline.sources import open_source
 from pipeline.spec.structure import Structure
 from pipeline.spec.texts import Calibration
-from pipeline.storage import ContentStore, LocalStore
+from pipeline.storage import ContentStore
+from pipeline.structure.cut import Cut
 from pipeline.structure.sizes import resized, sizes_of
 from pipeline.structure.target import slow_sizes
 from pipeline.tensor.needs import Needs
 from pipeline.text.documents import read_documents
 from pipeline.text.tokens import cut_samples, materialise_tokenizer
+from workers.local.cutting import ACCESS, cutting
 
 NEEDS: Needs = frozenset(("channel_score", "similarity"))  # for every criterion at once
 
@@ -99,25 +98,12 @@ def _cut(directory: Path, out: Path, structure: Structure, calibration: Calibrat
             "this criterion measures activations: name a text with --calibration, or set "
             "criterion.kind=magnitude"
         )
-    access = SourceAccess(allowed_roots=(Path("/"),))  # its user's own files
-    source = open_source(f"file:{directory.absolute()}", access)
-    pin, facts = resolve_model(source, needs_tokenizer=structure.needs_samples)
-    with (
-        new_directory(out) as written,
-        tempfile.TemporaryDirectory(prefix=f".{out.name}.store.", dir=out.absolute().parent) as store,
-        Progress(console=Console(stderr=True), transient=True) as progress,
-    ):
-        content = ContentStore(LocalStore(Path(store)))
-        task = progress.add_task("reads", total=pin.size)
-        for step in import_checkpoint(pin, source, content):
-            if isinstance(step, int):
-                progress.update(task, completed=step)
-            else:
-                ref = step
+    with cutting(directory, out, needs_tokenizer=structure.needs_samples) as work:
+        content, ref, progress = work.content, work.dense, work.progress
         statistics = None
         if structure.needs_samples and calibration is not None:
-            task = progress.add_task("measures", total=facts.blocks)
-            samples = _samples(content, ref, calibration, access)
+            task = progress.add_task("measures", total=work.blocks)
+            samples = _samples(content, ref, calibration)
             statistics = _measured(content, ref, samples, told=lambda: progress.advance(task))
         model = StoredModel(content, CheckpointReader(content, ref), statistics)
         config = full_config(model.reader.config)
@@ -128,19 +114,17 @@ def _cut(directory: Path, out: Path, structure: Structure, calibration: Calibrat
             if isinstance(made, int):
                 progress.update(task, completed=made)
             else:
-                export_checkpoint(content, made, written)
-        (written / "cut.json").write_bytes(canonical_json(cut))
+                export_checkpoint(content, made, work.written)
+        (work.written / CutRef.path_of(Cut)).write_bytes(canonical_json(cut))
 
 
-def _samples(
-    content: ContentStore, ref: CheckpointRef, calibration: Calibration, access: SourceAccess
-) -> list[Tensor]:
-    pin = resolve_text(calibration, access, sequence_length=calibration.sequence_length)
+def _samples(content: ContentStore, ref: CheckpointRef, calibration: Calibration) -> list[Tensor]:
+    pin = resolve_text(calibration, ACCESS)
     with tempfile.TemporaryDirectory() as directory:
         materialise_tokenizer(ref, content, Path(directory))
         tokenizer = AutoTokenizer.from_pretrained(directory)
-    source = open_source(pin.source, access, repository="dataset")
-    return list(cut_samples(read_documents(calibration, pin, source, access), tokenizer, calibration))
+    source = open_source(pin.source, ACCESS, repository="dataset")
+    return list(cut_samples(read_documents(calibration, pin, source, ACCESS), tokenizer, calibration))
 
 
 def _measured(

@@ -4,34 +4,29 @@ without a cluster."""
 import argparse
 import math
 import sys
-import tempfile
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
-from pipeline.artifacts.refs import CheckpointRef
+from pipeline.artifacts.refs import CheckpointRef, VocabularyRef
+from pipeline.artifacts.vocabulary import KeptTokens, VocabularyTable
 from pipeline.canonical import canonical_json
-from pipeline.checkpoint.export import export_checkpoint, new_directory
-from pipeline.checkpoint.importing import import_checkpoint
+from pipeline.checkpoint.export import export_checkpoint
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.errors import SecateurError
-from pipeline.resolve.model import resolve_model
 from pipeline.resolve.resolve import resolve_text
-from pipeline.sources import SourceAccess, open_source
+from pipeline.sources import open_source
 from pipeline.spec.texts import TextSource
 from pipeline.spec.vocabulary import VocabularySize
-from pipeline.storage import ContentStore, LocalStore
+from pipeline.storage import ContentStore
 from pipeline.text.documents import read_documents
 from pipeline.vocabulary.counting import MAX_HELD_OUT, check_held_out, count_tokens, is_held_out
 from pipeline.vocabulary.cutting import kept_tokens, prove, read_vocabulary, table_of
-from pipeline.vocabulary.table import VocabularyTable
 from pipeline.vocabulary.weights import cut_checkpoint, small_files
-
-ACCESS = SourceAccess(allowed_roots=(Path("/"),))  # its user's own files
+from workers.local.cutting import ACCESS, cutting
 
 
 def main() -> None:
@@ -52,20 +47,8 @@ def main() -> None:
 
 
 def _cut(directory: Path, out: Path, asked: VocabularySize) -> None:
-    source = open_source(f"file:{directory.absolute()}", ACCESS)
-    pin, facts = resolve_model(source, needs_tokenizer=True)
-    with (
-        new_directory(out) as written,
-        tempfile.TemporaryDirectory(prefix=f".{out.name}.store.", dir=out.absolute().parent) as store,
-        Progress(console=Console(stderr=True), transient=True) as progress,
-    ):
-        content = ContentStore(LocalStore(Path(store)))
-        task = progress.add_task("reads", total=pin.size)
-        for step in import_checkpoint(pin, source, content):
-            if isinstance(step, int):
-                progress.update(task, completed=step)
-            else:
-                dense = step
+    with cutting(directory, out, needs_tokenizer=True) as work:
+        content, dense, progress = work.content, work.dense, work.progress
         vocabulary = read_vocabulary(small_files(content, dense))
         proving = [] if asked.held_out is None else list(islice(_documents((asked.held_out,)), MAX_HELD_OUT))
         task = progress.add_task("counts documents", total=None)
@@ -78,7 +61,7 @@ def _cut(directory: Path, out: Path, asked: VocabularySize) -> None:
         progress.update(task, total=counts.documents)
         check_held_out(proving)
         tokens = kept_tokens(vocabulary, counts, size=asked.size, multiple_of=asked.multiple_of)
-        task = progress.add_task("cuts", total=facts.blocks)
+        task = progress.add_task("cuts", total=work.blocks)
         for made in cut_checkpoint(content, dense, vocabulary, tokens):
             if isinstance(made, int):
                 progress.update(task, completed=made)
@@ -90,8 +73,8 @@ def _cut(directory: Path, out: Path, asked: VocabularySize) -> None:
                 progress.update(task, completed=compared)
             else:
                 proof = compared
-        export_checkpoint(content, cut, written)
-        (written / "vocabulary.json").write_bytes(canonical_json(tokens))
+        export_checkpoint(content, cut, work.written)
+        (work.written / VocabularyRef.path_of(KeptTokens)).write_bytes(canonical_json(tokens))
         sizes = [_parameters(content, ref) for ref in (dense, cut)]
     _show(table_of(vocabulary, tokens, counts, proof), sizes)
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from transformers import AutoTokenizer
 
-from pipeline.dag.stages import Calibrate
+from pipeline.dag.stages.sources import Calibrate
 from pipeline.sources import open_source
 from pipeline.text.documents import read_documents
 from pipeline.text.tokens import Tokenizer, cut_samples, materialise_tokenizer
-from workers.stages.base import Made, StageContext, Steps
+from workers.context import Made, StageContext, Steps
 from workers.stages.samples import put_samples
 
 
@@ -26,9 +26,8 @@ def run(stage: Calibrate, context: StageContext) -> Steps:
 def calibration_text(context: StageContext) -> tuple[Iterable[str], Tokenizer]:
     """The documents that the spec names, and the tokenizer of the checkpoint."""
     calibration = context.order.request.spec.calibration
-    pin = context.order.pins.calibration
     assert calibration is not None
-    assert pin is not None
+    pin = context.order.pins.of("spec.calibration.source")
     access = context.settings.access()
     source = open_source(pin.source, access, repository="dataset")
     with tempfile.TemporaryDirectory() as directory:

@@ -4,18 +4,16 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.artifacts.refs import FileRef, TaskRef
-from pipeline.canonical import canonical_json
-from pipeline.dag.stages import CheckTasks
+from pipeline.artifacts.artifact import FileRef
+from pipeline.artifacts.refs import TaskRef
+from pipeline.dag.stages.sources import CheckTasks
 from pipeline.errors import InvalidRequest
 from pipeline.evaluation.task_files import TASK_ENDINGS, TaskFiles, read_task_files
 from pipeline.sources import open_source
 from pipeline.spec.eval_tasks import CheckedTask, EvalTask
 from pipeline.storage.content import ContentStore
+from workers.context import Made, Note, Progress, StageContext, Steps
 from workers.harness.installed import check_installed
-from workers.stages.base import Made, Note, Progress, StageContext, Steps
-
-TASK_JSON, FILES = "task.json", "files/"
 
 
 def run(stage: CheckTasks, context: StageContext) -> Steps:
@@ -53,9 +51,10 @@ def run(stage: CheckTasks, context: StageContext) -> Steps:
 
 def _fetch(context: StageContext, directory: Path) -> TaskFiles | None:
     """The include directory as it was pinned, checked again: None when the spec has none."""
-    pin = context.order.pins.tasks
-    if pin is None:
+    asked = context.order.request.spec.evaluation.tasks
+    if asked is None or asked.include is None:
         return None
+    pin = context.order.pins.of("spec.evaluation.tasks.include")
     source = open_source(pin.source, context.settings.access())
     for file in pin.files:
         with (directory / file.path).open("wb") as target:
@@ -68,9 +67,8 @@ def _fetch(context: StageContext, directory: Path) -> TaskFiles | None:
 
 def _stored(content: ContentStore, checked: CheckedTask, directory: Path, needed: Sequence[str]) -> TaskRef:
     """What an evaluation needs, and no more: another file in the directory changes nothing."""
-    files = [FileRef(path=FILES + name, blob=content.put_file(directory / name)) for name in needed]
-    described = FileRef(path=TASK_JSON, blob=content.put_bytes(canonical_json(checked)))
-    return TaskRef(files=(*files, described))
+    files = [FileRef(path=TaskRef.FOLDER + name, blob=content.put_file(directory / name)) for name in needed]
+    return TaskRef.made(content, checked, files=files)
 
 
 def _remarks(task: EvalTask, checked: CheckedTask) -> Steps:

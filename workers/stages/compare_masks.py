@@ -1,17 +1,16 @@
 """The masks of a job beside others, linear by linear."""
 
 from pipeline.artifacts.mask_overlap import MaskAgreements
-from pipeline.artifacts.refs import AgreementRef, FileRef, KeepRef
-from pipeline.canonical import canonical_json
-from pipeline.dag.stages import CompareMasks
+from pipeline.artifacts.refs import AgreementRef, KeepRef
+from pipeline.dag.stages.pruning import CompareMasks
 from pipeline.masks.overlap import agreement
 from pipeline.spec.sparsity_plan import SparsityPlan
-from workers.stages.base import Made, Progress, StageContext, Steps
+from workers.context import Made, Progress, StageContext, Steps
 
 
 def run(stage: CompareMasks, context: StageContext) -> Steps:
     """Memory holds two masks."""
-    plan = SparsityPlan.model_validate_json(context.read("plan", "plan.json"))
+    plan = context.load("plan", SparsityPlan)
     ours, found = context.inputs["keep"], []
     assert isinstance(ours, KeepRef)
     for i, other in enumerate(stage.others):
@@ -21,5 +20,5 @@ def run(stage: CompareMasks, context: StageContext) -> Steps:
             agreement(context.content, context.checkpoint(), ours, theirs, other=other, patterns=plan.blocks)
         )
         yield Progress(i + 1, len(stage.others))
-    blob = context.content.put_bytes(canonical_json(MaskAgreements(agreements=tuple(found))))
-    yield Made({"agreements": AgreementRef(files=(FileRef(path="agreement.json", blob=blob),))})
+    agreements = MaskAgreements(agreements=tuple(found))
+    yield Made({"agreements": AgreementRef.made(context.content, agreements)})

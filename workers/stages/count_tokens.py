@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from itertools import chain, islice
 
 import ray
-from pydantic import JsonValue
 
-from pipeline.artifacts.refs import CountsRef, FileRef
-from pipeline.canonical import canonical_json
+from pipeline.artifacts.refs import CountsRef
+from pipeline.artifacts.vocabulary import CorpusSize, HeldOutDocuments
 from pipeline.checkpoint.writer import put_tensors
-from pipeline.dag.stages import CountTokens
+from pipeline.dag.stages.structure import CountTokens
 from pipeline.sources import open_source
+from pipeline.spec.source_fields import source_fields
+from pipeline.spec.texts import TextSource
+from pipeline.spec.vocabulary import FIELD as VOCABULARY
 from pipeline.spec.vocabulary import VocabularySize
 from pipeline.text.documents import read_documents
 from pipeline.vocabulary.counting import (
@@ -29,10 +31,9 @@ from pipeline.vocabulary.counting import (
 from pipeline.vocabulary.cutting import Vocabulary, read_vocabulary
 from pipeline.vocabulary.loading import LoadedTokenizer
 from pipeline.vocabulary.weights import small_files
+from workers.context import Made, Progress, StageContext, Steps
 from workers.failures import unwrapped
-from workers.stages.base import Made, Progress, StageContext, Steps
 
-COUNTS, FIGURES, HELD_OUT = "counts.safetensors", "counts.json", "held_out.json"
 PARALLELISM = "TOKENIZERS_PARALLELISM"  # the tokenizers library looks at it with every batch
 MAX_SHARES = 32  # each reads all documents, and tokenises its own
 MB = 1e6
@@ -69,13 +70,12 @@ def run(stage: CountTokens, context: StageContext) -> Steps:
     whole = max(size, done.total() / MB)
     yield Progress(whole, whole)  # what is held out is not counted
     content = context.content
-    documents = {
-        FIGURES: canonical_json({"documents": counts.documents, "bytes": counts.bytes}),
-        HELD_OUT: canonical_json(list[JsonValue](proving)),
-    }
-    files = [FileRef(path=path, blob=content.put_bytes(data)) for path, data in documents.items()]
-    files.append(put_tensors(content, COUNTS, {"tokens": counts.tokens_V})[0])
-    artifact = CountsRef(files=tuple(sorted(files, key=lambda file: file.path)))
+    artifact = CountsRef.made(
+        content,
+        CorpusSize(documents=counts.documents, bytes=counts.bytes),
+        HeldOutDocuments(tuple(proving)),
+        files=[put_tensors(content, CountsRef.TOKENS, {"tokens": counts.tokens_V})[0]],
+    )
     yield Made({"counts": artifact}, details={"tokens": float(counts.total)})
 
 
@@ -172,8 +172,9 @@ def _held_out(context: StageContext) -> Iterator[str]:
 
 
 def _documents(context: StageContext, i: int) -> Iterator[str]:
-    _, text = _asked(context).sources[i]
-    pin = context.order.pins.vocabulary[i]
+    field = list(source_fields(_asked(context), VOCABULARY))[i]
+    text, pin = field.holder, context.order.pins.of(field.path)
+    assert isinstance(text, TextSource)
     access = context.settings.access()
     return read_documents(text, pin, open_source(pin.source, access, repository="dataset"), access)
 

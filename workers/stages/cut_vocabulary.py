@@ -1,33 +1,29 @@
 """A checkpoint with fewer tokens, and the proof of its tokenizer."""
 
-import json
-
 from safetensors.torch import load
 
 from pipeline.architecture.rows import row_for
-from pipeline.artifacts.refs import FileRef, VocabularyRef
-from pipeline.canonical import canonical_json
+from pipeline.artifacts.refs import CountsRef, VocabularyRef
+from pipeline.artifacts.vocabulary import CorpusSize, HeldOutDocuments, VocabularyProof
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.slicing import full_config
-from pipeline.dag.stages import CutVocabulary
+from pipeline.dag.stages.structure import CutVocabulary
 from pipeline.structure.sizes import sizes_of
 from pipeline.structure.table import SizeTable
 from pipeline.structure.target import slow_sizes
 from pipeline.vocabulary.counting import TokenCounts
 from pipeline.vocabulary.cutting import kept_tokens, prove, read_vocabulary, table_of
-from pipeline.vocabulary.table import VocabularyProof
 from pipeline.vocabulary.weights import cut_checkpoint, small_files
-from workers.stages.base import Made, Note, Progress, StageContext, Steps
-from workers.stages.count_tokens import COUNTS, FIGURES, HELD_OUT
+from workers.context import Made, Note, Progress, StageContext, Steps
 
 
 def run(stage: CutVocabulary, context: StageContext) -> Steps:
     """Tensor by tensor. What the tokenizer makes of held-out text is compared before anything goes on."""
     content, ref = context.content, context.checkpoint()
     vocabulary = read_vocabulary(small_files(content, ref))
-    counts = TokenCounts(
-        load(context.read("counts", COUNTS))["tokens"], **json.loads(context.read("counts", FIGURES))
-    )
+    corpus = context.load("counts", CorpusSize)
+    counts_V = load(context.read("counts", CountsRef.TOKENS))["tokens"]
+    counts = TokenCounts(counts_V, documents=corpus.documents, bytes=corpus.bytes)
     tokens = kept_tokens(vocabulary, counts, size=stage.size, multiple_of=stage.multiple_of)
     dense = CheckpointReader(content, ref)
     config = full_config(dense.config)
@@ -42,7 +38,7 @@ def run(stage: CutVocabulary, context: StageContext) -> Steps:
         else:
             checkpoint = made
     assert checkpoint is not None, "cutting ends with what it made"
-    held_out = json.loads(context.read("counts", HELD_OUT))
+    held_out = context.load("counts", HeldOutDocuments).root
     for compared in prove(vocabulary, small_files(content, checkpoint), tokens, held_out):
         if isinstance(compared, VocabularyProof):
             proof = compared
@@ -54,10 +50,5 @@ def run(stage: CutVocabulary, context: StageContext) -> Steps:
         cut_parameters=CheckpointReader(content, checkpoint).weights,
         blocks=tuple(range(sizes.num_hidden_layers)),
     )
-    documents = {
-        "vocabulary.json": canonical_json(tokens),
-        "table.json": canonical_json(table_of(vocabulary, tokens, counts, proof)),
-        "sizes.json": canonical_json(table),
-    }
-    files = tuple(FileRef(path=path, blob=content.put_bytes(documents[path])) for path in sorted(documents))
-    yield Made({"checkpoint": checkpoint, "vocabulary": VocabularyRef(files=files)})
+    figures = table_of(vocabulary, tokens, counts, proof)
+    yield Made({"checkpoint": checkpoint, "vocabulary": VocabularyRef.made(content, tokens, figures, table)})

@@ -8,10 +8,9 @@ from pathlib import Path
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from pipeline.artifacts.refs import CheckpointRef, EvaluationRef, FileRef
+from pipeline.artifacts.refs import CheckpointRef, EvaluationRef
 from pipeline.blocks.losses import sequence_losses
-from pipeline.canonical import canonical_json
-from pipeline.dag.stages import Evaluate
+from pipeline.dag.stages.results import Evaluate
 from pipeline.errors import NumericalError
 from pipeline.sources import open_source
 from pipeline.spec.evaluation import EvaluationResult, PerplexityContract, PerplexityResult
@@ -22,8 +21,8 @@ from pipeline.text.tokens import (
     perplexity_windows,
     tokenizer_digest,
 )
-from workers.stages.base import Made, StageContext, Steps
-from workers.stages.turns import Keeper, made_by
+from workers.context import Made, StageContext, Steps
+from workers.turns import Keeper, made_by
 
 
 @dataclass(frozen=True)
@@ -54,8 +53,7 @@ def run(stage: Evaluate, context: StageContext, keeper: Keeper) -> Steps:
         checkpoint_digest=checkpoint.digest,
         perplexity=_results(stage, texts, outcomes, tokenizer),
     )
-    blob = context.content.put_bytes(canonical_json(result))
-    artifacts = {"evaluation": EvaluationRef(files=(FileRef(path="evaluation.json", blob=blob),))}
+    artifacts = {"evaluation": EvaluationRef.made(context.content, result)}
     tokens = float(sum(len(window) for window in windows))
     yield Made(artifacts) if use is None else made_by(use, artifacts, tokens=tokens)
 
@@ -71,7 +69,7 @@ def cut_windows(stage: Evaluate, context: StageContext) -> list[_Windows]:
         materialise_tokenizer(checkpoint, context.content, Path(directory))
         tokenizer = AutoTokenizer.from_pretrained(directory)
     for i, text in enumerate(evaluation.perplexity):
-        pin = context.order.pins.perplexity[i]
+        pin = context.order.pins.of(f"spec.evaluation.perplexity.{i}.source")
         documents = read_documents(text, pin, open_source(pin.source, access, repository="dataset"), access)
         tokenised = perplexity_tokens(text, documents, tokenizer)
         windows = perplexity_windows(text, tokenised.tokens_T)

@@ -8,20 +8,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from pipeline.artifacts.refs import FileRef, HarnessRef, TaskEvaluationRef
-from pipeline.canonical import canonical_json
+from pipeline.artifacts.artifact import FileRef
+from pipeline.artifacts.refs import HarnessRef, TaskEvaluationRef, TaskRef
 from pipeline.dag.plan import task_node
-from pipeline.dag.stages import EvaluateTask
+from pipeline.dag.stages.results import EvaluateTask
 from pipeline.errors import InvalidRequest, NumericalError
 from pipeline.evaluation.task_results import TaskEvaluation
 from pipeline.spec.eval_tasks import CheckedTask
 from pipeline.text.tokens import tokenizer_digest
+from workers.context import Made, Note, Progress, StageContext, Steps
 from workers.harness.installed import check_installed
-from workers.stages.base import Made, Note, Progress, StageContext, Steps
-from workers.stages.check_tasks import FILES, TASK_JSON
 
 Answer = TypeVar("Answer")
-TASKS_JSON = "tasks.json"
 TELL_SECONDS = 1.0
 
 
@@ -34,7 +32,7 @@ def run(stage: EvaluateTask, context: StageContext) -> Steps:
     from workers.harness.model import materialise_checkpoint, write_blob
 
     content, checkpoint, task = context.content, context.checkpoint(), context.inputs["task"]
-    checked = CheckedTask.model_validate_json(content.get_bytes(task.file(TASK_JSON)))
+    checked = task.load(content, CheckedTask)
     done = (0, 0)
 
     def tell(finished: int, total: int) -> None:
@@ -48,8 +46,8 @@ def run(stage: EvaluateTask, context: StageContext) -> Steps:
         yield Progress(0, 1, "loads the checkpoint")
         materialise_checkpoint(checkpoint, content, model)
         for file in task.files:
-            if file.path.startswith(FILES):
-                write_blob(content, file.blob, directory / file.path.removeprefix(FILES))
+            if file.path.startswith(TaskRef.FOLDER):
+                write_blob(content, file.blob, directory / file.path.removeprefix(TaskRef.FOLDER))
 
         def answered() -> Answers:
             with _in_one_process(), confined(context.settings.access(), directory, checked.commits):
@@ -86,10 +84,9 @@ def run(stage: EvaluateTask, context: StageContext) -> Steps:
         ),
     )
     yield from _remarks(stage, evaluation)
-    figures = FileRef(path=TASKS_JSON, blob=content.put_bytes(canonical_json(evaluation)))
-    written = FileRef(path="lm_eval.json", blob=content.put_bytes(answers.written))
+    written = FileRef(path=HarnessRef.RESULTS, blob=content.put_bytes(answers.written))
     yield Made(
-        {"tasks": TaskEvaluationRef(files=(figures,)), "harness": HarnessRef(files=(written,))},
+        {"tasks": TaskEvaluationRef.made(content, evaluation), "harness": HarnessRef(files=(written,))},
         details={"requests": float(done[1])},
     )
 
@@ -99,8 +96,7 @@ def read_evaluations(context: StageContext, which: str) -> tuple[TaskEvaluation,
     later."""
     asked = context.order.request.spec.evaluation.tasks
     nodes = [task_node(which, task.name) for task in asked.asked] if asked is not None else []
-    contents = [context.content.get_bytes(context.inputs[node].file(TASKS_JSON)) for node in nodes]
-    return tuple(TaskEvaluation.model_validate_json(content) for content in contents)
+    return tuple(context.load(node, TaskEvaluation) for node in nodes)
 
 
 def _remarks(stage: EvaluateTask, evaluation: TaskEvaluation) -> Steps:

@@ -1,8 +1,8 @@
 """Documents to samples beside those of the calibration."""
 
-from pipeline.dag.stages import HoldOut
+from pipeline.dag.stages.sources import HoldOut
 from pipeline.text.tokens import cut_held_out
-from workers.stages.base import Made, StageContext, Steps
+from workers.context import Made, StageContext, Steps
 from workers.stages.calibrate import calibration_text
 from workers.stages.samples import put_samples
 

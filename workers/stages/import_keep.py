@@ -6,10 +6,11 @@ from pathlib import Path
 from torch import Tensor
 
 from pipeline.architecture.rows import row_for
-from pipeline.artifacts.refs import FileRef, LinearSparsity
+from pipeline.artifacts.artifact import FileRef
+from pipeline.artifacts.sparsity import LinearSparsity
 from pipeline.checkpoint.keeps import HeldTensor, keep_ref, put_block_keep, turned
 from pipeline.checkpoint.reader import CheckpointReader
-from pipeline.dag.stages import ImportKeep
+from pipeline.dag.stages.sources import ImportKeep
 from pipeline.errors import InvalidRequest, InvalidSpec
 from pipeline.masks.apply import FittedMasks, fit
 from pipeline.masks.file import MaskFile
@@ -19,7 +20,7 @@ from pipeline.spec.patterns import NM, Pattern
 from pipeline.spec.sparsity_plan import SparsityPlan
 from pipeline.tensor.packing import pack_keep
 from pipeline.tensor.zeros import first_bad_group
-from workers.stages.base import Made, Progress, StageContext, Steps
+from workers.context import Made, Progress, StageContext, Steps
 
 
 def run(stage: ImportKeep, context: StageContext) -> Steps:
@@ -28,7 +29,7 @@ def run(stage: ImportKeep, context: StageContext) -> Steps:
     Raises InvalidSpec when the masks are not those of the checkpoint's prunable weights, or do not keep what
     the plan, if there is one, keeps.
     """
-    field, pin = context.order.pins.masks(stage.files)
+    field, pin = context.source(stage.files)
     try:
         yield from _imported(pin, context)
     except InvalidRequest as error:
@@ -39,9 +40,8 @@ def run(stage: ImportKeep, context: StageContext) -> Steps:
 def _imported(pin: Pin, context: StageContext) -> Steps:
     content = context.content
     reader = CheckpointReader(content, context.checkpoint())
-    patterns: tuple[Pattern, ...] = ()
-    if "plan" in context.inputs:
-        patterns = SparsityPlan.model_validate_json(context.read("plan", "plan.json")).blocks
+    plan = context.find("plan", SparsityPlan)
+    patterns = () if plan is None else plan.blocks
     row = row_for(str(reader.config["model_type"]))
     shapes = {name: entry.shape for name, entry in reader.index.tensors.items()}
     files: list[FileRef] = []

@@ -1,16 +1,16 @@
 """Copies a pinned checkpoint, the model or its teacher, into the content store."""
 
 from pipeline.checkpoint.importing import import_checkpoint
-from pipeline.dag.stages import ImportModel
+from pipeline.dag.stages.sources import ImportModel
 from pipeline.sources import open_source
-from workers.stages.base import Made, Progress, StageContext, Steps
+from workers.context import Made, Progress, StageContext, Steps
 
 MEGABYTE = 1_000_000
 
 
 def run(stage: ImportModel, context: StageContext) -> Steps:
     """Streams file by file; memory stays bounded by one chunk."""
-    pin = context.order.pins.checkpoint(stage.files)
+    _, pin = context.source(stage.files)
     source = open_source(pin.source, context.settings.access())
     checkpoint = None
     for step in import_checkpoint(pin, source, context.content):

@@ -3,12 +3,11 @@
 import math
 
 from pipeline.allocations.measures import Measurements
-from pipeline.artifacts.refs import FileRef, MeasurementsRef, StatisticsRef
+from pipeline.artifacts.refs import MeasurementsRef, StatisticsRef
 from pipeline.blocks.measuring import measure_values
-from pipeline.canonical import canonical_json
-from pipeline.dag.stages import MeasureBlocks
-from workers.stages.base import StageContext, Steps
-from workers.stages.turns import Keeper, made_by
+from pipeline.dag.stages.pruning import MeasureBlocks
+from workers.context import StageContext, Steps
+from workers.turns import Keeper, made_by
 
 
 def run(stage: MeasureBlocks, context: StageContext, keeper: Keeper) -> Steps:
@@ -25,6 +24,4 @@ def run(stage: MeasureBlocks, context: StageContext, keeper: Keeper) -> Steps:
         blocks=tuple(math.fsum(block.values()) / len(block) for block in values),
         linears=tuple(values) if stage.measure.scope == "linear" else (),
     )
-    blob = context.content.put_bytes(canonical_json(measurements))
-    ref = MeasurementsRef(files=(FileRef(path="measurements.json", blob=blob),))
-    yield made_by(use, {"measurements": ref})
+    yield made_by(use, {"measurements": MeasurementsRef.made(context.content, measurements)})

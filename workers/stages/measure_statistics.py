@@ -1,10 +1,10 @@
 """Dense sweep: statistics of every linear's input. A later attempt goes on after its last stored block."""
 
 from pipeline.blocks.measuring import measure_statistics
-from pipeline.dag.stages import MeasureStatistics
-from workers.stages.base import StageContext, Steps
+from pipeline.dag.stages.pruning import MeasureStatistics
+from workers.context import StageContext, Steps
 from workers.stages.samples import load_samples
-from workers.stages.turns import Keeper, made_by
+from workers.turns import Keeper, made_by
 
 
 def run(stage: MeasureStatistics, context: StageContext, keeper: Keeper) -> Steps:

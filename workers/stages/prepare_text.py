@@ -7,23 +7,22 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer
 
-from pipeline.artifacts.curve import TOKENS_JSON, VALIDATION, Shard, TokensIndex
-from pipeline.artifacts.refs import FileRef, TokensRef
-from pipeline.canonical import canonical_json
+from pipeline.artifacts.artifact import FileRef
+from pipeline.artifacts.curve import Shard, TokensIndex
+from pipeline.artifacts.refs import TokensRef
 from pipeline.checkpoint.writer import put_tensors
-from pipeline.dag.stages import PrepareText
+from pipeline.dag.stages.sources import PrepareText
 from pipeline.sources import open_source
 from pipeline.text.documents import read_documents
 from pipeline.text.sequences import Row, check_enough, shuffled_shards
 from pipeline.text.tokens import materialise_tokenizer
-from workers.stages.base import Made, Progress, StageContext, Steps
+from workers.context import Made, Progress, StageContext, Steps
 
 
 def run(stage: PrepareText, context: StageContext) -> Steps:
     """Tokenised with the model's own tokenizer, as far as it is needed; a shard is in memory at a time."""
     content = context.content
-    pins = context.order.pins
-    pin = next(one for one in (pins.recovery, pins.mask_text) if one is not None and one.files == stage.files)
+    _, pin = context.source(stage.files)
     access = context.settings.access()
     source = open_source(pin.source, access, repository="dataset")
     documents = read_documents(stage.text, pin, source, access)
@@ -45,7 +44,7 @@ def run(stage: PrepareText, context: StageContext) -> Steps:
         yield Progress(done, stage.sequences)
     check_enough(stage.text, found=done, needed=stage.sequences, read_tokens=row.read_tokens)
     if held_out:
-        files.append(put_tensors(content, VALIDATION, {"tokens": torch.stack(held_out)})[0])
+        files.append(put_tensors(content, TokensRef.VALIDATION, {"tokens": torch.stack(held_out)})[0])
     index = TokensIndex(
         sequence_length=stage.text.sequence_length,
         sequences=done,
@@ -54,6 +53,6 @@ def run(stage: PrepareText, context: StageContext) -> Steps:
         read_tokens=row.read_tokens,
         text_digest=row.digest.hexdigest(),
     )
-    files.append(FileRef(path=TOKENS_JSON, blob=content.put_bytes(canonical_json(index))))
-    artifact = TokensRef(files=tuple(sorted(files, key=lambda file: file.path)))
-    yield Made({"tokens": artifact}, details={"tokens": float(row.read_tokens)})
+    yield Made(
+        {"tokens": TokensRef.made(content, index, files=files)}, details={"tokens": float(row.read_tokens)}
+    )

@@ -3,13 +3,14 @@
 from pipeline.artifacts.refs import StatisticsRef
 from pipeline.blocks.pruning import Pruning, prune_blocks, pruned_checkpoint, pruned_keep
 from pipeline.checkpoint.statistics import read_statistics
-from pipeline.dag.stages import MeasureStatistics, PruneBlocks, stage_key
+from pipeline.dag.stages import stage_key
+from pipeline.dag.stages.pruning import MeasureStatistics, PruneBlocks
 from pipeline.job.ledger import find_result
 from pipeline.spec.sparsity_plan import SparsityPlan
 from pipeline.tensor.statistics import LinearStatistics
-from workers.stages.base import StageContext, Steps
+from workers.context import StageContext, Steps
 from workers.stages.samples import load_samples
-from workers.stages.turns import Keeper, made_by
+from workers.turns import Keeper, made_by
 
 
 def run(stage: PruneBlocks, context: StageContext, keeper: Keeper) -> Steps:
@@ -20,7 +21,7 @@ def run(stage: PruneBlocks, context: StageContext, keeper: Keeper) -> Steps:
     assert statistics is None or isinstance(statistics, StatisticsRef)
     pruning = Pruning(
         method=stage.method,
-        plan=SparsityPlan.model_validate_json(context.read("plan", "plan.json")),
+        plan=context.load("plan", SparsityPlan),
         propagation=stage.propagation,
         samples=len(samples),
         reconstruction=stage.reconstruction,

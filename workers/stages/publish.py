@@ -4,42 +4,42 @@ import json
 from collections.abc import Iterator
 
 from pipeline.allocations.measures import Measurements
+from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.certificate import Certificate
+from pipeline.artifacts.manifest import Manifest, ManifestEntry
 from pipeline.artifacts.refs import (
     AdapterRef,
     ArtifactRef,
     CertificateRef,
     CheckpointRef,
-    FileRef,
+    CutRef,
     KeepRef,
-    Manifest,
-    ManifestEntry,
     ManifestRef,
-    SparsityTable,
+    VocabularyRef,
 )
+from pipeline.artifacts.sparsity import SparsityTable
+from pipeline.artifacts.vocabulary import KeptTokens, VocabularyTable
 from pipeline.canonical import canonical_json
-from pipeline.checkpoint.index import TENSORS_JSON
-from pipeline.dag.stages import Publish
+from pipeline.dag.stages.results import Publish
 from pipeline.evaluation.task_comparison import compare_tasks
-from pipeline.job.ledger import MANIFEST_JSON
 from pipeline.masks.file import put_masks
 from pipeline.masks.published import check_masks
-from pipeline.report.model_card import CERTIFICATE_JSON, adapter_card, model_card
+from pipeline.report.model_card import SIDE_FILE, adapter_card, model_card
 from pipeline.report.published import Published
 from pipeline.report.side_file import side_file
 from pipeline.report.summary import name_of
 from pipeline.spec.evaluation import EvaluationResult
 from pipeline.spec.sparsity_plan import SparsityPlan
 from pipeline.storage.content import BlobRef, ContentStore
+from pipeline.structure.cut import Cut
 from pipeline.structure.table import SizeTable, sizes_through
-from pipeline.vocabulary.table import VocabularyTable
+from workers.context import Made, Progress, StageContext, Step, Steps
 from workers.environment import versions
-from workers.stages.base import Made, Progress, StageContext, Step, Steps
 from workers.stages.evaluate_task import read_evaluations
 from workers.stages.publish_certificate import certified_files, planned_patterns
 
-ADAPTER, ADAPTER_CONFIG = "adapter", "adapter_config.json"
-WHAT_STAYED = {"vocabulary": "vocabulary.json", "cut": "cut.json"}  # by the input that has it
+ADAPTER = "adapter"
+WHAT_STAYED = {"vocabulary": VocabularyRef.path_of(KeptTokens), "cut": CutRef.path_of(Cut)}  # by input
 
 
 def run(stage: Publish, context: StageContext) -> Steps:
@@ -47,8 +47,7 @@ def run(stage: Publish, context: StageContext) -> Steps:
     must be zero there. Raises ZerosLost, before any document says that it is."""
     content = context.content
     prefix = f"published/{stage.model_name}-{context.key[:12]}"
-    files = [file for file in context.inputs["checkpoint"].files if file.path != TENSORS_JSON]
-    files = _by_path([*files, *_adapter(stage, context)])
+    files = _by_path([*context.checkpoint().model_files, *_adapter(stage, context)])
     yield from _copied(content, prefix, files, before=0)
 
     made: dict[str, ArtifactRef] = {}
@@ -64,16 +63,15 @@ def run(stage: Publish, context: StageContext) -> Steps:
     if certificate is not None:
         check_masks(content.store, prefix, masks.blob.digest, certificate.tensors)
         made["certificate"] = CertificateRef(
-            files=tuple(file for file in documents if file.path == CERTIFICATE_JSON)
+            files=tuple(file for file in documents if file.path == CertificateRef.path_of(Certificate))
         )
 
     files = _by_path([*files, *documents])
     entries = [ManifestEntry(path=f.path, size=f.blob.size, sha256=f.blob.digest) for f in files]
-    manifest = canonical_json(Manifest(files=tuple(entries)))
-    blob = content.put_bytes(manifest)
-    content.store.put(f"{prefix}/{MANIFEST_JSON}", [manifest])
-    made["manifest"] = ManifestRef(files=(*files, FileRef(path=MANIFEST_JSON, blob=blob)), prefix=prefix)
-    yield Made(made)
+    manifest = Manifest(files=tuple(entries))
+    published = ManifestRef(files=(*files, ManifestRef.put(content, manifest)), prefix=prefix)
+    content.store.put(published.key, [canonical_json(manifest)])
+    yield Made({**made, "manifest": published})
 
 
 def _copied(content: ContentStore, prefix: str, files: list[FileRef], *, before: int) -> Iterator[Step]:
@@ -97,10 +95,10 @@ def _adapter(stage: Publish, context: StageContext) -> list[FileRef]:
     base = name_of(stage.spec.model.source)
     if "pruned" in context.inputs:
         base = f"checkpoint {_evaluation(context, 'pruned').checkpoint_digest}"
-    config = json.loads(content.get_bytes(adapter.file(ADAPTER_CONFIG)))
+    config = json.loads(content.get_bytes(adapter.file(AdapterRef.CONFIG)))
     config["base_model_name_or_path"] = base
     written = {
-        ADAPTER_CONFIG: json.dumps(config, indent=2, sort_keys=True).encode(),
+        AdapterRef.CONFIG: json.dumps(config, indent=2, sort_keys=True).encode(),
         "README.md": adapter_card(
             model_name=stage.model_name, base=base, masked="keep" in context.inputs
         ).encode(),
@@ -121,17 +119,11 @@ def _masks(stage: Publish, context: StageContext) -> FileRef:
 
 def _written(stage: Publish, context: StageContext, certificate: Certificate | None) -> dict[str, bytes]:
     """Model card, side file and certificate. Nothing in them tells when or by which job they were made."""
-    read = context.read
-    plan = SparsityPlan.model_validate_json(read("plan", "plan.json")) if "plan" in context.inputs else None
-    cuts = [(name, path) for name, path in WHAT_STAYED.items() if name in context.inputs]
-    sizes = sizes_through([SizeTable.model_validate_json(read(name, "sizes.json")) for name, _ in cuts])
-    vocabulary = sparsity = measurements = None
-    if "vocabulary" in context.inputs:
-        vocabulary = VocabularyTable.model_validate_json(read("vocabulary", "table.json"))
-    if "keep" in context.inputs:
-        sparsity = SparsityTable.model_validate_json(read("keep", "sparsity.json"))
-    if "measurements" in context.inputs:
-        measurements = Measurements.model_validate_json(read("measurements", "measurements.json"))
+    sizes = sizes_through([context.find(name, SizeTable) for name in ("vocabulary", "cut")])
+    vocabulary = context.find("vocabulary", VocabularyTable)
+    plan = context.find("plan", SparsityPlan)
+    sparsity = context.find("keep", SparsityTable)
+    measurements = context.find("measurements", Measurements)
     known = {
         which: _evaluation(context, which)
         for which in ("dense", "pruned", "recovered")
@@ -159,15 +151,17 @@ def _written(stage: Publish, context: StageContext, certificate: Certificate | N
     card = model_card(published, adapter=ADAPTER if "adapter" in context.inputs else None)
     files = {file.path: file.blob.digest for file in context.checkpoint().files}
     side = side_file(published, files=files)
-    documents = {"README.md": card.encode(), "secateur.json": side.to_json()}
-    documents |= {path: read(name, path) for name, path in cuts}
+    documents = {"README.md": card.encode(), SIDE_FILE: side.to_json()}
+    documents |= {
+        path: context.read(name, path) for name, path in WHAT_STAYED.items() if name in context.inputs
+    }
     if certificate is not None:
-        documents[CERTIFICATE_JSON] = canonical_json(certificate)
+        documents[CertificateRef.path_of(Certificate)] = canonical_json(certificate)
     return documents
 
 
 def _evaluation(context: StageContext, which: str) -> EvaluationResult:
-    return EvaluationResult.model_validate_json(context.read(which, "evaluation.json"))
+    return context.load(which, EvaluationResult)
 
 
 def _by_path(files: list[FileRef]) -> list[FileRef]:

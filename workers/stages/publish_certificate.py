@@ -3,15 +3,16 @@
 from collections.abc import Sequence
 
 from pipeline.artifacts.certificate import Certificate, Check
-from pipeline.artifacts.refs import KeepRef, SparsityTable
+from pipeline.artifacts.refs import KeepRef
+from pipeline.artifacts.sparsity import SparsityTable
 from pipeline.checkpoint.keeps import KeepReader
-from pipeline.dag.stages import Publish
+from pipeline.dag.stages.results import Publish
 from pipeline.errors import ZerosLost
 from pipeline.masks.certify import certify, certify_tensors
 from pipeline.masks.published import published_tensors
 from pipeline.spec.patterns import Pattern
 from pipeline.spec.sparsity_plan import SparsityPlan
-from workers.stages.base import StageContext
+from workers.context import StageContext
 
 
 def certified_files(stage: Publish, context: StageContext, prefix: str) -> Certificate:
@@ -39,14 +40,14 @@ def planned_patterns(stage: Publish, context: StageContext) -> Sequence[Pattern]
     recovery = stage.spec.recovery
     if "plan" not in context.inputs or (recovery is not None and recovery.keep.kind != "held"):
         return None
-    return SparsityPlan.model_validate_json(context.read("plan", "plan.json")).blocks
+    return context.load("plan", SparsityPlan).blocks
 
 
 def _earlier(context: StageContext, keep: KeepRef, patterns: Sequence[Pattern] | None) -> Certificate:
     """What training has certified; without training, the masks as they were made, and the stored result."""
     if "certificate" in context.inputs:
-        return Certificate.model_validate_json(context.read("certificate", "certificate.json"))
-    table = SparsityTable.model_validate_json(context.read("keep", "sparsity.json"))
+        return context.load("certificate", Certificate)
+    table = context.load("keep", SparsityTable)
     pruned = sum(linear.pruned for linear in table.linears)
     masks = Check(at="mask", tensors=len(table.linears), held=pruned, zeros=pruned)
     tensors, stored = certify(context.content, context.checkpoint(), keep, at="reload", patterns=patterns)

@@ -10,24 +10,24 @@ from ray.train.v2.api.exceptions import WorkerGroupError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.artifacts.refs import KeepRef, TokensRef
-from pipeline.dag.stages import LearnMasks, Recover
+from pipeline.dag.stages.training import LearnMasks, Recover
 from pipeline.errors import ResourcesUnavailable, WorkerLost
 from pipeline.job.ledger import progress_key
 from pipeline.spec.patterns import Pattern
 from pipeline.spec.sparsity_plan import SparsityPlan
+from workers.context import Made, Note, StageContext, Step, Steps, Waited
 from workers.failures import error_for, reason_for
-from workers.gang.keeper import GangKeeper
-from workers.stages.base import Made, Note, StageContext, Step, Steps, Waited
 from workers.training.mailbox import Mailbox
 from workers.training.tracked import tracked
 from workers.training.under_ray import FAILURE, RESULT, Failure, forget_training, trainer_for
 from workers.training.work import TrainingResult, Work
+from workers.turns import Places
 
 LISTEN_SECONDS = 1.0
 PATIENCE_SECONDS = 15.0  # before we say that we are waiting
 
 
-def run(stage: Recover | LearnMasks, context: StageContext, keeper: GangKeeper) -> Steps:
+def run(stage: Recover | LearnMasks, context: StageContext, keeper: Places) -> Steps:
     """All the job's places go to the trainer; what its workers tell is passed on."""
     content = context.content
     work = _work(stage, context)
@@ -69,10 +69,8 @@ def _work(stage: Recover | LearnMasks, context: StageContext) -> Work:
 
 
 def _patterns(context: StageContext) -> tuple[Pattern, ...] | None:
-    if "plan" not in context.inputs:
-        return None
-    data = context.content.get_bytes(context.inputs["plan"].file("plan.json"))
-    return SparsityPlan.model_validate_json(data).blocks
+    plan = context.find("plan", SparsityPlan)
+    return None if plan is None else plan.blocks
 
 
 def _trained(work: Work, context: StageContext, *, asked_at: float) -> Iterator[Step]:

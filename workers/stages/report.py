@@ -2,21 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeVar
 
-from pipeline.artifacts.refs import ArtifactRef, FileRef, ReportRef
-from pipeline.canonical import Frozen
-from pipeline.dag.stages import Report, ReportSweep
+from pipeline.artifacts.artifact import Document, FileRef
+from pipeline.artifacts.refs import ArtifactRef, ReportRef
+from pipeline.dag.stages.results import Report, ReportSweep
 from pipeline.job.ledger import NodeResult
 from pipeline.report.data import ReportData, report_json
 from pipeline.report.page import render_html
 from pipeline.report.section import Section, read_sections
 from pipeline.report.summary import seeds_of
 from pipeline.request.prune_spec import PruneSpec
+from workers.context import Made, StageContext, Steps
 from workers.environment import environment
-from workers.stages.base import Made, StageContext, Steps
-
-Document = TypeVar("Document", bound=Frozen)
 
 
 def run(stage: Report, context: StageContext) -> Steps:
@@ -49,7 +46,7 @@ def section_fields(
 
 def stored(context: StageContext, *, page: bytes, document: bytes) -> Made:
     """Both files as the artifact."""
-    files = {"report.html": page, "report.json": document}
+    files = {ReportRef.PAGE: page, ReportRef.JSON: document}
     refs = tuple(FileRef(path=path, blob=context.content.put_bytes(data)) for path, data in files.items())
     return Made({"report": ReportRef(files=refs)})
 
@@ -69,8 +66,8 @@ class _ReportInputs:
     def refs(self) -> Mapping[str, ArtifactRef]:
         return self.context.inputs
 
-    def load(self, name: str, path: str, document: type[Document]) -> Document | None:
-        artifact = self.refs.get(name)
-        if artifact is None or path not in {file.path for file in artifact.files}:
-            return None
-        return document.model_validate_json(self.context.read(name, path))
+    def load(self, name: str, document: type[Document]) -> Document:
+        return self.context.load(name, document)
+
+    def find(self, name: str, document: type[Document]) -> Document | None:
+        return self.context.find(name, document)

@@ -1,10 +1,10 @@
 """The members of a sweep as one page and one JSON."""
 
-from pipeline.dag.stages import ReportSweep
+from pipeline.dag.stages.results import ReportSweep
 from pipeline.report.page import render_sweep
 from pipeline.report.summary import recipe_of
 from pipeline.report.sweep import SweepData, SweepDocument, sweep_json
-from workers.stages.base import StageContext, Steps
+from workers.context import StageContext, Steps
 from workers.stages.report import section_fields, stored
 
 

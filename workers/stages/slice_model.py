@@ -1,16 +1,15 @@
 """A checkpoint cut to another size."""
 
-from pipeline.artifacts.refs import CutRef, FileRef, StatisticsRef
-from pipeline.canonical import canonical_json
+from pipeline.artifacts.refs import CutRef, StatisticsRef
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.scoring import StoredModel
 from pipeline.checkpoint.slicing import full_config, slice_checkpoint
-from pipeline.dag.stages import Slice
+from pipeline.dag.stages.structure import Slice
 from pipeline.structure.cut import sizes_after
 from pipeline.structure.table import SizeTable
 from pipeline.structure.target import slow_sizes
+from workers.context import Made, Note, Progress, StageContext, Steps
 from workers.memory import peak_memory_bytes, reset_peak_memory
-from workers.stages.base import Made, Note, Progress, StageContext, Steps
 
 
 def run(stage: Slice, context: StageContext) -> Steps:
@@ -39,6 +38,7 @@ def run(stage: Slice, context: StageContext) -> Steps:
         cut_parameters=CheckpointReader(content, checkpoint).weights,
         blocks=tuple(block.block for block in cut.blocks),
     )
-    documents = {"cut.json": canonical_json(cut), "sizes.json": canonical_json(table)}
-    files = tuple(FileRef(path=path, blob=content.put_bytes(data)) for path, data in documents.items())
-    yield Made({"checkpoint": checkpoint, "cut": CutRef(files=files)}, peak_memory_bytes=peak_memory_bytes())
+    yield Made(
+        {"checkpoint": checkpoint, "cut": CutRef.made(content, cut, table)},
+        peak_memory_bytes=peak_memory_bytes(),
+    )

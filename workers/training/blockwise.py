@@ -7,16 +7,16 @@ from typing import TypeVar
 import torch
 
 from pipeline.artifacts.curve import BlockFit, Curve
-from pipeline.artifacts.refs import ArtifactRef, CheckpointRef, CurveRef, FileRef
-from pipeline.canonical import Frozen, canonical_json
+from pipeline.artifacts.refs import ArtifactRef, CheckpointRef, CurveRef
+from pipeline.canonical import Frozen
 from pipeline.checkpoint.assemble import StoredTensors, assemble
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.stream import BlockStream
 from pipeline.checkpoint.writer import copy_tensors, put_tensors
-from pipeline.dag.stages import Recover
+from pipeline.dag.stages.training import Recover
 from pipeline.job.ledger import progress_key
+from workers.context import Note, Progress
 from workers.memory import peak_memory_bytes, reset_peak_memory
-from workers.stages.base import Note, Progress
 from workers.training import ranks
 from workers.training.certified import certified
 from workers.training.data import TrainingData
@@ -82,10 +82,9 @@ def _artifacts(work: Work, done: list[FittedBlock]) -> dict[str, ArtifactRef]:
     checkpoint = fitted_checkpoint(work, [block.weights for block in done])
     steps = recipe.total_steps
     curve = Curve(blocks=tuple(block.fit for block in done), total_steps=steps, result_step=steps)
-    blob = content.put_bytes(canonical_json(curve))
     artifacts: dict[str, ArtifactRef] = {
         "checkpoint": checkpoint,
-        "curve": CurveRef(files=(FileRef(path="curve.json", blob=blob),)),
+        "curve": CurveRef.made(content, curve),
     }
     stored = Stored(step=steps, checkpoint=checkpoint, keep=work.keep)
     return artifacts | certified(work, stored, checks=())

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from pipeline.artifacts.certificate import Certificate, Check
-from pipeline.artifacts.refs import ArtifactRef, CertificateRef, CheckpointRef, FileRef
-from pipeline.canonical import canonical_json
+from pipeline.artifacts.refs import ArtifactRef, CertificateRef, CheckpointRef
 from pipeline.checkpoint.keeps import KeepReader
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.errors import CorruptObject
@@ -36,9 +35,7 @@ def certified(
     )
     gathered = () if stored.check is None else (stored.check,)
     certificate = Certificate(tensors=tensors, checks=(*masks, *checks, *gathered, saved))
-    blob = content.put_bytes(canonical_json(certificate))
-    file = FileRef(path="certificate.json", blob=blob)
-    return {"keep": stored.keep, "certificate": CertificateRef(files=(file,))}
+    return {"keep": stored.keep, "certificate": CertificateRef.made(content, certificate)}
 
 
 def kept_as_they_were(content: ContentStore, dense: CheckpointRef, stored: Stored) -> Check:

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load
 from torch import Tensor
 
-from pipeline.artifacts.curve import TOKENS_JSON, VALIDATION, TokensIndex, position_of
+from pipeline.artifacts.curve import TokensIndex, position_of
 from pipeline.artifacts.refs import TokensRef
 from pipeline.storage.content import ContentStore
 
@@ -62,7 +62,7 @@ class TrainingData:
         self._tokens = tokens
         self._seed = seed
         self._shards: OrderedDict[str, Tensor] = OrderedDict()
-        self.index = TokensIndex.model_validate_json(content.get_bytes(tokens.file(TOKENS_JSON)))
+        self.index = tokens.load(content, TokensIndex)
         self._sizes = [shard.sequences for shard in self.index.shards]
 
     def sequences(self, indices: Sequence[int]) -> Tensor:
@@ -71,7 +71,7 @@ class TrainingData:
 
     def validation(self) -> Tensor:
         """All held-out sequences, int64 [V, L]."""
-        return self._shard(VALIDATION).to(torch.int64)
+        return self._shard(TokensRef.VALIDATION).to(torch.int64)
 
     def _sequence(self, index: int) -> Tensor:
         shard, row = position_of(index, self._sizes, seed=self._seed)

@@ -10,7 +10,7 @@ from torch import Tensor
 from pipeline.checkpoint.keeps import KeepReader
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.skeleton import disk_names, skeleton
-from pipeline.dag.stages import LearnMasks
+from pipeline.dag.stages.training import LearnMasks
 from pipeline.errors import InvalidSpec
 from pipeline.spec.patterns import NM
 from pipeline.tensor import soft_masks

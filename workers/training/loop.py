@@ -12,12 +12,11 @@ from pathlib import Path
 import torch
 
 from pipeline.artifacts.curve import StepRecord, Validation
-from pipeline.artifacts.refs import ArtifactRef, CurveRef, FileRef
-from pipeline.canonical import canonical_json
-from pipeline.dag.stages import Recover
+from pipeline.artifacts.refs import ArtifactRef, CurveRef
+from pipeline.dag.stages.training import Recover
 from pipeline.errors import TrainingDiverged
+from workers.context import Note, Progress, Step, Trained, Validated
 from workers.memory import peak_memory_bytes, reset_peak_memory
-from workers.stages.base import Note, Progress, Step, Trained, Validated
 from workers.training import ranks, saving
 from workers.training.config import deepspeed_config
 from workers.training.data import MicroBatch, TrainingData, checksum, share_of
@@ -203,7 +202,7 @@ class _Training:
             self._history.masks.append(masks)
         if self._data.index.validation_sequences == 0:
             return
-        with self._student.judged():
+        with self._student.as_stored():
             loss = self._losses.validation(
                 self._data.validation(), micro_batch_size=self._work.resources.micro_batch_size
             )
@@ -253,8 +252,7 @@ class _Training:
     def _artifacts(self, stored: Stored) -> dict[str, ArtifactRef]:
         """On rank 0."""
         content = self._work.settings.content()
-        blob = content.put_bytes(canonical_json(self._history.curve(result_step=stored.step)))
-        curve = CurveRef(files=(FileRef(path="curve.json", blob=blob),))
+        curve = CurveRef.made(content, self._history.curve(result_step=stored.step))
         return {"curve": curve, **self._student.artifacts(stored, self._history.checks)}
 
     def _tell(self, step: Step) -> None:

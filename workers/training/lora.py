@@ -27,6 +27,7 @@ from transformers.pytorch_utils import Conv1D
 
 from pipeline.architecture.row import Architecture
 from pipeline.architecture.rows import row_for
+from pipeline.artifacts.refs import AdapterRef
 from pipeline.checkpoint.keeps import turned
 from pipeline.errors import InvalidSpec
 from pipeline.spec.recovery import Lora
@@ -116,7 +117,7 @@ def merged_state(
 def adapter_files(
     trained: Mapping[str, Tensor], lora: Lora, *, row: Architecture, base_model: str
 ) -> dict[str, bytes]:
-    """The adapter as peft stores it: `adapter_config.json` and `adapter_model.safetensors`, by path.
+    """The files of the adapter as peft stores it, by path.
 
     `base_model`: what peft is to load it onto. Equal adapters give equal bytes.
     """
@@ -126,12 +127,12 @@ def adapter_files(
     config.task_type = "CAUSAL_LM"
     with tempfile.TemporaryDirectory() as directory:
         config.save_pretrained(directory)
-        described = (Path(directory) / "adapter_config.json").read_bytes()
+        described = (Path(directory) / AdapterRef.CONFIG).read_bytes()
     tensors = {}
     for path, a_RI, b_OR in _pairs(trained):
         tensors[f"base_model.model.{path}.lora_A.weight"] = a_RI.cpu().contiguous()
         tensors[f"base_model.model.{path}.lora_B.weight"] = b_OR.cpu().contiguous()
-    return {"adapter_config.json": described, "adapter_model.safetensors": save(tensors, {"format": "pt"})}
+    return {AdapterRef.CONFIG: described, AdapterRef.MATRICES: save(tensors, {"format": "pt"})}
 
 
 def _config(lora: Lora, row: Architecture) -> LoraConfig:

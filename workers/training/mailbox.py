@@ -5,7 +5,7 @@ import contextlib
 
 import ray
 
-from workers.stages.base import Step
+from workers.context import Step
 
 
 @ray.remote(num_cpus=0)

@@ -9,18 +9,18 @@ import time
 
 from torch import Tensor, nn
 
+from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.curve import BlockMasks, Curve, MaskRecord
-from pipeline.artifacts.refs import ArtifactRef, CurveRef, FileRef, KeepRef
-from pipeline.canonical import canonical_json
+from pipeline.artifacts.refs import ArtifactRef, CurveRef, KeepRef
 from pipeline.checkpoint.assemble import StoredTensors
 from pipeline.checkpoint.keeps import load_keep, put_block_keep, put_keep, turned
 from pipeline.checkpoint.writer import put_tensors
-from pipeline.dag.stages import LearnMasks
+from pipeline.dag.stages.training import LearnMasks
 from pipeline.job.ledger import progress_key
 from pipeline.tensor.packing import pack_keep
 from pipeline.tensor.soft_masks import Draw, chosen, chosen_codes, key_of, likelihood, masked_weight
+from workers.context import Note, Progress
 from workers.memory import peak_memory_bytes, reset_peak_memory
-from workers.stages.base import Note, Progress
 from workers.training import ranks
 from workers.training.block_fitting import Setting, Walk, fit_blocks
 from workers.training.blockwise import FittedBlock, fitted_checkpoint, stored_blocks
@@ -175,11 +175,10 @@ def _artifacts(work: Work, done: list[LearnedBlock]) -> dict[str, ArtifactRef]:
     curve = Curve(
         blocks=tuple(block.fit for block in done), masks=(record,), total_steps=steps, result_step=steps
     )
-    blob = content.put_bytes(canonical_json(curve))
     stored = Stored(step=steps, checkpoint=checkpoint, keep=keep)
     same = kept_as_they_were(content, work.checkpoint, stored)
     return {
         "checkpoint": checkpoint,
-        "curve": CurveRef(files=(FileRef(path="curve.json", blob=blob),)),
+        "curve": CurveRef.made(content, curve),
         **certified(work, stored, checks=(same,)),
     }

@@ -16,7 +16,7 @@ from pipeline.artifacts.refs import ArtifactRef
 from pipeline.checkpoint.keeps import put_keep, turned
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.skeleton import disk_names
-from pipeline.dag.stages import LearnMasks
+from pipeline.dag.stages.training import LearnMasks
 from pipeline.spec.recovery import EarlyStop, Held, KeepRule
 from pipeline.tensor.soft_masks import (
     Likelihood,
@@ -81,7 +81,7 @@ class MaskStudent:
         return self._masked.reward(step)
 
     @contextmanager
-    def judged(self) -> Iterator[None]:
+    def as_stored(self) -> Iterator[None]:
         """Under the likeliest masks."""
         self._masked.take("likeliest")
         yield

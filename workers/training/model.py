@@ -3,7 +3,7 @@
 Dropout is off: the same data gives the same gradients however the work is split, and after a restart.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import deepspeed
 import torch
@@ -59,13 +59,6 @@ def load_model(
             buffer.copy_(reader.tensor(names[name]))
     model.config.use_cache = False
     return model, {name: names[name] for name, _ in model.named_parameters()}
-
-
-def blocks_of(model: PreTrainedModel, path: str) -> Iterator[nn.Module]:
-    """The decoder blocks in order."""
-    blocks = model.get_submodule(path)
-    assert isinstance(blocks, nn.ModuleList)
-    yield from blocks
 
 
 def _owners(model: nn.Module) -> dict[Tensor, list[tuple[nn.Module, str]]]:

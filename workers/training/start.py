@@ -1,6 +1,6 @@
 """Which kind of training a recipe asks for."""
 
-from pipeline.dag.stages import LearnMasks
+from pipeline.dag.stages.training import LearnMasks
 from workers.training.blockwise import train_blocks
 from workers.training.loop import train
 from workers.training.mask_blocks import learn_blocks

@@ -8,13 +8,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.certificate import Check
 from pipeline.artifacts.curve import MaskRecord
-from pipeline.artifacts.refs import AdapterRef, ArtifactRef, CheckpointRef, FileRef
+from pipeline.artifacts.refs import AdapterRef, ArtifactRef, CheckpointRef
 from pipeline.checkpoint.keeps import load_keep, put_keep
 from pipeline.checkpoint.reader import DTYPES, CheckpointReader
 from pipeline.checkpoint.skeleton import disk_names
-from pipeline.dag.stages import Recover
+from pipeline.dag.stages.training import Recover
 from pipeline.errors import InvalidSpec, ZerosLost
 from pipeline.spec.recovery import EarlyStop, KeepRule, Lora, Recovery
 from pipeline.spec.training_recipe import TrainingRecipe
@@ -68,7 +69,7 @@ class Trainee(Protocol):
         ...
 
     @contextmanager
-    def judged(self) -> Iterator[None]:
+    def as_stored(self) -> Iterator[None]:
         """The model as it would be stored now, for validation."""
         ...
 
@@ -138,7 +139,7 @@ class Student:
         return 0.0
 
     @contextmanager
-    def judged(self) -> Iterator[None]:
+    def as_stored(self) -> Iterator[None]:
         """As it is trained."""
         yield
 

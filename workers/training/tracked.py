@@ -4,7 +4,7 @@ import queue
 from collections.abc import Iterator, Mapping
 
 from pipeline.request.prune_spec import JobRequest
-from workers.stages.base import Note, StageContext, Step, Trained, Validated
+from workers.context import Note, StageContext, Step, Trained, Validated
 from workers.training.trackers import Level, Status, Trackers
 
 

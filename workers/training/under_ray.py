@@ -19,9 +19,9 @@ from pipeline.errors import SecateurError
 from pipeline.job.events import FailureReason
 from pipeline.job.ledger import progress_key
 from pipeline.request.resources import Resources
+from workers.context import Step
 from workers.failures import reason_for
 from workers.settings import WorkerSettings
-from workers.stages.base import Step
 from workers.training.mailbox import Mailbox
 from workers.training.work import Work
 

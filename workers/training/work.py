@@ -13,12 +13,12 @@ from pipeline.architecture.rows import row_for
 from pipeline.artifacts.refs import ArtifactRef, CheckpointRef, KeepRef, TokensRef
 from pipeline.canonical import Frozen
 from pipeline.checkpoint.reader import CheckpointReader
-from pipeline.dag.stages import LearnMasks, Recover
+from pipeline.dag.stages.training import LearnMasks, Recover
 from pipeline.request.resources import TrainingResources
 from pipeline.spec.model import Dtype
 from pipeline.spec.patterns import Pattern
+from workers.context import Step
 from workers.settings import WorkerSettings
-from workers.stages.base import Step
 
 TORCH_DTYPES: dict[Dtype, torch.dtype] = {
     "float32": torch.float32,

@@ -33,7 +33,7 @@ def blob_of(services: Services, job_id: str, *, node: str, artifact: str, path: 
 
 
 def report_file(services: Services, job_id: str, name: str) -> bytes:
-    """`report.json` or `report.html`. Raises ApiError 404 while there is none."""
+    """The report as ReportRef.JSON or ReportRef.PAGE. Raises ApiError 404 while there is none."""
     report = _artifact(_results(services, job_id), node="report", artifact="report")
     if report is None:
         status = find(services, job_id).status

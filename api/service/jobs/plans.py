@@ -14,10 +14,11 @@ from pipeline.report.quantity import human_bytes
 from pipeline.request.prune_spec import JobRequest
 from pipeline.resolve.mask_memory import mask_memory
 from pipeline.resolve.training_memory import TrainingMemory, training_memory
-from pipeline.sources.pins import Pin, Pins
+from pipeline.sources.pins import MODEL, Pins
 from pipeline.spec.mask_training import MaskTraining
 from pipeline.spec.patterns import NM, Pattern
 from pipeline.spec.recovery import Recovery
+from pipeline.spec.source_fields import source_fields
 from pipeline.spec.training_recipe import TrainingRecipe
 from pipeline.structure.sizes import sizes_of
 from pipeline.structure.target import slow_sizes
@@ -53,41 +54,20 @@ def _nodes(services: Services, request: JobRequest, pins: Pins) -> Iterator[Plan
 
 
 def _inputs(request: JobRequest, pins: Pins) -> Iterator[InputView]:
-    yield _input("spec.model.source", pins.model)
-    if pins.calibration is not None:
-        yield _input("spec.calibration.source", pins.calibration)
-    for i, pin in enumerate(pins.perplexity):
-        yield _input(f"spec.evaluation.perplexity.{i}.source", pin)
-    if request.spec.structure is not None and request.spec.structure.vocabulary is not None:
-        fields = (f"{field}.source" for field, _ in request.spec.structure.vocabulary.sources)
-        for field, pin in zip(fields, pins.vocabulary, strict=True):
-            yield _input(field, pin)
-    if pins.tasks is not None:
-        yield _input("spec.evaluation.tasks.include", pins.tasks)
-    if pins.mask_text is not None:
-        yield _input("spec.prune.method.training.text.source", pins.mask_text)
-    if pins.prior is not None:
-        yield _input("spec.prune.method.prior.source", pins.prior)
-    for i, pin in enumerate(pins.compared):
-        yield _input(f"spec.prune.compare_with.{i}.source", pin)
-    if pins.recovery is not None:
-        yield _input("spec.recovery.text.source", pins.recovery)
-    if pins.teacher is not None:
-        yield _input("spec.recovery.objective.teacher.source", pins.teacher)
-
-
-def _input(param: str, pin: Pin) -> InputView:
-    return InputView(param=param, source=pin.source, size=pin.size, files=len(pin.files))
+    for field in source_fields(request.spec, "spec"):
+        pin = pins.of(field.path)
+        yield InputView(param=field.path, source=pin.source, size=pin.size, files=len(pin.files))
 
 
 def _warnings(services: Services, request: JobRequest, pins: Pins) -> Iterator[str]:
     spec, resources = request.spec, request.resources
     if not spec.evaluation.perplexity:
         yield "spec.evaluation.perplexity is empty: the report will have no perplexities to compare"
-    if spec.evaluation.tasks is not None and pins.model.size > resources.memory_bytes:
+    size = pins.of(MODEL).size
+    if spec.evaluation.tasks is not None and size > resources.memory_bytes:
         yield (
             f"resources.memory_per_worker is {resources.memory_per_worker}, and each task of "
-            f"spec.evaluation.tasks loads the whole model, whose files have {human_bytes(pins.model.size)}"
+            f"spec.evaluation.tasks loads the whole model, whose files have {human_bytes(size)}"
         )
     if spec.calibration is not None and not any(one.needs_calibration for one in (spec, *spec.members)):
         why = (

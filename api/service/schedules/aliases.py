@@ -10,9 +10,9 @@ from api.db.models import Alias
 from api.errors import ApiError
 from api.service.context import Services
 from api.service.schedules.views import AliasView
+from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.refs import ManifestRef
 from pipeline.canonical import canonical_json
-from pipeline.job.ledger import MANIFEST_JSON
 from pipeline.request.hints import suggestion
 
 
@@ -41,7 +41,7 @@ def move(
         row = Alias(name=name)
         session.add(row)
     row.job, row.prefix = job, manifest.prefix
-    row.manifest = manifest.file(MANIFEST_JSON).digest
+    row.manifest = manifest.file(manifest.path_of(Manifest)).digest
     row.moved_at, row.moved_by = now, moved_by
     session.flush()  # a second process that makes the same alias waits here, and not after its PUT
     services.content.store.put(pointer_key(name), [canonical_json(alias_view(row))])

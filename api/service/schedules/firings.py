@@ -22,7 +22,7 @@ from api.service.schedules.views import Cause, Outcome
 from pipeline.job.state import TERMINAL
 from pipeline.request.prune_spec import JobRequest, Label
 from pipeline.resolve.watching import checkpoint_digest
-from pipeline.sources.pins import Pins
+from pipeline.sources.pins import MODEL, Pins
 from pipeline.spec.uri import parse_uri
 
 MAX_NAME = 100
@@ -39,7 +39,7 @@ class Prepared:
     @property
     def digest(self) -> str:
         """Identity of the checkpoint that it would prune."""
-        return checkpoint_digest(self.pins.model)
+        return checkpoint_digest(self.pins.of(MODEL))
 
 
 def locked(session: Session, schedule_id: str) -> Schedule | None:

@@ -16,11 +16,11 @@ from api.service.jobs import artifacts, jobs, journal
 from api.service.schedules import aliases, firings
 from api.service.schedules.request import ScheduleRequest
 from api.service.schedules.views import Outcome
-from pipeline.artifacts.refs import ManifestRef
+from pipeline.artifacts.refs import ManifestRef, ReportRef
 from pipeline.errors import CorruptObject, ObjectNotFound
 from pipeline.job.state import TERMINAL, JobState
 from pipeline.report.data import Summary
-from pipeline.report.gates import Verdict, judge, parse
+from pipeline.report.gates import Verdict, check_gate, parse
 
 log = logging.getLogger(__name__)
 UNDONE = ("failed", "cancelled")  # a retry of the job undoes these
@@ -32,7 +32,7 @@ VERDICTS: TypeAdapter[tuple[Verdict, ...]] = TypeAdapter(tuple[Verdict, ...])
 
 
 @dataclass(frozen=True)
-class _Judgement:
+class _Outcome:
     outcome: Outcome
     reason: str | None
     verdicts: tuple[Verdict, ...] = ()
@@ -63,7 +63,7 @@ def decide(services: Services, definition: ScheduleRequest, firing_id: int) -> N
     if job.status not in TERMINAL:
         _reopen(services, firing_id)
         return
-    found = _judged(services, definition, job)
+    found = _outcome_of(services, definition, job)
     with services.database.write() as session:
         schedule = firings.locked(session, firing.schedule)
         current = session.get(Firing, firing_id)
@@ -89,26 +89,26 @@ def _reopen(services: Services, firing_id: int) -> None:
             firing.outcome, firing.reason, firing.decided_at = "running", "its job was retried", None
 
 
-def _judged(services: Services, definition: ScheduleRequest, job: Job) -> _Judgement:
+def _outcome_of(services: Services, definition: ScheduleRequest, job: Job) -> _Outcome:
     if job.status == "cancelled":
-        return _Judgement("cancelled", "its job was cancelled")
+        return _Outcome("cancelled", "its job was cancelled")
     if job.status == "failed":
         error = JobState.model_validate_json(job.state).error
-        return _Judgement("failed", error.message if error is not None else "its job failed")
+        return _Outcome("failed", error.message if error is not None else "its job failed")
     if not definition.gates:
-        return _Judgement("passed", None)
+        return _Outcome("passed", None)
     try:
         summary = _summary(services, job.id)
     except (ApiError, CorruptObject, ObjectNotFound, ValueError) as error:
-        return _Judgement("held", f"the report cannot be judged: {str(error).splitlines()[0]}")
-    verdicts = tuple(judge(parse(gate), summary) for gate in definition.gates)
+        return _Outcome("held", f"the report cannot be judged: {str(error).splitlines()[0]}")
+    verdicts = tuple(check_gate(parse(gate), summary) for gate in definition.gates)
     failing = [verdict.reason for verdict in verdicts if not verdict.passed]
-    return _Judgement("held" if failing else "passed", "; ".join(failing) or None, verdicts)
+    return _Outcome("held" if failing else "passed", "; ".join(failing) or None, verdicts)
 
 
 def _summary(services: Services, job_id: str) -> Summary:
     """The figures of a report; the rest of it may be from another version of ours."""
-    document = json.loads(artifacts.report_file(services, job_id, "report.json"))
+    document = json.loads(artifacts.report_file(services, job_id, ReportRef.JSON))
     summary = document.get("summary") if isinstance(document, dict) else None
     return Summary.model_validate_json(json.dumps(summary), extra="ignore")
 

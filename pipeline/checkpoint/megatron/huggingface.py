@@ -11,8 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipeline.checkpoint.index import WEIGHTS_INDEX_JSON
-from pipeline.checkpoint.layout import CONFIG_JSON, PICKLE_ENDINGS, WEIGHTS
+from pipeline.checkpoint.layout import CONFIG_JSON, PICKLE_ENDINGS, WEIGHTS, WEIGHTS_INDEX_JSON
 from pipeline.checkpoint.megatron.parameters import HERE, check_names, parameters_of
 from pipeline.checkpoint.megatron.weights import Facts, Weights
 from pipeline.checkpoint.reader import DTYPES

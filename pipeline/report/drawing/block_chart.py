@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.allocations.measures import Measurements
-from pipeline.artifacts.refs import SparsityTable
+from pipeline.artifacts.sparsity import SparsityTable
 from pipeline.spec.sparsity_plan import SparsityPlan
 
 WIDTH = 760.0

@@ -28,8 +28,8 @@ class BlocksSection(ModelSection):
     def read(cls, inputs: Inputs) -> Mapping[str, object]:
         """The plan, and the measurements that it followed from, if there were any."""
         return {
-            "plan": inputs.load("plan", "plan.json", SparsityPlan),
-            "measurements": inputs.load("measurements", "measurements.json", Measurements),
+            "plan": inputs.find("plan", SparsityPlan),
+            "measurements": inputs.find("measurements", Measurements),
         }
 
     @classmethod

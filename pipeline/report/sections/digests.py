@@ -1,10 +1,12 @@
 """Content hashes of what went in, what was made and what was published."""
 
 from collections.abc import Mapping
+from typing import Self
 
 from pipeline.artifacts.refs import ManifestRef
 from pipeline.report.inputs import MODELS, Inputs
 from pipeline.report.section import ModelSection
+from pipeline.spec.source_fields import source_fields
 
 
 class DigestsSection(ModelSection):
@@ -20,4 +22,14 @@ class DigestsSection(ModelSection):
             "checkpoints": {which: one.digest for which, one in checkpoints.items() if one is not None},
             "manifest_prefix": manifest.prefix,
             "manifest_digest": manifest.digest,
+        }
+
+    @classmethod
+    def view(cls, report: Self) -> Mapping[str, object] | None:
+        """The pins of all sources, by the fields that name them."""
+        return {
+            "sources": [
+                (field.path.removeprefix("spec.").removesuffix(".source"), report.pins.of(field.path))
+                for field in source_fields(report.spec, "spec")
+            ]
         }

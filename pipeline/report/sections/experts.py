@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Self
 
-from pipeline.artifacts.refs import ExpertTable
+from pipeline.artifacts.sparsity import ExpertTable
 from pipeline.report.inputs import Inputs
 from pipeline.report.section import ModelSection
 
@@ -16,8 +16,7 @@ class ExpertsSection(ModelSection):
     @classmethod
     def read(cls, inputs: Inputs) -> Mapping[str, object]:
         """Pruning stores them beside its keep tensors; those of training, if there are any, come without."""
-        path = "experts.json"
-        found = inputs.load("pruned_keep", path, ExpertTable) or inputs.load("keep", path, ExpertTable)
+        found = inputs.find("pruned_keep", ExpertTable) or inputs.find("keep", ExpertTable)
         return {"experts": found}
 
     @classmethod

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Self
 
-from pipeline.artifacts.refs import LinearSparsity, SparsityTable
+from pipeline.artifacts.sparsity import LinearSparsity, SparsityTable
 from pipeline.report.drawing.heat_map import heat_of, kind_of
 from pipeline.report.inputs import Inputs
 from pipeline.report.section import ModelSection
@@ -18,8 +18,8 @@ class LinearsSection(ModelSection):
     @classmethod
     def read(cls, inputs: Inputs) -> Mapping[str, object]:
         """Zeros of the final model. Training counts them anew: notes on linears are those of pruning."""
-        final = inputs.load("keep", "sparsity.json", SparsityTable)
-        pruned = inputs.load("pruned_keep", "sparsity.json", SparsityTable)
+        final = inputs.find("keep", SparsityTable)
+        pruned = inputs.find("pruned_keep", SparsityTable)
         return {"sparsity": final if final is None or pruned is None else _with_notes(final, pruned)}
 
     @classmethod

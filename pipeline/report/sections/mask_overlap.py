@@ -8,7 +8,7 @@ from typing import Self
 from pydantic import Field
 
 from pipeline.artifacts.mask_overlap import LinearAgreement, MaskAgreement, MaskAgreements
-from pipeline.artifacts.refs import SparsityTable
+from pipeline.artifacts.sparsity import SparsityTable
 from pipeline.canonical import Frozen
 from pipeline.report.drawing.heat_map import heat_of, kind_of
 from pipeline.report.inputs import Inputs
@@ -31,7 +31,7 @@ class MaskOverlapSection(ModelSection):
     @classmethod
     def read(cls, inputs: Inputs) -> Mapping[str, object]:
         """What the comparison stored."""
-        beside = inputs.load("agreements", "agreement.json", MaskAgreements)
+        beside = inputs.find("agreements", MaskAgreements)
         return {"agreements": () if beside is None else beside.agreements}
 
     @classmethod

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Self
 
-from pipeline.artifacts.curve import TOKENS_JSON, Curve, TokensIndex
+from pipeline.artifacts.curve import Curve, TokensIndex
 from pipeline.report.drawing.curves import curve_chart, fit_chart
 from pipeline.report.drawing.mask_curves import mask_block_chart, mask_chart
 from pipeline.report.figures.masks import MaskLearning, MaskSummary, mask_learning, mask_summary
@@ -30,10 +30,10 @@ class MasksSection(ModelSection):
     def read(cls, inputs: Inputs) -> Mapping[str, object]:
         """The curve, and the tokens that were learned on."""
         method = inputs.spec.learned_method
-        curve = inputs.load("mask_curve", "curve.json", Curve)
+        curve = inputs.find("mask_curve", Curve)
         if curve is None or method is None:
             return {}
-        tokens = inputs.load("mask_tokens", TOKENS_JSON, TokensIndex)
+        tokens = inputs.find("mask_tokens", TokensIndex)
         return {"masks": mask_learning(curve, method.training, tokens=tokens)}
 
     @classmethod

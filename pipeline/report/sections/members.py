@@ -5,14 +5,14 @@ from typing import Self
 
 import yaml
 
-from pipeline.artifacts.refs import SparsityTable
+from pipeline.artifacts.sparsity import SparsityTable
 from pipeline.canonical import Frozen
 from pipeline.evaluation.comparison import Comparison, compare
 from pipeline.evaluation.task_comparison import TaskComparison, compare_tasks
 from pipeline.job.ledger import NodeResult
 from pipeline.report.drawing.block_chart import BOTTOM, LEFT, PANEL_TOP, WIDTH, Tick
 from pipeline.report.drawing.panels import RIGHT, CurveChart, CurvePanel, Dot, Line, axis
-from pipeline.report.inputs import Document, Inputs, task_evaluations
+from pipeline.report.inputs import Inputs, task_evaluations
 from pipeline.report.section import Section
 from pipeline.report.summary import titles_of
 from pipeline.request.prune_spec import Prune, PruneSpec
@@ -134,10 +134,10 @@ def sweep_chart(members: Sequence[SweepMember]) -> CurveChart:
 def _member(number: int, spec: PruneSpec, title: str, inputs: Inputs) -> SweepMember:
     ending = f"@{number}"
     assert spec.prune is not None, "members prune"
-    dense = _known(inputs.load("dense", "evaluation.json", EvaluationResult))
-    pruned = _known(inputs.load(f"pruned{ending}", "evaluation.json", EvaluationResult))
-    plan = _known(inputs.load(f"plan{ending}", "plan.json", SparsityPlan))
-    table = _known(inputs.load(f"keep{ending}", "sparsity.json", SparsityTable))
+    dense = inputs.load("dense", EvaluationResult)
+    pruned = inputs.load(f"pruned{ending}", EvaluationResult)
+    plan = inputs.load(f"plan{ending}", SparsityPlan)
+    table = inputs.load(f"keep{ending}", SparsityTable)
     made = _pruned_by(inputs, inputs.refs[f"keep{ending}"].digest)
     return SweepMember(
         number=number,
@@ -154,11 +154,6 @@ def _member(number: int, spec: PruneSpec, title: str, inputs: Inputs) -> SweepMe
         checkpoint=made.artifacts["checkpoint"].digest,
         notes=plan.notes,
     )
-
-
-def _known(document: Document | None) -> Document:
-    assert document is not None, "a sweep plans, prunes and evaluates every member"
-    return document
 
 
 def _pruned_by(inputs: Inputs, keep: str) -> NodeResult:

@@ -22,7 +22,7 @@ class PerplexitySection(ModelSection):
     @classmethod
     def read(cls, inputs: Inputs) -> Mapping[str, object]:
         """What each model was evaluated to."""
-        return {which: inputs.load(which, "evaluation.json", EvaluationResult) for which in MODELS}
+        return {which: inputs.find(which, EvaluationResult) for which in MODELS}
 
     @property
     def comparisons(self) -> tuple[Comparison, ...]:

@@ -17,8 +17,7 @@ class ReconstructionSection(ModelSection):
     @classmethod
     def read(cls, inputs: Inputs) -> Mapping[str, object]:
         """Pruning stores them beside its keep tensors; those of training, if there are any, come without."""
-        path = "reconstruction.json"
-        found = inputs.load("pruned_keep", path, BlockFits) or inputs.load("keep", path, BlockFits)
+        found = inputs.find("pruned_keep", BlockFits) or inputs.find("keep", BlockFits)
         return {"fits": () if found is None else found.blocks}
 
     @classmethod

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Self
 
-from pipeline.artifacts.curve import TOKENS_JSON, Curve, TokensIndex
+from pipeline.artifacts.curve import Curve, TokensIndex
 from pipeline.report.drawing.curves import curve_chart, fit_chart
 from pipeline.report.figures.training import (
     TrainingFigures,
@@ -34,12 +34,12 @@ class RecoverySection(ModelSection):
     @classmethod
     def read(cls, inputs: Inputs) -> Mapping[str, object]:
         """The curve, and the tokens that were trained on."""
-        curve, recovery = inputs.load("curve", "curve.json", Curve), inputs.spec.recovery
+        curve, recovery = inputs.find("curve", Curve), inputs.spec.recovery
         if curve is None or recovery is None:
             return {}
         return {
             "training": training_figures(curve, recovery),
-            "tokens": inputs.load("tokens", TOKENS_JSON, TokensIndex),
+            "tokens": inputs.find("tokens", TokensIndex),
         }
 
     @classmethod

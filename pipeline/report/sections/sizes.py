@@ -16,7 +16,7 @@ class SizesSection(ModelSection):
     @classmethod
     def read(cls, inputs: Inputs) -> Mapping[str, object]:
         """A cut of the vocabulary comes first, then that of everything else."""
-        cuts = [inputs.load(name, "sizes.json", SizeTable) for name in ("vocabulary", "cut")]
+        cuts = [inputs.find(name, SizeTable) for name in ("vocabulary", "cut")]
         return {"sizes": sizes_through(cuts)}
 
     @classmethod

@@ -18,7 +18,7 @@ class TournamentSection(ModelSection):
     @classmethod
     def read(cls, inputs: Inputs) -> Mapping[str, object]:
         """The table from which the plan was chosen."""
-        return {"tournament": inputs.load("tournament", "tournament.json", TournamentTable)}
+        return {"tournament": inputs.find("tournament", TournamentTable)}
 
     @classmethod
     def view(cls, report: Self) -> Mapping[str, object] | None:

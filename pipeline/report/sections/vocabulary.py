@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Self
 
+from pipeline.artifacts.vocabulary import VocabularyTable
 from pipeline.report.inputs import Inputs
 from pipeline.report.section import ModelSection
-from pipeline.vocabulary.table import VocabularyTable
 
 
 class VocabularySection(ModelSection):
@@ -16,7 +16,7 @@ class VocabularySection(ModelSection):
     @classmethod
     def read(cls, inputs: Inputs) -> Mapping[str, object]:
         """The table that the cut made."""
-        return {"vocabulary": inputs.load("vocabulary", "table.json", VocabularyTable)}
+        return {"vocabulary": inputs.find("vocabulary", VocabularyTable)}
 
     @classmethod
     def view(cls, report: Self) -> Mapping[str, object] | None:

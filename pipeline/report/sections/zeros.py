@@ -34,7 +34,7 @@ class ZerosSection(ModelSection):
     @classmethod
     def read(cls, inputs: Inputs) -> Mapping[str, object]:
         """What publishing certified."""
-        return {"certificate": inputs.load("certificate", "certificate.json", Certificate)}
+        return {"certificate": inputs.find("certificate", Certificate)}
 
     @classmethod
     def headline(cls, report: Self) -> Headline | None:

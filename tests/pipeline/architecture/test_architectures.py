@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from pipeline.allocations import Uniform
 from pipeline.architecture.rows import ROWS, row_for
 from pipeline.artifacts.refs import CheckpointRef
-from pipeline.checkpoint.index import TensorEntry
+from pipeline.artifacts.tensor_index import TensorEntry
 from pipeline.checkpoint.keeps import keep_ref, load_keep
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.skeleton import disk_names

@@ -14,9 +14,9 @@ from safetensors import safe_open
 from safetensors.torch import save, save_file
 
 from pipeline.artifacts.refs import CheckpointRef
+from pipeline.artifacts.tensor_index import TensorEntry, TensorIndex
 from pipeline.checkpoint import importing
 from pipeline.checkpoint.importing import import_checkpoint
-from pipeline.checkpoint.index import TENSORS_JSON, TensorEntry, TensorIndex
 from pipeline.checkpoint.scan import TensorScan
 from pipeline.errors import SourceChanged, UnsupportedCheckpoint
 from pipeline.resolve.model import model_pin
@@ -35,7 +35,7 @@ def imported(directory: Path, store: Path) -> tuple[ContentStore, CheckpointRef,
 
 
 def index_of(content: ContentStore, ref: CheckpointRef) -> dict[str, TensorEntry]:
-    return TensorIndex.model_validate_json(content.get_bytes(ref.file(TENSORS_JSON))).tensors
+    return ref.load(content, TensorIndex).tensors
 
 
 def tensors_of(directory: Path) -> dict[str, torch.Tensor]:
@@ -58,7 +58,8 @@ def test_every_tensor_is_found_by_its_index(tmp_path: Path, kind: Kind, shards: 
     index, tensors = index_of(content, ref), tensors_of(directory)
     assert index.keys() == tensors.keys()
     for name, entry in index.items():
-        data = content.read_range(ref.file(entry.file), start=entry.start, length=entry.length)
+        stored = content.get_bytes(ref.file(entry.file))
+        data = stored[entry.start : entry.start + entry.length]
         assert data == tensors[name].numpy().tobytes()
         assert entry.sha256 == hashlib.sha256(data).hexdigest()
         assert (entry.dtype, entry.shape) == ("F32", tuple(tensors[name].shape))
@@ -82,7 +83,7 @@ def test_other_files_are_left_out(tmp_path: Path) -> None:
     for name in ("README.md", "pytorch_model.bin", "consolidated.safetensors", "training_args.bin"):
         (directory / name).write_bytes(b"left out")
     _, ref, _ = imported(directory, tmp_path / "store")
-    kept = {"config.json", "generation_config.json", "model.safetensors", TENSORS_JSON}
+    kept = {"config.json", "generation_config.json", "model.safetensors", "tensors.json"}
     assert {file.path for file in ref.files} == kept | {"tokenizer.json", "tokenizer_config.json"}
 
 

@@ -23,9 +23,12 @@ from pipeline.artifacts.refs import (
 )
 from pipeline.dag.nodes import Dag, node_key
 from pipeline.dag.plan import plan
-from pipeline.dag.stages import ImportKeep, ImportModel, MeasureStatistics, PrepareText, Recover
+from pipeline.dag.stages.pruning import MeasureStatistics
+from pipeline.dag.stages.sources import ImportKeep, ImportModel, PrepareText
+from pipeline.dag.stages.training import Recover
 from pipeline.request.prune_spec import PruneSpec
-from pipeline.sources.pins import ModelFacts, Pin, PinnedFile, Pins
+from pipeline.sources.pins import Pin
+from tests.made_pins import made_pin, made_pins
 
 TEXT = {"source": "file:/t/text.txt", "sequence_length": 32}
 WANDA = {
@@ -64,29 +67,29 @@ KEYS = {
 }
 
 
-def planned(*, teacher: str | None = None, compared: tuple[Pin, ...] = (), **parts: Any) -> Dag:
+FILES = {
+    "spec.model.source": "m",
+    "spec.calibration.source": "t",
+    "spec.evaluation.perplexity.0.source": "t",
+    "spec.structure.vocabulary.texts.0.source": "v",
+    "spec.structure.vocabulary.held_out.source": "h",
+    "spec.recovery.text.source": "r",
+    "spec.recovery.objective.teacher.source": "big",
+    "spec.prune.method.training.text.source": "k",
+    "spec.prune.method.prior.source": "p",
+    "spec.prune.compare_with.0.source": "c",
+}
+
+
+def planned(**parts: Any) -> Dag:
     spec = PruneSpec.model_validate(
         {"model": {"source": "file:/m/tiny"}, "evaluation": {"perplexity": [TEXT]}, **parts}
     )
-    return plan(
-        spec,
-        Pins(
-            model=pin("m"),
-            facts=ModelFacts(model_type="llama", blocks=2, max_positions=128),
-            calibration=pin("t") if spec.calibration is not None else None,
-            perplexity=(pin("t"),),
-            vocabulary=(pin("v"), pin("h")) if spec.cuts_vocabulary else (),
-            recovery=pin("r") if spec.recovery is not None else None,
-            teacher=pin(teacher) if teacher is not None else None,
-            mask_text=pin("k"),
-            prior=pin("p"),
-            compared=compared,
-        ),
-    )
+    return plan(spec, made_pins(spec, pin=lambda field: pin(FILES[field.path])))
 
 
 def pin(name: str) -> Pin:
-    return Pin(source=f"file:/{name}", files=(PinnedFile(path=name, size=7, tag="sha256:" + "0" * 64),))
+    return made_pin(f"file:/{name}", path=name)
 
 
 def keys(dag: Dag) -> dict[str, str | None]:
@@ -207,7 +210,7 @@ def test_masks_are_compared_with_those_they_began_with_and_those_that_are_named(
     assert "agreements" not in inputs(dag, "publish")
 
     prune["compare_with"] = [{"name": "code", "source": "s3://b/code/masks.safetensors"}]
-    both = planned(**calibrated, compared=(pin("c"),))
+    both = planned(**calibrated)
     check(both)
     assert both["compare_masks"].stage.others == ("prior", "code")
     assert inputs(both, "import_keep:0") == {"checkpoint": "import_model.checkpoint"}
@@ -215,7 +218,7 @@ def test_masks_are_compared_with_those_they_began_with_and_those_that_are_named(
     assert keys(both)["prune"] == keys(dag)["prune"]  # what is compared does not change what is made
 
     prune["method"] = {"kind": "magnitude"}
-    chosen = planned(prune=prune, compared=(pin("c"),))
+    chosen = planned(prune=prune)
     check(chosen)
     assert chosen["compare_masks"].stage.others == ("code",)
     assert "compare_masks" not in ids(planned(**PRUNED))
@@ -223,7 +226,7 @@ def test_masks_are_compared_with_those_they_began_with_and_those_that_are_named(
 
 def test_a_teacher_of_its_own_is_imported_first() -> None:
     objective = {"kind": "distillation", "teacher": {"source": "file:/big"}}
-    dag = planned(**PRUNED, recovery={**DISTILLED, "objective": objective}, teacher="big")
+    dag = planned(**PRUNED, recovery={**DISTILLED, "objective": objective})
     check(dag)
     stage = dag["import_teacher"].stage
     assert isinstance(stage, ImportModel)

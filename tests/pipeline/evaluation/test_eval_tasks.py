@@ -7,13 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from pipeline.artifacts.refs import CheckpointRef, FileRef, TaskRef
+from pipeline.artifacts.artifact import FileRef
+from pipeline.artifacts.refs import CheckpointRef, TaskRef
 from pipeline.dag.nodes import Dag, node_key
 from pipeline.dag.plan import plan
 from pipeline.request.prune_spec import PruneSpec
-from pipeline.sources.pins import ModelFacts, Pin, PinnedFile, Pins
+from pipeline.sources.pins import Pin, PinnedFile
 from pipeline.spec.eval_tasks import SUITES, EvalTask, EvalTasks
 from pipeline.storage.content import BlobRef
+from tests.made_pins import made_pins
 
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.:()+-]{0,40}", fullmatch=True)
 
@@ -28,11 +30,9 @@ def spec(tasks: Any) -> PruneSpec:
     )
 
 
-def dag(tasks: Any, *, include: tuple[PinnedFile, ...] | None = None) -> Dag:
-    pin = Pin(source="file:/m", files=())
-    facts = ModelFacts(model_type="llama", blocks=1, max_positions=None)
-    own = None if include is None else Pin(source="file:/tasks", files=include)
-    return plan(spec(tasks), Pins(model=pin, facts=facts, tasks=own))
+def dag(tasks: Any, *, include: tuple[PinnedFile, ...] = ()) -> Dag:
+    asked = spec(tasks)
+    return plan(asked, made_pins(asked, pin=lambda field: Pin(source=field.uri, files=include)))
 
 
 def reference(text: str) -> FileRef:

@@ -1,5 +1,6 @@
 """Keep tensors of stored checkpoints are read as they were made, and every pruned weight is looked at."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,13 +10,14 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.allocations import Uniform
 from pipeline.artifacts.certificate import Certificate
-from pipeline.artifacts.refs import CheckpointRef, KeepRef, SparsityTable
-from pipeline.checkpoint.keeps import keep_ref, load_keep, put_keep
+from pipeline.artifacts.refs import CheckpointRef, KeepRef
+from pipeline.artifacts.sparsity import SparsityTable
+from pipeline.checkpoint.keeps import KeepReader, keep_ref, load_keep, put_keep
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.errors import ZerosLost
-from pipeline.masks.certify import certify, certify_files
+from pipeline.masks.certify import Certified, certify, certify_tensors, read_directory
 from pipeline.methods.magnitude import Magnitude
-from pipeline.spec.patterns import NM, Unstructured
+from pipeline.spec.patterns import NM, Pattern, Unstructured
 from pipeline.storage import ContentStore
 from tests.checkpoints import imported
 from tests.models import Kind, tiny_checkpoint
@@ -56,6 +58,15 @@ def made(kind: Kind, tmp_path: Path, *, nm: bool = False) -> Made:
     return Made(content, checkpoint, keep, pruned)
 
 
+def published(
+    it: Made, weights: dict[str, torch.Tensor] | Path, *, patterns: Sequence[Pattern] | None = None
+) -> Certified:
+    """What a reader of the published files finds: a directory, or tensors by name."""
+    keeps = KeepReader(it.content, it.checkpoint, it.keep)
+    tensors = read_directory(weights, keeps.tensors) if isinstance(weights, Path) else weights.items()
+    return certify_tensors(tensors, keeps, at="published", patterns=patterns)
+
+
 @pytest.mark.parametrize(("kind", "nm"), [("llama", True), ("gpt2", True), ("opt", False)])
 def test_a_pruned_checkpoint_holds(kind: Kind, nm: bool, tmp_path: Path) -> None:
     it = made(kind, tmp_path, nm=nm)
@@ -77,7 +88,7 @@ def test_a_pruned_checkpoint_holds(kind: Kind, nm: bool, tmp_path: Path) -> None
         assert not reader.tensor(name)[~keep].any()
     assert put_keep(it.content, it.checkpoint, keeps) == it.keep  # the prune stage's own layout
 
-    assert certify_files(tmp_path / "model", it.content, it.checkpoint, it.keep, patterns=patterns) == (
+    assert published(it, tmp_path / "model", patterns=patterns) == (
         tensors,
         check.model_copy(update={"at": "published"}),
     )
@@ -112,10 +123,10 @@ def test_one_weight_that_is_back_is_named(kind: Kind, value: float, tmp_path: Pa
     with pytest.raises(ZerosLost, match=words + r" \(save, after step 7\)"):
         certify(it.content, broken, it.keep, at="save", step=7)
     with pytest.raises(ZerosLost, match=words + r" \(published\)"):
-        certify_files(weights, it.content, it.checkpoint, it.keep)
+        published(it, weights)
     del weights[name]
     with pytest.raises(ZerosLost, match=f"{name} is not there"):
-        certify_files(weights, it.content, it.checkpoint, it.keep)
+        published(it, weights)
 
 
 def test_a_group_that_is_not_whole_is_named(tmp_path: Path) -> None:

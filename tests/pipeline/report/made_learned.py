@@ -30,7 +30,14 @@ from pipeline.request.prune_spec import Prune, PruneSpec
 from pipeline.spec.mask_training import MaskTraining
 from pipeline.spec.patterns import NM
 from tests.pipeline.report.made_recovery import BATCH, DEEPSPEED, LENGTH, made_certificate
-from tests.pipeline.report.made_report import LINEARS, made_file, made_report, made_spec, made_stage
+from tests.pipeline.report.made_report import (
+    LINEARS,
+    made_file,
+    made_report,
+    made_spec,
+    made_stage,
+    report_pins,
+)
 
 STEPS = 300
 
@@ -188,7 +195,6 @@ def learned_report(
         "curve": CurveRef(files=(made_file("mask-curve.json"),)),
         "certificate": CertificateRef(files=(made_file("certificate.json"),)),
     }
-    pin = data.pins.model.model_copy(update={"source": training.text.source})
     stages = [
         one.model_copy(update={"artifacts": {**one.artifacts, **made}}) if one.node == "prune" else one
         for one in data.stages
@@ -199,7 +205,7 @@ def learned_report(
             "masks": learned,
             "agreements": made_agreements(*others, blocks=blocks),
             "certificate": data.certificate or _frozen(made_certificate(data, None)),
-            "pins": data.pins.model_copy(update={"mask_text": pin}),
+            "pins": report_pins(spec),
             "seeds": seeds_of(spec),
             "stages": (
                 *stages,

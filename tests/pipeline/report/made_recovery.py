@@ -20,6 +20,7 @@ from tests.pipeline.report.made_report import (
     made_report,
     made_spec,
     made_stage,
+    report_pins,
 )
 
 RECOVERED = sha256_hex(b"recovered")
@@ -142,7 +143,6 @@ def recovered_report(*, blocks: int = 30, spec: PruneSpec | None = None, starts:
         "curve": CurveRef(files=(made_file("curve.json"),)),
         **({"certificate": CertificateRef(files=(made_file("certificate.json"),))} if data.sparsity else {}),
     }
-    pin = data.pins.model.model_copy(update={"source": recovery.text.source})
     return data.model_copy(
         update={
             "recovered": made_evaluation(RECOVERED, loss=3.213),
@@ -156,7 +156,7 @@ def recovered_report(*, blocks: int = 30, spec: PruneSpec | None = None, starts:
                 text_digest=sha256_hex(b"books"),
             ),
             "certificate": made_certificate(data, recovery) if data.sparsity is not None else None,
-            "pins": data.pins.model_copy(update={"recovery": pin}),
+            "pins": report_pins(spec),
             "checkpoints": {**data.checkpoints, "recovered": RECOVERED} if data.pruned else {"dense": DENSE},
             "seeds": seeds_of(spec),
             "stages": (

@@ -5,21 +5,20 @@ from collections.abc import Mapping
 
 from pipeline.allocations.measures import Measurements, OutlierRatio
 from pipeline.allocations.owl import Owl
+from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.environment import Environment
 from pipeline.artifacts.refs import (
     ArtifactRef,
     CheckpointRef,
     EvaluationRef,
-    FileRef,
     KeepRef,
-    LinearSparsity,
     ManifestRef,
     MeasurementsRef,
     PlanRef,
     SamplesRef,
-    SparsityTable,
     StatisticsRef,
 )
+from pipeline.artifacts.sparsity import LinearSparsity, SparsityTable
 from pipeline.canonical import sha256_hex
 from pipeline.job.ledger import Measured, NodeResult
 from pipeline.methods.wanda import Wanda
@@ -36,8 +35,11 @@ from pipeline.spec.evaluation import (
 )
 from pipeline.spec.model import ModelSource
 from pipeline.spec.patterns import Unstructured
+from pipeline.spec.source_fields import SourceField
 from pipeline.spec.texts import Calibration
+from pipeline.spec.uri import SourceKind
 from pipeline.storage.content import BlobRef
+from tests.made_pins import made_pins
 
 LINEARS = {
     "self_attn.q_proj": 576 * 576,
@@ -91,7 +93,7 @@ def made_report(*, blocks: int = 30, spec: PruneSpec | None = None, name: str = 
         job="job_0123456789",
         job_name="nightly",
         spec=spec,
-        pins=_pins(spec),
+        pins=report_pins(spec),
         plan=plan,
         sparsity=_table(plan.sparsity),
         measurements=Measurements(measure=asked, title=asked.title, blocks=ratios),
@@ -187,17 +189,15 @@ def _table(sparsity: tuple[float, ...]) -> SparsityTable:
     )
 
 
-def _pins(spec: PruneSpec) -> Pins:
-    def pin(source: str, path: str) -> Pin:
-        file = PinnedFile(path=path, size=1000, tag=f"sha256:{sha256_hex(path.encode())}")
-        return Pin(source=source, files=(file,))
+def report_pins(spec: PruneSpec) -> Pins:
+    """What the sources of a reported job held."""
 
-    return Pins(
-        model=pin(spec.model.source, "model.safetensors"),
-        facts=ModelFacts(model_type="llama", blocks=30, max_positions=2048),
-        calibration=pin(spec.calibration.source, "c4.txt") if spec.calibration else None,
-        perplexity=tuple(pin(text.source, "wiki.txt") for text in spec.evaluation.perplexity),
-    )
+    def pin(field: SourceField) -> Pin:
+        path = "model.safetensors" if field.kind is SourceKind.MODEL else field.uri.rsplit("/", 1)[-1]
+        file = PinnedFile(path=path, size=1000, tag=f"sha256:{sha256_hex(path.encode())}")
+        return Pin(source=field.uri, files=(file,))
+
+    return made_pins(spec, facts=ModelFacts(model_type="llama", blocks=30, max_positions=2048), pin=pin)
 
 
 def made_file(path: str) -> FileRef:

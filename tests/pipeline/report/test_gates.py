@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pipeline.evaluation.comparison import Comparison
 from pipeline.evaluation.task_comparison import TaskComparison
 from pipeline.report.data import Summary, summarise
-from pipeline.report.gates import Verdict, check_measured, judge, parse
+from pipeline.report.gates import Verdict, check_gate, check_measured, parse
 from tests.pipeline.report.made_recovery import recovered_report, recovered_spec
 from tests.pipeline.report.made_report import made_report
 
@@ -84,7 +84,7 @@ SUMMARY = summary(
     ],
 )
 def test_what_holds(gate: str, passed: bool, bound: float) -> None:
-    verdict = judge(parse(gate), SUMMARY)
+    verdict = check_gate(parse(gate), SUMMARY)
     assert verdict.passed is passed, verdict.reason
     assert verdict.bound == pytest.approx(bound)
     assert verdict.gate == " ".join(gate.split())
@@ -104,7 +104,7 @@ def test_what_holds(gate: str, passed: bool, bound: float) -> None:
     ],
 )
 def test_what_was_not_measured_does_not_hold(gate: str, told: str) -> None:
-    verdict = judge(parse(gate), SUMMARY)
+    verdict = check_gate(parse(gate), SUMMARY)
     assert not verdict.passed
     assert (verdict.final, verdict.dense, verdict.bound) == (None, None, None)
     assert told in verdict.reason
@@ -170,12 +170,12 @@ def test_gates_judge_what_is_published() -> None:
         tasks=(task("sciq", 0.9, 0.6).model_copy(update={"recovered": 0.88, "difference": -0.02}),),
     )
     for gate, figure in (("perplexity <= 1.2 * dense", 22), ("sciq >= dense - 0.05", 0.88)):
-        verdict = judge(parse(gate), measured)
+        verdict = check_gate(parse(gate), measured)
         assert verdict.passed
         assert verdict.final == figure
     trained = summarise(recovered_report(blocks=2, spec=recovered_spec(prune=False)))
-    assert judge(parse("perplexity <= 1.3 * dense"), trained).passed
-    assert "sparsity was not measured" in judge(parse("sparsity >= 0.1"), trained).reason
+    assert check_gate(parse("perplexity <= 1.3 * dense"), trained).passed
+    assert "sparsity was not measured" in check_gate(parse("sparsity >= 0.1"), trained).reason
     with pytest.raises(ValueError, match="does not measure sparsity"):
         check_measured(parse("sparsity >= 0.1"), texts=["t"], tasks=[], sparse=False)
 
@@ -199,7 +199,7 @@ def test_a_gate_is_its_formula(dense: float, pruned: float, factor: float, offse
     measured = summary(texts=(text("t", dense=dense, pruned=pruned),))
     bound = factor * dense - offset
     for op, holds in (("<=", pruned <= bound), (">", pruned > bound)):
-        verdict = judge(parse(f"perplexity {op} {factor:.15f} * dense - {offset:.15f}"), measured)
+        verdict = check_gate(parse(f"perplexity {op} {factor:.15f} * dense - {offset:.15f}"), measured)
         assert verdict.bound == pytest.approx(bound, rel=1e-9, abs=1e-9)
         if not math.isclose(pruned, bound, rel_tol=1e-9, abs_tol=1e-9):
             assert verdict.passed is holds
@@ -212,4 +212,4 @@ def test_any_text_is_parsed_or_refused(gate: str) -> None:
     except ValueError:
         return
     assert parse(parsed.text) == parsed
-    judge(parsed, SUMMARY)
+    check_gate(parsed, SUMMARY)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pipeline.artifacts.mask_overlap import LinearAgreement, MaskAgreement
-from pipeline.report.data import ReportData, read_report, report_json, summarise
+from pipeline.report.data import ReportData, ReportDocument, report_json, summarise
 from pipeline.report.drawing.mask_curves import mask_block_chart, mask_chart
 from pipeline.report.figures.masks import MAX_RECORDS, mask_learning
 from pipeline.report.page import render_html
@@ -183,7 +183,7 @@ def test_masks_of_an_earlier_step_are_those_that_are_told() -> None:
 
 def test_json_comes_back_as_it_was() -> None:
     data = learned_report(blocks=2)
-    document = read_report(report_json(data))
+    document = ReportDocument.model_validate_json(report_json(data))
     assert document.data == data
     assert set(document.summary.agreement) == {"prior", "sparsegpt"}
     summary = document.summary.masks

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.report.data import ReportData, read_report, report_json, summarise
+from pipeline.report.data import ReportData, ReportDocument, report_json, summarise
 from pipeline.report.drawing.curves import curve_chart
 from pipeline.report.drawing.panels import axis
 from pipeline.report.figures.training import MAX_STEPS, training_figures
@@ -70,7 +70,7 @@ def test_training_of_the_dense_model_needs_no_plan_and_no_zeros() -> None:
     assert not {"linears-table", "checks-table", "keep-table"} & set(page.tables)
     assert "Won back" not in text
     assert "curves-minimised" not in render_html(data)
-    summary = read_report(report_json(data)).summary
+    summary = ReportDocument.model_validate_json(report_json(data)).summary
     assert (summary.achieved_sparsity, summary.asked_sparsity, summary.checks) == (None, None, None)
     assert summary.perplexity[0].final == pytest.approx(math.exp(3.213))
 
@@ -152,7 +152,7 @@ def test_the_picture_stays_inside_itself() -> None:
 
 def test_json_comes_back_as_it_was() -> None:
     for data in (recovered_report(blocks=2), recovered_report(spec=recovered_spec(prune=False, **LM))):
-        document = read_report(report_json(data))
+        document = ReportDocument.model_validate_json(report_json(data))
         assert document.data == data
         assert document.summary == summarise(data)
     summary = summarise(recovered_report(blocks=2))

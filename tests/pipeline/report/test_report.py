@@ -10,17 +10,18 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.artifacts.refs import BlockExperts, ExpertTable, LinearSparsity, SparsityTable
+from pipeline.artifacts.sparsity import BlockExperts, ExpertTable, LinearSparsity, SparsityTable
 from pipeline.evaluation.comparison import Comparison, compare
 from pipeline.evaluation.contracts import UnequalContracts
-from pipeline.report.data import ReportData, read_report, report_json, summarise
+from pipeline.report.data import ReportData, ReportDocument, report_json, summarise
 from pipeline.report.drawing.block_chart import block_chart, block_sparsity, nice_ticks
 from pipeline.report.page import render_html
 from pipeline.report.quantity import human_bytes, human_figure, human_perplexity, human_seconds
 from pipeline.report.sections.linears import heatmap
 from pipeline.report.summary import recipe_of, seeds_of
 from pipeline.request.prune_spec import PruneSpec
-from pipeline.spec.evaluation import EvaluationResult
+from pipeline.sources.pins import MODEL
+from pipeline.spec.evaluation import Evaluation, EvaluationResult
 from pipeline.spec.patterns import NM
 from pipeline.spec.sparsity_plan import SparsityPlan
 from tests.pipeline.evaluation.made_tasks import with_tasks
@@ -146,7 +147,7 @@ def test_page_shows_every_figure() -> None:
         "transformers",
         "5.23.0",
         "2 of 9 stages",
-        *(file.tag for file in data.pins.model.files),
+        *(file.tag for file in data.pins.of(MODEL).files),
     ):
         assert text in shown
 
@@ -188,7 +189,7 @@ def test_without_measurements_texts_or_calibration() -> None:
             "measurements": None,
             "dense": EvaluationResult(checkpoint_digest=DENSE),
             "pruned": EvaluationResult(checkpoint_digest=PRUNED),
-            "pins": made_report().pins.model_copy(update={"calibration": None, "perplexity": ()}),
+            "spec": made_spec().model_copy(update={"calibration": None, "evaluation": Evaluation()}),
             "job": None,
             "job_name": None,
             "manifest_digest": None,
@@ -227,7 +228,7 @@ def test_linears_whose_method_deviated_are_named_together() -> None:
 
 def test_json_comes_back_as_it_was() -> None:
     data = made_report()
-    document = read_report(report_json(data))
+    document = ReportDocument.model_validate_json(report_json(data))
     assert document.data == data
     assert document.summary == summarise(data)
     plain = json.loads(report_json(data))
@@ -303,7 +304,16 @@ def test_an_older_report_is_read() -> None:
     for name in ("recovered", "recovered_tasks", "training", "tokens", "certificate"):
         del plain["data"][name]
     del plain["data"]["spec"]["recovery"]
-    assert read_report(json.dumps(plain)) == read_report(report_json(made_report(blocks=2)))
+    sources, models = plain["data"]["pins"]["sources"], plain["data"]["pins"]["models"]
+    plain["data"]["pins"] = {
+        "model": sources[MODEL],
+        "facts": models[MODEL],
+        "calibration": sources["spec.calibration.source"],
+        "perplexity": [sources["spec.evaluation.perplexity.0.source"]],
+    }
+    assert ReportDocument.model_validate_json(json.dumps(plain)) == ReportDocument.model_validate_json(
+        report_json(made_report(blocks=2))
+    )
 
 
 def test_heatmap_spans_from_least_to_most_sparse() -> None:
@@ -339,7 +349,7 @@ def test_experts_of_a_block_are_one_cell_and_their_tokens_a_table() -> None:
     assert "32 50 7000" in page
     note = "2 of 6 experts saw fewer than 32 calibration tokens and were pruned by their weights alone"
     assert any(one.startswith(note) for one in data.notes)
-    assert read_report(report_json(data)).data == data
+    assert ReportDocument.model_validate_json(report_json(data)).data == data
 
 
 def test_block_sparsity_weighs_linears_by_size() -> None:
@@ -409,7 +419,7 @@ def test_tasks_stand_side_by_side() -> None:
     assert "arc_easy, acc_norm" in text  # in the head of the page
     marked = [attrs for tag, attrs in page.tags if tag == "b"]
     assert len(marked) == 1 + 6  # the caption's word, and all differences but lambada's accuracy
-    document = read_report(report_json(data))
+    document = ReportDocument.model_validate_json(report_json(data))
     assert [(task.task, task.main) for task in document.summary.tasks if task.main] == [
         ("arc_easy", True),
         ("mmlu", True),

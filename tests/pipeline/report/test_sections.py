@@ -8,16 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
-from pipeline.artifacts.refs import (
-    ArtifactRef,
-    CheckpointRef,
-    KeepRef,
-    LinearSparsity,
-    ManifestRef,
-    SparsityTable,
-)
-from pipeline.canonical import Frozen
+from pipeline.allocations.measures import Measurements
+from pipeline.artifacts.certificate import Certificate
+from pipeline.artifacts.curve import Curve, TokensIndex
+from pipeline.artifacts.refs import ArtifactRef, CheckpointRef, KeepRef, ManifestRef
+from pipeline.artifacts.sparsity import LinearSparsity, SparsityTable
 from pipeline.job.ledger import NodeResult
 from pipeline.report import sections
 from pipeline.report.data import ReportData, Summary
@@ -26,6 +23,7 @@ from pipeline.report.page import render_html
 from pipeline.report.section import ModelSection, read_sections, sections_of
 from pipeline.report.sweep import SweepData
 from pipeline.request.prune_spec import PruneSpec
+from pipeline.spec.evaluation import EvaluationResult
 from pipeline.spec.sparsity_plan import SparsityPlan
 from tests.pipeline.report.made_recovery import made_curve, recovered_report
 from tests.pipeline.report.made_report import made_evaluation, made_file, made_report, made_stage
@@ -34,17 +32,22 @@ from tests.pipeline.request.test_sweeps import made_sweep
 
 @dataclass
 class MadeInputs:
-    """Documents by the name of the artifact and their path."""
+    """Documents by the name of the artifact and their type."""
 
     spec: PruneSpec
-    documents: Mapping[tuple[str, str], Frozen | None]
+    documents: Mapping[tuple[str, type[BaseModel]], BaseModel | None]
     refs: Mapping[str, ArtifactRef]
     stages: tuple[NodeResult, ...] = ()
     asked: set[str] = field(default_factory=set)
 
-    def load(self, name: str, path: str, document: type[Document]) -> Document | None:
+    def load(self, name: str, document: type[Document]) -> Document:
+        found = self.find(name, document)
+        assert found is not None
+        return found
+
+    def find(self, name: str, document: type[Document]) -> Document | None:
         self.asked.add(name)
-        found = self.documents.get((name, path))
+        found = self.documents.get((name, document))
         assert found is None or isinstance(found, document)
         return found
 
@@ -67,16 +70,16 @@ def test_sections_read_what_the_report_holds() -> None:
     data = recovered_report(blocks=2)
     recovery = data.spec.recovery
     assert recovery is not None
-    documents: dict[tuple[str, str], Frozen | None] = {
-        ("dense", "evaluation.json"): data.dense,
-        ("pruned", "evaluation.json"): data.pruned,
-        ("recovered", "evaluation.json"): data.recovered,
-        ("plan", "plan.json"): data.plan,
-        ("measurements", "measurements.json"): data.measurements,
-        ("keep", "sparsity.json"): data.sparsity,
-        ("curve", "curve.json"): made_curve(recovery),
-        ("tokens", "tokens.json"): data.tokens,
-        ("certificate", "certificate.json"): data.certificate,
+    documents: dict[tuple[str, type[BaseModel]], BaseModel | None] = {
+        ("dense", EvaluationResult): data.dense,
+        ("pruned", EvaluationResult): data.pruned,
+        ("recovered", EvaluationResult): data.recovered,
+        ("plan", SparsityPlan): data.plan,
+        ("measurements", Measurements): data.measurements,
+        ("keep", SparsityTable): data.sparsity,
+        ("curve", Curve): made_curve(recovery),
+        ("tokens", TokensIndex): data.tokens,
+        ("certificate", Certificate): data.certificate,
     }
     inputs = MadeInputs(data.spec, documents, {"manifest": ManifestRef(files=(), prefix="published/x/")})
     read = read_sections(ReportData, inputs)
@@ -90,7 +93,9 @@ def test_sections_read_what_the_report_holds() -> None:
 
 def test_the_members_of_a_sweep_are_read_by_their_numbers() -> None:
     swept = made_sweep().data
-    documents: dict[tuple[str, str], Frozen | None] = {("dense", "evaluation.json"): made_report().dense}
+    documents: dict[tuple[str, type[BaseModel]], BaseModel | None] = {
+        ("dense", EvaluationResult): made_report().dense
+    }
     refs: dict[str, ArtifactRef] = {}
     stages = []
     for one in swept.members:
@@ -99,11 +104,11 @@ def test_the_members_of_a_sweep_are_read_by_their_numbers() -> None:
         linear = LinearSparsity(block=0, linear="up", pruned=zeros, zeros=zeros, weights=10)
         loss = math.log(one.perplexity[0].final)
         documents |= {
-            (pruned, "evaluation.json"): made_evaluation("ab" * 32, loss=loss),
-            (plan, "plan.json"): SparsityPlan(
+            (pruned, EvaluationResult): made_evaluation("ab" * 32, loss=loss),
+            (plan, SparsityPlan): SparsityPlan(
                 asked=one.sparsity, blocks=(one.prune.pattern,), notes=one.notes
             ),
-            (keep, "sparsity.json"): SparsityTable(linears=(linear,)),
+            (keep, SparsityTable): SparsityTable(linears=(linear,)),
         }
         refs[keep] = KeepRef(files=(made_file(keep),))
         made = {"keep": refs[keep], "checkpoint": CheckpointRef(files=(made_file(pruned),))}

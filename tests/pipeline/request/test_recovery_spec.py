@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from pipeline.request.prune_spec import JobRequest, JobTemplate
 from pipeline.request.resources import Resources, TrainingResources
 from pipeline.resolve.training_memory import TrainingMemory, training_memory
-from pipeline.sources.pins import ModelFacts, Pin, PinnedFile, Pins
+from pipeline.sources.pins import MODEL, TEACHER, ModelFacts, Pin, PinnedFile, Pins
 from pipeline.spec.recovery import Recovery
 from pipeline.spec.training_recipe import LearningRate
 
@@ -233,12 +233,9 @@ def memory(
     )
     asked = Recovery.model_validate({"text": TEXT, "steps": 100, "global_batch_size": 8, **(recovery or {})})
     given = Resources(workers=workers, recovery=TrainingResources.model_validate(resources or {}))
-    pins = Pins(
-        model=pin,
-        facts=facts,
-        teacher=pin if teacher else None,
-        teacher_facts=facts.model_copy(update={"parameters": teacher}) if teacher else None,
-    )
+    other = {TEACHER: facts.model_copy(update={"parameters": teacher})} if teacher else {}
+    models = {MODEL: facts, **other}
+    pins = Pins(sources=dict.fromkeys(models, pin), models=models)
     return training_memory(asked, given, pins=pins, sparse=sparse)
 
 

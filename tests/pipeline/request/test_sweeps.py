@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from pipeline.dag.plan import plan
-from pipeline.dag.stages import MeasureStatistics, ReportSweep
+from pipeline.dag.stages.pruning import MeasureStatistics
+from pipeline.dag.stages.results import ReportSweep
 from pipeline.errors import InvalidSpec
 from pipeline.evaluation.comparison import compare
 from pipeline.report.page import render_sweep
@@ -18,8 +19,9 @@ from pipeline.report.summary import recipe_of, titles_of
 from pipeline.report.sweep import SweepData, SweepDocument, read_any_report, sweep_json
 from pipeline.request.prune_spec import PruneSpec
 from pipeline.resolve.model_checks import check_against_model
-from pipeline.sources.pins import ModelFacts, Pin, PinnedFile, Pins
+from pipeline.sources.pins import ModelFacts
 from pipeline.spec.patterns import NM
+from tests.made_pins import made_pins
 from tests.pipeline.report.made_report import made_evaluation, made_report
 from tests.pipeline.report.test_report import Page
 
@@ -41,14 +43,6 @@ def spec(sweep: dict[str, Any], **changes: Any) -> PruneSpec:
             **changes,
         }
     )
-
-
-def pins() -> Pins:
-    def one(source: str) -> Pin:
-        return Pin(source=source, files=(PinnedFile(path="f", size=1, tag="sha256:00"),))
-
-    text = one("file:/t/text.txt")
-    return Pins(model=one("file:/m/llama"), facts=FACTS, calibration=text, perplexity=(text,))
 
 
 def test_members_are_all_combinations() -> None:
@@ -122,7 +116,7 @@ def test_members_share_what_does_not_depend_on_where_they_differ() -> None:
             "sparsities": [0.5, 0.6, 0.7],
         }
     )
-    dag = plan(swept, pins())
+    dag = plan(swept, made_pins(swept, facts=FACTS))
     kinds = [node.stage.kind for node in dag.nodes]
     assert {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)} == {
         "import_model": 1,
@@ -154,8 +148,8 @@ def test_members_share_what_does_not_depend_on_where_they_differ() -> None:
 
 def test_a_member_prunes_as_a_job_of_its_own_would() -> None:
     swept = spec({"sparsities": [0.4, 0.6]})
-    alone = plan(swept.members[1], pins())["prune"].stage
-    assert plan(swept, pins())["prune@2"].stage == alone
+    alone = plan(swept.members[1], made_pins(swept, facts=FACTS))["prune"].stage
+    assert plan(swept, made_pins(swept, facts=FACTS))["prune@2"].stage == alone
 
 
 @given(st.lists(st.tuples(st.sampled_from([0.5, 0.6, 0.7]), st.sampled_from([10.0, 20.0, 30.0])), min_size=1))
@@ -196,7 +190,7 @@ def made_sweep() -> SweepDocument:
         model_name="llama",
         job="job-1",
         spec=swept,
-        pins=pins(),
+        pins=made_pins(swept),
         members=members,
         stages=report.stages,
         environment=report.environment,

@@ -31,8 +31,9 @@ from pipeline.resolve.model import model_pin
 from pipeline.resolve.model_checks import check_text
 from pipeline.resolve.resolve import resolve
 from pipeline.sources import SourceAccess, open_source
-from pipeline.sources.pins import ModelFacts, Pins
+from pipeline.sources.pins import TEACHER, ModelFacts, Pins
 from pipeline.spec.recovery import Recovery
+from pipeline.spec.source_fields import source_fields
 from tests.hub import COMMIT, Repository, cache_repository, model_repository, serve_hub
 from tests.model_configs import MIXTURES
 from tests.models import KINDS, POSITIONS, VOCABULARY, Kind, tiny_checkpoint, tiny_text
@@ -101,23 +102,24 @@ def test_pins_and_facts(tmp_path: Path, kind: Kind) -> None:
     with safe_open(place.model / "model.safetensors", framework="pt") as file:
         real = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
     assert parameters == pytest.approx(real, rel=0.05)  # the file's header counts
-    assert [file.path for file in pins.model.files] == sorted(path.name for path in place.model.iterdir())
-    assert pins.calibration is not None
-    assert [file.path for file in pins.calibration.files] == ["text.txt"]
-    assert pins.perplexity == (pins.calibration,)
+    assert [file.path for file in pins.of(MODEL).files] == sorted(path.name for path in place.model.iterdir())
+    calibration = pins.of("spec.calibration.source")
+    assert [file.path for file in calibration.files] == ["text.txt"]
+    assert pins.of("spec.evaluation.perplexity.0.source") == calibration
+    assert pins.sources.keys() == {field.path for field in source_fields(place.spec(), "spec")}
     assert Pins.model_validate_json(pins.model_dump_json()) == pins
     assert plan(place.spec(), pins).nodes
 
 
 def test_shards_are_pinned_with_their_index(tmp_path: Path) -> None:
     tiny_checkpoint("qwen3", tmp_path / "model", max_shard_size="150KB")
-    names = [file.path for file in Place(tmp_path).resolve().model.files]
+    names = [file.path for file in Place(tmp_path).resolve().of(MODEL).files]
     assert "model.safetensors.index.json" in names
     assert len([name for name in names if name.endswith(".safetensors")]) > 1
 
 
 def test_only_what_transformers_would_load_is_pinned(place: Place) -> None:
-    before = place.resolve().model
+    before = place.resolve().of(MODEL)
     (place.model / "original").mkdir()
     for name in (
         "README.md",
@@ -131,13 +133,13 @@ def test_only_what_transformers_would_load_is_pinned(place: Place) -> None:
     (place.model / "model.safetensors.index.json").write_text(
         json.dumps({"weight_map": {"a": "gone.safetensors"}})
     )
-    assert place.resolve().model == before
+    assert place.resolve().of(MODEL) == before
 
 
 def test_moving_everything_changes_only_the_sources(place: Place, tmp_path: Path) -> None:
     shutil.copytree(place.model, tmp_path / "elsewhere")
     moved = place.resolve(model={"source": f"file:{tmp_path}/elsewhere"})
-    assert moved.model.files == place.resolve().model.files
+    assert moved.of(MODEL).files == place.resolve().of(MODEL).files
 
 
 class TestCheckpointsThatAreRefused:
@@ -219,9 +221,8 @@ class TestCheckpointsThatAreRefused:
         assert "has no tokenizer" in place.refusal(UnsupportedCheckpoint, MODEL)
         magnitude = {"method": {"kind": "magnitude"}, "pattern": {"kind": "unstructured", "sparsity": 0.5}}
         pins = place.resolve(prune=magnitude, calibration=None, evaluation={})
-        assert pins.calibration is None
-        assert pins.perplexity == ()
-        assert model_pin(open_source(f"file:{place.model}", place.access)) == pins.model
+        assert pins.sources.keys() == {MODEL}
+        assert model_pin(open_source(f"file:{place.model}", place.access)) == pins.of(MODEL)
 
     def test_outside_and_missing(self, place: Place) -> None:
         place.refusal(SourceNotAllowed, MODEL, model={"source": "file:/etc"})
@@ -255,8 +256,7 @@ class TestTexts:
     def test_parquet_is_compressed_and_all_formats_are_pinned(self, place: Place) -> None:
         for ending in (".jsonl", ".parquet"):
             source = {"source": f"file:{place.text.with_suffix(ending)}", "sequence_length": 32}
-            pin = place.resolve(calibration=source).calibration
-            assert pin is not None
+            pin = place.resolve(calibration=source).of("spec.calibration.source")
             assert [file.path for file in pin.files] == [f"text{ending}"]
 
     def test_longer_than_the_model_s_positions(self, place: Place) -> None:
@@ -267,7 +267,7 @@ class TestTexts:
 class TestOtherPlaces:
     def test_s3_that_is_away(self, place: Place) -> None:
         from pipeline.storage import S3Options
-        from tests.servers import free_ports
+        from tests.ports import free_ports
 
         options = S3Options(
             endpoint_url=f"http://127.0.0.1:{free_ports(1)[0]}", access_key="a", secret_key="b"
@@ -285,10 +285,11 @@ class TestOtherPlaces:
             )
             texts = {"source": "hub:org/texts", "sequence_length": 32}
             pins = place.resolve(model={"source": "hub:org/tiny"}, calibration=texts)
-            assert pins.model.source == f"hub:org/tiny@{COMMIT}"
-            assert {file.path for file in pins.model.files} == {path.name for path in place.model.iterdir()}
-            assert pins.calibration is not None
-            assert pins.calibration.source == f"hub:org/texts@{COMMIT}"
+            assert pins.of(MODEL).source == f"hub:org/tiny@{COMMIT}"
+            assert {file.path for file in pins.of(MODEL).files} == {
+                path.name for path in place.model.iterdir()
+            }
+            assert pins.of("spec.calibration.source").source == f"hub:org/texts@{COMMIT}"
             asked = [path.rsplit("/", 1)[-1] for path in hub.paths() if "/resolve/" in path]
             assert sorted(asked) == ["config.json", "tokenizer_config.json"]  # never weights
             hub.models["org/tiny"].gated = True
@@ -303,7 +304,7 @@ class TestOtherPlaces:
             allowed_roots=(place.root,), hub_cache_dir=place.root / "cache", hub_offline=True
         )
         pins = place.resolve(model={"source": "hub:org/tiny"})
-        assert pins.model.source == f"hub:org/tiny@{COMMIT}"
+        assert pins.of(MODEL).source == f"hub:org/tiny@{COMMIT}"
 
     def test_a_store_that_fails_while_a_config_is_read(
         self, place: Place, monkeypatch: pytest.MonkeyPatch
@@ -363,11 +364,11 @@ class TestInclude:
     def test_task_files_and_data_are_pinned_and_nothing_else(self, place: Place) -> None:
         self.files(place, mine_yaml=self.GOOD, a_jsonl="{}\n", utils_py="import os", weights_bin="x")
         pins = place.resolve(**self.asked(place))
-        assert pins.tasks is not None
-        assert [file.path for file in pins.tasks.files] == ["a.jsonl", "mine.yaml"]
-        assert all(file.tag.startswith("sha256:") for file in pins.tasks.files)
+        include = pins.of("spec.evaluation.tasks.include")
+        assert [file.path for file in include.files] == ["a.jsonl", "mine.yaml"]
+        assert all(file.tag.startswith("sha256:") for file in include.files)
         assert Pins.model_validate_json(pins.model_dump_json()) == pins
-        assert place.resolve().tasks is None
+        assert "spec.evaluation.tasks.include" not in place.resolve().sources
 
     def test_refusals_name_the_field(self, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
         asked = self.asked(place)
@@ -402,9 +403,10 @@ class TestVocabulary:
 
     def test_texts_are_pinned_and_the_held_out_one_comes_last(self, place: Place) -> None:
         (place.root / "held.txt").write_text("apples")
-        pins = place.resolve(**self.asked(place, held_out={"source": f"file:{place.root}/held.txt"}))
-        assert [pin.files[0].path for pin in pins.vocabulary] == ["text.txt", "held.txt"]
-        assert place.resolve().vocabulary == ()
+        asked = self.asked(place, held_out={"source": f"file:{place.root}/held.txt"})
+        pins, vocabulary = place.resolve(**asked), place.spec(**asked).structure.vocabulary
+        found = pins.below(vocabulary, "spec.structure.vocabulary")
+        assert [pin.files[0].path for pin in found] == ["text.txt", "held.txt"]
 
     def test_sizes_that_cannot_be(self, place: Place) -> None:
         field = "spec.structure.vocabulary.size"
@@ -472,14 +474,11 @@ class TestRecovery:
             (place.root / "other" / name).unlink()  # a teacher reads our tokens
         teacher = {"source": f"file:{place.root}/other"}
         pins = place.resolve(**self.asked(place, **self.distilled(teacher=teacher, hidden_weight=1.0)))
-        assert pins.recovery is not None
-        assert [file.path for file in pins.recovery.files] == ["text.txt"]
-        assert pins.teacher is not None
-        assert pins.teacher.source == f"file:{place.root}/other"
-        assert pins.teacher_facts is not None
-        assert pins.teacher_facts.model_type == "qwen3"
+        assert [file.path for file in pins.of("spec.recovery.text.source").files] == ["text.txt"]
+        assert pins.of(TEACHER).source == f"file:{place.root}/other"
+        assert pins.models[TEACHER].model_type == "qwen3"
         assert Pins.model_validate_json(pins.model_dump_json()) == pins
-        assert place.resolve(**self.asked(place)).teacher is None
+        assert TEACHER not in place.resolve(**self.asked(place)).sources
 
     @pytest.mark.parametrize(
         ("changed", "param", "words"),
@@ -518,7 +517,7 @@ class TestRecovery:
             InvalidSpec, "spec.recovery.objective.teacher.source", **asked, prune=None, calibration=None
         )
         assert "the model itself" in message
-        assert place.resolve(**asked).teacher is not None
+        assert TEACHER in place.resolve(**asked).sources
 
     def test_more_than_the_vocabulary(self, place: Place) -> None:
         message = place.refusal(
@@ -618,10 +617,10 @@ def test_stored_masks_are_pinned_as_one_file(place: Place, tmp_path_factory: pyt
         return prune
 
     pins = place.resolve(prune=asked(masks))
-    assert pins.prior is not None
-    assert [(file.path, file.size) for file in pins.prior.files] == [("masks.safetensors", 49)]
-    assert pins.prior.files[0].tag.startswith("sha256:")
-    assert pins.mask_text is not None
+    [prior] = pins.of("spec.prune.method.prior.source").files
+    assert (prior.path, prior.size) == ("masks.safetensors", 49)
+    assert prior.tag.startswith("sha256:")
+    assert pins.of("spec.prune.method.training.text.source").files
 
     field = "spec.prune.method.prior.source"
     said = place.refusal(SourceNotFound, field, prune=asked(place.model))
@@ -648,8 +647,8 @@ def test_masks_to_compare_with_are_pinned_in_their_order(place: Place) -> None:
         }
 
     pins = place.resolve(prune=asked(*files))
-    assert [pin.files[0].path for pin in pins.compared] == ["code.safetensors", "law.safetensors"]
-    assert pins.masks(pins.compared[1].files) == ("spec.prune.compare_with.1.source", pins.compared[1])
+    compared = [pins.of(f"spec.prune.compare_with.{i}.source") for i in range(2)]
+    assert [pin.files[0].path for pin in compared] == ["code.safetensors", "law.safetensors"]
     field = "spec.prune.compare_with.1.source"
     assert "no file of masks" in place.refusal(SourceNotFound, field, prune=asked(files[0], place.text))
 

@@ -19,7 +19,7 @@ from pipeline.errors import (
 from pipeline.sources import SourceAccess, open_source
 from pipeline.sources.pins import Pin, PinnedFile
 from tests.hub import COMMIT, Hub, Repository, cache_repository, git_id, serve_hub
-from tests.servers import free_ports
+from tests.ports import free_ports
 
 DATA = bytes(range(256)) * 40
 

@@ -24,7 +24,8 @@ from pipeline.sources import tags as source_tags
 from pipeline.sources.pins import Pin, PinnedFile
 from pipeline.storage import S3Options
 from pipeline.storage.s3 import S3Store
-from tests.servers import S3Server, free_ports
+from tests.ports import free_ports
+from tests.servers import S3Server
 
 DATA = bytes(range(256)) * 40
 

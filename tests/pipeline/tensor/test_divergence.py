@@ -14,7 +14,7 @@ from pipeline.spec.training_recipe import Distillation, LanguageModelling
 from pipeline.tensor import divergence as module
 from pipeline.tensor.divergence import (
     Divergence,
-    divergence_of,
+    divergence_each,
     hidden_distance,
     matching_blocks,
     objective_loss,
@@ -36,9 +36,11 @@ def logits(*shape: int, seed: int = 0, spread: float = 3.0) -> Tensor:
 def test_is_the_formula(kind: Divergence, temperature: float, top_k: int | None) -> None:
     student, teacher = logits(7, 11), logits(7, 11, seed=1)
     expected = oracles.divergence(student.numpy(), teacher.numpy(), kind, temperature, top_k)
-    got = divergence_of(student, teacher, kind, temperature=temperature, top_k=top_k)
+    got = divergence_each(student, teacher, kind, temperature=temperature, top_k=top_k).mean()
     assert got.item() == pytest.approx(expected, rel=1e-10)
-    narrow = divergence_of(student.bfloat16(), teacher.bfloat16(), kind, temperature=temperature, top_k=top_k)
+    narrow = divergence_each(
+        student.bfloat16(), teacher.bfloat16(), kind, temperature=temperature, top_k=top_k
+    ).mean()
     assert narrow.dtype == torch.float32
     assert narrow.item() == pytest.approx(expected, rel=0.1)
 
@@ -49,7 +51,7 @@ def test_gradient(kind: Divergence, top_k: int | None) -> None:
     student, teacher = logits(4, 7).requires_grad_(), logits(4, 7, seed=1)
 
     def loss(student: Tensor) -> Tensor:
-        return divergence_of(student, teacher, kind, temperature=1.7, top_k=top_k)
+        return divergence_each(student, teacher, kind, temperature=1.7, top_k=top_k).mean()
 
     assert torch.autograd.gradcheck(loss, student)
 
@@ -65,16 +67,20 @@ def test_gradient(kind: Divergence, top_k: int | None) -> None:
 def test_properties(kind: Divergence, seed: int, vocabulary: int, shift: float, spread: float) -> None:
     student = logits(3, vocabulary, seed=seed, spread=spread)
     teacher = logits(3, vocabulary, seed=seed + 1, spread=spread)
-    full = divergence_of(student, teacher, kind).item()
+    full = divergence_each(student, teacher, kind).mean().item()
     assert full >= -1e-9
-    assert divergence_of(student, student, kind).item() == pytest.approx(0, abs=1e-9)
-    assert divergence_of(student + shift, teacher - shift, kind).item() == pytest.approx(full, abs=1e-7)
-    coarse = [divergence_of(student, teacher, kind, top_k=k).item() for k in range(1, vocabulary + 1)]
+    assert divergence_each(student, student, kind).mean().item() == pytest.approx(0, abs=1e-9)
+    assert divergence_each(student + shift, teacher - shift, kind).mean().item() == pytest.approx(
+        full, abs=1e-7
+    )
+    coarse = [
+        divergence_each(student, teacher, kind, top_k=k).mean().item() for k in range(1, vocabulary + 1)
+    ]
     assert coarse[-1] == pytest.approx(full, abs=1e-12)
     assert coarse[-2] == pytest.approx(full, abs=1e-9)  # one token is left: the rest is that one
     assert all(a <= b + 1e-9 for a, b in pairwise(coarse))  # telling more apart adds
     if kind == "jensen_shannon":
-        assert divergence_of(teacher, student, kind).item() == pytest.approx(full, abs=1e-9)
+        assert divergence_each(teacher, student, kind).mean().item() == pytest.approx(full, abs=1e-9)
         assert full <= 0.6932
 
 
@@ -84,7 +90,7 @@ def test_certain_teachers_leave_nothing_undefined(kind: Divergence) -> None:
     teacher[:, 3] = 1000.0  # all others underflow
     student = logits(2, 50).float().requires_grad_()
     for top_k in (None, 1, 5):
-        loss = divergence_of(student, teacher, kind, top_k=top_k)
+        loss = divergence_each(student, teacher, kind, top_k=top_k).mean()
         loss.backward()
         assert torch.isfinite(loss)
         assert student.grad is not None
@@ -125,7 +131,7 @@ def test_objective_is_what_the_spec_says(monkeypatch: pytest.MonkeyPatch) -> Non
         divergence="reverse", temperature=2.0, lm_weight=0.25, top_k=6, hidden_weight=0.5
     )
     flat = student[:, :-1].flatten(0, 1), teacher[:, :-1].flatten(0, 1)
-    divergence = divergence_of(*flat, "reverse", temperature=2.0, top_k=6)
+    divergence = divergence_each(*flat, "reverse", temperature=2.0, top_k=6).mean()
     hidden = sum(hidden_distance(s, t) for s, t in zip(student_hiddens, teacher_hiddens, strict=True)) / 2
     expected = 0.25 * cross_entropy + 0.75 * divergence + 0.5 * hidden
 

@@ -23,7 +23,7 @@ from pipeline.tensor.soft_masks import (
     prior_logits,
     random_logits,
 )
-from pipeline.tensor.zeros import nm_holds
+from pipeline.tensor.zeros import first_bad_group
 
 SHAPES = [(1, 4), (2, 4), (3, 4), (1, 2), (4, 8), (3, 8), (1, 7)]
 
@@ -205,7 +205,7 @@ def test_chosen_masks_are_whole_groups_and_have_codes(seed: int, shape: tuple[in
     generator = torch.Generator().manual_seed(seed)
     logits_CG = torch.randint(0, 3, (len(masks_CM), 12), generator=generator).float()  # with ties
     keep_OI = chosen(logits_CG, masks_CM, (4, 3 * group))
-    assert nm_holds(keep_OI, keep=keep, group=group)
+    assert first_bad_group(keep_OI, keep=keep, group=group) is None
     codes_G = chosen_codes(logits_CG)
     assert torch.equal(masks_CM[codes_G.long()].reshape(keep_OI.shape), keep_OI)
     firsts = [column.index(max(column)) for column in logits_CG.t().tolist()]

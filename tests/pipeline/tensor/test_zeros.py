@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.tensor import zeros
-from pipeline.tensor.zeros import count_zeros, first_bad_group, first_revived, keep_sha256, nm_holds
+from pipeline.tensor.zeros import count_zeros, first_bad_group, first_revived, keep_sha256
 
 
 @given(st.integers(0, 10**6), st.lists(st.integers(1, 7), min_size=1, max_size=3), st.integers(0, 3))
@@ -44,7 +44,7 @@ def test_keep_sha256_is_that_of_numpys_packed_bits() -> None:
 
 def test_groups() -> None:
     keep = torch.tensor([[1, 1, 0, 0, 0, 1, 1, 0], [1, 0, 1, 0, 1, 0, 0, 1]]).bool()
-    assert nm_holds(keep, keep=2, group=4)
+    assert first_bad_group(keep, keep=2, group=4) is None
     assert first_bad_group(keep, keep=1, group=2) == (0, 0)
     keep[1, 6] = True
     assert first_bad_group(keep, keep=2, group=4) == (1, 1)

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pipeline.artifacts.refs import CheckpointRef
-from pipeline.vocabulary.choosing import KeptTokens
+from pipeline.artifacts.vocabulary import KeptTokens
 from pipeline.vocabulary.counting import TokenCounts, count_tokens
 from pipeline.vocabulary.cutting import kept_tokens, read_vocabulary
 from pipeline.vocabulary.weights import cut_checkpoint, small_files

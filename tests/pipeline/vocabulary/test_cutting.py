@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from pipeline.artifacts.vocabulary import KeptTokens
 from pipeline.errors import TextTooShort, TokenizerBroken, UnsupportedCheckpoint
-from pipeline.vocabulary.choosing import KeptTokens
 from pipeline.vocabulary.counting import TokenCounts, count_tokens
 from pipeline.vocabulary.cutting import (
     Vocabulary,

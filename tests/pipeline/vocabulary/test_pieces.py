@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
 from tokenizers import Tokenizer, models
 
+from pipeline.artifacts.vocabulary import KeptTokens
 from pipeline.errors import InvalidSpec
-from pipeline.vocabulary.choosing import KeptTokens, choose_tokens
+from pipeline.vocabulary.choosing import choose_tokens
 from pipeline.vocabulary.pieces import MergedPieces, ScoredPieces
 from pipeline.vocabulary.reading import json_pieces, sentencepiece_pieces
 from pipeline.vocabulary.rewriting import rewrite_tokenizer

@@ -271,7 +271,8 @@ def test_the_page_names_every_row_and_type() -> None:
     for row in ROWS.values():
         assert f"`{row.name}`" in page or f"`{row.module}`" in page, row.name
         assert row.local is None or f"`{row.local}`" in page
-    assert f"Types: {', '.join(MODEL_TYPES)}." in page
+    *most, last = MODEL_TYPES
+    assert f"The types are {', '.join(most)} and {last}." in page
 
 
 def settings(path: Path) -> dict[str, Any]:

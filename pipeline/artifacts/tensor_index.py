@@ -1,12 +1,9 @@
-"""tensors.json: the position of each tensor of a checkpoint and the digest of its bytes.
+"""The position of each tensor of a checkpoint, and the digest of its bytes.
 
 With it, one ranged read fetches one tensor from any store, and the tensor can be verified on its own.
 """
 
 from pipeline.canonical import Frozen
-
-TENSORS_JSON = "tensors.json"
-WEIGHTS_INDEX_JSON = "model.safetensors.index.json"
 
 
 class TensorEntry(Frozen):

@@ -1,6 +1,46 @@
-"""The figures of a cut vocabulary, for people."""
+"""The documents of a vocabulary that is cut: the size of its corpus, the tokens that stay, and figures for
+people."""
+
+from functools import cached_property
+
+from pydantic import RootModel
 
 from pipeline.canonical import Frozen
+
+
+class CorpusSize(Frozen):
+    """The size of the text that was counted; `bytes` in UTF-8."""
+
+    documents: int
+    bytes: int
+
+
+class HeldOutDocuments(RootModel[tuple[str, ...]]):
+    """Documents that were held out from counting; the cut tokenizer is proved on them."""
+
+
+class KeptTokens(Frozen):
+    """The smaller vocabulary. `kept`: ids of the dense model, ascending; the new id of a token is its
+    position.
+
+    `protected`: how many tokens had to stay; `passing`: how many stay only because others are merged from
+    them; `padding`: how many rows no text yields, kept because nothing else was left to reach the size.
+    """
+
+    kept: tuple[int, ...]
+    padding: int = 0
+    protected: int = 0
+    passing: int = 0
+
+    @property
+    def rows(self) -> int:
+        """The number of rows of the smaller embedding."""
+        return len(self.kept)
+
+    @cached_property
+    def new_ids(self) -> dict[int, int]:
+        """Maps old ids to new ids."""
+        return {token: new for new, token in enumerate(self.kept)}
 
 
 class TokenizerProof(Frozen):

@@ -3,17 +3,16 @@
 import math
 
 from pipeline.allocations.tournament import Score
-from pipeline.artifacts.refs import FileRef, ScoreRef
+from pipeline.artifacts.refs import ScoreRef
 from pipeline.blocks.losses import sequence_losses
-from pipeline.canonical import canonical_json
-from pipeline.dag.stages import Judge
+from pipeline.dag.stages.pruning import ScoreHeldOut
 from pipeline.errors import NumericalError
-from workers.stages.base import StageContext, Steps
+from workers.context import StageContext, Steps
 from workers.stages.samples import load_samples
-from workers.stages.turns import Keeper, made_by
+from workers.turns import Keeper, made_by
 
 
-def run(stage: Judge, context: StageContext, keeper: Keeper) -> Steps:
+def run(stage: ScoreHeldOut, context: StageContext, keeper: Keeper) -> Steps:
     """Every token but the first of each sample is predicted."""
     samples = load_samples(context)
     with keeper.turn() as turn:
@@ -30,5 +29,4 @@ def run(stage: Judge, context: StageContext, keeper: Keeper) -> Steps:
         raise NumericalError(
             f"the loss on held-out samples is {loss}: set compute_dtype wider than {stage.compute_dtype}"
         )
-    blob = context.content.put_bytes(canonical_json(score))
-    yield made_by(use, {"score": ScoreRef(files=(FileRef(path="score.json", blob=blob),))})
+    yield made_by(use, {"score": ScoreRef.made(context.content, score)})

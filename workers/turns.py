@@ -9,7 +9,7 @@ from torch import Tensor
 from pipeline.artifacts.refs import ArtifactRef
 from pipeline.blocks.crew import Crew, CrewUse
 from pipeline.spec.model import Dtype
-from workers.stages.base import Made, Note, StageContext, Waited
+from workers.context import Made, Note, StageContext, Waited
 
 P = ParamSpec("P")
 Answer = TypeVar("Answer")
@@ -22,6 +22,14 @@ class Turn(Protocol):
         self, context: StageContext, sequences: Sequence[Tensor], *, dtype: Dtype
     ) -> Generator[Note | Waited, None, Crew]:
         """The crew, with the stage's sequences embedded."""
+        ...
+
+
+class Places(Protocol):
+    """The places of an attempt's workers on a cluster."""
+
+    def alone(self) -> AbstractContextManager[None]:
+        """The places, without the crew, for the length of a block of code."""
         ...
 
 

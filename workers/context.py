@@ -8,10 +8,13 @@ and let the crew do the work. Whether that crew is on a Ray cluster or in this p
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from pipeline.artifacts.artifact import Document
 from pipeline.artifacts.curve import StepRecord, Validation
 from pipeline.artifacts.refs import ArtifactRef, CheckpointRef
 from pipeline.blocks.steps import Note, Progress
 from pipeline.job.ledger import NodeResult, WorkOrder
+from pipeline.sources.pins import Pin, PinnedFile
+from pipeline.spec.source_fields import source_fields
 from pipeline.storage.content import ContentStore
 from pipeline.storage.progress import StageProgress
 from workers.settings import WorkerSettings
@@ -94,6 +97,21 @@ class StageContext:
     def read(self, name: str, path: str) -> bytes:
         """One file of an input."""
         return self.content.get_bytes(self.inputs[name].file(path))
+
+    def load(self, name: str, document: type[Document]) -> Document:
+        """A document of an input."""
+        return self.inputs[name].load(self.content, document)
+
+    def find(self, name: str, document: type[Document]) -> Document | None:
+        """A document of an input; None where there is no such input, or it lacks the document."""
+        artifact = self.inputs.get(name)
+        return None if artifact is None else artifact.find(self.content, document)
+
+    def source(self, files: tuple[PinnedFile, ...]) -> tuple[str, Pin]:
+        """The source that holds these files, after the path of the first field that names it."""
+        fields = (field.path for field in source_fields(self.order.request.spec, "spec"))
+        pins = self.order.pins
+        return next((field, pins.of(field)) for field in fields if pins.of(field).files == files)
 
     def checkpoint(self, name: str = "checkpoint") -> CheckpointRef:
         """An input that is a checkpoint."""

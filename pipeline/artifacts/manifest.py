@@ -1,0 +1,17 @@
+"""The list of files that belong to a published directory."""
+
+from pipeline.canonical import Frozen
+
+
+class ManifestEntry(Frozen):
+    """One published file."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+class Manifest(Frozen):
+    """Everything that belongs to a published directory. Written last: without it nothing was published."""
+
+    files: tuple[ManifestEntry, ...]

@@ -1,0 +1,79 @@
+"""Every kind of work: its version, what it takes, and the key under which its result is found again.
+
+A file holds the stages of one part of a job. `Stage` is any of them.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import Field, JsonValue
+
+from pipeline.artifacts.refs import ArtifactRef
+from pipeline.canonical import digest_of
+from pipeline.dag.stages.pruning import (
+    Allocate,
+    ChoosePlan,
+    CompareMasks,
+    MeasureBlocks,
+    MeasureStatistics,
+    PruneBlocks,
+    ScoreHeldOut,
+)
+from pipeline.dag.stages.results import Evaluate, EvaluateTask, Publish, Report, ReportSweep
+from pipeline.dag.stages.sources import Calibrate, CheckTasks, HoldOut, ImportKeep, ImportModel, PrepareText
+from pipeline.dag.stages.structure import CountTokens, CutVocabulary, Slice
+from pipeline.dag.stages.training import LearnMasks, Recover
+
+Stage = Annotated[
+    ImportModel
+    | Calibrate
+    | CountTokens
+    | CutVocabulary
+    | MeasureStatistics
+    | Slice
+    | MeasureBlocks
+    | Allocate
+    | HoldOut
+    | ScoreHeldOut
+    | ChoosePlan
+    | PruneBlocks
+    | ImportKeep
+    | CompareMasks
+    | LearnMasks
+    | PrepareText
+    | Recover
+    | Evaluate
+    | CheckTasks
+    | EvaluateTask
+    | Publish
+    | Report
+    | ReportSweep,
+    Field(discriminator="kind"),
+]
+
+
+def stage_key(stage: Stage, inputs: Mapping[str, ArtifactRef]) -> str:
+    """SHA-256 over name, version, all fields (defaults too) and the digests of the input artifacts.
+
+    Where texts lie is left out: the same content elsewhere is the same work. (What is published names its
+    sources, so there they count.)
+    """
+    fields: JsonValue = stage.model_dump(mode="json")
+    if stage.names_sources:
+        fields = _without_sources(fields)
+    return digest_of(
+        {
+            "stage": stage.kind,
+            "version": stage.version,
+            "fields": fields,
+            "inputs": {name: artifact.digest for name, artifact in sorted(inputs.items())},
+        }
+    )
+
+
+def _without_sources(value: JsonValue) -> JsonValue:
+    if isinstance(value, dict):
+        return {name: _without_sources(inner) for name, inner in value.items() if name != "source"}
+    if isinstance(value, list):
+        return [_without_sources(inner) for inner in value]
+    return value

@@ -1,0 +1,74 @@
+"""What comes of a job: evaluations, the published checkpoint, and reports."""
+
+from typing import ClassVar, Literal
+
+from pipeline.dag.stages.base import BaseStage
+from pipeline.request.prune_spec import PruneSpec
+from pipeline.sources.pins import PinnedFile
+from pipeline.spec.eval_tasks import LM_EVAL_VERSION, EvalTask
+from pipeline.spec.evaluation import Evaluation
+from pipeline.spec.model import Dtype
+
+
+class Evaluate(BaseStage):
+    """Perplexities of one checkpoint. `texts`: the pinned files of each text, parallel to the evaluation."""
+
+    kind: Literal["evaluate"] = "evaluate"
+    names_sources: ClassVar = True
+    version: ClassVar = 2
+    outputs: ClassVar = ("evaluation",)
+    unit: ClassVar = "block"
+    texts: tuple[tuple[PinnedFile, ...], ...]
+    evaluation: Evaluation
+    compute_dtype: Dtype
+
+
+class EvaluateTask(BaseStage):
+    """One checkpoint put to one task (or group, or tag) by lm-eval."""
+
+    kind: Literal["evaluate_task"] = "evaluate_task"
+    outputs: ClassVar = ("tasks", "harness")
+    unit: ClassVar = "request"
+    task: EvalTask
+    batch_size: int
+    seed: int
+    compute_dtype: Dtype
+    harness_version: str = LM_EVAL_VERSION
+
+
+class Publish(BaseStage):
+    """An ordinary Hugging Face directory with model card, side file and manifest; where there are zeros, with
+    their masks, and their certificate, for which the published files are read back. Takes `unpruned`, the
+    checkpoint whose weights the masks were chosen for, where these are the masks."""
+
+    kind: Literal["publish"] = "publish"
+    version: ClassVar = 4
+    unit: ClassVar = "file"
+    model_name: str
+    spec: PruneSpec
+
+    @property
+    def outputs(self) -> tuple[str, ...]:  # type: ignore[override]
+        """A certificate only where there is something to certify."""
+        return ("manifest", "certificate") if self.spec.makes_zeros else ("manifest",)
+
+
+class Report(BaseStage):
+    """One page and one JSON with every figure. They tell what this job did, so each job makes its own."""
+
+    kind: Literal["report"] = "report"
+    outputs: ClassVar = ("report",)
+    reusable: ClassVar = False
+    model_name: str
+    spec: PruneSpec
+
+
+class ReportSweep(BaseStage):
+    """The members of a sweep side by side. Takes `dense` and its tasks, and of every member, numbered from 1,
+    `plan@1`, `keep@1`, `pruned@1` and `tasks:pruned:<task>@1`."""
+
+    kind: Literal["report_sweep"] = "report_sweep"
+    outputs: ClassVar = ("report",)
+    reusable: ClassVar = False
+    model_name: str
+    spec: PruneSpec

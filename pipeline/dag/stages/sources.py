@@ -1,0 +1,78 @@
+"""What is read from sources: models, masks, texts and task files, as the stages after them take them."""
+
+from typing import ClassVar, Literal
+
+from pipeline.dag.stages.base import BaseStage
+from pipeline.sources.pins import PinnedFile
+from pipeline.spec.eval_tasks import LM_EVAL_VERSION, EvalTask
+from pipeline.spec.texts import Calibration
+from pipeline.spec.training_recipe import TrainingText
+
+
+class ImportModel(BaseStage):
+    """Copies a checkpoint into the content store, verified against its pin."""
+
+    kind: Literal["import_model"] = "import_model"
+    outputs: ClassVar = ("checkpoint",)
+    unit: ClassVar = "MB"
+    files: tuple[PinnedFile, ...]
+
+
+class ImportKeep(BaseStage):
+    """Copies stored keep tensors into the content store, held against the shapes of `checkpoint` and, where
+    they are to be begun with, against the patterns of `plan`."""
+
+    kind: Literal["import_keep"] = "import_keep"
+    outputs: ClassVar = ("keep",)
+    unit: ClassVar = "block"
+    files: tuple[PinnedFile, ...]
+
+
+class Calibrate(BaseStage):
+    """Documents → calibration samples. Reads `checkpoint` for its tokenizer only."""
+
+    kind: Literal["calibrate"] = "calibrate"
+    names_sources: ClassVar = True
+    outputs: ClassVar = ("samples",)
+    files: tuple[PinnedFile, ...]
+    calibration: Calibration
+
+
+class HoldOut(BaseStage):
+    """Documents → samples beside those of the calibration, to judge by. Reads what Calibrate does."""
+
+    kind: Literal["hold_out"] = "hold_out"
+    names_sources: ClassVar = True
+    outputs: ClassVar = ("samples",)
+    files: tuple[PinnedFile, ...]
+    calibration: Calibration
+    samples: int
+
+
+class PrepareText(BaseStage):
+    """Documents → shuffled training sequences. Reads `checkpoint` for its tokenizer only. `sequences`: how
+    many are needed beside those held out."""
+
+    kind: Literal["prepare_text"] = "prepare_text"
+    names_sources: ClassVar = True
+    outputs: ClassVar = ("tokens",)
+    unit: ClassVar = "sequence"
+    files: tuple[PinnedFile, ...]
+    text: TrainingText
+    sequences: int
+
+
+class CheckTasks(BaseStage):
+    """Names of tasks → what they stand for, one artifact for each name. An unknown one, or data that cannot
+    be had, fail the job before anything is pruned. Datasets of the hub are fixed to the commit found then."""
+
+    kind: Literal["check_tasks"] = "check_tasks"
+    unit: ClassVar = "task"
+    tasks: tuple[EvalTask, ...]
+    include: tuple[PinnedFile, ...]
+    harness_version: str = LM_EVAL_VERSION
+
+    @property
+    def outputs(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The names."""
+        return tuple(task.name for task in self.tasks)

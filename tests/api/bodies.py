@@ -1,0 +1,11 @@
+"""Requests for jobs that no source stands behind."""
+
+from typing import Any
+
+MODEL = "file:/models/tiny"
+
+
+def body(*, model: str = MODEL, **beside: Any) -> dict[str, Any]:
+    """A small valid request."""
+    prune = {"method": {"kind": "magnitude"}, "pattern": {"kind": "unstructured", "sparsity": 0.5}}
+    return {"spec": {"model": {"source": model}, "prune": prune}, **beside}
