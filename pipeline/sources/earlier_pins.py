@@ -40,6 +40,6 @@ def _sources(document: Mapping[str, JsonValue]) -> Iterator[tuple[str, JsonValue
         for i, pin in enumerate(pins if isinstance(pins, list) else ()):
             yield f"{path}.{i}.source", pin
             if name == "vocabulary":
-                # The last text may be the one that is held out. Only the spec tells, and whoever looks up a
-                # source goes by the spec's fields, so the last one stands under both paths.
+                # The last text may be the held-out one, which only the spec decides. Sources are looked up
+                # by the spec's fields, so the last one is stored under both paths.
                 yield "spec.structure.vocabulary.held_out.source", pin
