@@ -20,7 +20,7 @@ class Settings(StorageSettings, SourceAccess, FromEnvironment, frozen=False):
 
     state_dir: Path = Field(
         default=Path(".secateur"),
-        description="Where the embedded database, storage and Ray keep their files.",
+        description="Directory of the embedded database, storage and Ray.",
     )
     database_url: str = Field(
         default="",
@@ -28,7 +28,7 @@ class Settings(StorageSettings, SourceAccess, FromEnvironment, frozen=False):
         "Left out: `secateur.db` in the state directory.",
     )
     presign_seconds: int = Field(
-        default=3600, ge=1, le=604_800, description="How long a download address on S3 stays good."
+        default=3600, ge=1, le=604_800, description="Seconds for which a download address on S3 is valid."
     )
     ray_address: str | None = Field(
         default=None,

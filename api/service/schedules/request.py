@@ -55,7 +55,8 @@ class OnNewCheckpoint(Frozen):
     )
     look_seconds: int = Field(default=60, ge=1, le=86_400)
     existing: Literal["start", "ignore"] = Field(
-        default="start", description="Whether complete checkpoints that the first look finds are started."
+        default="start",
+        description="The policy for complete checkpoints that the first look finds: start or ignore them.",
     )
 
 
