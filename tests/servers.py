@@ -94,11 +94,7 @@ def seaweedfs(tmp_dir: Path) -> Iterator[S3Server]:
             *(f"-master.port={master}", "-master.electionTimeout=1s", "-master.telemetry=false"),
             *("-master.volumeSizeLimitMB=1024", f"-volume.port={volume}", "-volume.max=100"),
             *("-filer", f"-filer.port={filer}", "-s3", f"-s3.port={s3}", f"-s3.ip.bind={HOST}"),
-            *(
-                f"-s3.config={config}",
-                "-s3.port.iceberg=0",
-                "-s3.port.lance=0",
-            ),  # else fixed ports
+            *(f"-s3.config={config}", "-s3.port.iceberg=0", "-s3.port.lance=0"),  # else fixed ports
         ]
         server = S3Server("seaweedfs", f"http://{HOST}:{s3}", access_key, secret_key)
         # On SIGTERM it waits too long for other nodes.
