@@ -1,5 +1,5 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
-# `make quick` is the loop while you write: minutes, and no server, Ray or browser.
+# `make quick` is for every change while you write: it takes minutes, and needs no server, Ray or browser.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,7 +13,7 @@ demo: $(VENV)/.worker
 serve: $(VENV)/.worker
 	$(BIN)/secateur serve
 
-# Assertions that pytest has rewritten are kept as bytecode, which takes seconds off every collection.
+# pytest keeps its rewritten assertions as bytecode, which makes every collection seconds faster.
 quick test: export PYTHONDONTWRITEBYTECODE =
 
 quick: $(VENV)/.dev
@@ -38,7 +38,7 @@ bench: $(VENV)/.dev
 clean:
 	rm -rf $(VENV) .secateur build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
-# torch goes first: pinned, it is the CPU build's file where one is at hand, and nothing later moves it.
+# torch is installed first: constraints.txt pins its CPU build, and no later installation changes it.
 $(VENV)/.worker: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) torch
@@ -49,11 +49,11 @@ $(VENV)/.dev: $(VENV)/.worker
 	$(PIP) -e '.[dev]'
 	touch $@
 
-# What tests need from the system. Where it cannot be installed, those tests skip and name the package.
+# Tests need these programs. If they cannot be installed, the tests that need them skip and name the package.
 system:
 	@test -x /usr/lib/postgresql/15/bin/initdb \
 	  || { apt-get update -qq && apt-get install -qq -y --no-install-recommends postgresql-15; } \
-	  || echo "PostgreSQL 15 is not here and could not be installed (Debian package postgresql-15)"
+	  || echo "PostgreSQL 15 is missing and could not be installed (Debian package postgresql-15)"
 	@test -x /usr/bin/chromium \
 	  || { apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium; } \
-	  || echo "Chromium is not here and could not be installed (Debian package chromium)"
+	  || echo "Chromium is missing and could not be installed (Debian package chromium)"

@@ -1,1 +1,1 @@
-"""The door: HTTP in front of the pipeline, the database of jobs, and what hands them to Ray."""
+"""The service: HTTP in front of the pipeline, the database of jobs, and the threads that hand jobs to Ray."""

@@ -44,22 +44,22 @@ from pipeline.request.prune_spec import PruneSpec
 from pipeline.resolve.resolve import resolve
 from pipeline.sources.pins import Pins
 
-# Who may call what. Everything new belongs to the first: viewers may GET, submitters may do the rest.
+# Who may call which routes. New routers belong into the first: viewers may GET, submitters may do the rest.
 BY_METHOD = (
     keys.own,
     *(module.router for module in (jobs, plans, events, logs, artifacts, schedules, aliases)),
 )
 ADMINS = (keys.router,)
-# For everybody; internal asks for the token that each attempt has of its own.
+# These need no key; `internal` needs the token of the attempt instead.
 OPEN = (web.router, service.router, session.router, internal.router)
-GRACE_SECONDS = 5  # for streams, when the service is stopped
+GRACE_SECONDS = 5  # streams may continue this long when the service is stopped
 
 Resolver = Callable[[PruneSpec], Pins]
 
 
 def create_app(settings: Settings, *, resolver: Resolver | None = None, dispatch: bool = True) -> FastAPI:
-    """The service. `resolver` pins sources in another way than by the settings; without `dispatch` jobs stay
-    queued and schedules do not fire (tests, and an API beside another that dispatches)."""
+    """Builds the service. `resolver` replaces the one that pins sources by the settings. Without `dispatch`,
+    jobs stay queued and schedules do not fire (for tests, and beside another API that dispatches)."""
     database = Database(settings.database_url)
     embedded = _embedded(settings) if settings.ray_address is None else None
     if settings.ray_address is None:
@@ -101,7 +101,7 @@ def create_app(settings: Settings, *, resolver: Resolver | None = None, dispatch
 
 
 def serve(settings: Settings | None = None) -> None:
-    """Run the service until it is told to stop."""
+    """Run the service until a signal stops it."""
     settings = settings or Settings()
     logging.config.dictConfig(_logging(settings.log_level))
     uvicorn.run(
@@ -142,7 +142,7 @@ def _embedded(settings: Settings) -> EmbeddedRay:
 
 class _WithRequestId(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
-        """Every line says which request it belongs to."""
+        """Add the id of the request to a log line."""
         record.request_id = REQUEST_ID.get()
         return True
 

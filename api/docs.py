@@ -1,6 +1,6 @@
-"""`python -m api.docs` writes what docs/ says of settings, spec and API, and which settings the chart takes.
+"""`python -m api.docs` writes docs/ on settings, spec and API, and the schema of the chart's values.
 
-A test fails when it is stale.
+A test fails when a page is stale.
 """
 
 import argparse
@@ -23,7 +23,7 @@ CHART = ROOT / "deploy" / "helm"
 
 
 def pages() -> dict[str, str]:
-    """Path in the repository → content."""
+    """Maps the path of each page in the repository to its content."""
     return {
         "docs/settings.md": settings_page(),
         "docs/prune-spec.schema.json": _pretty(request_schema()),
@@ -36,17 +36,17 @@ def settings_page() -> str:
     """A table of every setting."""
     return (
         "# Settings\n\nEnvironment variables of the API, written by `python -m api.docs`.\n"
-        "Drivers on a cluster get the ones about storage and sources from the API, but for keys and tokens:\n"
-        "these come from the cluster's own environment.\n\n"
+        "Drivers on a cluster get those of storage and sources from the API, except for keys and tokens,\n"
+        "which come from the cluster's own environment.\n\n"
         f"{_table(Settings)}\n"
         f"The CLI reads these:\n\n{_table(ClientSettings)}"
     )
 
 
 def values_schema() -> str:
-    """The schema of the chart's values. Its `settings.extra` takes the settings that no template names.
+    """The schema of the chart's values. Its `settings.extra` allows the settings that no template names.
 
-    Secrets are left out: they need a reference to a Kubernetes secret, in a template.
+    Secrets are left out, because they need a template with a reference to a Kubernetes secret.
     """
     schema = json.loads((CHART / "values.schema.json").read_text())
     templates = "".join(path.read_text() for path in (CHART / "templates").glob("*.*"))
@@ -81,12 +81,12 @@ def _pretty(value: object) -> str:
 
 
 def _nowhere() -> Settings:
-    """Settings of an API that is described and not run."""
+    """The settings of an API that is described and not run."""
     return Settings(state_dir=Path(gettempdir()) / "secateur-docs", ray_address="http://ray")
 
 
 def main() -> None:
-    """Write the pages; with `--check` only tell which are not what they would be, by exit code 1."""
+    """Write the pages; with `--check`, write nothing, name the stale ones and exit with 1."""
     parser = argparse.ArgumentParser(prog="python -m api.docs", description="Write docs/ from the code.")
     parser.add_argument("--check", action="store_true", help="write nothing; fail where docs/ is stale")
     check = parser.parse_args().check

@@ -1,6 +1,6 @@
-"""A Ray of our own on this machine: started when there is none, found again after the API was killed.
+"""A local Ray of the service's own: started when there is none, and found again after the API was killed.
 
-`<state>/ray.json` says which process it is. Only that process is ever ended.
+`<state>/ray.json` records its process. Only that process is ever ended.
 """
 
 import contextlib
@@ -31,11 +31,11 @@ log = logging.getLogger(__name__)
 HOST = "127.0.0.1"
 START_SECONDS = 120.0
 STOP_SECONDS = 10.0
-MAX_TEMP_DIR = 40  # Ray puts sockets 65 characters deeper; addresses of sockets end at 107
+MAX_TEMP_DIR = 40  # Ray's sockets have paths 65 characters longer, and a socket's path may have 107
 
 
 class RayProcess(Frozen):
-    """Which process the local Ray is. `started`: when, by the kernel, because pids are used again."""
+    """The process of the local Ray. `started` is its start time, because pids are used again."""
 
     pid: int
     started: str
@@ -44,7 +44,7 @@ class RayProcess(Frozen):
 
 
 class EmbeddedRay:
-    """Starts, finds and ends the local Ray. `environment` is added to what its workers inherit."""
+    """Starts, finds and ends the local Ray. Its workers inherit `environment` too."""
 
     def __init__(
         self, state_dir: Path, *, environment: Mapping[str, str] | None = None, num_cpus: int | None = None
@@ -60,14 +60,14 @@ class EmbeddedRay:
         self._child: subprocess.Popen[bytes] | None = None
 
     def endpoint(self) -> RayEndpoint:
-        """Where it listens. Raises RayUnavailable while it does not run."""
+        """The address and the token of the local Ray. Raises RayUnavailable while it does not run."""
         process = self._process
         if process is None:
             raise RayUnavailable("the local Ray is not running yet")
         return RayEndpoint(process.address, self._token())
 
     def ensure(self) -> None:
-        """Make it run: find the recorded one, or start a new one. Raises RayUnavailable when that fails."""
+        """Find the recorded Ray, or start a new one. Raises RayUnavailable when that fails."""
         with self._lock, self._alone():
             if self._process is not None and _same_process(self._process):
                 return
@@ -82,11 +82,11 @@ class EmbeddedRay:
             self._process = self._start()
 
     def give_up(self) -> None:
-        """Whoever waits for it to start need not wait any longer."""
+        """Stop waiting for a Ray that is starting."""
         self._given_up.set()
 
     def stop(self) -> None:
-        """End it, and wait until it has ended."""
+        """End the local Ray, and wait until it has ended."""
         with self._lock:
             process, self._process = self._process, None
             if process is not None:
@@ -128,7 +128,7 @@ class EmbeddedRay:
                 stderr=subprocess.STDOUT,
                 cwd=self.state_dir,
                 env=environment,
-                start_new_session=True,  # a Ctrl-C for the API is not for Ray
+                start_new_session=True,  # Ctrl-C must end the API and not Ray
             )
         self._child = child
         process = RayProcess(
@@ -148,11 +148,11 @@ class EmbeddedRay:
         raise RayUnavailable(f"the local Ray did not start; its log is {self.state_dir / 'ray.log'}")
 
     def _lives(self, process: RayProcess) -> bool:
-        """Whether the recorded process is there, and is ours: it takes our token."""
+        """Tells whether the recorded process runs, and is ours because it accepts our token."""
         return _same_process(process) and _answers(process.address, self._token(), tries=3)
 
     def _end(self, process: RayProcess) -> None:
-        """End the process, and what it has started: Ray's head ends its own children on SIGTERM."""
+        """End the process. Ray's head ends its own children on SIGTERM."""
         for stop_signal in (signal.SIGTERM, signal.SIGKILL):
             if not _same_process(process):
                 self._wait(process)
@@ -174,14 +174,14 @@ class EmbeddedRay:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """No other process with this state directory starts a Ray meanwhile."""
+        """Hold a lock, so that no other process with this state directory starts a Ray meanwhile."""
         self.state_dir.mkdir(parents=True, exist_ok=True)
         with (self.state_dir / "ray.lock").open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
     def _token(self) -> str:
-        """The token of the local Ray; made at the first use, readable by us alone."""
+        """The token of the local Ray. It is made at the first use, and only this user may read it."""
         with contextlib.suppress(FileExistsError):
             self.state_dir.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(self.token_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -202,7 +202,7 @@ class EmbeddedRay:
 
 
 def _answers(address: str, token: str, *, tries: int = 1) -> bool:
-    """Whether Ray at this address is ready to take jobs with this token."""
+    """Tells whether Ray at this address is ready to take jobs with this token."""
     headers = {"Authorization": f"Bearer {token}"}
     for left in range(tries - 1, -1, -1):
         with contextlib.suppress(httpx.HTTPError):
@@ -215,15 +215,15 @@ def _answers(address: str, token: str, *, tries: int = 1) -> bool:
 
 
 def _same_process(process: RayProcess) -> bool:
-    """Whether that very process still runs."""
+    """Tells whether the recorded process, and no later one with its pid, still runs."""
     started = start_time(process.pid)
     return started != "" and started == process.started
 
 
 def start_time(pid: int) -> str:
-    """When a process started, in clock ticks since the machine did; empty when it has ended.
+    """The start time of a process, in clock ticks since the machine booted; empty when it has ended.
 
-    Seconds of the wall clock would tell a process from itself once the clock is set.
+    The wall clock would not do: after somebody sets it, a process would seem to be another one.
     """
     try:
         process = psutil.Process(pid)
@@ -236,7 +236,7 @@ def start_time(pid: int) -> str:
 
 
 def _fresh_temp_dir(state_dir: Path) -> Path:
-    """A short directory of our own, closed to others."""
+    """Makes a temporary directory with a short path that only this user may open."""
     parent = Path(tempfile.gettempdir())
     if len(str(parent)) > MAX_TEMP_DIR - 20:
         parent = Path("/tmp")
@@ -253,6 +253,6 @@ def _free_ports(count: int) -> list[int]:
 
 
 def _python_path() -> str:
-    """Where this code lies, so that workers import the same."""
+    """A PYTHONPATH that begins with this code's directory, so that workers import the same code."""
     here = str(Path(__file__).resolve().parent.parent)
     return os.pathsep.join(part for part in (here, os.environ.get("PYTHONPATH", "")) if part)

@@ -1,4 +1,4 @@
-"""Every error leaves in one shape: {"error": {code, message, param, type}}."""
+"""Every error answer has one shape: {"error": {code, message, param, type}}."""
 
 import logging
 from collections.abc import Sequence
@@ -27,12 +27,12 @@ TYPES = {
     409: "conflict_error",
     410: "conflict_error",
 }
-SECRET_BODIES = frozenset({"/session"})  # nothing of these is said again
+SECRET_BODIES = frozenset({"/session"})  # error messages repeat nothing of these bodies
 CODES = {405: "method_not_allowed", 404: "not_found", 400: "malformed_request", 415: "unsupported_media_type"}
 
 
 class ErrorBody(Frozen):
-    """What went wrong. `code` is stable; `param` is the path of the field to change, if there is one."""
+    """An error. `code` is stable; `param` is the path of the field to change, if there is one."""
 
     code: str
     message: str
@@ -41,13 +41,13 @@ class ErrorBody(Frozen):
 
 
 class ErrorAnswer(Frozen):
-    """Body of every answer from 400 upwards."""
+    """The body of every answer with a status from 400 upwards."""
 
     error: ErrorBody
 
 
 class ApiError(Exception):
-    """An error that belongs to HTTP: what is asked for does not exist, or not in this state."""
+    """An error of HTTP: the resource does not exist, or its state does not allow the request."""
 
     def __init__(
         self, status: int, code: str, message: str, param: str | None = None, **details: int
@@ -80,14 +80,14 @@ def answer(
     headers: dict[str, str] | None = None,
     **details: int,
 ) -> JSONResponse:
-    """The one shape. Text that is no Unicode (lone surrogates in what was sent) is made printable."""
+    """An error answer. Text that is not valid Unicode (a lone surrogate in the request) is escaped."""
     kind = TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
     body = {"code": code, "message": _printable(message), "param": param and _printable(param), "type": kind}
     return JSONResponse({"error": {**body, **details}}, status_code=status, headers=headers)
 
 
 def unexpected() -> JSONResponse:
-    """For what nobody foresaw; the log has the rest."""
+    """The answer to an exception that no handler knows; the log has the details."""
     return answer(500, "internal_error", "something went wrong here; the log of the API has the details")
 
 
@@ -167,7 +167,7 @@ async def _database_error(request: Request, error: Exception) -> JSONResponse:
 
 
 def _body_model(request: Request) -> type[BaseModel]:
-    """What the route wants its body to be."""
+    """The model that the route parses its body into."""
     field = getattr(request.scope.get("route"), "body_field", None)
     model = field.field_info.annotation if field is not None else None
     return model if isinstance(model, type) and issubclass(model, BaseModel) else JobRequest

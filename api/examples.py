@@ -1,4 +1,4 @@
-"""Examples in OpenAPI. A test posts them."""
+"""The examples of request bodies in OpenAPI. A test posts them."""
 
 from typing import Any
 
@@ -78,7 +78,7 @@ REQUEST_EXAMPLES: dict[str, Any] = {
 }
 SCHEDULE_EXAMPLES: dict[str, Any] = {
     "new_checkpoints": {
-        "summary": "Whatever arrives in a bucket, started at half past two in the night, judged and promoted",
+        "summary": "Every new checkpoint in a bucket, started at half past two at night, gated and promoted",
         "value": {
             "name": "nightly",
             "cron": {"expression": "30 2 * * *", "timezone": "Europe/Berlin"},

@@ -1,4 +1,4 @@
-"""`<state directory>/api-key`: the key of the local service, for whoever may read the directory."""
+"""`<state directory>/api-key` holds the key of the local service, for everyone who may read the directory."""
 
 import os
 import secrets
@@ -8,7 +8,7 @@ NAME = "api-key"
 
 
 def read_key(state_dir: Path) -> str | None:
-    """The key; None when there is none, or not for us to read."""
+    """Returns the key; None when there is none, or when this user may not read it."""
     try:
         return (state_dir / NAME).read_text(encoding="utf-8", errors="replace").strip() or None
     except (FileNotFoundError, NotADirectoryError, PermissionError):
@@ -16,7 +16,7 @@ def read_key(state_dir: Path) -> str | None:
 
 
 def write_key(state_dir: Path, key: str) -> None:
-    """Put a key there for the owner alone; others see the whole file or the one before."""
+    """Write the key, readable by the owner alone. A reader sees the old file or the new one, never a part."""
     state_dir.mkdir(parents=True, exist_ok=True)
     aside = state_dir / f".{NAME}-{secrets.token_hex(4)}"
     try:

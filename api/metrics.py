@@ -1,4 +1,4 @@
-"""What Prometheus reads."""
+"""The metrics that Prometheus reads."""
 
 from collections.abc import Callable, Iterable, Mapping
 
@@ -13,7 +13,7 @@ STAGE_BUCKETS = (1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 12 * 3600, 48 * 3600)
 
 
 class Metrics:
-    """Counters of one API process. `count_jobs` gives the jobs by status at every reading."""
+    """The counters of one API process. `count_jobs` returns the jobs by status; every scrape calls it."""
 
     def __init__(self, count_jobs: Callable[[], Mapping[str, int]]) -> None:
         self.registry = CollectorRegistry()
@@ -33,7 +33,7 @@ class Metrics:
         )
         self._firings = Counter(
             "secateur_firings",
-            "Firings of schedules by what became of them.",
+            "Firings of schedules by outcome.",
             ("outcome",),
             registry=self.registry,
         )
@@ -46,26 +46,26 @@ class Metrics:
         )
         self._cache = Counter(
             "secateur_stages",
-            "Stages by how they were satisfied.",
+            "Finished stages, run or found in the cache.",
             ("stage", "cached"),
             registry=self.registry,
         )
 
     def request(self, *, method: str, route: str, status: int, seconds: float) -> None:
-        """One HTTP request was answered."""
+        """Count an HTTP request that was answered."""
         self._requests.labels(method, route, str(status)).inc()
         self._latency.labels(method, route).observe(seconds)
 
     def attempt_ended(self, outcome: str) -> None:
-        """One attempt ended."""
+        """Count an attempt that ended."""
         self._attempts.labels(outcome).inc()
 
     def fired(self, outcome: str) -> None:
-        """One firing of a schedule was decided."""
+        """Count a firing of a schedule whose outcome was decided."""
         self._firings.labels(outcome).inc()
 
     def saw(self, body: EventBody) -> None:
-        """A driver reported this."""
+        """Count a stage, if the event that a driver reported says that one finished."""
         if body.type != "stage.finished":
             return
         stage = body.result.node.partition(":")[0]
@@ -74,7 +74,7 @@ class Metrics:
             self._stages.labels(stage).observe(body.result.measured.seconds)
 
     def exposition(self) -> bytes:
-        """In Prometheus's text format."""
+        """The metrics in Prometheus's text format."""
         return generate_latest(self.registry)
 
 
@@ -83,11 +83,11 @@ class _Jobs(Collector):
         self._count_jobs = count_jobs
 
     def describe(self) -> Iterable[Metric]:
-        """No database query at registration."""
+        """Describe the gauge without its samples, so that registration makes no database query."""
         return [GaugeMetricFamily("secateur_jobs", "Jobs by status.", labels=["status"])]
 
     def collect(self) -> Iterable[Metric]:
-        """One query for each reading."""
+        """Count the jobs with one database query for each scrape."""
         family = GaugeMetricFamily("secateur_jobs", "Jobs by status.", labels=["status"])
         for status, count in self._count_jobs().items():
             family.add_metric([status], count)

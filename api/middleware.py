@@ -1,4 +1,4 @@
-"""Around every request: its id in logs, its size, its measurement, and the answer when nobody foresaw."""
+"""Middleware around every request: its id in logs, metrics, a limit on its size, the answer to a crash."""
 
 import logging
 import re
@@ -15,19 +15,19 @@ from api.metrics import Metrics
 log = logging.getLogger("api.access")
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="-")
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-DRIVER_SHARE = 16  # events carry file lists
+DRIVER_SHARE = 16  # drivers may send bodies this many times as large, because events carry file lists
 SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class RequestLog:
-    """Gives the request an id (or keeps the caller's), logs and measures it, and answers what broke."""
+    """Gives the request an id (or keeps the caller's), logs and measures it, and answers 500 to a crash."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI."""
+        """Handle one ASGI connection."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -64,20 +64,20 @@ class RequestLog:
 
 
 def _path(scope: Scope) -> str:
-    """As it was sent: escapes keep line feeds out of the log."""
+    """The path as it was sent: its escapes keep line feeds out of the log."""
     raw = scope.get("raw_path")
     return raw.decode("ascii", "backslashreplace") if isinstance(raw, bytes) else repr(scope["path"])
 
 
 class BodyLimit:
-    """Refuses bodies over a limit while they come, whatever Content-Length says."""
+    """Refuses a body over the limit while it arrives, whatever Content-Length says."""
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
         self._app = app
         self._limit = limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """ASGI."""
+        """Handle one ASGI connection."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

@@ -1,4 +1,4 @@
-"""Every setting of the service: the only place where environment variables are read."""
+"""Every setting of the service. Only this module reads environment variables."""
 
 import json
 from operator import attrgetter
@@ -20,7 +20,7 @@ class Settings(StorageSettings, SourceAccess, FromEnvironment, frozen=False):
 
     state_dir: Path = Field(
         default=Path(".secateur"),
-        description="Where the embedded database, storage and Ray keep their files.",
+        description="Directory of the embedded database, storage and Ray.",
     )
     database_url: str = Field(
         default="",
@@ -28,7 +28,7 @@ class Settings(StorageSettings, SourceAccess, FromEnvironment, frozen=False):
         "Left out: `secateur.db` in the state directory.",
     )
     presign_seconds: int = Field(
-        default=3600, ge=1, le=604_800, description="How long a download address on S3 stays good."
+        default=3600, ge=1, le=604_800, description="Seconds for which a download address on S3 is valid."
     )
     ray_address: str | None = Field(
         default=None,
@@ -50,11 +50,12 @@ class Settings(StorageSettings, SourceAccess, FromEnvironment, frozen=False):
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8080, ge=1, le=65535, description="Port to listen on.")
     public_url: str = Field(
-        default="", description="How drivers and users reach the API. Left out: `http://<host>:<port>`."
+        default="",
+        description="Address at which drivers and users reach the API. Left out: `http://<host>:<port>`.",
     )
     auth: Literal["keys", "none"] = Field(
         default="keys",
-        description="`keys`: every request needs an API key. `none`: whoever reaches the service may do "
+        description="`keys`: every request needs an API key. `none`: everyone who reaches the service may do "
         "everything.",
     )
     admin_key: SecretStr | None = Field(
@@ -65,20 +66,22 @@ class Settings(StorageSettings, SourceAccess, FromEnvironment, frozen=False):
         "one in `api-key` in the state directory.",
     )
     max_running_jobs: int = Field(
-        default=0, ge=0, description="Jobs at work at a time; 0: 1 on the local Ray, 100 on a cluster."
+        default=0,
+        ge=0,
+        description="Jobs that run at the same time; 0 means 1 on the local Ray and 100 on a cluster.",
     )
     max_attempts: int = Field(default=3, ge=1, le=100, description="Failed attempts before a job fails.")
     max_body_bytes: int = Field(
         default=1024 * 1024, ge=1024, description="Largest request body; drivers may send 16 times as much."
     )
     poll_seconds: float = Field(
-        default=1.0, gt=0, le=60, description="How often the state of jobs on Ray is looked at."
+        default=1.0, gt=0, le=60, description="Seconds between two looks at the state of jobs on Ray."
     )
     lease_seconds: float = Field(
         default=15.0,
         gt=0,
         le=600,
-        description="After this long without a word from an API, another takes its jobs.",
+        description="Seconds without a sign of life from an API process until another one takes its jobs.",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="Log level.")
 
@@ -102,24 +105,24 @@ class Settings(StorageSettings, SourceAccess, FromEnvironment, frozen=False):
 
     @property
     def embedded(self) -> bool:
-        """Whether the service runs a Ray of its own."""
+        """True if the service runs a Ray of its own."""
         return self.ray_address is None
 
     @property
     def running_limit(self) -> int:
-        """Jobs at work at a time."""
+        """The number of jobs that may run at the same time."""
         return self.max_running_jobs or (1 if self.embedded else 100)
 
     def driver_environment(self) -> dict[str, str]:
-        """Environment variables that every driver gets. No secrets: Ray shows them to whoever may look."""
+        """The environment variables of every driver, without secrets, because Ray's dashboard shows them."""
         return {name: _text(value) for name, value in self._shared().items() if not _is_secret(value)}
 
     def secret_environment(self) -> dict[str, str]:
-        """What the local Ray inherits beside that."""
+        """The secret environment variables, which only the local Ray inherits."""
         return {name: _text(value) for name, value in self._shared().items() if _is_secret(value)}
 
     def _shared(self) -> dict[str, object]:
-        """What is set of storage and sources, by environment variable: workers read the same models."""
+        """The given settings of storage and sources, by the environment variables that workers read too."""
         return {
             name: value
             for model in (StorageSettings, SourceAccess)
@@ -129,7 +132,7 @@ class Settings(StorageSettings, SourceAccess, FromEnvironment, frozen=False):
 
 
 class ClientSettings(FromEnvironment):
-    """What the CLI reads from the environment beside its options."""
+    """The settings that the CLI reads from the environment, beside its options."""
 
     url: str = Field(default="http://127.0.0.1:8080", description="Address of the service.")
     api_key: SecretStr | None = Field(
@@ -141,7 +144,7 @@ class ClientSettings(FromEnvironment):
 
 
 def variables(model: type[BaseModel], *, within: str = "") -> dict[str, tuple[str, FieldInfo]]:
-    """Environment variable → the path of its field and the field, those of inner models included."""
+    """Maps each environment variable to the path of its field and the field, inner models included."""
     found: dict[str, tuple[str, FieldInfo]] = {}
     for name, field in model.model_fields.items():
         inner = field.annotation
@@ -162,7 +165,7 @@ def _is_secret(value: object) -> bool:
 
 
 def _text(value: object) -> str:
-    """A setting as its environment variable."""
+    """The value of a setting as the text of its environment variable."""
     match value:
         case SecretStr():
             return value.get_secret_value()

@@ -1,4 +1,4 @@
-"""Ray's Jobs REST API over httpx, so that the service needs no Ray."""
+"""A client of Ray's Jobs REST API over httpx, so that the service need not import Ray."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,23 +16,23 @@ RAY_ENDED: frozenset[RayStatus] = frozenset({"STOPPED", "SUCCEEDED", "FAILED"})
 
 
 class RayUnavailable(Exception):
-    """Ray did not answer, or not sensibly."""
+    """Ray did not answer, or its answer is not understood."""
 
 
 class RayRefused(RayUnavailable):
-    """Ray answered, and would not."""
+    """Ray answered with an error."""
 
 
 @dataclass(frozen=True)
 class RayEndpoint:
-    """Where Ray's dashboard listens, and the token that it asks for."""
+    """The address of Ray's dashboard, and the token that it asks for."""
 
     address: str
     token: str | None = field(default=None, repr=False)
 
 
 class RayJob(Frozen):
-    """What Ray says of one submission."""
+    """The state of one submission, as Ray reports it."""
 
     status: RayStatus
     message: str | None = None
@@ -40,7 +40,7 @@ class RayJob(Frozen):
 
 
 class Submission(Frozen):
-    """What Ray is asked to run."""
+    """A command that Ray shall run."""
 
     submission_id: str
     entrypoint: str
@@ -49,9 +49,9 @@ class Submission(Frozen):
 
 
 class RayJobsClient:
-    """`endpoint` is asked before every call, because the local Ray may come back elsewhere.
+    """Starts, finds and stops jobs on Ray. Every method raises RayUnavailable when Ray does not answer.
 
-    Every method raises RayUnavailable when Ray does not answer.
+    `endpoint` is called before every request, because a restarted local Ray has another address.
     """
 
     def __init__(self, endpoint: Callable[[], RayEndpoint]) -> None:
@@ -59,20 +59,20 @@ class RayJobsClient:
         self._client = httpx.Client(timeout=TIMEOUT, trust_env=False)
 
     def close(self) -> None:
-        """Close connections."""
+        """Close the connections."""
         self._client.close()
 
     @property
     def dashboard(self) -> str:
-        """Where people can look."""
+        """The address of the dashboard, for people."""
         return self._endpoint().address
 
     def ping(self) -> None:
-        """Raise RayUnavailable unless Ray answers and takes our token."""
+        """Raise RayUnavailable unless Ray answers and accepts our token."""
         self._call("GET", "/api/version")
 
     def submit(self, submission: Submission) -> None:
-        """Start a job. One with this id that is there already is the same job: nothing happens."""
+        """Start a job. If Ray already has a job with this id, it is the same one, and nothing happens."""
         body = {
             "submission_id": submission.submission_id,
             "entrypoint": submission.entrypoint,
@@ -83,11 +83,11 @@ class RayJobsClient:
         try:
             self._call("POST", "/api/jobs/", json=body)
         except RayRefused:
-            if self.find(submission.submission_id) is None:  # Ray answers 500 to an id that it knows
+            if self.find(submission.submission_id) is None:  # Ray answers 500 to an id that it already has
                 raise
 
     def find(self, submission_id: str) -> RayJob | None:
-        """What Ray knows of a job; None when it knows nothing."""
+        """The state of a job; None when Ray does not know it."""
         answer = self._call("GET", f"/api/jobs/{submission_id}", missing_is_fine=True)
         if answer is None:
             return None
@@ -101,11 +101,11 @@ class RayJobsClient:
         )
 
     def stop(self, submission_id: str) -> None:
-        """Ask a job to end (SIGTERM, after a while SIGKILL). One that is not there needs no asking."""
+        """Ask a job to end (SIGTERM, after a while SIGKILL). Nothing happens when Ray does not know it."""
         self._call("POST", f"/api/jobs/{submission_id}/stop", missing_is_fine=True)
 
     def log(self, submission_id: str) -> str | None:
-        """All output of a driver so far; None when Ray knows nothing of it."""
+        """All output of a driver so far; None when Ray does not know it."""
         answer = self._call("GET", f"/api/jobs/{submission_id}/logs", missing_is_fine=True)
         return str(_object(answer).get("logs", "")) if answer is not None else None
 
@@ -135,7 +135,7 @@ class RayJobsClient:
 
 
 def cluster(address: str, token_path: Path | None) -> Callable[[], RayEndpoint]:
-    """The endpoint of a cluster that someone else runs; the token is read each time, for it may change."""
+    """The endpoint of an existing cluster. Its token is read at each call, because it may change."""
 
     def endpoint() -> RayEndpoint:
         try:

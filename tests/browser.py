@@ -1,4 +1,4 @@
-"""The system's Chromium, driven by Playwright, and visits that let no error and no foreign request pass."""
+"""The system's Chromium, driven by Playwright, and visits that fail on an error or a request to elsewhere."""
 
 import contextlib
 import os
@@ -23,12 +23,12 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
-PATIENCE_MS = 60_000  # on machines that do much else
+PATIENCE_MS = 60_000  # long enough for a busy machine
 
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator["Browser"]:
-    """One browser for a module. Playwright's loop lives in this thread, so none is left for other modules."""
+    """One browser for a module. It is closed at the end, because Playwright's loop occupies this thread."""
     needed("browser")
     if not CHROMIUM.exists():
         missing = "Chromium is not installed; on Debian run: apt-get install chromium"
@@ -48,10 +48,10 @@ def chromium() -> Iterator["Browser"]:
 def visiting(
     browser: "Browser", url: str, path: str = "", *, key: str | None = None, allowed: str = "", **options: Any
 ) -> Iterator["Page"]:
-    """The page of the service at `url`, with `#path` open; signed in with `key`.
+    """Opens `#path` of the service at `url`, signed in with `key`, and yields the page.
 
-    Fails at its end when the console had an error, but those that contain `allowed`, when a script failed, or
-    when anything was asked for elsewhere. `options`: of the browser's context.
+    Fails at the end if the console showed an error or warning that does not contain `allowed`, if a script
+    failed, or if the page made a request to another site. `options` are those of the browser's context.
     """
     problems: list[str] = []
 

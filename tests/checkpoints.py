@@ -1,4 +1,4 @@
-"""Checkpoints in a store, as import_model leaves them."""
+"""Imports checkpoints into a store, as the stage import_model does."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from pipeline.storage import ContentStore, LocalStore
 
 
 def imported(directory: Path, store: Path) -> tuple[ContentStore, CheckpointRef]:
-    """A Hugging Face directory, imported into a local store."""
+    """Imports a Hugging Face directory into a local store; returns the store and the checkpoint."""
     access = SourceAccess(allowed_roots=(directory.parent,))
     source = open_source(f"file:{directory}", access)
     content = ContentStore(LocalStore(store))

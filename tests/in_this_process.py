@@ -1,4 +1,4 @@
-"""Commands that work on this machine, without a process of their own: that would import torch each time."""
+"""Runs commands within the test's process, because a process of their own would import torch each time."""
 
 import contextlib
 import importlib
@@ -15,8 +15,8 @@ _started = subprocess.run
 
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`python -m MODULE` is a call of its `main`, which prints where a child would. One test of each command
-    does without this fixture and starts the real process."""
+    """Replace `python -m MODULE` by a call of its `main`, which prints to the same streams as a child. One
+    test of each command starts the real process, without this fixture."""
     monkeypatch.setattr(subprocess, "run", _run)
 
 
@@ -34,7 +34,7 @@ def _run(command: list[str], **options: Any) -> subprocess.CompletedProcess[Any]
 
 @contextlib.contextmanager
 def _standing_in(arguments: list[str], given: bytes) -> Iterator[None]:
-    """Arguments and streams as a child has them."""
+    """Give `main` the arguments and streams that a child would have."""
     assert sys.__stdout__ is not None
     assert sys.__stderr__ is not None
     with (

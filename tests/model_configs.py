@@ -1,4 +1,4 @@
-"""A tiny configuration of each known model type, and variants of those whose blocks differ by it."""
+"""A tiny configuration of each known model type, and variants of types whose blocks depend on a setting."""
 
 from typing import Any, Literal, get_args
 
@@ -27,7 +27,7 @@ DENSE: tuple[Kind, ...] = tuple(kind for kind in KINDS if kind not in MIXTURES)
 
 VOCABULARY = 384  # the 256 bytes, the specials, and a hundred merges
 POSITIONS = 128
-WINDOW = 8  # of sliding attention: shorter than the tests' sequences, longer than the shortest
+WINDOW = 8  # tokens of sliding attention: fewer than in most sequences of tests, more than in the shortest
 
 _SLIDING = {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 1}
 VARIANTS: dict[str, tuple[Kind, dict[str, Any]]] = {
@@ -58,7 +58,7 @@ def kind_of(name: str) -> Kind:
 
 
 def tiny_config(name: str) -> PretrainedConfig:
-    """Hidden size 64, 2 or 4 blocks. Llama, Gemma, Falcon and BLOOM tie embeddings."""
+    """A model of hidden size 64 with 2 or 4 blocks. Llama, Gemma, Falcon and BLOOM tie embeddings."""
     kind = kind_of(name)
     common: dict[str, Any] = {
         "vocab_size": VOCABULARY,
@@ -96,7 +96,7 @@ def _own(kind: Kind) -> dict[str, Any]:
         "num_key_value_heads": 4 if kind == "mistral" else 2,
         "tie_word_embeddings": kind in ("llama", "gemma2", "gemma3_text"),
     }
-    if kind == "phi3":  # it has no head_dim, and wants its pad token where real ones have it: far up
+    if kind == "phi3":  # it has no head_dim, and the pad token is at the end, as in real ones
         return {**own, "pad_token_id": VOCABULARY - 1, "original_max_position_embeddings": POSITIONS}
     own["head_dim"] = 16
     if kind in ("gemma2", "gemma3_text"):

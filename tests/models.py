@@ -1,6 +1,6 @@
-"""Tiny real checkpoints and texts for tests: random weights, a real byte-level BPE tokenizer, no network.
+"""Tiny real checkpoints and texts for tests, with random weights and a real byte-level BPE tokenizer.
 
-Every checkpoint is what `save_pretrained` writes, so that all tests read what users have.
+`save_pretrained` writes every checkpoint, so that all tests read the files that users have.
 """
 
 import json
@@ -9,7 +9,7 @@ import random
 from functools import cache
 from pathlib import Path
 
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tests fork; threads and forks do not mix
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tests fork, which threads would break
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,8 +25,8 @@ from tests.model_configs import EVERY, KINDS, POSITIONS, VOCABULARY, Kind, kind_
 __all__ = ["EVERY", "KINDS", "POSITIONS", "VOCABULARY", "Kind", "tiny_config"]
 
 BOS, EOS = "<s>", "</s>"
-QWEN_END = "<|endoftext|>"  # transformers adds it to every Qwen2 tokenizer; here it has a place already
-# as the real tokenizers of these types do
+QWEN_END = "<|endoftext|>"  # transformers adds it to every Qwen2 tokenizer, unless the vocabulary has it
+# The real tokenizers of these types add BOS too.
 ADDS_BOS: tuple[Kind, ...] = ("llama", "mistral", "mixtral", "opt", "gemma2", "gemma3_text")
 
 PARAGRAPH = """
@@ -43,7 +43,7 @@ the wall, share a loaf of bread, and argue about which of the two numbers a tree
 def tiny_checkpoint(
     kind: str, directory: Path, *, seed: int = 0, max_shard_size: str | None = None, dtype: str = "float32"
 ) -> Path:
-    """Write a random model of `kind` (or variant of one) with its tokenizer into `directory` and return it.
+    """Write a random model of a kind or variant with its tokenizer into `directory`, and return `directory`.
 
     Equal arguments give equal files. `max_shard_size` ("100KB") forces shards with an index.
     """
@@ -58,7 +58,7 @@ def tiny_checkpoint(
 
 
 def tiny_tokenizer(kind: str) -> PreTrainedTokenizerFast:
-    """Byte-level BPE trained on PARAGRAPH. `<s>` is 0, `</s>` is 1; some kinds put `<s>` in front."""
+    """A byte-level BPE trained on PARAGRAPH. `<s>` is 0, `</s>` is 1; some kinds put `<s>` in front."""
     tokenizer = Tokenizer.from_str(_trained())
     if kind_of(kind) in ADDS_BOS:
         tokenizer.post_processor = processors.TemplateProcessing(
@@ -75,7 +75,7 @@ def tiny_tokenizer(kind: str) -> PreTrainedTokenizerFast:
 
 
 def tiny_documents(*, count: int = 24, words: int = 80, seed: int = 0) -> list[str]:
-    """Documents of shuffled words of PARAGRAPH: each has more than 100 tokens."""
+    """Documents of random words of PARAGRAPH, each with more than 100 tokens."""
     rng = random.Random(seed)
     vocabulary = PARAGRAPH.split()
     return [" ".join(rng.choices(vocabulary, k=words)) for _ in range(count)]

@@ -1,8 +1,8 @@
-"""Which tests are quick: those that start no server, no Ray and no browser, and are not marked `slow`.
+"""Marks tests as quick that start no server, no Ray and no browser, and are not marked `slow`.
 
-A test that asks for one of the fixtures below, directly or through others, is given the fixture's marker.
-Whatever starts a server calls `needed`, which fails the test that has no marker for it. So a new fixture that
-is missing below is noticed at once, and so is a fixture that a test asks for while it runs.
+A test that asks for one of the fixtures below, directly or through others, gets the fixture's marker. Code
+that starts a server calls `needed`, which fails a test without the marker. So a new fixture that is missing
+below is noticed at once, and so is a fixture that a test asks for while it runs.
 """
 
 import pytest
@@ -22,7 +22,7 @@ _running: list[pytest.Item] = []
 
 
 def mark(items: list[pytest.Item]) -> None:
-    """Put each marker on the tests that ask for one of its fixtures, and `quick` on those that have none."""
+    """Put each marker on the tests that ask for one of its fixtures, and `quick` on tests without any."""
     for item in items:
         asked = set(getattr(item, "fixturenames", ()))
         for marker, fixtures in FIXTURES.items():
@@ -33,7 +33,7 @@ def mark(items: list[pytest.Item]) -> None:
 
 
 def begin(item: pytest.Item) -> None:
-    """Note the test that runs from now on."""
+    """Note the test that runs next."""
     _running[:] = [item]
 
 

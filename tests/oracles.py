@@ -1,7 +1,7 @@
-"""The formulas as loops: slow, and plain enough to be checked by eye against the papers.
+"""The formulas of the papers as loops, which are slow, but plain enough to be checked by eye.
 
-Nothing here comes from `pipeline`. Matrices are numpy arrays [out_features, in_features]; keep is True where
-a weight stays. float32 only where the definition says so.
+Nothing here imports `pipeline`. Matrices are numpy arrays [out_features, in_features]; keep is True where a
+weight stays. float32 is used only where the definition says so.
 """
 
 import math
@@ -12,7 +12,7 @@ import numpy as np
 
 
 def input_norm(samples: Sequence[np.ndarray]) -> np.ndarray:
-    """Per feature: sqrt of the mean over samples [T, I] of the squared L2 norm over the sample's tokens."""
+    """Per feature, the sqrt of the mean over samples [T, I] of the squared L2 norm over a sample's tokens."""
     features = samples[0].shape[1]
     norm = np.zeros(features)
     for j in range(features):
@@ -25,7 +25,7 @@ def input_norm(samples: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def magnitude_saliency(weight: np.ndarray) -> np.ndarray:
-    """|W|, float32."""
+    """The saliency |W|, in float32."""
     saliency = np.zeros(weight.shape, dtype=np.float32)
     for i in range(weight.shape[0]):
         for j in range(weight.shape[1]):
@@ -34,7 +34,7 @@ def magnitude_saliency(weight: np.ndarray) -> np.ndarray:
 
 
 def wanda_saliency(weight: np.ndarray, norm: np.ndarray) -> np.ndarray:
-    """|W_ij| * norm_j, float32."""
+    """The saliency |W_ij| * norm_j, in float32."""
     saliency = np.zeros(weight.shape, dtype=np.float32)
     for i in range(weight.shape[0]):
         for j in range(weight.shape[1]):
@@ -43,7 +43,7 @@ def wanda_saliency(weight: np.ndarray, norm: np.ndarray) -> np.ndarray:
 
 
 def keep_rows_floor(saliency: np.ndarray, sparsity: float) -> np.ndarray:
-    """Published Wanda: int(I*s) of each row, smallest first, equals by index."""
+    """Published Wanda: int(I*s) weights of each row go, smallest first, equal ones by index."""
     rows, columns = saliency.shape
     keep = np.ones((rows, columns), dtype=bool)
     for i in range(rows):
@@ -54,7 +54,7 @@ def keep_rows_floor(saliency: np.ndarray, sparsity: float) -> np.ndarray:
 
 
 def keep_rows_exact(saliency: np.ndarray, sparsity: float) -> np.ndarray:
-    """keep_rows_floor, then one more in rows of the smallest next saliency, until round(O*I*s) are zero."""
+    """keep_rows_floor, then one more in rows whose next saliency is smallest, until round(O*I*s) go."""
     rows, columns = saliency.shape
     keep = keep_rows_floor(saliency, sparsity)
     next_smallest = []
@@ -69,7 +69,7 @@ def keep_rows_exact(saliency: np.ndarray, sparsity: float) -> np.ndarray:
 
 
 def keep_matrix_floor(saliency: np.ndarray, sparsity: float) -> np.ndarray:
-    """Published magnitude: all up to the element at int(O*I*s) of the sorted matrix; nothing for s = 0."""
+    """Published magnitude: weights up to element int(O*I*s) of the sorted matrix go; none for s = 0."""
     rows, columns = saliency.shape
     keep = np.ones((rows, columns), dtype=bool)
     if sparsity == 0:
@@ -83,7 +83,7 @@ def keep_matrix_floor(saliency: np.ndarray, sparsity: float) -> np.ndarray:
 
 
 def keep_matrix_exact(saliency: np.ndarray, sparsity: float) -> np.ndarray:
-    """round(O*I*s) of the matrix, smallest first, equals by index in reading order."""
+    """round(O*I*s) weights of the matrix go, smallest first, equal ones in row-major order."""
     rows, columns = saliency.shape
     keep = np.ones((rows, columns), dtype=bool)
     places = [(i, j) for i in range(rows) for j in range(columns)]
@@ -94,7 +94,7 @@ def keep_matrix_exact(saliency: np.ndarray, sparsity: float) -> np.ndarray:
 
 
 def keep_nm(saliency: np.ndarray, keep_count: int, group: int) -> np.ndarray:
-    """The group - keep smallest of each group of consecutive inputs go, equals by index."""
+    """The smallest group - keep_count weights of each group of consecutive inputs go, equal ones by index."""
     rows, columns = saliency.shape
     keep = np.ones((rows, columns), dtype=bool)
     for i in range(rows):
@@ -106,7 +106,7 @@ def keep_nm(saliency: np.ndarray, keep_count: int, group: int) -> np.ndarray:
 
 
 def keep_wanda_variant_floor(saliency: np.ndarray, sparsity: float) -> np.ndarray:
-    """Published variant: alpha from 0.4 within [0, 0.8], halved until within 0.001; nothing for s = 0."""
+    """Published variant: bisect alpha from 0.4 in [0, 0.8] until within 0.001; s = 0 keeps all."""
     rows, columns = saliency.shape
     if sparsity == 0:
         return np.ones((rows, columns), dtype=bool)
@@ -135,7 +135,8 @@ def _keep_above_share(saliency: np.ndarray, alpha: float) -> np.ndarray:
 
 
 def keep_wanda_variant_exact(saliency: np.ndarray, sparsity: float) -> np.ndarray:
-    """A weight's share is its row's running sum up to it over the row's sum; the round(O*I*s) smallest go."""
+    """The share of a weight is the running sum of its row up to it over the row's sum; the round(O*I*s)
+    weights with the smallest shares go."""
     rows, columns = saliency.shape
     share = np.zeros((rows, columns))
     for i in range(rows):
@@ -155,14 +156,14 @@ def _running_sums(row: np.ndarray) -> list[float]:
 
 
 def outlier_ratio(saliencies: Sequence[np.ndarray], multiplier: float) -> float:
-    """Percent of a block's saliencies above multiplier times their mean (float32 threshold, as published)."""
+    """The percentage of a block's saliencies above multiplier times their mean (float32, as published)."""
     everything = [float(value) for saliency in saliencies for value in saliency.reshape(-1)]
     threshold = np.float32(multiplier * (math.fsum(everything) / len(everything)))
     return 100 * sum(1 for value in everything if value > threshold) / len(everything)
 
 
 def owl_sparsity(ratios: Sequence[float], sparsity: float, spread: float) -> list[float]:
-    """Published OWL: density (r - min)/(max - min)*2*spread, shifted to the asked mean; 1 - density."""
+    """Published OWL: 1 - density, which is (r - min)/(max - min)*2*spread, shifted to the requested mean."""
     low, high = min(ratios), max(ratios)
     density = [(ratio - low) / (high - low) * 2 * spread for ratio in ratios]
     mean = sum(density) / len(density)
@@ -170,7 +171,7 @@ def owl_sparsity(ratios: Sequence[float], sparsity: float, spread: float) -> lis
 
 
 def owl_zeros_floor(ratios: Sequence[float], zeros: int, spread: float) -> list[int]:
-    """Published mixed N:M: zeros per group of each block, the shift rounded half to even."""
+    """Published mixed N:M: the zeros per group of each block, with the shift rounded half to even."""
     low, high = min(ratios), max(ratios)
     shift = [(ratio - low) / (high - low) * spread for ratio in ratios]
     mean = sum(shift) / len(shift)
@@ -178,7 +179,7 @@ def owl_zeros_floor(ratios: Sequence[float], zeros: int, spread: float) -> list[
 
 
 def owl_zeros_exact(ratios: Sequence[float], zeros: int, spread: float) -> list[int]:
-    """Round each block's kept weights down, then up again where most was lost, until the mean is as asked."""
+    """Round each block's kept weights down, then up where most was lost, until the mean is as requested."""
     low, high = min(ratios), max(ratios)
     shift = [(ratio - low) / (high - low) * spread for ratio in ratios]
     mean = sum(shift) / len(shift)
@@ -193,7 +194,7 @@ def owl_zeros_exact(ratios: Sequence[float], zeros: int, spread: float) -> list[
 def random_windows(
     documents: Sequence[Sequence[int]], *, samples: int, sequence_length: int, seed: int
 ) -> list[list[int]]:
-    """Published calibration: documents drawn until one is longer than the window, then where it starts."""
+    """Published calibration: draw documents until one is longer than the window, then draw its start."""
     rng = random.Random(seed)
     windows = []
     for _ in range(samples):
@@ -207,7 +208,7 @@ def random_windows(
 
 
 def perplexity(logits: np.ndarray, tokens: np.ndarray) -> float:
-    """exp of the mean over windows of the mean cross-entropy of tokens 1.. [n, L] given logits [n, L, V]."""
+    """The exp of the mean over windows of the mean cross-entropy of tokens 1.. [n, L]; logits [n, L, V]."""
     windows = []
     for window in range(tokens.shape[0]):
         losses = []
@@ -223,7 +224,7 @@ def perplexity(logits: np.ndarray, tokens: np.ndarray) -> float:
 def divergence(
     student: np.ndarray, teacher: np.ndarray, kind: str, temperature: float, top_k: int | None = None
 ) -> float:
-    """Mean over rows of KL or Jensen-Shannon between softmax(logits / temperature), times temperature²."""
+    """The mean over rows of KL or Jensen-Shannon of softmax(logits / temperature), times temperature²."""
     total = 0.0
     for s, t in zip(student, teacher, strict=True):
         p, q = _softmax(t, temperature), _softmax(s, temperature)
@@ -254,7 +255,7 @@ def _kl(p: Sequence[float], q: Sequence[float]) -> float:
 
 
 def regrow(weight: np.ndarray, keep: np.ndarray, gradient: np.ndarray, share: float) -> np.ndarray:
-    """RigL on flat arrays: drop the smallest kept, grow the largest gradients among the pruned."""
+    """RigL on flat arrays: drop the smallest kept weights, grow pruned ones with the largest gradients."""
     kept = [i for i in range(keep.size) if keep[i]]
     pruned = [i for i in range(keep.size) if not keep[i]]
     moved = round(share * len(kept))
@@ -268,7 +269,7 @@ def regrow(weight: np.ndarray, keep: np.ndarray, gradient: np.ndarray, share: fl
 
 
 def ria_saliency(weight: np.ndarray, norm: np.ndarray, power: float) -> np.ndarray:
-    """(|W_ij| / column sum + |W_ij| / row sum) * norm_j ** power."""
+    """The saliency (|W_ij| / column sum + |W_ij| / row sum) * norm_j ** power."""
     size = np.abs(weight.astype(np.float64))
     saliency = np.zeros(weight.shape)
     for i in range(weight.shape[0]):
@@ -280,8 +281,8 @@ def ria_saliency(weight: np.ndarray, norm: np.ndarray, power: float) -> np.ndarr
 
 
 def obs_row(weight: np.ndarray, hessian: np.ndarray, keep: np.ndarray, *, damping: float) -> np.ndarray:
-    """One row [I] by optimal brain surgeon in column order: for each column the inverse Hessian of what is
-    left is computed anew, and zeroing its weight moves only weights to the right."""
+    """One row [I] by optimal brain surgeon in column order. For each column, the inverse Hessian of the
+    remaining columns is computed anew, and zeroing a weight changes only weights to its right."""
     weight = weight.astype(np.float64).copy()
     hessian = hessian.astype(np.float64) + damping * np.mean(np.diag(hessian)) * np.eye(len(weight))
     for j in range(len(weight)):
@@ -295,8 +296,8 @@ def obs_row(weight: np.ndarray, hessian: np.ndarray, keep: np.ndarray, *, dampin
 def sparsegpt_row_block(
     weight: np.ndarray, hessian: np.ndarray, zeros: int, *, damping: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A matrix [O, I] in one column block: score of each weight before anything is pruned, the `zeros`
-    smallest of all go, then every row by obs_row. keep and new weights."""
+    """SparseGPT on a matrix [O, I] in one column block: weights are scored before anything is pruned, the
+    `zeros` smallest scores go, and obs_row prunes every row. Returns keep and new weights."""
     rows, columns = weight.shape
     damped = hessian.astype(np.float64) + damping * np.mean(np.diag(hessian)) * np.eye(columns)
     score = np.zeros(weight.shape)
@@ -316,7 +317,7 @@ def sparsegpt_row_block(
 def ridge_on_support(
     weight: np.ndarray, gram: np.ndarray, keep: np.ndarray, *, ridge: np.ndarray
 ) -> np.ndarray:
-    """Each row's exact least squares ||X w - X w0||² + Σ ridge_j (w_j - w0_j)² over its kept weights."""
+    """The exact minimum of ||X w - X w0||² + Σ ridge_j (w_j - w0_j)² over the kept weights of each row."""
     damped = gram.astype(np.float64) + np.diag(ridge)
     new = np.zeros(weight.shape)
     for i in range(weight.shape[0]):
@@ -337,7 +338,7 @@ def swap_row(
     cycles: int,
     threshold: float,
 ) -> np.ndarray:
-    """Grow and swap in one row [I] until its expected error is small or no swap makes it smaller."""
+    """Grow and drop weights of one row [I] until its expected error is small, or no swap reduces it."""
     keep = keep.copy()
     for _ in range(cycles):
         error = sum(weight[j] * mean[j] for j in range(len(weight)) if not keep[j])

@@ -1,4 +1,4 @@
-"""One local Ray for the whole session, started when the first test asks for it."""
+"""One local Ray for all tests of a session, started when the first test asks for it."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ from tests.needs import needed
 
 @pytest.fixture(scope="session")
 def embedded_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRay]:
-    """A running Ray head of our own; `endpoint()` tells address and token."""
+    """A running Ray head; `endpoint()` returns its address and token."""
     needed("ray")
     ray = EmbeddedRay(tmp_path_factory.mktemp("ray"))
     ray.ensure()

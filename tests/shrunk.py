@@ -1,8 +1,8 @@
-"""What a cut model must compute, by the dense one: what goes is zeroed, and norms count what stays.
+"""Changes a dense model so that it computes what a cut model must compute, as the reference of tests.
 
 Nothing here slices a weight. Heads and FFN channels are zeroed before the linear that reads them, dropped
-blocks hand their input on, routers choose among the experts that stay. What counts hidden channels, norms and
-Gemma's factor on embeddings, is made to count those that stay.
+blocks return their input, and routers choose among the experts that stay. Norms and Gemma's factor on
+embeddings, which depend on the number of hidden channels, are computed from the channels that stay.
 
 Shape legend: B sequences, L tokens, H hidden size.
 """
@@ -23,7 +23,7 @@ from pipeline.structure.sizes import Sizes
 
 
 def as_if_cut(model: PreTrainedModel, cut: Cut, sizes: Sizes) -> PreTrainedModel:
-    """The dense model, changed in place to compute what the cut one does; logits of all tokens."""
+    """Changes the dense model in place, so that its logits are those of the cut model, and returns it."""
     row = row_for(model.config.model_type)
     blocks = model.get_submodule(row.blocks)
     assert isinstance(blocks, nn.ModuleList)
@@ -49,7 +49,7 @@ def _passes(*, in_tuple: bool) -> Callable[..., Any]:
 
 
 def _only(block: nn.Module, cut: BlockCut, sizes: Sizes) -> None:
-    readers = {  # what reads heads and FFN channels, whatever the type calls it
+    readers = {  # the linears that read heads and FFN channels, by their names in all model types
         "heads": ("o_proj", "out_proj", "attn.c_proj", "dense"),
         "ffn": ("mlp.down_proj", "fc2", "mlp.c_proj", "dense_4h_to_h"),
         "shared_ffn": ("shared_expert.down_proj",),
@@ -85,8 +85,8 @@ def _zeroed_before(module: nn.Module, places: tuple[int, ...]) -> None:
 
 
 def _with_slopes_of_fewer(block: nn.Module, heads: tuple[int, ...], every: int) -> None:
-    """ALiBi's slopes follow from the number of heads and a head's place among them. What no head may see is
-    the most negative number, and stays it."""
+    """Scale ALiBi's biases, because slopes follow from the number of heads and a head's place among them.
+    Masked positions have the most negative number, and keep it."""
     ratios = torch.ones(every)
     cpu = torch.device("cpu")
     ratios[list(heads)] = _get_alibi_slopes(len(heads), cpu) / _get_alibi_slopes(every, cpu)[list(heads)]
@@ -98,7 +98,7 @@ def _with_slopes_of_fewer(block: nn.Module, heads: tuple[int, ...], every: int) 
             if isinstance(bias, Tensor) and bias.is_floating_point():
                 by_head = bias if bias.dim() == 4 else bias.unflatten(0, (-1, every))  # B, heads, ...
                 if by_head.shape[1] != every:
-                    continue  # a mask for all heads: the slopes are apart
+                    continue  # it is one mask for all heads, and the slopes are in another argument
                 scaled = by_head * ratios.view(1, every, 1, 1)
                 hidden = by_head <= torch.finfo(bias.dtype).min / 2
                 changed[name] = torch.where(hidden, by_head, scaled).reshape(bias.shape)
@@ -108,8 +108,8 @@ def _with_slopes_of_fewer(block: nn.Module, heads: tuple[int, ...], every: int) 
 
 
 def _only_hidden(model: PreTrainedModel, blocks: nn.ModuleList, stays_H: Tensor, hidden: int) -> None:
-    """Whatever reads the residual stream reads it through a norm, or after one: to count the channels that
-    stay there, and to zero the others where the stream begins, is enough."""
+    """Zero the hidden channels that go where the residual stream begins, and compute norms over the others.
+    That is enough, because every reader of the stream reads it through a norm, or after one."""
     mask_H = torch.zeros(hidden)
     mask_H[stays_H] = 1
     if model.config.model_type.startswith("gemma"):  # embeddings are multiplied by the root of hidden_size
@@ -126,7 +126,7 @@ def _only_hidden(model: PreTrainedModel, blocks: nn.ModuleList, stays_H: Tensor,
 
 
 def _routed_among(router: nn.Module, stays_E: Tensor) -> None:
-    """The router as if there were no other experts; its answers by their old numbers."""
+    """Route as if there were no other experts, and return experts by their old numbers."""
     fewer = copy.deepcopy(router)
     fewer.weight = nn.Parameter(router.weight[stays_E])
     for name in ("num_experts", "num_local_experts"):
@@ -143,7 +143,7 @@ def _routed_among(router: nn.Module, stays_E: Tensor) -> None:
 
 
 def _norm_over(module: nn.Module, stays_H: Tensor) -> Callable[[Tensor], Tensor]:
-    """The norm's own formula on the channels that stay, zeros elsewhere."""
+    """A forward function that applies the norm's formula to the channels that stay, with zeros elsewhere."""
     kind = type(module).__name__
     epsilon = getattr(module, "variance_epsilon", None) or getattr(module, "eps", 0.0)
 

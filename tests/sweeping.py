@@ -1,4 +1,4 @@
-"""The production loops on a crew in this process, for tests on tiny models."""
+"""Runs the production loops on a crew in this process, for tests on tiny models."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,8 +32,8 @@ from pipeline.tensor.packing import unpack_keep
 
 @dataclass
 class Pruned:
-    """What one run over a tiny model gave. `measured`: what the allocation asked for, per block or linear.
-    `keep` and `weights` by tensor name, weights as [O, I]."""
+    """The result of one run over a tiny model. `measured` holds the values that the allocation needs, per
+    block or linear; `keep` and `weights` are by tensor name, weights as [O, I]."""
 
     plan: SparsityPlan
     measured: tuple[float, ...]
@@ -61,7 +61,7 @@ def prune_in_process(
     workers: int = 1,
     done: Sequence[StoredBlock] = (),
 ) -> Pruned:
-    """Measure, allocate, prune; `done` blocks are found as a later attempt finds them."""
+    """Measure, allocate and prune. Blocks in `done` are already stored, as for a later attempt."""
     weights = prunable_weights(content, checkpoint)
     statistics = None
     dense_norms: dict[str, Tensor] = {}
@@ -100,12 +100,12 @@ def prune_in_process(
 
 
 def measured_statistics(crew: LocalCrew, *, needs: Needs, samples: int) -> StatisticsRef:
-    """A dense sweep, stored."""
+    """The stored statistics of a dense pass over the blocks."""
     return run_through(measure_statistics(crew, needs, samples=samples))
 
 
 def measured_values(crew: LocalCrew, measure: Measure, statistics: StatisticsRef | None) -> tuple[float, ...]:
-    """What the stage makes of a measure, flat."""
+    """The values of a measure for all blocks, in one flat tuple."""
     found = run_through(measure_values(crew, measure, statistics if measure.needs_samples else None))
     return tuple(value for block in found for value in block.values())
 
@@ -113,7 +113,7 @@ def measured_values(crew: LocalCrew, measure: Measure, statistics: StatisticsRef
 def _stored(
     content: ContentStore, checkpoint: CheckpointRef, blocks: Sequence[StoredBlock]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Keep tensors and new weights of pruned blocks, as any later stage reads them from storage."""
+    """The keep tensors and new weights of pruned blocks, read from storage as a later stage does."""
     row = row_for(str(CheckpointReader(content, checkpoint).config["model_type"]))
     keep: dict[str, Tensor] = {}
     weights: dict[str, Tensor] = {}

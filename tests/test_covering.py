@@ -1,4 +1,4 @@
-"""Any two values of any two factors are together in some row, and the rows are few."""
+"""Tests that any two values of any two factors are together in some row, and that the rows are few."""
 
 from itertools import combinations, product
 

@@ -1,4 +1,4 @@
-"""Every path of the repository and every relative link that the documentation names exists."""
+"""Tests that every path of the repository and every relative link in the documentation exists."""
 
 import re
 from pathlib import Path
@@ -17,7 +17,7 @@ PATH = re.compile(rf"(?<![\w./:<-])(?:{'|'.join(FOLDERS)})/[\w./-]*")
 MODULE = re.compile(r"python -m ((?:api|pipeline|secateur|tests|workers)[\w.]*)")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
-PLACEHOLDER = "mine"  # the file that a reader is asked to write
+PLACEHOLDER = "mine"  # the name of files that a reader is asked to write
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -38,19 +38,19 @@ def test_what_does_not_exist_is_noticed() -> None:
 
 
 def paths_in(text: str) -> list[str]:
-    """Paths that begin with a folder of the repository, and the files of modules that are run."""
+    """The paths that begin with a folder of the repository, and the files of modules that are run."""
     paths = [path.rstrip(".") for path in PATH.findall(text)]
     modules = [module.replace(".", "/") + ".py" for module in MODULE.findall(text)]
     return [path for path in (*paths, *modules) if Path(path).stem != PLACEHOLDER]
 
 
 def links_in(text: str) -> list[str]:
-    """Targets of links that stay within the repository."""
+    """The targets of links that stay within the repository."""
     return [target for target in LINK.findall(text) if "://" not in target]
 
 
 def leads_somewhere(page: Path, link: str) -> bool:
-    """Whether the file of a link exists, and has the heading that the link names."""
+    """Tells whether the file of a link exists, and has the heading that the link names."""
     name, _, anchor = link.partition("#")
     target = page.parent / name if name else page
     if not anchor:
@@ -61,5 +61,5 @@ def leads_somewhere(page: Path, link: str) -> bool:
 
 
 def anchor_of(heading: str) -> str:
-    """The name under which a heading can be linked to."""
+    """The anchor of a heading, by which links point at it."""
     return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")

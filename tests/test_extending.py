@@ -1,4 +1,4 @@
-"""Whoever adds something edits as few files by hand as the documentation promises, and it works.
+"""Tests that additions need as few edits by hand as the documentation promises, and that they work.
 
 A new kind of addition is an entry in `extending/additions.py` and its proof in `extending/proofs.py`.
 """
@@ -21,7 +21,7 @@ ADDITIONS = additions()
 
 @dataclass(frozen=True)
 class Extended:
-    """A copy of the packages with all additions. `touched`: the files of each, by its name."""
+    """A copy of the packages with all additions. `touched` has the changed files by name of the addition."""
 
     tree: Path
     touched: dict[str, list[str]]
@@ -42,7 +42,7 @@ class Extended:
 
 @pytest.fixture(scope="module")
 def extended(tmp_path_factory: pytest.TempPathFactory) -> Extended:
-    """The copy, made once."""
+    """The copy with all additions, made once."""
     tree = tmp_path_factory.mktemp("house")
     for folder in FOLDERS:
         shutil.copytree(ROOT / folder, tree / folder, ignore=shutil.ignore_patterns("__pycache__"))
@@ -57,7 +57,7 @@ def extended(tmp_path_factory: pytest.TempPathFactory) -> Extended:
 
 
 def contents(tree: Path) -> dict[str, str]:
-    """Digest of each file by its path."""
+    """The digest of each file by its path."""
     files = [path for path in tree.rglob("*") if path.is_file()]
     return {str(path.relative_to(tree)): sha256_hex(path.read_bytes()) for path in files}
 
@@ -70,7 +70,7 @@ def test_so_many_files_are_edited_by_hand(addition: Addition, extended: Extended
 @pytest.mark.slow
 def test_what_was_added_works(extended: Extended) -> None:
     contracts = (f"tests/pipeline/{name}/test_{name}.py" for name in ("methods", "allocations"))
-    chosen = "proofs or mine or tilted"  # of the contract tests those that take up the additions
+    chosen = "proofs or mine or tilted"  # the tests of the additions, contract tests included
     extended.run(
         "pytest", "-q", "-p", "no:cacheprovider", "tests/extending/proofs.py", *contracts, "-k", chosen
     )

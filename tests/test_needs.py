@@ -1,4 +1,4 @@
-"""A test that starts a server, a Ray or a browser has the marker that says so; any other one is quick."""
+"""Tests that markers follow from fixtures: a test that starts no server, no Ray and no browser is quick."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +9,7 @@ from tests import needs
 
 
 class Item(SimpleNamespace):
-    """As much of a pytest.Item as markers need."""
+    """The part of a pytest.Item that markers need."""
 
     def __init__(self, *markers: str, fixtures: tuple[str, ...] = ()) -> None:
         super().__init__(fixturenames=fixtures, markers=list(markers))

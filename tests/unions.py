@@ -1,10 +1,10 @@
-"""The classes of a discriminated union."""
+"""Lists the classes of a discriminated union."""
 
 from typing import Any, get_args
 
 
 def members(union: Any) -> tuple[type[Any], ...]:
-    """The classes of a union, those of the unions in it included, in their order."""
+    """The classes of a union in their order, including those of the unions in it."""
     if isinstance(union, type):
         return (union,)
     inner = get_args(union)[:1] if hasattr(union, "__metadata__") else get_args(union)

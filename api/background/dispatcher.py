@@ -1,7 +1,8 @@
-"""Hands jobs to Ray and follows them until they end, from the database alone: any API process can go on.
+"""Hands jobs to Ray and follows them until they end. Its state is in the database, so any API process can
+continue.
 
-One thread. Every round it renews its leases, looks at each attempt of its own, and starts new ones while
-there is room. A round that fails is logged, and the next one tries again.
+It is one thread. In every round it renews its leases, looks at each attempt of its own, and starts new ones
+while there is room. A round that fails is logged, and the next one tries again.
 """
 
 import contextlib
@@ -26,23 +27,23 @@ from pipeline.job.ledger import JobResult, WorkOrder, job_result_key, order_key
 
 log = logging.getLogger(__name__)
 REFUSALS = 20  # a Ray that has just started refuses for some seconds
-LEAVE_SECONDS = 8.0  # Ray kills a driver three seconds after it was asked
-LAST_WORDS = 3  # lines that Ray has of a dead driver
-LINGER_SECONDS = 60.0  # for a driver that has said that it failed
+LEAVE_SECONDS = 8.0  # Ray kills a driver three seconds after it was asked to stop
+LAST_WORDS = 3  # lines of Ray's message on a dead driver that the failure quotes
+LINGER_SECONDS = 60.0  # a driver that has reported its failure may run this much longer
 
 
 @dataclass
 class _Memory:
-    """What one process knows of an attempt; nothing depends on it."""
+    """The notes of one process on an attempt. They may be lost at any time."""
 
     refusals: int = 0
-    told_at: float | None = None
+    reported_at: float | None = None
     warned: str = ""
 
 
 @dataclass
 class Dispatcher:
-    """`embedded` is the local Ray, if the service runs one."""
+    """The dispatcher of one API process. `embedded` is the local Ray, if the service runs one."""
 
     services: Services
     embedded: EmbeddedRay | None = None
@@ -59,7 +60,7 @@ class Dispatcher:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop working. The local Ray ends with us; its jobs wait for our return and lose no try."""
+        """Stop working. The local Ray ends too; its jobs wait for the next start and lose no try."""
         self._stopping.set()
         self.services.wake.set()
         if self.embedded is not None:
@@ -73,7 +74,7 @@ class Dispatcher:
         attempts.release(self.services.database, self._lease.owner)
 
     def round(self) -> None:
-        """Look at everything once."""
+        """Look at every attempt of this process once, and start new ones."""
         if self.embedded is not None:
             self.embedded.ensure()
         database, limit = self.services.database, self.services.settings.running_limit
@@ -104,7 +105,7 @@ class Dispatcher:
             self.services.wake.clear()
 
     def _stop_drivers(self) -> None:
-        """Ask our drivers to leave, and give them a moment: Ray itself ends much faster without them."""
+        """Ask our drivers to end, and give them a moment, because Ray ends much faster without them."""
         asked = [
             live.submission_id
             for live in attempts.claim_live(self.services.database, self._lease)
@@ -127,13 +128,13 @@ class Dispatcher:
                 attempts.interrupt(self.services.database, self._lease, live)
 
     def _release_the_dead(self) -> None:
-        """After kill -9 of an API on this machine its leases need not run out."""
+        """Release the leases of API processes on this machine that were killed, before they run out."""
         for owner in attempts.lease_owners(self.services.database):
             if is_dead(owner):
                 attempts.release(self.services.database, owner)
 
     def _advance(self, live: LiveAttempt) -> None:
-        """Take an attempt one step further. If Ray or the storage is away, the next round does it."""
+        """Advance an attempt by one step. If Ray or the storage is away, the next round does it."""
         ray_job = self.services.ray.find(live.submission_id)
         if not live.submitted:
             self._hand_over(live, ray_job)
@@ -145,7 +146,7 @@ class Dispatcher:
             self.services.ray.stop(live.submission_id)
 
     def _hand_over(self, live: LiveAttempt, ray_job: RayJob | None) -> None:
-        """Submit an attempt, unless Ray has it: then we were killed before we could write that down."""
+        """Submit an attempt, unless Ray has it already because an API was killed before it noted that."""
         database = self.services.database
         if ray_job is None and live.cancelling:
             attempts.cancelled(database, self._lease, live)
@@ -176,7 +177,7 @@ class Dispatcher:
         log.info("%s is with Ray", live.submission_id)
 
     def _ended(self, live: LiveAttempt, ray_job: RayJob | None) -> None:
-        """Ray's part is over: what has become of it?"""
+        """Settle an attempt whose Ray job has ended: it succeeded, was cancelled or failed."""
         if ray_job is not None:
             self._keep_log(live)
         result = self._result(live)
@@ -191,7 +192,7 @@ class Dispatcher:
             self.services.metrics.attempt_ended("cancelled")
             log.info("%s is cancelled", live.job)
         else:
-            self._failed(live, live.told or _reason_from_ray(live, ray_job))
+            self._failed(live, live.reported or _reason_from_ray(live, ray_job))
 
     def _failed(self, live: LiveAttempt, reason: FailureReason) -> None:
         reason = reason.model_copy(update={"log": reason.log or log_link(live.job, live.number)})
@@ -240,15 +241,15 @@ class Dispatcher:
         )
 
     def _lingers(self, live: LiveAttempt) -> bool:
-        """Whether a driver said long ago that it failed, and still runs."""
-        if live.told is None:
+        """Tells whether a driver reported long ago that it failed, and still runs."""
+        if live.reported is None:
             return False
         memory = self._recall(live)
-        memory.told_at = memory.told_at or time.monotonic()
-        return time.monotonic() - memory.told_at > LINGER_SECONDS
+        memory.reported_at = memory.reported_at or time.monotonic()
+        return time.monotonic() - memory.reported_at > LINGER_SECONDS
 
     def _warn(self, live: LiveAttempt, text: str) -> None:
-        """Once for each thing that stays wrong, not every second."""
+        """Log a problem once, and not in every round while it lasts."""
         memory = self._recall(live)
         if memory.warned != text:
             log.warning("%s: %s", live.submission_id, text)

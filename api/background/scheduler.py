@@ -1,8 +1,9 @@
-"""Fires schedules and settles what came of their jobs, from the database alone: any API process can go on.
+"""Fires schedules and decides the outcomes of their jobs. Its state is in the database, so any API process
+can continue.
 
-One thread beside the dispatcher's. Every round it renews its leases; then, for each schedule of its own, it
-looks at the prefix if it is time, opens firings for what is due, starts those whose sources answer, and
-judges those whose job has ended. Whatever fails is shown as the schedule's error, and tried again.
+It is one thread beside the dispatcher's. In every round it renews its leases; then, for each schedule of its
+own, it looks at the prefix if it is time, opens firings that are due, starts those whose sources answer, and
+checks the gates of those whose job has ended. A failure is shown as the schedule's error, and tried again.
 """
 
 import contextlib
@@ -33,15 +34,15 @@ from pipeline.errors import (
 from pipeline.sources.pins import MODEL
 
 log = logging.getLogger(__name__)
-RETRY = timedelta(seconds=15)  # before what failed is tried again
-STOP_SECONDS = 10.0  # a look at a slow bucket is not waited for
+RETRY = timedelta(seconds=15)  # until failed work is tried again
+STOP_SECONDS = 10.0  # stopping does not wait longer, for instance for a slow bucket
 
 
 @dataclass
 class _Memory:
-    """What one process knows of a schedule as it was last changed; nothing depends on it.
+    """The notes of one process on one version of a schedule. They may be lost at any time.
 
-    `problems`: by the part of the work that they keep from being done; `not_before`: when it is tried again.
+    `problems` are by the part of the work that failed; `not_before` is when that part is tried again.
     """
 
     version: datetime
@@ -52,7 +53,7 @@ class _Memory:
 
 @dataclass
 class Scheduler:
-    """`owner` tells processes apart."""
+    """The scheduler of one API process. `owner` is the name of this process in leases."""
 
     services: Services
     owner: str = field(default_factory=this_process)
@@ -74,7 +75,7 @@ class Scheduler:
         schedule_leases.release(self.services.database, self.owner)
 
     def round(self) -> None:
-        """Attend to every schedule of ours once."""
+        """Work on every schedule of this process once."""
         ours = schedule_leases.claim(self.services, self.owner)
         if not ours:
             return
@@ -83,10 +84,10 @@ class Scheduler:
         self._memory = {schedule.id: self._recall(schedule) for schedule in ours}
         for schedule in ours:
             self._attend(schedule, busy=schedule.id in busy)
-            self._tell(schedule)
+            self._show_problems(schedule)
 
     def _work(self) -> None:
-        with contextlib.suppress(SQLAlchemyError):  # then they run out
+        with contextlib.suppress(SQLAlchemyError):  # leases that are not released run out
             for owner in schedule_leases.owners(self.services.database):
                 if is_dead(owner):
                     schedule_leases.release(self.services.database, owner)
@@ -101,7 +102,7 @@ class Scheduler:
     def _attend(self, schedule: Schedule, *, busy: bool) -> None:
         try:
             definition = definition_of(schedule)
-        except ValidationError as error:  # made by another version of ours
+        except ValidationError as error:  # another version of Secateur stored it
             self._note(schedule, "definition", f"the definition is not understood: {error}")
             return
         watch, now = definition.on_new_checkpoint, self.services.now()
@@ -119,7 +120,7 @@ class Scheduler:
         }
 
     def _settle(self, schedule: Schedule, definition: ScheduleRequest) -> set[str]:
-        """Start what waits, and judge what has ended. Returns the parts of the work that this was."""
+        """Start waiting firings, and decide those whose job has ended. Returns the names of these parts."""
         with self.services.database.read() as session:
             waiting = () if schedule.paused else firings.waiting(session, schedule.id)
             ended = outcomes.undecided(session, schedule.id)
@@ -131,7 +132,7 @@ class Scheduler:
         return set(work)
 
     def _start(self, schedule: Schedule, definition: ScheduleRequest, firing: Firing) -> None:
-        """Make the job of a waiting firing. Sources that do not answer leave it waiting."""
+        """Make the job of a waiting firing. It keeps waiting while its sources do not answer."""
         services = self.services
         assert firing.source is not None, "what waits has a source"
         prepared = refusal = None
@@ -146,7 +147,7 @@ class Scheduler:
             current = firings.locked(session, schedule.id)
             fresh = session.get(Firing, firing.id)
             if current is None or current.updated_at != schedule.updated_at:
-                return  # changed meanwhile: the next round knows what to do
+                return  # the schedule was changed meanwhile; the next round sees the change
             if fresh is None or fresh.outcome != "waiting":
                 return  # another process, or a person, was faster
             if fresh.digest is not None and _is_other(fresh.digest, prepared, refusal):
@@ -166,14 +167,14 @@ class Scheduler:
         services.wake.set()
 
     def _do(self, schedule: Schedule, part: str, work: Callable[[], None]) -> None:
-        """One part of the work; what goes wrong with it is this schedule's error, and nobody else's."""
+        """Do one part of the work. An exception in it becomes the error of this schedule alone."""
         memory, now = self._recall(schedule), self.services.now()
         if now < memory.not_before.get(part, now):
             return
         problem = None
         try:
             work()
-        except IntegrityError as error:  # both made the same; the next round sees what is there
+        except IntegrityError as error:  # two processes inserted the same row; the next round sees it
             log.info("schedule %s (%s): another process was faster (%s)", schedule.name, part, error.orig)
             return
         except (OperationalError, InterfaceError):
@@ -198,8 +199,8 @@ class Scheduler:
         if problem is not None:
             memory.problems[part] = problem
 
-    def _tell(self, schedule: Schedule) -> None:
-        """Show what is wrong, once we have tried anything at all."""
+    def _show_problems(self, schedule: Schedule) -> None:
+        """Show the problems as the schedule's error, once any part of the work was tried."""
         memory = self._recall(schedule)
         error = "; ".join(dict.fromkeys(memory.problems.values())) or None
         if memory.tried and error != schedule.error:
@@ -213,7 +214,7 @@ class Scheduler:
 
 
 def _is_other(digest: str, prepared: firings.Prepared | None, refusal: InvalidRequest | None) -> bool:
-    """Whether something else lies there now than what was found."""
+    """Tells whether the source now holds another checkpoint than the one that was found, or none."""
     if prepared is not None:
         return prepared.digest != digest
     gone = isinstance(refusal, IncompleteCheckpoint | SourceNotFound)

@@ -1,3 +1,3 @@
-"""The `secateur` command: one file per group of commands, and how their results are printed.
-It speaks to a service through `client/`, or starts a process of `workers/local/` on this machine.
-It imports neither torch nor Ray, and decides nothing that the service decides."""
+"""The `secateur` command: one file per group of commands, and files that print results.
+Commands call a service through `client/`, or start a process of `workers/local/` on this machine.
+This folder imports neither torch nor Ray, and repeats no decision of the service."""

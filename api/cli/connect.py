@@ -1,4 +1,4 @@
-"""The service as the CLI reaches it: at which address, and with which key."""
+"""Connects the CLI to a service: the address, and the key."""
 
 from typing import Annotated
 
@@ -20,7 +20,7 @@ Url = Annotated[
 
 
 def connect(url: str) -> SecateurClient:
-    """A client with SECATEUR_API_KEY, or else with the key of the service that has this machine's state."""
+    """A client with SECATEUR_API_KEY, or else with the key in the state directory of a local service."""
     given = ClientSettings()
     if given.api_key is not None:
         return SecateurClient(url, api_key=given.api_key.get_secret_value())
@@ -31,4 +31,4 @@ def _is_local(url: str) -> bool:
     try:
         return httpx.URL(url).host in LOOPBACK
     except httpx.InvalidURL:
-        return False  # the client says so
+        return False  # the client reports the error

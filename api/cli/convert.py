@@ -1,4 +1,4 @@
-"""`secateur convert`: checkpoints of Hugging Face and Megatron, one into the other, on this machine."""
+"""`secateur convert` converts checkpoints between Hugging Face and Megatron on this machine."""
 
 import subprocess
 from enum import StrEnum
@@ -11,7 +11,7 @@ from api.cli.local import child_environment, module_command, require_worker
 
 
 class Layout(StrEnum):
-    """Where a checkpoint may go."""
+    """The layouts that can be written."""
 
     HF = "hf"
     TORCH_DIST = "torch_dist"
@@ -29,12 +29,10 @@ def convert(
     source: Annotated[
         Path,
         typer.Argument(
-            help="A checkpoint's directory; its layout is found out.", exists=True, file_okay=False
+            help="A checkpoint's directory; its layout is detected.", exists=True, file_okay=False
         ),
     ],
-    directory: Annotated[
-        Path, typer.Argument(metavar="OUT", help="Where the converted one goes; must not exist.")
-    ],
+    directory: Annotated[Path, typer.Argument(metavar="OUT", help="Directory to write; must not exist.")],
     to: Annotated[Layout, typer.Option(help="Layout to write.")],
     tensor_parallel: Annotated[int, typer.Option(min=1, help="Ranks that share each block.")] = 1,
     transformer_impl: Annotated[
@@ -42,9 +40,9 @@ def convert(
     ] = Implementation.TRANSFORMER_ENGINE,
     config: Annotated[
         Path | None,
-        typer.Option(help="config.json, or a directory with one, where the source does not tell."),
+        typer.Option(help="config.json, or a directory with one, if the source has none."),
     ] = None,
-    tokenizer: Annotated[Path | None, typer.Option(help="Directory whose tokenizer goes along.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="Directory whose tokenizer is copied.")] = None,
 ) -> None:
     """Convert a checkpoint between Hugging Face, Megatron's torch_dist and mp_rank, tensor by tensor."""
     require_worker()

@@ -1,4 +1,4 @@
-"""`secateur demo`: a real model pruned through the real API, from nothing to the report."""
+"""`secateur demo` prunes a real model through the real API, from nothing to the report."""
 
 import contextlib
 import os
@@ -53,10 +53,10 @@ def demo(
         ),
     ] = None,
     state_dir: Annotated[
-        Path | None, typer.Option(help="State directory of the service; model and texts lie in its `demo`.")
+        Path | None, typer.Option(help="State directory of the service; model and texts are in its `demo`.")
     ] = None,
 ) -> None:
-    """Prune a real 134-million-parameter model to 50 % through the real API, and show what came of it."""
+    """Prune a real 134-million-parameter model to 50 % through the real API, and show the result."""
     require_worker()
     console = out()
     state = (state_dir or settings_from().state_dir).absolute()
@@ -82,7 +82,7 @@ def demo(
 
 
 def demo_request(data: Path) -> JobRequest:
-    """What the demo posts; `data` is the directory that workers.demo_data has filled."""
+    """The request of the demo. `data` is the directory that workers.demo_data has filled."""
     return JobRequest(
         spec=PruneSpec(
             model=ModelSource(source=f"file:{data}/smollm2-135m-instruct"),
@@ -132,14 +132,14 @@ def _prepare(data: Path, console: Console) -> None:
 
 
 def _job(client: SecateurClient, data: Path, console: Console) -> str:
-    """A demo that was interrupted, or a new one."""
+    """The id of a demo's job that was interrupted, or of a new one."""
     request = demo_request(data)
     if (os.cpu_count() or 1) < request.resources.workers:
         alone = request.resources.model_copy(update={"workers": 1})
         request = request.model_copy(update={"resources": alone})
     for job in client.jobs(labels=LABELS):
         if job.status not in TERMINAL and job.spec == request.spec:
-            console.print(f"going on with {job.id}")
+            console.print(f"continuing with {job.id}")
             return job.id
     return client.submit(request).id
 
@@ -161,7 +161,7 @@ def _say_result(client: SecateurClient, job: JobView, state: Path, home: Path, c
 
 
 def _runs(url: str, state: Path) -> bool:
-    """Whether the service of this state directory answers there."""
+    """Tells whether the service of this state directory answers at the URL."""
     key = read_key(state)
     if key is None:
         return False
@@ -173,7 +173,7 @@ def _runs(url: str, state: Path) -> bool:
 
 @contextlib.contextmanager
 def _service(state: Path, data: Path, log: Path, console: Console) -> Iterator[str]:
-    """A service of our own, for as long as it is needed; its address."""
+    """Runs a service of our own within the block, and yields its address."""
     port = _free_port()
     url = f"http://127.0.0.1:{port}"
     given = {
@@ -195,7 +195,7 @@ def _service(state: Path, data: Path, log: Path, console: Console) -> Iterator[s
             stdout=output,
             stderr=subprocess.STDOUT,
             env={**child_environment(), **given},
-            start_new_session=True,  # a Ctrl-C is for us; we stop it below
+            start_new_session=True,  # Ctrl-C reaches us alone; we stop the child below
         )
     try:
         _wait_until_ready(url, process, log)

@@ -1,4 +1,4 @@
-"""A job of the service on the terminal: its links, its way, and what came of it."""
+"""A job of the service on the terminal: its links, its progress and its result."""
 
 from collections.abc import Mapping
 
@@ -15,12 +15,12 @@ EXIT_CODES: Mapping[Status, int] = {"succeeded": 0, "failed": 1, "cancelled": 13
 
 
 def watched(client: SecateurClient, job_id: str) -> int:
-    """Exit code of a job that was watched to its end."""
+    """Watches a job to its end, and returns the exit code."""
     console = out()
     try:
         job = follow_job(client, job_id, console)
     except KeyboardInterrupt:
-        console.print(f"the job goes on; secateur watch {job_id} --url {client.url} sees it again")
+        console.print(f"the job continues; secateur watch {job_id} --url {client.url} watches it again")
         return 130
     if job.status == "succeeded":
         say_result(client, job)
@@ -29,13 +29,13 @@ def watched(client: SecateurClient, job_id: str) -> int:
         where = f"at {job.error.node}: " if job.error.node else ""
         say_error(f"{where}{job.error.message}", job.error.param)
         console.print(
-            f"secateur logs {job_id} shows the log, secateur retry {job_id} goes on from what is stored"
+            f"secateur logs {job_id} shows the log, secateur retry {job_id} continues from what is stored"
         )
     return EXIT_CODES.get(job.status, 1)
 
 
 def say_result(client: SecateurClient, job: JobView) -> None:
-    """The figures of a job that succeeded."""
+    """Print the figures of a job that succeeded."""
     document = read_any_report(client.report_json(job.id))
     if isinstance(document, SweepDocument):
         report = f"{client.url}{job.links.report}"
@@ -51,7 +51,7 @@ def say_result(client: SecateurClient, job: JobView) -> None:
 
 
 def say_links(job: JobView, url: str) -> None:
-    """The id of a job on a line of its own, then where it is."""
+    """Print the id of a job on a line of its own, then its addresses."""
     typer.echo(job.id)
     typer.echo(f"  {job.status}; secateur watch {job.id} follows it")
     typer.echo(f"  {url}{job.links.self}")

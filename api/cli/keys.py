@@ -1,4 +1,4 @@
-"""`secateur keys`: API keys of a service, and the first one of a new installation."""
+"""`secateur keys` manages the API keys of a service, and makes the first one of a new installation."""
 
 import contextlib
 from collections.abc import Iterable
@@ -23,15 +23,17 @@ from pipeline.request.spec_files import SpecError
 STATE_STYLE: dict[KeyState, str] = {"active": "green", "expired": "yellow", "revoked": "dim"}
 
 app = typer.Typer(help="Make, list and revoke API keys.", no_args_is_help=True, rich_markup_mode=None)
-Name = Annotated[str, typer.Option(help="Whose it is, or what for.")]
+Name = Annotated[str, typer.Option(help="The owner or the purpose of the key.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command()
 def create(
     name: Name,
-    role: Annotated[str, typer.Option(help=f"One of {', '.join(ROLES)}; each may do what those before may.")],
-    expires_days: Annotated[int | None, typer.Option(help="Left out: it stays good.")] = None,
+    role: Annotated[
+        str, typer.Option(help=f"One of {', '.join(ROLES)}; each includes the rights of those before.")
+    ],
+    expires_days: Annotated[int | None, typer.Option(help="Left out: it never expires.")] = None,
     url: Url = DEFAULT_URL,
     as_json: Json = False,
 ) -> None:
@@ -49,7 +51,7 @@ def create(
 @app.command("list")
 def list_keys(
     url: Url = DEFAULT_URL,
-    every: Annotated[bool, typer.Option("--all", help="Those that are no longer good, too.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Expired and revoked ones, too.")] = False,
     as_json: Json = False,
 ) -> None:
     """List keys, newest first, without their secrets."""
@@ -63,10 +65,10 @@ def list_keys(
 
 @app.command()
 def revoke(
-    key: Annotated[str, typer.Argument(help="Id of a key, or how it begins: sec_...", show_default=False)],
+    key: Annotated[str, typer.Argument(help="Id of a key, or its beginning: sec_...", show_default=False)],
     url: Url = DEFAULT_URL,
 ) -> None:
-    """Make a key useless, for good and at once."""
+    """Revoke a key, for good and at once."""
     with connect(url) as client:
         revoked = client.revoke_key(_id_of(client.list_keys(), key))
     typer.echo(f"{revoked.id} {revoked.prefix} ({revoked.name}) {revoked.state}")
@@ -74,7 +76,7 @@ def revoke(
 
 @app.command()
 def whoami(url: Url = DEFAULT_URL, as_json: Json = False) -> None:
-    """Say whose key is in use, and what it may do."""
+    """Print the name and the role of the key in use."""
     with connect(url) as client:
         caller = client.whoami()
     if as_json:
@@ -86,9 +88,9 @@ def whoami(url: Url = DEFAULT_URL, as_json: Json = False) -> None:
 @app.command()
 def bootstrap(
     name: Name = "admin",
-    force: Annotated[bool, typer.Option("--force", help="Make one though there are admin keys.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Make one even if there are admin keys.")] = False,
 ) -> None:
-    """Make the first admin key, right in the database of SECATEUR_DATABASE_URL, and print it."""
+    """Make the first admin key in the database of SECATEUR_DATABASE_URL, without a service, and print it."""
     request = _request(name, "admin", None)
     from sqlalchemy.exc import SQLAlchemyError  # the other commands need no database
 
@@ -130,7 +132,7 @@ def _request(name: str, role: str, expires_days: int | None) -> KeyRequest:
 
 
 def _id_of(keys: Iterable[KeyView], given: str) -> str:
-    """The id behind a prefix. A whole key is recognised by its beginning, and goes nowhere."""
+    """The id of the key with a prefix. A whole key is recognised by its beginning, and is never sent."""
     beginning = "_".join(given.split("_")[:2])
     found = [key.id for key in keys if given == key.id or beginning == key.prefix]
     if len(found) != 1:
@@ -164,5 +166,5 @@ def _day(moment: int | None) -> str:
 
 
 def _aside(text: str) -> None:
-    """Beside what programs read."""
+    """Print a note on standard error, because programs read standard output."""
     Console(stderr=True, highlight=False).print(Text(text, style="dim"), soft_wrap=True)

@@ -1,6 +1,6 @@
 """Commands that work on this machine: the service itself, runs without one, GGUF import.
 
-What needs torch or Ray runs in a process of its own, so that the CLI starts without them.
+Work that needs torch or Ray runs in a process of its own, so that the CLI starts without them.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ STOP_SECONDS = 30
 
 
 def settings_from(**given: object) -> Settings:
-    """Settings from the environment, with what was given in their place. Raises SpecError that names one."""
+    """Settings from the environment, replaced by the given ones. Raises SpecError that names the variable."""
     chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     try:
         return Settings(**chosen)
@@ -51,7 +51,9 @@ def settings_from(**given: object) -> Settings:
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on.")] = None,
-    state_dir: Annotated[Path | None, typer.Option(help="Where everything embedded lies.")] = None,
+    state_dir: Annotated[
+        Path | None, typer.Option(help="Directory of the embedded database, storage and Ray.")
+    ] = None,
     allow_root: Annotated[
         list[Path] | None,
         typer.Option(help="Directory below which file: sources may lie; may be repeated."),
@@ -77,7 +79,7 @@ def serve(
 
 
 def page_line(settings: Settings) -> str:
-    """Where the page of a service is, and what opens it."""
+    """A line with the address of a service's page, and the key to sign in with."""
     if settings.auth == "none":
         return f"the page: {settings.public_url}/"
     key = f"the key in {settings.state_dir / KEY_FILE}" if settings.embedded else "an API key"
@@ -86,7 +88,7 @@ def page_line(settings: Settings) -> str:
 
 def import_gguf(
     file: Annotated[Path, typer.Argument(help="GGUF file.", exists=True, dir_okay=False)],
-    directory: Annotated[Path, typer.Argument(help="Where the checkpoint goes.")],
+    directory: Annotated[Path, typer.Argument(help="Directory for the checkpoint.")],
 ) -> None:
     """Convert a GGUF file into a Hugging Face checkpoint with safetensors weights."""
     require_worker()
@@ -137,25 +139,25 @@ def run(
 
 
 def require_worker() -> None:
-    """Raise SpecError unless the worker's packages are here."""
+    """Raise SpecError unless the worker's packages are installed."""
     if importlib.util.find_spec("ray") is None or importlib.util.find_spec("torch") is None:
         raise SpecError("this needs torch and ray on this machine: pip install 'secateur[worker]'")
 
 
 def module_command(module: str, *arguments: str) -> list[str]:
-    """`python -m module ...` with this Python."""
+    """The command `python -m module ...` with this Python."""
     return [sys.executable, "-m", module, *arguments]
 
 
 def child_environment() -> dict[str, str]:
-    """Our environment, in which children find the same code as we run."""
+    """This process's environment, with a PYTHONPATH by which children import the same code."""
     here = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(part for part in (here, os.environ.get("PYTHONPATH", "")) if part)
     return {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
 
 
 def stop(process: subprocess.Popen[bytes], *signals: signal.Signals) -> None:
-    """Ask a child of ours to end, ever more firmly, and wait until it has."""
+    """End a child process with one signal after the other, at last SIGKILL, and wait until it has ended."""
     for asked in (*signals, signal.SIGKILL):
         if process.poll() is not None:
             return
@@ -166,7 +168,7 @@ def stop(process: subprocess.Popen[bytes], *signals: signal.Signals) -> None:
 
 @contextlib.contextmanager
 def ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM unwinds like Ctrl-C, so that what we started ends with us."""
+    """Make SIGTERM unwind the block like Ctrl-C, so that child processes are ended too."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -179,14 +181,14 @@ def ended_by_sigterm() -> Iterator[None]:
 
 
 def last_lines(log: Path) -> str:
-    """The end of a log, for when a child has died."""
+    """The last lines of the log of a child that has died."""
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
     return "\n".join(lines[-LAST_LINES:])
 
 
 @contextlib.contextmanager
 def _driver(document: Document, storage: Path, log: Path, *, local: bool) -> Iterator[Iterator[Event]]:
-    """Events of `python -m workers.run`: a DriverEvent as JSON per line of its output, then how it ended."""
+    """Yields the events of `python -m workers.run`, a JSON line of its output each, and one of its end."""
     with tempfile.TemporaryDirectory(prefix="secateur-run-") as directory, log.open("wb") as errors:
         spec = Path(directory) / "job.json"
         spec.write_text(json.dumps(document), encoding="utf-8")
@@ -198,7 +200,7 @@ def _driver(document: Document, storage: Path, log: Path, *, local: bool) -> Ite
             stdout=subprocess.PIPE,
             stderr=errors,
             env=child_environment(),
-            start_new_session=True,  # a Ctrl-C is for us; we ask it to end below
+            start_new_session=True,  # Ctrl-C reaches us alone; we stop the child below
         )
         try:
             yield _events(process)
@@ -213,13 +215,13 @@ def _events(process: subprocess.Popen[bytes]) -> Iterator[Event]:
     number, failed = 0, None
     for line in process.stdout:
         try:
-            told = DriverEvent.model_validate_json(line)
+            reported = DriverEvent.model_validate_json(line)
         except ValidationError:
-            continue  # whatever else a library prints there
+            continue  # libraries print other lines
         number += 1
-        if told.body.type == "attempt.failed":
-            failed = told.body.reason
-        yield Event(id=number, job=JOB, attempt=1, at=told.at, body=told.body)
+        if reported.body.type == "attempt.failed":
+            failed = reported.body.reason
+        yield Event(id=number, job=JOB, attempt=1, at=reported.at, body=reported.body)
     code = process.wait()
     if code == 0:
         body: JobSucceeded | JobFailed = JobSucceeded()

@@ -1,4 +1,4 @@
-"""`secateur`: the service from a terminal. `main()` is the console script."""
+"""The `secateur` command. `main()` is the console script."""
 
 from datetime import datetime
 from pathlib import Path
@@ -46,7 +46,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 class _ErrorsInOneLine(TyperGroup):
-    """What users can meet becomes one line and an exit code: 2 when the request is at fault, else 1."""
+    """Prints an expected error as one line, and exits with 2 when the request is wrong, else with 1."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command."""
@@ -110,7 +110,7 @@ def plan(
     overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
-    """Show what a spec would run, what is cached, and how much it reads."""
+    """Show the stages that a spec would run, which are cached, and how much is read."""
     document = load_document(spec, overrides or [])
     with connect(url) as client:
         planned = client.plan(document)
@@ -172,8 +172,8 @@ def watch(job: Job, url: Url = DEFAULT_URL) -> None:
 def logs(
     job: Job,
     url: Url = DEFAULT_URL,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job has ended.")] = False,
-    attempt: Annotated[int | None, typer.Option(min=1, help="Which attempt; the latest.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Continue until the job has ended.")] = False,
+    attempt: Annotated[int | None, typer.Option(min=1, help="Number of the attempt; the latest.")] = None,
 ) -> None:
     """Print the output of a job's driver."""
     with connect(url) as client:
@@ -190,7 +190,7 @@ def cancel(job: Job, url: Url = DEFAULT_URL) -> None:
 
 @app.command()
 def retry(job: Job, url: Url = DEFAULT_URL) -> None:
-    """Queue a failed or cancelled job again; what it has stored is used again."""
+    """Queue a failed or cancelled job again; it uses its stored results."""
     with connect(url) as client:
         typer.echo(f"{job} {client.retry(job).status}")
 
@@ -199,7 +199,9 @@ def retry(job: Job, url: Url = DEFAULT_URL) -> None:
 def report(
     job: Job,
     url: Url = DEFAULT_URL,
-    output: Annotated[Path | None, typer.Option(help="Write it there: .json, or else the page.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="File to write: the figures if it ends in .json, else the page.")
+    ] = None,
     html: Annotated[bool, typer.Option("--html", help="Print the page.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -220,7 +222,7 @@ def report(
 @app.command()
 def download(
     job: Job,
-    directory: Annotated[Path, typer.Argument(help="Where the checkpoint goes.")],
+    directory: Annotated[Path, typer.Argument(help="Directory for the checkpoint.")],
     url: Url = DEFAULT_URL,
     alias: Annotated[
         bool, typer.Option("--alias", help="JOB is an alias: the job that it points at.")
@@ -247,7 +249,7 @@ app.command()(cli_demo.demo)
 
 
 def main() -> None:
-    """Entry point of the console script."""
+    """Run the command; this is the entry point of the console script."""
     app(prog_name="secateur")
 
 

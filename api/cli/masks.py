@@ -1,4 +1,4 @@
-"""Commands for files of masks, on this machine."""
+"""Commands for files of masks on this machine."""
 
 import subprocess
 from pathlib import Path
@@ -19,7 +19,7 @@ def apply_mask(
         ),
     ],
     masks: Annotated[Path, typer.Argument(help=MASKS, exists=True)],
-    out: Annotated[Path, typer.Argument(help="Where the pruned one goes; must not exist.")],
+    out: Annotated[Path, typer.Argument(help="Directory for the pruned one; must not exist.")],
     other_weights: Annotated[
         bool,
         typer.Option("--other-weights", help="Apply masks to weights that they were not made for, too."),

@@ -1,4 +1,4 @@
-"""What the CLI prints of schedules, firings and aliases."""
+"""Tables of schedules, firings and aliases, as the CLI prints them."""
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -31,7 +31,7 @@ STATE_STYLE: dict[State, str] = {
 
 
 def schedules_table(schedules: Iterable[ScheduleView]) -> Table:
-    """Newest first, as the service lists them."""
+    """A table of schedules, in the order of the service, newest first."""
     table = _table("name", "fires", "next", "last", "alias", "error")
     for schedule in schedules:
         last = schedule.last_firing
@@ -47,7 +47,7 @@ def schedules_table(schedules: Iterable[ScheduleView]) -> Table:
 
 
 def schedule_details(schedule: ScheduleView) -> RenderableType:
-    """One schedule, and what its last look found."""
+    """One schedule, with the checkpoints that its last look found."""
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="dim")
     facts.add_column(overflow="fold")
@@ -73,7 +73,7 @@ def schedule_details(schedule: ScheduleView) -> RenderableType:
 
 
 def candidates_table(candidates: Iterable[CandidateView]) -> Table:
-    """Checkpoints below a prefix."""
+    """A table of the checkpoints below a prefix."""
     table = _table("checkpoint", "state", "since", "reason")
     for one in candidates:
         state = Text(one.state, style=STATE_STYLE[one.state])
@@ -82,7 +82,7 @@ def candidates_table(candidates: Iterable[CandidateView]) -> Table:
 
 
 def firings_table(firings: Iterable[FiringView]) -> Table:
-    """Newest first, as the service lists them."""
+    """A table of firings, in the order of the service, newest first."""
     table = _table("fired", "cause", "outcome", "job", "source", "reason")
     for firing in firings:
         table.add_row(
@@ -97,7 +97,7 @@ def firings_table(firings: Iterable[FiringView]) -> Table:
 
 
 def aliases_table(aliases: Iterable[AliasView]) -> Table:
-    """By name, as the service lists them."""
+    """A table of aliases, in the order of the service, by name."""
     table = _table("alias", "checkpoint", "job", "moved", "by")
     for alias in aliases:
         table.add_row(

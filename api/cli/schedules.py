@@ -1,4 +1,4 @@
-"""`secateur schedules` and `secateur aliases`: standing orders from a terminal."""
+"""`secateur schedules` and `secateur aliases` manage standing orders and show aliases."""
 
 from typing import Annotated
 
@@ -39,7 +39,7 @@ def list_schedules(url: Url = DEFAULT_URL, as_json: Json = False) -> None:
 
 @app.command()
 def show(schedule: Schedule, url: Url = DEFAULT_URL, as_json: Json = False) -> None:
-    """Show one schedule, and what its last look found."""
+    """Show one schedule, with the checkpoints that its last look found."""
     with connect(url) as client:
         _say(client.schedule(schedule), as_json=as_json)
 
@@ -64,21 +64,21 @@ def create(
 
 @app.command()
 def pause(schedule: Schedule, url: Url = DEFAULT_URL) -> None:
-    """Start nothing more; jobs that run go on."""
+    """Start no more jobs; running ones continue."""
     with connect(url) as client:
         typer.echo(f"{client.pause_schedule(schedule).name} is paused")
 
 
 @app.command()
 def resume(schedule: Schedule, url: Url = DEFAULT_URL) -> None:
-    """Go on from now; what was missed while it was paused is not made up for."""
+    """Continue from now; firings that were missed in the pause are not made up for."""
     with connect(url) as client:
-        typer.echo(f"{client.resume_schedule(schedule).name} goes on")
+        typer.echo(f"{client.resume_schedule(schedule).name} continues")
 
 
 @app.command()
 def run(schedule: Schedule, url: Url = DEFAULT_URL, as_json: Json = False) -> None:
-    """Fire now: cron's model, or every complete checkpoint that no job was made of."""
+    """Fire now, for cron's model or for every complete checkpoint without a job."""
     with connect(url) as client:
         fired = client.run_schedule(schedule)
         found = () if fired else client.schedule(schedule).candidates
@@ -107,7 +107,7 @@ def history(
     limit: Annotated[int, typer.Option(min=1, help="How many.")] = 20,
     as_json: Json = False,
 ) -> None:
-    """List what a schedule has fired and what came of it, newest first."""
+    """List the firings of a schedule and their outcomes, newest first."""
     with connect(url) as client:
         found = client.firings(schedule, page=min(limit, 1000))
         listed = [firing for _, firing in zip(range(limit), found, strict=False)]
@@ -120,11 +120,13 @@ def history(
 
 
 def aliases(
-    name: Annotated[str | None, typer.Argument(help="One of them.", show_default=False)] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="Name of an alias; all if left out.", show_default=False)
+    ] = None,
     url: Url = DEFAULT_URL,
     as_json: Json = False,
 ) -> None:
-    """Show which published checkpoint each alias points at."""
+    """Show the published checkpoint that each alias points at."""
     with connect(url) as client:
         found = client.aliases() if name is None else (client.alias(name),)
     if as_json:

@@ -18,7 +18,7 @@ from pipeline.spec.vocabulary import VocabularySize
 
 def slice_checkpoint(
     directory: Annotated[Path, typer.Argument(help="Hugging Face checkpoint.", exists=True, file_okay=False)],
-    out: Annotated[Path | None, typer.Argument(help="Where the smaller one goes.")] = None,
+    out: Annotated[Path | None, typer.Argument(help="Directory for the smaller one.")] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option(
@@ -30,7 +30,7 @@ def slice_checkpoint(
         Path | None, typer.Option(help="Text for criteria that measure activations.", exists=True)
     ] = None,
     samples: Annotated[int, typer.Option(help="Calibration samples.")] = 16,
-    sequence_length: Annotated[int, typer.Option(help="Tokens of each.")] = 512,
+    sequence_length: Annotated[int, typer.Option(help="Tokens of each sample.")] = 512,
     plan: Annotated[
         bool, typer.Option("--plan", help="Print sizes and weights; read config.json only.")
     ] = False,
@@ -68,7 +68,7 @@ def slice_checkpoint(
 
 def cut_vocabulary(
     directory: Annotated[Path, typer.Argument(help="Hugging Face checkpoint.", exists=True, file_okay=False)],
-    out: Annotated[Path, typer.Argument(help="Where the smaller one goes.")],
+    out: Annotated[Path, typer.Argument(help="Directory for the smaller one.")],
     size: Annotated[int, typer.Option(help="Tokens to keep, with all that must stay.")],
     text: Annotated[
         list[Path],

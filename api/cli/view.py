@@ -1,4 +1,4 @@
-"""What the CLI prints: tables of jobs and plans, the end of a job, and errors."""
+"""The output of the CLI: tables of jobs and plans, the result of a job, and errors."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -36,19 +36,19 @@ STATUS_STYLE: dict[Status, str] = {
 
 
 def out() -> Console:
-    """Standard output; a terminal's width, or lines as long as they are."""
+    """Standard output, as wide as the terminal, or with long lines if it is none."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=200)
 
 
 def say_error(message: str, param: str | None = None) -> None:
-    """One red line on standard error."""
+    """Print an error as one red line on standard error."""
     field = f" ({param})" if param and param not in message else ""
     Console(stderr=True, highlight=False).print(Text(f"error: {message}{field}", style="red"), soft_wrap=True)
 
 
 def say_json(value: BaseModel | Sequence[BaseModel]) -> None:
-    """For programs."""
+    """Print models as JSON, for programs."""
     plain = (
         value.model_dump(mode="json")
         if isinstance(value, BaseModel)
@@ -58,7 +58,7 @@ def say_json(value: BaseModel | Sequence[BaseModel]) -> None:
 
 
 def jobs_table(jobs: Iterable[JobView]) -> Table:
-    """Newest first, as the service lists them."""
+    """A table of jobs, in the order of the service, newest first."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("id", "status", "progress", "model", "recipe", "name", "created"):
         table.add_column(name, overflow="fold", justify="right" if name == "progress" else "left")
@@ -108,7 +108,7 @@ def job_details(job: JobView, url: str) -> RenderableType:
 
 
 def plan_view(planned: PlanView) -> RenderableType:
-    """What would run, on what, and what looks odd."""
+    """The stages of a plan, its inputs and its warnings."""
     nodes = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("stage", "state", "needs", "key"):
         nodes.add_column(name)
@@ -128,7 +128,7 @@ def plan_view(planned: PlanView) -> RenderableType:
 
 
 def sweep_table(document: SweepDocument, *, seconds: float | None, report: str) -> RenderableType:
-    """A sweep's members; bold: no other one is as sparse and as good."""
+    """A table of a sweep's members. Bold ones have no other that is as sparse and as good."""
     data = document.data
     texts = [text.title for text in data.members[0].perplexity]
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -153,7 +153,8 @@ def sweep_table(document: SweepDocument, *, seconds: float | None, report: str) 
 def final_table(
     summary: Summary, *, seconds: float | None = None, checkpoint: str, report: str = ""
 ) -> RenderableType:
-    """What a job came to. `seconds`: from start to end, if known; `checkpoint`, `report`: where they are."""
+    """The result of a job. `seconds` is the time from start to end, if known; `checkpoint` and `report` are
+    places."""
     title = Text.assemble((summary.model, "bold"), f"  {summary.recipe}")
     models = _models(summary)
     perplexity = Table(box=None, pad_edge=False, header_style="bold")
@@ -208,7 +209,7 @@ def final_table(
 
 
 def _models(summary: Summary) -> list[str]:
-    """What stands side by side."""
+    """The names of the models that are compared."""
     rows = [*summary.perplexity, *summary.tasks]
     known = [name for name in ("pruned", "recovered") if any(getattr(row, name) is not None for row in rows)]
     return ["dense", *known]
@@ -245,7 +246,7 @@ def _training(trained: TrainingSummary | None) -> str:
 
 
 def took_seconds(job: JobView) -> float | None:
-    """From the first attempt's start to the end."""
+    """The seconds from the start of the first attempt to the end."""
     if job.started_at is None or job.finished_at is None:
         return None
     return job.finished_at - job.started_at

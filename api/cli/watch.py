@@ -1,6 +1,6 @@
-"""The watch view: a job's stages live on a terminal, or as plain lines where nobody looks at one.
+"""The watch view shows a job's stages live on a terminal, or as plain lines if there is no terminal.
 
-It knows events only, so it serves jobs of the API and runs without one alike.
+It reads events only, so it shows jobs of a service and runs without one alike.
 """
 
 from collections.abc import Iterable
@@ -34,7 +34,7 @@ WORDS: dict[StageStatus, tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class Pace:
-    """How fast a stage goes: from the first progress that this attempt told to the latest one."""
+    """The speed of a stage, from the first progress that this attempt reported to the latest one."""
 
     first_done: float
     first_at: datetime
@@ -43,20 +43,20 @@ class Pace:
     total: float
 
     def after(self, done: float, total: float, at: datetime) -> "Pace":
-        """The pace with one more progress; a stage that fell back begins anew."""
+        """The pace after one more report of progress. It begins anew if the stage fell back."""
         if done < self.done:
             return Pace(done, at, done, at, total)
         return Pace(self.first_done, self.first_at, done, at, total)
 
     @property
     def per_second(self) -> float | None:
-        """Units per second; None until two progresses tell."""
+        """The units per second; None before two different reports of progress."""
         seconds = (self.at - self.first_at).total_seconds()
         units = self.done - self.first_done
         return units / seconds if seconds > 0 and units > 0 else None
 
     def remaining(self, now: datetime) -> float | None:
-        """Seconds to the end, at this pace."""
+        """The seconds to the end at this pace; None while the pace is unknown."""
         if self.per_second is None:
             return None
         return max((self.total - self.done) / self.per_second - (now - self.at).total_seconds(), 0.0)
@@ -64,14 +64,14 @@ class Pace:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training has reached: after the last step that was told, and at the last validation."""
+    """The figures of a training after the last reported step and at the last validation."""
 
     loss: float | None = None
     tokens_per_second: float | None = None
     perplexity: float | None = None
 
     def after(self, record: StepRecord) -> "Trained":
-        """With one more step."""
+        """The figures after one more step."""
         return replace(self, loss=record.loss, tokens_per_second=record.tokens_per_second)
 
     def __str__(self) -> str:
@@ -84,7 +84,7 @@ class Trained:
 
 
 class JobWatch:
-    """State, paces and curves of a job, fed with its events."""
+    """The state, the paces and the training figures of a job, computed from its events."""
 
     def __init__(self, title: str) -> None:
         self.title = title
@@ -95,7 +95,7 @@ class JobWatch:
         self._trained: dict[str, Trained] = {}
 
     def see(self, event: Event) -> None:
-        """Take one event."""
+        """Add one event."""
         before = self.state
         self.state = step(before, event)
         body = event.body
@@ -115,7 +115,7 @@ class JobWatch:
             self._paces[body.node] = start.after(body.done, body.total, event.at)
 
     def lines(self, event: Event) -> Iterable[str]:
-        """What a log should say of an event that was just seen; progress at most every ten seconds."""
+        """The log lines for an event that `see` has added; of progress at most one every ten seconds."""
         clock = event.at.astimezone().strftime("%H:%M:%S")
         for text in self._words(event):
             yield f"{clock}  {text}"
@@ -145,7 +145,7 @@ class JobWatch:
                 )
                 yield f"{body.result.node:<17} {how}"
             case "stage.retried":
-                yield f"{body.node:<17} goes on: {reason_text(body.reason)}"
+                yield f"{body.node:<17} continues: {reason_text(body.reason)}"
             case "message":
                 yield f"{body.node or 'job':<17} {body.level}: {body.text}"
             case "attempt.started":
@@ -156,7 +156,7 @@ class JobWatch:
                 yield f"job failed: {reason_text(body.reason)}"
             case "job.queued" | "job.cancel_requested" | "job.cancelled" | "job.succeeded":
                 yield f"job {body.type.removeprefix('job.').replace('_', ' ')}"
-            case _:  # told otherwise, or new: a later service may know more
+            case _:  # shown elsewhere, or a new type of a later service
                 return
 
     def __rich__(self) -> RenderableType:
@@ -215,7 +215,7 @@ class JobWatch:
 
 
 def watch(events: Iterable[Event], view: JobWatch, console: Console) -> JobState:
-    """Show events until they end; the state after the last one."""
+    """Show events until they end, and return the state after the last one."""
     if not console.is_terminal:
         for event in events:
             view.see(event)
@@ -232,7 +232,7 @@ def watch(events: Iterable[Event], view: JobWatch, console: Console) -> JobState
 
 
 def follow_job(client: SecateurClient, job_id: str, console: Console) -> JobView:
-    """Watch a job of the service until it ends; the job as it is then."""
+    """Watch a job of the service until it ends, and return it."""
     view = JobWatch(job_id)
 
     def away(why: str | None) -> None:
@@ -247,7 +247,7 @@ def follow_job(client: SecateurClient, job_id: str, console: Console) -> JobView
 
 
 def reason_text(reason: FailureReason) -> str:
-    """One sentence: what, the field, and where."""
+    """A failure as one sentence, with the field and the node."""
     where = f" (at {reason.node})" if reason.node else ""
     field = f" ({reason.param})" if reason.param else ""
     return f"{reason.message}{field}{where}"

@@ -1,3 +1,3 @@
-"""The API from Python: `SecateurClient`, downloads and server-sent events.
-It shares its models with the service and needs nothing else of it.
+"""The Python client of the API: `SecateurClient`, downloads and server-sent events.
+It shares the models of answers with the service, and nothing else.
 It prints nothing."""

@@ -1,11 +1,11 @@
-"""SecateurClient: the API from Python, and what the CLI is made of.
+"""SecateurClient is the API in Python; the CLI uses it too.
 
     with SecateurClient("http://127.0.0.1:8080", api_key="sec_...") as secateur:
         job = secateur.submit({"spec": {...}})
         for event in secateur.follow(job.id):
             ...
 
-Answers are read leniently: a field that a newer service adds is no error.
+Answers may have unknown fields, because a newer service may add some.
 """
 
 import time
@@ -35,24 +35,24 @@ from pipeline.request.prune_spec import JobRequest
 
 __all__ = ["DEFAULT_URL", "ClientError", "SecateurClient", "ServiceAwayError"]
 
-SILENCE_SECONDS = 60.0  # the service says something every 15 s
+SILENCE_SECONDS = 60.0  # the service sends at least a keep-alive every 15 s
 FIRST_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.5, 5.0
 GIVE_UP_SECONDS = 900.0
 ENDS = frozenset({"job.succeeded", "job.failed", "job.cancelled"})
 
 
 class SecateurClient(ScheduleCalls, KeyCalls):
-    """One service. Safe to use from one thread at a time."""
+    """The client of one service. Only one thread at a time may use it."""
 
     def submit(
         self, request: JobRequest | Mapping[str, object], *, idempotency_key: str | None = None
     ) -> JobView:
-        """POST /jobs. A repeat with the same key and body gives the same job."""
+        """POST /jobs. A repeat with the same key and body returns the same job."""
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key is not None else {}
         return self._fetch("POST", "/jobs", JobView, json=request, headers=headers)
 
     def plan(self, request: JobRequest | Mapping[str, object]) -> PlanView:
-        """POST /plans: what would run, and what is cached."""
+        """POST /plans: the stages that would run, and those that are cached."""
         return self._fetch("POST", "/plans", PlanView, json=request)
 
     def jobs(
@@ -65,7 +65,7 @@ class SecateurClient(ScheduleCalls, KeyCalls):
         created_before: int | None = None,
         page: int = 100,
     ) -> Iterator[JobView]:
-        """All jobs that match, newest first, fetched page by page as they are asked for."""
+        """All jobs that match, newest first. Pages are fetched as the iterator needs them."""
         given: Params = {
             "status": status,
             "label": [f"{key}:{value}" for key, value in (labels or {}).items()],
@@ -91,11 +91,11 @@ class SecateurClient(ScheduleCalls, KeyCalls):
     def follow(
         self, job_id: str, *, after: int = 0, away: Callable[[str | None], None] = lambda why: None
     ) -> Iterator[Event]:
-        """Events after id `after`, and new ones until the job has ended.
+        """Yields the events after id `after`, and new ones until the job has ended.
 
-        A service that goes away in between is waited for, and no event is lost or told twice. `away` is
-        called with the reason, and with None when it is back. Raises ServiceAwayError when it was away at the
-        start, or for a quarter of an hour.
+        If the service goes away meanwhile, the client waits for it, and no event is lost or repeated. `away`
+        is called with the reason, and with None when the service is back. Raises ServiceAwayError when it
+        does not answer at the start, or for a quarter of an hour.
         """
         self.job(job_id)
         pause = FIRST_PAUSE_SECONDS
@@ -111,7 +111,7 @@ class SecateurClient(ScheduleCalls, KeyCalls):
                     if event.id > after:
                         after, last_type = event.id, event.body.type
                         yield event
-                # A stream ends with its job, and when the service is stopped: only the job's status tells.
+                # A stream ends with its job, or when the service stops; the job's status tells them apart.
                 if (not got or last_type in ENDS) and self.job(job_id).status in TERMINAL:
                     return
             except (httpx.TransportError, ClientError) as error:
@@ -126,13 +126,13 @@ class SecateurClient(ScheduleCalls, KeyCalls):
             pause = min(pause * 2, MAX_PAUSE_SECONDS)
 
     def wait(self, job_id: str) -> JobView:
-        """The job after it has ended."""
+        """Waits until the job has ended, and returns it."""
         for _ in self.follow(job_id):
             pass
         return self.job(job_id)
 
     def logs(self, job_id: str, *, attempt: int | None = None, follow: bool = False) -> Iterator[str]:
-        """Output of the driver, piece by piece."""
+        """Yields the output of the driver, piece by piece."""
         params: dict[str, str | int] = {"follow": "true"} if follow else {}
         if attempt is not None:
             params["attempt"] = attempt
@@ -148,7 +148,7 @@ class SecateurClient(ScheduleCalls, KeyCalls):
             raise ServiceAwayError(self.url, str(error) or type(error).__name__) from error
 
     def report(self, job_id: str) -> ReportDocument:
-        """The report's figures. Of a sweep: `sweep_report`."""
+        """The figures of a report. For a sweep, use `sweep_report`."""
         return parsed(self.report_json(job_id), ReportDocument)
 
     def sweep_report(self, job_id: str) -> SweepDocument:
@@ -156,11 +156,11 @@ class SecateurClient(ScheduleCalls, KeyCalls):
         return parsed(self.report_json(job_id), SweepDocument)
 
     def report_json(self, job_id: str) -> bytes:
-        """The report's figures as they are stored."""
+        """The figures of a report, as stored JSON."""
         return self._call("GET", f"/jobs/{safe(job_id)}/report", params={"format": "json"}).content
 
     def report_html(self, job_id: str) -> bytes:
-        """The report's page."""
+        """The page of a report."""
         return self._call("GET", f"/jobs/{safe(job_id)}/report", params={"format": "html"}).content
 
     def artifacts(self, job_id: str) -> ArtifactList:
@@ -168,7 +168,7 @@ class SecateurClient(ScheduleCalls, KeyCalls):
         return self._fetch("GET", f"/jobs/{safe(job_id)}/artifacts", ArtifactList)
 
     def file(self, file: FileView) -> Iterator[bytes]:
-        """Content of one file of an artifact, from the service or from where it sends us. Not verified."""
+        """The content of one file of an artifact, after redirects and without verification."""
         try:
             with self._http.stream("GET", file.url, follow_redirects=True) as answer:
                 self._refused(answer)
@@ -187,6 +187,6 @@ class SecateurClient(ScheduleCalls, KeyCalls):
         with self._http.stream("GET", path, headers=headers, timeout=timeout) as answer:
             self._refused(answer)
             for message in EventSource(answer).iter_sse():
-                # A keep-alive comes as a message without data; a newer service may tell more than we know.
+                # A keep-alive is a message without data; a newer service may send types that we do not know.
                 if message.data and message.event in EVENT_TYPES:
                     yield parsed(message.data, Event)

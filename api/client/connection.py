@@ -20,7 +20,7 @@ Params = Mapping[str, str | int | Sequence[str] | None]
 
 
 class Page(Protocol[Item_co]):
-    """A part of a long list. `next`: the `after` of the next one."""
+    """A page of a list. `next` is the `after` of the next page."""
 
     @property
     def data(self) -> Sequence[Item_co]: ...
@@ -33,7 +33,7 @@ class Page(Protocol[Item_co]):
 
 
 class ClientError(Exception):
-    """The service refused. `code` is stable; `param` is the field to change, if there is one."""
+    """The service refused a request. `code` is stable; `param` is the field to change, if there is one."""
 
     def __init__(
         self, message: str, *, code: str, param: str | None = None, status: int | None = None
@@ -46,7 +46,7 @@ class ClientError(Exception):
 
 
 class ServiceAwayError(ClientError):
-    """Nobody answers at the URL."""
+    """No service answers at the URL."""
 
     def __init__(self, url: str, why: str) -> None:
         super().__init__(
@@ -57,9 +57,9 @@ class ServiceAwayError(ClientError):
 
 
 class Connection:
-    """What all calls are made with. `transport` replaces the network (tests).
+    """The HTTP connection of all calls. `transport` replaces the network in tests.
 
-    The key goes to the service alone, never to where it redirects downloads.
+    The key is sent to the service alone, never to the target of a redirected download.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Connection:
         self.close()
 
     def close(self) -> None:
-        """Close connections."""
+        """Close the connections."""
         self._http.close()
 
     def _fetch(
@@ -105,7 +105,7 @@ class Connection:
         params: Params | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Model:
-        """The answer as a model."""
+        """Make a call, and return its answer as a model."""
         return parsed(self._call(method, path, json=json, params=params, headers=headers).content, model)
 
     def _call(
@@ -126,7 +126,7 @@ class Connection:
         return answer
 
     def _refused(self, answer: httpx.Response) -> None:
-        """Raise what the answer says, unless it is a success."""
+        """Raise the error that the answer describes, unless it is a success."""
         if answer.is_success:
             return
         answer.read()
@@ -149,7 +149,7 @@ class _Key(httpx.Auth):
         self._key = key
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        """httpx drops the header itself when it follows a redirect to another origin."""
+        """Add the header. httpx itself drops it when it follows a redirect to another origin."""
         if _origin(request.url) == self._origin:
             request.headers["Authorization"] = f"Bearer {self._key}"
         yield request
@@ -160,7 +160,7 @@ def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
 
 
 def parsed(content: bytes | str, model: type[Model]) -> Model:
-    """An answer as a model. A field that a newer service adds is no error."""
+    """Reads an answer as a model. Unknown fields are ignored, because a newer service may add some."""
     try:
         return model.model_validate_json(content, extra="ignore")
     except ValidationError as error:
@@ -174,7 +174,7 @@ def parsed(content: bytes | str, model: type[Model]) -> Model:
 
 
 def paged(fetch: Callable[[Params], Page[Item_co]], given: Params) -> Iterator[Item_co]:
-    """All items of a list, fetched page by page as they are asked for. What is None or empty is not sent."""
+    """All items of a list. Pages are fetched as the iterator needs them; None and [] are not sent."""
     params = {name: value for name, value in given.items() if value not in (None, [])}
     while True:
         page = fetch(params)
@@ -185,5 +185,5 @@ def paged(fetch: Callable[[Params], Page[Item_co]], given: Params) -> Iterator[I
 
 
 def safe(part: str) -> str:
-    """Anything as one part of a path."""
+    """Quotes a text, so that it is one segment of a path."""
     return quote(part, safe="")

@@ -1,4 +1,4 @@
-"""Fetches a published checkpoint. What lies there already and is right is not fetched again."""
+"""Downloads a published checkpoint. Files that are there already and intact are not fetched again."""
 
 import hashlib
 import os
@@ -16,9 +16,9 @@ LAST = ManifestRef.path_of(Manifest)
 
 
 def download(client: SecateurClient, job_id: str, directory: Path) -> Iterator[Path]:
-    """The files of a job's published checkpoint, one by one as each is complete; the manifest last.
+    """Yields the files of a job's published checkpoint, each as soon as it is complete; the manifest last.
 
-    A file gets its name only when size and SHA-256 are right. Raises ClientError for one that is not.
+    A file gets its name only when its size and SHA-256 are right. Raises ClientError otherwise.
     """
     published = [one for one in client.artifacts(job_id).data if one.kind == PUBLISHED]
     if not published:
@@ -32,7 +32,7 @@ def download(client: SecateurClient, job_id: str, directory: Path) -> Iterator[P
 
 
 def _inside(path: str) -> PurePosixPath:
-    """The path, if it cannot leave the directory; a service is not trusted with more than that."""
+    """Returns the path. Raises ClientError when it leaves the directory, which no service may do."""
     relative = PurePosixPath(path)
     if relative.is_absolute() or ".." in relative.parts or not relative.parts or "\\" in path:
         raise ClientError(f"the service names a file {path!r} outside of the directory", code="unsafe_path")

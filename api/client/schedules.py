@@ -1,4 +1,4 @@
-"""What SecateurClient can do about schedules and aliases."""
+"""The calls of SecateurClient for schedules and aliases."""
 
 from collections.abc import Iterator, Mapping
 
@@ -15,14 +15,14 @@ from api.service.schedules.views import (
 
 
 class ScheduleCalls(Connection):
-    """Schedules are named by id or by name."""
+    """Calls for schedules and aliases. A schedule is given by its id or its name."""
 
     def create_schedule(self, request: ScheduleRequest | Mapping[str, object]) -> ScheduleView:
         """POST /schedules."""
         return self._fetch("POST", "/schedules", ScheduleView, json=request)
 
     def schedules(self, *, page: int = 100) -> Iterator[ScheduleView]:
-        """All schedules, newest first, fetched page by page as they are asked for."""
+        """All schedules, newest first. Pages are fetched as the iterator needs them."""
         return paged(
             lambda params: self._fetch("GET", "/schedules", ScheduleList, params=params), {"limit": page}
         )
@@ -32,11 +32,11 @@ class ScheduleCalls(Connection):
         return self._fetch("GET", _path(schedule), ScheduleView)
 
     def change_schedule(self, schedule: str, changes: Mapping[str, object]) -> ScheduleView:
-        """PATCH /schedules/{id}: each field that is given replaces the old one as a whole."""
+        """PATCH /schedules/{id}: each given field replaces the old one as a whole."""
         return self._fetch("PATCH", _path(schedule), ScheduleView, json=changes)
 
     def delete_schedule(self, schedule: str) -> None:
-        """DELETE /schedules/{id}: with its history; its jobs and its alias stay."""
+        """DELETE /schedules/{id}: deletes it with its history; its jobs and its alias stay."""
         self._call("DELETE", _path(schedule))
 
     def pause_schedule(self, schedule: str) -> ScheduleView:
@@ -48,17 +48,17 @@ class ScheduleCalls(Connection):
         return self._fetch("POST", f"{_path(schedule)}/resume", ScheduleView)
 
     def run_schedule(self, schedule: str) -> tuple[FiringView, ...]:
-        """POST /schedules/{id}/run: what was fired; nothing when nothing is new."""
+        """POST /schedules/{id}/run: the new firings; none when there is no new checkpoint."""
         return self._fetch("POST", f"{_path(schedule)}/run", FiringList).data
 
     def firings(self, schedule: str, *, outcome: str | None = None, page: int = 100) -> Iterator[FiringView]:
-        """All firings of a schedule, newest first, fetched page by page as they are asked for."""
+        """All firings of a schedule, newest first. Pages are fetched as the iterator needs them."""
         path = f"{_path(schedule)}/firings"
         given = {"outcome": outcome, "limit": page}
         return paged(lambda params: self._fetch("GET", path, FiringList, params=params), given)
 
     def aliases(self) -> tuple[AliasView, ...]:
-        """GET /aliases: all of them, by name."""
+        """GET /aliases: all aliases, by name."""
         return self._fetch("GET", "/aliases", AliasList).data
 
     def alias(self, name: str) -> AliasView:

@@ -1,1 +1,1 @@
-"""What the service remembers: jobs, their attempts and their events."""
+"""The database of the service: jobs, attempts, events, schedules and keys."""

@@ -15,20 +15,20 @@ WRITES = "secateur_writes"
 
 
 class Database:
-    """Sessions that read or write. A write session is one transaction, committed when the block ends well."""
+    """Opens sessions. A write session is one transaction, committed if its block raises no exception."""
 
     def __init__(self, url: str) -> None:
         self.engine = _engine(url)
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        """A session that sees one state and changes nothing."""
+        """A session for reading, which sees one state of the database."""
         with Session(self.engine) as session:
             yield session
 
     @contextmanager
     def write(self) -> Iterator[Session]:
-        """A session that changes things, all or nothing."""
+        """A session for writing, which stores all of its changes or none."""
         with (
             self.engine.connect().execution_options(**{WRITES: True}) as connection,
             Session(connection, expire_on_commit=False) as session,
@@ -37,7 +37,7 @@ class Database:
             yield session
 
     def make_directory(self) -> None:
-        """Where SQLite's file will lie."""
+        """Make the directory of SQLite's file."""
         database = self.engine.url.database
         if self.engine.dialect.name == "sqlite" and database is not None:
             Path(database).parent.mkdir(parents=True, exist_ok=True)
@@ -73,15 +73,15 @@ def _engine(url: str) -> Engine:
 
 def _prepare_sqlite(connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
     assert isinstance(connection, sqlite3.Connection)
-    connection.isolation_level = None  # we say BEGIN ourselves, see _begin_sqlite
+    connection.isolation_level = None  # _begin_sqlite emits BEGIN
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=FULL")  # what was answered with 202 survives a power failure
+    cursor.execute("PRAGMA synchronous=FULL")  # a job that was accepted with 202 survives a power failure
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.close()
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    """Writers queue up at BEGIN: a reader that turns writer midway would fail instead of waiting."""
+    """Begin so that writers wait for each other: a reader that begins to write midway would fail instead."""
     writes = connection.get_execution_options().get(WRITES, False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

@@ -1,4 +1,4 @@
-"""Brings a database to the newest schema."""
+"""Upgrades a database to the newest schema."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from sqlalchemy import Connection, text
 
 from api.db.engine import WRITES, Database
 
-MIGRATION_LOCK = 7_235_112_981  # any number that nobody else uses as an advisory lock
+MIGRATION_LOCK = 7_235_112_981  # arbitrary, as long as nothing else takes the same advisory lock
 
 
 def upgrade(database: Database) -> None:

@@ -1,4 +1,4 @@
-"""The tables. Times are UTC; what pipeline's models hold is stored as their JSON."""
+"""The tables. Times are UTC; models of pipeline are stored as JSON."""
 
 from datetime import UTC, datetime
 
@@ -31,11 +31,11 @@ class UtcDateTime(TypeDecorator[datetime]):
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """To UTC."""
+        """Convert a time to UTC before it is stored."""
         return value.astimezone(UTC) if value is not None else None
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """From UTC."""
+        """Mark a stored time as UTC, if the database has lost the zone."""
         if value is None or value.tzinfo is not None:
             return value
         return value.replace(tzinfo=UTC)
@@ -51,8 +51,9 @@ Base.metadata.naming_convention = NAMING
 class Job(Base):
     """One submitted request. `state` is the fold of its events, written with them in one transaction.
 
-    `live`: an attempt has been made and not ended. `tries`: failed attempts since it was queued by a user.
-    The lease tells which API process moves the job on.
+    `live` says that an attempt has begun and not ended. `tries` counts failed attempts since a user queued
+    the job.
+    The lease names the API process that advances the job.
     """
 
     __tablename__ = "jobs"
@@ -88,7 +89,7 @@ class JobLabel(Base):
 
 
 class Attempt(Base):
-    """One Ray job. `accepted`: highest sequence number of its driver's events. `reason`: why it failed."""
+    """One Ray job. `accepted` is the highest sequence number of its driver's events, `reason` its failure."""
 
     __tablename__ = "attempts"
 
@@ -105,7 +106,7 @@ class Attempt(Base):
 
 
 class EventRow(Base):
-    """One event. `sequence` is the driver's own number, null for what the API itself says."""
+    """One event. `sequence` is the number that the driver gave it, null for events of the API itself."""
 
     __tablename__ = "events"
     __table_args__ = (
@@ -124,9 +125,9 @@ class EventRow(Base):
 
 
 class Schedule(Base):
-    """A standing order. `definition`: its ScheduleRequest. The lease tells which API process looks after it.
+    """A standing order. `definition` is its ScheduleRequest. The lease names the API process that handles it.
 
-    `next_at`: when cron fires next; null without cron, and while paused.
+    `next_at` is the next moment of cron; null without cron, and while the schedule is paused.
     """
 
     __tablename__ = "schedules"
@@ -145,9 +146,10 @@ class Schedule(Base):
 
 
 class Firing(Base):
-    """One time that a schedule fired, or should have. `due_at`: cron's moment; `digest`: of the checkpoint.
+    """One firing of a schedule, also when it was missed or skipped. `due_at` is the moment of cron, `digest`
+    the checkpoint's.
 
-    Either is there once in a schedule, so that two API processes never fire twice. `gates`: verdicts as JSON.
+    Each is unique in a schedule, so that two API processes never fire twice. `gates` holds verdicts as JSON.
     """
 
     __tablename__ = "firings"
@@ -174,9 +176,9 @@ class Firing(Base):
 
 
 class Sighting(Base):
-    """A checkpoint below a schedule's prefix as last seen: since when it has been so, and what it lacks.
+    """A checkpoint below a schedule's prefix as last seen: since when it is unchanged, and what it lacks.
 
-    `listing`: digest of its directory's listing; as long as it stays, nothing is read again.
+    `listing` is the digest of its directory's listing; as long as it stays, no file is read again.
     """
 
     __tablename__ = "sightings"
@@ -192,7 +194,7 @@ class Sighting(Base):
 
 
 class Alias(Base):
-    """A name that points at the published checkpoint of one job; the store has a copy for those who serve."""
+    """A name that points at the published checkpoint of a job; storage has a copy for serving engines."""
 
     __tablename__ = "aliases"
 
@@ -205,8 +207,7 @@ class Alias(Base):
 
 
 class ApiKey(Base):
-    """A key of a person or a program. It is stored as SHA-256 only; `prefix` is what it is looked up by, and
-    what lists show."""
+    """A key of a person or a program. Only its SHA-256 is stored; it is looked up and listed by `prefix`."""
 
     __tablename__ = "api_keys"
 

@@ -1,1 +1,1 @@
-"""HTTP: parse, delegate, return."""
+"""The HTTP routes. Each parses a request, calls `service/` and returns the answer."""

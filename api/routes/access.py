@@ -1,7 +1,7 @@
-"""Who may call which route: by key, in the Authorization header or in the cookie of the web page.
+"""Access to routes, by a key in the Authorization header or in the cookie of the web page.
 
-`Needs()` asks for the role that the method suggests: viewer to read, submitter to change anything. app.py
-says once for every router whether it has that, `Needs("admin")`, or neither.
+`Needs()` asks for the role that follows from the method: viewer to read, submitter to change anything. app.py
+gives every router that, `Needs("admin")`, or neither.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from api.service.keys import keys
 
 COOKIE = "secateur_session"
 READS = frozenset({"GET", "HEAD", "OPTIONS"})
-NOBODY = Caller("anyone", "admin")  # where the service asks for no keys
+NOBODY = Caller("anyone", "admin")  # the caller where the service needs no keys
 
 _bearer = HTTPBearer(scheme_name="key", auto_error=False, description="An API key: `sec_...`.")
 _cookie = APIKeyCookie(
@@ -30,14 +30,14 @@ SessionCookie = Annotated[str | None, Security(_cookie)]
 
 @dataclass(frozen=True)
 class Needs:
-    """Lets in whose key has the role. Raises ApiError 401 without a good key, 403 for too small a role."""
+    """Admits callers whose key has the role. Raises ApiError 401 without a valid key, else 403."""
 
     role: Role | None = None
 
     def __call__(
         self, request: Request, services: ServicesDep, bearer: Bearer, cookie: SessionCookie
     ) -> Caller:
-        """The caller, who is in `request.state.caller` too."""
+        """Returns the caller, and stores it in `request.state.caller`."""
         caller = NOBODY
         if services.settings.auth == "keys":
             if bearer is None and cookie is not None and request.method not in READS:
@@ -58,15 +58,15 @@ class Needs:
 
 
 def refuse_other_sites(request: Request, services: ServicesDep) -> None:
-    """Raise ApiError 403 when a browser says that a page from elsewhere sent this.
+    """Raise ApiError 403 when a browser says that a page of another site sent the request.
 
-    SameSite keeps our cookie from them already, but not from other ports and subdomains.
+    SameSite already keeps our cookie from other sites, but not from other ports and subdomains.
     """
     site = request.headers.get("sec-fetch-site")
     origin = request.headers.get("origin")
     if site is not None:
         good = site in ("same-origin", "none")
-    else:  # browsers say so over https and on localhost only
+    else:  # browsers send Sec-Fetch-Site over https and on localhost only
         good = origin is None or origin == _origin(services.settings.public_url) or _is_ours(request, origin)
     if not good:
         raise ApiError(403, "other_site", f"a page of another site ({origin or site}) may not do this")

@@ -1,4 +1,4 @@
-"""Aliases: which published checkpoint a name points at."""
+"""Aliases: names that point at published checkpoints."""
 
 from typing import Annotated
 
@@ -23,5 +23,5 @@ def show_alias(
     services: ServicesDep,
     name: Annotated[str, Path(max_length=100, pattern=r"^[^\x00]*$", examples=["nightly"])],
 ) -> AliasView:
-    """What a name points at now. Those who serve may read `aliases/<name>.json` in the storage instead."""
+    """The checkpoint that a name points at now. Serving engines may read `aliases/<name>.json` in storage."""
     return aliases.alias_view(aliases.find(services, name))

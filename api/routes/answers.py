@@ -1,4 +1,4 @@
-"""How errors are described in OpenAPI."""
+"""The descriptions of error answers in OpenAPI."""
 
 from http import HTTPStatus
 from typing import Any
@@ -9,7 +9,7 @@ Answers = dict[int | str, dict[str, Any]]
 
 
 def refusals(*statuses: int) -> Answers:
-    """Answers with an error."""
+    """The descriptions of answers with these statuses, and with 422."""
     return {status: _error(status) for status in sorted({*statuses, 422})}
 
 

@@ -1,4 +1,4 @@
-"""What a job has made, file by file, and its report."""
+"""The artifacts of a job, file by file, and its report."""
 
 from typing import Annotated, Literal
 
@@ -13,7 +13,7 @@ from pipeline.artifacts.refs import ReportRef
 
 router = APIRouter(tags=["jobs"])
 NAME = Path(max_length=200)
-# What lies in checkpoints was made by others: browsers save it, and run nothing of it.
+# The files of checkpoints come from others, so browsers shall save them and run nothing in them.
 DOWNLOAD = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox; default-src 'none'"}
 PAGE = {
     "X-Content-Type-Options": "nosniff",
@@ -23,7 +23,7 @@ PAGE = {
 
 @router.get("/jobs/{id}/artifacts", responses=ABSENT)
 def list_artifacts(services: ServicesDep, job_id: JobId) -> ArtifactList:
-    """Everything that the job has made so far, with digests."""
+    """All artifacts that the job has made so far, with digests."""
     return artifacts.list_all(services, job_id)
 
 
@@ -33,7 +33,7 @@ def list_artifacts(services: ServicesDep, job_id: JobId) -> ArtifactList:
     responses={
         **ABSENT,
         200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}},
-        307: {"description": "The storage hands it out itself, for a while, at `Location`."},
+        307: {"description": "`Location` is an address in the storage, which is valid for a while."},
     },
 )
 def download(
@@ -43,7 +43,7 @@ def download(
     artifact: Annotated[str, NAME],
     path: Annotated[str, Path(max_length=1000)],
 ) -> Response:
-    """One file, verified on its way: an altered one ends early."""
+    """One file. Its digest is checked while it is sent, and the answer of an altered file ends early."""
     blob = artifacts.blob_of(services, job_id, node=node, artifact=artifact, path=path)
     filename = path.rsplit("/", 1)[-1]
     direct = artifacts.direct_url(services, blob, filename=filename)
@@ -87,7 +87,7 @@ def show_report(
 
 
 def _prefers_html(accept: str) -> bool:
-    """Whether text/html is asked for more than JSON; what comes first wins among equals."""
+    """Tells whether Accept prefers text/html to JSON; among equals, the first one wins."""
     best, best_quality = "", 0.0
     for part in accept.split(","):
         media, _, parameters = part.partition(";")

@@ -1,4 +1,4 @@
-"""GET /jobs/{id}/events: a page, or a stream that ends with the job."""
+"""GET /jobs/{id}/events answers with a page of events, or with a stream that ends with the job."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -25,7 +25,7 @@ STREAM = "text/event-stream"
 
 MESSAGE = {
     "type": "object",
-    "description": "`id` is the event's, for Last-Event-ID; `event` its type; `data` the event as JSON.",
+    "description": "`id` is the event's id, for Last-Event-ID; `event` its type; `data` the event as JSON.",
     "properties": {name: {"type": "string"} for name in ("id", "event", "data")},
     "required": ["id", "event", "data"],
 }
@@ -42,10 +42,10 @@ def list_events(
     after: EventCursor = None,
     limit: Limit = 100,
     accept: Annotated[str, Header(description=f"`{STREAM}` follows the job until it ends.")] = "",
-    last_event_id: Annotated[str, Header(description="Where a stream goes on.")] = "",
+    last_event_id: Annotated[str, Header(description="A stream continues after this event.")] = "",
     follow: Annotated[bool, Query(description="The same as asking for a stream by Accept.")] = False,
 ) -> EventList | EventSourceResponse:
-    """What happened to a job."""
+    """The events of a job, as a page or as a stream."""
     jobs.find(services, job_id)
     seen = after if after is not None else 0
     if follow or STREAM in accept:
@@ -59,7 +59,7 @@ def list_events(
 
 
 async def _stream(services: Services, job_id: str, *, after: int) -> AsyncIterator[ServerSentEvent]:
-    """All events above `after`, then new ones until the job has ended and everything is sent."""
+    """Sends all events above `after`, then new ones until the job has ended and everything is sent."""
     while True:
         rows, ended = await run_in_threadpool(_look, services, job_id, after)
         for row in rows:
@@ -74,7 +74,7 @@ async def _stream(services: Services, job_id: str, *, after: int) -> AsyncIterat
 
 
 def _look(services: Services, job_id: str, after: int) -> tuple[list[EventRow], bool]:
-    with services.database.read() as session:  # the status first: what it follows from is stored with it
+    with services.database.read() as session:  # status first: the events that led to it are stored with it
         ended = jobs.status_of(session, job_id) in TERMINAL
         return list(events_after(session, job_id, after=after, limit=BATCH)), ended
 

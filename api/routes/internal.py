@@ -1,4 +1,4 @@
-"""Where drivers report. Not for users: each attempt has a token of its own."""
+"""The route to which drivers report. It is not for users: each attempt has a token of its own."""
 
 from typing import Annotated
 
@@ -20,6 +20,6 @@ def report_events(
     events: DriverEvents,
     authorization: Annotated[str, Header()] = "",
 ) -> Accepted:
-    """Take a batch of events; a repeat is harmless."""
+    """Store a batch of events; a repeat is harmless."""
     token = authorization[len(BEARER) :].strip() if authorization.lower().startswith(BEARER) else ""
     return take(services, job_id, attempt, token=token, events=events)

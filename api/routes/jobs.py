@@ -1,4 +1,4 @@
-"""POST /jobs, and what concerns a job as a whole."""
+"""POST /jobs, and the other routes for a job as a whole."""
 
 from typing import Annotated
 
@@ -22,7 +22,7 @@ Request = Annotated[JobRequest, Body(openapi_examples=REQUEST_EXAMPLES)]
 def submit_job(
     services: ServicesDep, request: Request, response: Response, key: IdempotencyKey = None
 ) -> JobView:
-    """Accept a job: its sources are pinned now, it runs when there is room."""
+    """Accept a job. Its sources are pinned now, and it runs when there is room."""
     job = jobs.submit(services, request, idempotency_key=key)
     response.headers["Location"] = f"/jobs/{job.id}"
     return job_view(job)
@@ -33,7 +33,7 @@ def list_jobs(
     services: ServicesDep,
     status: Annotated[Status | None, Query(description="Only jobs of this status.")] = None,
     label: Annotated[
-        tuple[str, ...], Query(description="`key:value`; several must all be there.", max_length=32)
+        tuple[str, ...], Query(description="`key:value`; a job must have all of them.", max_length=32)
     ] = (),
     model: Annotated[
         str | None,
@@ -72,7 +72,7 @@ def cancel_job(services: ServicesDep, job_id: JobId) -> JobView:
 
 @router.post("/jobs/{id}/retry", responses=CONFLICT)
 def retry_job(services: ServicesDep, job_id: JobId) -> JobView:
-    """Queue a failed or cancelled job again; what it has stored is used again."""
+    """Queue a failed or cancelled job again. It uses the stages and blocks that it has stored."""
     return job_view(jobs.retry(services, job_id))
 
 

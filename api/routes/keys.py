@@ -1,4 +1,4 @@
-"""API keys, for admins; and who one is, for everybody who has one."""
+"""The routes for API keys: admins manage them, and everybody may ask about their own."""
 
 import logging
 from typing import Annotated
@@ -18,7 +18,7 @@ own = APIRouter(tags=["keys"])
 
 @router.post("/keys", status_code=201, responses=BODY)
 def create_key(services: ServicesDep, who: Who, request: KeyRequest) -> NewKeyView:
-    """Make a key. This answer shows it, and none later."""
+    """Make a key. Only this answer shows it."""
     made = keys.create(services.database, request)
     log.info("%s (%s) made the %s key %s", who.prefix, who.name, made.role, made.prefix)
     return made
@@ -36,7 +36,7 @@ def revoke_key(
     who: Who,
     id: Annotated[str, Path(description="Id of a key.", examples=["key-0cs4b3vmf0hd8jms4t2q"])],  # noqa: A002
 ) -> KeyView:
-    """Make a key useless, for good and at once. The last admin key stays."""
+    """Revoke a key, for good and at once. The last admin key cannot be revoked."""
     revoked = keys.revoke(services.database, id)
     log.info("%s (%s) revoked %s", who.prefix, who.name, revoked.prefix)
     return revoked
@@ -44,5 +44,5 @@ def revoke_key(
 
 @own.get("/keys/me", responses=refusals())
 def who_am_i(who: Who) -> CallerView:
-    """Whose key this is, and what it may do."""
+    """The name and the role of the caller's key."""
     return CallerView(name=who.name, role=who.role, prefix=who.prefix)

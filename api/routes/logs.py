@@ -1,4 +1,4 @@
-"""GET /jobs/{id}/logs."""
+"""GET /jobs/{id}/logs sends the log of a job's driver."""
 
 from typing import Annotated
 
@@ -21,9 +21,9 @@ def show_log(
     services: ServicesDep,
     job_id: JobId,
     attempt: AttemptNumber = None,
-    follow: Annotated[bool, Query(description="Go on until the job has ended.")] = False,
+    follow: Annotated[bool, Query(description="Continue until the job has ended.")] = False,
 ) -> StreamingResponse:
-    """Output of the driver, from Ray while it runs and from storage afterwards."""
+    """The output of the driver, from Ray while it runs and from storage afterwards."""
     if follow:
         content = follow_log(services, job_id, attempt=attempt)
         return StreamingResponse(content, media_type="text/plain; charset=utf-8")

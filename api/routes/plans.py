@@ -1,4 +1,4 @@
-"""POST /plans."""
+"""POST /plans estimates a job without running it."""
 
 from fastapi import APIRouter
 
@@ -13,5 +13,5 @@ router = APIRouter(tags=["jobs"])
 
 @router.post("/plans", responses=BODY)
 def preview_plan(services: ServicesDep, request: Request) -> PlanView:
-    """What a job would do and what of it is stored already. Nothing is run."""
+    """The stages that a job would run, and which of them are stored already. Nothing is run."""
     return plans.preview(services, request)

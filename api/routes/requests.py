@@ -1,4 +1,4 @@
-"""What routes take from a request."""
+"""The typed parameters that routes take from a request."""
 
 import re
 from typing import Annotated
@@ -46,4 +46,6 @@ EventCursor = Annotated[
     int | None, Query(alias="after", ge=0, le=MAX_ID, description="`next` of the page before.")
 ]
 Moment = Annotated[int | None, Query(ge=0, le=LAST_SECOND, description="Unix seconds.")]
-AttemptNumber = Annotated[int | None, Query(ge=1, le=MAX_INT, description="Which attempt; the latest.")]
+AttemptNumber = Annotated[
+    int | None, Query(ge=1, le=MAX_INT, description="Number of the attempt. Left out: the latest.")
+]

@@ -15,20 +15,20 @@ router = APIRouter(tags=["service"])
 
 
 class Alive(Frozen):
-    """The process answers."""
+    """The answer of a process that is alive."""
 
     status: Literal["ok"] = "ok"
 
 
 @router.get("/healthz")
 async def alive() -> Alive:
-    """Whether the process answers; it leans on nothing else."""
+    """Tells that the process answers, without asking database, storage or Ray."""
     return Alive()
 
 
 @router.get("/readyz", responses={503: {"model": Readiness}})
 def ready(services: ServicesDep, response: Response) -> Readiness:
-    """Whether database, storage and Ray answer."""
+    """Tells whether database, storage and Ray answer."""
     state = readiness(services)
     response.status_code = 200 if state.ready else 503
     return state
@@ -40,11 +40,11 @@ def ready(services: ServicesDep, response: Response) -> Readiness:
     responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
 )
 def metrics(services: ServicesDep) -> Response:
-    """For Prometheus."""
+    """The metrics for Prometheus."""
     return Response(services.metrics.exposition(), media_type=CONTENT_TYPE_LATEST)
 
 
 @router.get("/schema/prune-spec", response_class=JSONResponse)
 async def prune_spec_schema() -> dict[str, Any]:
-    """JSON Schema of the body of POST /jobs."""
+    """The JSON Schema of the body of POST /jobs."""
     return request_schema()

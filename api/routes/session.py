@@ -1,4 +1,4 @@
-"""The web page's session: a cookie that holds the key, so that there is nothing to store and to expire."""
+"""The web page's session is a cookie that holds the key, so that nothing is stored and nothing expires."""
 
 from fastapi import APIRouter, Request, Response
 from pydantic import SecretStr
@@ -13,14 +13,14 @@ router = APIRouter(tags=["keys"])
 
 
 class SessionRequest(Frozen):
-    """Body of POST /session."""
+    """The body of POST /session."""
 
     key: SecretStr
 
 
 @router.post("/session", status_code=204, responses=BODY | refusals(401, 403))
 def sign_in(services: ServicesDep, request: Request, response: Response, session: SessionRequest) -> None:
-    """Remember a key in a cookie that scripts cannot read, until the browser ends."""
+    """Store the key in a cookie that scripts cannot read, until the browser is closed."""
     refuse_other_sites(request, services)
     if services.settings.auth == "none":
         return
@@ -33,7 +33,7 @@ def sign_in(services: ServicesDep, request: Request, response: Response, session
 
 @router.delete("/session", status_code=204, responses=refusals(403))
 def sign_out(services: ServicesDep, request: Request, response: Response) -> None:
-    """Forget the key."""
+    """Delete the cookie."""
     refuse_other_sites(request, services)
     secure = _is_secure(request, services)
     response.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict", secure=secure)

@@ -1,4 +1,4 @@
-"""The page to watch: static files at / and below /web. Open to all; what they show comes through the API."""
+"""The web page: static files at / and below /web. They need no key; their data comes through the API."""
 
 import hashlib
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ TYPES = {
     ".svg": "image/svg+xml",
 }
 HEADERS = {
-    # Files of two versions must not meet in a browser, so it asks each time; 304 is the usual answer.
+    # A browser must not mix files of two versions, so it asks each time; 304 is the usual answer.
     "Cache-Control": "no-cache",
     "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'none'; object-src 'none'; "
     "frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'",
@@ -43,7 +43,7 @@ async def show_page(request: Request) -> Response:
 
 @router.api_route("/web/{name:path}", methods=["GET", "HEAD"])
 async def show_file(request: Request, name: str) -> Response:
-    """What the page is made of."""
+    """A file of the page."""
     return _sent(request, name)
 
 
@@ -60,7 +60,7 @@ def _sent(request: Request, name: str) -> Response:
 
 @cache
 def _files() -> dict[str, StaticFile]:
-    """All files by path. What a request names is looked up here, and never opened."""
+    """All files by path. The name in a request is looked up here, and never opened."""
     return {
         path.relative_to(DIRECTORY).as_posix(): _read(path)
         for path in sorted(DIRECTORY.rglob("*"))

@@ -1,1 +1,1 @@
-"""What the routes delegate to."""
+"""The functions that routes and background threads call: jobs, schedules, keys and health."""

@@ -1,4 +1,4 @@
-"""Everything that routes and the dispatcher share."""
+"""The objects that routes, the dispatcher and the scheduler share."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,14 +16,14 @@ from pipeline.storage import ContentStore
 
 
 def utc_now() -> datetime:
-    """The wall clock."""
+    """The time of the wall clock."""
     return datetime.now(UTC)
 
 
 @dataclass(frozen=True)
 class Services:
-    """`resolve` pins the sources of a spec, `access` says which may be read. `wake` is set when the
-    dispatcher should look at once, `wake_scheduler` when the scheduler should; its clock is `now`."""
+    """The shared objects. `resolve` pins the sources of a spec, `access` says which may be read. `wake` makes
+    the dispatcher begin a round at once, and `wake_scheduler` the scheduler, whose clock is `now`."""
 
     settings: Settings
     database: Database

@@ -1,4 +1,4 @@
-"""Whether everything that the service leans on answers."""
+"""Checks whether database, storage and Ray answer."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ from pipeline.storage import Prober
 
 
 class Check(Frozen):
-    """One thing that the service leans on."""
+    """The check of one dependency of the service."""
 
     name: str
     ok: bool
@@ -20,14 +20,14 @@ class Check(Frozen):
 
 
 class Readiness(Frozen):
-    """Whether the service can take and run jobs."""
+    """The answer to whether the service can accept and run jobs."""
 
     ready: bool
     checks: tuple[Check, ...]
 
 
 def readiness(services: Services) -> Readiness:
-    """Ask the database, the storage and Ray, each by itself."""
+    """Check the database, the storage and Ray, each by itself."""
     checks = (
         _check("database", services.database.ping),
         _check("storage", lambda: _probe(services)),
@@ -46,7 +46,7 @@ def _check(name: str, ask: Callable[[], None]) -> Check:
     try:
         ask()
     except SQLAlchemyError as error:
-        return Check(name=name, ok=False, error=type(error).__name__)  # its text may hold the URL's password
+        return Check(name=name, ok=False, error=type(error).__name__)  # its text may have the URL's password
     except (StorageError, RayUnavailable) as error:
         return Check(name=name, ok=False, error=str(error))
     return Check(name=name, ok=True)

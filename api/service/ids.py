@@ -1,4 +1,4 @@
-"""Ids: `job-` or another kind, and 20 characters that grow with time, so that ids sort by it."""
+"""Ids are `job-` or another kind, and 20 characters that grow with time, so that ids sort by age."""
 
 import secrets
 import time
@@ -11,17 +11,17 @@ KEY_ID_PATTERN = rf"^key-[0-9a-v]{{{LENGTH}}}$"
 
 
 def new_job_id() -> str:
-    """Id of a job."""
+    """Returns a new id of a job."""
     return new_id("job")
 
 
 def new_id(kind: str) -> str:
-    """48 bits of milliseconds, then 52 random bits."""
+    """Returns a new id from 48 bits of milliseconds and 52 random bits."""
     number = (time.time_ns() // 1_000_000) << RANDOM_BITS | secrets.randbits(RANDOM_BITS)
     digits = (ALPHABET[number >> shift & 31] for shift in range(5 * (LENGTH - 1), -1, -5))
     return f"{kind}-{''.join(digits)}"
 
 
 def submission_id(job: str, attempt: int) -> str:
-    """Name of an attempt on Ray."""
+    """The name of an attempt on Ray."""
     return f"{job}-{attempt}"

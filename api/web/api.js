@@ -1,6 +1,6 @@
 // Calls of the API. The key is in a cookie that this page cannot read.
 
-/** An answer from 400 upwards. */
+/** An answer with a status from 400 upwards. */
 export class ApiError extends Error {
   constructor(status, { code = "unknown", message = "", param = null } = {}) {
     super(message || `the service answered ${status}`);
@@ -8,32 +8,32 @@ export class ApiError extends Error {
   }
 }
 
-/** No answer at all. */
+/** The service did not answer. */
 export class AwayError extends Error {}
 
 let unauthorized = () => {};
 
-/** What happens when a key is needed. */
+/** Set the function that is called when a key is needed. */
 export function onUnauthorized(handler) {
   unauthorized = handler;
 }
 
-/** GET, as JSON. Raises ApiError or AwayError. */
+/** GET a path; returns its JSON. Raises ApiError or AwayError. */
 export function get(path, options) {
   return call("GET", path, options);
 }
 
-/** POST; null when there is no answer body. */
+/** POST to a path; returns the JSON of the answer, or null if it has none. */
 export function post(path, body, options) {
   return call("POST", path, { ...options, body });
 }
 
-/** DELETE. */
+/** DELETE a path. */
 export function remove(path) {
   return call("DELETE", path);
 }
 
-/** The text of an answer as it comes, chunk by chunk. */
+/** The text of an answer, chunk by chunk as it arrives. */
 export async function* text(path, { signal } = {}) {
   const answer = await send("GET", path, { signal });
   if (!answer.ok) await refuse(answer);

@@ -1,4 +1,4 @@
-// The router: which view is shown follows the address (#/jobs, #/jobs/<id>, #/schedules, #/schedules/<name>).
+// The router: it shows the view of the address (#/jobs, #/jobs/<id>, #/schedules, #/schedules/<name>).
 
 import { ApiError, onUnauthorized, remove } from "./api.js";
 import { attr, fill, h } from "./dom.js";
@@ -16,7 +16,7 @@ const RETRY_MS = 3000;
 const main = document.getElementById("main");
 let shown = null; // {place, view}: `view` has unmount() and perhaps go(rest)
 
-/** `#/jobs/job-1/log` → {kind: "jobs", id: "job-1", rest: ["log"]}; null for what is no view. */
+/** `#/jobs/job-1/log` → {kind: "jobs", id: "job-1", rest: ["log"]}; null if the address has no view. */
 function place() {
   const [kind = "jobs", id, ...rest] = location.hash
     .replace(/^#\/?/, "")
@@ -108,7 +108,7 @@ async function start() {
 }
 
 document.querySelector(".skip").addEventListener("click", (event) => {
-  event.preventDefault(); // the address names the view, not a place in it
+  event.preventDefault(); // the part after # names the view, not an element
   main.focus();
 });
 onUnauthorized(askForKey);

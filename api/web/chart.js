@@ -1,4 +1,4 @@
-// Measured values and sparsity per block: the picture of the report (pipeline/report/drawing/block_chart.py), drawn here.
+// Measured values and sparsity per block, drawn like in the report (pipeline/report/drawing/block_chart.py).
 
 import { s } from "./dom.js";
 import { plain } from "./format.js";
@@ -12,7 +12,7 @@ const GAP = 44;
 const BOTTOM = 34;
 const MAX_LABELS = 16;
 
-/** An SVG of report data: `plan`, `sparsity` (per linear) and `measurements` (or null). */
+/** Draws an SVG from a report's `plan`, `sparsity` (per linear) and `measurements` (or null). */
 export function blockChart({ plan, sparsity, measurements }) {
   const planned = plan.blocks.map(target);
   const achieved = perBlock(sparsity.linears, planned.length);
@@ -38,7 +38,7 @@ export function blockChart({ plan, sparsity, measurements }) {
   );
 }
 
-/** Sparsity that a block's pattern asks for. */
+/** The sparsity of a pattern. */
 export function target(pattern) {
   return pattern.kind === "nm" ? 1 - pattern.keep / pattern.group : pattern.sparsity;
 }

@@ -1,11 +1,11 @@
-// The curve of a recovery training from its events: few enough points to draw, however long it is.
+// The curve of a training from its events, reduced to few enough points to draw.
 
 const MOST_POINTS = 1000;
-const WINDOW = 20; // records that the mean goes over, as in the report
+const WINDOW = 20; // the mean is over this many records, as in the report
 
 /**
- * Feed it the events of one node, in order. A point stands for one step or for a stretch of them, with the lowest
- * and highest losses in it, so that no spike is lost.
+ * The curve of one node, whose events are added in order. A point is one step or a stretch of steps, with the
+ * lowest and highest losses in it, so that no spike is lost.
  */
 export class Curve {
   constructor() {
@@ -19,7 +19,7 @@ export class Curve {
     this.recent = [];
   }
 
-  /** Whether what is minimised is not the cross-entropy. */
+  /** True if another loss than the cross-entropy is minimised. */
   get isDistilled() {
     return this.last !== null && this.last.loss !== this.last.language_modelling_loss;
   }
@@ -44,7 +44,7 @@ export class Curve {
     this.best = this.validations.reduce((best, one) => (one.loss < best.loss ? one : best));
   }
 
-  /** Training went on from an earlier step: what came after it is done again. */
+  /** Forget the steps that are done again, because training continued from an earlier step. */
   #goBackTo(step) {
     this.points = this.points.filter((point) => point.step < step);
     this.validations = this.validations.filter((one) => one.step < step);

@@ -1,4 +1,4 @@
-// Curves over steps, in the same forms and colours as the report (pipeline/report/drawing/curves.py).
+// Curves over steps, drawn like those of the report (pipeline/report/drawing/curves.py).
 
 import { niceTicks } from "./chart.js";
 import { s } from "./dom.js";
@@ -8,12 +8,12 @@ const LEFT = 52;
 const RIGHT = 12;
 const TOP = 26;
 const BOTTOM = 22;
-const LOG_ABOVE = 30; // highest over lowest value from which an axis is logarithmic
+const LOG_ABOVE = 30; // an axis is logarithmic if its highest value is more than this many times the lowest
 
 /**
- * An SVG of `width` × `height` pixels. `lines`: [{name, points: [[step, value]]}], by class. `dots`: [{name, step,
- * value, label}]. `marks`: [{step, label}], dashed lines. `floor`: the value at which the axis begins. `words`
- * names a value.
+ * Draws an SVG of `width` × `height` pixels. `lines`: [{name, points: [[step, value]]}], where the name is the
+ * CSS class. `dots`: [{name, step, value, label}]. `marks`: [{step, label}], dashed lines. `floor` is the value
+ * at which the axis begins; `words` formats a value.
  */
 export function curveChart({ title, name, width, height, total, lines, ...rest }) {
   const { dots = [], marks = [], floor, words = named, description = title } = rest;
@@ -63,7 +63,7 @@ export function curveChart({ title, name, width, height, total, lines, ...rest }
   );
 }
 
-/** Where values lie on an axis, in [0, 1], and the values that it names. */
+/** Returns {place, ticks}: a function from a value to its place in [0, 1] on the axis, and the labelled values. */
 export function axis(values, floor, wanted) {
   let [low, high] = [Infinity, -Infinity];
   for (const value of values) [low, high] = [Math.min(low, value), Math.max(high, value)];

@@ -1,15 +1,15 @@
-// The DAG as geometry: layers from left to right, long edges led around what lies between.
+// The layout of the DAG: layers from left to right, with long edges around the boxes between their ends.
 
 const ROW_GAP = 14;
-const LANE = 10; // height of the place that an edge takes where it passes a layer
+const LANE = 10; // height that an edge needs where it passes through a layer
 const LAYER_GAP = 30;
 const HEIGHT = 44;
 const MARGIN = 4;
 const SWEEPS = 9;
 
 /**
- * Where nodes and edges are. `nodes`: [{node, needs, width}]; gives {width, height, nodes: Map(node → {x, y,
- * width, height}), edges: [{from, to, path}]}. Edges that follow from others are left out.
+ * Places nodes and edges. `nodes`: [{node, needs, width}]. Returns {width, height, nodes: Map(node → {x, y,
+ * width, height}), edges: [{from, to, path}]}. Edges that other paths imply are left out.
  */
 export function layout(nodes) {
   const items = new Map(nodes.map((one) => [one.node, { ...one, height: HEIGHT, from: [], to: [] }]));
@@ -41,13 +41,13 @@ export function layout(nodes) {
 
 function rank(node, needs, layerOf) {
   if (!layerOf.has(node)) {
-    layerOf.set(node, 0); // a cycle cannot be, and would end here
+    layerOf.set(node, 0); // ends a cycle, although a DAG has none
     layerOf.set(node, Math.max(-1, ...needs.get(node).map((other) => rank(other, needs, layerOf))) + 1);
   }
   return layerOf.get(node);
 }
 
-/** Edges without those that another path implies. */
+/** The edges, without those that another path implies. */
 function direct(needs) {
   const above = new Map();
   const ancestors = (node) => {
@@ -66,7 +66,7 @@ function direct(needs) {
   return found;
 }
 
-/** The items on an edge's way, lanes in the layers between included. */
+/** The items on an edge's way, including a lane in each layer between its ends. */
 function lead(from, to, layers, layerOf) {
   const way = [from];
   for (let layer = layerOf.get(from.node) + 1; layer < layerOf.get(to.node); layer += 1) {
@@ -82,7 +82,7 @@ function lead(from, to, layers, layerOf) {
   return way;
 }
 
-/** Order within layers: each item near the middle of its neighbours, so that few edges cross. */
+/** Order each layer, with each item near the middle of its neighbours, so that few edges cross. */
 function arrange(layers) {
   const number = () => layers.forEach((layer) => layer.forEach((item, i) => (item.order = i)));
   number();
@@ -114,7 +114,7 @@ function placeColumns(layers) {
   return x - LAYER_GAP + MARGIN;
 }
 
-/** y of the middle of each item: where its neighbours are, as far as the items above and below leave room. */
+/** Set the y of each item near that of its neighbours, as far as the items above and below leave room. */
 function placeRows(layers) {
   for (const layer of layers) {
     let y = 0;
@@ -125,7 +125,7 @@ function placeRows(layers) {
     for (const item of layer) item.y -= (y - ROW_GAP) / 2;
   }
   for (let sweep = 0; sweep < SWEEPS; sweep += 1) {
-    const down = sweep % 2 === 0; // the last one is: chains then run straight from where they begin
+    const down = sweep % 2 === 0; // the last sweep is, so that chains run straight from their beginning
     for (const layer of down ? layers : [...layers].reverse()) {
       for (const item of layer) {
         const near = down ? item.from : item.to;
@@ -143,7 +143,7 @@ function placeRows(layers) {
   return Math.max(...all.map((item) => item.y + item.height / 2)) + MARGIN;
 }
 
-/** Push apart what would overlap, downwards and upwards, and take the middle of both. */
+/** Push overlapping items apart, once downwards and once upwards, and take the mean of both. */
 function settle(layer) {
   const apart = (a, b) => (a.height + b.height) / 2 + ROW_GAP;
   const down = [];

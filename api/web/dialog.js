@@ -1,10 +1,10 @@
-// Questions that want an answer before something is changed.
+// Dialogs that ask before something is changed.
 
 import { h, say } from "./dom.js";
 
 /**
- * Ask, and do it when the answer is yes. An error of `act` is shown in the dialog, which stays open.
- * Resolves to true when it was done.
+ * Ask, and call `act` if the answer is yes. An error of `act` is shown in the dialog, which stays open.
+ * Resolves to true if `act` succeeded.
  */
 export function confirm({ title, text, yes, danger = false, act }) {
   return new Promise((resolve) => {

@@ -1,18 +1,18 @@
-// Elements without markup: whatever the API says enters the page as text, never as HTML.
+// Elements without markup: data from the API enters the page as text, never as HTML.
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** An element. `props`: attributes; functions are event listeners; null, undefined and false are left out. */
+/** Makes an element. `props` are attributes (null, undefined and false are left out), or functions that listen. */
 export function h(tag, props, ...children) {
   return filled(document.createElement(tag), props, children);
 }
 
-/** The same in SVG. */
+/** Makes an SVG element, like h(). */
 export function s(tag, props, ...children) {
   return filled(document.createElementNS(SVG, tag), props, children);
 }
 
-/** Set an attribute, or remove it (null, undefined, false); nothing happens when it is so already. */
+/** Set an attribute, or remove it (null, undefined, false). An equal value is not written again. */
 export function attr(node, name, value) {
   if (value === null || value === undefined || value === false) {
     node.removeAttribute(name);
@@ -23,23 +23,23 @@ export function attr(node, name, value) {
   if (node.getAttribute(name) !== text) node.setAttribute(name, text);
 }
 
-/** Set the text of an element; nothing happens when it is the same, so that selections stay. */
+/** Set the text of an element. The same text is not written again, so that selections stay. */
 export function say(node, text) {
   const wanted = String(text ?? "");
   if (node.textContent !== wanted) node.textContent = wanted;
 }
 
-/** Show or hide. */
+/** Show or hide an element. */
 export function show(node, shown) {
   node.hidden = !shown;
 }
 
-/** Replace all children. */
+/** Replace all children of an element. */
 export function fill(node, ...children) {
   node.replaceChildren(...children.flat(Infinity).filter(isThere).map(asNode));
 }
 
-/** Like fill, but only when `value` differs from the last time: what is the same stays untouched. */
+/** Like fill, but only when `value` differs from the last time. */
 export function fillIfNew(node, value, make) {
   const mark = JSON.stringify(value) ?? "";
   if (node.filledWith === mark) return;
@@ -48,8 +48,8 @@ export function fillIfNew(node, value, make) {
 }
 
 /**
- * Children of `parent` for `items`, in order: made once for each key, then updated in place.
- * `make(item)` gives {node, update(item)}; update is called at once, too.
+ * Keeps one child of `parent` for each of `items`, in order. A child is made once for each key, then updated in
+ * place. `make(item)` returns {node, update(item)}; update is called at once, too.
  */
 export function keyed(parent, items, key, make) {
   const before = (parent.keyedParts ??= new Map());

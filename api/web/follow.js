@@ -1,4 +1,4 @@
-// The events of a job as they happen, by server-sent events.
+// Follows the events of a job by server-sent events.
 
 const TYPES = [
   "job.queued",
@@ -21,11 +21,11 @@ const TYPES = [
 const RETRY_MS = 3000;
 
 /**
- * Tell `seen(event)` everything that happened to a job, and what happens from now on. When a stream has ended,
- * `goOn()` says whether another is wanted; it may be a promise. Gives {stop, again}: `again` follows a job that
- * goes on after its end.
+ * Calls `seen(event)` for all events of a job so far, and for new ones. When a stream has ended, `goOn()` says,
+ * perhaps by a promise, whether to open another. Returns {stop, again}: `again` follows a job that runs again
+ * after its end.
  *
- * Browsers hold few connections to one host, so a tab that nobody sees has none; it goes on where it was.
+ * Browsers allow few connections to one host, so a hidden tab has none, and continues where it was when shown.
  */
 export function follow(job, { seen, goOn }) {
   const ended = new AbortController();
@@ -53,7 +53,7 @@ export function follow(job, { seen, goOn }) {
   }
 
   async function interrupted() {
-    // A stream that ended by itself and one that broke look the same, so the job is asked.
+    // A stream that ended and one that broke look the same, so the job's status decides.
     const broken = source?.readyState === EventSource.CLOSED;
     if (!(await goOn())) {
       over = true;

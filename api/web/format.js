@@ -1,4 +1,4 @@
-// Quantities and moments as people read them. Quantities read as in the report (pipeline/report/quantity.py).
+// Formats quantities and moments for people. Quantities look as in the report (pipeline/report/quantity.py).
 
 const BYTES = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];
 
@@ -21,13 +21,13 @@ export function seconds(value) {
   return `${Math.floor(whole / 3600)} h ${two(Math.floor((whole % 3600) / 60))} min`;
 }
 
-/** Two decimals while they mean something, then fewer. */
+/** A perplexity with two decimals, or fewer if it is large. */
 export function perplexity(value) {
   if (value < 1000) return value.toFixed(2);
   return value < 1e7 ? grouped(value, 0) : scientific(value);
 }
 
-/** A task's figure: four decimals of an accuracy, fewer of what is large. */
+/** A task's figure with four decimals, or fewer if it is large. */
 export function metric(value, { sign = false } = {}) {
   if (value === null || value === undefined) return "–";
   const plus = sign && value >= 0 ? "+" : "";
@@ -35,7 +35,7 @@ export function metric(value, { sign = false } = {}) {
   return plus + (Math.abs(value) < 1e7 ? grouped(value, 1) : scientific(value));
 }
 
-/** A measured figure after the unit that its name ends in: `idle_memory_bytes` → `idle memory 421 MiB`. */
+/** A measured figure in the unit at the end of its name: `idle_memory_bytes` → `idle memory 421 MiB`. */
 export function figure(name, value) {
   const words = (ending) => name.slice(0, name.length - ending.length).replaceAll("_", " ");
   if (name.endsWith("_bytes")) return `${words("_bytes")} ${bytes(value)}`;
@@ -44,7 +44,7 @@ export function figure(name, value) {
   return `${words("")} ${[grouped(Number(whole), 0), ...rest].join("")}`;
 }
 
-/** So many significant digits at most, no zeros behind; powers of ten as Python's :g has them. */
+/** A number with at most so many significant digits, without trailing zeros, like Python's :g. */
 export function plain(value, digits = 6) {
   const size = Math.abs(value);
   if (size === 0 || (size >= 1e-4 && Number(size.toPrecision(digits)) < 10 ** digits)) {
@@ -54,17 +54,17 @@ export function plain(value, digits = 6) {
   return `${Number(mantissa)}e${power[0]}${two(power.slice(1))}`;
 }
 
-/** How many: all digits of whole numbers. */
+/** A count with all of its digits. */
 export function count(value) {
   return Number.isInteger(value) ? grouped(value, 0) : plain(value);
 }
 
-/** A share in [0, 1]; rounded down, so that 100 % is all. */
+/** A share in [0, 1] as percent, rounded down, so that only all is 100 %. */
 export function percent(share) {
   return `${Math.floor(share * 100 + 1e-9)} %`;
 }
 
-/** How many, in three digits at most: 20000000 → `20M`, 65536 → `65.5k`. */
+/** A count with at most three digits: 20000000 → `20M`, 65536 → `65.5k`. */
 export function short(value) {
   for (const [size, letter] of [
     [1e9, "B"],
@@ -75,7 +75,7 @@ export function short(value) {
   return value.toFixed(0);
 }
 
-/** What prunes, then what trains, in one line (pipeline/report/summary.py). */
+/** The pruning and the training of a spec in one line (as in pipeline/report/summary.py). */
 export function recipe(spec) {
   return [...pruning(spec.prune), ...learning(spec.prune?.method), ...training(spec.recovery)].join(" · ");
 }
@@ -88,14 +88,14 @@ function pruning(prune) {
   return [methodWords(method), allocation?.kind ?? "uniform", kept];
 }
 
-/** Learned methods have a training, others have none. */
+/** A method in words. Learned methods have a training, others have none. */
 function methodWords({ kind, prior, training }) {
   if (!training || prior === null) return kind;
   const from = prior?.kind ?? "wanda";
   return `${kind} from ${from === "stored" ? "stored masks" : from}`;
 }
 
-/** Of masks: towards what, where it is not the usual, and the budget. */
+/** The learning of masks in words: the objective if it is distillation, the scope, and the budget. */
 function learning(method) {
   if (!method?.training) return [];
   const { objective, scope, epochs = 1 } = method.training;
@@ -105,7 +105,7 @@ function learning(method) {
   return [words.join(", ")];
 }
 
-/** The spec of a schedule may leave out what has a default. */
+/** A recovery in words. The spec of a schedule may leave out fields with a default. */
 function training(recovery) {
   if (!recovery) return [];
   const { objective, trains, keep } = recovery;
@@ -119,7 +119,7 @@ function training(recovery) {
   return [words.join(", ")];
 }
 
-/** Whole steps of tokens. */
+/** The tokens of a training in words, in whole steps. */
 function budget({ text, tokens, steps, global_batch_size: batch = 64 }) {
   const each = batch * (text.sequence_length ?? 2048);
   return `${short((steps ?? Math.ceil(tokens / each)) * each)} tokens`;
@@ -154,7 +154,7 @@ export function clock(at) {
   return new Date(at * 1000).toLocaleTimeString("en-GB");
 }
 
-/** How far a moment is away: `just now`, `5 min ago`, `in 3 h`. */
+/** The distance of a moment from now: `just now`, `5 min ago`, `in 3 h`. */
 export function relative(at, now = Date.now() / 1000) {
   const away = Math.abs(now - at);
   if (away < 5) return "just now";

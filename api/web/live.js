@@ -1,4 +1,4 @@
-// What goes on by itself: looks at the API while somebody looks at the page, and times that tick.
+// Periodic work: requests to the API while the page is visible, and times that tick.
 
 import { ApiError, AwayError } from "./api.js";
 import { h, say } from "./dom.js";
@@ -7,9 +7,9 @@ import { moment, relative, seconds } from "./format.js";
 const SLOWEST_SECONDS = 15;
 
 /**
- * Look at once and then every so many seconds, while the tab is visible; again at once when it is seen again.
- * `look(signal)` may return after how many seconds to look next, or false for never. Gives {stop, soon}: `soon`
- * looks now.
+ * Calls `look(signal)` at once and then every `period` seconds while the tab is visible, and at once when it
+ * becomes visible again. `look` may return the seconds until the next call, or false for no more calls.
+ * Returns {stop, soon}: `soon` calls it now.
  */
 export function every(period, look) {
   const ended = new AbortController();
@@ -56,26 +56,26 @@ export function every(period, look) {
   };
 }
 
-/** Says so below the header while the service does not answer. */
+/** Shows a message below the header while the service does not answer. */
 export function connected(well, error) {
   const line = document.getElementById("connection");
   const why = error instanceof ApiError ? ` (${error.message})` : "";
   say(line, well ? "" : `The service does not answer. Trying again …${why}`);
 }
 
-/** Tells those who hear the page rather than see it. */
+/** Announces words to screen readers. */
 export function announce(words) {
   say(document.getElementById("announcer"), words);
 }
 
-/** `5 min ago`, ticking; the full date as title. */
+/** An element with a relative time that ticks, such as `5 min ago`, and the full date as its title. */
 export function timeNode(at) {
   const node = h("time");
   setTime(node, at);
   return node;
 }
 
-/** Another moment for a timeNode; empty for none. */
+/** Set the moment of a timeNode; it is empty without one. */
 export function setTime(node, at) {
   if (node.at === at) return;
   node.at = at;
@@ -92,7 +92,7 @@ export function setTime(node, at) {
   say(node, relative(at));
 }
 
-/** How long something took, or has taken so far: then it ticks. */
+/** Show how long something took; without an end, how long it has taken so far, which ticks. */
 export function setDuration(node, start, end) {
   if (start && !end) {
     node.dataset.since = start;

@@ -1,6 +1,6 @@
-// How fast stages go, from their events: from the first progress of an attempt to the latest.
+// The speed of stages, from the first progress that an attempt reported to the latest one.
 
-/** Feed it all events of a job, in order. */
+/** The paces of a job's stages. All events of the job are added in order. */
 export class Paces {
   constructor() {
     this.byNode = new Map();
@@ -22,7 +22,7 @@ export class Paces {
     }
   }
 
-  /** {perSecond, remaining} in units and seconds; null until two progresses tell. */
+  /** Returns {perSecond, remaining} in units and seconds; null before two different reports of progress. */
   of({ node, total }) {
     const pace = this.byNode.get(node);
     if (!pace || pace.at <= pace.firstAt || pace.done <= pace.firstDone) return null;

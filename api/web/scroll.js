@@ -1,8 +1,8 @@
-// Boxes that grow at their end.
+// Scrolling of boxes that grow at their end.
 
 const NEAR = 24; // pixels
 
-/** Run `change`; when the end of `box` was in view before, it is so afterwards. */
+/** Run `change`, and scroll to the end of `box` if it was in view before. */
 export function stickToEnd(box, change) {
   const wasAtEnd = box.scrollHeight - box.scrollTop - box.clientHeight < NEAR;
   change();

@@ -1,10 +1,10 @@
-// Who looks at the page.
+// The user of the page.
 
 import { ApiError, get } from "./api.js";
 
 let caller = null;
 
-/** Ask who we are. Raises ApiError 401 when a key is needed. */
+/** Fetch the name and the role of the user's key. Raises ApiError 401 when a key is needed. */
 export async function loadCaller() {
   try {
     caller = await get("/keys/me", { quiet401: true });
@@ -17,7 +17,7 @@ export async function loadCaller() {
   return caller;
 }
 
-/** Whether buttons that change something make sense. */
+/** Tells whether the user's role allows changes. */
 export function mayChange() {
   return caller !== null && caller.role !== "viewer";
 }

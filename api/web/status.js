@@ -1,8 +1,8 @@
-// Statuses by word and shape, so that nobody depends on colour.
+// Statuses are shown by word and shape, so that nobody depends on colour.
 
 import { attr, h, s, say } from "./dom.js";
 
-// Paths in a box of 16 × 16: drawn as lines.
+// The shapes are paths in a box of 16 × 16, drawn as lines.
 const SHAPES = {
   ring: "M8 3a5 5 0 1 0 0 10a5 5 0 1 0 0-10",
   play: "M6 3.5l6 4.5-6 4.5z",
@@ -41,12 +41,12 @@ const LOOKS = {
 
 export const ENDED = new Set(["succeeded", "failed", "cancelled"]);
 
-/** Class of the tone of a status: calm, busy, good, warn or bad. */
+/** The class of a status's tone: calm, busy, good, warn or bad. */
 export function tone(status) {
   return (LOOKS[status] ?? ["ring", "calm"])[1];
 }
 
-/** The shape alone, as SVG of 16 × 16. */
+/** The shape of a status alone, as an SVG of 16 × 16. */
 export function icon(status) {
   const drawn = s(
     "svg",
@@ -57,19 +57,19 @@ export function icon(status) {
   return drawn;
 }
 
-/** Another shape for an icon. */
+/** Set the shape of an icon. */
 export function setIcon(drawn, status) {
   attr(drawn.firstChild, "d", SHAPES[(LOOKS[status] ?? ["ring"])[0]]);
 }
 
-/** Shape and word. */
+/** An element with the shape and the word of a status. */
 export function chip(status) {
   const node = h("span", { class: "chip" }, icon(status), h("span"));
   setChip(node, status);
   return node;
 }
 
-/** Another status for a chip. */
+/** Set the status of a chip. */
 export function setChip(node, status) {
   attr(node, "class", `chip ${tone(status)}`);
   setIcon(node.firstChild, status);

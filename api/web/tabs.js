@@ -1,10 +1,10 @@
-// Tabs as the ARIA practices describe them: arrow keys move, one panel is shown.
+// Tabs as the ARIA practices describe them: arrow keys move between them, and one panel is shown.
 
 import { attr, h, show } from "./dom.js";
 
 /**
- * `parts`: [{name, label, node, open?(), close?()}]; open and close tell a part whether it is seen. `chosen(name)`
- * hears about a tab that the user chose. Gives {node, choose(name), close()}.
+ * Makes tabs. `parts`: [{name, label, node, open?(), close?()}]; a part is opened when it becomes visible, and
+ * closed when hidden. `chosen(name)` is called when the user chooses a tab. Returns {node, choose(name), close()}.
  */
 export function tabs(label, parts, chosen) {
   const buttons = parts.map((part) =>

@@ -1,9 +1,9 @@
-// JSON values as YAML: a part of it that every reader takes.
+// Writes JSON values as YAML, in a subset that every reader understands.
 
 const PLAIN = /^[A-Za-z_/][A-Za-z0-9_./@-]*( ?[A-Za-z0-9_./@-]+)*$/;
 const NOT_A_STRING = /^(true|false|yes|no|on|off|null|y|n)$/i;
 
-/** A document; `null` fields and empty maps are left out. */
+/** A value as a YAML document; `null` fields and empty maps are left out. */
 export function yaml(value) {
   return `${lines(pruned(value), "").join("\n")}\n`;
 }

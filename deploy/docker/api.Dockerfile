@@ -1,4 +1,4 @@
-# The API and the command line: neither torch nor Ray.
+# The API and the command line. This image has neither torch nor Ray.
 #   docker build -f deploy/docker/api.Dockerfile -t secateur-api:0.1.0 .
 ARG BASE=python:3.11-slim-bookworm
 
@@ -17,7 +17,7 @@ LABEL org.opencontainers.image.title="secateur-api" \
       org.opencontainers.image.description="A pruning service for large language models: the API" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.licenses="Apache-2.0"
-# The chart runs it as this user, on a read-only root with the home and /tmp as volumes.
+# The chart runs the image as this user, on a read-only root with volumes at its home and at /tmp.
 RUN groupadd --gid 10001 secateur \
  && useradd --uid 10001 --gid 10001 --home-dir /var/lib/secateur --create-home --shell /usr/sbin/nologin secateur
 COPY --from=build /opt/secateur /opt/secateur

@@ -1,6 +1,6 @@
-# A node of the Ray cluster: head, worker and driver are all this image. KubeRay starts it with bash and `ray start`.
+# A node of the Ray cluster: head, workers and drivers use this image. KubeRay starts it with bash and `ray start`.
 #   docker build -f deploy/docker/worker.Dockerfile -t secateur-worker:0.1.0 .
-# For GPUs take torch from an index with CUDA builds, such as PyPI itself:
+# For GPUs, take torch from an index with CUDA builds, such as PyPI:
 #   docker build -f deploy/docker/worker.Dockerfile --build-arg TORCH_INDEX=https://pypi.org/simple -t secateur-worker:0.1.0-cuda .
 ARG BASE=python:3.11-slim-bookworm
 
@@ -12,10 +12,10 @@ COPY api api
 COPY pipeline pipeline
 COPY secateur secateur
 COPY workers workers
-# The version is pinned; which build of it, the index says.
+# The version of torch is pinned; the index determines the build.
 RUN sed -i 's/^\(torch==[^+]*\)+.*/\1/' constraints.txt
 RUN python -m venv --without-pip /opt/secateur
-# Only torch itself comes from that index, and nothing later moves it.
+# Only torch itself comes from that index, and no later installation changes it.
 RUN pip --python /opt/secateur/bin/python install --no-cache-dir --no-deps --index-url ${TORCH_INDEX} -c constraints.txt torch
 RUN pip --python /opt/secateur/bin/python install --no-cache-dir -c constraints.txt '.[worker,tracking]'
 
@@ -27,7 +27,7 @@ LABEL org.opencontainers.image.title="secateur-worker" \
 RUN groupadd --gid 10001 secateur \
  && useradd --uid 10001 --gid 10001 --home-dir /var/lib/secateur --create-home --shell /bin/bash secateur
 COPY --from=build /opt/secateur /opt/secateur
-# HOME is where a read-only root can be written: libraries keep caches there.
+# HOME is /tmp, which is writable on a read-only root, because libraries keep caches there.
 ENV PATH=/opt/secateur/bin:$PATH \
     HOME=/tmp \
     PYTHONUNBUFFERED=1 \

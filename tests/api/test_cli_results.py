@@ -206,7 +206,7 @@ def test_demo_goes_on_and_ends_with_the_report(
     once_watched(lambda: played.succeed(sqlite_api, interrupted))
     result = cli("demo", "--state-dir", str(tmp_path), url=sqlite_api.url)
     assert result.exit_code == 0, result.output
-    assert f"going on with {interrupted}" in result.stdout
+    assert f"continuing with {interrupted}" in result.stdout
     assert "43.16" in result.stdout
     page = Path(result.stdout.splitlines()[-1])
     assert page == tmp_path / "demo" / "reports" / f"{interrupted}.html"

@@ -68,6 +68,6 @@ def test_a_night_from_the_terminal(place: Scene, tmp_path: Path) -> None:
 
     assert run("schedules", "pause", "nightly").stdout == "nightly is paused\n"
     assert "paused" in run("schedules", "list").stdout
-    assert run("schedules", "resume", "nightly").stdout == "nightly goes on\n"
+    assert run("schedules", "resume", "nightly").stdout == "nightly continues\n"
     assert run("schedules", "delete", "nightly").stdout == "nightly is deleted\n"
     assert "there is no schedule nightly" in run("schedules", "show", "nightly", expect=1).stderr

@@ -127,7 +127,7 @@ def test_drivers_cannot_say_what_is_not_theirs(sqlite_api: RunningApi, told: Eve
     driver = started_job(sqlite_api)
     answer = driver.say(told)
     assert answer.status_code == 422
-    assert "not for drivers" in answer.json()["error"]["message"]
+    assert "drivers may not report" in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(

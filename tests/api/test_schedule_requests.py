@@ -136,7 +136,11 @@ def swept() -> dict[str, Any]:
 CASES: list[tuple[dict[str, Any], str, str]] = [
     ({}, "template", "is missing"),
     ({"template": body()}, "cron", "give cron"),
-    ({"template": template(), "cron": NOON}, "template.spec.model", "cron alone says when, not what"),
+    (
+        {"template": template(), "cron": NOON},
+        "template.spec.model",
+        "cron says when to prune, but not which model",
+    ),
     ({"template": body(), "on_new_checkpoint": WATCH}, "template.spec.model", "must be left out"),
     ({"template": body(), "cron": {"expression": "0 12 * *"}}, "cron.expression", "write five"),
     ({"template": swept(), "cron": NOON}, "template.spec.sweep", "publishes nothing"),

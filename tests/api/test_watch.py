@@ -146,7 +146,7 @@ def test_lines_tell_trouble() -> None:
         (3, AttemptFailed(reason=lost)),
         (4, JobSucceeded()),
     )
-    assert "prune             goes on: an actor died (at prune)" in text
+    assert "prune             continues: an actor died (at prune)" in text
     assert "allocate          warning: [red]markup[/red] stays text" in text
     assert "attempt 1 failed: an actor died" in text
 

@@ -13,6 +13,7 @@ from pipeline.blocks.activations import MemoryBudget
 from pipeline.blocks.crew import Crew, CrewUse, Pending, together
 from pipeline.blocks.worker import SweepWorker
 from pipeline.spec.model import Dtype
+from pipeline.tensor.dtypes import TORCH_DTYPES
 from workers.memory import give_back, peak_memory_bytes, reset_peak_memory
 from workers.settings import WorkerSettings
 
@@ -57,7 +58,7 @@ class SweepActor:
             settings.content(),
             checkpoint,
             sequences,
-            dtype=getattr(torch, dtype),
+            dtype=TORCH_DTYPES[dtype],
             device=self._device,
             first=first,
             samples=samples,

@@ -17,6 +17,7 @@ from pipeline.errors import InvalidSpec
 from pipeline.job.ledger import WorkOrder
 from pipeline.request.resources import Resources
 from pipeline.spec.model import Dtype
+from pipeline.tensor.dtypes import TORCH_DTYPES
 from workers.context import Made, Note, StageContext, Steps, Waited
 from workers.memory import give_back, peak_memory_bytes, reset_peak_memory
 from workers.places import PLACES
@@ -101,7 +102,7 @@ class LocalTurn:
             context.content,
             context.checkpoint(),
             sequences,
-            dtype=getattr(torch, dtype),
+            dtype=TORCH_DTYPES[dtype],
             device=torch.device("cuda" if cuda else "cpu"),
             budget=None if cuda else MemoryBudget(left=left),
             peak_memory=peak_memory_bytes,

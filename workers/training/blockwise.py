@@ -15,6 +15,7 @@ from pipeline.checkpoint.stream import BlockStream
 from pipeline.checkpoint.writer import copy_tensors, put_tensors
 from pipeline.dag.stages.training import Recover
 from pipeline.job.ledger import progress_key
+from pipeline.tensor.dtypes import TORCH_DTYPES
 from workers.context import Note, Progress
 from workers.memory import peak_memory_bytes, reset_peak_memory
 from workers.training import ranks
@@ -22,7 +23,7 @@ from workers.training.certified import certified
 from workers.training.data import TrainingData
 from workers.training.reconstruction import reconstruct
 from workers.training.stored import Stored
-from workers.training.work import TORCH_DTYPES, TrainingResult, TrainingRuntime, Work
+from workers.training.work import TrainingResult, TrainingRuntime, Work
 
 
 class FittedBlock(Frozen):

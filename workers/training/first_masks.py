@@ -14,8 +14,9 @@ from pipeline.dag.stages.training import LearnMasks
 from pipeline.errors import InvalidSpec
 from pipeline.spec.patterns import NM
 from pipeline.tensor import soft_masks
+from pipeline.tensor.dtypes import TORCH_DTYPES
 from workers.training.masked import prunable
-from workers.training.work import TORCH_DTYPES, Work
+from workers.training.work import Work
 
 
 class FirstMasks:

@@ -17,6 +17,7 @@ from pipeline.checkpoint.keeps import load_keep, put_block_keep, put_keep, turne
 from pipeline.checkpoint.writer import put_tensors
 from pipeline.dag.stages.training import LearnMasks
 from pipeline.job.ledger import progress_key
+from pipeline.tensor.dtypes import TORCH_DTYPES
 from pipeline.tensor.packing import pack_keep
 from pipeline.tensor.soft_masks import Draw, chosen, chosen_codes, key_of, likelihood, masked_weight
 from workers.context import Note, Progress
@@ -30,7 +31,7 @@ from workers.training.first_masks import FirstMasks
 from workers.training.mask_student import of_block
 from workers.training.masked import stored_weight
 from workers.training.stored import Stored
-from workers.training.work import TORCH_DTYPES, TrainingResult, TrainingRuntime, Work
+from workers.training.work import TrainingResult, TrainingRuntime, Work
 
 
 class LearnedBlock(FittedBlock):

@@ -18,6 +18,7 @@ from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.skeleton import disk_names
 from pipeline.dag.stages.training import LearnMasks
 from pipeline.spec.recovery import EarlyStop, Held, KeepRule
+from pipeline.tensor.dtypes import TORCH_DTYPES
 from pipeline.tensor.soft_masks import (
     Likelihood,
     chosen,
@@ -34,7 +35,7 @@ from workers.training.model import load_model
 from workers.training.shares import parts_of, store_shares
 from workers.training.stored import Stored
 from workers.training.student import adam_arguments
-from workers.training.work import TORCH_DTYPES, Work
+from workers.training.work import Work
 
 
 class MaskStudent:

@@ -19,6 +19,7 @@ from pipeline.dag.stages.training import Recover
 from pipeline.errors import InvalidSpec, ZerosLost
 from pipeline.spec.recovery import EarlyStop, KeepRule, Lora, Recovery
 from pipeline.spec.training_recipe import TrainingRecipe
+from pipeline.tensor.dtypes import TORCH_DTYPES
 from pipeline.tensor.zeros import first_revived
 from workers.training import ranks
 from workers.training.certified import certified
@@ -29,7 +30,7 @@ from workers.training.lora import adapter_files, apply_lora, merged_state
 from workers.training.model import load_model
 from workers.training.shares import parts_of, store_shares
 from workers.training.stored import Stored
-from workers.training.work import TORCH_DTYPES, Work
+from workers.training.work import Work
 
 
 class Trainee(Protocol):

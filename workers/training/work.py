@@ -15,16 +15,9 @@ from pipeline.canonical import Frozen
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.dag.stages.training import LearnMasks, Recover
 from pipeline.request.resources import TrainingResources
-from pipeline.spec.model import Dtype
 from pipeline.spec.patterns import Pattern
 from workers.context import Step
 from workers.settings import WorkerSettings
-
-TORCH_DTYPES: dict[Dtype, torch.dtype] = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""Alembic reads these; api/db/migrate.py runs them."""
+"""The migrations of the database. Alembic reads them; api/db/migrate.py runs them."""

@@ -1,4 +1,4 @@
-"""Run by Alembic: migrates over the connection that api/db/migrate.py made."""
+"""Alembic runs this file. It migrates over the connection that api/db/migrate.py made."""
 
 from alembic import context
 

@@ -1,4 +1,4 @@
-"""What jobs have made: lists, and verified downloads."""
+"""The artifacts of jobs: lists, and verified downloads."""
 
 from collections.abc import Iterator
 
@@ -14,14 +14,14 @@ from pipeline.storage import BlobRef, Presigner
 
 
 def list_all(services: Services, job_id: str) -> ArtifactList:
-    """Artifacts of every finished node, in the order in which they were made. Raises ApiError 404."""
+    """The artifacts of every finished node, in the order in which they were made. Raises ApiError 404."""
     results = _results(services, job_id)
     views = [view for result in results.values() for view in artifact_views(job_id, result)]
     return ArtifactList(data=tuple(views))
 
 
 def blob_of(services: Services, job_id: str, *, node: str, artifact: str, path: str) -> BlobRef:
-    """One file. Raises ApiError 404 that names what is there."""
+    """The blob of one file. Raises ApiError 404 that names the files that exist."""
     found = _artifact(_results(services, job_id), node=node, artifact=artifact)
     if found is None:
         raise ApiError(404, "artifact_not_found", f"job {job_id} has (as yet) no artifact {node}/{artifact}")
@@ -33,7 +33,7 @@ def blob_of(services: Services, job_id: str, *, node: str, artifact: str, path: 
 
 
 def report_file(services: Services, job_id: str, name: str) -> bytes:
-    """The report as ReportRef.JSON or ReportRef.PAGE. Raises ApiError 404 while there is none."""
+    """The report as ReportRef.JSON or ReportRef.PAGE. Raises ApiError 404 while there is no report."""
     report = _artifact(_results(services, job_id), node="report", artifact="report")
     if report is None:
         status = find(services, job_id).status
@@ -42,7 +42,7 @@ def report_file(services: Services, job_id: str, name: str) -> bytes:
 
 
 def direct_url(services: Services, blob: BlobRef, *, filename: str) -> str | None:
-    """Where the store itself hands out a blob; None when it does not."""
+    """An address at which the store serves a blob; None when the store has no such addresses."""
     store = services.content.store
     if not isinstance(store, Presigner):
         return None
@@ -51,9 +51,10 @@ def direct_url(services: Services, blob: BlobRef, *, filename: str) -> str | Non
 
 
 def verified(services: Services, blob: BlobRef) -> Iterator[bytes]:
-    """A blob whose last chunk comes only when all is verified, so that nobody takes an altered one for whole.
+    """The chunks of a blob. The last one is sent only when all are verified, so that nobody takes an altered
+    blob for a whole one.
 
-    The first chunk is fetched now: what is missing or cut is known before anything is sent.
+    The first chunk is fetched now, so that a missing or truncated blob is noticed before anything is sent.
     """
     chunks = services.content.stream(blob)
     return _held_back(next(chunks, b""), chunks)

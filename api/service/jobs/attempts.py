@@ -1,6 +1,6 @@
 """The life of attempts in the database. Every transition is one transaction on the locked job.
 
-A job is moved on by the API process that holds its lease; a process that has lost it changes nothing.
+The API process that holds the lease of a job advances it; a process that has lost the lease changes nothing.
 """
 
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ from pipeline.job.state import TERMINAL, JobState
 from pipeline.request.prune_spec import JobRequest
 from pipeline.sources.pins import Pins
 
-CLAIM_LOCK = 7_235_112_982  # any number that nobody else uses as an advisory lock
+CLAIM_LOCK = 7_235_112_982  # arbitrary, as long as nothing else takes the same advisory lock
 
 
 class LeaseLost(Exception):
@@ -44,39 +44,39 @@ class LeaseLost(Exception):
 
 @dataclass(frozen=True)
 class Lease:
-    """Who holds jobs, and for how long without renewal."""
+    """The owner of leases on jobs, and the seconds for which one is valid without renewal."""
 
     owner: str
     seconds: float
 
     @property
     def until(self) -> datetime:
-        """When a lease taken now runs out."""
+        """The time at which a lease that is taken now runs out."""
         return datetime.now(UTC) + timedelta(seconds=self.seconds)
 
 
 @dataclass(frozen=True)
 class LiveAttempt:
-    """An attempt under our lease. `told`: the driver's own reason why it failed."""
+    """An attempt under our lease. `reported` is the failure that the driver itself reported."""
 
     job: str
     number: int
     submission_id: str
     submitted: bool
     cancelling: bool
-    told: FailureReason | None
+    reported: FailureReason | None
     request: JobRequest
     pins: Pins
 
 
 def anything_to_do(database: Database) -> bool:
-    """Whether any job has not ended. Asked every round, so that an idle service writes nothing."""
+    """Tells whether any job has not ended. Every round asks this first, so an idle service writes nothing."""
     with database.read() as session:
         return session.scalar(select(Job.id).where(Job.status.not_in(TERMINAL)).limit(1)) is not None
 
 
 def claim_live(database: Database, lease: Lease) -> list[LiveAttempt]:
-    """Renew our leases, take those that ran out, and say which attempts are ours to follow."""
+    """Renew our leases, take those that ran out, and return the attempts that are ours to follow."""
     now = datetime.now(UTC)
     free = or_(Job.lease_owner.is_(None), Job.lease_owner == lease.owner, Job.lease_until < now)
     with database.write() as session:
@@ -93,7 +93,7 @@ def claim_live(database: Database, lease: Lease) -> list[LiveAttempt]:
 
 
 def open_next(database: Database, lease: Lease, *, limit: int) -> bool:
-    """Make an attempt for the most urgent waiting job, unless `limit` jobs are at work. False when none."""
+    """Begin an attempt of the most urgent waiting job, unless `limit` jobs run. Returns whether one began."""
     now = datetime.now(UTC)
     with database.write() as session:
         if session.get_bind().dialect.name == "postgresql":  # SQLite's writers take turns anyway
@@ -127,22 +127,23 @@ def open_next(database: Database, lease: Lease, *, limit: int) -> bool:
 
 
 def set_token(database: Database, lease: Lease, live: LiveAttempt, *, digest: str) -> None:
-    """Remember what token the driver will have. Raises LeaseLost."""
+    """Store the digest of the token that the driver will have. Raises LeaseLost."""
     with database.write() as session:
         _, attempt = _held(session, lease, live)
         attempt.token_digest = digest
 
 
 def mark_submitted(database: Database, lease: Lease, live: LiveAttempt) -> None:
-    """Ray has the attempt. Raises LeaseLost."""
+    """Note that Ray has the attempt. Raises LeaseLost."""
     with database.write() as session:
         job, attempt = _held(session, lease, live)
         attempt.submitted_at = datetime.now(UTC)
-        _say(session, job, AttemptSubmitted(submission_id=live.submission_id))
+        _record(session, job, AttemptSubmitted(submission_id=live.submission_id))
 
 
 def succeed(database: Database, lease: Lease, live: LiveAttempt, result: JobResult) -> None:
-    """Everything is stored. What the driver could not tell is taken from the result. Raises LeaseLost."""
+    """Note that the job succeeded. Events that the driver did not deliver follow from the result. Raises
+    LeaseLost."""
     with database.write() as session:
         job, _ = _end(session, lease, live)
         state = journal.state_of(job)
@@ -151,50 +152,51 @@ def succeed(database: Database, lease: Lease, live: LiveAttempt, result: JobResu
             planned = (
                 NodePlanned(node=n.id, stage=n.stage.kind, needs=tuple(sorted(n.needs))) for n in nodes
             )
-            state = _say(session, job, AttemptStarted(nodes=tuple(planned)))
+            state = _record(session, job, AttemptStarted(nodes=tuple(planned)))
         done = {stage.node for stage in state.stages if stage.status in ("cached", "succeeded")}
         missed = [StageFinished(result=node) for node in result.nodes if node.node not in done]
-        _say(session, job, *missed, JobSucceeded())
+        _record(session, job, *missed, JobSucceeded())
 
 
 def cancelled(database: Database, lease: Lease, live: LiveAttempt) -> None:
-    """It was stopped as asked. Raises LeaseLost."""
+    """Note that the job was stopped as requested. Raises LeaseLost."""
     with database.write() as session:
         job, _ = _end(session, lease, live)
-        _say(session, job, JobCancelled())
+        _record(session, job, JobCancelled())
 
 
 def fail(database: Database, lease: Lease, live: LiveAttempt, reason: FailureReason, *, limit: int) -> bool:
-    """The attempt has failed: queue the job again after a pause, or fail it. True when it is queued.
+    """Note that the attempt failed: queue the job again after a pause, or fail it. True when it is queued.
 
     Raises LeaseLost.
     """
     with database.write() as session:
         job, attempt = _end(session, lease, live)
-        if live.told is None:
-            _say(session, job, AttemptFailed(reason=reason))
+        if live.reported is None:
+            _record(session, job, AttemptFailed(reason=reason))
         attempt.reason = reason.model_dump_json()
         if job.status == "cancelling":
-            _say(session, job, JobCancelled())
+            _record(session, job, JobCancelled())
             return False
         job.tries += 1
         decision = decide(reason, tries=job.tries, limit=limit)
         if decision.action == "fail":
-            _say(session, job, JobFailed(reason=reason))
+            _record(session, job, JobFailed(reason=reason))
             return False
         job.not_before = datetime.now(UTC) + timedelta(seconds=decision.delay_seconds)
         note = Message(level="warning", text=f"attempt {live.number}: {reason.message}; {decision.why}")
-        _say(session, job, note, JobQueued())
+        _record(session, job, note, JobQueued())
         return True
 
 
 def interrupt(database: Database, lease: Lease, live: LiveAttempt) -> None:
-    """The service itself ended the attempt: the job waits for it to come back. No try is counted."""
-    reason = FailureReason(code="service_stopped", message="the service was stopped; the job goes on with it")
+    """Note that the service itself ended the attempt. The job waits for its next start and loses no try."""
+    message = "the service was stopped; the job continues when it starts again"
+    reason = FailureReason(code="service_stopped", message=message)
     with database.write() as session:
         job, _ = _end(session, lease, live)
         after = JobCancelled() if job.status == "cancelling" else JobQueued()
-        _say(session, job, AttemptFailed(reason=reason), after)
+        _record(session, job, AttemptFailed(reason=reason), after)
 
 
 def release(database: Database, owner: str) -> None:
@@ -206,14 +208,14 @@ def release(database: Database, owner: str) -> None:
 
 
 def lease_owners(database: Database) -> list[str]:
-    """Who holds leases on live jobs."""
+    """The owners of leases on live jobs."""
     with database.read() as session:
         query = select(Job.lease_owner).where(Job.live, Job.lease_owner.is_not(None)).distinct()
         return [owner for owner in session.scalars(query) if owner is not None]
 
 
 def note_log_stored(database: Database, live: LiveAttempt) -> None:
-    """The driver's output lies in storage."""
+    """Note that the driver's output is in storage."""
     with database.write() as session:
         attempt = session.get(Attempt, (live.job, live.number))
         assert attempt is not None, "attempts are never deleted"
@@ -221,7 +223,7 @@ def note_log_stored(database: Database, live: LiveAttempt) -> None:
 
 
 def jobs_by_status(database: Database) -> Mapping[str, int]:
-    """How many jobs there are of each status that occurs."""
+    """The number of jobs of each status that occurs."""
     with database.read() as session:
         rows = session.execute(select(Job.status, func.count()).group_by(Job.status))
         return {status: count for status, count in rows.all()}  # noqa: C416
@@ -234,7 +236,7 @@ def _live(job: Job, attempt: Attempt) -> LiveAttempt:
         submission_id=attempt.submission_id,
         submitted=attempt.submitted_at is not None,
         cancelling=job.status == "cancelling",
-        told=FailureReason.model_validate_json(attempt.reason) if attempt.reason else None,
+        reported=FailureReason.model_validate_json(attempt.reason) if attempt.reason else None,
         request=JobRequest.model_validate_json(job.request),
         pins=Pins.model_validate_json(job.pins),
     )
@@ -257,5 +259,5 @@ def _end(session: Session, lease: Lease, live: LiveAttempt) -> tuple[Job, Attemp
     return job, attempt
 
 
-def _say(session: Session, job: Job, *bodies: EventBody) -> JobState:
+def _record(session: Session, job: Job, *bodies: EventBody) -> JobState:
     return journal.append(session, job, [journal.said_now(body, attempt=job.attempt) for body in bodies])

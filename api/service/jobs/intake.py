@@ -1,4 +1,4 @@
-"""Takes the events that drivers report."""
+"""Checks and stores the events that drivers report."""
 
 from itertools import pairwise
 
@@ -14,7 +14,7 @@ from api.service.jobs.journal import BODY
 from pipeline.canonical import Frozen
 from pipeline.job.events import DriverEvent
 
-API_ALONE = ("job.", "attempt.submitted")  # what only the API itself may say
+API_ALONE = ("job.", "attempt.submitted")  # the beginnings of types that only the API itself emits
 
 
 class DriverEvents(Frozen):
@@ -30,24 +30,24 @@ class DriverEvents(Frozen):
                 raise ValueError(f"sequence {after.sequence} follows {before.sequence}; they count by one")
         for event in value:
             if event.body.type.startswith(API_ALONE):
-                raise ValueError(f"{event.body.type} is not for drivers to say")
+                raise ValueError(f"drivers may not report {event.body.type}")
             if event.at.tzinfo is None or not 2000 <= event.at.year <= 2200:
-                raise ValueError(f"at={event.at.isoformat()} is no time of now; give it with its zone")
+                raise ValueError(f"at={event.at.isoformat()} must have a zone and lie in 2000 to 2200")
             try:
                 BODY.validate_json(event.body.model_dump_json())
-            except ValidationError as error:  # numbers that are none
+            except ValidationError as error:  # NaN and infinity
                 raise ValueError(f"event {event.sequence} does not survive JSON: {error}") from None
         return value
 
 
 class Accepted(Frozen):
-    """Everything up to this sequence number is stored."""
+    """The answer to events: all up to this sequence number are stored."""
 
     accepted_through: int
 
 
 def take(services: Services, job_id: str, number: int, *, token: str, events: DriverEvents) -> Accepted:
-    """Store what is new of some events; what was stored before is skipped.
+    """Store those events that are new; events that were stored before are skipped.
 
     Raises ApiError 401/403 for a wrong token, 410 when the attempt is over, 409 when events are missing.
     """

@@ -1,4 +1,4 @@
-"""Jobs: accepting, finding, cancelling and retrying them."""
+"""Functions that accept, find, cancel and retry jobs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from pipeline.sources.pins import Pins
 
 @dataclass(frozen=True)
 class Filters:
-    """What `GET /jobs` may ask for. `model` matches a part of the source."""
+    """The filters of `GET /jobs`. `model` matches a part of the source."""
 
     status: str | None = None
     labels: tuple[tuple[str, str], ...] = ()
@@ -32,10 +32,10 @@ class Filters:
 
 
 def submit(services: Services, request: JobRequest, *, idempotency_key: str | None) -> Job:
-    """Resolve the sources and store the job; after this it is never lost.
+    """Pin the sources and store the job. A stored job is never lost.
 
-    A repeated idempotency key gives the job that it first gave. Raises ApiError 409 when the body differs,
-    InvalidRequest when a source is at fault.
+    A repeated idempotency key returns the job of its first use. Raises ApiError 409 when the body differs,
+    and InvalidRequest when a source is wrong.
     """
     digest = digest_of(request)
     if idempotency_key is not None:
@@ -50,7 +50,7 @@ def submit(services: Services, request: JobRequest, *, idempotency_key: str | No
     except IntegrityError:
         if idempotency_key is None:
             raise
-        with services.database.read() as session:  # someone else was faster with the same key
+        with services.database.read() as session:  # another request was faster with the same key
             earlier = _by_idempotency_key(session, idempotency_key, digest)
         if earlier is None:
             raise
@@ -67,7 +67,7 @@ def add(
     digest: str | None = None,
     idempotency_key: str | None = None,
 ) -> Job:
-    """A queued job, stored with the transaction of the session; the dispatcher is not told."""
+    """Add a queued job within the transaction of the session, without waking the dispatcher."""
     job = _new_job(request, pins, digest=digest or digest_of(request), idempotency_key=idempotency_key)
     session.add(job)
     session.flush()
@@ -86,14 +86,14 @@ def find(services: Services, job_id: str) -> Job:
 
 
 def status_of(session: Session, job_id: str) -> str | None:
-    """Status of one job, alone."""
+    """The status of one job; None when it does not exist."""
     return session.scalar(select(Job.status).where(Job.id == job_id))
 
 
 def page(
     services: Services, filters: Filters, *, after: str | None, limit: int
 ) -> tuple[Sequence[Job], bool]:
-    """Jobs older than the job `after`, newest first, and whether there are more."""
+    """Returns jobs older than the job `after`, newest first, and whether there are more."""
     query = select(Job).order_by(Job.id.desc()).limit(limit + 1)
     if after is not None:
         query = query.where(Job.id < after)
@@ -115,7 +115,7 @@ def page(
 
 
 def cancel(services: Services, job_id: str) -> Job:
-    """Stop a job: at once while it waits, else as soon as Ray has stopped it. Repeats are harmless."""
+    """Cancel a job: at once while it waits, else as soon as Ray has stopped it. Repeats are harmless."""
     with services.database.write() as session:
         job = _locked(session, job_id)
         if job.status in TERMINAL and job.status != "cancelled":
@@ -130,14 +130,14 @@ def cancel(services: Services, job_id: str) -> Job:
 
 
 def stop(session: Session, job: Job) -> None:
-    """Cancel a locked job, unless it is being cancelled or has ended; the dispatcher is not told."""
+    """Cancel a locked job, unless it is being cancelled or has ended, without waking the dispatcher."""
     if job.status != "cancelling" and job.status not in TERMINAL:
         body = JobCancelRequested() if job.live else JobCancelled()
         journal.append(session, job, [journal.said_now(body, attempt=job.attempt)])
 
 
 def retry(services: Services, job_id: str) -> Job:
-    """Queue a failed or cancelled job again, on the same pinned sources; what is stored is used again."""
+    """Queue a failed or cancelled job again, with the same pinned sources. It uses its stored results."""
     with services.database.write() as session:
         job = _locked(session, job_id)
         if job.status not in ("failed", "cancelled"):
@@ -154,7 +154,7 @@ def retry(services: Services, job_id: str) -> Job:
 
 
 def no_such_job(job_id: str) -> ApiError:
-    """The 404 of everything below /jobs/{id}."""
+    """The error 404 of all routes below /jobs/{id}."""
     return ApiError(404, "job_not_found", f"there is no job {job_id}", "id")
 
 

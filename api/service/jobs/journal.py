@@ -1,7 +1,7 @@
 """The journal of a job: events are appended and folded into its state in one transaction.
 
-Whoever appends has locked the job's row, so that the events of a job have growing ids in the order in
-which they become visible, and a follower that asks for ids above the last it saw misses none.
+A caller of `append` has locked the job's row. The events of a job therefore have growing ids in the order in
+which they become visible, and a follower that asks for ids above the last one it saw misses none.
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,7 +22,7 @@ BODY: TypeAdapter[EventBody] = TypeAdapter(EventBody)
 
 @dataclass(frozen=True)
 class Entry:
-    """An event to be. `sequence` is None for what the API itself says."""
+    """An event that is not stored yet. `sequence` is None for events of the API itself."""
 
     attempt: int
     body: EventBody
@@ -31,12 +31,12 @@ class Entry:
 
 
 def said_now(body: EventBody, *, attempt: int) -> Entry:
-    """An entry of the API's own."""
+    """An event of the API itself, dated now."""
     return Entry(attempt=attempt, body=body, at=datetime.now(UTC))
 
 
 def locked(session: Session, job: str) -> Job | None:
-    """The job's row, kept from others until the transaction ends."""
+    """The job's row, locked until the transaction ends."""
     return session.scalar(select(Job).where(Job.id == job).with_for_update())
 
 
@@ -62,7 +62,7 @@ def append(session: Session, job: Job, entries: Iterable[Entry]) -> JobState:
 
 
 def state_of(job: Job) -> JobState:
-    """Where a job stands."""
+    """The state of a job."""
     return JobState.model_validate_json(job.state)
 
 
@@ -79,7 +79,7 @@ def events_after(session: Session, job: str, *, after: int, limit: int) -> Seque
 
 
 def node_results(session: Session, job: str) -> dict[str, NodeResult]:
-    """What the nodes of a job have made so far; the latest result of each."""
+    """The latest result of each node of a job that has finished so far."""
     query = (
         select(EventRow).where(EventRow.job == job, EventRow.type == "stage.finished").order_by(EventRow.id)
     )

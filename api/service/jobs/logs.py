@@ -1,4 +1,4 @@
-"""Output of drivers: from Ray while they run, from storage afterwards."""
+"""The output of drivers, from Ray while they run and from storage afterwards."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -19,17 +19,17 @@ FOLLOW_SECONDS = 1.0
 
 
 def log_key(job: str, attempt: int) -> str:
-    """Where the output of an attempt lies in storage after its end."""
+    """The key in storage of an attempt's output, which is stored after its end."""
     return f"jobs/{job}/attempts/{attempt}/driver.log"
 
 
 def log_link(job: str, attempt: int) -> str:
-    """Where users find it."""
+    """The address at which users find an attempt's output."""
     return f"/jobs/{job}/logs?attempt={attempt}"
 
 
 def store_log(services: Services, live: LiveAttempt) -> None:
-    """Copy what Ray has of an attempt's output to storage."""
+    """Copy an attempt's output from Ray to storage, if Ray knows the attempt."""
     output = services.ray.log(live.submission_id)
     if output is None:
         return
@@ -38,15 +38,15 @@ def store_log(services: Services, live: LiveAttempt) -> None:
 
 
 def read_log(services: Services, job_id: str, *, attempt: int | None) -> Iterator[bytes]:
-    """Output of one attempt, the latest unless said; empty when none has begun. Raises ApiError 404."""
+    """The output of one attempt, by default the latest; empty when none has begun. Raises ApiError 404."""
     find(services, job_id)
     row = _attempt(services, job_id, attempt)
     return iter(()) if row is None else _output(services, row)
 
 
 def follow_log(services: Services, job_id: str, *, attempt: int | None) -> AsyncIterator[bytes]:
-    """Output as it comes, until the attempt has ended; of attempt after attempt until the job has, if none
-    is named. Raises ApiError 404."""
+    """Follows the output of an attempt until it has ended. If no attempt is named, follows one attempt after
+    the other until the job has ended. Raises ApiError 404."""
     find(services, job_id)
     _attempt(services, job_id, attempt)
     return _followed(services, job_id, attempt=attempt)
@@ -69,7 +69,7 @@ async def _followed(services: Services, job_id: str, *, attempt: int | None) -> 
 
 @dataclass(frozen=True)
 class _Look:
-    """`over`: the attempt has said all. `next`: the attempt after it, if there is one."""
+    """The output of an attempt so far. `over`: it has ended. `next`: the number of the attempt after it."""
 
     output: bytes
     over: bool
@@ -78,7 +78,7 @@ class _Look:
 
 
 def _look(services: Services, job_id: str, number: int | None) -> _Look:
-    """The state first and the output after it: what an ended attempt has said is then complete."""
+    """Reads the state first and the output after it, so that the output of an ended attempt is complete."""
     job = find(services, job_id)
     row = _attempt(services, job_id, number or 1) if job.attempt else None
     if row is None:
@@ -86,7 +86,7 @@ def _look(services: Services, job_id: str, number: int | None) -> _Look:
     over = row.ended_at is not None
     try:
         output = b"".join(_output(services, row))
-    except RayUnavailable:  # it may come back; until then there is nothing new
+    except RayUnavailable:  # Ray may come back; until then there is no new output
         output = b""
     following = row.number + 1 if over and job.attempt > row.number else None
     return _Look(output=output, over=over, next=following, job_over=job.status in TERMINAL)
@@ -99,7 +99,7 @@ def _output(services: Services, row: Attempt) -> Iterator[bytes]:
 
 
 def _attempt(services: Services, job_id: str, number: int | None) -> Attempt | None:
-    """One attempt, or the latest. Raises ApiError 404 for one that is named and not there."""
+    """The named attempt, or the latest. Raises ApiError 404 when the named one does not exist."""
     query = select(Attempt).where(Attempt.job == job_id).order_by(Attempt.number.desc()).limit(1)
     if number is not None:
         query = query.where(Attempt.number == number)

@@ -1,4 +1,4 @@
-"""From rows to what users see."""
+"""Turns rows of jobs into the models that users see."""
 
 from datetime import datetime
 from urllib.parse import quote

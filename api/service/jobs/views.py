@@ -1,4 +1,4 @@
-"""What users see: plain models, which the client shares."""
+"""Jobs as users see them, as plain models, which the client shares."""
 
 from typing import Literal
 
@@ -12,7 +12,7 @@ from pipeline.request.resources import Resources
 
 
 class JobErrorView(Frozen):
-    """Why a job failed. `node` and `log` tell where to look."""
+    """The reason why a job failed. `node` and `log` name the places to look at."""
 
     code: str
     message: str
@@ -37,7 +37,7 @@ class StageView(Frozen):
 
 
 class Links(Frozen):
-    """Where the rest of a job is."""
+    """The addresses of the other resources of a job."""
 
     self: str
     events: str
@@ -55,7 +55,7 @@ class JobView(Frozen):
     started_at: int | None
     finished_at: int | None
     status: Status
-    stage: str | None = Field(description="What runs now.")
+    stage: str | None = Field(description="The stage that runs now.")
     progress: float
     error: JobErrorView | None
     name: str | None
@@ -97,7 +97,7 @@ class FileView(Frozen):
 
 
 class ArtifactView(Frozen):
-    """What a node of a job has made. `digest` is over kind, paths and contents."""
+    """One artifact that a node of a job has made. `digest` is over kind, paths and contents."""
 
     node: str
     artifact: str
@@ -109,7 +109,7 @@ class ArtifactView(Frozen):
 
 
 class ArtifactList(Frozen):
-    """Everything that a job has made so far."""
+    """All artifacts that a job has made so far."""
 
     object: Literal["list"] = "list"
     data: tuple[ArtifactView, ...]
@@ -118,7 +118,7 @@ class ArtifactList(Frozen):
 
 
 class PlanNodeView(Frozen):
-    """One stage that would run. `key` is unknown while something before it must run first."""
+    """One stage of a plan. `key` is null while a stage before it has no stored result."""
 
     node: str
     stage: str
@@ -137,7 +137,7 @@ class InputView(Frozen):
 
 
 class PlanView(Frozen):
-    """What a job would do. `bytes`: of all inputs together."""
+    """The plan of a job that is not run. `bytes` is the size of all inputs together."""
 
     object: Literal["plan"] = "plan"
     nodes: tuple[PlanNodeView, ...]

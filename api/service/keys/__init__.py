@@ -1,3 +1,3 @@
-"""API keys in the database: made, listed, revoked and checked, and the first ones of an installation.
-Secrets leave this folder once, in the answer to their making.
-Which role a route asks for stands in `routes/access.py`."""
+"""API keys in the database: they are made, listed, revoked and checked here, and so are the first keys of an
+installation. A secret leaves this folder once, in the answer to its making.
+The roles that routes need are in `routes/access.py`."""

@@ -1,4 +1,4 @@
-"""Keys that are there before anybody could ask for one: the setting's, the local file's, and the first."""
+"""Keys that exist before anybody can ask for one: from the setting, in the state directory, and the first."""
 
 import logging
 import socket
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 def prepare(settings: Settings, database: Database) -> None:
-    """At every start: make sure of the keys that the settings ask for, and say how to get the first one."""
+    """Make the keys that the settings ask for, at every start, and log how to get a first admin key."""
     if settings.auth == "none":
         if settings.host not in LOOPBACK:
             log.warning(
@@ -37,9 +37,9 @@ def prepare(settings: Settings, database: Database) -> None:
 
 
 def ensure_setting_key(database: Database, key: str) -> None:
-    """SECATEUR_ADMIN_KEY is an admin key, and the one that it was before is none any more.
+    """Make SECATEUR_ADMIN_KEY an admin key, and revoke the one that it was before.
 
-    A key that was revoked stays revoked: in a rollout, processes with the old setting may still start.
+    A revoked key stays revoked, because processes with the old setting may still start in a rollout.
     """
     with database.write() as session:
         keys.take_turns(session)
@@ -57,9 +57,9 @@ def ensure_setting_key(database: Database, key: str) -> None:
 
 
 def ensure_local_key(database: Database, state_dir: Path) -> None:
-    """The state directory holds an admin key: the one that it held if that is good, else a new one.
+    """Write an admin key to the state directory, unless the key in it is active.
 
-    A database that does not know the key (it was deleted) learns it again.
+    If the database does not know that key, because the database was deleted, the key is stored again.
     """
     name = f"{keys.LOCAL}{socket.gethostname()}:{state_dir}"[:100]
     path = state_dir / NAME
@@ -81,7 +81,7 @@ def ensure_local_key(database: Database, state_dir: Path) -> None:
 
 
 def bootstrap(database: Database, *, name: str, force: bool) -> str | None:
-    """A first admin key; None when there is one already, unless `force`."""
+    """Makes a first admin key. Returns None when there is one already, unless `force`."""
     keys.refuse_reserved(name)
     with database.write() as session:
         keys.take_turns(session)

@@ -17,17 +17,17 @@ from api.service.ids import KEY_ID_PATTERN, new_id
 from api.service.keys.views import KeyRequest, KeyState, KeyView, NewKeyView
 
 log = logging.getLogger(__name__)
-KEYS_LOCK = 7_235_112_991  # any number that nobody else uses as an advisory lock
+KEYS_LOCK = 7_235_112_991  # arbitrary, as long as nothing else takes the same advisory lock
 USE_IS_NOTED_EVERY = timedelta(minutes=1)
-BOOTSTRAP = "bootstrap"  # the key that a setting gives
-LOCAL = "local "  # the one in a state directory
+BOOTSTRAP = "bootstrap"  # the name of the key from SECATEUR_ADMIN_KEY
+LOCAL = "local "  # the beginning of the name of a key in a state directory
 
 
 def check(database: Database, key: str) -> Caller:
-    """Who presents this key. Raises ApiError 401."""
+    """Returns the caller who presents this key. Raises ApiError 401 unless the key is active."""
     prefix, now = key_prefix(key), datetime.now(UTC)
     if prefix is None:
-        log.warning("refused what cannot be a key")
+        log.warning("refused a text that cannot be a key")
         raise ApiError(
             401, "key_refused", "this is no key; one looks like sec_..., or is what SECATEUR_ADMIN_KEY says"
         )
@@ -44,7 +44,7 @@ def check(database: Database, key: str) -> Caller:
 
 
 def create(database: Database, request: KeyRequest) -> NewKeyView:
-    """A new key; the only time that its secret is seen. Raises ApiError 422 for a reserved name."""
+    """Makes a key and returns it with its secret. Raises ApiError 422 for a reserved name."""
     refuse_reserved(request.name)
     key, days = new_key(), request.expires_days
     now = datetime.now(UTC)
@@ -56,7 +56,7 @@ def create(database: Database, request: KeyRequest) -> NewKeyView:
 
 
 def list_all(database: Database) -> tuple[KeyView, ...]:
-    """Every key that there ever was, newest first."""
+    """All keys, expired and revoked ones too, newest first."""
     with database.read() as session:
         rows = session.scalars(select(ApiKey).order_by(ApiKey.id.desc())).all()
     now = datetime.now(UTC)
@@ -64,7 +64,7 @@ def list_all(database: Database) -> tuple[KeyView, ...]:
 
 
 def revoke(database: Database, key_id: str) -> KeyView:
-    """Make a key useless for good; repeats are harmless. Raises ApiError 404, 409 for the last admin's."""
+    """Revoke a key for good; repeats are harmless. Raises ApiError 404, and 409 for the last admin key."""
     now = datetime.now(UTC)
     with database.write() as session:
         take_turns(session)
@@ -85,7 +85,7 @@ def revoke(database: Database, key_id: str) -> KeyView:
 
 
 def refuse_reserved(name: str) -> None:
-    """Raise ApiError for the names of keys that the service itself looks after."""
+    """Raise ApiError 422 for a name of the keys that the service itself makes."""
     if name == BOOTSTRAP or name.startswith(LOCAL):
         raise ApiError(
             422, "name_reserved", f"the service itself makes keys named {name!r}; choose another", "name"
@@ -93,18 +93,18 @@ def refuse_reserved(name: str) -> None:
 
 
 def take_turns(session: Session) -> None:
-    """From here to the end of the transaction nobody else decides about admin keys."""
+    """Take a lock until the end of the transaction, so that no other one changes admin keys meanwhile."""
     if session.get_bind().dialect.name == "postgresql":  # SQLite's writers take turns anyway
         session.execute(text("SELECT pg_advisory_xact_lock(:n)"), {"n": KEYS_LOCK})
 
 
 def active_admins(session: Session) -> Sequence[ApiKey]:
-    """Admin keys that are good now."""
+    """The admin keys that are neither revoked nor expired."""
     return session.scalars(select(ApiKey).where(ApiKey.role == "admin", _is_active())).all()
 
 
 def add(session: Session, key: str, *, name: str, role: Role, expires_at: datetime | None = None) -> ApiKey:
-    """Store what there is to store of a key."""
+    """Store the digest, the prefix and the description of a key."""
     prefix = key_prefix(key)
     assert prefix is not None, "what cannot be sent is refused before"
     row = ApiKey(
@@ -122,12 +122,12 @@ def add(session: Session, key: str, *, name: str, role: Role, expires_at: dateti
 
 
 def find(session: Session, key: str) -> ApiKey | None:
-    """The row of a key, whatever its state."""
+    """The row of a key in any state; None for an unknown key."""
     return session.scalar(select(ApiKey).where(ApiKey.digest == token_digest(key)))
 
 
 def is_active(row: ApiKey) -> bool:
-    """Whether a key is good now."""
+    """Tells whether a key is neither revoked nor expired."""
     return _state(row, datetime.now(UTC)) == "active"
 
 
@@ -158,7 +158,7 @@ def _is_active() -> ColumnElement[bool]:
 
 
 def _note_use(database: Database, row: ApiKey, now: datetime) -> None:
-    """Once a minute. A database that cannot be written to refuses nobody who only reads."""
+    """Store when a key was used, at most once a minute. A failed write does not refuse the caller."""
     before = now - USE_IS_NOTED_EVERY
     if row.last_used_at is not None and row.last_used_at > before:
         return

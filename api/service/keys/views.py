@@ -1,4 +1,4 @@
-"""Keys as users see them. The secret is in the answer to its making, and nowhere else."""
+"""Keys as users see them. Only the answer to the making of a key contains its secret."""
 
 from typing import Literal
 
@@ -11,18 +11,18 @@ KeyState = Literal["active", "expired", "revoked"]
 
 
 class KeyRequest(Frozen):
-    """Body of POST /keys. The key does what its role may: viewers read, submitters also start and stop
-    work, admins also make and revoke keys."""
+    """The body of POST /keys. Viewers may read, submitters may also start and stop work, and admins may also
+    make and revoke keys."""
 
     name: str = Field(
         min_length=1,
         max_length=100,
         pattern=r"^[^\s\x00-\x1f\x7f]([^\x00-\x1f\x7f]*[^\s\x00-\x1f\x7f])?$",
-        description="Whose it is, or what for.",
+        description="The owner or the purpose of the key.",
         examples=["night shift"],
     )
     role: Role = "viewer"
-    expires_days: int | None = Field(default=None, ge=1, le=3650, description="Left out: it stays good.")
+    expires_days: int | None = Field(default=None, ge=1, le=3650, description="Left out: it never expires.")
 
 
 class KeyView(Frozen):
@@ -32,7 +32,7 @@ class KeyView(Frozen):
     object: Literal["key"] = "key"
     name: str
     role: Role
-    prefix: str = Field(description="How the key begins.")
+    prefix: str = Field(description="The beginning of the key.")
     state: KeyState
     created_at: int
     expires_at: int | None
@@ -54,7 +54,7 @@ class KeyList(Frozen):
 
 
 class CallerView(Frozen):
-    """Who asks. `prefix`: of the key; null where the service asks for none."""
+    """The caller. `prefix` is the beginning of the key; null where the service needs no key."""
 
     name: str
     role: Role

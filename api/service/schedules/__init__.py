@@ -1,3 +1,3 @@
-"""Schedules in the database: their firings, what is looked for, gates, aliases and leases.
-A firing is opened, started and closed here; the loop that calls it is in `background/`.
+"""Schedules in the database, with their firings, watched checkpoints, gates, aliases and leases.
+Firings are opened, started and closed here; the loop that calls these functions is in `background/`.
 Nothing here knows HTTP."""

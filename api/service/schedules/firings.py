@@ -1,8 +1,9 @@
-"""Firings: opened when a schedule is due, started as soon as their sources answer, closed by judging.py.
+"""Firings: they are opened when a schedule is due, started as soon as their sources answer, and closed by
+outcomes.py.
 
-Whoever opens or starts one has locked the row of its schedule, so that of two API processes one is second and
-sees what the first has done. A firing that waits has no job yet; its job is made in the transaction that ends
-its waiting, so that neither is ever there without the other.
+A caller that opens or starts one has locked the row of its schedule, so that the second of two API processes
+sees the work of the first. A waiting firing has no job yet; its job is made in the transaction that ends the
+waiting, so that neither exists without the other.
 """
 
 from collections.abc import Sequence
@@ -31,24 +32,25 @@ LABEL: TypeAdapter[str] = TypeAdapter(Label)
 
 @dataclass(frozen=True)
 class Prepared:
-    """A job to be: its sources are pinned."""
+    """A job that is not stored yet, with pinned sources."""
 
     request: JobRequest
     pins: Pins
 
     @property
     def digest(self) -> str:
-        """Identity of the checkpoint that it would prune."""
+        """The digest of the checkpoint that the job would prune."""
         return checkpoint_digest(self.pins.of(MODEL))
 
 
 def locked(session: Session, schedule_id: str) -> Schedule | None:
-    """The row of a schedule, kept from others until the transaction ends."""
+    """The row of a schedule, locked until the transaction ends."""
     return session.scalar(select(Schedule).where(Schedule.id == schedule_id).with_for_update())
 
 
 def prepare(services: Services, definition: ScheduleRequest, *, source: str, watched: bool) -> Prepared:
-    """Pin the sources of a firing; asks them, so no transaction is open. Raises as POST /jobs does."""
+    """Pin the sources of a firing. No transaction may be open, because sources are slow. Raises the errors of
+    POST /jobs."""
     request = _request(definition, source=source, watched=watched)
     return Prepared(request=request, pins=services.resolve(request.spec))
 
@@ -65,7 +67,7 @@ def open_one(
     outcome: Outcome = "waiting",
     reason: str | None = None,
 ) -> Firing | None:
-    """A new firing of a locked schedule; None when this moment or checkpoint had one."""
+    """Adds a firing of a locked schedule. Returns None when this moment or checkpoint had one."""
     if due_at is not None and _of(session, schedule, Firing.due_at == due_at) is not None:
         return None
     if digest is not None and of_digest(session, schedule, digest) is not None:
@@ -87,7 +89,7 @@ def open_one(
 
 
 def of_digest(session: Session, schedule: Schedule, digest: str) -> Firing | None:
-    """The firing of a checkpoint."""
+    """The firing of a checkpoint; None when it had none."""
     return _of(session, schedule, Firing.digest == digest)
 
 
@@ -100,7 +102,7 @@ def start(
     overlap: Overlap,
     now: datetime,
 ) -> None:
-    """Make the job of a waiting firing, unless the overlap policy has it skipped. The schedule is locked."""
+    """Make the job of a waiting firing, unless the overlap policy skips it. The schedule is locked."""
     earlier = _unfinished(session, schedule)
     if earlier and overlap == "skip":
         close(firing, "skipped", f"{earlier[-1].id} had not ended (overlap: skip)", now=now)
@@ -115,20 +117,20 @@ def start(
 
 
 def close(firing: Firing, outcome: Outcome, reason: str | None, *, now: datetime) -> None:
-    """What became of a firing."""
+    """Store the outcome of a firing."""
     firing.outcome = outcome
     firing.reason = reason
     firing.decided_at = now
 
 
 def waiting(session: Session, schedule: str) -> Sequence[Firing]:
-    """Firings of a schedule without a job as yet, oldest first."""
+    """The firings of a schedule without a job as yet, oldest first."""
     query = select(Firing).where(Firing.schedule == schedule, Firing.outcome == "waiting")
     return session.scalars(query.order_by(Firing.id)).all()
 
 
 def _unfinished(session: Session, schedule: Schedule) -> list[Job]:
-    """Jobs of the schedule that have not ended, oldest first, locked."""
+    """The jobs of the schedule that have not ended, oldest first, locked."""
     ids = session.scalars(
         select(Job.id)
         .join(Firing, Firing.job == Job.id)

@@ -1,5 +1,5 @@
-"""Which API process looks after a schedule. A lease spares work; that nothing fires twice, the firings' own
-transactions see to."""
+"""Leases say which API process handles a schedule. They only spare work: the transactions of firings ensure
+that nothing fires twice."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -12,8 +12,8 @@ from api.service.context import Services
 
 
 def claim(services: Services, owner: str) -> Sequence[Schedule]:
-    """The schedules that are ours for now: leases are renewed when half of them is over, and those of others
-    are taken when they ran out. An idle round writes nothing."""
+    """Returns the schedules under our leases. Our leases are renewed after half of their time, and those of
+    others are taken when they ran out. A round with nothing to renew or take writes nothing."""
     now, length = services.now(), timedelta(seconds=services.settings.lease_seconds)
     ours = Schedule.lease_owner == owner
     free = or_(Schedule.lease_owner.is_(None), Schedule.lease_until < now)
@@ -40,13 +40,13 @@ def release(database: Database, owner: str) -> None:
 
 
 def owners(database: Database) -> Sequence[str]:
-    """Who holds leases."""
+    """The owners of leases."""
     with database.read() as session:
         query = select(Schedule.lease_owner).where(Schedule.lease_owner.is_not(None)).distinct()
         return [owner for owner in session.scalars(query) if owner is not None]
 
 
 def tell(database: Database, schedule_id: str, error: str | None) -> None:
-    """What keeps a schedule from working; None when nothing does."""
+    """Store the error that keeps a schedule from working; None when there is none."""
     with database.write() as session:
         session.execute(update(Schedule).where(Schedule.id == schedule_id).values(error=error))

@@ -1,4 +1,4 @@
-"""One look at the prefix of a schedule: what lies there is written down, and what is ready may fire."""
+"""One look at the prefix of a schedule: its checkpoints are recorded, and those that are ready may fire."""
 
 import logging
 from collections.abc import Iterable
@@ -25,12 +25,12 @@ MAX_SOURCE = 1024
 
 
 def is_due(schedule: Schedule, watch: OnNewCheckpoint, now: datetime) -> bool:
-    """Whether it is time for another look."""
+    """Tells whether it is time for another look."""
     return schedule.looked_at is None or now >= schedule.looked_at + timedelta(seconds=watch.look_seconds)
 
 
 def look(services: Services, schedule: Schedule) -> None:
-    """Look at everything below the prefix once. Without cron, what is ready gets a firing that waits.
+    """Look at everything below the prefix once. Without cron, each ready checkpoint gets a waiting firing.
 
     Nothing is written if the schedule was changed meanwhile. Raises InvalidRequest or StorageError when the
     prefix cannot be looked at.
@@ -65,7 +65,7 @@ def look(services: Services, schedule: Schedule) -> None:
 
 
 def startable(session: Session, schedule: Schedule) -> list[Sighting]:
-    """Complete checkpoints of which no job was made, each once, in the order in which they came."""
+    """The complete checkpoints without a job, each digest once, in the order in which they arrived."""
     had = select(Firing.digest).where(Firing.schedule == schedule.id, Firing.job.is_not(None))
     known = set(session.scalars(had))
     found: dict[str, Sighting] = {}
@@ -76,7 +76,7 @@ def startable(session: Session, schedule: Schedule) -> list[Sighting]:
 
 
 def fire_ready(session: Session, schedule: Schedule, *, cause: Cause, now: datetime) -> None:
-    """A waiting firing for every checkpoint that is ready and had none."""
+    """Open a waiting firing for every checkpoint that is ready and had none."""
     for row in _in_order(session, schedule):
         if row.state == "ready":
             firings.open_one(session, schedule, cause=cause, at=now, source=row.source, digest=row.digest)
@@ -84,7 +84,7 @@ def fire_ready(session: Session, schedule: Schedule, *, cause: Cause, now: datet
 
 
 def forget(session: Session, schedule: Schedule, source: str) -> None:
-    """It is no longer what was seen: let it settle again."""
+    """Forget a checkpoint that has changed since it was seen, so that it settles again."""
     row = session.get(Sighting, (schedule.id, source))
     if row is not None:
         session.delete(row)
@@ -124,7 +124,7 @@ def _sights(
 def _store(
     session: Session, schedule: Schedule, sights: dict[str, Sight], *, now: datetime
 ) -> list[Sighting]:
-    """Write down what is there now, and forget what is not. Returns the complete ones."""
+    """Store the checkpoints that were found, and delete the others. Returns the complete ones."""
     rows = {row.source: row for row in _in_order(session, schedule)}
     for source, row in rows.items():
         if source not in sights:
@@ -139,7 +139,7 @@ def _store(
 
 
 def mark_known(session: Session, schedule: Schedule) -> None:
-    """Checkpoints that had their firing are shown so, copies of them as well."""
+    """Mark checkpoints that had their firing as known, and copies of them too."""
     known = set(session.scalars(select(Firing.digest).where(Firing.schedule == schedule.id)))
     for row in _in_order(session, schedule):
         if row.digest is not None and row.digest in known:

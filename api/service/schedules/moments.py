@@ -1,4 +1,4 @@
-"""Moments of cron: what is due gets its firing, and what was missed is settled by the schedule's policy."""
+"""Moments of cron: a due moment gets its firing, and a missed one is handled by the schedule's policy."""
 
 from datetime import datetime, timedelta
 
@@ -9,11 +9,11 @@ from api.service.schedules.present import definition_of
 from api.service.schedules.request import ScheduleRequest
 from pipeline.cron import Cron, latest_moment, next_moment
 
-GRACE = timedelta(minutes=5)  # a moment that is older was missed: no service ran
+GRACE = timedelta(minutes=5)  # an older moment was missed, because no service ran
 
 
 def next_of(definition: ScheduleRequest, *, now: datetime) -> datetime | None:
-    """When cron fires next; None without cron, and while paused."""
+    """The next moment of cron; None without cron, and while the schedule is paused."""
     cron = definition.cron
     if cron is None or definition.paused:
         return None
@@ -21,14 +21,14 @@ def next_of(definition: ScheduleRequest, *, now: datetime) -> datetime | None:
 
 
 def is_due(schedule: Schedule, now: datetime) -> bool:
-    """Whether a moment of cron has come."""
+    """Tells whether a moment of cron has come."""
     return not schedule.paused and schedule.next_at is not None and schedule.next_at <= now
 
 
 def fire_due(services: Services, schedule_id: str) -> None:
-    """Open firings for what is due: of all moments that have passed, for the latest alone.
+    """Open a firing if cron is due. Of all moments that have passed, only the latest fires.
 
-    With a prefix to watch, the checkpoints that are ready fire; when there are none, nothing is written down.
+    With a watched prefix, every ready checkpoint fires; without ready checkpoints, no firing is stored.
     """
     now = services.now()
     with services.database.write() as session:

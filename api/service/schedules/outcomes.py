@@ -1,4 +1,4 @@
-"""What the job of a firing came to: gates are judged, and the alias moves or stays."""
+"""Decides the outcome of a firing whose job has ended: gates are checked, and the alias moves or stays."""
 
 import json
 import logging
@@ -23,7 +23,7 @@ from pipeline.report.data import Summary
 from pipeline.report.gates import Verdict, check_gate, parse
 
 log = logging.getLogger(__name__)
-UNDONE = ("failed", "cancelled")  # a retry of the job undoes these
+UNDONE = ("failed", "cancelled")  # outcomes that a retry of the job undoes
 UNDECIDED = or_(
     and_(Firing.outcome == "running", Job.status.in_(TERMINAL)),
     and_(Firing.outcome.in_(UNDONE), Job.status.not_in(UNDONE)),
@@ -32,28 +32,28 @@ VERDICTS: TypeAdapter[tuple[Verdict, ...]] = TypeAdapter(tuple[Verdict, ...])
 
 
 @dataclass(frozen=True)
-class _Outcome:
+class _Decision:
     outcome: Outcome
     reason: str | None
     verdicts: tuple[Verdict, ...] = ()
 
 
 def busy(session: Session) -> frozenset[str]:
-    """Ids of schedules with a firing that waits, or whose job ended or was retried."""
+    """The ids of schedules with a firing that waits, or whose job has ended or was retried."""
     query = select(Firing.schedule).outerjoin(Job, Job.id == Firing.job)
     return frozenset(session.scalars(query.where(or_(Firing.outcome == "waiting", UNDECIDED)).distinct()))
 
 
 def undecided(session: Session, schedule: str) -> Sequence[Firing]:
-    """Firings of a schedule whose job has ended, or ended and was retried; older jobs first."""
+    """The firings of a schedule whose job has ended, or has ended and was retried; older jobs first."""
     query = select(Firing).join(Job, Job.id == Firing.job).where(Firing.schedule == schedule, UNDECIDED)
     return session.scalars(query.order_by(Firing.job)).all()
 
 
 def decide(services: Services, definition: ScheduleRequest, firing_id: int) -> None:
-    """Write down what became of a firing whose job may have ended, and move the alias if all is well.
+    """Store the outcome of a firing whose job may have ended, and move the alias if all gates hold.
 
-    Repeats are harmless. Raises StorageError when the report cannot be reached: then nothing has changed.
+    Repeats are harmless. Raises StorageError, and changes nothing, when the report cannot be reached.
     """
     with services.database.read() as session:
         firing = session.get(Firing, firing_id)
@@ -63,7 +63,7 @@ def decide(services: Services, definition: ScheduleRequest, firing_id: int) -> N
     if job.status not in TERMINAL:
         _reopen(services, firing_id)
         return
-    found = _outcome_of(services, definition, job)
+    found = _decision(services, definition, job)
     with services.database.write() as session:
         schedule = firings.locked(session, firing.schedule)
         current = session.get(Firing, firing_id)
@@ -82,32 +82,32 @@ def decide(services: Services, definition: ScheduleRequest, firing_id: int) -> N
 
 
 def _reopen(services: Services, firing_id: int) -> None:
-    """Its job was retried."""
+    """Note that the job of a firing was retried, and runs again."""
     with services.database.write() as session:
         firing = session.get(Firing, firing_id)
         if firing is not None and firing.outcome in UNDONE:
             firing.outcome, firing.reason, firing.decided_at = "running", "its job was retried", None
 
 
-def _outcome_of(services: Services, definition: ScheduleRequest, job: Job) -> _Outcome:
+def _decision(services: Services, definition: ScheduleRequest, job: Job) -> _Decision:
     if job.status == "cancelled":
-        return _Outcome("cancelled", "its job was cancelled")
+        return _Decision("cancelled", "its job was cancelled")
     if job.status == "failed":
         error = JobState.model_validate_json(job.state).error
-        return _Outcome("failed", error.message if error is not None else "its job failed")
+        return _Decision("failed", error.message if error is not None else "its job failed")
     if not definition.gates:
-        return _Outcome("passed", None)
+        return _Decision("passed", None)
     try:
         summary = _summary(services, job.id)
     except (ApiError, CorruptObject, ObjectNotFound, ValueError) as error:
-        return _Outcome("held", f"the report cannot be judged: {str(error).splitlines()[0]}")
+        return _Decision("held", f"the gates cannot be checked: {str(error).splitlines()[0]}")
     verdicts = tuple(check_gate(parse(gate), summary) for gate in definition.gates)
     failing = [verdict.reason for verdict in verdicts if not verdict.passed]
-    return _Outcome("held" if failing else "passed", "; ".join(failing) or None, verdicts)
+    return _Decision("held" if failing else "passed", "; ".join(failing) or None, verdicts)
 
 
 def _summary(services: Services, job_id: str) -> Summary:
-    """The figures of a report; the rest of it may be from another version of ours."""
+    """The summary of a report. The rest may come from another version of Secateur and is not read."""
     document = json.loads(artifacts.report_file(services, job_id, ReportRef.JSON))
     summary = document.get("summary") if isinstance(document, dict) else None
     return Summary.model_validate_json(json.dumps(summary), extra="ignore")

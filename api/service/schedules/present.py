@@ -1,4 +1,4 @@
-"""From rows of schedules and firings to what users see."""
+"""Turns rows of schedules and firings into the models that users see."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -18,13 +18,13 @@ ORDER: Mapping[str, int] = {"ready": 0, "settling": 1, "incomplete": 2, "unusabl
 
 
 def definition_of(schedule: Schedule) -> ScheduleRequest:
-    """The request as it stands now."""
+    """The request of a schedule, with all changes since."""
     stored = ScheduleRequest.model_validate_json(schedule.definition)
     return stored.model_copy(update={"paused": schedule.paused})
 
 
 def schedule_views(session: Session, schedules: Sequence[Schedule]) -> tuple[ScheduleView, ...]:
-    """Schedules as users see them, with two queries for however many."""
+    """Schedules as users see them, with two queries for any number of schedules."""
     ids = [schedule.id for schedule in schedules]
     latest = select(func.max(Firing.id)).where(Firing.schedule.in_(ids)).group_by(Firing.schedule)
     last = {

@@ -1,4 +1,4 @@
-"""The body of POST /schedules, which the client shares, and what must agree in it."""
+"""The body of POST /schedules, which the client shares, and the checks across its fields."""
 
 import re
 from typing import Annotated, Literal
@@ -41,10 +41,10 @@ ScheduleName = Annotated[Name, AfterValidator(_not_an_id)]
 
 
 class OnNewCheckpoint(Frozen):
-    """Where checkpoints arrive, at any depth below `source`, and when one of them is finished.
+    """The place where checkpoints arrive, at any depth below `source`, and the sign that one is finished.
 
-    With `ready_marker` a complete checkpoint is taken as soon as a file of that name lies in its directory,
-    and never without; else when two looks, `look_seconds` apart, find the same files.
+    With `ready_marker`, a complete checkpoint is taken as soon as its directory has a file of that name, and
+    never without. Else it is taken when two looks, `look_seconds` apart, find the same files.
     """
 
     source: Annotated[SourceUri, AfterValidator(_has_arrivals)] = Field(
@@ -55,15 +55,16 @@ class OnNewCheckpoint(Frozen):
     )
     look_seconds: int = Field(default=60, ge=1, le=86_400)
     existing: Literal["start", "ignore"] = Field(
-        default="start", description="What becomes of complete checkpoints that the first look finds there."
+        default="start",
+        description="The policy for complete checkpoints that the first look finds: start or ignore them.",
     )
 
 
 class ScheduleRequest(Frozen):
-    """A standing order: when to fire, what to start, and what its result must reach to be promoted.
+    """A standing order: when to fire, which job to start, and the gates that its result must pass.
 
-    At least one of `cron` and `on_new_checkpoint`. With both, new checkpoints are looked for all the time,
-    and started at cron's moments.
+    At least one of `cron` and `on_new_checkpoint` is needed. With both, new checkpoints are looked for all
+    the time, and started at cron's moments.
     """
 
     name: ScheduleName = Field(examples=["nightly"])
@@ -85,19 +86,19 @@ class ScheduleRequest(Frozen):
     )
     missed: Missed = Field(
         default="run_once",
-        description="What becomes of moments of cron at which no service ran: one job for the latest of "
-        "them, or none.",
+        description="The policy for moments of cron at which no service ran: one job for the latest of them, "
+        "or none.",
     )
     overlap: Overlap = Field(
         default="queue",
-        description="What becomes of a firing while an earlier job of the schedule has not ended: it is "
+        description="The policy for a firing while an earlier job of the schedule has not ended: it is "
         "queued, skipped, or the earlier one is cancelled.",
     )
     paused: bool = False
 
 
 class SchedulePatch(Frozen):
-    """Fields of a ScheduleRequest; each that is given replaces the old one as a whole."""
+    """Fields of a ScheduleRequest. Each one that is given replaces the old one as a whole."""
 
     name: ScheduleName | None = None
     cron: Cron | None = None
@@ -111,12 +112,12 @@ class SchedulePatch(Frozen):
 
 
 def check(request: ScheduleRequest) -> None:
-    """Raise InvalidSpec that names the field when parts of a request do not agree."""
+    """Raise InvalidSpec that names the field when fields of a request do not agree."""
     watch, spec = request.on_new_checkpoint, request.template.spec
     if spec.sweep is not None:
         raise InvalidSpec(
-            "a sweep publishes nothing that a schedule could promote: leave it out, and put the member that "
-            "pleases into prune",
+            "a sweep publishes nothing that a schedule could promote: leave it out, and put the chosen "
+            "member into prune",
             "template.spec.sweep",
         )
     if request.cron is None and watch is None:
@@ -127,7 +128,8 @@ def check(request: ScheduleRequest) -> None:
         )
     if watch is None and spec.model is None:
         raise InvalidSpec(
-            "template.spec.model is missing: cron alone says when, not what; give it, or on_new_checkpoint",
+            "template.spec.model is missing: cron says when to prune, but not which model; give it, or "
+            "on_new_checkpoint",
             "template.spec.model",
         )
     if watch is not None and spec.model is not None:
@@ -151,7 +153,7 @@ def _check_gates(request: ScheduleRequest) -> None:
     asked = evaluation.tasks
     tasks = [task.name for task in asked.asked] if asked is not None else []
     if asked is not None and asked.suite is not None:
-        tasks.append(asked.suite)  # the average over it
+        tasks.append(asked.suite)  # the average over the suite
     for i, text in enumerate(request.gates):
         try:
             check_measured(parse(text), texts=texts, tasks=tasks, sparse=request.template.spec.makes_zeros)

@@ -1,4 +1,4 @@
-"""Schedules: making, finding, changing, pausing and deleting them, and running one now."""
+"""Functions that make, find, change, pause and delete schedules, and that run one now."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,9 +29,9 @@ WATCHED = "on_new_checkpoint.source"
 
 
 def create(services: Services, request: ScheduleRequest) -> ScheduleView:
-    """Store a schedule; it works from the scheduler's next round on.
+    """Store a schedule; it is active from the scheduler's next round on.
 
-    Raises InvalidSpec that names the field, ApiError 409 when the name is taken.
+    Raises InvalidSpec that names the field, and ApiError 409 when the name is taken.
     """
     _check(services, request)
     now = services.now()
@@ -54,7 +54,7 @@ def create(services: Services, request: ScheduleRequest) -> ScheduleView:
 
 
 def view(services: Services, key: str) -> ScheduleView:
-    """One schedule, by id or name. Raises ApiError 404 with what may be meant."""
+    """One schedule, by id or name. Raises ApiError 404 that suggests a similar name."""
     with services.database.read() as session:
         return schedule_views(session, [_found(session, key)])[0]
 
@@ -62,7 +62,7 @@ def view(services: Services, key: str) -> ScheduleView:
 def page(
     services: Services, *, paused: bool | None, after: str | None, limit: int
 ) -> tuple[tuple[ScheduleView, ...], bool]:
-    """Schedules older than the schedule `after`, newest first, and whether there are more."""
+    """Returns schedules older than the schedule `after`, newest first, and whether there are more."""
     query = select(Schedule).order_by(Schedule.id.desc()).limit(limit + 1)
     if after is not None:
         query = query.where(Schedule.id < after)
@@ -74,9 +74,9 @@ def page(
 
 
 def change(services: Services, key: str, patch: SchedulePatch) -> ScheduleView:
-    """Replace the fields that are given; the whole is checked as a new one would be.
+    """Replace the given fields, and check the result like a new schedule.
 
-    Checkpoints that had their firing stay known. Raises as `create` does, and ApiError 404.
+    Checkpoints that had their firing stay known. Raises the errors of `create`, and ApiError 404.
     """
     given = patch.model_dump(mode="json", include=patch.model_fields_set)
     try:
@@ -94,7 +94,7 @@ def change(services: Services, key: str, patch: SchedulePatch) -> ScheduleView:
 
 
 def pause(services: Services, key: str, *, paused: bool) -> ScheduleView:
-    """Pause or resume. What cron would have fired meanwhile is not made up for. Raises ApiError 404."""
+    """Pause or resume. Moments of cron in a pause are not made up for. Raises ApiError 404."""
     return change(services, key, SchedulePatch(paused=paused))
 
 
@@ -107,7 +107,10 @@ def remove(services: Services, key: str) -> None:
 def history(
     services: Services, key: str, *, outcome: Outcome | None, after: int | None, limit: int
 ) -> tuple[tuple[FiringView, ...], bool]:
-    """Firings older than the firing `after`, newest first, and whether there are more. ApiError 404."""
+    """Returns firings older than the firing `after`, newest first, and whether there are more.
+
+    Raises ApiError 404.
+    """
     with services.database.read() as session:
         schedule = _found(session, key)
         query = select(Firing).where(Firing.schedule == schedule.id)
@@ -120,10 +123,10 @@ def history(
 
 
 def run_now(services: Services, key: str) -> tuple[FiringView, ...]:
-    """Fire because a person says so: cron's model, or every complete checkpoint that no job was made of,
-    without waiting for a second look or a marker. A checkpoint that cannot work is a failed firing.
+    """Fire at a user's request, for cron's model or for every complete checkpoint without a job, without
+    waiting for a second look or a marker. A checkpoint that cannot be pruned becomes a failed firing.
 
-    Raises ApiError 404, InvalidRequest or StorageError when sources are at fault.
+    Raises ApiError 404, and InvalidRequest or StorageError when a source is wrong.
     """
     with services.database.read() as session:
         schedule = _found(session, key)
@@ -167,7 +170,7 @@ def _run_one(
     *,
     digest: str | None = None,
 ) -> FiringView | None:
-    """The firing; None when another was faster, or the checkpoint has changed since we looked."""
+    """Returns the firing; None when another process was faster, or the checkpoint changed since the look."""
     if digest is not None and isinstance(outcome, firings.Prepared) and outcome.digest != digest:
         return None
     now = services.now()
@@ -184,7 +187,7 @@ def _run_one(
         firing.cause, firing.at, firing.reason, firing.decided_at = "manual", now, None, None
         if isinstance(outcome, InvalidRequest):
             firings.close(firing, "failed", outcome.message, now=now)
-        else:  # a person has asked: nothing is skipped
+        else:  # a user has asked for it, so it is not skipped
             overlap = "queue" if definition.overlap == "skip" else definition.overlap
             firings.start(session, current, firing, outcome, overlap=overlap, now=now)
         looking.mark_known(session, current)

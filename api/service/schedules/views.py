@@ -1,4 +1,4 @@
-"""What users see of schedules, their firings, and aliases."""
+"""Schedules, their firings and aliases as users see them."""
 
 from typing import Literal
 
@@ -16,11 +16,11 @@ Outcome = Literal[
 
 
 class FiringView(Frozen):
-    """One time that a schedule fired, or should have. Times are Unix seconds.
+    """One firing of a schedule. Times are Unix seconds; `due_at` is the moment of cron.
 
-    waiting: its sources do not answer yet. running: its job has not ended. promoted: the alias points at its
-    result. passed: as good, but the schedule has no alias. held: it must not be promoted, `reason` says why.
-    skipped, missed: no job was made, by the schedule's policies. `due_at`: the moment of cron.
+    waiting: its sources do not answer yet. running: its job has not ended. promoted: its result passed and
+    the alias was moved to it. passed: its result passed, but the schedule has no alias. held: its result is
+    not promoted, and `reason` says why. skipped, missed: no job was made, by the schedule's policies.
     """
 
     id: int
@@ -48,10 +48,10 @@ class FiringList(Frozen):
 
 
 class CandidateView(Frozen):
-    """A checkpoint below the prefix of a schedule. `since`: Unix seconds.
+    """A checkpoint below the prefix of a schedule. `since` is in Unix seconds.
 
-    incomplete: files are missing. unusable: what lies there cannot be pruned. settling: complete, and looked
-    at again before it is taken. ready: taken now, or at cron's next moment. known: it had its firing.
+    incomplete: files are missing. unusable: it cannot be pruned. settling: it is complete, and is looked at
+    again before it is taken. ready: it is taken now, or at cron's next moment. known: it had its firing.
     """
 
     source: str
@@ -61,7 +61,7 @@ class CandidateView(Frozen):
 
 
 class ScheduleView(ScheduleRequest):
-    """A schedule. Times are Unix seconds. `error`: what keeps it from working now; it is tried again."""
+    """A schedule. Times are Unix seconds. `error` says why it does not work now; it is tried again."""
 
     id: str
     object: Literal["schedule"] = "schedule"
@@ -72,7 +72,7 @@ class ScheduleView(ScheduleRequest):
     error: str | None
     last_firing: FiringView | None
     candidates: tuple[CandidateView, ...] = Field(
-        description="What was found at the last look, at most 100, those that wait for something first."
+        description="At most 100 checkpoints that the last look found; those without a firing come first."
     )
 
 
@@ -86,10 +86,10 @@ class ScheduleList(Frozen):
 
 
 class AliasView(Frozen):
-    """A name that points at a published checkpoint; the same lies in storage at `aliases/<name>.json`.
+    """A name that points at a published checkpoint; the storage has the same at `aliases/<name>.json`.
 
-    `prefix`: where the files are in the storage; `manifest`: SHA-256 of their `manifest.json`. `moved_by`:
-    the schedule that moved it last, at `moved_at`, in Unix seconds.
+    Its files are below `prefix` in the storage; `manifest` is the SHA-256 of their `manifest.json`.
+    `moved_by` is the schedule that moved it last, at `moved_at`, in Unix seconds.
     """
 
     name: str

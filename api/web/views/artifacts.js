@@ -1,13 +1,13 @@
-// What a job has made, file by file, with digests and downloads.
+// The artifacts of a job, file by file, with digests and downloads.
 
 import { get } from "../api.js";
 import { h, keyed, say, show } from "../dom.js";
 import { bytes } from "../format.js";
 
-const OPEN_KINDS = new Set(["manifest", "report"]); // what most people come for
+const OPEN_KINDS = new Set(["manifest", "report"]); // most users look for these
 const SHORT = 12;
 
-/** `path`: of the job. Fetched while it is seen. Gives {node, update(job), open(), close()}. */
+/** Makes the list of the job at `path`, fetched while open. Returns {node, update(job), open(), close()}. */
 export function artifactList(path) {
   const list = h("div", { class: "artifacts" });
   const message = h("p", { class: "calm-message" });

@@ -1,4 +1,4 @@
-// The DAG as a picture: one box per stage, status by shape, word, line and colour.
+// A picture of the DAG: one box per stage, which shows its status by shape, word, line and colour.
 
 import { layout } from "../dag.js";
 import { attr, fill, h, s, say } from "../dom.js";
@@ -7,10 +7,10 @@ import { icon, setIcon, tone } from "../status.js";
 
 const PAD = 10;
 const ICON = 16;
-const CHARACTER = 7.3; // width of one, bold at 12 pixels, on the safe side
+const CHARACTER = 7.3; // the width of a bold character at 12 pixels, rounded up
 const LONGEST = 24;
 
-/** `choose(node)` hears about clicks. Gives {node, update(stages, chosen)}. */
+/** Makes the picture. A click calls `choose(node)`. Returns {node, update(stages, chosen)}. */
 export function dagPicture(choose) {
   const box = h("div", {
     class: "dag",

@@ -6,7 +6,7 @@ import { stickToEnd } from "../scroll.js";
 
 const MOST_LINES = 1000;
 
-/** Gives {node, add(event)}. */
+/** Returns {node, add(event)}. */
 export function eventList() {
   const list = h("ol", { class: "lines events" });
   const box = h("div", { class: "scrolled", tabindex: 0, role: "group", "aria-label": "Events" }, list);
@@ -29,7 +29,7 @@ export function eventList() {
   function put({ id, attempt, at, body }) {
     const stage = body.result?.node ?? body.node ?? "";
     const key = `${attempt} ${stage}`;
-    const words = told(body, attempt);
+    const words = sentence(body, attempt);
     if (words === null) return;
     const known = body.type === "stage.progress" ? progress.get(key) : undefined;
     const row = known?.isConnected ? known : line(id);
@@ -66,21 +66,21 @@ function tone({ type, level }) {
   return type === "job.succeeded" ? "good" : "";
 }
 
-/** One sentence; null for what needs none. */
-function told(body, attempt) {
+/** An event as one sentence; null for an event that has no line. */
+function sentence(body, attempt) {
   switch (body.type) {
     case "stage.started":
       return "runs";
     case "stage.progress":
       return `${count(body.done)}/${count(body.total)} ${body.unit}${body.note ? ` · ${body.note}` : ""}`;
     case "training.step":
-      return null; // its progress says so
+      return null; // the line of its progress shows it
     case "training.validated":
       return validated(body.validation);
     case "stage.finished":
       return body.result.cached ? "cached" : `done in ${seconds(body.result.measured.seconds)}`;
     case "stage.retried":
-      return `goes on: ${reason(body.reason)}`;
+      return `continues: ${reason(body.reason)}`;
     case "message":
       return `${body.level}: ${body.text}`;
     case "attempt.submitted":

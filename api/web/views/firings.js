@@ -1,4 +1,4 @@
-// The history of a schedule: every firing, its job, its gates with their figures, and what became of it.
+// The history of a schedule: every firing with its job, its outcome and the figures of its gates.
 
 import { get } from "../api.js";
 import { fillIfNew, h, keyed, say, show } from "../dom.js";
@@ -9,10 +9,10 @@ import { chip, setChip } from "../status.js";
 const SIZE = 20;
 const COLUMNS = ["When", "Cause", "Source", "Job", "Outcome", "Gates"];
 
-/** `path`: of the schedule. Gives {node, refresh(signal)}. */
+/** Makes the table for the schedule at `path`. Returns {node, refresh(signal)}. */
 export function firingTable(path) {
   const rows = h("tbody");
-  const older = new Map(); // id → firing of pages that were asked for
+  const older = new Map(); // id → firing on older pages that were fetched
   let newest = [];
   let next = null;
   const more = h("button", { type: "button", click: fetchOlder, hidden: true }, "More");
@@ -30,7 +30,7 @@ export function firingTable(path) {
 
   async function refresh(signal) {
     const page = await get(`${path}/firings?limit=${SIZE}`, { signal });
-    if (older.size > 0) for (const firing of newest) older.set(firing.id, firing); // the page has moved on
+    if (older.size > 0) for (const firing of newest) older.set(firing.id, firing); // some may leave the newest page
     newest = page.data;
     if (older.size === 0) next = page.has_more ? page.next : null;
     draw();
@@ -92,7 +92,7 @@ function row(firing) {
   return { node, update };
 }
 
-/** `✓ perplexity <= 1.2 * dense` and the figures behind it. */
+/** A gate's verdict, such as `✓ perplexity <= 1.2 * dense`, with its figures. */
 function verdict({ gate, final, dense, bound, passed, reason }) {
   const figures = [
     final !== null && `got ${plain(final)}`,

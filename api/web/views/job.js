@@ -1,4 +1,4 @@
-// #/jobs/<id>: one job, live. Its events say when to look again; what the API then says is shown.
+// #/jobs/<id>: one job, live. After each event, the job is fetched again and shown.
 
 import { ApiError, get } from "../api.js";
 import { fill, h, show } from "../dom.js";
@@ -16,11 +16,11 @@ import { specText } from "./spec.js";
 import { stages } from "./stages.js";
 import { training } from "./training.js";
 
-const AT_LEAST_EVERY_SECONDS = 5; // in case events do not come through
+const AT_LEAST_EVERY_SECONDS = 5; // in case events do not arrive
 const RARELY_SECONDS = 30;
 const AT_MOST_EVERY_MS = 250;
 
-/** Show job `id` in `main`; `rest` names the tab. */
+/** Show the job `id` in `main`; `rest` names the tab. */
 export function mount(main, id, rest) {
   const path = `/jobs/${encodeURIComponent(id)}`;
   let job = null;
@@ -93,7 +93,7 @@ export function mount(main, id, rest) {
   function draw(fresh) {
     const before = job;
     job = fresh;
-    if (!before && job.status === "succeeded") head.node.after(figures.node); // what people come for, then
+    if (!before && job.status === "succeeded") head.node.after(figures.node); // of a finished job, results come first
     show(all, true);
     head.update(job);
     stageView.update(job);

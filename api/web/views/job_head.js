@@ -1,4 +1,4 @@
-// The head of the job page: what it is, how it stands, what went wrong, and the buttons.
+// The head of the job page: facts, status, the error if there is one, and the buttons.
 
 import { post } from "../api.js";
 import { attr, fillIfNew, h, say, show } from "../dom.js";
@@ -8,7 +8,7 @@ import { setDuration, setTime, timeNode } from "../live.js";
 import { mayChange } from "../session.js";
 import { chip, ENDED, setChip, tone } from "../status.js";
 
-/** `changed` is called after a button has changed the job. Gives {node, update(job)}. */
+/** Makes the head. `changed` is called after a button has changed the job. Returns {node, update(job)}. */
 export function jobHead(changed) {
   let job = null;
   const title = h("h1");
@@ -68,7 +68,7 @@ export function jobHead(changed) {
     return act(
       {
         title: "Cancel this job?",
-        text: "Its workers are stopped. What is stored is kept, and a retry goes on from there.",
+        text: "Its workers are stopped. Stored results are kept, and a retry continues from there.",
         yes: "Cancel job",
         danger: true,
       },

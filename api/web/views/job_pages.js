@@ -1,9 +1,9 @@
-// The jobs that were fetched so far: the newest page again and again, older pages when asked for.
+// The jobs that were fetched so far. The newest page is fetched again and again, older pages on request.
 
 const SIZE = 25;
 const MOST_SINGLE = 10;
 
-/** Jobs of one status (empty: all). Ids grow with time, so the order of jobs is that of their ids. */
+/** The jobs of one status, or all if it is empty. Ids grow with time, so jobs are ordered by id. */
 export class JobPages {
   constructor(status) {
     this.status = status;
@@ -13,12 +13,12 @@ export class JobPages {
     this.next = null;
   }
 
-  /** Newest first. */
+  /** The jobs, newest first. */
   get jobs() {
     return [...this.byId.values()].sort((a, b) => (a.id < b.id ? 1 : -1));
   }
 
-  /** The newest page, and one by one those older jobs that may still change. */
+  /** Fetch the newest page, and one by one those older jobs that may still change. */
   async refresh(list, single) {
     const page = await list(this.#query());
     const oldest = page.has_more ? page.data.at(-1).id : "";
@@ -26,7 +26,7 @@ export class JobPages {
     if (!this.known || (page.has_more && !overlaps)) this.#begin(page);
     const fresh = new Set(page.data.map((job) => job.id));
     for (const id of this.byId.keys()) {
-      if (id >= oldest && !fresh.has(id)) this.byId.delete(id); // its status is another one now
+      if (id >= oldest && !fresh.has(id)) this.byId.delete(id); // its status has changed
     }
     for (const job of page.data) this.byId.set(job.id, job);
     const older = this.jobs.filter((job) => job.id < oldest && !job.finished_at).slice(0, MOST_SINGLE);
@@ -36,7 +36,7 @@ export class JobPages {
     }
   }
 
-  /** One more page of older jobs. */
+  /** Fetch one more page of older jobs. */
   async older(list) {
     if (!this.hasMore) return;
     this.#end(await list(this.#query(this.next)));

@@ -1,4 +1,4 @@
-// The output of a job's drivers, followed while it is seen. Long logs show their end.
+// The output of a job's drivers, followed while it is visible. Of long logs, the end is shown.
 
 import { text } from "../api.js";
 import { h, say, show } from "../dom.js";
@@ -10,7 +10,7 @@ const LONGEST_LINE = 4000;
 const RETRY_MS = 3000;
 const ESCAPES = /\x1b\[[0-9;?]*[A-Za-z]/g; // colours of terminals
 
-/** `path`: of the job. Gives {node, update(job), open(), close()}. */
+/** Makes the log of the job at `path`. Returns {node, update(job), open(), close()}. */
 export function logBox(path) {
   const output = h("pre", {
     class: "log",
@@ -28,7 +28,7 @@ export function logBox(path) {
   );
   let isOpen = false;
   let reading = null; // an AbortController
-  let received = 0; // characters of the log that are here
+  let received = 0; // characters of the log that were received
   let over = false;
   let cutLines = 0;
   let job = null;
@@ -41,7 +41,7 @@ export function logBox(path) {
   async function read() {
     if (reading || over || !isOpen || document.hidden) return;
     const mine = (reading = new AbortController());
-    let skip = received; // a stream begins anew
+    let skip = received; // each stream begins with the first character
     let failed = false;
     try {
       for await (const chunk of text(`${path}/logs?follow=true`, { signal: mine.signal })) {
@@ -96,10 +96,10 @@ export function logBox(path) {
   };
 }
 
-/** More text of a line; what a carriage return writes over is gone, as on a terminal. */
+/** Add text to a line. Text after a carriage return replaces the line, as on a terminal. */
 function put(line, piece) {
   const parts = ((line.written ?? "") + piece).split("\r");
-  const ends = parts.at(-1) === "" && parts.length > 1; // nothing has come after the return yet
+  const ends = parts.at(-1) === "" && parts.length > 1; // nothing has followed the return yet
   line.written = ends ? `${parts.at(-2)}\r` : parts.at(-1);
   const shown = ends ? parts.at(-2) : parts.at(-1);
   say(line, shown.length > LONGEST_LINE ? `${shown.slice(0, LONGEST_LINE)}…` : shown);

@@ -1,4 +1,4 @@
-// What a job came to: figures, tables and the picture of its report.
+// The results of a job: figures, tables and the picture of its report.
 
 import { get } from "../api.js";
 import { blockChart } from "../chart.js";
@@ -8,7 +8,7 @@ import { capital, models, titled } from "../models.js";
 import { sweepTable } from "./sweep_table.js";
 import { taskTable } from "./task_table.js";
 
-/** `path`: of the job. Gives {node, update(job)}. */
+/** Makes the results of the job at `path`. Returns {node, update(job)}. */
 export function results(path) {
   const box = h("div");
   const link = h(
@@ -18,7 +18,7 @@ export function results(path) {
   );
   const top = h("div", { class: "row head" }, h("h2", { id: "results-title" }, "Results"));
   const node = h("section", { "aria-labelledby": "results-title" }, top, box);
-  let shown = null; // which report is shown, or on its way
+  let shown = null; // the report that is shown or being fetched
 
   async function update(job) {
     const report = job.stages.find((stage) => stage.node === "report");
@@ -136,7 +136,7 @@ function arrows(row, words) {
     .join(" → ");
 }
 
-/** As pipeline.comparison.Comparison.recovered_share. */
+/** The same as pipeline.comparison.Comparison.recovered_share. */
 function wonBack({ dense, pruned, recovered }) {
   if (pruned === null || (recovered ?? null) === null || pruned <= dense) return null;
   return Math.log(pruned / recovered) / Math.log(pruned / dense);

@@ -1,4 +1,4 @@
-// #/schedules/<name>: one standing order: definition, candidates, and what became of its firings.
+// #/schedules/<name>: one standing order with its definition, its candidates and the outcomes of its firings.
 
 import { ApiError, get, post } from "../api.js";
 import { fill, fillIfNew, h, keyed, say, show } from "../dom.js";
@@ -13,7 +13,7 @@ import { policies, when } from "./schedule_words.js";
 
 const LOOK_SECONDS = 2;
 
-/** Show schedule `name` (or id) in `main`. */
+/** Show the schedule with this name or id in `main`. */
 export function mount(main, name) {
   document.title = `${name} · Secateur`;
   const path = `/schedules/${encodeURIComponent(name)}`;
@@ -155,7 +155,7 @@ export function mount(main, name) {
 const PAUSE = {
   verb: "pause",
   title: "Pause this schedule?",
-  text: "It starts nothing until it is resumed. Jobs that run go on.",
+  text: "It starts nothing until it is resumed. Running jobs continue.",
   yes: "Pause",
 };
 const RESUME = {
@@ -171,7 +171,7 @@ const RUN = {
   yes: "Run now",
 };
 
-/** The next moment in the schedule's zone, and in that of the reader where it reads otherwise. */
+/** The next moment in the schedule's zone, and in the reader's zone if that differs. */
 function moments({ cron, next_at: at, paused }) {
   if (!at) return paused ? "paused" : "never";
   const [there, here] = [moment(at, cron?.timezone), moment(at)];

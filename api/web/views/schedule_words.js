@@ -1,6 +1,6 @@
-// Schedules in words.
+// Descriptions of schedules in words.
 
-/** When a schedule starts jobs, in one line. */
+/** The causes for which a schedule starts jobs, in one line. */
 export function when({ cron, on_new_checkpoint: watch }) {
   const at = cron ? `${cron.expression} (${cron.timezone})` : null;
   const seen = watch ? `new checkpoints below ${watch.source}` : null;
@@ -17,7 +17,7 @@ const OVERLAP = {
   cancel: "a new job cancels the one before",
 };
 
-/** The policies in one line. */
+/** The policies of a schedule in one line. */
 export function policies({ missed, overlap }) {
   return `${MISSED[missed] ?? missed}; ${OVERLAP[overlap] ?? overlap}`;
 }

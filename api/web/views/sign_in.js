@@ -3,7 +3,7 @@
 import { post } from "../api.js";
 import { fill, h, say } from "../dom.js";
 
-/** Show it in `main`; `signedIn` is called when the service has taken the key. */
+/** Show the form in `main`; `signedIn` is called when the service has accepted the key. */
 export function signIn(main, signedIn) {
   document.title = "Sign in · Secateur";
   const problem = h("p", { class: "problem", role: "alert" });
@@ -51,7 +51,7 @@ export function signIn(main, signedIn) {
         value: "secateur",
         autocomplete: "username",
         hidden: true,
-      }), // for password managers
+      }), // password managers need it
       h("div", { class: "row" }, key, button),
       problem,
       hint,

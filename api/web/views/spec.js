@@ -1,11 +1,11 @@
-// What was asked for, as a file that `secateur submit` takes.
+// The request of a job, as a file that `secateur submit` takes.
 
 import { h, say } from "../dom.js";
 import { yaml } from "../yaml.js";
 
 const SAID_MS = 2000;
 
-/** Gives {node, update(job)}. */
+/** Returns {node, update(job)}. */
 export function specText() {
   const text = h("pre", { class: "spec", tabindex: 0, "aria-label": "Spec" });
   const copy = h("button", { type: "button", click: copied }, "Copy");
@@ -15,7 +15,7 @@ export function specText() {
       await navigator.clipboard.writeText(text.textContent);
       say(copy, "Copied");
     } catch {
-      getSelection().selectAllChildren(text); // no clipboard without https: one key is left to press
+      getSelection().selectAllChildren(text); // without https there is no clipboard, so select the text for Ctrl-C
       say(copy, "Selected");
     }
     setTimeout(() => say(copy, "Copy"), SAID_MS);

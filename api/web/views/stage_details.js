@@ -1,9 +1,9 @@
-// Everything about one stage of a job.
+// The details of one stage of a job.
 
 import { h } from "../dom.js";
 import { bytes, count, figure, seconds } from "../format.js";
 
-/** Nodes for a stage and its NodeResult, which is null until it is done. */
+/** The elements for a stage and its NodeResult, which is null until the stage is done. */
 export function stageDetails(stage, result) {
   const facts = [
     ["Status", stage.status],

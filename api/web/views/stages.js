@@ -12,11 +12,11 @@ const MOST_CELLS = 512;
 const MOST_NAMED = 3;
 const DONE = new Set(["succeeded", "cached"]);
 
-/** Gives {node, update(job), see(event)}. */
+/** Returns {node, update(job), see(event)}. */
 export function stages() {
   const paces = new Paces();
   const finished = new Map(); // node → NodeResult, from its event
-  const open = new Set(); // nodes that will still be done
+  const open = new Set(); // nodes that will still run
   let job = null;
   let chosen = null;
 
@@ -123,7 +123,7 @@ function line(stage, { paces, open, choose }) {
   return { node, update };
 }
 
-/** A cell per block where blocks are counted, else a bar; nothing for what has not begun or was in the cache. */
+/** Draw a cell per block if progress counts blocks, else a bar; nothing for a stage that has not run. */
 function drawProgress(box, stage) {
   const counted = stage.total > 0 && (stage.status === "running" || stage.done > 0);
   const kind = !counted

@@ -1,10 +1,10 @@
-// The members of a sweep side by side.
+// A table of the members of a sweep.
 
 import { h } from "../dom.js";
 import { perplexity, seconds } from "../format.js";
 import { titled } from "../models.js";
 
-/** Members as the report has them. Bold: no other one is as sparse and as good. */
+/** Makes the table of the report's members. Bold ones have no other that is as sparse and as good. */
 export function sweepTable(members) {
   const texts = members[0].perplexity;
   const head = ["#", "Member", "Sparsity", ...texts.map(titled), "Masks in"];

@@ -1,10 +1,10 @@
-// lm-eval's figures of all models side by side.
+// A table of lm-eval's figures for all models side by side.
 
 import { h } from "../dom.js";
 import { metric } from "../format.js";
 import { capital, models } from "../models.js";
 
-/** `tasks`: the summary's TaskComparisons. */
+/** Makes the table. `tasks` are the summary's TaskComparisons. */
 export function taskTable(tasks) {
   const named = models(tasks);
   const heads = ["Task", "Metric", "Few-shot", "Questions", ...named.map(capital), "Difference"];
@@ -59,7 +59,7 @@ function stderr(value) {
   return (value ?? null) === null ? null : h("small", null, ` ± ${metric(value)}`);
 }
 
-/** As pipeline.comparison.TaskComparison.stands_out. */
+/** The same as pipeline.comparison.TaskComparison.stands_out. */
 function standsOut({ difference, dense_stderr: dense, pruned_stderr: pruned, recovered, recovered_stderr: after }) {
   const final = (recovered ?? null) === null ? pruned : after;
   return dense !== null && final !== null && Math.abs(difference) > 2 * Math.hypot(dense, final);

@@ -1,4 +1,4 @@
-// Training as it goes, of masks or after pruning: where it stands, and its curves.
+// The progress of a training, of masks or after pruning: its figures and its curves.
 
 import { Curve } from "../curve.js";
 import { curveChart } from "../curve_chart.js";
@@ -9,7 +9,7 @@ const AT_MOST_EVERY_MS = 200;
 const NARROW = 560;
 const TITLES = { learn_masks: "Mask learning", recover: "Recovery training" }; // by stage
 
-/** Gives {node, see(event)}; shown when a stage of the job has trained. */
+/** Returns {node, see(event)}. The node is hidden until a stage of the job has trained. */
 export function training() {
   const curves = new Map(); // node → Curve
   const stages = new Map(); // node → kind of stage
@@ -55,8 +55,8 @@ function card(name, stage) {
   const node = h("div", { "data-training": name }, h("h2", null, TITLES[stage] ?? "Training"), facts, pictures);
 
   function update([, curve]) {
-    const told = figures(curve);
-    fillIfNew(facts, told, () => told.map(tile));
+    const shown = figures(curve);
+    fillIfNew(facts, shown, () => shown.map(tile));
     const width = node.clientWidth;
     if (width > 0)
       fillIfNew(pictures, [width, curve.last, curve.validations.length], () => panels(curve, width, stage));
@@ -97,7 +97,7 @@ function tile([name, value, small]) {
   return h("div", null, h("dt", null, name), h("dd", null, value, h("small", null, small)));
 }
 
-/** The loss over the whole width, small panels below it, as many in a row as there is room for. */
+/** The loss over the whole width, and below it small panels, one or three in a row. */
 function panels(curve, width, stage) {
   const { points, validations, starts, total } = curve;
   const marks = starts.map((step) => ({ step, label: `went on at step ${step}` }));

@@ -1,4 +1,4 @@
-{{- /* What the schema cannot say because it compares two values. */ -}}
+{{- /* Checks that compare two values, which a schema cannot. */ -}}
 {{- define "secateur.checks" -}}
 {{- $api := .Values.api -}}
 {{- $replicas := $api.autoscaling.enabled | ternary $api.autoscaling.minReplicas $api.replicas | int -}}

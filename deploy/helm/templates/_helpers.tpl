@@ -18,7 +18,7 @@
 {{ include "secateur.fullname" . }}-ray
 {{- end }}
 
-{{- /* Takes {account, name}: an account that the chart does not make is named, or the namespace's own. */ -}}
+{{- /* Takes {account, name}. If the chart does not make the account, it is the named or the default one. */ -}}
 {{- define "secateur.serviceAccount" -}}
 {{ default (.account.create | ternary .name "default") .account.name }}
 {{- end }}
@@ -38,7 +38,7 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 app.kubernetes.io/component: {{ .component }}
 {{- end }}
 
-{{- /* Pods have no labels with versions in them: a new chart with the same image restarts nothing. */ -}}
+{{- /* Labels of pods contain no versions, so that a new chart with the same image restarts nothing. */ -}}
 {{- define "secateur.podLabels" -}}
 {{ include "secateur.selector" . }}
 app.kubernetes.io/part-of: secateur
@@ -54,7 +54,7 @@ app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
 {{- end }}
 
-{{- /* Takes {root, image, suffix}: a digest wins over a tag; the tag is the application's version. */ -}}
+{{- /* Takes {root, image, suffix}. A digest wins over a tag, which is by default the application's version. */ -}}
 {{- define "secateur.image" -}}
 {{- $registry := ternary "" (printf "%s/" .root.Values.image.registry) (empty .root.Values.image.registry) -}}
 {{- $version := printf "%s%s" .root.Chart.AppVersion (default "" .suffix) -}}
@@ -74,7 +74,7 @@ imagePullSecrets:
 {{- end }}
 {{- end }}
 
-{{- /* Security. The user is the one that both Dockerfiles make. */ -}}
+{{- /* Security contexts. Both Dockerfiles make this user. */ -}}
 {{- define "secateur.podSecurity" -}}
 runAsNonRoot: true
 runAsUser: 10001
@@ -92,7 +92,7 @@ capabilities:
   drop: [ALL]
 {{- end }}
 
-{{- /* Where things are. */ -}}
+{{- /* Addresses. */ -}}
 {{- define "secateur.publicUrl" -}}
 {{- $service := printf "http://%s.%s.svc:%d" (include "secateur.fullname" .) .Release.Namespace (int .Values.api.service.port) -}}
 {{ default $service .Values.api.publicUrl }}
@@ -110,18 +110,18 @@ capabilities:
 {{ default (eq $url.scheme "http" | ternary "80" "443") $given }}
 {{- end }}
 
-{{- /* 16Gi or 512Mi as a number of bytes. */ -}}
+{{- /* The number of bytes of a quantity such as 16Gi or 512Mi. */ -}}
 {{- define "secateur.bytes" -}}
 {{- $number := regexFind "^[0-9]+" . | int64 -}}
 {{ mul $number (hasSuffix "Gi" . | ternary 1073741824 1048576) }}
 {{- end }}
 
-{{- /* A setting's value as text: Helm reads numbers as floats, and 1e+07 is no integer. */ -}}
+{{- /* The value of a setting as text. Helm reads numbers as floats, and prints 10000000 as 1e+07. */ -}}
 {{- define "secateur.text" -}}
 {{- if and (kindIs "float64" .) (eq (floor .) .) }}{{ int64 . }}{{ else }}{{ . }}{{ end -}}
 {{- end }}
 
-{{- /* Environment variable from a secret. Takes {name, secret, key}. */ -}}
+{{- /* An environment variable from a secret. Takes {name, secret, key}. */ -}}
 {{- define "secateur.secretEnv" -}}
 - name: {{ .name }}
   valueFrom:
@@ -130,7 +130,7 @@ capabilities:
       key: {{ .key }}
 {{- end }}
 
-{{- /* What the API and the Ray pods both need to reach storage and hub. */ -}}
+{{- /* The secrets of storage and hub, for the API and the Ray pods. */ -}}
 {{- define "secateur.sharedSecretEnv" -}}
 {{- with .Values.storage }}
 {{- if .existingSecret -}}

@@ -29,7 +29,7 @@
 {{- end }}
 {{- end }}
 
-{{- /* Peers as lists, ready for a rule. */ -}}
+{{- /* Lists of peers for rules. */ -}}
 {{- define "secateur.apiPeer" -}}
 - podSelector:
     matchLabels:

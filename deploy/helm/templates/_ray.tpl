@@ -1,4 +1,4 @@
-{{- /* What a group of one's own may leave out. */ -}}
+{{- /* The defaults of a worker group. */ -}}
 {{- define "secateur.groupDefaults" -}}
 enabled: true
 minReplicas: 0
@@ -24,7 +24,7 @@ priorityClassName: ""
 {{- end -}}
 {{- end }}
 
-{{- /* Ray counts what is left beside the object store as memory that jobs may ask for. */ -}}
+{{- /* Ray offers jobs the memory beside the object store. */ -}}
 {{- define "secateur.rayMemory" -}}
 {{- $all := include "secateur.bytes" .memory | int64 -}}
 {{- $shared := include "secateur.bytes" .sharedMemory | int64 -}}
@@ -32,7 +32,7 @@ memory: {{ sub $all $shared | quote }}
 {{ include "secateur.objectStore" . }}
 {{- end }}
 
-{{- /* The store must fit into /dev/shm with its headers. */ -}}
+{{- /* The object store and its headers must fit into /dev/shm. */ -}}
 {{- define "secateur.objectStore" -}}
 object-store-memory: {{ div (mul (include "secateur.bytes" .sharedMemory | int64) 9) 10 | quote }}
 {{- end }}
@@ -110,7 +110,7 @@ spec:
       securityContext:
         {{- include "secateur.containerSecurity" .root | nindent 8 }}
       lifecycle:
-        preStop: # the daemons end in order, and the head hears that the node leaves
+        preStop: # the daemons end in order, and the head is notified that the node leaves
           exec:
             command: [/bin/sh, -c, ray stop]
       resources: # requests are limits: Ray plans with the latter

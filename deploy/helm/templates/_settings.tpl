@@ -1,4 +1,4 @@
-{{- /* The environment of the API, but for secrets. Empty means not set. */ -}}
+{{- /* The environment of the API, except for secrets. An empty value means that the setting is not set. */ -}}
 {{- define "secateur.settings" -}}
 SECATEUR_HOST: "0.0.0.0"
 SECATEUR_PORT: "8080"
