@@ -1,4 +1,4 @@
-"""Reconstruction as a training: finished blocks are stored, and a later start goes on after them."""
+"""Reconstruction as a training: finished blocks are stored, and a later start continues after them."""
 
 import time
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ from workers.training.work import TORCH_DTYPES, TrainingResult, TrainingRuntime,
 
 
 class FittedBlock(Frozen):
-    """A finished block, as it is stored."""
+    """The record of a finished block, as it is stored."""
 
     fit: BlockFit
     weights: StoredTensors
@@ -36,7 +36,7 @@ Block = TypeVar("Block", bound=FittedBlock)
 
 
 def train_blocks(work: Work, around: TrainingRuntime) -> TrainingResult:
-    """Fit every block that is not stored yet. Raises ZerosLost."""
+    """Fit every block that is not stored yet. Raises ZerosLost if a pruned weight is stored as not zero."""
     reset_peak_memory()
     started_at = time.monotonic()
     content = work.settings.content()
@@ -92,7 +92,7 @@ def _artifacts(work: Work, done: list[FittedBlock]) -> dict[str, ArtifactRef]:
 
 
 def fitted_checkpoint(work: Work, blocks: Sequence[StoredTensors]) -> CheckpointRef:
-    """The checkpoint of the work with these blocks."""
+    """Store the work's checkpoint with these blocks in the place of its own."""
     content = work.settings.content()
     reader = CheckpointReader(content, work.checkpoint)
     names = BlockStream(reader, dtype=torch.float32, device=torch.device("cpu")).outer_tensors()
@@ -101,7 +101,8 @@ def fitted_checkpoint(work: Work, blocks: Sequence[StoredTensors]) -> Checkpoint
 
 
 def stored_blocks(work: Work, cls: type[Block]) -> list[Block]:
-    """What an earlier start has stored, from block 0 without a gap, with blobs that are there."""
+    """The blocks that an earlier start has stored: from block 0 up to the first that lacks its record or its
+    blob."""
     content = work.settings.content()
     stored: list[Block] = []
     while block := content.find_model(progress_key(work.key, f"fitted-{len(stored):05d}"), cls):

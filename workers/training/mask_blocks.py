@@ -1,6 +1,7 @@
-"""Masks learned block by block, towards the dense block's output, in the memory of one block.
+"""Masks that are learned block by block, towards the dense block's output, in the memory of one block.
 
-See block_fitting.py for how blocks are walked. Finished blocks are stored; a later start goes on after them.
+See block_fitting.py for the walk over the blocks. Finished blocks are stored, and a later start continues
+after them.
 
 Shape legend: O out_features, I in_features, G groups, C candidates.
 """
@@ -34,7 +35,7 @@ from workers.training.work import TORCH_DTYPES, TrainingResult, TrainingRuntime,
 
 
 class LearnedBlock(FittedBlock):
-    """The same with its masks."""
+    """The record of a finished block with its learned masks."""
 
     keep: FileRef
     masks: BlockMasks
@@ -66,7 +67,7 @@ def learn_blocks(work: Work, around: TrainingRuntime) -> TrainingResult:
     )
     blocks = len(first.patterns)
     for fit, tensors, trained in fitted:
-        # A block that did not come nearer keeps the masks that it began with: its tensors say which.
+        # A block that did not come nearer to its target keeps its first masks, like its tensors.
         learned = LearnedBlock(
             fit=fit,
             weights=StoredTensors.of(put_tensors(content, "part.safetensors", tensors)),
@@ -106,7 +107,7 @@ class _Masks:
         }
 
     def weights(self, step: int) -> dict[str, Tensor]:
-        """Under the draws of a step, the same on every worker."""
+        """The weights under the draws of a step, the same on every worker."""
         training, steps = self._training, self._training.epochs * self._training.total_steps
         scale, temperature = (one.at(step, steps=steps) for one in (training.scale, training.temperature))
         drawn = {}
@@ -120,7 +121,7 @@ class _Masks:
         return drawn
 
     def clear(self, name: str, gradient: Tensor) -> None:
-        """Nothing: a logit may go anywhere."""
+        """Clear nothing: a logit may take any value."""
 
     def tensors(self) -> dict[str, Tensor]:
         """The dense weights under the likeliest masks."""
@@ -131,7 +132,7 @@ class _Masks:
         return {**self._stored, **masked}
 
     def packed(self, *, taken: bool) -> dict[str, Tensor]:
-        """Packed keep tensors [O, I] by checkpoint names: the learned ones, or those of the beginning."""
+        """The packed keep tensors [O, I] by checkpoint name: the learned ones if `taken`, else the first."""
         logits = self.parameters if taken else self._first
         return {
             self._disk[name]: pack_keep(turned(self._keep(name, one.detach()), self._row).contiguous())
@@ -139,7 +140,7 @@ class _Masks:
         }
 
     def record(self) -> BlockMasks:
-        """How they stand at the end."""
+        """The entropy, certainty and change of the block's masks at the end."""
         scale = self._training.scale.end
         return of_block(
             [
@@ -152,14 +153,14 @@ class _Masks:
         )
 
     def _keep(self, name: str, logits_CG: Tensor) -> Tensor:
-        """As the weight is stored."""
+        """The likeliest keep tensor, in the orientation of the stored weight."""
         shape = turned(self._stored[name], self._row).shape
         keep_OI = chosen(logits_CG.cpu(), self._candidates_CM.cpu(), (shape[0], shape[1]))
         return turned(keep_OI, self._row)
 
 
 def _artifacts(work: Work, done: list[LearnedBlock]) -> dict[str, ArtifactRef]:
-    """On rank 0."""
+    """Assemble, certify and store what was learned. Rank 0 calls it."""
     assert isinstance(work.stage, LearnMasks)
     training, content = work.stage.training, work.settings.content()
     checkpoint = fitted_checkpoint(work, [block.weights for block in done])

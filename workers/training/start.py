@@ -1,4 +1,4 @@
-"""Which kind of training a recipe asks for."""
+"""The choice among the kinds of training."""
 
 from pipeline.dag.stages import LearnMasks
 from workers.training.blockwise import train_blocks
@@ -8,7 +8,7 @@ from workers.training.work import TrainingResult, TrainingRuntime, Work
 
 
 def start(work: Work, around: TrainingRuntime) -> TrainingResult:
-    """Train to the end, from wherever an earlier start left off."""
+    """Run the kind of training that the stage asks for, to the end, from where an earlier start stopped."""
     if isinstance(work.stage, LearnMasks):
         return learn_blocks(work, around) if work.stage.training.scope == "block" else train(work, around)
     if work.stage.recovery.trains.kind == "reconstruction":
