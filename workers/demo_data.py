@@ -98,7 +98,7 @@ def _member(texts: zipfile.ZipFile, name: str) -> str:
 
 
 def _calibration_text(c4: str) -> str:
-    """The first half of the documents; the second half is left for evaluation."""
+    """The first half of the documents; evaluation may use the second half."""
     documents = [line for line in c4.split("\n") if line.strip()]
     return "".join(f"{document}\n" for document in documents[: len(documents) // 2])
 

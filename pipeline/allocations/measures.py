@@ -66,6 +66,6 @@ class Measurements(Frozen):
         """The values as allocations take them: per block, or per linear in the order of `weights`."""
         if not self.linears:
             return self.blocks
-        # Experts that no token reached have no value, and count as the mean.
+        # Experts that saw too few tokens have no value, and count as the mean.
         rows = zip(self.linears, self.blocks, weights, strict=True)
         return tuple(found.get(name, mean) for found, mean, block in rows for name in block)

@@ -14,7 +14,7 @@ from pipeline.spec.eval_tasks import LM_EVAL_VERSION, CheckedTask, EvalTask, Lea
 from workers.harness.confined import Confined
 
 OWN_TASKS = Path(lm_eval.tasks.__file__).parent
-OWN_INDEX = (OWN_TASKS,)  # the folders of them that are indexed
+OWN_INDEX = (OWN_TASKS,)  # the folders of lm-eval's own tasks that are indexed
 
 
 def all_tasks(asked: Collection[EvalTask], local: TaskFiles | None, directory: Path) -> TaskManager:

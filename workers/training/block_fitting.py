@@ -189,7 +189,7 @@ def _fit(
     _Training(student, block, trained, target_NLH, total, setting).run()
     new = trained.tensors()
     after = student.squared_distance(block, new, target_NLH)
-    if not after < before:  # nan counts as not better
+    if not after < before:  # also when it is nan
         new, after = old, before
     return BlockFit(block=block, before=before / total, after=after / total), new
 

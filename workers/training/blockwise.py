@@ -35,7 +35,7 @@ class FittedBlock(Frozen):
 Block = TypeVar("Block", bound=FittedBlock)
 
 
-def train_blocks(work: Work, around: TrainingRuntime) -> TrainingResult:
+def train_blocks(work: Work, runtime: TrainingRuntime) -> TrainingResult:
     """Fit every block that is not stored yet. Raises ZerosLost if a pruned weight is stored as not zero."""
     reset_peak_memory()
     started_at = time.monotonic()
@@ -45,7 +45,7 @@ def train_blocks(work: Work, around: TrainingRuntime) -> TrainingResult:
     data = TrainingData(content, work.tokens, seed=recovery.text.seed)
     done = ranks.from_first(lambda: stored_blocks(work, FittedBlock))
     if done and ranks.rank() == 0:
-        around.tell(Note(f"{len(done)} blocks are fitted already"))
+        runtime.tell(Note(f"{len(done)} blocks are fitted already"))
     assert work.teacher is not None
     fitted = reconstruct(
         recovery,
@@ -66,7 +66,7 @@ def train_blocks(work: Work, around: TrainingRuntime) -> TrainingResult:
         if ranks.rank() == 0:
             content.put_model(progress_key(work.key, f"fitted-{fit.block:05d}"), done[-1])
             note = f"distance {fit.before:.4g} → {fit.after:.4g}"
-            around.tell(Progress(float(len(done)), float(str(blocks)), note))
+            runtime.tell(Progress(float(len(done)), float(str(blocks)), note))
     peak = int(ranks.largest([float(peak_memory_bytes())], work.device)[0])
     artifacts = ranks.from_first(lambda: _artifacts(work, done))
     return TrainingResult(

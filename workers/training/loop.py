@@ -34,23 +34,23 @@ MAX_STEP_EVENTS = 500  # in one training
 ASK_SECONDS = 5.0  # between two questions about preemption
 
 
-def train(work: Work, around: TrainingRuntime) -> TrainingResult:
+def train(work: Work, runtime: TrainingRuntime) -> TrainingResult:
     """Train to the end and store the result.
 
     Raises TrainingDiverged and ZerosLost, the same on all workers.
     """
-    training = _Training(work, around)
+    training = _Training(work, runtime)
     training.restore()
     training.run()
     return training.result()
 
 
 class _Training:
-    def __init__(self, work: Work, around: TrainingRuntime) -> None:
+    def __init__(self, work: Work, runtime: TrainingRuntime) -> None:
         reset_peak_memory()
         self._started_at = self._asked_at = time.monotonic()
         self._work = work
-        self._around = around
+        self._runtime = runtime
         self._recipe = recipe = work.stage.recipe
         self._total = recipe.total_steps
         self._data = TrainingData(work.settings.content(), work.tokens, seed=recipe.text.seed)
@@ -65,7 +65,7 @@ class _Training:
 
     def restore(self) -> None:
         """Continue after the last training checkpoint, if there is one."""
-        with self._around.restored() as directory:
+        with self._runtime.restored() as directory:
             if directory is None:
                 return
             state = saving.load_state(directory)
@@ -118,11 +118,11 @@ class _Training:
         finite."""
         step = self._history.step
         started = time.monotonic()
-        torch.manual_seed(hash((self._recipe.text.seed, step, ranks.rank())) % 2**63)  # LoRA's dropout
+        torch.manual_seed(hash((self._recipe.text.seed, step, ranks.rank())) % 2**63)  # for LoRA's dropout
         self._mover.before(step + 1)
         self._student.before(step)
         share = self._share(step)
-        scale = len(share) * ranks.workers()  # the engine averages over both, the weights add up to 1
+        scale = len(share) * ranks.workers()  # the engine averages over both, but the weights add up to 1
         loss = lm_loss = data = 0.0
         for number, batch in enumerate(share):
             tokens_BL = self._data.sequences(batch.indices)
@@ -195,7 +195,7 @@ class _Training:
         if not ask:
             return False
         self._asked_at = now
-        return self._around.preempted()
+        return self._runtime.preempted()
 
     def _check(self) -> None:
         if self._guard is not None:
@@ -237,7 +237,7 @@ class _Training:
         state = self._history.state(workers=ranks.workers(), scaler=self._engine.scaler_state())
         with tempfile.TemporaryDirectory(prefix="secateur-training-") as name:
             saving.save(Path(name), self._engine, state, self._guard.keeps if moves and self._guard else None)
-            self._around.save(Path(name), step=self._history.step)
+            self._runtime.save(Path(name), step=self._history.step)
 
     def _stop_if_diverged(self, step: int, loss: float) -> None:
         if not math.isfinite(loss):
@@ -265,7 +265,7 @@ class _Training:
 
     def _tell(self, step: Step) -> None:
         if ranks.rank() == 0:
-            self._around.tell(step)
+            self._runtime.tell(step)
 
 
 def _student_for(work: Work, config: Mapping[str, object]) -> Trainee:

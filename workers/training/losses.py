@@ -55,7 +55,8 @@ class Losses:
         for start in range(first, first + each, micro_batch_size):
             rows = range(start, min(start + micro_batch_size, first + each))
             real = [row for row in rows if row < held_out]
-            tokens_BL = tokens_VL[real or [0]].to(self._engine.device)  # under ZeRO 3 all workers take part
+            # A leftover slot takes sequence 0 with weight 0, so that every worker joins ZeRO 3's collectives.
+            tokens_BL = tokens_VL[real or [0]].to(self._engine.device)
             with torch.no_grad():
                 logits = self._engine.module(input_ids=tokens_BL, use_cache=False).logits
                 loss, _ = objective_loss(LanguageModelling(), logits, tokens_BL)

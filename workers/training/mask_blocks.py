@@ -41,7 +41,7 @@ class LearnedBlock(FittedBlock):
     masks: BlockMasks
 
 
-def learn_blocks(work: Work, around: TrainingRuntime) -> TrainingResult:
+def learn_blocks(work: Work, runtime: TrainingRuntime) -> TrainingResult:
     """Learn the masks of every block that is not stored yet."""
     reset_peak_memory()
     started_at = time.monotonic()
@@ -51,7 +51,7 @@ def learn_blocks(work: Work, around: TrainingRuntime) -> TrainingResult:
     first = FirstMasks(work)
     done = ranks.from_first(lambda: stored_blocks(work, LearnedBlock))
     if done and ranks.rank() == 0:
-        around.tell(Note(f"the masks of {len(done)} blocks are learned already"))
+        runtime.tell(Note(f"the masks of {len(done)} blocks are learned already"))
     device = work.device
     setting = Setting(
         training, training.epochs, work.resources.micro_batch_size, TORCH_DTYPES[training.precision], device
@@ -78,7 +78,7 @@ def learn_blocks(work: Work, around: TrainingRuntime) -> TrainingResult:
         if ranks.rank() == 0:
             content.put_model(progress_key(work.key, f"fitted-{fit.block:05d}"), learned)
             note = f"distance {fit.before:.4g} → {fit.after:.4g}"
-            around.tell(Progress(float(len(done)), float(blocks), note))
+            runtime.tell(Progress(float(len(done)), float(blocks), note))
     peak = int(ranks.largest([float(peak_memory_bytes())], device)[0])
     artifacts = ranks.from_first(lambda: _artifacts(work, done))
     return TrainingResult(
