@@ -1,13 +1,13 @@
-"""Pruning a model whose weights are four times what a worker may hold, with the kernel to enforce it.
+"""Pruning of a model whose weights need four times a worker's memory, while the kernel enforces the limit.
 
 A synthetic Llama of random bfloat16 weights, four times `memory_per_worker` in size, is pruned to 50 % by
 Wanda, and cut to three quarters of its width by activations, each as a whole job on a local Ray. Every worker
-process is put into a memory cgroup of its own, limited to the ceiling, as soon as it appears: what goes
-beyond, the kernel kills. Needs a writable memory controller (cgroup v1 or v2; root in a container has one)
-and says so where there is none.
+process is put into a memory cgroup of its own, limited to the ceiling, as soon as it appears: the kernel
+kills a process that exceeds it. This needs a writable memory controller (cgroup v1 or v2; root in a container
+has one), and exits with a message where there is none.
 
 `--quick`: a lower ceiling, so a smaller model. Exits with 1 when a job fails, a process was killed for its
-memory, a linear is not half zeros, or a size is not what was asked.
+memory, a linear is not half zeros, or a size is not the one that was asked for.
 """
 
 import json
@@ -94,7 +94,8 @@ def _measured(name: str, ran: Ran, node: str) -> dict[str, float]:
 
 
 def synthetic(target: Path, data: DemoData, *, at_least: int) -> int:
-    """A checkpoint of random blocks, a shard each, never whole in memory; bytes of its weights."""
+    """Write a checkpoint of random blocks, a shard each, which is never whole in memory. Returns the bytes of
+    its weights."""
     tokenizers = [file for file in data.model.iterdir() if "token" in file.name or file.name == "vocab.json"]
     vocabulary = json.loads((data.model / "config.json").read_text())["vocab_size"]
     block = {
@@ -137,7 +138,8 @@ def synthetic(target: Path, data: DemoData, *, at_least: int) -> int:
 
 
 class Cells:
-    """A cgroup for each of Ray's processes below us that work. `failures`: how often each was killed."""
+    """Puts each of Ray's worker processes below this one into a cgroup. `failures`: how often each was
+    killed."""
 
     def __init__(self, ceiling: int) -> None:
         self._ceiling = ceiling
@@ -146,7 +148,7 @@ class Cells:
         self.failures: dict[int, int] = {}
 
     def look(self) -> None:
-        """Limit those that are new."""
+        """Limit the new processes."""
         for process in psutil.Process().children(recursive=True):
             pid = process.pid
             if pid in self._made:
@@ -159,14 +161,14 @@ class Cells:
                 (cell / self._limit).write_text(str(self._ceiling - _anonymous(process)))
                 (cell / "cgroup.procs").write_text(str(pid))
             except (psutil.NoSuchProcess, ProcessLookupError):
-                continue  # it ended meanwhile
+                continue  # the process has ended meanwhile
             self._made[pid] = cell
 
     def close(self) -> None:
-        """Count what was killed, and remove the cgroups; their processes have ended."""
+        """Count the killed processes, and remove the cgroups once they are empty."""
         for pid, cell in self._made.items():
-            told = cell / ("memory.oom_control" if self._limit.endswith("in_bytes") else "memory.events")
-            counts = dict(line.split() for line in told.read_text().splitlines())
+            file = cell / ("memory.oom_control" if self._limit.endswith("in_bytes") else "memory.events")
+            counts = dict(line.split() for line in file.read_text().splitlines())
             self.failures[pid] = int(counts["oom_kill"])
             while (cell / "cgroup.procs").read_text().strip():
                 time.sleep(LOOK_SECONDS)
@@ -175,7 +177,7 @@ class Cells:
 
 @contextmanager
 def limited(ceiling: int) -> Iterator[Cells]:
-    """Look for new processes all the while."""
+    """Look for new processes, and limit them, while a block of code runs."""
     cells = Cells(ceiling)
     ended = threading.Event()
 
@@ -194,7 +196,7 @@ def limited(ceiling: int) -> Iterator[Cells]:
 
 
 def _controller() -> tuple[Path, str]:
-    """Where memory cgroups may be made, and the file of their limit."""
+    """The directory where memory cgroups can be made, and the file name of their limit."""
     for root, limit in (
         (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"),
         (Path("/sys/fs/cgroup"), "memory.max"),
@@ -205,8 +207,8 @@ def _controller() -> tuple[Path, str]:
 
 
 def _anonymous(process: psutil.Process) -> int:
-    """Bytes that a process has already: they stay charged to where it came from, so its limit is that much
-    lower."""
+    """The bytes that a process has already. They stay charged to its first cgroup, so its limit is lower by
+    them."""
     memory = process.memory_info()
     return int(memory.rss - memory.shared)
 

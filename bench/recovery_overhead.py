@@ -1,16 +1,16 @@
-"""What recovery training costs beyond a bare DeepSpeed loop, on the real 134M model.
+"""The overhead of recovery training over a bare DeepSpeed loop, on the real 134M model.
 
-Three measurements on the same model and sequence lengths, on one thread, so that Ray's own processes have a
+Three measurements use the same model and sequence length, on one thread, so that Ray's own processes have a
 core of their own as they have on a cluster:
 - `bare`: deepspeed.initialize, forward, backward, step, and nothing else;
-- `stage`: a whole job on a local Ray: Ray Train, keep guard, certificate, events (steps as the driver hears
-  of them);
+- `stage`: a whole job on a local Ray, with Ray Train, keep guard, certificate and events (the time between
+  steps is that between their events);
 - `guard`: the time that the guard's own calls take within a step, clocked one by one, and a fiftieth of a
   check of all zeros (certify_every_steps is 50).
 
-Each figure is the fastest of its steps: what else runs on the machine only adds. Bare loops run before and
-after the stage. Bounds: the stage at most 5 % over the bare loop, the guard at most 3 % of a step. `--quick`:
-fewer steps. The last line is JSON.
+Each figure is that of its fastest step, because other load on the machine only adds time. Bare loops run
+before and after the stage. The bounds: the stage takes at most 5 % more than the bare loop, the guard at most
+3 % of a step. `--quick`: fewer steps. The last line is JSON.
 """
 
 import argparse
@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def in_process(loop: str, steps: int) -> dict[str, float]:
-    """A loop in a process of its own, with the environment of a worker."""
+    """Run a loop in a process of its own, with the environment of a worker."""
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
@@ -83,7 +83,7 @@ def in_process(loop: str, steps: int) -> dict[str, float]:
 
 
 def bare_loop(data: DemoData, steps: int, *, guarded: bool) -> dict[str, float]:
-    """Seconds of the fastest step, and with `guarded` those that the guard's calls take in a step."""
+    """The seconds of the fastest step, and with `guarded` those that the guard's calls take in a step."""
     import deepspeed
     import torch
     from transformers import AutoModelForCausalLM
@@ -150,7 +150,7 @@ def bare_loop(data: DemoData, steps: int, *, guarded: bool) -> dict[str, float]:
 
 
 def stage_seconds(data: DemoData, steps: int) -> float:
-    """Fewest seconds from one step's event to the next, of a job that prunes and trains."""
+    """The fewest seconds from one step's event to the next, in a job that prunes and trains."""
     with tempfile.TemporaryDirectory(prefix="secateur-bench-") as name:
         directory = Path(name)
         request = {
@@ -178,12 +178,12 @@ def stage_seconds(data: DemoData, steps: int) -> float:
                 "recovery": {"micro_batch_size": BATCH},
             },
         }
-        told = [
+        times = [
             event.at
             for event in run_job("train", request, directory).events
             if event.body.type == "training.step"
         ]
-    return min((later - earlier).total_seconds() for earlier, later in pairwise(told[1:]))
+    return min((later - earlier).total_seconds() for earlier, later in pairwise(times[1:]))
 
 
 if __name__ == "__main__":

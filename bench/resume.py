@@ -1,13 +1,14 @@
-"""What dying costs: the prune stage killed with -9 at random blocks and resumed, next to an undisturbed one.
+"""The cost of a crash: the prune stage is killed with -9 at random blocks and resumed, next to an undisturbed
+one.
 
-Wanda at 50 % on the real 134M model, a job on a local Ray with one worker. The driver is killed when it tells
-of a block that was drawn, and Ray dies with it; then the same job is run again on the same storage. A block's
-time is from the event before it to its own. What a start takes (hiring the worker, embedding the samples) is
-known from the undisturbed job and paid once for each death; all else counts. The bounds: the masks and the
-checkpoint have the digests of the undisturbed job; the time is at most 5 % more. Blocks that were lost in the
-middle told of nothing, so they do not count.
+The job prunes the real 134M model by Wanda at 50 % on a local Ray with one worker. The driver is killed when
+it reports a drawn block, and Ray dies with it; then the same job is run again on the same storage. A block's
+time is that from the event before it to its own. The time of a start (to hire the worker and embed the
+samples) is known from the undisturbed job and taken off for each attempt; everything else counts. The bounds:
+the masks and the checkpoint have the digests of the undisturbed job, and the time is at most 5 % more. A
+block that was interrupted has reported nothing, so it does not count.
 
-`--quick`: 4 samples of 256 tokens instead of 16 of 512, one death instead of three. The last line is JSON.
+`--quick`: 4 samples of 256 tokens instead of 16 of 512, one crash instead of three. The last line is JSON.
 """
 
 import json
@@ -68,7 +69,8 @@ def main() -> None:
 
 
 class Attempt:
-    """Seconds from one finished block of the prune stage to the next, by the number of the block."""
+    """One attempt. `blocks`: seconds from one finished block of the prune stage to the next, by the number of
+    finished blocks."""
 
     def __init__(self, *, dies_at: int | None) -> None:
         self._dies_at = dies_at
@@ -76,8 +78,8 @@ class Attempt:
         self.died = False
         self.blocks: dict[int, float] = {}
 
-    def told(self, event: DriverEvent, process: subprocess.Popen[str]) -> None:
-        """Note a block; kill the driver at the one that was drawn."""
+    def on_event(self, event: DriverEvent, process: subprocess.Popen[str]) -> None:
+        """Record a block's time, and kill the driver at the drawn block."""
         body = event.body
         if body.type == "stage.started" and body.node == "prune":
             self._before = event.at
@@ -93,12 +95,12 @@ class Attempt:
 def run_through(
     request: dict[str, Any], directory: Path, name: str, *, deaths_at: Sequence[int]
 ) -> tuple[list[Attempt], dict[str, str]]:
-    """All attempts of a job, and the digests of what was pruned."""
+    """All attempts of a job, and the digests of the prune stage's artifacts."""
     attempts = []
     for dies_at in (*deaths_at, None):
         attempts.append(Attempt(dies_at=dies_at))
         try:
-            ran = run_job(name, request, directory, storage=name, told=attempts[-1].told)
+            ran = run_job(name, request, directory, storage=name, on_event=attempts[-1].on_event)
         except RuntimeError:
             if not attempts[-1].died:
                 raise

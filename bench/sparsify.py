@@ -1,12 +1,12 @@
-"""Time and memory of pruning, next to the papers' way of doing it (bench/papers_way.py).
+"""The time and memory of pruning, next to the papers' way (bench/papers_way.py, here called the oracle).
 
-Ours is a whole job on a local Ray with one worker, and in the row `local` in one process without Ray; its
+`ours` is a whole job on a local Ray with one worker, and in the row `local` in one process without Ray. Its
 time is that of the stages that measure and prune, as the job records them. The oracle is a process of its
-own. Both run on the same samples with the same threads, by turns; memory is counted beyond an idle process
-that has imported torch and transformers, time from when the processes run. With `rounding: floor` both give
-the same masks; `propagation: linear` gives others, so its perplexity stands beside that of `pruned`. The last
-table counts multiplications: those of the forwards that the job's workers ran, the least that the algorithm
-needs, those of the papers' way, and how long ours would take at the measured rate of matrix products.
+own. Both run on the same samples with the same threads, by turns. Memory is counted beyond that of an idle
+process that has imported torch and transformers, time from when the processes run. With `rounding: floor`
+both give the same masks; `propagation: linear` gives others, so its perplexity is shown beside `pruned`'s.
+The last table counts multiplications: those of the forward passes that the job's workers ran, the least that
+the algorithm needs, those of the papers' way, and the time of ours at the measured rate of matrix products.
 
 `--quick`: fewer and shorter samples. Exits with 1 when a target is missed (see TARGETS).
 
@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from jobs import ROOT, Ran, calibration, judged, parser_of, run_job
+from jobs import ROOT, Ran, calibration, evaluation, parser_of, run_job
 from pipeline.artifacts.refs import CheckpointRef, KeepRef, SamplesRef
 from pipeline.checkpoint.keeps import load_keep
 from pipeline.spec.sparsity_plan import SparsityPlan
@@ -42,10 +42,10 @@ CASES: dict[str, dict[str, Any]] = {
     "owl_linear": {"allocation": OWL, "propagation": "linear"},
 }
 STAGES = ("measure_statistics", "measure_blocks", "allocate", "prune")
-# Of the oracle's time.
+# The targets are shares of the oracle's time.
 TARGETS = {"wanda": 0.9, LOCAL: 0.9, "owl": 0.7, "wanda_linear": 0.6, "owl_linear": 0.55}
-MEMORY_TARGET = 0.25  # of the oracle's
-GEMM_TARGET = 0.85  # of the measured rate of matrix products
+MEMORY_TARGET = 0.25  # share of the oracle's memory
+GEMM_TARGET = 0.85  # share of the measured rate of matrix products
 THREADS = 2
 
 
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 class Bench:
-    """Where everything lies."""
+    """Runs the cases and the oracle in one directory."""
 
     def __init__(self, data: DemoData, directory: Path, *, samples: int, length: int) -> None:
         self._data = data
@@ -83,7 +83,7 @@ class Bench:
         self._tokens = directory / "samples.safetensors"
 
     def round(self) -> dict[str, dict[str, Any]]:
-        """Every case once, and the oracle by turns."""
+        """Run every case once, and the oracle by turns."""
         found = {}
         for allocation in ("wanda", "owl"):
             plain, ran = self._ours(allocation)
@@ -99,7 +99,7 @@ class Bench:
         return found
 
     def rates(self) -> dict[str, float]:
-        """What `forwards` found, in a process of its own."""
+        """The rates that `forwards` measures in a process of its own."""
         command = [sys.executable, __file__, "_forwards", str(self._data.model), str(self._tokens)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         done = subprocess.run(
@@ -109,7 +109,7 @@ class Bench:
         return rates
 
     def _ours(self, case: str) -> tuple[dict[str, Any], Ran]:
-        """A job in a storage of its own, and its figures."""
+        """Run a job in a storage of its own. Returns its figures and the job."""
         self._jobs += 1
         request = {
             "spec": {
@@ -120,7 +120,7 @@ class Bench:
                     "pattern": {"kind": "unstructured", "sparsity": 0.5, "rounding": "floor"},
                     **CASES[case],
                 },
-                "evaluation": judged(self._data),
+                "evaluation": evaluation(self._data),
             },
             "resources": {"workers": 1, "cpus_per_worker": THREADS, "memory_per_worker": "4GiB"},
         }
@@ -161,9 +161,9 @@ class Bench:
 
 
 def forwards(model: Path, tokens: Path) -> None:
-    """Print as JSON: multiplications of a sample through a block (`whole`) and up to its last measured input
-    (`cut`), multiplications per second of the linears' products alone (`rate`), and the rate of a dense sweep
-    over it (`share`)."""
+    """Print as JSON: the multiplications of a sample through a block (`whole`) and up to its last measured
+    input (`cut`), the multiplications per second of the linears' products alone (`rate`), and the rate of a
+    dense sweep as a share of it (`share`)."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -186,7 +186,7 @@ def forwards(model: Path, tokens: Path) -> None:
             products = _seconds(lambda: _multiply(linears, samples))  # noqa: B023 - called at once
             if block == 0:
                 with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-                    walk.advance()  # the counter does not know the CPU's fused attention
+                    walk.advance()  # MATH, because the counter does not know the CPU's fused attention
                 multiplied = counter.get_total_flops() / 2
                 with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
                     walk.measure(advance=False, needs=Wanda().needs)
@@ -206,8 +206,8 @@ def forwards(model: Path, tokens: Path) -> None:
 def multiplications(
     case: str, figures: dict[str, Any], rates: dict[str, float], *, samples: int
 ) -> dict[str, float]:
-    """In units of 10^12. The least: every block to its last measured input, and all blocks but the last to
-    the end; the papers' way runs every block twice a sweep."""
+    """The multiplications of a case, in units of 10^12. The least that are needed run every block to its last
+    measured input, and all blocks but the last to the end. The papers' way runs every block twice a sweep."""
     whole, cut = rates["whole"], rates["cut"]
     done = figures["forwards"] * whole + figures["cut_forwards"] * cut
     blocks = figures["blocks"]
@@ -228,7 +228,7 @@ def multiplications(
 
 
 def show(figures: dict[str, Any]) -> None:
-    """Both tables."""
+    """Print both tables."""
     head = (
         "",
         "ours s",
@@ -260,7 +260,7 @@ def show(figures: dict[str, Any]) -> None:
 
 
 def targets_met(figures: dict[str, Any]) -> bool:
-    """Whether time, memory, masks, perplexity and rate are as they should be; says what is not."""
+    """Tells whether time, memory, masks and rate meet their targets, and prints those that do not."""
     missed = []
     for case, target in TARGETS.items():
         one = figures[case]
@@ -278,7 +278,8 @@ def targets_met(figures: dict[str, Any]) -> bool:
 
 
 def _together(rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    """Medians of times and memory; the rest from the first round, masks equal only if they always were."""
+    """The figures of all rounds: medians of times and memory, equal masks only if they always were, and the
+    rest from the first round."""
     found = dict(rounds[0])
     for key in ("ours_s", "oracle_s", "ours_mb", "oracle_mb"):
         found[key] = round(statistics.median(one[key] for one in rounds), 2)

@@ -1,14 +1,14 @@
-"""The real 134M model, cut to smaller sizes before any training: who chooses best, and how fast it runs.
+"""The perplexity and speed of the real 134M model after cuts to smaller sizes, before any training.
 
-Width (hidden channels, heads and FFN channels at once) chosen at random, by magnitude and by activations;
-depth at even distances and by influence; the vocabulary by its use in C4 and Wikipedia. Each is a whole job
-on a local Ray; perplexity: windows of 512 tokens of Wikipedia articles, calibration: 16 × 512 tokens of C4.
-Models with vocabularies of their own are compared by the byte of the same text.
+Width (hidden channels, heads and FFN channels at once) is chosen at random, by magnitude and by activations;
+depth at even distances and by influence; the vocabulary by its use in C4 and Wikipedia. Each case is a whole
+job on a local Ray. Perplexity is measured on windows of 512 tokens of Wikipedia articles, calibration uses
+16 × 512 tokens of C4. Models with vocabularies of their own are compared per byte of the same text.
 
-Speed: tokens per second when generating greedily, of the dense and of the width-cut model, alternating, in
-transformers, in onnxruntime and in llama.cpp, on two threads.
+Speed is measured for the dense and the width-cut model by turns, in transformers, onnxruntime and llama.cpp,
+in tokens per second on two threads (see consumers.py).
 
-`--quick`: fewer windows and tokens. Exits with 1 when a relation is missed (see RELATIONS).
+`--quick`: fewer windows and tokens. Exits with 1 when a relation does not hold (see RELATIONS).
 """
 
 import json
@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from consumers import THREADS, Consumer, llama_cpp_consumer, onnx_consumer, transformers_consumer
-from jobs import Ran, calibration, judged, parser_of, run_job
+from jobs import Ran, calibration, evaluation, parser_of, run_job
 from pipeline.artifacts.vocabulary import VocabularyTable
 from pipeline.checkpoint.export import export_checkpoint
 from pipeline.evaluation.comparison import compare
@@ -38,13 +38,13 @@ CASES: dict[str, dict[str, Any]] = {
     "depth_spaced": {"drop_blocks": {"kind": "spaced", "num_blocks": BLOCKS}},
     "depth_block_influence": {"drop_blocks": {"kind": "block_influence", "num_blocks": BLOCKS}},
 }
-RELATIONS = (  # the first is to be lower than the second
+RELATIONS = (  # the first must have a lower perplexity than the second
     ("width_activation", "width_random"),
     ("depth_block_influence", "depth_spaced"),
 )
 
 
-ROUNDS = 5  # of each consumer, dense and cut in turn; the median counts
+ROUNDS = 5  # for each consumer, dense and cut by turns; the median counts
 
 
 def main() -> None:
@@ -79,16 +79,16 @@ def main() -> None:
 
 
 def _by_the_byte(data: DemoData, directory: Path, *, quick: bool) -> dict[str, float]:
-    """Byte perplexities before and after a cut of the vocabulary, on about as much text as the windows of the
-    other cuts have."""
+    """Byte perplexities before and after a cut of the vocabulary, on about as much text as in the windows of
+    the other cuts."""
     texts = [{"source": f"file:{text}"} for text in (data.calibration, data.wiki)]
     structure = {"vocabulary": {"size": TOKENS, "multiple_of": 64, "texts": texts}}
-    evaluation = judged(data)
-    (text,) = evaluation["perplexity"]
+    whole_text = evaluation(data)
+    (text,) = whole_text["perplexity"]
     del text["windows"]
     text["characters"] = 10_000 if quick else 40_000
     request = _request(data, structure, quick=quick)
-    request["spec"]["evaluation"] = evaluation
+    request["spec"]["evaluation"] = whole_text
     ran = run_job("vocabulary", request, directory)
     (row,) = compare(ran.evaluation("dense"), ran.evaluation("pruned"), own_tokenizers=True)
     table = ran.load("cut_vocabulary", "vocabulary", VocabularyTable)
@@ -110,7 +110,7 @@ def _request(data: DemoData, structure: dict[str, Any], *, quick: bool) -> dict[
             "model": {"source": f"file:{data.model}"},
             "calibration": calibration(data),
             "structure": structure,
-            "evaluation": judged(data, windows=4 if quick else 16),
+            "evaluation": evaluation(data, windows=4 if quick else 16),
         },
         "resources": {"workers": 1, "cpus_per_worker": 2, "memory_per_worker": "4GiB"},
     }

@@ -1,8 +1,9 @@
-"""What a sweep of twelve members costs, next to its members alone, on the real 134M model.
+"""The cost of a sweep of twelve members, next to its members alone, on the real 134M model.
 
-Wanda and RIA × uniform and OWL × 50, 60, 70 %, with `propagation: dense`: one job on a local Ray with one
-worker. Its calibration (samples, measurements) and its twelve masks are set against those of a job of one
-member in a storage of its own. The bound: less than 1.5 calibrations and 12 mask buildings of that job.
+The sweep is Wanda and RIA × uniform and OWL × 50, 60, 70 %, with `propagation: dense`: one job on a local Ray
+with one worker. The time of its calibration (samples, measurements) and of its twelve masks is compared with
+that of a job of one member in a storage of its own. The bound: less than 1.5 calibrations and 12 times the
+masks of that job.
 
 `--quick`: 4 samples of 256 tokens instead of 16 of 512. Exits with 1 when the bound does not hold.
 """
@@ -13,7 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from jobs import Ran, calibration, judged, parser_of, run_job
+from jobs import Ran, calibration, evaluation, parser_of, run_job
 from workers.demo_data import DemoData, prepare_demo
 
 SWEEP = {
@@ -58,21 +59,21 @@ def main() -> None:
 
 
 def request(data: DemoData, *, samples: int, length: int) -> dict[str, Any]:
-    """One member."""
+    """The request of a job with one member."""
     half = {"kind": "unstructured", "sparsity": 0.5}
     return {
         "spec": {
             "model": {"source": f"file:{data.model}"},
             "calibration": calibration(data, samples=samples, sequence_length=length),
             "prune": {"method": {"kind": "wanda"}, "pattern": half, "propagation": "dense"},
-            "evaluation": judged(data, windows=4),
+            "evaluation": evaluation(data, windows=4),
         },
         "resources": {"workers": 1, "cpus_per_worker": 2, "memory_per_worker": "4GiB"},
     }
 
 
 def costs(ran: Ran) -> dict[str, Any]:
-    """Seconds of everything before masks, and of each member's masks."""
+    """The seconds of all stages before masks, and of each member's masks."""
     calibrated, masks = 0.0, []
     for node, result in ran.results.items():
         stage = node.partition("@")[0]

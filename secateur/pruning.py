@@ -1,4 +1,4 @@
-"""`prune`: a whole prune job in this process."""
+"""`prune` runs a whole prune job in this process."""
 
 import os
 import tempfile
@@ -23,7 +23,8 @@ Spec = Mapping[str, JsonValue] | BaseModel | str | Path
 
 @dataclass(frozen=True)
 class Pruned:
-    """`directory`: the checkpoint, with `report.html` and `report.json` beside it. `report`: every figure."""
+    """The result of `prune`. `directory`: the checkpoint with `report.html` and `report.json`. `report`: the
+    content of the latter, with every figure."""
 
     directory: Path
     report: ReportDocument | SweepDocument
@@ -41,16 +42,16 @@ def prune(
 ) -> Pruned:
     """Prune a Hugging Face checkpoint into a new directory.
 
-    `spec` is the `spec` of a job without its model, or the whole body of `POST /jobs`: a mapping, a model, or
-    the path of a YAML or JSON file. Relative `file:` sources count from that file's directory, else from the
-    working directory. `out` must not exist; it appears when everything in it is complete.
+    `spec` is the `spec` of a job without its model, or the whole body of `POST /jobs`: a mapping, a pydantic
+    model, or the path of a YAML or JSON file. Relative `file:` sources count from that file's directory, else
+    from the working directory. `out` must not exist; it appears when everything in it is complete.
 
-    `threads`: left out, the number in `resources.cpus_per_worker`, else all cores; equal numbers give equal
-    bits. `gpu` runs the model on the first CUDA device. `storage` is a directory for finished stages and
-    blocks, from which a later call goes on; left out, they are deleted at the end. `told` hears every event
-    of the job.
+    `threads` defaults to `resources.cpus_per_worker`, else to all cores; equal numbers give equal bits. `gpu`
+    runs the model on the first CUDA device. `storage` is a directory for finished stages and blocks, from
+    which a later call continues; without it they are deleted at the end. `told` is called with every event of
+    the job.
 
-    Raises SecateurError: InvalidSpec for a spec that cannot be used, the error of the stage that failed else.
+    Raises SecateurError: InvalidSpec for a spec that cannot be used, else the error of the stage that failed.
     """
     from pipeline.checkpoint.export import new_directory
     from workers.failures import error_for
@@ -63,7 +64,7 @@ def prune(
     with new_directory(out) as written, _storage(storage, beside=out) as stored:
         settings = WorkerSettings(storage_url=f"file://{stored}", allowed_roots=(Path("/"),))
         try:
-            result = run_here(request, settings, _Told(told))
+            result = run_here(request, settings, _FunctionReporter(told))
         except AttemptEnded as end:
             raise error_for(end.reason) from end
         made = [artifact for node in result.nodes for artifact in node.artifacts.values()]
@@ -104,13 +105,13 @@ def _document(spec: Spec) -> Document:
 
 
 def _memory() -> str:
-    """The memory of this machine: as much as activations may share with everything else."""
+    """The memory of this machine, which activations share with everything else."""
     return f"{max(1, os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') // 2**30)}GiB"
 
 
 @contextmanager
 def _storage(asked: str | Path | None, *, beside: Path) -> Iterator[Path]:
-    """The directory of stages and blocks: the one that is asked for, or one that goes with the call."""
+    """The directory of stages and blocks: the one asked for, or one that is deleted after the call."""
     if asked is not None:
         path = Path(asked).absolute()
         path.mkdir(parents=True, exist_ok=True)
@@ -135,17 +136,17 @@ def _export(content: ContentStore, made: list[ArtifactRef], directory: Path) -> 
     return content.get_bytes(report.file(ReportRef.JSON))
 
 
-class _Told:
-    """See Reporter: events go to a function."""
+class _FunctionReporter:
+    """See Reporter: it calls a function with every event."""
 
     revoked = False
 
-    def __init__(self, told: Callable[[EventBody], None]) -> None:
-        self._told = told
+    def __init__(self, report: Callable[[EventBody], None]) -> None:
+        self._report = report
 
     def emit(self, body: EventBody) -> None:
-        """Tell one event."""
-        self._told(body)
+        """Report one event."""
+        self._report(body)
 
     def close(self, deadline_seconds: float) -> None:
-        """Nothing is left: events are told at once."""
+        """Nothing remains to deliver: the function is called at once."""

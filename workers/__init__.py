@@ -1,3 +1,3 @@
-"""Does the work of a job: the driver of an attempt, the stages, the gang of actors, the training.
+"""The processes that do the work of a job: the driver of an attempt, stages, the gang of actors, training.
 Ray, DeepSpeed and lm-eval are imported here and nowhere else.
-It never imports `api`; algorithms live in `pipeline`."""
+Nothing here imports `api`; algorithms live in `pipeline`."""

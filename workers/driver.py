@@ -1,4 +1,4 @@
-"""Entrypoint of one attempt, started by Ray as `python -m workers.driver --job J --attempt N`."""
+"""The entrypoint of one attempt, started by Ray as `python -m workers.driver --job J --attempt N`."""
 
 import argparse
 import logging
@@ -17,7 +17,7 @@ log = logging.getLogger("secateur.driver")
 
 
 def main() -> None:
-    """Exit codes: 0 all is made, 1 the attempt failed (the reason has been reported)."""
+    """Work on an attempt. Exit codes: 0 the job is done, 1 the attempt failed (the reason was reported)."""
     parser = argparse.ArgumentParser(
         prog="python -m workers.driver", description="Work on one attempt of a job."
     )

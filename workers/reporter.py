@@ -1,4 +1,4 @@
-"""How a driver tells the world: to the API, or to a terminal as JSON lines."""
+"""Reporters send a driver's events to the API, or print them as JSON lines."""
 
 import logging
 import queue
@@ -19,24 +19,24 @@ MAX_PAUSE_SECONDS = 5.0
 
 
 class Reporter(Protocol):
-    """Takes events in order; never raises, never blocks the work."""
+    """Reports events in order. It never raises and never blocks the work."""
 
     def emit(self, body: EventBody) -> None:
         """Report one event."""
         ...
 
     def close(self, deadline_seconds: float) -> None:
-        """Deliver what is left, for at most so long."""
+        """Deliver the remaining events, for at most `deadline_seconds`."""
         ...
 
     @property
     def revoked(self) -> bool:
-        """The API says that this attempt is over: whoever works on it should stop."""
+        """Tells whether the API has ended this attempt, so that its driver has to stop."""
         ...
 
 
 class LinesReporter:
-    """One DriverEvent as JSON on each line of standard output."""
+    """Writes each DriverEvent as a line of JSON to standard output."""
 
     revoked = False
 
@@ -53,11 +53,12 @@ class LinesReporter:
             sys.stdout.flush()
 
     def close(self, deadline_seconds: float) -> None:
-        """Nothing is left: lines are written at once."""
+        """Nothing remains to deliver: lines are written at once."""
 
 
 class ApiReporter:
-    """Posts events to the API, oldest first, from a thread of its own; an API that is away is tried again."""
+    """Posts events to the API, oldest first, from a thread of its own, and tries again while the API is
+    unavailable."""
 
     def __init__(self, order: WorkOrder) -> None:
         assert order.report_to is not None
@@ -74,7 +75,7 @@ class ApiReporter:
 
     @property
     def revoked(self) -> bool:
-        """Whether the API has refused our token."""
+        """Tells whether the API has refused the attempt's token."""
         return self._revoked.is_set()
 
     def emit(self, body: EventBody) -> None:
@@ -84,7 +85,7 @@ class ApiReporter:
             self._queue.put(DriverEvent(sequence=self._sequence, at=datetime.now(UTC), body=body))
 
     def close(self, deadline_seconds: float) -> None:
-        """Deliver what is queued. What an API that stays away misses, it finds in storage later."""
+        """Deliver the queued events. If the API stays unavailable, it finds the result in storage later."""
         self._give_up_at = time.monotonic() + deadline_seconds
         self._queue.put(None)
         self._thread.join(deadline_seconds + 15)

@@ -1,7 +1,7 @@
-"""`python -m workers.run SPEC --storage DIR`: a job with no API at all, on a Ray of its own or in this
+"""`python -m workers.run SPEC --storage DIR` runs a job without an API, on a Ray of its own or in this
 process.
 
-Writes one DriverEvent as JSON per line on standard output; logs go to standard error.
+It writes one DriverEvent as JSON per line on standard output; logs go to standard error.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from workers.settings import WorkerSettings
 
 
 def main() -> None:
-    """Exit codes: 0 all is made, 1 the job failed (its last event tells why)."""
+    """Run a job. Exit codes: 0 the job is done, 1 the job failed (its last event says why)."""
     parser = argparse.ArgumentParser(prog="python -m workers.run", description="Run a spec on a local Ray.")
     parser.add_argument("spec", type=Path, help="JobRequest as YAML or JSON")
     parser.add_argument(
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def _start_ray(directory: Path) -> None:
-    """A Ray of our own that ends with us, whatever else runs on this machine."""
+    """Start a Ray that ends with this process, whatever else runs on this machine."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     ray.init(address="local", _temp_dir=str(directory), include_dashboard=False, log_to_driver=False)

@@ -1,4 +1,4 @@
-"""What a worker process is told by its environment: the only reader of it on this side.
+"""The settings of a worker process, read from its environment.
 
 Drivers get the non-secret part from the API through the Ray job's runtime environment; keys come from the
 cluster's own environment (a Kubernetes secret, say).
@@ -11,7 +11,7 @@ from pipeline.storage.settings import FromEnvironment, StorageSettings
 
 
 class WorkerSettings(StorageSettings, SourceAccess, FromEnvironment, extra="ignore"):
-    """Storage and sources as the API has them, and what only workers need."""
+    """The settings of storage and sources, as in the API, and those of workers only."""
 
     report_deadline_seconds: float = Field(
         default=900, description="How long a driver keeps trying to deliver."

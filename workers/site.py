@@ -1,4 +1,4 @@
-"""The site of an attempt: where its stages run, a Ray cluster or this process."""
+"""The site of an attempt runs its stages: on a Ray cluster, or in this process."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -9,44 +9,45 @@ from workers.context import StageContext, Steps
 
 
 class Metrics(Protocol):
-    """Takes figures of running stages, by node, for whoever scrapes them."""
+    """Publishes figures of running stages, by node."""
 
     def progressed(self, node: str, *, done: float, total: float) -> None:
-        """Finished and all units of a stage."""
+        """Publish the numbers of finished and of all units of a stage."""
         ...
 
     def trained(self, node: str, record: StepRecord) -> None:
-        """A step of a training."""
+        """Publish a step of a training."""
         ...
 
     def validated(self, node: str, validation: Validation) -> None:
-        """A validation of a training."""
+        """Publish a validation of a training."""
         ...
 
 
 class Site(Protocol):
-    """Runs stages."""
+    """Runs the stages of an attempt."""
 
     @property
     def workers(self) -> int:
-        """The number of stages in the place of a worker that run at once."""
+        """The number of stages, each in the place of one worker, that may run at once."""
         ...
 
     @property
     def threads(self) -> int | None:
-        """The number of stages that run at once in all; None sets no limit."""
+        """The number of stages that may run at once in all; None sets no limit."""
         ...
 
     @property
     def metrics(self) -> Metrics:
-        """Where figures of running stages go."""
+        """The publisher of figures of running stages."""
         ...
 
     def prepare(self, stages: Sequence[Stage]) -> None:
-        """Import the runners that this process needs, before there are threads: two threads that import parts
-        of one library at once may see them half made. Raises an error for a stage that cannot run here."""
+        """Import the runners that this process needs, before it starts threads: two threads that import parts
+        of one library at once may see them half initialised. Raises an error for a stage that cannot run
+        here."""
         ...
 
     def launch(self, stage: Stage, context: StageContext) -> Steps:
-        """Run a stage where it belongs, passing on what it yields."""
+        """Run a stage in its place, and yield its steps."""
         ...

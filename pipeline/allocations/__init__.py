@@ -1,5 +1,5 @@
-"""Allocations: how sparse each block becomes. One file each; a new one is also a name in one union:
-`Candidate` (candidates.py) for those that plan by themselves, `Contest` for those that choose among these."""
+"""Allocations decide how sparse each block becomes. Each is one file; a new one is a file and a name in one
+union: `Candidate` (candidates.py) has those that make a plan, `Contest` those that choose among these."""
 
 from typing import Annotated
 

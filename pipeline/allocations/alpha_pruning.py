@@ -1,4 +1,4 @@
-"""AlphaPruning: blocks whose spectra have heavy tails are well trained and stay denser (arXiv 2410.10912)."""
+"""AlphaPruning keeps well-trained blocks denser: their spectra have heavy tails (arXiv 2410.10912)."""
 
 from typing import Literal
 
@@ -12,20 +12,21 @@ from pipeline.spec.sparsity_plan import SparsityPlan, Weights
 
 
 class AlphaPruning(CandidateAllocation):
-    """s_b = η·(2ε·p_b + 1 - ε): p_b is the place of a block's Hill estimate between the smallest (0) and the
-    largest (1), `spread` is the paper's ε, and η makes the mean the asked sparsity. It looks at weights
-    only."""
+    """Block b gets sparsity s_b = η·(2ε·p_b + 1 - ε). p_b is the position of its Hill estimate between the
+    smallest (0) and the largest (1), `spread` is the paper's ε, and η gives the mean the spec's sparsity. The
+    estimates depend on weights only."""
 
     kind: Literal["alpha_pruning"] = "alpha_pruning"
     spread: float = Field(default=0.3, ge=0, lt=1)
 
     @property
     def measure(self) -> HillAlpha:
-        """Hill estimates of the spectra."""
+        """AlphaPruning needs the Hill estimates of the spectra."""
         return HillAlpha()
 
     def plan(self, pattern: Pattern, weights: Weights, *, measured: tuple[float, ...] = ()) -> SparsityPlan:
-        """`measured`: Hill estimates per block. Equal ones give the uniform plan and a note."""
+        """See CandidateAllocation. `measured`: Hill estimates per block. Equal ones give the uniform plan and
+        a note."""
         check_measured(measured, len(weights), what="Hill estimates")
         where = positions(measured)
         notes: tuple[str, ...] = ()

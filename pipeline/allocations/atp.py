@@ -1,4 +1,4 @@
-"""ATP: sparsities in arithmetic progression, later blocks sparser (ICML 2025)."""
+"""ATP gives sparsities in arithmetic progression: later blocks are sparser (ICML 2025)."""
 
 from typing import Literal
 
@@ -12,8 +12,8 @@ from pipeline.spec.sparsity_plan import SparsityPlan, Weights
 
 
 class Atp(CandidateAllocation):
-    """s_b = s + step·(b - (B - 1)/2) for block b of B. `step` is the paper's β, found by a few trials: 0.005
-    to 0.01 for models of 30 blocks."""
+    """Block b of B gets sparsity s_b = s + step·(b - (B - 1)/2). `step` is the paper's β, which a few trials
+    find: 0.005 to 0.01 for models of 30 blocks."""
 
     kind: Literal["atp"] = "atp"
     step: float = Field(
@@ -21,7 +21,7 @@ class Atp(CandidateAllocation):
     )
 
     def check(self, pattern: Pattern, *, blocks: int | None) -> None:
-        """The paper's bound: no block below 0 or above 1."""
+        """Raise InvalidSpec for a step beyond the paper's bound: no block below 0 or above 1."""
         if blocks is None or blocks == 1:
             return
         largest = 2 * min(pattern.target, 1 - pattern.target) / (blocks - 1)
@@ -33,7 +33,7 @@ class Atp(CandidateAllocation):
             )
 
     def plan(self, pattern: Pattern, weights: Weights, *, measured: tuple[float, ...] = ()) -> SparsityPlan:
-        """The progression."""
+        """See CandidateAllocation: the progression."""
         self.check(pattern, blocks=len(weights))
         shifts = [self.step * (block - (len(weights) - 1) / 2) for block in range(len(weights))]
         if isinstance(pattern, NM):

@@ -1,4 +1,5 @@
-"""The kinds of allocations, by what each of them has to define; and checks of what was measured."""
+"""The base classes of allocations, each with the functions that its allocations have to define; and checks of
+measured values."""
 
 import math
 from abc import abstractmethod
@@ -13,15 +14,16 @@ FIELD = "spec.prune.allocation"
 
 
 class AllocationBase(Frozen):
-    """The part of an allocation that specs and the DAG ask for, whatever kind of allocation it is."""
+    """The part of an allocation that specs and the DAG use, whatever kind of allocation it is."""
 
     @property
     @abstractmethod
     def measures(self) -> tuple[Measure, ...]:
-        """Everything that has to be measured of the dense model first, each once."""
+        """The measures of the dense model that have to be taken first, each once."""
 
     def check(self, pattern: Pattern, *, blocks: int | None) -> None:
-        """Raise InvalidSpec for what can be known before anything runs. `blocks`: of the model, if known."""
+        """Raise InvalidSpec for mistakes that can be found before anything runs. `blocks`: the model's number
+        of blocks, if known."""
 
 
 class CandidateAllocation(AllocationBase):
@@ -29,25 +31,25 @@ class CandidateAllocation(AllocationBase):
 
     @property
     def measure(self) -> Measure | None:
-        """What has to be measured of the dense model first; None: nothing."""
+        """The measure of the dense model that has to be taken first; None for none."""
         return None
 
     @property
     def measures(self) -> tuple[Measure, ...]:
-        """The measure, if there is one."""
+        """The one measure, if there is one."""
         return () if self.measure is None else (self.measure,)
 
     @abstractmethod
     def plan(self, pattern: Pattern, weights: Weights, *, measured: tuple[float, ...] = ()) -> SparsityPlan:
-        """The plan for a model with so many `weights` per block and linear. `measured`: what `measure` asks
-        for, per block, or per linear in their order.
+        """The plan for a model. `weights`: the number of weights per block and linear. `measured`: the values
+        of `measure` per block, or per linear in their order.
 
         Raises InfeasiblePlan when the budget cannot be met, NumericalError for measures that are not finite.
         """
 
 
 def check_measured(measured: tuple[float, ...], expected: int, *, what: str) -> None:
-    """Raise InvalidSpec when there are too many or too few, NumericalError when one is not finite."""
+    """Raise InvalidSpec for too many or too few values, NumericalError if one is not finite."""
     if len(measured) != expected:
         raise InvalidSpec(f"{len(measured)} {what} where {expected} are needed; give one each", FIELD)
     if not all(math.isfinite(value) for value in measured):
@@ -55,7 +57,7 @@ def check_measured(measured: tuple[float, ...], expected: int, *, what: str) -> 
 
 
 def positions(measured: tuple[float, ...]) -> list[float] | None:
-    """Where each value lies between the smallest and the largest, in [0, 1]; None when all are equal."""
+    """The position of each value between the smallest and the largest, in [0, 1]; None when all are equal."""
     low, high = min(measured), max(measured)
     if low == high:
         return None

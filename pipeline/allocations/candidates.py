@@ -1,4 +1,4 @@
-"""The union of allocations that make a plan by themselves. A new one is a file and a name in this union."""
+"""The union of allocations that make a plan. A new one is a file and a name in this union."""
 
 from typing import Annotated
 

@@ -1,4 +1,5 @@
-"""Contests need stages of their own: the model is pruned under each entrant, and the best plan is taken."""
+"""Contests choose among allocations: the model is pruned under each entrant, and the best plan is taken. They
+need stages of their own."""
 
 from abc import abstractmethod
 
@@ -27,10 +28,10 @@ class ContestAllocation(AllocationBase):
 
     @property
     def measures(self) -> tuple[Measure, ...]:
-        """What the entrants want to know, each once."""
+        """The measures that the entrants need, each once."""
         return tuple(dict.fromkeys(measure for one in self.entrants for measure in one.measures))
 
     def check(self, pattern: Pattern, *, blocks: int | None) -> None:
-        """Every candidate's."""
+        """Check every candidate."""
         for candidate in self.candidates:
             candidate.check(pattern, blocks=blocks)

@@ -1,4 +1,4 @@
-"""DLP: blocks whose median saliency is small become denser (arXiv 2505.23807)."""
+"""DLP makes blocks denser whose median saliency is small (arXiv 2505.23807)."""
 
 from typing import Literal
 
@@ -13,9 +13,10 @@ from pipeline.spec.sparsity_plan import SparsityPlan, Weights
 
 
 class Dlp(CandidateAllocation):
-    """Density grows linearly with the importance 1 - u_b/Σu, u_b the median of |W|·norm over block b.
+    """A block's density grows linearly with its importance 1 - u_b/Σu. u_b is the median of |W|·norm over
+    block b.
 
-    `spread` (the paper's α): densities span twice as much, around the one that was asked. `nm_spread`: with
+    `spread` (the paper's α): densities span twice this value, around the spec's density. `nm_spread`: with
     N:M, the kept weights per group span this many.
     """
 
@@ -25,11 +26,12 @@ class Dlp(CandidateAllocation):
 
     @property
     def measure(self) -> SaliencyMedian:
-        """Medians of saliencies."""
+        """DLP needs the medians of saliencies."""
         return SaliencyMedian()
 
     def plan(self, pattern: Pattern, weights: Weights, *, measured: tuple[float, ...] = ()) -> SparsityPlan:
-        """`measured`: medians per block. Equal ones give the uniform plan and a note."""
+        """See CandidateAllocation. `measured`: medians per block. Equal ones give the uniform plan and a
+        note."""
         check_measured(measured, len(weights), what="medians of saliencies")
         total = sum(measured)
         if total <= 0:

@@ -1,4 +1,4 @@
-"""Sparsity per block as the user states it."""
+"""The explicit allocation takes the sparsity of each block from the spec."""
 
 from typing import Annotated, Literal
 
@@ -20,7 +20,8 @@ class Explicit(CandidateAllocation):
     sparsity: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field(min_length=1)
 
     def check(self, pattern: Pattern, *, blocks: int | None) -> None:
-        """One value per block; their mean is the pattern's sparsity; whole zeros per group with N:M."""
+        """Raise InvalidSpec unless there is one value per block, their mean is the pattern's sparsity, and
+        with N:M each is a whole number of zeros per group."""
         if blocks is not None and len(self.sparsity) != blocks:
             raise InvalidSpec(
                 f"got {len(self.sparsity)} values, the model has {blocks} blocks; give one per block", FIELD
@@ -37,7 +38,7 @@ class Explicit(CandidateAllocation):
                 _keep_of(pattern, block, sparsity)
 
     def plan(self, pattern: Pattern, weights: Weights, *, measured: tuple[float, ...] = ()) -> SparsityPlan:
-        """The stated values."""
+        """See CandidateAllocation: the values of the spec."""
         self.check(pattern, blocks=len(weights))
         if isinstance(pattern, NM):
             keeps = [_keep_of(pattern, block, sparsity) for block, sparsity in enumerate(self.sparsity)]

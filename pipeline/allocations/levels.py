@@ -1,4 +1,4 @@
-"""From what an allocation wants to a plan that meets the budget.
+"""The sparsities that an allocation wants become a plan that meets the budget.
 
 Shape legend: B blocks.
 """
@@ -10,16 +10,16 @@ from pipeline.errors import InfeasiblePlan
 from pipeline.spec.patterns import NM, Unstructured
 from pipeline.spec.sparsity_plan import SparsityPlan, Weights, largest_remainder, with_keep, with_sparsity
 
-ROUNDING_ERROR = 1e-12  # of sums of a few float64 values below 1
-DENSITY_LEFT = 0.1  # no block keeps less than this share of the density that was asked
-PUBLISHED_FLOOR = 0.01  # where the published code puts blocks that should have less than no zeros
+ROUNDING_ERROR = 1e-12  # bound for sums of a few float64 values below 1
+DENSITY_LEFT = 0.1  # every block keeps at least this share of the spec's density
+PUBLISHED_FLOOR = 0.01  # the sparsity that the published code gives to blocks with a negative one
 
 
 def unstructured_plan(pattern: Unstructured, wanted: Sequence[float], weights: Weights) -> SparsityPlan:
-    """A sparsity per block from the wanted ones [B], whatever these are.
+    """A plan from the wanted sparsities [B], which may be out of range.
 
-    `rounding: exact` clamps them to the range in which a block may be, and moves all others by one shift, so
-    that the model's zeros are round(s · weights); wanted ones that are in range and have that mean are left
+    `rounding: exact` clamps them to the range that a block may have, and moves all others by one shift, so
+    that the model's zeros are round(s · weights). Wanted sparsities that are in range and have that mean stay
     as they are, to the bit. `rounding: floor` clamps as the published code does, and misses the mean.
     """
     counts = [sum(block.values()) for block in weights]
@@ -28,10 +28,10 @@ def unstructured_plan(pattern: Unstructured, wanted: Sequence[float], weights: W
         final = [
             PUBLISHED_FLOOR if value <= -ROUNDING_ERROR else min(max(value, 0.0), highest) for value in wanted
         ]
-        told = f"mean sparsity {_mean(final, counts):.6g}, asked {pattern.sparsity:.6g}"
+        consequence = f"mean sparsity {_mean(final, counts):.6g}, asked {pattern.sparsity:.6g}"
     else:
         final = _balanced(wanted, counts, pattern.sparsity, highest=highest)
-        told = "the others make up for it"
+        consequence = "the others make up for it"
     plan = SparsityPlan(
         asked=pattern.sparsity,
         blocks=tuple(with_sparsity(pattern, value) for value in final),
@@ -42,14 +42,15 @@ def unstructured_plan(pattern: Unstructured, wanted: Sequence[float], weights: W
         return plan
     note = (
         f"the allocation wants sparsities from {min(wanted):.4g} to {max(wanted):.4g}; "
-        f"{len(outside)} of {len(wanted)} blocks were clamped to 0 to {highest:.4g}, {told}"
+        f"{len(outside)} of {len(wanted)} blocks were clamped to 0 to {highest:.4g}, {consequence}"
     )
     return plan.model_copy(update={"notes": (note,), "wanted": tuple(wanted)})
 
 
 def nm_plan(pattern: NM, shifts: Sequence[float], *, field: str, value: float) -> SparsityPlan:
-    """Kept weights per group moved by `shifts` [B], which sum to 0, and rounded: `exact` by largest
-    remainder, so that their mean is the pattern's; `floor` each for itself, half to even, as published.
+    """A plan whose kept weights per group are the pattern's, moved by `shifts` [B], which sum to 0, and
+    rounded. `exact` rounds by largest remainder, so that their mean is the pattern's; `floor` rounds each for
+    itself, half to even, as published.
 
     Raises InfeasiblePlan with the largest `value` of `field` that fits: the shifts are proportional to it.
     """
@@ -80,7 +81,7 @@ def nm_plan(pattern: NM, shifts: Sequence[float], *, field: str, value: float) -
 
 
 def zeros_of(sparsity: Sequence[float], asked: float, weights: Weights) -> tuple[dict[str, int], ...]:
-    """Zeros per block and linear whose sum over the model is round(asked · weights)."""
+    """The zeros per block and linear, whose sum over the model is round(asked · weights)."""
     counts = [sum(block.values()) for block in weights]
     shares = [value * count for value, count in zip(sparsity, counts, strict=True)]
     per_block = largest_remainder(shares, round(asked * sum(counts)))
@@ -92,14 +93,15 @@ def zeros_of(sparsity: Sequence[float], asked: float, weights: Weights) -> tuple
 
 
 def _balanced(wanted: Sequence[float], counts: Sequence[int], asked: float, *, highest: float) -> list[float]:
-    """`wanted`, moved by one shift and clamped to [0, highest], so that the weighted mean is `asked`."""
+    """The wanted values, moved by one shift and clamped to [0, highest], so that the weighted mean is
+    `asked`."""
 
     def moved(shift: float) -> list[float]:
         return [min(max(value + shift, 0.0), highest) for value in wanted]
 
     if abs(_mean(moved(0.0), counts) - asked) <= ROUNDING_ERROR:
         return moved(0.0)
-    low, high = -1.0 - max(wanted), 1.0 - min(wanted)  # all blocks at 0, all at the highest
+    low, high = -1.0 - max(wanted), 1.0 - min(wanted)  # shifts that put all blocks at 0, and at the highest
     while low < (middle := (low + high) / 2) < high:
         if _mean(moved(middle), counts) < asked:
             low = middle

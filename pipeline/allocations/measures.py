@@ -1,4 +1,4 @@
-"""What allocations want to know of a model: one number per block, or per linear."""
+"""Measures of a model that allocations need: one number per block, or per linear."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -9,8 +9,8 @@ from pipeline.spec.sparsity_plan import Weights
 
 
 class OutlierRatio(Frozen):
-    """Percent of saliencies |W|·norm above `multiplier` times their mean (OWL, arXiv 2310.05175). Mean and
-    count run over each block, or over each linear."""
+    """The percentage of saliencies |W|·norm above `multiplier` times their mean (OWL, arXiv 2310.05175). Mean
+    and count are taken over each block, or over each linear."""
 
     kind: Literal["outlier_ratio"] = "outlier_ratio"
     needs_samples: ClassVar[bool] = True
@@ -19,12 +19,12 @@ class OutlierRatio(Frozen):
 
     @property
     def title(self) -> str:
-        """For charts."""
+        """The title of charts."""
         return f"Outlier ratio: % of saliencies above {self.multiplier:g} × the {self.scope}'s mean"
 
 
 class SaliencyMedian(Frozen):
-    """Median of |W|·norm over a block's linears (DLP, arXiv 2505.23807)."""
+    """The median of |W|·norm over a block's linears (DLP, arXiv 2505.23807)."""
 
     kind: Literal["saliency_median"] = "saliency_median"
     needs_samples: ClassVar[bool] = True
@@ -32,13 +32,13 @@ class SaliencyMedian(Frozen):
 
     @property
     def title(self) -> str:
-        """For charts."""
+        """The title of charts."""
         return "Median of the saliencies |W| · norm"
 
 
 class HillAlpha(Frozen):
-    """Hill's estimate of the tail exponent of WᵀW's eigenvalues, mean over a block's linears (AlphaPruning,
-    arXiv 2410.10912)."""
+    """Hill's estimate of the tail exponent of WᵀW's eigenvalues, averaged over a block's linears
+    (AlphaPruning, arXiv 2410.10912)."""
 
     kind: Literal["hill_alpha"] = "hill_alpha"
     needs_samples: ClassVar[bool] = False
@@ -46,7 +46,7 @@ class HillAlpha(Frozen):
 
     @property
     def title(self) -> str:
-        """For charts."""
+        """The title of charts."""
         return "Hill estimate of the spectra's tail exponent, mean over the block's linears"
 
 
@@ -54,8 +54,8 @@ Measure = Annotated[OutlierRatio | SaliencyMedian | HillAlpha, Field(discriminat
 
 
 class Measurements(Frozen):
-    """Content of `measurements.json`. `blocks`: a value per block; `linears`: per linear of each block, if
-    that is what was measured, and then `blocks` has their means. `title`: for charts."""
+    """The content of `measurements.json`. `blocks`: a value per block. `linears`: a value per linear of each
+    block if linears were measured; then `blocks` has their means. `title`: the title of charts."""
 
     measure: Measure
     title: str
@@ -63,8 +63,9 @@ class Measurements(Frozen):
     linears: tuple[dict[str, float], ...] = ()
 
     def values(self, weights: Weights) -> tuple[float, ...]:
-        """As allocations take them: per block, or per linear in the order of `weights`."""
+        """The values as allocations take them: per block, or per linear in the order of `weights`."""
         if not self.linears:
             return self.blocks
-        rows = zip(self.linears, self.blocks, weights, strict=True)  # neglected experts count as the mean
+        # Experts that saw too few tokens have no value, and count as the mean.
+        rows = zip(self.linears, self.blocks, weights, strict=True)
         return tuple(found.get(name, mean) for found, mean, block in rows for name in block)

@@ -1,4 +1,4 @@
-"""Several allocations, and the one that is best on text that pruning did not see."""
+"""A tournament takes the allocation that is best on text that pruning did not see."""
 
 from typing import Literal
 
@@ -9,22 +9,22 @@ from pipeline.canonical import Frozen
 
 
 class Tournament(ContestAllocation):
-    """The model is pruned under every candidate, and under uniform, as the spec says in all else; the lowest
-    perplexity on `samples` sequences that the calibration's source holds beside its own wins, at equal ones
-    the first. Candidates that measure the same share the measurement, and pruning by the winner is not done
-    again.
+    """The model is pruned under every candidate, and under uniform, with everything else as in the spec. The
+    lowest perplexity on `samples` sequences of the calibration's source that calibration does not use wins;
+    of equal ones, the first. Candidates with the same measure share the measurement, and pruning by the
+    winner is not repeated.
     """
 
     kind: Literal["tournament"] = "tournament"
 
     @property
     def entrants(self) -> tuple[Candidate, ...]:
-        """Uniform first, each once."""
+        """Uniform and the candidates, each once."""
         return tuple(dict.fromkeys((Uniform(), *self.candidates)))
 
 
 class Score(Frozen):
-    """Content of `score.json`: mean loss in nats over so many predicted `tokens`, and its exponential."""
+    """The content of `score.json`: the mean loss over `tokens` predictions, in nats, and its exponential."""
 
     loss: float
     perplexity: float
@@ -40,7 +40,7 @@ class Entry(Frozen):
 
 
 class TournamentTable(Frozen):
-    """Content of `tournament.json`. `winner`: its place among the entries. `tokens`: that were predicted."""
+    """The content of `tournament.json`. `winner`: its index in `entries`. `tokens`: the predicted ones."""
 
     entries: tuple[Entry, ...]
     winner: int

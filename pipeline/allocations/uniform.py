@@ -1,4 +1,4 @@
-"""The same sparsity in every block."""
+"""The uniform allocation gives every block the same sparsity."""
 
 from typing import Literal
 
@@ -9,12 +9,12 @@ from pipeline.spec.sparsity_plan import SparsityPlan, Weights
 
 
 class Uniform(CandidateAllocation):
-    """Every block at the spec's sparsity."""
+    """Every block gets the spec's sparsity."""
 
     kind: Literal["uniform"] = "uniform"
 
     def plan(self, pattern: Pattern, weights: Weights, *, measured: tuple[float, ...] = ()) -> SparsityPlan:
-        """A copy of the pattern for each block."""
+        """See CandidateAllocation: a copy of the pattern for each block."""
         if isinstance(pattern, NM):
             return SparsityPlan(asked=pattern.target, blocks=(pattern,) * len(weights))
         return unstructured_plan(pattern, [pattern.sparsity] * len(weights), weights)

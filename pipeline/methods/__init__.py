@@ -1,6 +1,6 @@
-"""Methods: the saliency of each weight, and for solvers the new values of the kept ones. One file each; a new
-one is a file and a name in one union. Each union contains the one before it: `Ranking` (ranking.py), `Single`
-(single.py), `OneShot`, whose methods decide linear by linear, and `Method`, which adds the `Learned` ones."""
+"""Methods give the saliency of each weight, and solvers new values of the kept ones. Each method is one file;
+a new one is a file and a name in one union. Each union contains the one before it: `Ranking` (ranking.py),
+`Single` (single.py), `OneShot`, whose methods prune linear by linear, and `Method`, which adds `Learned`."""
 
 from typing import Annotated
 

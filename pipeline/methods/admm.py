@@ -1,4 +1,4 @@
-"""ADMM: support and weights found together, against the layer's outputs (Boža, arXiv 2401.02938)."""
+"""ADMM finds support and weights together, fitted to the linear's outputs (Boža, arXiv 2401.02938)."""
 
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
 
 class Admm(OneShotMethod):
-    """Sparsity grows along a cubic over the first `support_iterations`; saliency |V + U|, the scaled weights
-    with what the penalty has gathered. (A fixed support: method `composed` with update `admm`.)"""
+    """ADMM with a gradually sparser support: sparsity grows along a cubic over the first
+    `support_iterations`. The saliency is |V + U|, the scaled weights plus the scaled dual variable. (For a
+    fixed support use method `composed` with update `admm`.)"""
 
     kind: Literal["admm"] = "admm"
     iterations: int = Field(default=20, ge=1, le=1000)
@@ -40,7 +41,7 @@ class Admm(OneShotMethod):
 
     @property
     def needs(self) -> Needs:
-        """Hessians."""
+        """ADMM needs Hessians."""
         return frozenset({"hessian"})
 
     def choose(self, weight_OI: "Tensor", statistics: "LinearStatistics | None", pattern: Pattern) -> Choice:
@@ -66,7 +67,7 @@ class Admm(OneShotMethod):
         return Choice(keep_OI, solved_OI.to(weight_OI.dtype))
 
     def _support(self, size_OI: "Tensor", pattern: Pattern, share: float) -> "Tensor":
-        """keep at this share of the pattern's zeros; of a group of N:M, rounded."""
+        """The keep tensor at this share of the pattern's zeros, rounded per group for N:M."""
         from pipeline.tensor import masks
 
         if not isinstance(pattern, NM):

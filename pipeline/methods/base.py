@@ -1,4 +1,4 @@
-"""The kinds of one-shot methods, by what each of them has to define."""
+"""The base classes of methods, each with the functions that its methods have to define."""
 
 from abc import abstractmethod
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 
 class Choice(NamedTuple):
-    """keep, bool [O, I]; the weights' values, [O, I], zero where not kept; what the report has to tell."""
+    """The result of pruning a linear: keep, bool [O, I]; weights, [O, I], zero where not kept; and a note for
+    the report."""
 
     keep_OI: "Tensor"
     weight_OI: "Tensor"
@@ -22,11 +23,11 @@ class Choice(NamedTuple):
 
 
 class MethodBase(Frozen):
-    """The part of a method that specs and the DAG ask for, whatever kind of method it is."""
+    """The part of a method that specs and the DAG use, whatever kind of method it is."""
 
     @property
     def needs(self) -> Needs:
-        """What calibration has to measure of each linear's input."""
+        """The statistics of each linear's input that calibration has to measure."""
         return frozenset()
 
     def check(self, pattern: Pattern) -> None:
@@ -34,19 +35,19 @@ class MethodBase(Frozen):
 
 
 class OneShotMethod(MethodBase):
-    """A method that decides one linear at a time. Shape legend: O out_features, I in_features.
+    """A method that prunes one linear at a time. Shape legend: O out_features, I in_features.
 
-    `comparison_group`: the method's own, used where the pattern leaves it open.
+    `comparison_group`: the method's default, which is used where the pattern gives none.
     """
 
     comparison_group: ClassVar[ComparisonGroup]
 
     @abstractmethod
     def choose(self, weight_OI: "Tensor", statistics: "LinearStatistics | None", pattern: Pattern) -> Choice:
-        """Decide one linear. `statistics`: of its input, with what `needs` names; None for none. A sparsity
-        of 0 leaves everything as it is.
+        """Choose which weights of a linear stay, and their values. `statistics`: those of its input that
+        `needs` names; None if it names none. A sparsity of 0 leaves all weights as they are.
 
-        Raises NumericalError for what is not finite, InvalidSpec when the pattern does not fit.
+        Raises NumericalError for values that are not finite, InvalidSpec when the pattern does not fit.
         """
 
 
@@ -55,16 +56,16 @@ class RankingMethod(OneShotMethod):
 
     @abstractmethod
     def saliency(self, weight_OI: "Tensor", statistics: "LinearStatistics | None") -> "Tensor":
-        """Importance of each weight, float32 [O, I]; the smallest are pruned."""
+        """The importance of each weight, float32 [O, I]; the smallest are pruned."""
 
     def keep(self, saliency_OI: "Tensor", pattern: Pattern) -> "Tensor":
-        """Which weights stay, bool [O, I]: the most salient of each comparison group."""
+        """The keep tensor, bool [O, I]: the most salient weights of each comparison group stay."""
         from pipeline.tensor.masks import keep_by_saliency
 
         return keep_by_saliency(saliency_OI, pattern, default_group=self.comparison_group)
 
     def choose(self, weight_OI: "Tensor", statistics: "LinearStatistics | None", pattern: Pattern) -> Choice:
-        """Keep the most salient weights; see OneShotMethod."""
+        """Keep the most salient weights. See OneShotMethod."""
         from pipeline.tensor.masks import zeroed
 
         self.check(pattern)

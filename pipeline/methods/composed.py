@@ -1,4 +1,4 @@
-"""One method's mask, another one's weights."""
+"""A composed method takes the mask from one method and the weights from another."""
 
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 class ObsUpdate(Frozen):
-    """SparseGPT's update: column by column, errors compensated by the kept weights to the right."""
+    """SparseGPT's update: column by column, the kept weights to the right compensate the errors."""
 
     kind: Literal["obs"] = "obs"
     damping: float = Field(default=0.01, gt=0, le=10)
 
     def weights(self, weight_OI: "Tensor", keep_OI: "Tensor", statistics: "LinearStatistics") -> Choice:
-        """New values of the kept weights."""
+        """Compute new values of the kept weights."""
         from pipeline.tensor import obs
 
         assert statistics.hessian_II is not None
@@ -39,14 +39,14 @@ class ObsUpdate(Frozen):
 
 
 class AdmmUpdate(Frozen):
-    """The layer's least squares on the kept weights, by ADMM (arXiv 2401.02938)."""
+    """ADMM's update: the kept weights solve the linear's least squares (arXiv 2401.02938)."""
 
     kind: Literal["admm"] = "admm"
     iterations: int = Field(default=20, ge=1, le=1000)
     damping: float = Field(default=0.1, gt=0, le=10)
 
     def weights(self, weight_OI: "Tensor", keep_OI: "Tensor", statistics: "LinearStatistics") -> Choice:
-        """New values of the kept weights."""
+        """Compute new values of the kept weights."""
         from pipeline.tensor.admm import least_squares, refit
 
         assert statistics.hessian_II is not None
@@ -61,21 +61,21 @@ Update = Annotated[ObsUpdate | AdmmUpdate, Field(discriminator="kind")]
 
 
 class Composed(OneShotMethod):
-    """`mask_from` says which weights stay, `update` what becomes of them. The update begins with the values
-    that the model has, also where the mask's method has new ones."""
+    """`mask_from` chooses the weights that stay, `update` computes their new values. The update starts from
+    the model's own values, even if the method of `mask_from` computes new ones."""
 
     kind: Literal["composed"] = "composed"
     mask_from: Single = Wanda()
     update: Update = AdmmUpdate()
-    comparison_group: ClassVar[ComparisonGroup] = "row"  # never asked for: the mask's method has its own
+    comparison_group: ClassVar[ComparisonGroup] = "row"  # never used: `mask_from` has its own
 
     @property
     def needs(self) -> Needs:
-        """What the mask needs, and Hessians."""
+        """A composed method needs Hessians beside the statistics for the mask."""
         return self.mask_from.needs | {"hessian"}
 
     def check(self, pattern: Pattern) -> None:
-        """As the method that gives the mask."""
+        """The patterns are those of the method that gives the mask."""
         self.mask_from.check(pattern)
 
     def choose(self, weight_OI: "Tensor", statistics: "LinearStatistics | None", pattern: Pattern) -> Choice:

@@ -1,4 +1,5 @@
-"""DSnoT: grow and swap until a mask hardly shifts the expected outputs (Zhang et al., arXiv 2310.08915)."""
+"""DSnoT grows and drops weights until a mask hardly shifts the expected outputs (Zhang et al., arXiv
+2310.08915)."""
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
 
 
 class Dsnot(OneShotMethod):
-    """Starts from another method's mask and exchanges single weights within rows (within groups of N:M).
+    """DSnoT starts from another method's mask and exchanges single weights within rows (or groups of N:M).
 
-    `threshold`: rows whose expected shift is at most this are left alone.
+    `threshold`: rows whose expected shift is at most this are not changed.
     """
 
     kind: Literal["dsnot"] = "dsnot"
@@ -30,15 +31,15 @@ class Dsnot(OneShotMethod):
 
     @property
     def needs(self) -> Needs:
-        """Means and variances of inputs beside what the mask needs."""
+        """DSnoT needs norms, means and variances of inputs beside the statistics for the mask."""
         return self.mask_from.needs | {"input_norm", "input_mean"}
 
     def check(self, pattern: Pattern) -> None:
-        """As the method that gives the mask."""
+        """The patterns are those of the method that gives the mask."""
         self.mask_from.check(pattern)
 
     def choose(self, weight_OI: "Tensor", statistics: "LinearStatistics | None", pattern: Pattern) -> Choice:
-        """See OneShotMethod; values of kept weights stay as they are, to the bit."""
+        """See OneShotMethod. The values of kept weights stay as they are, to the bit."""
         from pipeline.tensor.masks import zeroed
         from pipeline.tensor.swap import swap
 

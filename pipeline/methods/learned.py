@@ -22,8 +22,8 @@ Prior = Annotated[Single | StoredMasks, Field(discriminator="kind")]
 class LearnedMethod(MethodBase):
     """A method whose N:M masks are trained as `training` says.
 
-    `prior`: where learning begins; none: anywhere. `prior_strength`: a candidate's logit rises by 0.01 times
-    it with each weight that it keeps as the prior does.
+    `prior`: the masks that learning starts from; without one it starts from random logits. `prior_strength`:
+    a candidate's logit rises by 0.01 times this value for each weight that both it and the prior keep.
     """
 
     kind: str
@@ -33,16 +33,16 @@ class LearnedMethod(MethodBase):
 
     @property
     def prior_method(self) -> Single | None:
-        """The method whose masks learning begins with."""
+        """The method whose masks learning starts from, if it starts from a method's."""
         return None if self.prior is None or isinstance(self.prior, StoredMasks) else self.prior
 
     @property
     def needs(self) -> Needs:
-        """What the prior needs."""
+        """A learned method needs the statistics for its prior."""
         return self.prior_method.needs if self.prior_method is not None else frozenset()
 
     def check(self, pattern: Pattern) -> None:
-        """N:M with few enough candidates."""
+        """Raise InvalidSpec unless the pattern is N:M with few enough candidate masks."""
         if not isinstance(pattern, NM):
             raise InvalidSpec(
                 f"method {self.kind} learns N:M masks; use pattern kind nm, such as keep 2, group 4",

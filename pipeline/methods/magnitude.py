@@ -1,4 +1,4 @@
-"""Magnitude pruning: the smallest weights go (Han et al., 2015)."""
+"""Magnitude pruning removes the smallest weights (Han et al., 2015)."""
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Magnitude(RankingMethod):
-    """Saliency |W|, competing over the whole matrix unless the pattern says otherwise."""
+    """The saliency is |W|. Weights compete within the whole matrix unless the pattern says otherwise."""
 
     kind: Literal["magnitude"] = "magnitude"
     comparison_group: ClassVar[ComparisonGroup] = "matrix"

@@ -1,4 +1,4 @@
-"""MaskLLM: N:M masks that are learned end to end, the weights frozen (Fang et al., arXiv 2409.17481)."""
+"""MaskLLM learns N:M masks end to end on frozen weights (Fang et al., arXiv 2409.17481)."""
 
 from typing import Literal
 
@@ -6,9 +6,10 @@ from pipeline.methods.learned import LearnedMethod
 
 
 class MaskLLM(LearnedMethod):
-    """Each group learns which of its candidate masks it draws; weights that are kept stay as they are, to the
-    bit. `prior`: where learning begins; none: anywhere. `prior_strength`: a candidate's logit rises by 0.01
-    times it with each weight that it keeps as the prior does.
+    """Each group learns which of its candidate masks to draw. Kept weights stay as they are, to the bit.
+
+    `prior`: the masks that learning starts from; without one it starts from random logits. `prior_strength`:
+    a candidate's logit rises by 0.01 times this value for each weight that both it and the prior keep.
     """
 
     kind: Literal["maskllm"] = "maskllm"

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 class Ria(RankingMethod):
-    """Saliency (|W_ij| / Σ_i |W_ij| + |W_ij| / Σ_j |W_ij|) · norm_j^power: a weight's share of its column and
-    of its row, so that no input or output channel is pruned away as a whole."""
+    """The saliency is (|W_ij| / Σ_i |W_ij| + |W_ij| / Σ_j |W_ij|) · norm_j^power. It has a weight's shares of
+    its column and of its row, so that no input or output channel is pruned as a whole."""
 
     kind: Literal["ria"] = "ria"
     power: float = Field(default=0.5, ge=0, le=4, description="Exponent of the input norm.")
@@ -24,11 +24,11 @@ class Ria(RankingMethod):
 
     @property
     def needs(self) -> Needs:
-        """Input norms."""
+        """RIA needs input norms."""
         return frozenset({"input_norm"})
 
     def saliency(self, weight_OI: "Tensor", statistics: "LinearStatistics | None") -> "Tensor":
-        """Float32 [O, I]; a column or row of zeros has no shares and counts as 0."""
+        """See RankingMethod. Shares of a column or row of zeros count as 0."""
         assert statistics is not None, "the DAG gives statistics to methods that need them"
         size_OI = weight_OI.float().abs()
         columns_I, rows_O1 = size_OI.sum(dim=0), size_OI.sum(dim=1, keepdim=True)

@@ -1,4 +1,4 @@
-"""The union of methods that stand for themselves; composed methods and learned ones can take their masks."""
+"""The union of methods that work alone. Composed methods and learned ones can take their masks."""
 
 from typing import Annotated
 

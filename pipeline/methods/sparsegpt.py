@@ -1,4 +1,4 @@
-"""SparseGPT: weights go where the others can make up for them (Frantar and Alistarh, arXiv 2301.00774)."""
+"""SparseGPT prunes weights whose loss the others can compensate (Frantar and Alistarh, arXiv 2301.00774)."""
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 class SparseGPT(OneShotMethod):
-    """Saliency w² / diag(U)², U the Cholesky factor of the inverse Hessian; the error of each column is
-    compensated by the columns after it, column block by column block.
+    """The saliency is w² / diag(U)², where U is the Cholesky factor of the inverse Hessian. The columns after
+    a column compensate its error, column block by column block.
 
-    With comparison_group `matrix` the scores of the untouched weights decide; within column blocks and rows
-    those of the weights as the errors so far have left them.
+    With comparison_group `matrix` the original weights are scored; within column blocks and rows, the weights
+    as the compensation of earlier errors has changed them.
     """
 
     kind: Literal["sparsegpt"] = "sparsegpt"
@@ -30,11 +30,12 @@ class SparseGPT(OneShotMethod):
 
     @property
     def needs(self) -> Needs:
-        """Hessians."""
+        """SparseGPT needs Hessians."""
         return frozenset({"hessian"})
 
     def choose(self, weight_OI: "Tensor", statistics: "LinearStatistics | None", pattern: Pattern) -> Choice:
-        """See OneShotMethod. Where the Hessian has no factor, damping is raised tenfold; the note says so."""
+        """See OneShotMethod. If the Hessian has no Cholesky factor, damping is raised tenfold, and the note
+        says so."""
         from pipeline.tensor import masks, obs
 
         masks.check_finite(weight_OI, what="weights")

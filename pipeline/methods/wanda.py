@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 class Wanda(RankingMethod):
-    """Saliency |W|·norm_j, competing within an output row unless the pattern says otherwise.
+    """The saliency is |W|·norm_j. Weights compete within an output row unless the pattern says otherwise.
 
-    `variant`: instead of the same count, every row of a matrix loses the same share of its saliency.
+    `variant`: every row of a matrix loses the same share of its saliency, instead of the same count.
     """
 
     kind: Literal["wanda"] = "wanda"
@@ -27,11 +27,11 @@ class Wanda(RankingMethod):
 
     @property
     def needs(self) -> Needs:
-        """Input norms."""
+        """Wanda needs input norms."""
         return frozenset({"input_norm"})
 
     def check(self, pattern: Pattern) -> None:
-        """The variant defines which weights compete; it takes unstructured patterns by row."""
+        """Raise InvalidSpec if the variant meets a pattern that is not unstructured and by row."""
         if not self.variant:
             return
         if isinstance(pattern, NM):
@@ -47,12 +47,12 @@ class Wanda(RankingMethod):
         )
 
     def saliency(self, weight_OI: "Tensor", statistics: "LinearStatistics | None") -> "Tensor":
-        """|W_ij| · ||x_j||, float32 [O, I]."""
+        """See RankingMethod: |W_ij| · ||x_j||."""
         assert statistics is not None, "the DAG gives statistics to methods that need them"
         return weight_OI.abs().float().mul_(statistics.input_norm_I)
 
     def keep(self, saliency_OI: "Tensor", pattern: Pattern) -> "Tensor":
-        """Which weights stay, bool [O, I]; the variant has its own selection."""
+        """The keep tensor, bool [O, I]. The variant has its own selection."""
         from pipeline.tensor.masks import keep_by_row_share
 
         if self.variant and not isinstance(pattern, NM):

@@ -1,4 +1,4 @@
-"""lm-eval tasks in a spec, and what is known of each of them before it runs.
+"""lm-eval tasks in a spec, and the facts that are known of each before it runs.
 
 The word `task` is lm-eval's: a question set with its prompts and metrics, or a group or tag of them.
 """
@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator, mo
 from pipeline.canonical import Frozen
 from pipeline.spec.uri import TaskFilesUri, parse_uri
 
-LM_EVAL_VERSION = "0.4.13"  # part of every figure; workers refuse another one
+LM_EVAL_VERSION = "0.4.13"  # it is part of every figure's contract; workers refuse other versions
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:()+-]{0,127}")
 
@@ -52,8 +52,8 @@ def _named(value: object) -> object:
 class EvalTask(Frozen):
     """One task, group or tag of lm-eval.
 
-    `num_fewshot`: examples in front of every question, None leaves it to the task. `limit`: how many of its
-    first questions are asked (of each member of a group), None asks all.
+    `num_fewshot`: examples in front of every question; None leaves it to the task. `limit`: only this many
+    first questions are asked (of each member of a group); None asks all.
     """
 
     name: Annotated[str, AfterValidator(_full_name)]
@@ -62,7 +62,7 @@ class EvalTask(Frozen):
 
 
 class EvalTasks(Frozen):
-    """Which tasks lm-eval puts to the dense and to the pruned model: a suite, named tasks, or both.
+    """The tasks on which lm-eval evaluates the dense and the pruned model: a suite, named tasks, or both.
 
     A task is a name, or a name with its own `num_fewshot` and `limit`. `num_fewshot` here is the default of
     the named tasks (a suite brings its own), `limit` that of all. `include`: a directory whose files are task
@@ -110,7 +110,7 @@ class EvalTasks(Frozen):
         return tuple(self._asked())
 
     def field_of(self, name: str) -> str:
-        """Path of the field of a request that asks for a task."""
+        """The path of the field in a request that asks for a task."""
         for i, task in enumerate(self.tasks):
             if task.name == name:
                 return f"spec.evaluation.tasks.tasks.{i}"
@@ -129,10 +129,10 @@ class EvalTasks(Frozen):
 
 
 class LeafTask(Frozen):
-    """One question set. `dataset`: where lm-eval takes it from, with its configuration. `revision`: its
-    commit on the hub, None for local files and for what lm-eval fetches by other ways.
+    """One question set. `dataset`: the dataset from which lm-eval takes it, with its configuration `config`.
+    `revision`: its commit on the hub; None for local files and for data that lm-eval fetches in other ways.
 
-    `samples`: questions in all. `metrics`: name → whether more of it is better, None where lm-eval does not
+    `samples`: the number of questions. `metrics`: name → true if higher is better, None if lm-eval does not
     say.
     """
 
@@ -147,11 +147,11 @@ class LeafTask(Frozen):
 
 
 class CheckedTask(Frozen):
-    """Content of `task.json`: what a name of the spec stands for.
+    """The content of `task.json`: the meaning of a task's name in the spec.
 
-    `folders`: folders of lm-eval's own tasks that it needs. `commits`: hub dataset → the commit that
-    evaluations load. Beside `task.json` lie, below `files/`, the task files and data of the include directory
-    that it reads.
+    `folders`: the folders of lm-eval's own tasks that it needs. `commits`: hub dataset → the commit that
+    evaluations load. Beside `task.json`, `files/` holds the task files and data of the include directory that
+    it reads.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Perplexity and its contract: what must be equal before two figures may stand side by side."""
+"""Perplexity and its contract, the values that must be equal before two figures may be compared."""
 
 from typing import Literal
 
@@ -10,12 +10,12 @@ from pipeline.spec.texts import TextSource
 
 
 class PerplexityText(TextSource):
-    """A text and how it is cut into windows.
+    """A text, and the way in which it is cut into windows.
 
-    Documents are joined with `join`, the first `characters` of the text are tokenised once (`bos:
-    tokenizer` adds what the tokenizer adds by default, `none` adds nothing), and cut into windows of
+    Documents are joined with `join`. The first `characters` of the text are tokenised once (`bos: tokenizer`
+    adds the tokens that the tokenizer adds by default, `none` adds none) and cut into windows of
     `sequence_length` every `stride` tokens (default: without overlap); the first `windows` of them count.
-    With a stride below the length only the tokens that no earlier window has scored count.
+    With a stride below the length, only tokens that no earlier window has scored count.
     """
 
     name: str | None = Field(default=None, max_length=100)
@@ -38,12 +38,12 @@ class PerplexityText(TextSource):
 
     @property
     def label(self) -> str:
-        """Name in tables: the given one, else the source's last part."""
+        """The name in tables: the given one, else the last part of the source."""
         return self.name or self.source.rstrip("/").rsplit("/", 1)[-1]
 
 
 class Evaluation(Frozen):
-    """What is measured on the dense and on the pruned model. The dense baseline is always part of it."""
+    """The measurements on the dense and on the pruned model. The dense model is always measured too."""
 
     perplexity: tuple[PerplexityText, ...] = Field(default=(), max_length=32)
     tasks: EvalTasks | None = None
@@ -52,7 +52,7 @@ class Evaluation(Frozen):
 class PerplexityContract(Frozen):
     """Everything that a perplexity depends on beside the weights.
 
-    `tokens_per_byte`: of the whole text in UTF-8, by which models with other tokenizers can be compared.
+    `tokens_per_byte` is that of the whole text in UTF-8. It lets models with other tokenizers be compared.
     """
 
     text_digest: str
@@ -67,7 +67,8 @@ class PerplexityContract(Frozen):
 
 
 class PerplexityResult(Frozen):
-    """`loss`: mean cross-entropy over all scored tokens, in nats; `perplexity` = exp(loss).
+    """The perplexity of one text. `loss`: mean cross-entropy over all scored tokens, in nats; `perplexity` =
+    exp(loss).
 
     Without overlap all windows score equally many tokens, and this is the papers' mean over windows.
     """

@@ -1,4 +1,4 @@
-"""Training of N:M masks on frozen weights, which all learned methods share."""
+"""The training of N:M masks on frozen weights, which all learned methods share."""
 
 from typing import Literal
 
@@ -10,23 +10,23 @@ from pipeline.spec.training_recipe import Distillation, LearningRate, Optimizer,
 
 
 class Annealed(Frozen):
-    """Goes on a straight line from `start` at the first step to `end` at the last."""
+    """A value that changes linearly from `start` at the first step to `end` at the last."""
 
     start: float = Field(gt=0)
     end: float = Field(gt=0)
 
     def at(self, step: int, *, steps: int) -> float:
-        """At step `step` of `steps`, counted from 0."""
+        """The value at step `step` of `steps`, counted from 0."""
         return self.start + (self.end - self.start) * step / max(steps - 1, 1)
 
 
 class MaskTraining(TrainingRecipe):
-    """How masks are learned: see `tensor/soft_masks.py` for what a draw is.
+    """The recipe by which masks are learned; `tensor/soft_masks.py` explains draws.
 
-    `temperature`, `scale`: of the draws. `weight_reward`: the loss is lowered by it times the sum of squares
-    of all masked weights, in nats, fading to nothing at the last step. `scope`: `model` minimises the
-    objective through the whole model; `block` learns one block at a time towards the dense block's output,
-    for `epochs` passes over its sequences, in the memory of one block.
+    `temperature` and `scale` are those of the draws. `weight_reward`: the loss is lowered by this value times
+    the sum of squares of all masked weights, in nats; it fades to 0 at the last step. `scope`: `model`
+    minimises the objective through the whole model; `block` learns one block at a time towards the dense
+    block's output, for `epochs` passes over its sequences, in the memory of one block.
     """
 
     learning_rate: LearningRate = Field(default_factory=lambda: LearningRate(peak=5e-4))

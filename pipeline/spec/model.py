@@ -1,4 +1,4 @@
-"""Which model a spec names, and in which number types it may run."""
+"""The model of a spec, and the number types in which it may run."""
 
 from typing import Literal
 

@@ -1,7 +1,7 @@
-"""Patterns: which weights compete for being kept, and how many of them are.
+"""Patterns say which weights compete, and how many of them are kept.
 
 `Unstructured` asks for a fraction of zeros; `NM` keeps `keep` of every `group` consecutive input weights
-of a row. N counts weights **kept**; code that counts zeros calls 3:8 the other way round, and may say so by
+of a row. N counts weights **kept**. Code that counts zeros writes 3:8 the other way round, and can use
 `nm_zeros`.
 """
 
@@ -17,15 +17,15 @@ MAX_GROUP = 64
 
 
 class Unstructured(Frozen):
-    """Zeros anywhere.
+    """An unstructured pattern: zeros may be anywhere.
 
     `comparison_group`: saliencies compete within an output row, the whole matrix, or a block of
-    `column_block_size` consecutive inputs of all rows; left out, the method's own (Wanda: row, magnitude:
-    matrix, SparseGPT: column_block).
-    `rounding`: `exact` gives every matrix round(O·I·s) zeros (comparing rows, each gets int(I·s) and the
-    remainder goes to the rows with the next smallest saliencies); `floor` reproduces the published code:
-    int(I·s) per row, and everything up to and including the saliency at position int(O·I·s) of a sorted
-    matrix. A sparsity of 0 prunes nothing in either.
+    `column_block_size` consecutive inputs of all rows. The default is the method's own (Wanda: row,
+    magnitude: matrix, SparseGPT: column_block).
+    `rounding`: `exact` gives every matrix round(O·I·s) zeros (if rows are compared, each gets int(I·s), and
+    the remainder goes to the rows with the next smallest saliencies). `floor` reproduces the published code:
+    each row gets int(I·s) zeros; within a matrix, everything up to and including the saliency at position
+    int(O·I·s) is pruned. With both, a sparsity of 0 prunes nothing.
     """
 
     kind: Literal["unstructured"] = "unstructured"
@@ -36,12 +36,12 @@ class Unstructured(Frozen):
 
     @property
     def target(self) -> float:
-        """Sparsity asked for, in [0, 1)."""
+        """The sparsity that the pattern asks for, in [0, 1)."""
         return self.sparsity
 
 
 class NM(Frozen):
-    """N:M sparsity: `keep` of every `group` consecutive input weights are kept. Ties prune the lowest index.
+    """N:M sparsity keeps `keep` of every `group` consecutive input weights. Ties prune the lowest index.
 
     `rounding` matters to allocations that give blocks different `keep`: `exact` meets the asked sparsity on
     average over the blocks, `floor` rounds each block for itself, as the published code does.
@@ -63,7 +63,7 @@ class NM(Frozen):
 
     @property
     def target(self) -> float:
-        """Sparsity asked for, in (0, 1)."""
+        """The sparsity that the pattern asks for, in (0, 1)."""
         return 1 - self.keep / self.group
 
     def check_in_features(self, in_features: int, *, linear: str = "a linear") -> None:
@@ -81,7 +81,7 @@ class NM(Frozen):
 
 class NMZeros(Frozen):
     """N:M as code that counts zeros writes it: `zeros` of every `group` consecutive input weights are pruned.
-    It becomes an NM as soon as it is read."""
+    It becomes an NM when it is read."""
 
     kind: Literal["nm_zeros"] = "nm_zeros"
     zeros: int = Field(ge=1)

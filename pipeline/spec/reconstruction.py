@@ -1,4 +1,4 @@
-"""Reconstruction as the last step of pruning a block."""
+"""Reconstruction, the last step of pruning a block."""
 
 import itertools
 
@@ -8,12 +8,12 @@ from pipeline.canonical import Frozen
 
 
 class BlockReconstruction(Frozen):
-    """The kept weights of a block, its norms and biases learn to give, on what the pruned blocks before it
-    produce, what the dense block gives on what the dense blocks before it produce.
+    """Train a block's kept weights, norms and biases after pruning, so that its output on the pruned model's
+    activations approaches the dense block's output on the dense model's activations.
 
-    Adam on the squared distance, for `epochs` passes over the calibration samples; a step takes
-    `samples_per_step` of them, spread evenly over all. `learning_rate` falls along a cosine to nothing. Zeros
-    stay, and a block that did not come nearer stays as it was pruned.
+    Adam minimises the squared distance for `epochs` passes over the calibration samples. A step takes
+    `samples_per_step` of them, spread evenly over all. `learning_rate` falls along a cosine to 0. Zeros stay
+    zero, and a block whose output did not come nearer stays as it was pruned.
     """
 
     epochs: int = Field(default=10, ge=1, le=1000)
@@ -22,7 +22,7 @@ class BlockReconstruction(Frozen):
 
 
 def steps_of(spec: BlockReconstruction, *, samples: int) -> int:
-    """Steps per block."""
+    """The number of steps per block."""
     return spec.epochs * len(batches(samples, spec.samples_per_step))
 
 

@@ -1,4 +1,5 @@
-"""Recovery training: what it has beside every training: what is trained, and how zeros are held."""
+"""Recovery training: the fields beside those of every training, which choose the trained weights and hold
+zeros."""
 
 from typing import Annotated, Literal, Self
 
@@ -10,16 +11,17 @@ from pipeline.spec.training_recipe import Distillation, TrainingRecipe
 
 
 class Full(Frozen):
-    """Every parameter."""
+    """Every parameter is trained."""
 
     kind: Literal["full"] = "full"
 
 
 class Lora(Frozen):
-    """Low-rank updates of the prunable linears (Hu et al., arXiv 2106.09685), merged at the end.
+    """Low-rank updates of the prunable linears are trained, and merged at the end (Hu et al., arXiv
+    2106.09685).
 
-    The update is masked as the weight is, in training and in the merge, so that the merged model is the one
-    that was trained and keeps every zero. `linears`: names inside a block; left out, all prunable ones.
+    The update is masked like the weight, in training and in the merge, so that the merged model is the one
+    that was trained and keeps every zero. `linears`: names inside a block; the default is all prunable ones.
     """
 
     kind: Literal["lora"] = "lora"
@@ -30,16 +32,17 @@ class Lora(Frozen):
 
 
 class NormsAndBiases(Frozen):
-    """Vectors only: the weights of norms, and all biases."""
+    """Only vectors are trained: the weights of norms, and all biases."""
 
     kind: Literal["norms_and_biases"] = "norms_and_biases"
 
 
 class Reconstruction(Frozen):
-    """Block by block: the pruned block's output on pruned inputs approaches the dense block's on dense ones.
+    """Blocks are trained one by one: a pruned block's output on pruned inputs approaches the dense block's
+    output on dense inputs.
 
-    No pass through the whole model; each block is trained for `epochs` passes over the sequences that
-    `tokens` or `steps` ask for, then its outputs become the next block's inputs. The objective is its own.
+    Each block is trained for `epochs` passes over the sequences that `tokens` or `steps` ask for, then its
+    outputs become the next block's inputs. There is no pass through the whole model, and no other objective.
     """
 
     kind: Literal["reconstruction"] = "reconstruction"
@@ -56,9 +59,11 @@ class Held(Frozen):
 
 
 class Dynamic(Frozen):
-    """Grow and prune (RigL, Evci et al., arXiv 1911.11134): every `every_steps` steps each linear drops its
-    smallest kept weights and grows as many with the largest gradients; sparsity stays. `share`: of the kept
-    weights at the first update, decayed by a cosine until `until` of the training has passed.
+    """Zeros move at equal sparsity (RigL, Evci et al., arXiv 1911.11134).
+
+    Every `every_steps` steps each linear drops its smallest kept weights and grows as many with the largest
+    gradients. `share`: the share of kept weights that the first update drops; it decays along a cosine until
+    `until` of the training has passed.
     """
 
     kind: Literal["dynamic"] = "dynamic"
@@ -68,8 +73,9 @@ class Dynamic(Frozen):
 
 
 class Gradual(Frozen):
-    """From the sparsity of pruning to `sparsity` in each linear, along a cubic (Zhu and Gupta, arXiv
-    1710.01878): every `every_steps` steps the smallest weights go, until `until` of the training has passed.
+    """Each linear's sparsity grows along a cubic from that of pruning to `sparsity` (Zhu and Gupta, arXiv
+    1710.01878): every `every_steps` steps the smallest weights are pruned, until `until` of the training has
+    passed.
     """
 
     kind: Literal["gradual"] = "gradual"
@@ -82,8 +88,8 @@ KeepRule = Annotated[Held | Dynamic | Gradual, Field(discriminator="kind")]
 
 
 class EarlyStop(Frozen):
-    """Stop after `patience` validations in a row that did not lower the loss by `margin` nats; the weights of
-    the best validation are the result."""
+    """Training stops after `patience` validations in a row that did not lower the loss by `margin` nats. The
+    weights of the best validation are the result."""
 
     patience: int = Field(default=3, ge=1)
     margin: float = Field(default=0.0, ge=0)
@@ -148,5 +154,5 @@ class Recovery(TrainingRecipe):
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether a dense model runs beside the student."""
+        """Tells whether a dense model runs beside the student."""
         return super().needs_teacher or self.trains.kind == "reconstruction"

@@ -1,4 +1,4 @@
-"""SparsityPlan: how sparse each block, and each linear in it, becomes."""
+"""A SparsityPlan says how sparse each block, and each linear in it, becomes."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,13 +10,13 @@ Weights = Sequence[Mapping[str, int]]  # per block: linear → its number of wei
 
 
 class SparsityPlan(Frozen):
-    """One pattern per block, in block order, and what the allocation wants the reader to know.
+    """One pattern per block, in block order, with the allocation's notes for the report.
 
-    `asked` is the global sparsity of the spec; the plan's `mean_sparsity` equals it, and `notes` name every
-    deviation (equal outlier ratios, published rounding), so that the report can show them. `zeros`: per block
-    and linear, so that the model's zeros are round(asked · weights), to the weight; empty where the pattern
-    counts by itself (N:M, published rounding). `wanted`: sparsities per block before those out of range were
-    clamped and the others moved to make up for it; empty where none was.
+    `asked` is the global sparsity of the spec. The plan's `mean_sparsity` equals it, and `notes` name every
+    deviation (equal outlier ratios, published rounding). `zeros`: the zeros per block and linear, whose sum
+    is round(asked · weights) exactly; empty where the pattern gives the counts (N:M, published rounding).
+    `wanted`: the allocation's sparsities per block before some were clamped and the others compensated; empty
+    if none was clamped.
     """
 
     asked: float
@@ -27,16 +27,16 @@ class SparsityPlan(Frozen):
 
     @property
     def sparsity(self) -> tuple[float, ...]:
-        """Sparsity per block, in [0, 1)."""
+        """The sparsity per block, in [0, 1)."""
         return tuple(block.target for block in self.blocks)
 
     @property
     def mean_sparsity(self) -> float:
-        """Mean of the blocks' sparsities, in [0, 1)."""
+        """The mean of the blocks' sparsities, in [0, 1)."""
         return math.fsum(self.sparsity) / len(self.blocks)
 
     def pattern(self, block: int, linear: str, *, weights: int) -> Pattern:
-        """Of one linear with so many weights."""
+        """The pattern of one linear. `weights`: its number of weights."""
         planned = self.blocks[block]
         if not self.zeros or isinstance(planned, NM):
             return planned
@@ -54,8 +54,8 @@ def with_keep(pattern: NM, keep: int) -> NM:
 
 
 def largest_remainder(shares: Sequence[float], total: int) -> list[int]:
-    """Whole numbers next to `shares` that sum to `total`; equal remainders: lowest index first."""
-    near = [round(share, 9) for share in shares]  # so that rounding errors make no remainders
+    """Round `shares` to whole numbers that sum to `total`; of equal remainders the lowest index is first."""
+    near = [round(share, 9) for share in shares]  # so that rounding errors do not count as remainders
     whole = [math.floor(share) for share in near]
     by_remainder = sorted(range(len(near)), key=lambda i: (round(whole[i] - near[i], 9), i))
     for i in by_remainder[: total - sum(whole)]:

@@ -1,4 +1,4 @@
-"""Masks that other jobs published, as parts of a spec."""
+"""The masks that other jobs published, as parts of a spec."""
 
 from typing import Literal
 
@@ -9,7 +9,7 @@ from pipeline.spec.uri import MasksUri
 
 
 class StoredMasks(Frozen):
-    """The masks of another job, or what became of them elsewhere: `masks/masks.safetensors` of a published
+    """The masks of another job, even if they were edited since: `masks/masks.safetensors` of a published
     checkpoint (`file:` or `s3:`), for the same shapes and pattern."""
 
     kind: Literal["stored"] = "stored"
@@ -17,7 +17,7 @@ class StoredMasks(Frozen):
 
 
 class NamedMasks(Frozen):
-    """Stored masks to compare with, of another domain for instance. `name`: what the report calls them."""
+    """Stored masks to compare with, such as those of another domain. `name`: their name in the report."""
 
     name: str = Field(min_length=1, max_length=40)
     source: MasksUri

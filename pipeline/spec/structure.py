@@ -1,4 +1,4 @@
-"""The part of a spec that asks for another size."""
+"""The part of a spec that asks for a smaller model."""
 
 from collections.abc import Mapping
 from typing import Literal, Self, get_args
@@ -20,11 +20,12 @@ from pipeline.structure.target import check_shares, target_sizes
 
 
 class Structure(Frozen):
-    """Sizes of the model that stays; what is left out stays as it is. head_dim always does.
+    """The sizes of the smaller model. Sizes that are left out do not change, and head_dim never does.
 
-    `num_key_value_heads`: left out, whole groups go, so that the ratio to query heads stays.
-    `tensor_parallel`: every one of so many ranks keeps equally many channels and heads. `export_as`: a type
-    that computes the same and accepts sizes that the model's own refuses. `vocabulary` is cut first.
+    If `num_key_value_heads` is left out, whole groups are removed, so that the ratio to query heads stays.
+    `tensor_parallel`: each of this many ranks keeps equally many channels and heads. `export_as`: a model
+    type that computes the same and accepts sizes that the model's own type refuses. `vocabulary` is cut
+    first.
     """
 
     hidden_size: PositiveInt | None = None
@@ -64,7 +65,7 @@ class Structure(Frozen):
 
     @property
     def beside_vocabulary(self) -> Self | None:
-        """What is cut after the vocabulary; None where that is all."""
+        """The structure without its vocabulary, which is cut after it; None if nothing else is cut."""
         if self.asked or self.drop_blocks is not None or isinstance(self.criterion, Explicit):
             return self.model_copy(update={"vocabulary": None})
         return None
@@ -75,17 +76,17 @@ class Structure(Frozen):
 
     @property
     def asked(self) -> dict[Size, int]:
-        """Sizes that were named."""
+        """The sizes that the spec names."""
         return {size: getattr(self, size) for size in self._sizes() if getattr(self, size) is not None}
 
     @property
     def needs_samples(self) -> bool:
-        """Whether activations decide anything."""
+        """Tells whether any decision depends on activations."""
         by_depth = self.drop_blocks is not None and self.drop_blocks.needs_samples
         return by_depth or (self.criterion.needs_samples and bool(self.asked))
 
     def target(self, row: Architecture, config: Mapping[str, JsonValue]) -> Sizes:
-        """Sizes of the smaller model. Raises InvalidSpec with the field and the nearest valid values."""
+        """The sizes of the smaller model. Raises InvalidSpec with the field and the nearest valid values."""
         old = sizes_of(row, config)
         if self.vocabulary is not None:
             self.vocabulary.check(old.vocab_size)
@@ -102,8 +103,8 @@ class Structure(Frozen):
         return new
 
     def changes(self, row: Architecture, config: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-        """Fields of config.json that `export_as` changes. Raises InvalidSpec where it would compute something
-        else."""
+        """The fields of config.json that `export_as` changes. Raises InvalidSpec if the other type would
+        compute something else."""
         if self.export_as is None:
             return {}
         biases = [name for name in ("attention_bias", "mlp_bias") if config.get(name)]
@@ -121,7 +122,7 @@ class Structure(Frozen):
         }
 
     def cut(self, row: Architecture, config: Mapping[str, JsonValue], known: Known) -> Cut:
-        """What stays of a model of which so much is known."""
+        """Choose what stays of a model. `known`: its scores and shapes."""
         from pipeline.structure.choosing import choose
 
         if isinstance(self.criterion, Explicit):

@@ -1,4 +1,4 @@
-"""What a text source is in a spec, and how documents become calibration samples."""
+"""The source of a text in a spec, and the way in which its documents become calibration samples."""
 
 from typing import Literal
 
@@ -11,7 +11,7 @@ ENDINGS = (".txt", ".jsonl", ".parquet")
 
 
 class TextSource(Frozen):
-    """Documents from a `.txt`, `.jsonl` or `.parquet` file, or from a dataset on the hub.
+    """The source of documents: a `.txt`, `.jsonl` or `.parquet` file, or a dataset on the hub.
 
     `config`, `split`, `column` select within a dataset (`column` also within jsonl and parquet).
     `documents`: each non-empty line of a `.txt` file is a document, or the whole file is one.
@@ -33,7 +33,7 @@ class TextSource(Frozen):
 
 
 class Calibration(TextSource):
-    """Token sequences on which inputs are measured.
+    """The token sequences on which the inputs of linears are measured.
 
     `cut`: `random_window` draws documents and windows as the published Wanda, SparseGPT and OWL code does
     (Python's `random` seeded with `seed`); `packed` joins the documents with EOS and shuffles the

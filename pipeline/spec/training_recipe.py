@@ -1,7 +1,7 @@
-"""What every training in a job has in common: its text, what is minimised, and how long and fast it goes.
+"""The fields that every training in a job has: its text, objective, length, learning rate and optimizer.
 
-Everything here changes the result and enters stage keys. How the work is split (ZeRO stage, micro-batches,
-offload) stands in resources (TrainingResources).
+Everything here changes the result and enters stage keys. The way in which the work is split (ZeRO stage,
+micro-batches, offload) belongs to resources (TrainingResources).
 """
 
 import math
@@ -18,10 +18,10 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class TrainingText(TextSource):
-    """The text that is trained on: documents, each ended by EOS, in one row, cut into sequences, no padding.
+    """The training text: documents, each ended by EOS, are joined and cut into sequences without padding.
 
-    Sequences are shuffled by `seed`. The first `validation_sequences` of the row are held out. `epochs`: how
-    often the text may be gone through before it counts as too short.
+    The first `validation_sequences` are held out, the others are shuffled by `seed`. `epochs`: the number of
+    passes over the text that are allowed before it counts as too short.
     """
 
     sequence_length: int = Field(default=2048, ge=8, le=1_048_576)
@@ -31,7 +31,7 @@ class TrainingText(TextSource):
 
 
 class LanguageModelling(Frozen):
-    """Mean cross-entropy of the next token."""
+    """The mean cross-entropy of the next token."""
 
     kind: Literal["language_modelling"] = "language_modelling"
 
@@ -42,9 +42,10 @@ class Distillation(Frozen):
     `divergence`: `forward` is KL(teacher ‖ student), `reverse` KL(student ‖ teacher), `jensen_shannon` the
     mean of both against their mixture. Temperature T divides the logits; the divergence is multiplied by T².
     loss = (1 - lm_weight) · divergence + lm_weight · cross-entropy + hidden_weight · hidden-state distance.
-    `top_k`: only the teacher's k most probable tokens are told apart, the rest is one outcome.
-    `hidden_weight`: mean squared distance of hidden states after matching blocks, relative to the teacher's
-    mean square; hidden sizes must agree. `teacher`: left out, the model of the spec before pruning.
+    `top_k`: only the teacher's k most probable tokens are distinguished, the rest is one outcome.
+    `hidden_weight`: weight of the mean squared distance of hidden states after matching blocks, relative to
+    the teacher's mean square; hidden sizes must agree. `teacher`: the default is the spec's model before
+    pruning.
     """
 
     kind: Literal["distillation"] = "distillation"
@@ -60,7 +61,8 @@ Objective = Annotated[LanguageModelling | Distillation, Field(discriminator="kin
 
 
 class LearningRate(Frozen):
-    """`peak` after `warmup_steps` of linear growth, then down to `final` of it at the last step."""
+    """The learning rate grows linearly to `peak` in `warmup_steps`, then falls to the share `final` of it at
+    the last step, unless it is constant."""
 
     kind: Literal["cosine", "linear", "constant"] = "cosine"
     peak: float = Field(default=1e-4, gt=0, le=1)
@@ -68,7 +70,7 @@ class LearningRate(Frozen):
     final: Share = 0.1
 
     def at(self, step: int, *, steps: int) -> float:
-        """The rate of step `step` of `steps`, counted from 0."""
+        """The learning rate of step `step` of `steps`, counted from 0."""
         if step < self.warmup_steps:
             return self.peak * (step + 1) / self.warmup_steps
         if self.kind == "constant":
@@ -79,7 +81,7 @@ class LearningRate(Frozen):
 
 
 class Optimizer(Frozen):
-    """AdamW (Loshchilov and Hutter, arXiv 1711.05101). Vectors (norms, biases) are not decayed."""
+    """AdamW (Loshchilov and Hutter, arXiv 1711.05101). Vectors (norms, biases) have no weight decay."""
 
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
     epsilon: float = Field(default=1e-8, gt=0)
@@ -88,10 +90,11 @@ class Optimizer(Frozen):
 
 
 class TrainingRecipe(Frozen):
-    """Exactly one of `tokens` and `steps`; a step takes `global_batch_size` sequences. `precision` is the
-    type of weights and activations in the forward and backward pass; what is trained has float32 masters and
-    moments. `divergence_margin`: training stops when the mean loss of 20 steps is that many nats above the
-    lowest before.
+    """The recipe of a training. It has `tokens` or `steps`; a step takes `global_batch_size` sequences.
+
+    `precision` is the type of weights and activations in the forward and backward pass; trained parameters
+    have float32 master weights and moments. `divergence_margin`: training stops when the mean loss of 20
+    steps is this many nats above the lowest before.
     """
 
     text: TrainingText
@@ -125,7 +128,7 @@ class TrainingRecipe(Frozen):
 
     @property
     def total_steps(self) -> int:
-        """Optimizer steps."""
+        """The number of optimizer steps."""
         if self.steps is not None:
             return self.steps
         assert self.tokens is not None
@@ -133,10 +136,10 @@ class TrainingRecipe(Frozen):
 
     @property
     def sequences(self) -> int:
-        """Training sequences that all steps take together."""
+        """The number of training sequences that all steps take together."""
         return self.total_steps * self.global_batch_size
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether a dense model runs beside the student."""
+        """Tells whether a dense model runs beside the student."""
         return self.objective.kind == "distillation"

@@ -1,4 +1,4 @@
-"""Where a model or text comes from: `file:/path`, `s3://bucket/key`, `hub:org/name@revision`."""
+"""Sources of models and texts as URIs: `file:/path`, `s3://bucket/key`, `hub:org/name@revision`."""
 
 from dataclasses import dataclass
 from enum import Enum

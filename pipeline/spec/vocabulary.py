@@ -1,4 +1,4 @@
-"""What a spec says about the vocabulary."""
+"""The part of a spec that asks for a smaller vocabulary."""
 
 from pydantic import Field
 
@@ -10,11 +10,11 @@ FIELD = "spec.structure.vocabulary"
 
 
 class VocabularySize(Frozen):
-    """Keep the tokens that `texts` use most, with all that must stay, and `size` of them together.
+    """Keep `size` tokens: those that must stay, and the ones that `texts` use most.
 
-    `multiple_of`: the size is rounded up to a multiple of it; matrix units are fast with multiples of 64.
-    `held_out`: what the smaller tokenizer is proved on; left out, every 20th document of `texts` is not
-    counted, and proves it.
+    `multiple_of`: the size is rounded up to a multiple of this value; matrix units are fast with multiples of
+    64. `held_out`: the text on which the smaller tokenizer is verified. Without one, every 20th document of
+    `texts` is not counted, and is used instead.
     """
 
     size: int = Field(ge=1)
@@ -24,11 +24,11 @@ class VocabularySize(Frozen):
 
     @property
     def rows(self) -> int:
-        """Rows of the embedding that is asked for."""
+        """The number of rows of the smaller embedding."""
         return rounded_up(self.size, self.multiple_of)
 
     def check(self, rows: int) -> None:
-        """Raise InvalidSpec unless a model with so many rows has so many tokens."""
+        """Raise InvalidSpec if a model with this many rows has too few tokens."""
         if self.rows > rows:
             most = rows // self.multiple_of * self.multiple_of
             raise InvalidSpec(
@@ -39,5 +39,5 @@ class VocabularySize(Frozen):
 
 
 def rounded_up(size: int, multiple_of: int) -> int:
-    """The next multiple that is not below `size`."""
+    """The smallest multiple that is not below `size`."""
     return -(-size // multiple_of) * multiple_of

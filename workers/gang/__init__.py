@@ -1,3 +1,3 @@
-"""Ray actors that walk the blocks together: hired once for an attempt, kept between stages, and dismissed.
-`RayCrew` is what the loops of `pipeline/blocks/` speak to.
-The loops and the math stand in `pipeline`; here is only how calls, results and failures travel."""
+"""Ray actors that walk the blocks together: they start once for an attempt, stay between stages, and end.
+The loops of `pipeline/blocks/` call them through `RayCrew`.
+The loops and the math live in `pipeline`; this folder only carries calls, results and failures."""

@@ -45,8 +45,8 @@ class SweepActor:
         samples: int,
         memory: int,
     ) -> None:
-        """Begin a stage: a new worker on a checkpoint with its share of the sequences. Of the `memory` that
-        was declared, activations take up to half of what an idle process leaves; the others go to the local
+        """Begin a stage with a new worker on a checkpoint, which gets its share of the sequences. Activations
+        take up to half of the declared `memory` beyond that of an idle process; further ones go to the local
         disk.
         """
         self.close()
@@ -66,13 +66,13 @@ class SweepActor:
         )
 
     def close(self) -> None:
-        """End a stage: give the worker's memory back."""
+        """End a stage, and free the worker's memory."""
         self._worker = None
         give_back()
 
     def call(self, method: Callable[..., Any], parts: int | None, *args: Any, **kwargs: Any) -> Any:
-        """Call one of SweepWorker's methods. Ray puts values in the place of object references among `args`;
-        the first `parts` of them become one list, the method's first argument."""
+        """Call one of SweepWorker's methods. Ray replaces object references among `args` by their values. The
+        first `parts` of them become one list, the method's first argument."""
         given = args if parts is None else (list(args[:parts]), *args[parts:])
         try:
             return method(self._worker, *given, **kwargs)
@@ -80,7 +80,7 @@ class SweepActor:
             give_back()
 
     def use(self) -> CrewUse:
-        """The resources of this process since the stage began."""
+        """The resources that this process has used since the stage began."""
         assert self._worker is not None, "a stage has been opened"
         runs = self._worker.runs
         return CrewUse(
@@ -89,8 +89,8 @@ class SweepActor:
 
 
 class RayCrew(Crew):
-    """The actors of a gang while they work for one stage. Answers are object references until somebody waits
-    for them. `title` names the stage in the Ray dashboard."""
+    """The actors of a gang while they work for one stage. Answers are object references until the loop
+    fetches them. `title` names the stage in the Ray dashboard."""
 
     def __init__(self, actors: Sequence[ActorHandle[SweepActor]], *, title: str) -> None:
         self._actors = tuple(actors)
@@ -129,7 +129,7 @@ class RayCrew(Crew):
         return found
 
     def use(self) -> CrewUse:
-        """The resources of all actors."""
+        """The resources that all actors have used."""
         return together(ray.get([actor.use.remote() for actor in self._actors]))
 
     def _called(self, worker: int, method: Callable[..., Any]) -> Any:

@@ -1,4 +1,4 @@
-"""The gang of an attempt: as many actors as the job's resources say, with the places reserved for them."""
+"""The gang of an attempt: as many actors as the job's resources say, in the places reserved for them."""
 
 from collections.abc import Sequence
 
@@ -15,14 +15,14 @@ from workers.gang.crew import RayCrew, SweepActor
 
 
 class Gang:
-    """Actors that stay from stage to stage. For each stage they are a RayCrew."""
+    """The actors, which stay from stage to stage. For each stage they become a RayCrew."""
 
     def __init__(self, group: PlacementGroup, actors: Sequence[ActorHandle[SweepActor]]) -> None:
         self._group = group
         self._actors = tuple(actors)
 
     def ready(self) -> None:
-        """Wait until the processes of all actors have begun."""
+        """Wait until the processes of all actors have started."""
         ray.get([actor.__ray_ready__.remote() for actor in self._actors])
 
     def open(self, context: StageContext, sequences: Sequence[Tensor], dtype: Dtype) -> RayCrew:
@@ -46,5 +46,5 @@ class Gang:
         ray.get([actor.close.remote() for actor in self._actors])
 
     def dismiss(self) -> None:
-        """Free the places; this ends the actors too."""
+        """Free the reserved places, which also ends the actors."""
         remove_placement_group(self._group)

@@ -1,7 +1,7 @@
-"""Keeps the gang of an attempt: its places are reserved together or not at all.
+"""The keeper of an attempt's gang. The places of its actors are reserved all together or not at all.
 
 Stages that walk the blocks take turns on one gang, so that a job never holds more than it declared, and a
-turn does not wait for processes to start. Between turns the gang stays, unless someone asks for its places.
+turn does not wait for processes to start. Between turns the gang stays, unless other stages need its places.
 """
 
 import threading
@@ -25,11 +25,11 @@ from workers.gang.gang import Gang
 
 P = ParamSpec("P")
 Answer = TypeVar("Answer")
-PATIENCE_SECONDS = 5  # before we say that we are waiting
+PATIENCE_SECONDS = 5  # before a note says that the attempt waits
 
 
 class GangKeeper:
-    """Keeps the gang of one attempt between turns. Safe to share among stage threads."""
+    """Keeps the gang of one attempt between turns. Stage threads may share it."""
 
     def __init__(self, order: WorkOrder) -> None:
         self._order = order
@@ -41,7 +41,7 @@ class GangKeeper:
 
     @contextmanager
     def turn(self) -> Iterator["GangTurn"]:
-        """The gang for the length of a block of code, once it is free. A turn that fails dismisses it."""
+        """Give the gang to a block of code once it is free. A turn that fails dismisses the gang."""
         started = time.monotonic()
         with self._turns:
             try:
@@ -56,14 +56,14 @@ class GangKeeper:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """The places of the gang, without it, for the length of a block of code."""
+        """Dismiss the gang and keep its places free while a block of code runs."""
         with self._turns:
             self._dismiss()
             yield
 
     def once(self, name: str, work: Callable[P, Answer], *args: P.args, **kwargs: P.kwargs) -> Answer:
-        """The result of a function that several stages of the attempt need. The first that asks starts it
-        as a Ray task; one that failed is started again by the next."""
+        """The result of a function that several stages of the attempt need. The first stage that asks starts
+        it as a Ray task. If it failed, the next stage that asks starts it again."""
         with self._asking:
             if name not in self._common:
                 task = ray.remote(max_retries=0)(work).options(name=name, num_cpus=0)
@@ -79,7 +79,7 @@ class GangKeeper:
         return found
 
     def let_go(self) -> None:
-        """Someone needs the places: dismiss the gang now, or at the end of the turn."""
+        """Free the gang's places for another stage: dismiss the gang now, or at the end of the turn."""
         self._wanted = True
         if self._turns.acquire(blocking=False):
             try:
@@ -88,7 +88,8 @@ class GangKeeper:
                 self._turns.release()
 
     def gang(self) -> Generator[Note, None, Gang]:
-        """The gang, hired if there is none, once its processes have begun. Only within a turn."""
+        """The gang, once its processes have started; it is hired if there is none. Call it only within a
+        turn."""
         self._wanted = False
         if self._gang is None:
             group = yield from self._reserve()
@@ -97,7 +98,7 @@ class GangKeeper:
         return self._gang
 
     def _reserve(self) -> Generator[Note, None, PlacementGroup]:
-        """Raises ResourcesUnavailable when the cluster has not given the places in time."""
+        """Reserve the places. Raises ResourcesUnavailable when the cluster does not give them in time."""
         resources = self._order.request.resources
         bundle: dict[str, float] = {"CPU": resources.cpus_per_worker, "memory": resources.memory_bytes}
         if resources.gpus_per_worker:
@@ -122,7 +123,7 @@ class GangKeeper:
 
     def _hire(self, group: PlacementGroup) -> list[ActorHandle[SweepActor]]:
         resources = self._order.request.resources
-        hired: Any = SweepActor  # Ray types its decorator as the plain class
+        hired: Any = SweepActor  # Ray's types say that its decorator returns the plain class
         return [
             hired.options(
                 name=f"{self._order.job}-{self._order.attempt} worker {i} {group.id.hex()[:8]}",
@@ -141,7 +142,7 @@ class GangKeeper:
 
 
 class GangTurn:
-    """One stage's time with the gang."""
+    """The turn of one stage on the gang."""
 
     def __init__(self, keeper: GangKeeper, asked_at: float) -> None:
         self._keeper = keeper

@@ -1,4 +1,4 @@
-"""Stages on a Ray cluster: as tasks, as turns on the gang, or in the driver."""
+"""The site of an attempt on a Ray cluster: stages run as tasks, as turns on the gang, or in the driver."""
 
 import time
 from collections.abc import Sequence
@@ -59,7 +59,7 @@ class RaySite:
         )
         for reference in running:
             done: Step = ray.get(reference)
-            if waiting:  # the first word comes when there is room
+            if waiting:  # the first step arrives once Ray has found resources for the task
                 yield Waited(time.monotonic() - asked_at)
                 waiting = False
             yield done

@@ -1,1 +1,1 @@
-"""lm-eval, held to what a job may do: data at fixed commits, no code from elsewhere, progress told."""
+"""lm-eval within the limits of a job: data at fixed commits, no foreign code, and reported progress."""

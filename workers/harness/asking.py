@@ -1,4 +1,4 @@
-"""One checkpoint is asked one task, through lm-eval's own `simple_evaluate`."""
+"""One checkpoint is evaluated on one task, through lm-eval's own `simple_evaluate`."""
 
 import tempfile
 from collections.abc import Mapping
@@ -17,13 +17,13 @@ from pipeline.spec.eval_tasks import CheckedTask
 from workers.harness.model import Tell, TellingModel
 from workers.harness.tasks import known_tasks
 
-RANDOM_SEED, OTHER_SEED = 0, 1234  # lm-eval's own; of them only tasks that sample answers depend on
+RANDOM_SEED, OTHER_SEED = 0, 1234  # lm-eval's defaults; only tasks that sample answers depend on them
 
 
 @dataclass(frozen=True)
 class Answers:
-    """`results`: lm-eval's dictionary. `written`: the bytes that it writes to its results file. `max_length`:
-    tokens that the model takes."""
+    """The results of a task. `results`: lm-eval's dictionary. `written`: the bytes of its results file.
+    `max_length`: the number of tokens that the model takes."""
 
     results: Mapping[str, Any]
     written: bytes
@@ -39,7 +39,8 @@ def ask(
     resources: Resources,
     tell: Tell,
 ) -> Answers:
-    """What lm-eval's command line does with the same options. `directory`: the task's own files."""
+    """Evaluate a task as lm-eval's command line does with the same options. `directory`: the task's own
+    files."""
     torch.set_num_threads(resources.cpus_per_worker)
     named = {"pretrained": str(model), "dtype": stage.compute_dtype}
     lm = TellingModel(

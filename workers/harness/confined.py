@@ -1,8 +1,9 @@
-"""What lm-eval may reach while it loads and asks tasks.
+"""The limits within which lm-eval loads and asks tasks.
 
-Its data come through here: files of the include directory, datasets of the hub at one commit. Metrics that
-would be fetched as code are refused, and prompts are rendered in Jinja's sandbox: whoever writes task files
-may not run code in a worker. Everything is put back afterwards, because Ray gives a process to other stages.
+It gets its data through here: files of the include directory, and datasets of the hub at one commit. Metrics
+that would be fetched as code are refused, and prompts are rendered in Jinja's sandbox: the author of a task
+file may not run code in a worker. Every patch is undone afterwards, because Ray reuses a process for other
+stages.
 """
 
 import contextlib
@@ -41,9 +42,12 @@ REPOSITORY = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 @dataclass
 class Confined:
-    """`directory`: the include directory's files. `commits`: hub dataset → commit; one that is not in it is
-    fixed when it is first asked for. `used`, `refused`: datasets that lm-eval got, and code that it did not
-    get, since these lists were cleared."""
+    """The state of lm-eval's limits.
+
+    `directory`: the include directory's files. `commits`: hub dataset → commit; a dataset that is not in it
+    is pinned when lm-eval first asks for it. `used` and `refused`: the datasets that lm-eval got, and the
+    code that it was refused, since these lists were cleared.
+    """
 
     access: SourceAccess
     directory: Path
@@ -52,11 +56,11 @@ class Confined:
     refused: list[str] = field(default_factory=list)
 
     def fixed(self, dataset: str) -> str:
-        """The commit of a hub dataset. StorageUnavailable when the hub does not answer."""
+        """The commit of a hub dataset. Raises StorageUnavailable when the hub does not answer."""
         if dataset not in self.commits:
             try:
                 pin = open_source(f"hub:{dataset}", self.access, repository="dataset").pin(lambda name: True)
-            except SourceUnreachable as error:  # final for a request, but not for a job that runs
+            except SourceUnreachable as error:  # a request would be refused, a running job tries again
                 raise StorageUnavailable(error.message) from error
             commit = parse_uri(pin.source).revision
             assert commit is not None, "a pinned repository has a commit"
@@ -69,14 +73,14 @@ class Confined:
 def confined(
     access: SourceAccess, directory: Path, commits: Mapping[str, str] | None = None
 ) -> Iterator[Confined]:
-    """lm-eval within its bounds, for the length of a block of code."""
+    """Put lm-eval within its limits while a block of code runs."""
     state = Confined(access, directory, dict(commits or {}))
     with contextlib.ExitStack() as stack:
         prepared = stack.enter_context(tempfile.TemporaryDirectory(prefix="secateur-datasets-"))
         load = datasets.load_dataset
 
         def load_dataset(path: str, name: str | None = None, **options: Any) -> Any:
-            options.setdefault("cache_dir", prepared)  # an empty one: none of another version
+            options.setdefault("cache_dir", prepared)  # empty, so that no other version is taken from it
             with _translated(path):
                 return load(**_allowed(state, path, name, options))
 
@@ -100,7 +104,7 @@ def confined(
 
 
 def _sandbox() -> SandboxedEnvironment:
-    """As lm-eval's own environment, for templates of strangers."""
+    """An environment like lm-eval's own that is safe for templates of strangers."""
     own = lm_eval.utils.env
     sandbox = SandboxedEnvironment(
         loader=BaseLoader(), undefined=StrictUndefined, keep_trailing_newline=own.keep_trailing_newline
@@ -110,7 +114,7 @@ def _sandbox() -> SandboxedEnvironment:
 
 
 def _allowed(state: Confined, path: str, name: str | None, options: dict[str, Any]) -> dict[str, Any]:
-    """Arguments of load_dataset with the data fixed."""
+    """The arguments of load_dataset, with the data pinned. Raises SourceNotAllowed for code."""
     if options.pop("trust_remote_code", None):
         raise SourceNotAllowed(f"dataset {path} asks to run its own code, and no foreign code is run here")
     if path in DATA_FORMATS:
@@ -136,7 +140,7 @@ def _allowed(state: Confined, path: str, name: str | None, options: dict[str, An
 
 
 def _located(directory: Path, files: Any) -> Any:
-    """Names become paths in the include directory. lm-eval's own tasks name addresses; these stay."""
+    """Turn file names into paths in the include directory. The addresses of lm-eval's own tasks stay."""
     if isinstance(files, Mapping):
         return {split: _located(directory, inner) for split, inner in files.items()}
     if isinstance(files, list | tuple):
@@ -157,7 +161,7 @@ def _translated(dataset: str) -> Iterator[None]:
     except SecateurError:
         raise
     except DatasetNotFoundError as error:
-        raise SourceNotFound(f"dataset {dataset} cannot be had: {error}") from error
+        raise SourceNotFound(f"dataset {dataset} cannot be loaded: {error}") from error
     except LocalEntryNotFoundError as error:
         raise SourceNotFound(
             f"dataset {dataset} is not in the hub cache, and the hub is off on this service: {error}"
@@ -171,14 +175,14 @@ def _translated(dataset: str) -> Iterator[None]:
 
 
 def _is_away(error: BaseException) -> bool:
-    """Whether somebody did not answer, rather than refuse."""
+    """Tells whether a server did not answer, rather than refuse."""
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code in (408, 429) or error.response.status_code >= 500
     return isinstance(error, hub_errors.HTTPError | ConnectionError | TimeoutError)  # type: ignore[attr-defined]
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error and what it came from."""
+    """Yield an error and the chain of its causes."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__

@@ -1,4 +1,4 @@
-"""lm-eval's dictionary of results in our words."""
+"""lm-eval's dictionary of results becomes TaskResults."""
 
 import math
 import numbers
@@ -22,7 +22,8 @@ def task_results(
     tokenizer_digest: str,
     max_length: int,
 ) -> tuple[TaskResult, ...]:
-    """Groups first, each before its members. Raises NumericalError for a figure that is no number."""
+    """The results of a task: groups first, each before its members. Raises NumericalError for a figure that
+    is not finite."""
     groups = results.get("group_subtasks", {})
     found = []
     for name in _in_order(results["results"], groups):
@@ -59,7 +60,7 @@ def task_results(
 
 
 def _in_order(results: Mapping[str, Any], groups: Mapping[str, list[str]]) -> list[str]:
-    """All names, members after their group."""
+    """All names, with members after their group."""
     members = {member for children in groups.values() for member in children}
     ordered: dict[str, None] = {}
 
@@ -76,7 +77,7 @@ def _in_order(results: Mapping[str, Any], groups: Mapping[str, list[str]]) -> li
 
 
 def _metrics(name: str, results: Mapping[str, Any]) -> Iterator[TaskMetric]:
-    """The figures under one name. What is no number (a task may report texts) stays in lm-eval's own file."""
+    """Yield the figures under one name. Other values, such as texts, stay in lm-eval's own file."""
     values = results["results"][name]
     better = results["higher_is_better"].get(name, {})
     for key, value in values.items():

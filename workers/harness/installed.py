@@ -1,4 +1,4 @@
-"""Whether this worker has the lm-eval whose figures are asked for; asked before any of it is imported."""
+"""The check that this worker has the lm-eval that the job expects. It imports nothing of lm-eval."""
 
 from importlib.metadata import PackageNotFoundError, version
 
@@ -6,7 +6,7 @@ from pipeline.errors import WrongHarness
 
 
 def check_installed(expected: str) -> None:
-    """Raise WrongHarness unless it is the installed one."""
+    """Raise WrongHarness unless the expected version is installed."""
     try:
         installed = version("lm_eval")
     except PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""A checkpoint as lm-eval's model: loaded as its command line loads it, and telling of every request."""
+"""A checkpoint as lm-eval's model: it is loaded as by lm-eval's command line, and reports every request."""
 
 import math
 from collections.abc import Callable
@@ -18,23 +18,23 @@ Tokens = tuple[tuple[str, str] | None, list[int], list[int]]  # texts, question,
 
 
 def materialise_checkpoint(ref: CheckpointRef, content: ContentStore, directory: Path) -> None:
-    """Write an ordinary Hugging Face directory, every file verified."""
+    """Write a checkpoint as an ordinary Hugging Face directory, and verify every file."""
     for file in ref.model_files:
         write_blob(content, file.blob, directory / file.path)
 
 
 def write_blob(content: ContentStore, blob: BlobRef, path: Path) -> None:
-    """Write a blob to a file. Raises CorruptObject after its end."""
+    """Write a blob to a file. Raises CorruptObject at its end if the content does not match its digest."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         file.writelines(content.stream(blob))
 
 
 class TellingModel(HFLM):
-    """HFLM, unchanged in what it computes. `tell` hears how many requests are done, and of how many."""
+    """HFLM, unchanged in what it computes. `tell` receives the numbers of finished and of all requests."""
 
     def __init__(self, *, tell: Tell, **options: object) -> None:
-        super().__init__(**options)  # HFLM's own names
+        super().__init__(**options)  # the options of HFLM
         self._hook = _CountingHook(tell)
         self.set_cache_hook(self._hook)
 
@@ -54,7 +54,8 @@ class TellingModel(HFLM):
         return super().generate_until(requests, disable_tqdm=True)
 
     def _loglikelihood_tokens(self, requests: list[Tokens], **options: Any) -> list[tuple[float, bool]]:
-        """What lm-eval asserts without a word: questions are cut at their left end, answers never."""
+        """Check what lm-eval only asserts: questions may be cut at their left end, answers never. Raises
+        SequenceTooLong."""
         longest = max((len(answer) for _, _, answer in requests), default=0)
         if longest > self.max_length:
             raise SequenceTooLong(
@@ -65,7 +66,7 @@ class TellingModel(HFLM):
 
 
 class _CountingHook(CacheHook):
-    """lm-eval calls this once for every answered request, to fill a cache; we count."""
+    """Counts requests: lm-eval calls this once for every answered request, to fill a cache."""
 
     def __init__(self, tell: Tell) -> None:
         super().__init__(None)
@@ -73,12 +74,13 @@ class _CountingHook(CacheHook):
         self._done = self._total = 0
 
     def expect(self, requests: int) -> None:
-        """So many more requests are on their way."""
+        """Add the number of requests that will follow."""
         self._total += requests
         self._tell(self._done, self._total)
 
     def add_partial(self, attr: str, req: object, res: object) -> None:
-        """See CacheHook. Among likelihoods that are none lm-eval would take the first as the answer."""
+        """See CacheHook. Raises NumericalError for a likelihood that is nan, because lm-eval would take the
+        first of several such as the answer."""
         likelihood = res[0] if isinstance(res, tuple) else res
         if isinstance(likelihood, float) and math.isnan(likelihood):
             raise NumericalError(

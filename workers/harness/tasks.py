@@ -1,4 +1,4 @@
-"""Names of tasks become lm-eval's task objects, and what is known of them."""
+"""Names of tasks become lm-eval's task objects, and are checked."""
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -14,12 +14,12 @@ from pipeline.spec.eval_tasks import LM_EVAL_VERSION, CheckedTask, EvalTask, Lea
 from workers.harness.confined import Confined
 
 OWN_TASKS = Path(lm_eval.tasks.__file__).parent
-OWN_INDEX = (OWN_TASKS,)  # what is indexed of them
+OWN_INDEX = (OWN_TASKS,)  # the folders of lm-eval's own tasks that are indexed
 
 
 def all_tasks(asked: Collection[EvalTask], local: TaskFiles | None, directory: Path) -> TaskManager:
-    """A manager that knows all that can be asked. lm-eval's own index takes 10 seconds and more, so it is
-    only read when the include directory does not define everything."""
+    """A manager that knows all tasks that can be asked for. Building the index of lm-eval's own tasks takes
+    10 seconds and more, so it is only built when the include directory does not define everything."""
     foreign = {
         name for task in asked for name in (local.reach(task.name)[1] if local is not None else {task.name})
     }
@@ -28,7 +28,7 @@ def all_tasks(asked: Collection[EvalTask], local: TaskFiles | None, directory: P
 
 
 def check_names(asked: Collection[EvalTask], local: TaskFiles | None, manager: TaskManager) -> None:
-    """Raise InvalidSpec for a name that nobody knows, with the nearest one and the name as `param`, and for
+    """Raise InvalidSpec for an unknown name, with the nearest known one and the name as `param`, and for
     metrics of task files that lm-eval would look for on the hub."""
     for task in asked:
         if task.name not in manager.task_index:
@@ -49,13 +49,14 @@ def check_names(asked: Collection[EvalTask], local: TaskFiles | None, manager: T
 
 
 def known_tasks(checked: CheckedTask, directory: Path, metadata: Mapping[str, str]) -> TaskManager:
-    """A manager that knows what one checked task needs. `metadata`: what lm-eval tells tasks of the model."""
+    """A manager that knows what one checked task needs. `metadata`: facts of the model that lm-eval passes to
+    tasks."""
     own = [str(OWN_TASKS / folder) for folder in sorted(checked.folders, reverse=True)]  # the first one wins
     return TaskManager(include_path=[*own, str(directory)], include_defaults=False, metadata=dict(metadata))
 
 
 def look_at(task: EvalTask, manager: TaskManager, bounds: Confined) -> CheckedTask:
-    """Load a task with its data, and tell what it is. Raises InvalidSpec and what `confined` raises, with the
+    """Load a task with its data, and describe it. Raises InvalidSpec and the errors of `confined`, with the
     name of the task in front."""
     bounds.used.clear()
     bounds.refused.clear()
@@ -64,7 +65,7 @@ def look_at(task: EvalTask, manager: TaskManager, bounds: Confined) -> CheckedTa
         loaded = manager.load([task.name])
     except Exception as error:  # noqa: BLE001 - whatever a task's own code may raise
         failed = error
-    if bounds.refused:  # lm-eval may have gone on without it
+    if bounds.refused:  # lm-eval may have continued without it
         raise InvalidSpec(
             f"task {task.name!r} needs {bounds.refused[0]}, and no foreign code is run here"
         ) from failed
@@ -108,7 +109,7 @@ def _check_leaf(task: EvalTask, leaf: Task) -> None:
 
 
 def _examples(leaf: Task) -> int | None:
-    """How many few-shot examples there are for one question; None where that is the task's own affair."""
+    """The number of few-shot examples for one question; None where the task chooses them itself."""
     if not isinstance(leaf, ConfigurableTask) or not hasattr(leaf, "sampler"):
         return None
     drawn_from_questions = leaf.fewshot_cfg.split == leaf.config.test_split  # lm-eval's own rule

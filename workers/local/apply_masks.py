@@ -1,4 +1,5 @@
-"""`python -m workers.local.apply_masks DENSE MASKS OUT`: a checkpoint with the zeros of a file of masks."""
+"""`python -m workers.local.apply_masks DENSE MASKS OUT` writes a checkpoint with the zeros of a file of
+masks."""
 
 import argparse
 import sys
@@ -13,7 +14,7 @@ from pipeline.masks.file import MaskFile, find_masks
 
 
 def main() -> None:
-    """Exit codes: 0 written, 1 refused (the reason is the last line of standard error)."""
+    """Apply masks. Exit codes: 0 written, 1 refused (the reason is the last line of standard error)."""
     parser = argparse.ArgumentParser(prog="python -m workers.local.apply_masks", description="Apply masks.")
     parser.add_argument("dense", type=Path, help="a Hugging Face checkpoint")
     parser.add_argument("masks", type=Path, help="a file of masks, or a published checkpoint with one")
@@ -34,18 +35,18 @@ def main() -> None:
     except SecateurError as error:
         sys.stderr.write(f"{error.message}\n")
         sys.exit(1)
-    _say(applied, arguments.out)
+    _print(applied, arguments.out)
 
 
-def _say(applied: Applied, out: Path) -> None:
+def _print(applied: Applied, out: Path) -> None:
     tensors = len(applied.certificate.tensors)
     sys.stdout.write(
         f"{out}: {applied.held:,} of {applied.weights:,} weights in {tensors} tensors are zero\n"
     )
     if applied.unknown:
         sys.stderr.write(
-            f"note: {applied.unknown} masks do not say which weights they were made for; that these are they "
-            f"was not checked\n"
+            f"note: {applied.unknown} masks do not say which weights they were made for, so that it was not "
+            f"checked whether these are the ones\n"
         )
     if applied.others:
         sys.stderr.write(

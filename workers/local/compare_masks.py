@@ -1,4 +1,4 @@
-"""`python -m workers.local.compare_masks A B`: how far two files of masks agree, linear by linear."""
+"""`python -m workers.local.compare_masks A B` prints how far two files of masks agree, linear by linear."""
 
 import argparse
 import re
@@ -11,7 +11,7 @@ from pipeline.masks.overlap import compared
 
 
 def main() -> None:
-    """Exit codes: 0 printed, 1 refused (the reason is the last line of standard error)."""
+    """Compare masks. Exit codes: 0 printed, 1 refused (the reason is the last line of standard error)."""
     parser = argparse.ArgumentParser(
         prog="python -m workers.local.compare_masks", description="Compare masks."
     )
@@ -20,14 +20,14 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         ours, theirs = (MaskFile(find_masks(path)) for path in (arguments.ours, arguments.theirs))
-        _say(ours, theirs)
+        _print(ours, theirs)
     except SecateurError as error:
         sys.stderr.write(f"{error.message}\n")
         sys.exit(1)
 
 
-def _say(ours: MaskFile, theirs: MaskFile) -> None:
-    """A line for each mask, in the order of the blocks, and the mean."""
+def _print(ours: MaskFile, theirs: MaskFile) -> None:
+    """Print a line for each mask, in the order of the blocks, and the mean."""
     width = max(len(name) for name in ("mean of all linears", *ours.entries))
     sys.stdout.write(f"{'tensor':{width}}  same groups  kept by both\n")
     by_block = sorted(compared(ours, theirs), key=lambda one: _numbers(one[0]))
@@ -41,7 +41,7 @@ def _say(ours: MaskFile, theirs: MaskFile) -> None:
 
 
 def _numbers(name: str) -> list[tuple[int, str]]:
-    """Sorts block 10 behind block 9."""
+    """A key that sorts block 10 behind block 9."""
     parts = re.split(r"([0-9]+)", name)
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 

@@ -1,4 +1,4 @@
-"""`python -m workers.local.convert SOURCE OUT --to LAYOUT`: a checkpoint from one layout to another."""
+"""`python -m workers.local.convert SOURCE OUT --to LAYOUT` converts a checkpoint to another layout."""
 
 import argparse
 import sys
@@ -11,7 +11,8 @@ from pipeline.errors import SecateurError
 
 
 def main() -> None:
-    """Exit codes: 0 converted, 1 refused (the reason is the last line of standard error)."""
+    """Convert a checkpoint. Exit codes: 0 converted, 1 refused (the reason is the last line of standard
+    error)."""
     parser = argparse.ArgumentParser(
         prog="python -m workers.local.convert", description="Convert a checkpoint."
     )

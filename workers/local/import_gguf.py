@@ -1,4 +1,4 @@
-"""`python -m workers.local.import_gguf FILE OUT_DIR`: a GGUF file to an ordinary safetensors checkpoint."""
+"""`python -m workers.local.import_gguf FILE OUT_DIR` converts a GGUF file to a safetensors checkpoint."""
 
 import argparse
 import sys
@@ -9,7 +9,7 @@ from pipeline.errors import SecateurError
 
 
 def main() -> None:
-    """Exit codes: 0 converted, 1 refused (the reason is the last line of standard error)."""
+    """Convert a file. Exit codes: 0 converted, 1 refused (the reason is the last line of standard error)."""
     parser = argparse.ArgumentParser(
         prog="python -m workers.local.import_gguf", description="Convert a GGUF file."
     )

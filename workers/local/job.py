@@ -1,4 +1,4 @@
-"""A whole job in this process: the same DAG, stages and keys as on a cluster."""
+"""A whole job in this process, with the same DAG, stages and keys as on a cluster."""
 
 from pipeline.canonical import digest_of
 from pipeline.job.ledger import JobResult, WorkOrder

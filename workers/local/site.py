@@ -1,4 +1,4 @@
-"""Stages in this process, one after the other: no Ray, and the same bits."""
+"""The site of a job in this process: stages run one after the other, without Ray, with the same bits."""
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +24,7 @@ from workers.places import PLACES
 
 P = ParamSpec("P")
 Answer = TypeVar("Answer")
-_TRAINS = (
+TRAINS = (
     "trains with DeepSpeed under Ray Train, and there is no Ray here; use `secateur run SPEC.yaml`, which "
     "starts one on this machine, or leave it out"
 )
@@ -42,12 +42,12 @@ class LocalSite:
         self.metrics = _NoMetrics()
 
     def prepare(self, stages: Sequence[Stage]) -> None:
-        """Raises InvalidSpec for stages that train."""
+        """Import the runners. Raises InvalidSpec for stages that train."""
         for stage in stages:
             if isinstance(stage, Recover):
-                raise InvalidSpec(f"recovery {_TRAINS}", "spec.recovery")
+                raise InvalidSpec(f"recovery {TRAINS}", "spec.recovery")
             if isinstance(stage, LearnMasks):
-                raise InvalidSpec(f"learning masks {_TRAINS}", "spec.prune.method")
+                raise InvalidSpec(f"learning masks {TRAINS}", "spec.prune.method")
         for stage in stages:
             _ = PLACES[stage.kind].run
 
@@ -73,7 +73,7 @@ class LocalKeeper:
 
     @contextmanager
     def turn(self) -> Iterator["LocalTurn"]:
-        """There is nobody to wait for."""
+        """A turn on a crew in this process; it starts at once."""
         yield LocalTurn(self._resources)
 
     def once(self, name: str, work: Callable[P, Answer], *args: P.args, **kwargs: P.kwargs) -> Answer:
@@ -93,8 +93,8 @@ class LocalTurn:
     def open(
         self, context: StageContext, sequences: Sequence[Tensor], *, dtype: Dtype
     ) -> Generator[Note | Waited, None, LocalCrew]:
-        """A crew of one worker. As on a cluster, activations on a CPU take up to half of the memory that is
-        declared and not taken yet; the others go to the local disk."""
+        """A crew of one worker. As on a cluster, activations on a CPU take up to half of the declared memory
+        that is not used yet; further ones go to the local disk."""
         cuda = self._resources.gpus_per_worker > 0
         left = max(self._resources.memory_bytes - peak_memory_bytes(), 0) // 2
         yield from ()
@@ -110,21 +110,21 @@ class LocalTurn:
 
 
 class _NoMetrics:
-    """See Metrics: nobody scrapes this process."""
+    """See Metrics: a process without a scraper keeps no figures."""
 
     def progressed(self, node: str, *, done: float, total: float) -> None:
-        """Nothing is kept."""
+        """Progress is not kept."""
 
     def trained(self, node: str, record: StepRecord) -> None:
-        """Nothing is kept."""
+        """Steps are not kept."""
 
     def validated(self, node: str, validation: Validation) -> None:
-        """Nothing is kept."""
+        """Validations are not kept."""
 
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """As many threads as a worker of the same resources has, because the bits depend on their number."""
+    """Use as many threads as a worker of the same resources has, because the bits depend on their number."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

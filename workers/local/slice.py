@@ -1,4 +1,4 @@
-"""`python -m workers.local.slice DIRECTORY OUT < STRUCTURE`: cut a checkpoint on this machine, without a
+"""`python -m workers.local.slice DIRECTORY OUT < STRUCTURE` cuts a checkpoint on this machine, without a
 cluster.
 
 The structure comes through standard input: one that names every channel is longer than an argument may be.
@@ -45,7 +45,7 @@ NEEDS: Needs = frozenset(("channel_score", "similarity"))  # for every criterion
 
 
 def main() -> None:
-    """Exit codes: 0 cut, 1 refused (the reason is the last line of standard error)."""
+    """Cut a checkpoint. Exit codes: 0 cut, 1 refused (the reason is the last line of standard error)."""
     parser = argparse.ArgumentParser(
         prog="python -m workers.local.slice", description="Cut a checkpoint to size."
     )
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def _show(directory: Path, structure: Structure) -> None:
-    """Sizes and weights before and after, from config.json alone."""
+    """Print sizes and parameters before and after, from config.json alone."""
     path = directory / "config.json"
     if not path.is_file():
         raise SourceNotFound(f"{path} does not exist; name a Hugging Face checkpoint directory")
@@ -104,7 +104,7 @@ def _cut(directory: Path, out: Path, structure: Structure, calibration: Calibrat
         if structure.needs_samples and calibration is not None:
             task = progress.add_task("measures", total=work.blocks)
             samples = _samples(content, ref, calibration)
-            statistics = _measured(content, ref, samples, told=lambda: progress.advance(task))
+            statistics = _measured(content, ref, samples, advance=lambda: progress.advance(task))
         model = StoredModel(content, CheckpointReader(content, ref), statistics)
         config = full_config(model.reader.config)
         cut = structure.cut(model.row, config, model)
@@ -128,12 +128,12 @@ def _samples(content: ContentStore, ref: CheckpointRef, calibration: Calibration
 
 
 def _measured(
-    content: ContentStore, ref: CheckpointRef, samples: Sequence[Tensor], *, told: Callable[[], None]
+    content: ContentStore, ref: CheckpointRef, samples: Sequence[Tensor], *, advance: Callable[[], None]
 ) -> StatisticsRef:
-    """A dense sweep in this process: scores and similarities of every block at once."""
+    """Measure the scores and similarities of every block in one dense sweep in this process."""
     crew = LocalCrew(content, ref, samples)
     loop = measure_statistics(crew, NEEDS, samples=len(samples))
-    return run_through(loop, lambda step: told())
+    return run_through(loop, lambda step: advance())
 
 
 if __name__ == "__main__":

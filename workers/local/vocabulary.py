@@ -1,4 +1,4 @@
-"""`python -m workers.local.vocabulary DIRECTORY OUT ...`: cut a checkpoint's vocabulary on this machine,
+"""`python -m workers.local.vocabulary DIRECTORY OUT ...` cuts a checkpoint's vocabulary on this machine,
 without a cluster."""
 
 import argparse
@@ -30,7 +30,7 @@ from workers.local.cutting import ACCESS, cutting
 
 
 def main() -> None:
-    """Exit codes: 0 cut, 1 refused (the reason is the last line of standard error)."""
+    """Cut a vocabulary. Exit codes: 0 cut, 1 refused (the reason is the last line of standard error)."""
     parser = argparse.ArgumentParser(
         prog="python -m workers.local.vocabulary", description="Cut a vocabulary."
     )
@@ -80,7 +80,8 @@ def _cut(directory: Path, out: Path, asked: VocabularySize) -> None:
 
 
 def _counted(asked: VocabularySize, proving: list[str]) -> Iterator[str]:
-    """Documents of the corpus, but for those that go to `proving` because no other text is named for it."""
+    """Yield the documents of the corpus. If no held-out text is named, some of them go to `proving`
+    instead."""
     for i, document in enumerate(_documents(asked.texts)):
         if asked.held_out is None and is_held_out(i):
             proving.append(document)

@@ -1,15 +1,15 @@
-"""Block by block: a block learns to give, on the trained model's activations, what the dense block gives on
-the dense model's.
+"""Training block by block: each block, on the trained model's activations, learns to give the output of the
+dense block on the dense model's activations.
 
     for each block of the model that is trained:
-        dense activations: run on, to the end of the matching dense block; they are the targets
-        fit the block on the model's own activations, unless an earlier attempt has
-        the model's own activations: run on through the fitted block as it is stored
+        advance the dense activations to the end of the matching dense block; they are the targets
+        fit the block on the model's own activations, unless an earlier attempt has fitted it
+        advance the model's own activations through the fitted block as it is stored
 
-Memory holds one block at a time, and this worker's activations of both models. Every batch is shared out over
-the workers, gradients are added up, so that all hold equal parameters and any number of workers fits alike.
-What of a block is trained (a Trainee) is another file's: its weights (reconstruction.py), its masks
-(mask_blocks.py).
+Memory holds one block at a time, and this worker's activations of both models. Every batch is split over the
+workers and their gradients are summed, so that all hold equal parameters, and any number of workers fits
+alike. Two files say which part of a block is trained (its BlockTrainee): its weights (reconstruction.py) or
+its masks (mask_blocks.py).
 
 Shape legend: N sequences of this worker, B of one micro-batch, L tokens of each, H hidden size.
 """
@@ -33,7 +33,7 @@ from pipeline.storage.content import ContentStore
 from pipeline.tensor.divergence import matching_blocks
 from workers.training import ranks
 
-MAX_SCALE = 2.0**16  # of float16's loss; halved where gradients overflow
+MAX_SCALE = 2.0**16  # scale of the loss in float16; it is halved where gradients overflow
 
 
 class BlockTrainee(Protocol):
@@ -45,11 +45,11 @@ class BlockTrainee(Protocol):
         ...
 
     def weights(self, step: int) -> dict[str, Tensor]:
-        """What takes the place of the block's weights, by name inside it, in the forward pass of a step."""
+        """The tensors that replace the block's weights, by name inside it, in the forward pass of a step."""
         ...
 
     def clear(self, name: str, gradient: Tensor) -> None:
-        """Take out of a parameter's gradient, in place, what it may not follow."""
+        """Clear in place the elements of a parameter's gradient that the parameter may not follow."""
         ...
 
     def tensors(self) -> dict[str, Tensor]:
@@ -62,7 +62,7 @@ Trained = TypeVar("Trained", bound=BlockTrainee)
 
 @dataclass(frozen=True)
 class Setting:
-    """How blocks are trained. `epochs`: over the sequences of the recipe."""
+    """The settings of block training. `epochs`: passes over the sequences of the recipe."""
 
     recipe: TrainingRecipe
     epochs: int
@@ -72,7 +72,7 @@ class Setting:
 
     @property
     def own_of_batch(self) -> range:
-        """Places within a global batch that this worker takes."""
+        """The places within a global batch that this worker takes."""
         size, count = self.recipe.global_batch_size, ranks.workers()
         return range(ranks.rank() * size // count, (ranks.rank() + 1) * size // count)
 
@@ -87,14 +87,14 @@ def fit_blocks(
     trainee: Callable[["Walk", int], Trained],
     done: Sequence[StoredTensors] = (),
 ) -> Iterator[tuple[BlockFit, dict[str, Tensor], Trained]]:
-    """Per block that is not `done`: how well it fits, its tensors by checkpoint name, in stored types, and
-    what was trained of it.
+    """Yield for each block that is not `done`: how well it fits, its tensors by checkpoint name in stored
+    types, and its trainee.
 
-    To be called by every worker with equal arguments; all yield equal tensors. `own`: the model that is
+    Every worker calls this with equal arguments, and all yield equal tensors. `own`: the model that is
     trained. `sequence(i)`: the i-th training sequence of the data order, int64 [L]. `done`: the blocks of an
-    earlier attempt, as they were stored; going on after them gives the bits of an undisturbed run with as
-    many workers. Raises InvalidSpec when the hidden sizes differ and NumericalError for activations that are
-    not finite.
+    earlier attempt, as they were stored; continuing after them gives the same bits as an undisturbed run with
+    as many workers. Raises InvalidSpec when the hidden sizes differ and NumericalError for activations that
+    are not finite.
     """
     size = setting.recipe.global_batch_size
     assert size >= ranks.workers(), "every worker has a part in every batch"
@@ -124,7 +124,7 @@ def fit_blocks(
 
 
 class Walk:
-    """A model's activations of this worker's sequences, brought forward block by block."""
+    """A model's activations on this worker's sequences, which advance block by block."""
 
     def __init__(self, reader: CheckpointReader, sequences: Sequence[Tensor], setting: Setting) -> None:
         self._reader = reader
@@ -134,7 +134,7 @@ class Walk:
         self.hidden_NLH = torch.cat(list(self.stream.embed(sequences)))
 
     def names(self, block: int) -> dict[str, str]:
-        """Name inside the block → name in the checkpoint."""
+        """The mapping from names inside the block to names in the checkpoint."""
         return self.stream.block_tensors(block)
 
     def stored(self, block: int) -> dict[str, Tensor]:
@@ -142,7 +142,7 @@ class Walk:
         return {name: self._reader.tensor(disk) for name, disk in self.names(block).items()}
 
     def read(self, block: int, content: ContentStore, stored: StoredTensors) -> dict[str, Tensor]:
-        """The same, as an earlier attempt has stored them."""
+        """A block's tensors as an earlier attempt has stored them, by name inside the block."""
         return {
             name: read_tensor(content, stored.file.blob, stored.tensors[disk], name=disk)
             for name, disk in self.names(block).items()
@@ -150,7 +150,7 @@ class Walk:
 
     @torch.no_grad()
     def advance(self, block: int, tensors: dict[str, Tensor]) -> None:
-        """The block's outputs take the place of its inputs."""
+        """Replace the block's inputs by its outputs."""
         self.stream.load(block, tensors)
         for hidden_BLH in self.hidden_NLH.split(self._micro):
             hidden_BLH.copy_(self.stream.run(block, hidden_BLH))
@@ -158,7 +158,7 @@ class Walk:
 
     @torch.no_grad()
     def squared_distance(self, block: int, tensors: dict[str, Tensor], target_NLH: Tensor) -> float:
-        """Sum over all workers of the squared differences between the block's outputs and the target."""
+        """The sum over all workers of the squared differences between the block's outputs and the target."""
         self.stream.load(block, tensors)
         total = 0.0
         for hidden_BLH, target_BLH in self.micro_batches(self.hidden_NLH, target_NLH):
@@ -168,15 +168,16 @@ class Walk:
         return ranks.summed([total], target_NLH.device)[0]
 
     def micro_batches(self, x_NLH: Tensor, y_NLH: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Both cut into micro-batches."""
+        """Pairs of micro-batches, cut from both tensors alike."""
         return zip(x_NLH.split(self._micro), y_NLH.split(self._micro), strict=True)
 
 
 def _fit(
     student: Walk, block: int, target_NLH: Tensor, trained: BlockTrainee, setting: Setting
 ) -> tuple[BlockFit, dict[str, Tensor]]:
-    """The block's tensors, fitted, or as they were where that did not bring them nearer to the target."""
-    old = {name: one.clone() for name, one in trained.tensors().items()}  # training goes on in its memory
+    """Train a block; return how well it fits and its tensors. Where training did not bring its output nearer
+    to the target, these are the tensors from before."""
+    old = {name: one.clone() for name, one in trained.tensors().items()}  # training overwrites the originals
     squares = sum(one.float().square().sum(dtype=torch.float64).item() for one in target_NLH)
     total = ranks.summed([squares], target_NLH.device)[0]
     before = student.squared_distance(block, old, target_NLH)
@@ -188,13 +189,13 @@ def _fit(
     _Training(student, block, trained, target_NLH, total, setting).run()
     new = trained.tensors()
     after = student.squared_distance(block, new, target_NLH)
-    if not after < before:  # nan is no better
+    if not after < before:  # also when it is nan
         new, after = old, before
     return BlockFit(block=block, before=before / total, after=after / total), new
 
 
 class _Training:
-    """AdamW on what is trained of one block, in float32, for `epochs` passes over the batches."""
+    """AdamW on the trained parameters of one block, in float32, for `epochs` passes over the batches."""
 
     def __init__(
         self,
@@ -215,7 +216,7 @@ class _Training:
         self._scale = MAX_SCALE if setting.dtype == torch.float16 else 1.0
 
     def run(self) -> None:
-        """It ends early when gradients are not finite."""
+        """Train the block. Training ends early when gradients are not finite."""
         recipe, own = self._setting.recipe, len(self._setting.own_of_batch)
         self._student.stream.load(self._block, self._student.stored(self._block))
         optimizer = self._optimizer()
@@ -233,7 +234,7 @@ class _Training:
         self._student.stream.release(self._block)
 
     def _gradients(self, step: int, own: slice) -> bool:
-        """Set the gradients of a batch. False: they are not finite, whatever the loss is scaled by."""
+        """Set the gradients of a batch. Returns False if they are not finite at any scale of the loss."""
         while True:
             flat = self._flat_gradients(step, own)
             if flat.isfinite().all():
@@ -249,7 +250,7 @@ class _Training:
         return True
 
     def _flat_gradients(self, step: int, own: slice) -> Tensor:
-        """Gradients of the relative distance of a batch, added up over micro-batches and workers."""
+        """The gradients of the relative distance of a batch, summed over micro-batches and workers."""
         parameters = self._trained.parameters.values()
         for parameter in parameters:
             parameter.grad = torch.zeros_like(parameter)
@@ -265,7 +266,7 @@ class _Training:
         return ranks.add_up(torch.cat([grad.flatten() for grad in grads if grad is not None])) / self._scale
 
     def _optimizer(self) -> torch.optim.AdamW:
-        """Vectors are not decayed."""
+        """AdamW with weight decay on matrices only."""
         asked = self._setting.recipe.optimizer
         parameters = self._trained.parameters.values()
         groups = [

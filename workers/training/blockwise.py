@@ -1,4 +1,4 @@
-"""Reconstruction as a training: finished blocks are stored, and a later start goes on after them."""
+"""Reconstruction as a training: finished blocks are stored, and a later start continues after them."""
 
 import time
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ from workers.training.work import TrainingResult, TrainingRuntime, Work
 
 
 class FittedBlock(Frozen):
-    """A finished block, as it is stored."""
+    """The record of a finished block, as it is stored."""
 
     fit: BlockFit
     weights: StoredTensors
@@ -36,8 +36,8 @@ class FittedBlock(Frozen):
 Block = TypeVar("Block", bound=FittedBlock)
 
 
-def train_blocks(work: Work, around: TrainingRuntime) -> TrainingResult:
-    """Fit every block that is not stored yet. Raises ZerosLost."""
+def train_blocks(work: Work, runtime: TrainingRuntime) -> TrainingResult:
+    """Fit every block that is not stored yet. Raises ZerosLost if a pruned weight is stored as not zero."""
     reset_peak_memory()
     started_at = time.monotonic()
     content = work.settings.content()
@@ -46,7 +46,7 @@ def train_blocks(work: Work, around: TrainingRuntime) -> TrainingResult:
     data = TrainingData(content, work.tokens, seed=recovery.text.seed)
     done = ranks.from_first(lambda: stored_blocks(work, FittedBlock))
     if done and ranks.rank() == 0:
-        around.tell(Note(f"{len(done)} blocks are fitted already"))
+        runtime.tell(Note(f"{len(done)} blocks are fitted already"))
     assert work.teacher is not None
     fitted = reconstruct(
         recovery,
@@ -67,7 +67,7 @@ def train_blocks(work: Work, around: TrainingRuntime) -> TrainingResult:
         if ranks.rank() == 0:
             content.put_model(progress_key(work.key, f"fitted-{fit.block:05d}"), done[-1])
             note = f"distance {fit.before:.4g} → {fit.after:.4g}"
-            around.tell(Progress(float(len(done)), float(str(blocks)), note))
+            runtime.tell(Progress(float(len(done)), float(str(blocks)), note))
     peak = int(ranks.largest([float(peak_memory_bytes())], work.device)[0])
     artifacts = ranks.from_first(lambda: _artifacts(work, done))
     return TrainingResult(
@@ -92,7 +92,7 @@ def _artifacts(work: Work, done: list[FittedBlock]) -> dict[str, ArtifactRef]:
 
 
 def fitted_checkpoint(work: Work, blocks: Sequence[StoredTensors]) -> CheckpointRef:
-    """The checkpoint of the work with these blocks."""
+    """Store the work's checkpoint with these blocks in the place of its own."""
     content = work.settings.content()
     reader = CheckpointReader(content, work.checkpoint)
     names = BlockStream(reader, dtype=torch.float32, device=torch.device("cpu")).outer_tensors()
@@ -101,7 +101,8 @@ def fitted_checkpoint(work: Work, blocks: Sequence[StoredTensors]) -> Checkpoint
 
 
 def stored_blocks(work: Work, cls: type[Block]) -> list[Block]:
-    """What an earlier start has stored, from block 0 without a gap, with blobs that are there."""
+    """The blocks that an earlier start has stored: from block 0 up to the first that lacks its record or its
+    blob."""
     content = work.settings.content()
     stored: list[Block] = []
     while block := content.find_model(progress_key(work.key, f"fitted-{len(stored):05d}"), cls):

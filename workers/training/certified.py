@@ -1,4 +1,4 @@
-"""The certificate of what training has stored."""
+"""The certificate of the weights that training has stored."""
 
 from collections.abc import Sequence
 
@@ -18,9 +18,12 @@ from workers.training.work import Work
 def certified(
     work: Work, stored: Stored, *, checks: Sequence[Check], held: bool = True
 ) -> dict[str, ArtifactRef]:
-    """Read the stored weights back against their keep tensors: `keep` and `certificate`, or nothing where no
-    zeros are held. `checks`: those of the training itself. `held`: zeros are where the plan has them. Raises
-    ZerosLost."""
+    """Read the stored weights back and check them against their keep tensors. Returns the artifacts `keep`
+    and `certificate`, or none where no zeros are held.
+
+    `checks`: those of the training itself. `held`: zeros did not move, so that the patterns hold. Raises
+    ZerosLost.
+    """
     if stored.keep is None:
         return {}
     content = work.settings.content()
@@ -39,7 +42,7 @@ def certified(
 
 
 def kept_as_they_were(content: ContentStore, dense: CheckpointRef, stored: Stored) -> Check:
-    """Read the stored weights back beside the dense ones: what is kept is the same to the bit. Raises
+    """Read the stored weights back and check that the kept ones equal the dense ones to the bit. Raises
     CorruptObject that names the tensor."""
     assert stored.keep is not None
     keeps = KeepReader(content, stored.checkpoint, stored.keep)

@@ -1,4 +1,4 @@
-"""The DeepSpeed configuration that a spec and its resources become. Its result is part of the report."""
+"""A spec and its resources become a DeepSpeed configuration, which the report shows."""
 
 from pipeline.request.resources import TrainingResources
 from pipeline.spec.training_recipe import TrainingRecipe
@@ -7,10 +7,10 @@ from pipeline.spec.training_recipe import TrainingRecipe
 def deepspeed_config(
     recipe: TrainingRecipe, resources: TrainingResources, *, workers: int, accumulation: int
 ) -> dict[str, object]:
-    """Configuration of the student's engine on `workers` ranks with `accumulation` micro-batches a step.
+    """The configuration of the student's engine on `workers` ranks with `accumulation` micro-batches a step.
 
-    torch's AdamW everywhere: DeepSpeed's own would be compiled at the first use, and differs in rounding. The
-    learning rate is set at every step by the trainer, so that it depends on the step alone.
+    torch's AdamW is used everywhere: DeepSpeed's own would be compiled at the first use, and rounds
+    differently. The training loop sets the learning rate at every step, so that it depends on the step alone.
     """
     optimizer = recipe.optimizer
     zero: dict[str, object] = {
@@ -37,7 +37,7 @@ def deepspeed_config(
 
 
 def teacher_config(resources: TrainingResources, *, workers: int, precision: str) -> dict[str, object]:
-    """Configuration of a teacher that is sharded over the ranks (ZeRO 3), in CPU memory if offloaded."""
+    """The configuration of a teacher that is sharded over the ranks (ZeRO 3), in CPU memory if offloaded."""
     zero: dict[str, object] = {"stage": 3}
     if resources.teacher == "offloaded":
         zero["offload_param"] = {"device": "cpu"}

@@ -1,4 +1,4 @@
-"""Training sequences as the workers take them: which of them a step needs, whose they are, and their tokens.
+"""Training sequences as the workers take them: the share of each worker in a step, and the tokens.
 
 Shapes: N sequences, L tokens of each, V held-out sequences.
 """
@@ -22,8 +22,8 @@ HELD_SHARDS = 4
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Sequences of one forward pass, by their number in the data order. `weight`: their share of the step; 0
-    where a worker has none left and only keeps the others company."""
+    """The sequences of one forward pass, by their number in the data order. `weight` is their share of the
+    step: leftover slots hold a sequence with weight 0, so that every worker joins the same collectives."""
 
     indices: tuple[int, ...]
     weight: float
@@ -32,10 +32,10 @@ class MicroBatch:
 def share_of(
     step: int, *, rank: int, workers: int, global_batch_size: int, micro_batch_size: int
 ) -> list[MicroBatch]:
-    """The micro-batches of one worker in a step, counted from 0: equally many on every worker.
+    """The micro-batches of one worker in a step, counted from 0. Every worker has equally many.
 
-    A step takes sequences step·G to step·G + G - 1; each worker has a contiguous share of them, and shares
-    differ by one at most.
+    A step takes sequences step·G to step·G + G - 1, where G is `global_batch_size`. Each worker has a
+    contiguous share of them, and shares differ by one at most.
     """
     edges = [i * global_batch_size // workers for i in range(workers + 1)]
     longest = max(end - start for start, end in pairwise(edges))
@@ -49,13 +49,14 @@ def share_of(
 
 
 def checksum(tokens_NL: Tensor) -> int:
-    """Sum of the CRC-32 of each sequence as little-endian int32, modulo 2^32: equal however they are cut."""
+    """The sum of the CRC-32 of each sequence as little-endian int32, modulo 2^32. It does not depend on how
+    the sequences are split over workers."""
     rows = tokens_NL.to(torch.int32).numpy().astype("<i4", copy=False)
     return sum(zlib.crc32(row.tobytes()) for row in rows) % 2**32
 
 
 class TrainingData:
-    """The sequences of a TokensRef. A few shards are in memory, verified when they were read."""
+    """The sequences of a TokensRef. Memory holds a few shards, which are verified when they are read."""
 
     def __init__(self, content: ContentStore, tokens: TokensRef, *, seed: int) -> None:
         self._content = content

@@ -1,8 +1,8 @@
 """The student's DeepSpeed engine, and every worker's share of its master weights and optimizer moments.
 
-ZeRO cuts what it shares out into fragments: contiguous pieces of flattened parameters. Fragments carry the
-parameter's name, so that what is saved by two workers under stage 3 is read by one under stage 1, and zeros
-are checked where they live, without gathering anything. This file alone knows how DeepSpeed keeps them.
+ZeRO cuts what it partitions into fragments: contiguous pieces of flattened parameters. Fragments carry the
+parameter's name, so that one worker under stage 1 can read what two workers under stage 3 have saved, and
+zeros are checked without gathering anything. This file alone knows how DeepSpeed keeps them.
 """
 
 import os
@@ -24,10 +24,10 @@ MASTER = "master"
 
 @dataclass(frozen=True)
 class Fragment:
-    """This worker's piece of one trained parameter: `length` elements of it, flattened, from `start` on.
+    """This worker's piece of one trained parameter: `length` of its flattened elements from `start` on.
 
-    `parts`: views of float32 values by name: the master weights, and once the optimizer has any, its moments.
-    `working`: the piece of what the forward pass uses.
+    `parts`: views of float32 values by name: the master weights and, once the optimizer has any, its moments.
+    `working`: the same piece of the weights that the forward pass uses.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Engine:
 
     @property
     def parameters(self) -> Mapping[str, nn.Parameter]:
-        """Trained parameters by name."""
+        """The trained parameters by name."""
         return self._parameters
 
     def forward(self, **inputs: object) -> Any:
@@ -76,12 +76,12 @@ class Engine:
         return self._engine(**inputs)
 
     def backward(self, loss: Tensor) -> None:
-        """Add a micro-batch's gradients. Micro-batches and workers are averaged."""
+        """Add a micro-batch's gradients. DeepSpeed averages over micro-batches and workers."""
         self._engine.backward(loss)
 
     def step(self, learning_rate: float) -> bool:
-        """After the last micro-batch: one optimizer step. False when it was skipped, as float16 does where
-        gradients overflow."""
+        """Take one optimizer step after the last micro-batch. Returns False when it was skipped, as float16
+        does when gradients overflow."""
         for group in self._zero.param_groups:
             group["lr"] = learning_rate
         skipped = self._engine.skipped_steps
@@ -89,28 +89,28 @@ class Engine:
         return bool(self._engine.skipped_steps == skipped)
 
     def micro_step(self) -> None:
-        """Between micro-batches: tells DeepSpeed that one is done."""
+        """Tell DeepSpeed that a micro-batch is done that is not the last of its step."""
         self._engine.step()
 
     def gradient_norm(self) -> float:
-        """L2 norm of the last step's gradients over all trained parameters, before clipping."""
+        """The L2 norm of the last step's gradients over all trained parameters, before clipping."""
         norm = self._engine.get_global_grad_norm()
         return float(norm) if norm is not None else float("nan")
 
     @property
     def loss_scale(self) -> float | None:
-        """Of float16; None for the other types."""
+        """The loss scale of float16; None for the other types."""
         return float(self._zero.loss_scale) if self._engine.fp16_enabled() else None
 
     def scaler_state(self) -> dict[str, float]:
-        """What float16's loss scaling remembers."""
+        """The state of float16's loss scaling; empty for the other types."""
         if not self._engine.fp16_enabled():
             return {}
         state = vars(self._zero.loss_scaler)
         return {name: value for name, value in state.items() if isinstance(value, int | float)}
 
     def restore_scaler(self, state: Mapping[str, float]) -> None:
-        """Go on with a stored loss scale."""
+        """Take over a stored state of the loss scaling."""
         for name, value in state.items():
             setattr(self._zero.loss_scaler, name, value)
 
@@ -122,7 +122,7 @@ class Engine:
                 yield fragment
 
     def create_moments(self, steps: int) -> None:
-        """Moments of zero, as after `steps` steps: what a restart fills with stored ones."""
+        """Create zero moments as if after `steps` steps, which a restart then fills with stored ones."""
         adam = self._zero.optimizer
         for flat in self._flat_masters():
             adam.state[flat] = {
@@ -131,7 +131,7 @@ class Engine:
             }
 
     def full(self, name: str) -> Tensor:
-        """A trained parameter's master weights, put together from all workers: float32, on every worker."""
+        """A trained parameter's whole master weights, gathered from all workers: float32, on every worker."""
         shape = self.shapes[name]
         whole = torch.zeros(shape, dtype=torch.float32, device=self.device)
         parameter = self._parameters[name]
@@ -156,7 +156,7 @@ class Engine:
             parameter.data.masked_fill_(where.to(parameter.device), 0)
 
     def load_working(self, name: str, whole: Tensor) -> None:
-        """Set what the forward pass uses of a trained parameter."""
+        """Set the working weights of a trained parameter, which the forward pass uses."""
         parameter = self._parameters[name]
         if self._sharded:
             fragment = self._fragment(name, parameter)
@@ -179,16 +179,16 @@ class Engine:
         return self._shard(name, parameter) if self._sharded else self._piece(name, parameter)
 
     def _state_of(self, flat: Tensor) -> dict[str, Tensor]:
-        """Master weights and moments of a flat group, from the optimizer itself: DeepSpeed's own links to the
-        moments miss every group but the first."""
+        """The master weights and moments of a flat group, from the optimizer itself: DeepSpeed's own links to
+        the moments miss every group but the first."""
         state = self._zero.optimizer.state.get(flat, {})
         return {MASTER: flat} | {moment: state[moment] for moment in MOMENTS if moment in state}
 
     def _piece(self, name: str, parameter: nn.Parameter) -> Fragment | None:
-        """Stages 1 and 2: working weights are whole, master weights and moments are cut up."""
+        """The fragment under stages 1 and 2: working weights are whole, master weights and moments cut."""
         mapping = parameter._hp_mapping  # type: ignore[attr-defined]
         if mapping is None:
-            return None  # it lies with other workers altogether
+            return None  # other workers hold all of it
         address, own = mapping.lp_fragment_address, mapping.hp_fragment_address
         flat = self._zero.single_partition_of_fp32_groups[mapping.param_group_index]
         held = {
@@ -199,7 +199,7 @@ class Engine:
         return Fragment(name, address.start, address.numel, held, working)
 
     def _shard(self, name: str, parameter: nn.Parameter) -> Fragment | None:
-        """Stage 3: everything is cut into equal shards, the last of which may be padded."""
+        """The fragment under stage 3: everything is cut into equal shards; the last may be padded."""
         shard = parameter.ds_tensor  # type: ignore[attr-defined]
         total = parameter.ds_numel  # type: ignore[attr-defined]
         start = ranks.rank() * shard.numel()
@@ -213,7 +213,7 @@ class Engine:
 
 
 class Teacher:
-    """A model for forward passes only. Whole on every worker, or shared out by ZeRO 3."""
+    """A model for forward passes only. It is whole on every worker, or partitioned by ZeRO 3."""
 
     def __init__(self, model: nn.Module, config: Mapping[str, object] | None) -> None:
         self._model = model
@@ -226,8 +226,8 @@ class Teacher:
 
 
 def prepare_process(*, cuda: bool) -> None:
-    """Before the first use of DeepSpeed. On CPUs its collectives are gloo's: its own for one machine would be
-    compiled for minutes at the first use."""
+    """Set up DeepSpeed before its first use. On CPUs its collectives are gloo's: its own for one machine
+    would be compiled for minutes at the first use."""
     if not cuda:
         os.environ["DS_ACCELERATOR"] = "cpu"
         from deepspeed.ops.op_builder.all_ops import ALL_OPS
@@ -235,7 +235,8 @@ def prepare_process(*, cuda: bool) -> None:
         deepspeed.ops.__compatible_ops__.update(
             {name: False for name in ALL_OPS if name == "deepspeed_shm_comm"}
         )
-    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # DeepSpeed's calls
+    # DeepSpeed's calls of torch.distributed warn.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")
     if not dist.is_initialized():
         os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
         os.environ.setdefault("MASTER_PORT", "0")

@@ -1,4 +1,4 @@
-"""Where learning masks begins: at a prior, or anywhere.
+"""The masks that learning starts from: those of a prior, or random ones.
 
 Shape legend: O out_features, I in_features, G groups, C candidates.
 """
@@ -20,7 +20,7 @@ from workers.training.work import Work
 
 
 class FirstMasks:
-    """The first logits of every prunable weight, by its checkpoint name. `patterns`: of each block."""
+    """Gives the first logits of every prunable weight by its checkpoint name. `patterns`: each block's."""
 
     def __init__(self, work: Work) -> None:
         assert isinstance(work.stage, LearnMasks)
@@ -40,16 +40,17 @@ class FirstMasks:
         self.tensors = {names[name]: block for name, block in found}
 
     def candidates(self, block: int) -> Tensor:
-        """Of a block's groups, bool [C, M]."""
+        """The candidate masks of a block's groups, bool [C, M]."""
         return soft_masks.candidates(self.patterns[block].keep, self.patterns[block].group)
 
     def shape(self, name: str) -> tuple[int, int]:
-        """[O, I] of a weight."""
+        """The shape [O, I] of a weight, however it is stored."""
         shape = self._reader.index.tensors[name].shape
         return (shape[1], shape[0]) if self._row.transposed else (shape[0], shape[1])
 
     def logits(self, name: str, block: int) -> Tensor:
-        """Float32 [C, G]. Raises InvalidSpec when groups do not divide the weight's inputs."""
+        """The first logits of a weight, float32 [C, G]. Raises InvalidSpec when groups do not divide the
+        weight's inputs."""
         pattern, masks_CM, shape = self.patterns[block], self.candidates(block), self.shape(name)
         pattern.check_in_features(shape[1], linear=name)
         if self._prior is not None:

@@ -1,8 +1,10 @@
-"""Zeros that stay zero. Shapes: keep tensors are bool in the shape of the stored weight, True = kept.
+"""The guard holds pruned weights at zero.
 
-Weights under a keep tensor enter the engine as zeros. Their gradients are cleared as they come, so that
-AdamW's moments, its decay and therefore master and working weights stay zero as well, for every ZeRO stage.
-`check` looks whether that is so; it trusts nobody.
+Shapes: keep tensors are bool in the shape of the stored weight, True = kept.
+
+Pruned weights enter the engine as zeros. Their gradients are cleared as they come, so that AdamW's moments,
+its decay and therefore master and working weights stay zero as well, for every ZeRO stage. `check` verifies
+that by reading all of them.
 """
 
 from collections.abc import Mapping
@@ -32,25 +34,27 @@ class Guard:
         return dict(self._keeps)
 
     def collect(self) -> None:
-        """From now on, sum up whole gradients, those of pruned weights included."""
+        """Sum up whole gradients from now on, those of pruned weights included."""
         self._gradients = {}
 
     def collected(self) -> dict[str, Tensor]:
-        """The gradients since `collect`, added up over micro-batches and workers; float32."""
+        """The gradients since `collect`, summed over micro-batches and workers; float32."""
         assert self._gradients is not None, "collect() comes first"
         gradients, self._gradients = self._gradients, None
         return {name: ranks.add_up(gradients[name]) for name in sorted(gradients)}
 
     def change(self, name: str, keep: Tensor) -> None:
-        """A new keep tensor: what it drops becomes zero everywhere; what it grows starts from zero."""
+        """Set a new keep tensor: weights that it drops become zero everywhere, and those that it grows start
+        from zero."""
         keep = keep.to(self._engine.device)
         self._engine.zero_out(name, ~(keep & self._keeps[name]))
         self._keeps[name] = keep
 
     def check(self, step: int) -> Check:
-        """Look at every pruned weight in working weights, master weights and moments, each worker at its own.
+        """Check that every pruned weight is zero in working weights, master weights and moments. Each worker
+        checks its own share.
 
-        Raises ZerosLost on all workers with tensor, position, place and step of the first that came back.
+        Raises ZerosLost on all workers with tensor, position, place and step of the first that is not zero.
         """
         held, found = 0, None
         for fragment in self._engine.fragments():
@@ -83,7 +87,8 @@ class Guard:
                 whole = gradient.float()
                 held = self._gradients.get(name)
                 self._gradients[name] = whole.clone() if held is None else held.add_(whole)
-            # In place: the gradient of a linear is a tensor of its own. masked_fill takes five times as long.
+            # In place is safe, as the gradient of a linear is a tensor of its own. masked_fill takes five
+            # times as long.
             return gradient.mul_(self._keeps[name])
 
         return clear

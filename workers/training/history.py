@@ -1,4 +1,4 @@
-"""What has happened in a training so far: kept by every worker alike, and saved with its checkpoints."""
+"""The history of a training: every worker keeps the same one, and it is saved with training checkpoints."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -9,8 +9,10 @@ from workers.training.saving import Best, TrainingState
 
 
 class History:
-    """Grows step by step. `saved`: step of the last training checkpoint. `stale`: validations since the
-    best."""
+    """The records of steps, validations and checks so far.
+
+    `saved` is the step of the last training checkpoint, `stale` the number of validations since the best.
+    """
 
     def __init__(self, *, total_steps: int, deepspeed: Mapping[str, object]) -> None:
         self._total_steps = total_steps
@@ -29,11 +31,11 @@ class History:
 
     @property
     def step(self) -> int:
-        """Steps that are done."""
+        """The number of finished steps."""
         return self.steps[-1].step if self.steps else 0
 
     def go_on(self, state: TrainingState) -> None:
-        """Take over what was saved; what came after it is forgotten, and will be done again."""
+        """Take over a saved state. Steps after it are forgotten, and will be done again."""
         self.steps = list(state.curve.steps)
         self.validations = list(state.curve.validations)
         self.updates = list(state.curve.updates)
@@ -44,7 +46,7 @@ class History:
         self.saved = state.step
 
     def state(self, *, workers: int, scaler: Mapping[str, float]) -> TrainingState:
-        """What is saved now."""
+        """The state to save now."""
         self.saved = self.step
         return TrainingState(
             step=self.step,
@@ -57,7 +59,7 @@ class History:
         )
 
     def curve(self, *, result_step: int) -> Curve:
-        """Content of `curve.json`."""
+        """The content of `curve.json`."""
         return Curve(
             steps=tuple(self.steps),
             validations=tuple(self.validations),
@@ -71,14 +73,14 @@ class History:
         )
 
     def improved(self, loss: float, *, margin: float) -> bool:
-        """Whether a validation loss is the best so far; counts those that are not."""
+        """Tells whether a validation loss is the best so far, and counts those in a row that are not."""
         better = self.best is None or loss < self.best.loss - margin
         self.stale = 0 if better else self.stale + 1
         return better
 
     def windows(self, length: int) -> tuple[float, float]:
-        """The lowest mean loss of that many steps in a row so far, and that of the last ones; both infinite
-        while there are too few."""
+        """The lowest mean loss over any `length` steps in a row that was seen so far, and the mean over the
+        last `length` steps. Both are infinite while there are fewer steps."""
         if len(self.steps) < length:
             return float("inf"), float("inf")
         now = sum(record.loss for record in self.steps[-length:]) / length

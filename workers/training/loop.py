@@ -1,4 +1,5 @@
-"""The training loop, on every worker: the same steps on the same data, however many share them.
+"""The training loop, which every worker runs: the same steps on the same data, however many workers share
+them.
 
 restore -> { step -> move zeros -> certify -> validate -> save } -> store -> certify
 """
@@ -28,27 +29,27 @@ from workers.training.stored import Stored
 from workers.training.student import Student, Trainee
 from workers.training.work import TrainingResult, TrainingRuntime, Work
 
-TOLD_STEPS = 500  # step events of one training, at most
-ASK_SECONDS = 5.0  # between two looks at preemption
+MAX_STEP_EVENTS = 500  # in one training
+ASK_SECONDS = 5.0  # between two questions about preemption
 
 
-def train(work: Work, around: TrainingRuntime) -> TrainingResult:
+def train(work: Work, runtime: TrainingRuntime) -> TrainingResult:
     """Train to the end and store the result.
 
-    Raises TrainingDiverged and ZerosLost, on all workers alike.
+    Raises TrainingDiverged and ZerosLost, the same on all workers.
     """
-    training = _Training(work, around)
+    training = _Training(work, runtime)
     training.restore()
     training.run()
     return training.result()
 
 
 class _Training:
-    def __init__(self, work: Work, around: TrainingRuntime) -> None:
+    def __init__(self, work: Work, runtime: TrainingRuntime) -> None:
         reset_peak_memory()
         self._started_at = self._asked_at = time.monotonic()
         self._work = work
-        self._around = around
+        self._runtime = runtime
         self._recipe = recipe = work.stage.recipe
         self._total = recipe.total_steps
         self._data = TrainingData(work.settings.content(), work.tokens, seed=recipe.text.seed)
@@ -62,8 +63,8 @@ class _Training:
         self._history = History(total_steps=self._total, deepspeed=config)
 
     def restore(self) -> None:
-        """Go on after the last training checkpoint, if there is one."""
-        with self._around.restored() as directory:
+        """Continue after the last training checkpoint, if there is one."""
+        with self._runtime.restored() as directory:
             if directory is None:
                 return
             state = saving.load_state(directory)
@@ -74,11 +75,13 @@ class _Training:
         self._engine.restore_scaler(state.scaler)
         self._history.go_on(state)
         self._tell(
-            Note(f"training goes on after step {state.step} of {self._total} (start {self._history.starts})")
+            Note(
+                f"training continues after step {state.step} of {self._total} (start {self._history.starts})"
+            )
         )
 
     def run(self) -> None:
-        """All steps that are left."""
+        """Train all remaining steps."""
         history, recipe = self._history, self._recipe
         if history.step == 0:
             self._check()
@@ -98,7 +101,7 @@ class _Training:
                 self._save()
 
     def result(self) -> TrainingResult:
-        """Store the weights, read them back, certify."""
+        """Store the weights, read them back and certify them."""
         best = self._history.best
         stored = best.stored if best is not None else self._student.store(step=self._history.step)
         artifacts = ranks.from_first(lambda: self._artifacts(stored))
@@ -110,14 +113,15 @@ class _Training:
         )
 
     def _step(self) -> StepRecord:
-        """One optimizer step. Raises TrainingDiverged before the weights take what is not finite."""
+        """Take one optimizer step. Raises TrainingDiverged when the loss or the gradient's norm is not
+        finite."""
         step = self._history.step
         started = time.monotonic()
-        torch.manual_seed(hash((self._recipe.text.seed, step, ranks.rank())) % 2**63)  # LoRA's dropout
+        torch.manual_seed(hash((self._recipe.text.seed, step, ranks.rank())) % 2**63)  # for LoRA's dropout
         self._mover.before(step + 1)
         self._student.before(step)
         share = self._share(step)
-        scale = len(share) * ranks.workers()  # the engine takes means over both
+        scale = len(share) * ranks.workers()  # the engine averages over both, but the weights add up to 1
         loss = lm_loss = data = 0.0
         for number, batch in enumerate(share):
             tokens_BL = self._data.sequences(batch.indices)
@@ -164,7 +168,8 @@ class _Training:
         )
 
     def _record(self, record: StepRecord) -> bool:
-        """Keep and tell what a step was. Whether a machine is about to be taken away, so that we save now."""
+        """Record and report a step. Tells whether a machine is about to be taken away, so that training saves
+        now."""
         cuda = self._work.cuda
         now = time.monotonic()
         memory, gpu_memory, ask = ranks.largest(
@@ -183,20 +188,21 @@ class _Training:
             }
         )
         self._history.steps.append(record)
-        if record.step % max(1, self._total // TOLD_STEPS) == 0 or record.step == self._total:
+        if record.step % max(1, self._total // MAX_STEP_EVENTS) == 0 or record.step == self._total:
             self._tell(Trained(self._total, record))
             self._tell(Progress(record.step, self._total, f"loss {record.loss:.4f}"))
         if not ask:
             return False
         self._asked_at = now
-        return self._around.preempted()
+        return self._runtime.preempted()
 
     def _check(self) -> None:
         if self._guard is not None:
             self._history.checks.append(self._guard.check(self._history.step))
 
     def _validate(self) -> None:
-        """Look at the masks, if they are learned, and at the held-out sequences; may end training early."""
+        """Record the masks, if they are learned, and the loss on held-out sequences. This may end training
+        early."""
         masks = self._student.masks(self._history.step)
         if masks is not None:
             self._history.masks.append(masks)
@@ -225,12 +231,12 @@ class _Training:
             )
 
     def _save(self) -> None:
-        """A training checkpoint, from which any number of workers goes on."""
+        """Save a training checkpoint, from which any number of workers can continue."""
         moves = self._student.keep_rule.kind != "held" and self._guard is not None
         state = self._history.state(workers=ranks.workers(), scaler=self._engine.scaler_state())
         with tempfile.TemporaryDirectory(prefix="secateur-training-") as name:
             saving.save(Path(name), self._engine, state, self._guard.keeps if moves and self._guard else None)
-            self._around.save(Path(name), step=self._history.step)
+            self._runtime.save(Path(name), step=self._history.step)
 
     def _stop_if_diverged(self, step: int, loss: float) -> None:
         if not math.isfinite(loss):
@@ -250,14 +256,14 @@ class _Training:
         return f"{kept}; lower learning_rate.peak, lengthen warmup_steps or set precision float32"
 
     def _artifacts(self, stored: Stored) -> dict[str, ArtifactRef]:
-        """On rank 0."""
+        """The result's artifacts and its curve. Rank 0 calls it."""
         content = self._work.settings.content()
         curve = CurveRef.made(content, self._history.curve(result_step=stored.step))
         return {"curve": curve, **self._student.artifacts(stored, self._history.checks)}
 
     def _tell(self, step: Step) -> None:
         if ranks.rank() == 0:
-            self._around.tell(step)
+            self._runtime.tell(step)
 
 
 def _student_for(work: Work, config: Mapping[str, object]) -> Trainee:

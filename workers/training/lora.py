@@ -1,12 +1,12 @@
-"""LoRA whose update is masked as the weight is: peft's layers, with B·A put under the keep tensor.
+"""LoRA whose update is masked like the weight: peft's layers, with the keep tensor applied to B·A.
 
     y = x · (W + alpha / rank · (B·A where kept))ᵀ + b
 
-in training as in the merge, so that the merged model is the one that was trained and keeps every zero. What
-peft does with the published adapter alone is W + alpha / rank · B·A without a mask: another model.
+holds in training and in the merge, so that the merged model is the one that was trained and keeps every zero.
+peft by itself applies the published adapter without a mask, W + alpha / rank · B·A: that is another model.
 
-Names: `names` is what load_model gave before apply_lora (parameter → checkpoint). Keep tensors go by
-checkpoint names, in the orientation of the stored weight.
+Names: `names` is the mapping that load_model gave before apply_lora (parameter → checkpoint). Keep tensors go
+by checkpoint names, in the orientation of the stored weight.
 
 Shape legend: O out_features, I in_features, R rank.
 """
@@ -42,17 +42,17 @@ class MaskedLinear(Linear):
     keep: Tensor | None
 
     def hold(self, keep: Tensor | None) -> None:
-        """Put the update under a keep tensor, in the orientation of the weight."""
+        """Mask the update with a keep tensor, in the orientation of the weight."""
         self.register_buffer("keep", keep, persistent=False)
 
     def get_delta_weight(self, adapter: str) -> Tensor:
-        """The masked update, in the orientation of the weight; peft's own merge takes it too."""
+        """The masked update, in the orientation of the weight; peft's own merge uses it too."""
         update: Tensor = super().get_delta_weight(adapter)
         return update if self.keep is None else update.masked_fill(~self.keep, 0)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Dropout is on the update's path only. The base weight is read by its own module: under ZeRO 3 it is
-        whole there and nowhere else."""
+        """The layer's output, with dropout on the update's path only. The base weight is read by its own
+        module: under ZeRO 3 it is whole there and nowhere else."""
         update = self.get_delta_weight(ADAPTER)
         x_dropped = self.lora_dropout[ADAPTER](x)
         added = x_dropped @ update if self.fan_in_fan_out else functional.linear(x_dropped, update)
@@ -68,11 +68,12 @@ def apply_lora(
     names: Mapping[str, str],
     seed: int = 0,
 ) -> PreTrainedModel:
-    """Put adapters onto the prunable linears of `model`, in place, and freeze everything else.
+    """Add adapters to the prunable linears of `model`, in place, and freeze everything else.
 
     Weights without a keep tensor are dense. Weights may be partitioned already. Equal seeds give equal
-    adapters on every worker; B starts at zero, so the model is at first what it was. Parameters are now named
-    `<linear>.base_layer.weight`, `<linear>.lora_A.default.weight` and `<linear>.lora_B.default.weight`.
+    adapters on every worker; B starts at zero, so that the model at first gives the same outputs. Parameters
+    are now named `<linear>.base_layer.weight`, `<linear>.lora_A.default.weight` and
+    `<linear>.lora_B.default.weight`.
     """
     row = row_for(model.config.model_type)
     config = _config(lora, row)
@@ -99,10 +100,10 @@ def merged_state(
     names: Mapping[str, str],
     row: Architecture,
 ) -> Iterator[tuple[str, Tensor]]:
-    """Checkpoint name and merged weight of every linear with an adapter, one at a time.
+    """Yield checkpoint name and merged weight of every linear with an adapter, one at a time.
 
-    `trained`: whole adapter matrices by parameter name, float32. `weight`: reads a base weight by checkpoint
-    name; its type is kept, the sum is made in float32. Pruned weights are exactly zero.
+    `trained`: whole adapter matrices by parameter name, float32. `weight` reads a base weight by checkpoint
+    name. The sum is computed in float32, the result has the base weight's type. Pruned weights are exactly 0.
     """
     for path, a_RI, b_OR in _pairs(trained):
         name = names[f"{path}.weight"]
@@ -119,7 +120,7 @@ def adapter_files(
 ) -> dict[str, bytes]:
     """The files of the adapter as peft stores it, by path.
 
-    `base_model`: what peft is to load it onto. Equal adapters give equal bytes.
+    `base_model`: the model onto which peft will load it. Equal adapters give equal bytes.
     """
     config = _config(lora, row)
     config.base_model_name_or_path = base_model
@@ -136,7 +137,7 @@ def adapter_files(
 
 
 def _config(lora: Lora, row: Architecture) -> LoraConfig:
-    unknown = set(lora.linears or ()) - set(row.linear_names)  # peft would pass over them
+    unknown = set(lora.linears or ()) - set(row.linear_names)  # peft would ignore them
     if unknown:
         raise InvalidSpec(
             f"{row.model_type} has no linears {sorted(unknown)}; it has {', '.join(row.linear_names)}",
@@ -154,7 +155,7 @@ def _config(lora: Lora, row: Architecture) -> LoraConfig:
 
 
 def _pairs(trained: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Path of each linear with its A [R, I] and B [O, R], float32."""
+    """Yield the path of each linear with its A [R, I] and B [O, R], float32."""
     for name, a_RI in trained.items():
         if name.endswith(A):
             path = name.removesuffix(A)

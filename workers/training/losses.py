@@ -1,4 +1,4 @@
-"""What a micro-batch costs: the student's forward pass, the teacher's beside it, and the objective over both.
+"""The loss of a micro-batch: the student's forward pass, the teacher's, and the objective over both.
 
 Shapes: B sequences of a micro-batch, L tokens, V vocabulary.
 """
@@ -17,7 +17,7 @@ from workers.training.engine import Engine
 
 
 class Losses:
-    """Bound to a student, its teacher if there is one, and the objective."""
+    """Computes the losses of a student, with its teacher if there is one, under an objective."""
 
     def __init__(self, engine: Engine, teacher: Callable[..., Any] | None, objective: Objective) -> None:
         self._engine = engine
@@ -26,7 +26,7 @@ class Losses:
         self._hidden = isinstance(objective, Distillation) and objective.hidden_weight > 0
 
     def training(self, tokens_BL: Tensor) -> tuple[Tensor, Tensor]:
-        """What is minimised, with gradients, and the mean cross-entropy in it; in nats."""
+        """The loss to minimise, with gradients, and the mean cross-entropy in it; both in nats."""
         asked = {"use_cache": False, "output_hidden_states": self._hidden}
         output: CausalLMOutput = self._engine.forward(input_ids=tokens_BL, **asked)
         if self._teacher is None:
@@ -47,7 +47,7 @@ class Losses:
         )
 
     def validation(self, tokens_VL: Tensor, *, micro_batch_size: int) -> float:
-        """Mean cross-entropy over the held-out sequences, which the workers share out."""
+        """The mean cross-entropy over the held-out sequences, which are split over the workers."""
         held_out = len(tokens_VL)
         each = -(-held_out // ranks.workers())
         first = ranks.rank() * each
@@ -55,7 +55,8 @@ class Losses:
         for start in range(first, first + each, micro_batch_size):
             rows = range(start, min(start + micro_batch_size, first + each))
             real = [row for row in rows if row < held_out]
-            tokens_BL = tokens_VL[real or [0]].to(self._engine.device)  # under ZeRO 3 all workers take part
+            # A leftover slot takes sequence 0 with weight 0, so that every worker joins ZeRO 3's collectives.
+            tokens_BL = tokens_VL[real or [0]].to(self._engine.device)
             with torch.no_grad():
                 logits = self._engine.module(input_ids=tokens_BL, use_cache=False).logits
                 loss, _ = objective_loss(LanguageModelling(), logits, tokens_BL)

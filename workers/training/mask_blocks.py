@@ -1,6 +1,7 @@
-"""Masks learned block by block, towards the dense block's output, in the memory of one block.
+"""Masks that are learned block by block, towards the dense block's output, in the memory of one block.
 
-See block_fitting.py for how blocks are walked. Finished blocks are stored; a later start goes on after them.
+See block_fitting.py for the walk over the blocks. Finished blocks are stored, and a later start continues
+after them.
 
 Shape legend: O out_features, I in_features, G groups, C candidates.
 """
@@ -35,13 +36,13 @@ from workers.training.work import TrainingResult, TrainingRuntime, Work
 
 
 class LearnedBlock(FittedBlock):
-    """The same with its masks."""
+    """The record of a finished block with its learned masks."""
 
     keep: FileRef
     masks: BlockMasks
 
 
-def learn_blocks(work: Work, around: TrainingRuntime) -> TrainingResult:
+def learn_blocks(work: Work, runtime: TrainingRuntime) -> TrainingResult:
     """Learn the masks of every block that is not stored yet."""
     reset_peak_memory()
     started_at = time.monotonic()
@@ -51,7 +52,7 @@ def learn_blocks(work: Work, around: TrainingRuntime) -> TrainingResult:
     first = FirstMasks(work)
     done = ranks.from_first(lambda: stored_blocks(work, LearnedBlock))
     if done and ranks.rank() == 0:
-        around.tell(Note(f"the masks of {len(done)} blocks are learned already"))
+        runtime.tell(Note(f"the masks of {len(done)} blocks are learned already"))
     device = work.device
     setting = Setting(
         training, training.epochs, work.resources.micro_batch_size, TORCH_DTYPES[training.precision], device
@@ -67,7 +68,7 @@ def learn_blocks(work: Work, around: TrainingRuntime) -> TrainingResult:
     )
     blocks = len(first.patterns)
     for fit, tensors, trained in fitted:
-        # A block that did not come nearer keeps the masks that it began with: its tensors say which.
+        # A block that did not come nearer to its target keeps its first masks, like its tensors.
         learned = LearnedBlock(
             fit=fit,
             weights=StoredTensors.of(put_tensors(content, "part.safetensors", tensors)),
@@ -78,7 +79,7 @@ def learn_blocks(work: Work, around: TrainingRuntime) -> TrainingResult:
         if ranks.rank() == 0:
             content.put_model(progress_key(work.key, f"fitted-{fit.block:05d}"), learned)
             note = f"distance {fit.before:.4g} → {fit.after:.4g}"
-            around.tell(Progress(float(len(done)), float(blocks), note))
+            runtime.tell(Progress(float(len(done)), float(blocks), note))
     peak = int(ranks.largest([float(peak_memory_bytes())], device)[0])
     artifacts = ranks.from_first(lambda: _artifacts(work, done))
     return TrainingResult(
@@ -107,7 +108,7 @@ class _Masks:
         }
 
     def weights(self, step: int) -> dict[str, Tensor]:
-        """Under the draws of a step, the same on every worker."""
+        """The weights under the draws of a step, the same on every worker."""
         training, steps = self._training, self._training.epochs * self._training.total_steps
         scale, temperature = (one.at(step, steps=steps) for one in (training.scale, training.temperature))
         drawn = {}
@@ -121,7 +122,7 @@ class _Masks:
         return drawn
 
     def clear(self, name: str, gradient: Tensor) -> None:
-        """Nothing: a logit may go anywhere."""
+        """Clear nothing: a logit may take any value."""
 
     def tensors(self) -> dict[str, Tensor]:
         """The dense weights under the likeliest masks."""
@@ -132,7 +133,7 @@ class _Masks:
         return {**self._stored, **masked}
 
     def packed(self, *, taken: bool) -> dict[str, Tensor]:
-        """Packed keep tensors [O, I] by checkpoint names: the learned ones, or those of the beginning."""
+        """The packed keep tensors [O, I] by checkpoint name: the learned ones if `taken`, else the first."""
         logits = self.parameters if taken else self._first
         return {
             self._disk[name]: pack_keep(turned(self._keep(name, one.detach()), self._row).contiguous())
@@ -140,7 +141,7 @@ class _Masks:
         }
 
     def record(self) -> BlockMasks:
-        """How they stand at the end."""
+        """The entropy, certainty and change of the block's masks at the end."""
         scale = self._training.scale.end
         return of_block(
             [
@@ -153,14 +154,14 @@ class _Masks:
         )
 
     def _keep(self, name: str, logits_CG: Tensor) -> Tensor:
-        """As the weight is stored."""
+        """The likeliest keep tensor, in the orientation of the stored weight."""
         shape = turned(self._stored[name], self._row).shape
         keep_OI = chosen(logits_CG.cpu(), self._candidates_CM.cpu(), (shape[0], shape[1]))
         return turned(keep_OI, self._row)
 
 
 def _artifacts(work: Work, done: list[LearnedBlock]) -> dict[str, ArtifactRef]:
-    """On rank 0."""
+    """Assemble, certify and store what was learned. Rank 0 calls it."""
     assert isinstance(work.stage, LearnMasks)
     training, content = work.stage.training, work.settings.content()
     checkpoint = fitted_checkpoint(work, [block.weights for block in done])

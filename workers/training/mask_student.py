@@ -1,4 +1,4 @@
-"""Masks that are learned on frozen weights: what the training loop trains, and what it stores at the end.
+"""The student whose masks are learned on frozen weights, as the training loop trains and stores it.
 
 Shape legend: O out_features, I in_features, G groups, C candidates.
 """
@@ -39,7 +39,7 @@ from workers.training.work import Work
 
 
 class MaskStudent:
-    """See Trainee. Its teacher is the model itself without masks, so that the weights are there once."""
+    """See Trainee. Its teacher is the model itself without masks, so that memory holds the weights once."""
 
     guard: Guard | None = None
     keep_rule: KeepRule = Held()
@@ -74,25 +74,25 @@ class MaskStudent:
                 self._first[name] = chosen_codes(self._begin.logits(self._names[name], block))
 
     def before(self, step: int) -> None:
-        """New draws, the same on every worker."""
+        """Draw new masks, the same on every worker."""
         self._masked.draw(step)
 
     def rewarded(self, step: int) -> Tensor | float:
-        """See MaskTraining.weight_reward."""
+        """The amount that `MaskTraining.weight_reward` takes off the loss."""
         return self._masked.reward(step)
 
     @contextmanager
     def as_stored(self) -> Iterator[None]:
-        """Under the likeliest masks."""
+        """The model under its likeliest masks."""
         self._masked.take("likeliest")
         yield
 
     def masks(self, step: int) -> MaskRecord | None:
-        """Entropy, certainty and change per block, from the master logits."""
+        """The entropy, certainty and change of the masks per block, from the master logits."""
         scale, temperature = draw_at(self._training, max(step - 1, 0))
         found: dict[int, list[tuple[Likelihood, int]]] = {}
         for name, block in self._prunable.items():
-            logits_CG = self._logits(name)  # every worker takes part in putting it together
+            logits_CG = self._logits(name)  # a collective: every worker takes part
             if ranks.rank() == 0:
                 changed = int((chosen_codes(logits_CG.cpu()) != self._first[name]).sum())
                 found.setdefault(block, []).append((likelihood(logits_CG, scale), changed))
@@ -104,7 +104,7 @@ class MaskStudent:
         )
 
     def store(self, *, step: int) -> Stored:
-        """The dense weights under the likeliest masks, and these."""
+        """Store the dense weights under the likeliest masks, and the masks."""
         keeps: dict[str, Tensor] = {}
         for name, block in self._prunable.items():
             disk = self._names[name]
@@ -127,7 +127,8 @@ class MaskStudent:
         return Stored(step=step, checkpoint=checkpoint, keep=keep, check=check)
 
     def artifacts(self, stored: Stored, checks: Sequence[Check]) -> dict[str, ArtifactRef]:
-        """Read back: zeros, whole groups, and kept weights as they were. On rank 0."""
+        """Read the stored weights back and certify zeros, whole groups and unchanged kept weights. Rank 0
+        calls it."""
         assert stored.keep is not None
         same = kept_as_they_were(self._content, self._work.checkpoint, stored)
         return {"checkpoint": stored.checkpoint, **certified(self._work, stored, checks=(*checks, same))}
@@ -144,7 +145,8 @@ class MaskStudent:
 
 
 def of_block(linears: Sequence[tuple[Likelihood, int]]) -> BlockMasks:
-    """What the linears of a block have together. With each: groups whose mask has changed."""
+    """Average the likelihoods of a block's linears by their groups. Each comes with the number of its groups
+    whose mask has changed."""
     groups = sum(one.groups for one, _ in linears)
     return BlockMasks(
         entropy=sum(one.entropy * one.groups for one, _ in linears) / groups,

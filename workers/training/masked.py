@@ -1,9 +1,9 @@
-"""Linears whose masks are learned: the weight is frozen, each group of its inputs draws a mask.
+"""Linears whose masks are learned: the weight is frozen, and each group of its inputs draws a mask.
 
     y = x · (W under the mask)ᵀ + b
 
-A linear draws in training, takes its likeliest masks in validation, and none as its own teacher. Its logits
-are an ordinary parameter, so that ZeRO shares them out; nothing else is trained.
+A linear draws masks in training, takes its likeliest masks in validation, and takes none when it is its own
+teacher. Its logits are an ordinary parameter, so that ZeRO partitions them; nothing else is trained.
 
 Shape legend: O out_features, I in_features, M weights of a group, G groups, C candidates. Conv1D of GPT-2
 stores [I, O].
@@ -26,20 +26,20 @@ LOGITS = ".logits"
 
 
 class Beginning(Protocol):
-    """Where learning begins."""
+    """The candidate masks and the logits that learning starts from."""
 
     def candidates(self, block: int) -> Tensor:
-        """Of a block's groups, bool [C, M]."""
+        """The candidate masks of a block's groups, bool [C, M]."""
         ...
 
     def logits(self, name: str, block: int) -> Tensor:
-        """The first ones, float32 [C, G], of a weight by its checkpoint name."""
+        """The first logits of a weight by its checkpoint name, float32 [C, G]."""
         ...
 
 
 class MaskedLinear(nn.Module):
-    """In the place of a Linear or Conv1D, whose frozen parameters it takes over. `squares`: of the weights
-    under the mask drawn last, summed."""
+    """Replaces a Linear or Conv1D and takes over its parameters, frozen. `squares`: the sum of the squared
+    weights under the mask drawn last."""
 
     candidates_CM: Tensor
 
@@ -72,26 +72,26 @@ class MaskedLinear(nn.Module):
 
 
 class MaskedModel:
-    """The masked linears of a model by name, all set alike."""
+    """The masked linears of a model, which always use the same kind of masks."""
 
     def __init__(self, linears: Mapping[str, MaskedLinear], training: MaskTraining) -> None:
         self._linears = dict(linears)
         self._training = training
 
     def take(self, masks: Masks) -> None:
-        """What forward passes use from now on."""
+        """Choose the masks that forward passes use from now on."""
         for linear in self._linears.values():
             linear.masks = masks
 
     def draw(self, step: int) -> None:
-        """From now on, the draws of step `step`, counted from 0: the same on every worker."""
+        """Use the draws of step `step` from now on, counted from 0: the same on every worker."""
         scale, temperature = draw_at(self._training, step)
         for name, linear in self._linears.items():
             linear.draw = Draw(scale, temperature, key_of(self._training.text.seed, step, name))
         self.take("drawn")
 
     def reward(self, step: int) -> Tensor | float:
-        """What the loss of a forward pass is lowered by: see MaskTraining."""
+        """The amount by which the loss of a forward pass is lowered: see MaskTraining."""
         rate = self._training.weight_reward * (1 - step / self._training.total_steps)
         if rate == 0:
             return 0.0
@@ -99,7 +99,7 @@ class MaskedModel:
 
 
 def draw_at(training: MaskTraining, step: int) -> tuple[float, float]:
-    """Scale and temperature of a step, counted from 0."""
+    """The scale and temperature of a step, counted from 0."""
     steps = training.total_steps
     return training.scale.at(step, steps=steps), training.temperature.at(step, steps=steps)
 
@@ -111,9 +111,10 @@ def put_masks(
     *,
     names: Mapping[str, str],
 ) -> MaskedModel:
-    """Put masked linears in the place of the prunable ones of `model`, and freeze all but their logits.
+    """Replace the prunable linears of `model` by masked ones, and freeze everything but their logits.
 
-    `begin`: gives the first logits. `names`: parameter → checkpoint name. Weights may be partitioned already.
+    `begin` gives the first logits, `names` maps parameters to checkpoint names. Weights may be partitioned
+    already.
     """
     row = row_for(model.config.model_type)
     model.requires_grad_(False)
@@ -129,7 +130,7 @@ def put_masks(
 
 
 def prunable(names: Mapping[str, str], blocks: str, linear_names: Sequence[str]) -> Iterator[tuple[str, int]]:
-    """Parameters that are prunable weights, each with its block."""
+    """Yield the parameters that are prunable weights, each with its block."""
     weights = {f"{linear}.weight" for linear in linear_names}
     for name in names:
         if not name.startswith(f"{blocks}."):
@@ -140,5 +141,5 @@ def prunable(names: Mapping[str, str], blocks: str, linear_names: Sequence[str])
 
 
 def stored_weight(dense: Tensor, keep: Tensor) -> Tensor:
-    """The dense weights where they are kept, to the bit, and +0 elsewhere; as they are stored."""
+    """The dense weights, to the bit, where they are kept, and +0 elsewhere; in the orientation of storage."""
     return torch.where(keep, dense, torch.zeros((), dtype=dense.dtype))

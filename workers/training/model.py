@@ -1,6 +1,7 @@
-"""Student and teacher, filled tensor by tensor; under ZeRO 3 each is partitioned as soon as it is filled.
+"""Student and teacher are filled tensor by tensor. Under ZeRO 3 each tensor is partitioned as soon as it is
+filled.
 
-Dropout is off: the same data gives the same gradients however the work is split, and after a restart.
+Dropout is off, so that the same data gives the same gradients however the work is split, and after a restart.
 """
 
 from collections.abc import Mapping
@@ -36,9 +37,11 @@ def load_model(
     device: torch.device,
     partition: Mapping[str, object] | None = None,
 ) -> tuple[PreTrainedModel, dict[str, str]]:
-    """The model, and the checkpoint name of each of its parameters. `partition`: a DeepSpeed configuration of
-    ZeRO 3 under which the parameters are shared out over the workers while they are loaded. Raises
-    InvalidSpec for a model with experts."""
+    """Load the model; return it with the checkpoint name of each of its parameters.
+
+    `partition`: a DeepSpeed configuration of ZeRO 3 under which the parameters are partitioned over the
+    workers while they are loaded. Raises InvalidSpec for a model with experts.
+    """
     reader = CheckpointReader(content, ref)
     check_trainable(str(reader.config["model_type"]), "spec.recovery.trains")
     model = skeleton(reader, dtype, changes=dict.fromkeys(DROPOUTS, 0.0))
@@ -62,7 +65,7 @@ def load_model(
 
 
 def _owners(model: nn.Module) -> dict[Tensor, list[tuple[nn.Module, str]]]:
-    """Each parameter with all modules that hold it: tied ones have several."""
+    """Map each parameter to all modules that hold it: a tied parameter has several."""
     owners: dict[Tensor, list[tuple[nn.Module, str]]] = {}
     for module in model.modules():
         for leaf, parameter in module._parameters.items():
@@ -72,7 +75,7 @@ def _owners(model: nn.Module) -> dict[Tensor, list[tuple[nn.Module, str]]]:
 
 
 def _partition(module: nn.Module, leaf: str, config: Mapping[str, object]) -> None:
-    """Share one parameter out over the workers, and give the whole back."""
+    """Partition one parameter over the workers, and free the memory of the whole."""
     holder = nn.Module()
     holder.register_parameter(leaf, module._parameters[leaf])
     deepspeed.zero.Init(module=holder, config_dict_or_path=dict(config))

@@ -1,4 +1,4 @@
-"""Zeros that move while training: dynamic (grow and prune) and gradual (ever more of them)."""
+"""Zeros that move while training: dynamic (drop and grow weights) and gradual (prune more and more)."""
 
 from torch import Tensor
 
@@ -10,7 +10,7 @@ from workers.training.guard import Guard
 
 
 class Mover:
-    """Applies a rule to a guard's keep tensors. All workers decide the same, from the same whole tensors."""
+    """Applies a rule to a guard's keep tensors. All workers compute the same, from the same whole tensors."""
 
     def __init__(self, rule: KeepRule, engine: Engine, guard: Guard | None, *, total_steps: int) -> None:
         self._rule = rule
@@ -21,13 +21,14 @@ class Mover:
         self._first = {name: 1 - float(keep.float().mean()) for name, keep in keeps.items()}
 
     def before(self, step: int) -> None:
-        """Ahead of the backward passes of a step."""
+        """Prepare for a step before its backward passes."""
         if self._moves(step) and isinstance(self._rule, Dynamic):
             assert self._guard is not None
             self._guard.collect()
 
     def after(self, step: int, *, taken: bool) -> KeepUpdate | None:
-        """After a step; `taken`: whether the optimizer took it, else its gradients are worth nothing."""
+        """Move zeros after a step. `taken`: whether the optimizer took it; if not, its gradients are
+        unusable and nothing moves."""
         if not self._moves(step):
             return None
         assert self._guard is not None

@@ -1,4 +1,4 @@
-"""The workers of a training run as they speak to each other. One worker needs no process group of its own."""
+"""Communication among the workers of a training run. A single worker needs no process group."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -11,27 +11,27 @@ Item = TypeVar("Item")
 
 
 def rank() -> int:
-    """Number of this worker."""
+    """The number of this worker."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def workers() -> int:
-    """How many there are."""
+    """The number of workers."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def summed(values: Sequence[float], device: torch.device) -> list[float]:
-    """Sums over all workers, in float64."""
+    """The sums over all workers, in float64."""
     return _reduced(values, device, dist.ReduceOp.SUM)
 
 
 def largest(values: Sequence[float], device: torch.device) -> list[float]:
-    """Maxima over all workers."""
+    """The maxima over all workers."""
     return _reduced(values, device, dist.ReduceOp.MAX)
 
 
 def add_up(tensor: Tensor) -> Tensor:
-    """The sum over all workers, in place."""
+    """Sum a tensor over all workers, in place."""
     if workers() > 1:
         dist.all_reduce(tensor)
     return tensor
@@ -47,7 +47,7 @@ def gathered(item: Item) -> list[Item]:
 
 
 def from_first(make: Callable[[], Item]) -> Item:
-    """What rank 0 makes, on all workers."""
+    """Call `make` on rank 0, and return its result on all workers."""
     item = [make() if rank() == 0 else None]
     if workers() > 1:
         dist.broadcast_object_list(item, src=0)

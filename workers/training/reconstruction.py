@@ -1,6 +1,6 @@
 """Reconstruction: the weights of each pruned block are fitted to the dense block's output, its zeros held.
 
-See block_fitting.py for how blocks are walked.
+See block_fitting.py for the walk over the blocks.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +30,8 @@ def reconstruct(
     device: torch.device,
     done: Sequence[StoredTensors] = (),
 ) -> Iterator[tuple[BlockFit, dict[str, Tensor]]]:
-    """Per block that is not `done`: how well it fits, and its tensors by checkpoint name: see fit_blocks."""
+    """Yield for each block that is not `done` how well it fits, and its tensors by checkpoint name. See
+    fit_blocks."""
     assert isinstance(recovery.trains, Reconstruction)
     setting = Setting(recovery, recovery.trains.epochs, micro_batch_size, dtype, device)
     keeps = None if keep is None else KeepReader(content, pruned, keep)
@@ -48,12 +49,12 @@ def reconstruct(
 
 
 class _Weights:
-    """All weights of a block; pruned ones stay zero."""
+    """All weights of a block. Pruned ones stay zero. See BlockTrainee."""
 
     def __init__(self, walk: Walk, block: int, keeps: KeepReader | None, device: torch.device) -> None:
         self._stored = walk.stored(block)
         buffers = walk.stream.buffers(block)
-        self.parameters = {  # copies: the stored ones may stay
+        self.parameters = {  # copies, because the stored tensors may stay as they are
             name: nn.Parameter(tensor.to(device, torch.float32, copy=True))
             for name, tensor in self._stored.items()
             if name not in buffers
@@ -65,16 +66,16 @@ class _Weights:
         }
 
     def weights(self, step: int) -> dict[str, Tensor]:
-        """The same at every step."""
+        """The trained weights, the same at every step."""
         return dict(self.parameters)
 
     def clear(self, name: str, gradient: Tensor) -> None:
-        """Of pruned weights."""
+        """Clear the gradients of pruned weights."""
         if name in self._pruned:
             gradient.masked_fill_(self._pruned[name], 0)
 
     def tensors(self) -> dict[str, Tensor]:
-        """In their stored types."""
+        """The block's tensors in their stored types."""
         fitted = {
             name: one.detach().to(self._stored[name].dtype).cpu() for name, one in self.parameters.items()
         }

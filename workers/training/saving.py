@@ -1,4 +1,4 @@
-"""Training checkpoints: every worker writes its own fragments, and any number of workers reads them again.
+"""Training checkpoints: every worker writes its own fragments, and any number of workers can read them.
 
 <directory>/state.json                   TrainingState, written by rank 0
 <directory>/rank-00000.safetensors       `<part>|<parameter>|<start>` → float32 [length]
@@ -36,7 +36,7 @@ class Best(Frozen):
 
 
 class TrainingState(Frozen):
-    """Where training stands after `step` steps, beside weights and moments. `workers`: who wrote them."""
+    """The state of a training after `step` steps, without weights and moments. `workers`: how many saved."""
 
     step: int
     workers: int
@@ -44,13 +44,13 @@ class TrainingState(Frozen):
     checks: tuple[Check, ...] = ()
     scaler: dict[str, float] = Field(default_factory=dict)
     best: Best | None = None
-    stale: int = 0  # validations since
+    stale: int = 0  # validations since the best
 
 
 def save(
     directory: Path, engine: Engine, state: TrainingState, keeps: Mapping[str, Tensor] | None = None
 ) -> None:
-    """Write this worker's part. `keeps`: where training moves zeros."""
+    """Write this worker's part. `keeps`: the keep tensors, given where training moves zeros."""
     held = {
         f"{part}|{fragment.name}|{fragment.start}": values.detach().cpu().contiguous().clone()
         for fragment in engine.fragments()
@@ -64,7 +64,7 @@ def save(
 
 
 def load_state(directory: Path) -> TrainingState:
-    """What `save` wrote of the state. Raises CorruptObject when a worker's part is missing."""
+    """Read the state that `save` wrote. Raises CorruptObject when a worker's part is missing."""
     state = TrainingState.model_validate_json((directory / STATE_JSON).read_text())
     missing = [rank for rank in range(state.workers) if not _part(directory, rank).is_file()]
     if missing:
@@ -75,14 +75,14 @@ def load_state(directory: Path) -> TrainingState:
 
 
 def load_keeps(directory: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor] | None:
-    """The keep tensors that were saved; None where training leaves zeros where they are."""
+    """Read the keep tensors that were saved. Returns None where training does not move zeros."""
     if not (directory / KEEP).is_file():
         return None
     return {name: unpack_keep(packed, shapes[name]) for name, packed in load_file(directory / KEEP).items()}
 
 
 def load_weights(directory: Path, engine: Engine, state: TrainingState) -> None:
-    """Fill the engine: master weights, moments and working weights."""
+    """Fill the engine's master weights, moments and working weights."""
     engine.create_moments(sum(not record.skipped for record in state.curve.steps))
     with _Pieces(directory, state.workers) as pieces:
         for name, shape in engine.shapes.items():
@@ -93,7 +93,7 @@ def load_weights(directory: Path, engine: Engine, state: TrainingState) -> None:
 
 
 class _Pieces:
-    """All workers' files, opened; nothing is read before it is asked for."""
+    """The files of all workers, opened. A piece is read only when it is asked for."""
 
     def __init__(self, directory: Path, workers: int) -> None:
         self._files = [safe_open(_part(directory, rank), framework="pt") for rank in range(workers)]
@@ -102,7 +102,7 @@ class _Pieces:
     def __enter__(self) -> "_Pieces":
         for opened in self._files:
             file = opened.__enter__()
-            for key in file.keys():  # noqa: SIM118 - it is no dict
+            for key in file.keys():  # noqa: SIM118 - the opened file is no dict
                 part, name, start = key.split("|")
                 piece = file.get_slice(key)
                 length = piece.get_shape()[0]
@@ -114,7 +114,8 @@ class _Pieces:
             file.__exit__(None, None, None)
 
     def read(self, part: str, name: str, start: int, length: int) -> Tensor:
-        """Elements of a flattened parameter, from whichever workers had them."""
+        """Read elements of a flattened parameter, from whichever workers wrote them. Raises CorruptObject
+        when some are missing."""
         values = torch.empty(length, dtype=torch.float32)
         filled = 0
         for first, count, piece in self._found.get((part, name), []):

@@ -12,8 +12,8 @@ from workers.training import ranks
 
 
 def parts_of(names: Mapping[str, str], blocks: str) -> Iterator[list[str]]:
-    """Checkpoint names: of what is outside the blocks, then block by block. `names`: parameter → checkpoint
-    name."""
+    """Yield the checkpoint names of the tensors outside the blocks, then those of each block. `names` maps
+    parameters to checkpoint names."""
     prefix = f"{blocks}."
     yield sorted({disk for name, disk in names.items() if not name.startswith(prefix)})
     inside = [name for name in names if name.startswith(prefix)]
@@ -28,10 +28,11 @@ def store_shares(
     now: Callable[[str], Tensor],
     held: Callable[[str, Tensor], int],
 ) -> tuple[CheckpointRef, int]:
-    """The checkpoint with the tensors of `now(name)`, which every worker calls in the same order, and the sum
-    of what `held(name, tensor)` counts of those that are stored. All workers get the same.
+    """Store a checkpoint with the tensors that `now(name)` gives; return it with the sum of
+    `held(name, tensor)` over them. All workers get the same result.
 
-    `base`: gives config and tokenizer.
+    Every worker calls `now` for every name in the same order, since collectives may be behind it, and stores
+    every n-th part. `base` gives config and tokenizer.
     """
     own: dict[int, StoredTensors] = {}
     counted = 0

@@ -1,4 +1,4 @@
-"""Which kind of training a recipe asks for."""
+"""The choice among the kinds of training."""
 
 from pipeline.dag.stages.training import LearnMasks
 from workers.training.blockwise import train_blocks
@@ -7,10 +7,10 @@ from workers.training.mask_blocks import learn_blocks
 from workers.training.work import TrainingResult, TrainingRuntime, Work
 
 
-def start(work: Work, around: TrainingRuntime) -> TrainingResult:
-    """Train to the end, from wherever an earlier start left off."""
+def start(work: Work, runtime: TrainingRuntime) -> TrainingResult:
+    """Run the kind of training that the stage asks for, to the end, from where an earlier start stopped."""
     if isinstance(work.stage, LearnMasks):
-        return learn_blocks(work, around) if work.stage.training.scope == "block" else train(work, around)
+        return learn_blocks(work, runtime) if work.stage.training.scope == "block" else train(work, runtime)
     if work.stage.recovery.trains.kind == "reconstruction":
-        return train_blocks(work, around)
-    return train(work, around)
+        return train_blocks(work, runtime)
+    return train(work, runtime)

@@ -1,4 +1,4 @@
-"""What training has stored."""
+"""The record of the weights that training has stored."""
 
 from pipeline.artifacts.certificate import Check
 from pipeline.artifacts.refs import AdapterRef, CheckpointRef, KeepRef
@@ -6,7 +6,7 @@ from pipeline.canonical import Frozen
 
 
 class Stored(Frozen):
-    """The weights after `step` steps. `keep` belongs to them; `check`: of the tensors put together."""
+    """The stored weights after `step` steps, with their keep tensors. `check` covers the gathered tensors."""
 
     step: int
     checkpoint: CheckpointRef

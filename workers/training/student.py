@@ -1,4 +1,4 @@
-"""The model that is trained: loaded, wrapped, guarded, and at the end stored as a checkpoint."""
+"""The model that is trained: it is loaded, wrapped, guarded, and at the end stored as a checkpoint."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -38,35 +38,35 @@ class Trainee(Protocol):
 
     @property
     def engine(self) -> Engine:
-        """The engine that runs it."""
+        """The engine that runs the model."""
         ...
 
     @property
     def guard(self) -> Guard | None:
-        """The guard of its zeros; None where none are held."""
+        """The guard of the model's zeros; None where none are held."""
         ...
 
     @property
     def keep_rule(self) -> KeepRule:
-        """How its zeros move, if they do."""
+        """The rule by which zeros move, if they do."""
         ...
 
     @property
     def early_stop(self) -> EarlyStop | None:
-        """When training ends before its last step."""
+        """The rule by which training ends before its last step, if there is one."""
         ...
 
     @property
     def teacher(self) -> Callable[..., Any] | None:
-        """The model that it learns from beside the text."""
+        """The model that the trainee learns from beside the text, if there is one."""
         ...
 
     def before(self, step: int) -> None:
-        """Ahead of the forward passes of a step, counted from 0."""
+        """Prepare for the forward passes of a step, counted from 0."""
         ...
 
     def rewarded(self, step: int) -> Tensor | float:
-        """What the loss of the last forward pass is lowered by."""
+        """The amount that is taken off the loss of the last forward pass."""
         ...
 
     @contextmanager
@@ -75,7 +75,7 @@ class Trainee(Protocol):
         ...
 
     def masks(self, step: int) -> MaskRecord | None:
-        """How masks stand after `step` steps, if they are learned. All workers call it."""
+        """The state of the masks after `step` steps, if masks are learned. All workers call it."""
         ...
 
     def store(self, *, step: int) -> Stored:
@@ -83,12 +83,13 @@ class Trainee(Protocol):
         ...
 
     def artifacts(self, stored: Stored, checks: Sequence[Check]) -> dict[str, ArtifactRef]:
-        """What is made of what was stored, certified. On rank 0."""
+        """The artifacts of the stored weights, certified. Rank 0 calls it."""
         ...
 
 
 class Student:
-    """`engine` runs it, `guard` holds its zeros: None where no trained weight has any to be held."""
+    """See Trainee: a pruned model whose remaining weights are trained. `guard` is None where no trained
+    weight has zeros to hold."""
 
     def __init__(self, work: Work, config: Mapping[str, object]) -> None:
         self._work = work
@@ -127,32 +128,32 @@ class Student:
 
     @property
     def keeps(self) -> dict[str, Tensor]:
-        """Keep tensors by checkpoint name, as they are now."""
+        """The keep tensors by checkpoint name, as they are now."""
         if self.guard is None:
             return self._keeps
         return {**self._keeps, **{self._names[name]: keep for name, keep in self.guard.keeps.items()}}
 
     def before(self, step: int) -> None:
-        """Nothing: weights are what the optimizer makes of them."""
+        """Nothing needs preparation: the optimizer alone changes weights."""
 
     def rewarded(self, step: int) -> Tensor | float:
-        """Nothing."""
+        """Nothing is taken off the loss."""
         return 0.0
 
     @contextmanager
     def as_stored(self) -> Iterator[None]:
-        """As it is trained."""
+        """The model as it is trained, which is also how it would be stored."""
         yield
 
     def masks(self, step: int) -> MaskRecord | None:
-        """None are learned."""
+        """Returns None: no masks are learned."""
         return None
 
     def store(self, *, step: int) -> Stored:
         """Store the weights as they are now, in the types of the checkpoint. All workers take part, each
         stores some of the blocks, and all get the result.
 
-        Raises ZerosLost when a pruned weight is not zero in the tensors put together.
+        Raises ZerosLost when a pruned weight is not zero in the gathered tensors.
         """
         merged = self._merged() if isinstance(self._recovery.trains, Lora) else {}
         keeps = self.keeps
@@ -170,13 +171,13 @@ class Student:
         return ranks.from_first(lambda: self._stored(step, checkpoint, held=held))
 
     def artifacts(self, stored: Stored, checks: Sequence[Check]) -> dict[str, ArtifactRef]:
-        """What is made of the stored weights, certified. On rank 0."""
+        """The checkpoint, its adapter if there is one, and its certificate. Rank 0 calls it."""
         certificate = certified(self._work, stored, checks=checks, held=self.keep_rule.kind == "held")
         adapter = {} if stored.adapter is None else {"adapter": stored.adapter}
         return {"checkpoint": stored.checkpoint, **adapter, **certificate}
 
     def _stored(self, step: int, checkpoint: CheckpointRef, *, held: int) -> Stored:
-        """On rank 0."""
+        """The record of a stored checkpoint. Rank 0 calls it."""
         keeps, keep = self.keeps, self._work.keep
         if keeps and self.keep_rule.kind != "held":
             keep = put_keep(self._content, checkpoint, keeps)
@@ -225,7 +226,7 @@ class Student:
 
 
 def _checked(disk: str, tensor: Tensor, keep: Tensor) -> int:
-    """How many zeros are held."""
+    """Count the zeros that are held. Raises ZerosLost when a pruned weight is not zero."""
     position = first_revived(tensor, keep.cpu())
     if position is not None:
         raise ZerosLost(
@@ -236,7 +237,7 @@ def _checked(disk: str, tensor: Tensor, keep: Tensor) -> int:
 
 
 def adam_arguments(recipe: TrainingRecipe) -> dict[str, object]:
-    """Of torch's AdamW."""
+    """The arguments of torch's AdamW."""
     optimizer = recipe.optimizer
     return {
         "lr": recipe.learning_rate.peak,

@@ -1,4 +1,4 @@
-"""A training's steps, told to the experiment trackers that the job asked for while they pass by."""
+"""A training's steps are sent to the experiment trackers that the job asked for, as they pass by."""
 
 import queue
 from collections.abc import Iterator, Mapping
@@ -9,15 +9,15 @@ from workers.training.trackers import Level, Status, Trackers
 
 
 def tracked(steps: Iterator[Step], context: StageContext) -> Iterator[Step]:
-    """The same steps, with notes about the trackers between them."""
+    """Yield the same steps, with notes about the trackers between them."""
     request = context.order.request
     if request.tracking.mlflow is None and request.tracking.wandb is None:
         yield from steps
         return
-    said: queue.SimpleQueue[Note] = queue.SimpleQueue()
+    notes: queue.SimpleQueue[Note] = queue.SimpleQueue()
 
     def tell(text: str, level: Level) -> None:
-        said.put(Note(text, level))
+        notes.put(Note(text, level))
 
     trackers = Trackers(
         request.tracking,
@@ -36,15 +36,16 @@ def tracked(steps: Iterator[Step], context: StageContext) -> Iterator[Step]:
                 case Validated(validation):
                     trackers.validated(validation)
             yield step
-            yield from _taken(said)
+            yield from _taken(notes)
         status = "finished"
     finally:
         trackers.finish(status)
-    yield from _taken(said)
+    yield from _taken(notes)
 
 
 def run_params(request: JobRequest) -> dict[str, str | int | float]:
-    """What runs are compared by: model, pruning, recovery and its resources, with dots between the fields."""
+    """The parameters that runs are compared by: model, pruning, recovery and its resources, with dots between
+    the fields."""
     spec = request.spec.model_dump(mode="json", include={"model", "structure", "prune", "recovery"})
     resources = request.resources
     spec["resources"] = {
@@ -65,6 +66,6 @@ def _flat(value: object, path: str = "") -> Iterator[tuple[str, str | int | floa
         yield path, value
 
 
-def _taken(said: "queue.SimpleQueue[Note]") -> Iterator[Note]:
-    while not said.empty():
-        yield said.get()
+def _taken(notes: "queue.SimpleQueue[Note]") -> Iterator[Note]:
+    while not notes.empty():
+        yield notes.get()

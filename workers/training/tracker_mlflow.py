@@ -1,4 +1,4 @@
-"""One run in MLflow, through the client alone: no global state, no autologging."""
+"""The tracker for MLflow. It uses the client alone: no global state, no autologging."""
 
 import os
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ STATUSES: Mapping[Status, str] = {"finished": "FINISHED", "failed": "FAILED"}
 
 
 class MlflowTracker:
-    """The run that carries the tag `secateur.run`: <job>/<node>."""
+    """Keeps the run that carries the tag `secateur.run`: <job>/<node>."""
 
     name = "MLflow"
 
@@ -63,7 +63,7 @@ class MlflowTracker:
         )
 
     def send(self, points: list[Point]) -> None:
-        """All figures of the points in one request; MLflow takes 1000 at once."""
+        """Send all figures of the points in one request; MLflow takes 1000 at once."""
         from mlflow.entities import Metric
 
         assert self._client is not None
@@ -75,13 +75,14 @@ class MlflowTracker:
         self._client.log_batch(self._run, metrics=metrics)
 
     def close(self, status: Status) -> None:
-        """Say how it ended."""
+        """Report how the run ended."""
         if self._client is not None and self._run is not None:
             self._client.set_terminated(self._run, STATUSES[status])
 
 
 def _experiment(client: "MlflowClient", name: str) -> str:
-    """Its id; made if it is not there, which another job may do at the same moment."""
+    """The id of an experiment, which is created if it does not exist. Another job may create it at the same
+    moment."""
     from mlflow.exceptions import MlflowException
 
     found = client.get_experiment_by_name(name)

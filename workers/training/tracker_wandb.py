@@ -1,4 +1,4 @@
-"""One run in Weights & Biases. Its own process sends what we hand over, and keeps it on disk meanwhile."""
+"""The tracker for Weights & Biases. wandb's process sends the points, and keeps them on disk meanwhile."""
 
 import os
 import re
@@ -18,7 +18,8 @@ FINISH_SECONDS = 20.0
 
 
 class WandbTracker:
-    """The run whose id is <job>-<node>. Points of steps that were done twice are there twice, and equal."""
+    """Keeps the run whose id is <job>-<node>. Steps that were done twice have two points, and these are
+    equal."""
 
     name = "Weights & Biases"
 
@@ -39,7 +40,7 @@ class WandbTracker:
         self._run: wandb.Run | None = None
 
     def open(self) -> str:
-        """Begin the run, or go on with it."""
+        """Begin the run, or continue it."""
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         try:
             import wandb
@@ -74,7 +75,7 @@ class WandbTracker:
             )
         except UsageError as error:
             raise Unavailable(f"{error}; WANDB_API_KEY belongs in the drivers' environment") from error
-        # wandb's own count only grows; after a restart some steps are told again.
+        # wandb's own count only grows, but after a restart some steps are sent again.
         run.define_metric("step", hidden=True)
         run.define_metric("*", step_metric="step")
         self._run = run
@@ -82,12 +83,12 @@ class WandbTracker:
         return f"curves go to Weights & Biases, project {self._where.project}, run {self._id}, {at}"
 
     def send(self, points: list[Point]) -> None:
-        """Hand over; nothing is waited for."""
+        """Hand the points over to wandb's process, without waiting."""
         assert self._run is not None
         for point in points:
             self._run.log({"step": point.step, **point.values})
 
     def close(self, status: Status) -> None:
-        """Wait until all is sent, within bounds."""
+        """Wait until all points are sent, for FINISH_SECONDS at most."""
         if self._run is not None:
             self._run.finish(exit_code=0 if status == "finished" else 1)

@@ -1,6 +1,6 @@
-"""Curves on their way to experiment trackers: MLflow, Weights & Biases.
+"""Curves are sent to experiment trackers: MLflow, Weights & Biases.
 
-Each tracker has a thread of its own, so that training never waits for one, and is never failed by one.
+Each tracker has a thread of its own, so that training never waits for one, and never fails because of one.
 """
 
 import os
@@ -15,12 +15,12 @@ from typing import Literal, Protocol
 from pipeline.artifacts.curve import StepRecord, Validation
 from pipeline.request.tracking import Tracking
 
-MAX_WAITING = 5000  # points; when a server stays away, the oldest go
+MAX_WAITING = 5000  # points; when a server stays away, the oldest are dropped
 BATCH = 100
 PAUSE_SECONDS = 30.0
 FINISH_SECONDS = 30.0
 SECRETS = ("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_PASSWORD", "WANDB_API_KEY")
-OF_STEP = (
+STEP_FIGURES = (
     "loss",
     "language_modelling_loss",
     "learning_rate",
@@ -39,7 +39,7 @@ Tell = Callable[[str, Level], None]
 
 @dataclass(frozen=True)
 class Point:
-    """Figures after `step` steps; `at` in unix seconds."""
+    """Figures after `step` steps. `at` is in unix seconds."""
 
     step: int
     at: float
@@ -51,12 +51,12 @@ class Unavailable(Exception):
 
 
 class Tracker(Protocol):
-    """One run in one tracker. Methods are called from one thread, may block, and may raise anything."""
+    """Keeps one run in one tracker. Methods are called from one thread, may block, and may raise anything."""
 
     name: str
 
     def open(self) -> str:
-        """Begin the run or go on with it; a sentence that says where it is."""
+        """Begin the run or continue it. Returns a sentence that says where it is."""
         ...
 
     def send(self, points: list[Point]) -> None:
@@ -64,15 +64,15 @@ class Tracker(Protocol):
         ...
 
     def close(self, status: Status) -> None:
-        """The stage has ended. Without an `open` before, nothing happens."""
+        """End the run with the stage. Without an `open` before, nothing happens."""
         ...
 
 
 class Trackers:
-    """What a job asked for in `tracking`. The same job and node go on with the same runs.
+    """The trackers that a job asks for in `tracking`. The same job and node continue the same runs.
 
-    `params`: what a run is compared by. `tell` hears where the runs are, and once for each tracker if it
-    cannot be reached; it is called from other threads.
+    `params`: the parameters that runs are compared by. `tell` receives notes: where the runs are, and once
+    for each tracker that it cannot be reached. It is called from other threads.
     """
 
     def __init__(
@@ -98,20 +98,20 @@ class Trackers:
         self._lines = [_Line(tracker, tell) for tracker in trackers]
 
     def step(self, record: StepRecord) -> None:
-        """After an optimizer step."""
-        told = {name: getattr(record, name) for name in OF_STEP}
-        values = {f"train/{name}": float(value) for name, value in told.items() if value is not None}
+        """Send the figures of an optimizer step."""
+        figures = {name: getattr(record, name) for name in STEP_FIGURES}
+        values = {f"train/{name}": float(value) for name, value in figures.items() if value is not None}
         self._put(record.step, values)
 
     def validated(self, validation: Validation) -> None:
-        """After a validation."""
+        """Send the figures of a validation."""
         self._put(
             validation.step,
             {"validation/loss": validation.loss, "validation/perplexity": validation.perplexity},
         )
 
     def finish(self, status: Status) -> None:
-        """Send what is left, for FINISH_SECONDS at most."""
+        """Send the remaining points, for FINISH_SECONDS at most."""
         for line in self._lines:
             line.end(status)
         deadline = time.monotonic() + FINISH_SECONDS
@@ -124,7 +124,7 @@ class Trackers:
 
 
 class _Line:
-    """Points on their way to one tracker."""
+    """The points that wait for one tracker, and the thread that sends them."""
 
     def __init__(self, tracker: Tracker, tell: Tell) -> None:
         self._tracker = tracker
@@ -138,7 +138,7 @@ class _Line:
         self._thread.start()
 
     def put(self, point: Point) -> None:
-        """Never waits."""
+        """Add a point, without waiting."""
         with self._changed:
             if len(self._waiting) == MAX_WAITING:
                 self._waiting.popleft()
@@ -147,13 +147,13 @@ class _Line:
             self._changed.notify()
 
     def end(self, status: Status) -> None:
-        """There will be no more points."""
+        """Announce that no more points will come."""
         with self._changed:
             self._status = status
             self._changed.notify()
 
     def join(self, deadline: float) -> None:
-        """Wait until all is sent or given up; `deadline` on the monotonic clock."""
+        """Wait until all points are sent or given up. `deadline` is on the monotonic clock."""
         self._thread.join(max(deadline - time.monotonic(), 0))
         if self._thread.is_alive():
             self._warn(f"{self._tracker.name} took too long: the last points may be missing there")
@@ -175,7 +175,7 @@ class _Line:
             except Unavailable as error:
                 self._warn(f"curves are not sent to {self._tracker.name}: {error}")
                 return
-            except Exception as error:  # noqa: BLE001 - whatever a tracker does, training goes on
+            except Exception as error:  # noqa: BLE001 - whatever a tracker raises, training continues
                 why = _words(error)
                 self._warn(f"{self._tracker.name} took no curves; it will be tried again: {why}")
                 if ended:
@@ -184,7 +184,7 @@ class _Line:
         self._close(unsent=len(points))
 
     def _take(self, points: list[Point]) -> Status | None:
-        """Move waiting points to `points` until they are a batch; the status, if no more will come."""
+        """Move waiting points to `points` until they are a batch. Returns the status if no more will come."""
         with self._changed:
             self._changed.wait_for(lambda: points or self._waiting or self._status)
             while self._waiting and len(points) < BATCH:
@@ -211,13 +211,13 @@ class _Line:
 
 
 def _words(error: BaseException) -> str:
-    """The error in one line, without credentials."""
+    """The error as one line, without credentials."""
     first = next(iter(str(error).splitlines()), "")
     return without_secrets(f"{type(error).__name__}: {first}"[:500])
 
 
 def without_secrets(text: str, names: Iterable[str] = SECRETS) -> str:
-    """Without what stands before the @ of an address, and the values of these environment variables."""
+    """The text without the user part of addresses, and without the values of these environment variables."""
     text = re.sub(r"://[^/@\s]+@", "://", text)
     for name in names:
         if value := os.environ.get(name):

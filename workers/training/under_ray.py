@@ -1,4 +1,5 @@
-"""Training on Ray Train: what each worker runs, where its checkpoints go, and how the driver hears of it."""
+"""Training on Ray Train: the function that each worker runs, the place of checkpoints, and reports to the
+driver."""
 
 import contextlib
 import os
@@ -25,19 +26,20 @@ from workers.settings import WorkerSettings
 from workers.training.mailbox import Mailbox
 from workers.training.work import Work
 
-RESULT, FAILURE = "trained", "failed"  # parts of the stage's progress
+RESULT, FAILURE = "trained", "failed"  # names below the stage's progress key
 FOLDER = "training"
 
 
 class Failure(Frozen):
-    """Why training cannot go on; kept until the driver has read it, so that no worker tries again."""
+    """The reason why training cannot continue. It is kept until the driver has read it, so that no worker
+    tries again."""
 
     reason: FailureReason
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """What every worker is started with."""
+    """The arguments that every worker is started with."""
 
     work: Work
     threads: int
@@ -52,7 +54,7 @@ class RayTrainRuntime:
 
     @contextlib.contextmanager
     def restored(self) -> Iterator[Path | None]:
-        """The latest checkpoint that Ray Train knows of this run."""
+        """The latest checkpoint of this run that Ray Train has."""
         checkpoint = ray_train.get_checkpoint()
         if checkpoint is None:
             yield None
@@ -61,22 +63,23 @@ class RayTrainRuntime:
             yield Path(directory)
 
     def save(self, directory: Path, *, step: int) -> None:
-        """Ray Train merges what the workers wrote, and keeps the last two."""
+        """Let Ray Train merge the files of all workers into a checkpoint. It keeps the last two."""
         ray_train.report({"step": step}, checkpoint=Checkpoint.from_directory(directory))
 
     def preempted(self) -> bool:
-        """Whether a node with one of the workers is being drained."""
+        """Tells whether a node with one of the workers is being drained."""
         return ray_train.get_preemption_info() is not None
 
     def tell(self, step: Step) -> None:
-        """Without waiting; if the driver is gone, nobody listens."""
+        """Send a step to the driver without waiting; if the driver is gone, it is lost."""
         self._mailbox.put.remote(step)
 
 
 def trainer_for(
     work: Work, resources: Resources, *, mailbox: ActorHandle[Mailbox], settings: WorkerSettings
 ) -> TorchTrainer:
-    """A run whose name is the stage key: started again, by whomever, it goes on from its last checkpoint."""
+    """The training run of a stage. Its name is the stage key, so that a run that is started again continues
+    from its last checkpoint."""
     path, filesystem = _training_storage(settings)
     asked = resources.recovery
     workers = resources.training_workers
@@ -99,7 +102,7 @@ def trainer_for(
             storage_filesystem=filesystem,
             failure_config=FailureConfig(max_failures=asked.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
-            worker_runtime_env={  # type: ignore[call-arg]  # of Train V2; mypy sees V1
+            worker_runtime_env={  # type: ignore[call-arg]  # an argument of Train V2; mypy sees V1
                 "env_vars": _environment(work, threads=resources.cpus_per_worker)
             },
         ),
@@ -118,10 +121,10 @@ def _on_worker(config: dict[str, Assignment]) -> None:
     work = assignment.work
     content = work.settings.content()
     if content.find_model(progress_key(work.key, FAILURE), Failure) is not None:
-        return  # another worker has found why this cannot go on; the driver reads it
+        return  # another worker has stored why training cannot continue; the driver reads it
     torch.set_num_threads(assignment.threads)
     from workers.training.engine import prepare_process
-    from workers.training.start import start  # DeepSpeed chooses its accelerator when it is imported
+    from workers.training.start import start  # here: DeepSpeed chooses its accelerator when it is imported
 
     prepare_process(cuda=work.cuda)
     try:
@@ -141,7 +144,7 @@ def _environment(work: Work, *, threads: int) -> dict[str, str]:
 
 
 def _training_storage(settings: WorkerSettings) -> tuple[str, pyarrow.fs.FileSystem]:
-    """Where Ray Train keeps checkpoints: below the job's storage, as pyarrow reaches it."""
+    """The path and pyarrow filesystem where Ray Train keeps checkpoints: a folder of the job's storage."""
     scheme, _, location = settings.storage_url.partition("://")
     path = f"{location.rstrip('/')}/{FOLDER}"
     if scheme == "file":

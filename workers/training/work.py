@@ -1,4 +1,4 @@
-"""The work that every worker of a training run is given, and the runtime that it speaks to."""
+"""The work that every worker of a training run is given, and the runtime that it calls."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -22,8 +22,12 @@ from workers.settings import WorkerSettings
 
 @dataclass(frozen=True)
 class Work:
-    """Crosses process borders. `keep`: whose zeros are held; `prior`: what learning masks begins with.
-    `patterns`: of each block, where pruning chose them. `model_name`: what an adapter says it belongs to."""
+    """Everything that a training worker needs to know; it crosses process borders.
+
+    `keep`: the keep tensors whose zeros are held. `prior`: those that the learning of masks begins with.
+    `patterns`: each block's pattern, where pruning chose them. `model_name`: the base model that an adapter
+    names.
+    """
 
     settings: WorkerSettings
     key: str
@@ -40,12 +44,12 @@ class Work:
 
     @property
     def device(self) -> torch.device:
-        """Where this worker's model lives."""
+        """The device of this worker's model."""
         return torch.device("cuda", torch.cuda.current_device()) if self.cuda else torch.device("cpu")
 
     @property
     def row(self) -> Architecture:
-        """The model type's row."""
+        """The architecture row of the model type."""
         reader = CheckpointReader(self.settings.content(), self.checkpoint)
         return row_for(str(reader.config["model_type"]))
 
@@ -58,20 +62,21 @@ class TrainingRuntime(Protocol):
         ...
 
     def save(self, directory: Path, *, step: int) -> None:
-        """Put all workers' parts together as the training checkpoint of `step`. All workers call it."""
+        """Store all workers' parts as the training checkpoint of `step`. All workers call it."""
         ...
 
     def preempted(self) -> bool:
-        """Whether a worker's machine is about to be taken away. All workers call it, and get one answer."""
+        """Tells whether a worker's machine is about to be taken away. All workers call it, and get the same
+        answer."""
         ...
 
     def tell(self, step: Step) -> None:
-        """Pass something on to the driver. Rank 0 calls it."""
+        """Report a step to the driver. Rank 0 calls it."""
         ...
 
 
 class TrainingResult(Frozen):
-    """What training made."""
+    """The artifacts of a training, and what it used."""
 
     artifacts: dict[str, ArtifactRef]
     tokens: int
