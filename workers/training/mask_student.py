@@ -14,11 +14,8 @@ from pipeline.artifacts.certificate import Check
 from pipeline.artifacts.curve import BlockMasks, MaskRecord
 from pipeline.artifacts.refs import ArtifactRef
 from pipeline.checkpoint.keeps import put_keep, turned
-from pipeline.checkpoint.reader import CheckpointReader
-from pipeline.checkpoint.skeleton import disk_names
 from pipeline.dag.stages.training import LearnMasks
 from pipeline.spec.recovery import EarlyStop, Held, KeepRule
-from pipeline.tensor.dtypes import TORCH_DTYPES
 from pipeline.tensor.soft_masks import (
     Likelihood,
     chosen,
@@ -31,7 +28,7 @@ from workers.training.engine import Engine
 from workers.training.first_masks import FirstMasks
 from workers.training.guard import Guard
 from workers.training.masked import LOGITS, draw_at, prunable, put_masks, stored_weight
-from workers.training.model import load_model
+from workers.training.model import load_student
 from workers.training.shares import parts_of, store_shares
 from workers.training.stored import Stored
 from workers.training.student import adam_arguments
@@ -50,23 +47,12 @@ class MaskStudent:
         self._work = work
         self._training = training = work.stage.training
         self._content = work.settings.content()
-        self._reader = CheckpointReader(self._content, work.checkpoint)
         self._begin = FirstMasks(work)
-        model, self._names = load_model(
-            self._content,
-            work.checkpoint,
-            dtype=TORCH_DTYPES[training.precision],
-            device=work.device,
-            partition=config if work.resources.zero_stage == 3 else None,
-        )
-        self._every_name = disk_names(model, self._reader)
-        row = work.row
-        self._prunable = dict(prunable(self._names, row.blocks, row.linear_names))
-        model.train()
-        if work.resources.gradient_checkpointing:
-            model.activation_checkpointing_enable({"use_reentrant": False})
-        self._masked = put_masks(model, training, self._begin, names=self._names)
-        self.engine = Engine(model, config, adam_arguments(training))
+        loaded = load_student(work, training, config)
+        self._reader, self._names, self._every_name = loaded.reader, loaded.names, loaded.every_name
+        self._prunable = dict(prunable(self._names, work.row.blocks, work.row.linear_names))
+        self._masked = put_masks(loaded.model, training, self._begin, names=self._names)
+        self.engine = Engine(loaded.model, config, adam_arguments(training))
         self.teacher = self._unmasked if training.needs_teacher else None
         self._first: dict[str, Tensor] = {}  # on rank 0: each group's first mask
         if ranks.rank() == 0:

@@ -5,6 +5,7 @@ Dropout is off, so that the same data gives the same gradients however the work 
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import deepspeed
 import torch
@@ -15,7 +16,10 @@ from pipeline.artifacts.refs import CheckpointRef
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.skeleton import disk_names, skeleton
 from pipeline.resolve.model_checks import check_trainable
+from pipeline.spec.training_recipe import TrainingRecipe
 from pipeline.storage.content import ContentStore
+from pipeline.tensor.dtypes import TORCH_DTYPES
+from workers.training.work import Work
 
 DROPOUTS = (
     "attention_dropout",
@@ -27,6 +31,35 @@ DROPOUTS = (
     "layerdrop",
     "resid_pdrop",
 )
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model that is to be trained. `names`: the checkpoint name of each parameter; `every_name`: the one of
+    each tensor of its state dict."""
+
+    model: PreTrainedModel
+    reader: CheckpointReader
+    names: dict[str, str]
+    every_name: dict[str, str]
+
+
+def load_student(work: Work, recipe: TrainingRecipe, config: Mapping[str, object]) -> Loaded:
+    """Load the model of a training in training mode, partitioned under ZeRO 3."""
+    content = work.settings.content()
+    model, names = load_model(
+        content,
+        work.checkpoint,
+        dtype=TORCH_DTYPES[recipe.precision],
+        device=work.device,
+        partition=config if work.resources.zero_stage == 3 else None,
+    )
+    reader = CheckpointReader(content, work.checkpoint)
+    every_name = disk_names(model, reader)
+    model.train()
+    if work.resources.gradient_checkpointing:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    return Loaded(model, reader, names, every_name)
 
 
 def load_model(

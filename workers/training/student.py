@@ -13,8 +13,7 @@ from pipeline.artifacts.certificate import Check
 from pipeline.artifacts.curve import MaskRecord
 from pipeline.artifacts.refs import AdapterRef, ArtifactRef, CheckpointRef
 from pipeline.checkpoint.keeps import load_keep, put_keep
-from pipeline.checkpoint.reader import DTYPES, CheckpointReader
-from pipeline.checkpoint.skeleton import disk_names
+from pipeline.checkpoint.reader import DTYPES
 from pipeline.dag.stages.training import Recover
 from pipeline.errors import InvalidSpec, ZerosLost
 from pipeline.spec.recovery import EarlyStop, KeepRule, Lora, Recovery
@@ -27,7 +26,7 @@ from workers.training.config import teacher_config
 from workers.training.engine import Engine, Teacher
 from workers.training.guard import Guard
 from workers.training.lora import adapter_files, apply_lora, merged_state
-from workers.training.model import load_model
+from workers.training.model import load_model, load_student
 from workers.training.shares import parts_of, store_shares
 from workers.training.stored import Stored
 from workers.training.work import Work
@@ -94,23 +93,14 @@ class Student:
     def __init__(self, work: Work, config: Mapping[str, object]) -> None:
         self._work = work
         self._content = work.settings.content()
-        self._reader = CheckpointReader(self._content, work.checkpoint)
         assert isinstance(work.stage, Recover)
         self._recovery = recovery = work.stage.recovery
         self.keep_rule = recovery.keep
         self.early_stop = recovery.early_stop
-        model, self._names = load_model(
-            self._content,
-            work.checkpoint,
-            dtype=TORCH_DTYPES[recovery.precision],
-            device=work.device,
-            partition=config if work.resources.zero_stage == 3 else None,
-        )
-        self._every_name = disk_names(model, self._reader)
+        loaded = load_student(work, recovery, config)
+        model = loaded.model
+        self._reader, self._names, self._every_name = loaded.reader, loaded.names, loaded.every_name
         self._keeps = self._starting_keeps()  # by checkpoint name
-        model.train()
-        if work.resources.gradient_checkpointing:
-            model.activation_checkpointing_enable({"use_reentrant": False})
         if isinstance(recovery.trains, Lora):
             model = apply_lora(
                 model, recovery.trains, self._keeps, names=self._names, seed=recovery.text.seed
