@@ -1,6 +1,6 @@
-"""Where each tensor of a checkpoint lies and what its bytes hash to.
+"""The index of a checkpoint: the file, byte range and digest of each tensor.
 
-With it one tensor is read from any store by one ranged read, and verified on its own.
+With it one ranged read fetches a tensor from any store, and its digest verifies it.
 """
 
 from pipeline.canonical import Frozen

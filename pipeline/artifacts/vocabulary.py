@@ -1,4 +1,4 @@
-"""The documents of a vocabulary that is cut: what was counted, what stayed, and figures for people."""
+"""The documents of a vocabulary that is cut: counts, kept tokens, and figures for people."""
 
 from functools import cached_property
 
@@ -8,21 +8,22 @@ from pipeline.canonical import Frozen
 
 
 class CorpusSize(Frozen):
-    """How much text was counted; `bytes` in UTF-8."""
+    """The size of the text that was counted. `bytes`: in UTF-8."""
 
     documents: int
     bytes: int
 
 
 class HeldOutDocuments(RootModel[tuple[str, ...]]):
-    """Documents that were not counted; the cut tokenizer is proved on them."""
+    """The documents that were not counted; the cut tokenizer is proved on them."""
 
 
 class KeptTokens(Frozen):
-    """The smaller vocabulary. `kept`: ids of the dense model, ascending; the new id of one is its place.
+    """The smaller vocabulary. `kept`: ids of the dense model, ascending; a token's new id is its place here.
 
-    `protected`: how many had to stay; `passing`: how many stay only because others are merged from them;
-    `padding`: how many are rows that no text yields, where nothing else was left to reach the size.
+    `protected`: number of tokens that had to stay; `passing`: number of those that stay only because others
+    are merged from them; `padding`: number of rows that no text yields, where no other token was left to
+    reach the size.
     """
 
     kept: tuple[int, ...]
@@ -32,7 +33,7 @@ class KeptTokens(Frozen):
 
     @property
     def rows(self) -> int:
-        """Rows of the smaller embedding."""
+        """The rows of the smaller embedding."""
         return len(self.kept)
 
     @cached_property
@@ -42,10 +43,10 @@ class KeptTokens(Frozen):
 
 
 class TokenizerProof(Frozen):
-    """What was compared. `identical`: texts that came back from the cut tokenizer character for character,
-    and `dense_identical` from the dense one (normalizers change texts). `same_pieces`: texts of kept tokens
-    only, which all got the same pieces in the same order. `bytes`: of the texts in UTF-8; `dense_tokens` and
-    `cut_tokens`: how many they became.
+    """The outcome of a comparison of both tokenizers. `identical`: texts that the cut tokenizer decodes
+    character for character, and `dense_identical` those of the dense one (normalizers change texts).
+    `same_pieces`: texts of kept tokens only, which all got the same pieces in the same order. `bytes`: size
+    of the texts in UTF-8; `dense_tokens` and `cut_tokens`: number of tokens that the texts became.
     """
 
     texts: int = 0
@@ -58,8 +59,9 @@ class TokenizerProof(Frozen):
 
 
 class VocabularyProof(Frozen):
-    """`tokenizer`: as transformers runs it; `sentencepiece`: tokenizer.model in its own library, where there
-    is one; `added_tokens`: how many were found in their places."""
+    """The proof of a cut tokenizer. `tokenizer`: as transformers runs it; `sentencepiece`: tokenizer.model in
+    its own library, if there is such a file; `added_tokens`: number of those that were found in their
+    places."""
 
     tokenizer: TokenizerProof
     sentencepiece: TokenizerProof | None = None
@@ -67,9 +69,9 @@ class VocabularyProof(Frozen):
 
 
 class VocabularyTable(Frozen):
-    """`dense_rows`, `rows`: of the embedding before and after. Of the tokens that stayed, `protected` had to,
-    others are merged from the `passing` ones, and no text yields the `padding`. `corpus_tokens`: occurrences
-    that were counted in so many `documents`; `kept_tokens`: those of tokens that stayed."""
+    """The figures of a cut. `dense_rows`, `rows`: rows of the embedding before and after. Of the tokens that
+    stayed, `protected` had to, others are merged from the `passing` ones, and no text yields the `padding`.
+    `corpus_tokens`: tokens counted in all `documents`; `kept_tokens`: those among them that stayed."""
 
     dense_rows: int
     rows: int
@@ -83,15 +85,15 @@ class VocabularyTable(Frozen):
 
     @property
     def kept_share(self) -> float:
-        """Share of the corpus' tokens that are still one token."""
+        """The share of the corpus' tokens that are still one token."""
         return self.kept_tokens / self.corpus_tokens
 
     @property
     def dense_tokens_per_byte(self) -> float:
-        """Of the held-out text, by the dense tokenizer."""
+        """The tokens per byte of the held-out text with the dense tokenizer."""
         return self.proof.tokenizer.dense_tokens / max(self.proof.tokenizer.bytes, 1)
 
     @property
     def tokens_per_byte(self) -> float:
-        """Of the held-out text, by the cut tokenizer."""
+        """The tokens per byte of the held-out text with the cut tokenizer."""
         return self.proof.tokenizer.cut_tokens / max(self.proof.tokenizer.bytes, 1)
