@@ -1,3 +1,3 @@
-"""What stages make: one reference class per kind of artifact, and the documents that such artifacts hold.
+"""The artifacts that stages make: one reference class per kind, and the documents that they hold.
 They are plain data, which every process can read without torch.
-How a document is computed, and how it is shown, stands elsewhere."""
+The code that computes or shows documents lives elsewhere."""

@@ -19,15 +19,15 @@ class FileRef(Frozen):
 
 
 class Artifact(Frozen):
-    """What all kinds have in common. `content`: the documents that artifacts of a kind hold, by the paths of
-    their files; an artifact may lack some of them."""
+    """The base of all kinds. `content`: the documents that artifacts of a kind hold, by the paths of their
+    files; an artifact may lack some of them."""
 
     content: ClassVar[Mapping[str, type[BaseModel]]] = {}
     files: tuple[FileRef, ...]
 
     @classmethod
     def path_of(cls, document: type[BaseModel]) -> str:
-        """Path of the file that holds a document. Raises KeyError that names the documents there are."""
+        """The path of the file that holds a document. Raises KeyError that names the known documents."""
         for path, held in cls.content.items():
             if held is document:
                 return path
@@ -36,21 +36,21 @@ class Artifact(Frozen):
 
     @classmethod
     def put(cls, store: ContentStore, document: BaseModel) -> FileRef:
-        """Store one of the documents."""
+        """Store one document."""
         return FileRef(path=cls.path_of(type(document)), blob=store.put_bytes(canonical_json(document)))
 
     @classmethod
     def made(cls, store: ContentStore, *documents: BaseModel, files: Iterable[FileRef] = ()) -> Self:
-        """The artifact of some documents, which are stored here, and of stored files, ordered by path."""
+        """Store some documents, and return the artifact of them and of stored files, ordered by path."""
         every = [*files, *(cls.put(store, document) for document in documents)]
         return cls(files=tuple(sorted(every, key=lambda file: file.path)))
 
     def load(self, store: ContentStore, document: type[Document]) -> Document:
-        """One of the documents. Raises KeyError when this artifact lacks it."""
+        """Read one of the documents. Raises KeyError when this artifact lacks it."""
         return document.model_validate_json(store.get_bytes(self.file(self.path_of(document))))
 
     def find(self, store: ContentStore, document: type[Document]) -> Document | None:
-        """One of the documents; None when this artifact lacks it."""
+        """Read one of the documents; None when this artifact lacks it."""
         there = self.path_of(document) in {file.path for file in self.files}
         return self.load(store, document) if there else None
 
@@ -61,11 +61,11 @@ class Artifact(Frozen):
 
     @property
     def size(self) -> int:
-        """Bytes of all files."""
+        """The bytes of all files."""
         return sum(file.blob.size for file in self.files)
 
     def file(self, path: str) -> BlobRef:
-        """The blob of one file. Raises KeyError that names what is there."""
+        """The blob of one file. Raises KeyError that names the files there are."""
         for file in self.files:
             if file.path == path:
                 return file.blob

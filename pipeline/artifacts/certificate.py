@@ -1,4 +1,4 @@
-"""The zeros certificate: that every pruned weight is zero, and was at every check."""
+"""The zeros certificate, which says that every pruned weight is zero, and was zero at every check."""
 
 from typing import Literal
 
@@ -8,9 +8,10 @@ Moment = Literal["mask", "step", "frozen", "gather", "save", "reload", "publishe
 
 
 class TensorCertificate(Frozen):
-    """One tensor under a keep tensor. `keep_sha256`: of the bit-packed keep tensor (tensor/packing.py).
+    """One tensor under a keep tensor. `keep_sha256`: hash of the bit-packed keep tensor (tensor/packing.py).
 
-    `held`: weights that must be zero; `zeros`: that are. `nm`: keep:group whose every group was checked.
+    `held`: number of weights that must be zero; `zeros`: number of those that are. `nm`: keep and group of an
+    N:M pattern that was checked in every group.
     """
 
     tensor: str
@@ -24,13 +25,14 @@ class TensorCertificate(Frozen):
 
 
 class Check(Frozen):
-    """One look at all tensors. `step`: optimizer steps done, where training was under way.
+    """One check of all tensors. `step`: optimizer steps done, if it was made during training.
 
-    mask: when the masks were made. step: master weights, optimizer moments and working weights in training.
-    frozen: kept weights beside those of the model before, to the bit, where masks are learned.
-    gather: the whole tensors put together from all workers. save: as they were handed to storage. reload: the
-    stored checkpoint, read back. published: the published files, read back by safetensors. A check that finds
-    a weight fails the job, so `revived` is 0 in what is stored.
+    mask: the masks right after they were made. step: master weights, optimizer moments and working weights in
+    training. frozen: where masks are learned, kept weights are compared to the bit with those of the model
+    before. gather: the whole tensors, put together from all workers. save: the tensors as they were handed to
+    storage. reload: the stored checkpoint, read back. published: the published files, read back by
+    safetensors. A check that finds a pruned weight that is not zero fails the job, so `revived` is 0 in
+    stored certificates.
     """
 
     at: Moment
@@ -49,10 +51,10 @@ class Certificate(Frozen):
 
     @property
     def held(self) -> int:
-        """Pruned weights of all tensors."""
+        """The number of pruned weights in all tensors."""
         return sum(tensor.held for tensor in self.tensors)
 
     @property
     def holds(self) -> bool:
-        """Whether every check found every pruned weight to be zero."""
+        """True if every check found every pruned weight to be zero."""
         return bool(self.checks) and all(check.revived == 0 for check in self.checks)

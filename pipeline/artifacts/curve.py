@@ -1,4 +1,4 @@
-"""What recovery training leaves behind: its data, its curve, and which sequences a step takes.
+"""The documents of a training: its data, its curve, and the order in which its steps take sequences.
 
 A step's sequences depend on its number alone, so that any number of workers, and any attempt, trains on the
 same data in the same order.
@@ -22,7 +22,7 @@ class Shard(Frozen):
 
 
 class TokensIndex(Frozen):
-    """Content of `tokens.json`. `read_tokens`: tokens that the text gave, held-out ones and rest included."""
+    """Content of `tokens.json`. `read_tokens`: all tokens of the text, held-out and unused ones too."""
 
     sequence_length: int
     sequences: int
@@ -38,9 +38,9 @@ class StepRecord(Frozen):
     `loss`: mean over the step's sequences of the objective, in nats; `language_modelling_loss`: its
     cross-entropy part. `gradient_norm`: before clipping, of all trained parameters. `first_sequence` and
     `end_sequence`: positions in the data order; `data_checksum`: sum of the CRC-32 of the sequences that the
-    workers really took, modulo 2^32. `zeros`: of the weights under a keep tensor, at the last check.
-    `memory_bytes`: of the worker that needed most; `gpu_memory_bytes` likewise. `started`: how often training
-    had been started when the step was done.
+    workers really took, modulo 2^32. `zeros`: zeros among the weights under a keep tensor, at the last check.
+    `memory_bytes`, `gpu_memory_bytes`: memory of the worker that needed most. `started`: number of times that
+    training had been started when the step was done.
     """
 
     step: int
@@ -70,7 +70,7 @@ class Validation(Frozen):
 
 
 class KeepUpdate(Frozen):
-    """What a dynamic or gradual rule did after a step: over all linears together."""
+    """The changes that a dynamic or gradual rule made after a step, summed over all linears."""
 
     step: int
     dropped: int
@@ -80,8 +80,8 @@ class KeepUpdate(Frozen):
 
 class BlockFit(Frozen):
     """Reconstruction of one block: squared distance to the dense block's output, relative to its square,
-    before and after. Recovery training takes both over all tokens together; pruning takes the mean of each
-    token's."""
+    before and after. Recovery training sums both over all tokens before it divides; pruning takes the mean of
+    the tokens' ratios."""
 
     block: int
     before: float
@@ -95,9 +95,10 @@ class BlockFits(Frozen):
 
 
 class BlockMasks(Frozen):
-    """The masks of one block while they are learned, over all groups of its linears. What a draw would be
-    follows softmax(scale · logits): `entropy`: of it, mean, in nats; `certainty`: the mean of its largest
-    probability. `changed`: share of groups whose likeliest mask is another one than before training."""
+    """The masks of one block while they are learned, over all groups of its linears. A group's mask is drawn
+    from softmax(scale · logits). `entropy`: mean entropy of this distribution in nats; `certainty`: mean of
+    its largest probability. `changed`: share of groups whose likeliest mask is another one than before
+    training."""
 
     entropy: float
     certainty: float
@@ -105,7 +106,7 @@ class BlockMasks(Frozen):
 
 
 class MaskRecord(Frozen):
-    """How masks stand after `step` steps; step 0 is before training."""
+    """The state of the masks after `step` steps; step 0 is before training."""
 
     step: int
     temperature: float
@@ -116,8 +117,8 @@ class MaskRecord(Frozen):
 class Curve(Frozen):
     """Content of `curve.json`. `deepspeed`: the configuration that the typed fields became, per start.
 
-    `stopped`: why training ended: all steps done, or early. `result_step`: after which step the published
-    weights were taken.
+    `stopped`: the reason why training ended: all steps were done, or it stopped early. `result_step`: the
+    step after which the published weights were taken.
     """
 
     steps: tuple[StepRecord, ...] = ()
@@ -133,7 +134,7 @@ class Curve(Frozen):
 
 
 def position_of(sequence: int, shards: Sequence[int], *, seed: int) -> tuple[int, int]:
-    """Where the `sequence`-th sequence of the data order lies: shard and row. `shards`: rows of each.
+    """The shard and row of the `sequence`-th sequence in the data order. `shards`: the rows of each shard.
 
     The first epoch reads the shards as they were written, which is shuffled already; later ones shuffle the
     shards, and the rows within each.
@@ -149,7 +150,7 @@ def position_of(sequence: int, shards: Sequence[int], *, seed: int) -> tuple[int
 
 @lru_cache(maxsize=16)
 def _shuffled(count: int, seed: str) -> tuple[int, ...]:
-    """Remembered, because a step asks for sequences of the same shard one by one."""
+    """A shuffled order. It is cached, because a step asks for sequences of the same shard one by one."""
     order = list(range(count))
     random.Random(seed).shuffle(order)
     return tuple(order)

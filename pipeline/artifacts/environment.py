@@ -1,12 +1,12 @@
-"""Where a job ran: what a reader needs to judge timings and to get the same bits again."""
+"""The environment of a job, which a reader needs to compare timings and to get the same bits again."""
 
 from pipeline.canonical import Frozen
 
 
 class Environment(Frozen):
-    """Filled by a worker. `versions`: package → version, `python` among them. `threads`: per worker.
+    """The facts of a worker. `versions`: package → version, `python` among them. `threads`: per worker.
 
-    `cores` and `memory_bytes` are the machine's own; `gpus` lists a name per device.
+    `cores` and `memory_bytes` are those of the whole machine; `gpus` lists a name per device.
     """
 
     versions: dict[str, str]

@@ -12,6 +12,6 @@ class ManifestEntry(Frozen):
 
 
 class Manifest(Frozen):
-    """Everything that belongs to a published directory. Written last: without it nothing was published."""
+    """The files of a published directory. It is written last: without it nothing was published."""
 
     files: tuple[ManifestEntry, ...]

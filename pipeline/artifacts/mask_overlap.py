@@ -1,8 +1,8 @@
-"""Masks of one model beside one another: what `agreement.json` says."""
+"""The overlap between masks of one model, which `agreement.json` holds."""
 
 from pipeline.canonical import Frozen
 
-PRIOR = "prior"  # what the masks are called that learning begins with
+PRIOR = "prior"  # the name of the masks that learning begins with
 
 
 class LinearAgreement(Frozen):
@@ -16,7 +16,7 @@ class LinearAgreement(Frozen):
 
 
 class MaskAgreement(Frozen):
-    """The masks of a job beside others, called `other`: PRIOR, or the name that `compare_with` gives."""
+    """The overlap of a job's masks with others. `other`: PRIOR, or the name that `compare_with` gives."""
 
     other: str
     linears: tuple[LinearAgreement, ...]

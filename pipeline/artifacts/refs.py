@@ -1,7 +1,7 @@
-"""What stages make: one reference class per kind, each a list of content-addressed files.
+"""The kinds of artifacts: one reference class per kind, each a list of content-addressed files.
 
-A class says which documents its artifacts hold, and names the files that are no documents. Nobody else spells
-these names out.
+A class says which documents its artifacts hold, and names the files that are no documents. No other module
+spells these names out.
 """
 
 from typing import Annotated, ClassVar, Literal
@@ -25,7 +25,7 @@ from pipeline.spec.sparsity_plan import SparsityPlan
 from pipeline.structure.cut import Cut
 from pipeline.structure.table import SizeTable
 
-MASKS_PATH = "masks/masks.safetensors"  # of a published directory: see checkpoint/masks.py
+MASKS_PATH = "masks/masks.safetensors"  # in a published directory: see masks/published.py
 
 
 class CheckpointRef(Artifact):
@@ -48,13 +48,13 @@ class SamplesRef(Artifact):
 
 
 class StatisticsRef(Artifact):
-    """What a dense sweep measured of every linear's input: see checkpoint/statistics.py."""
+    """The statistics of every linear's input that a dense sweep measured: see checkpoint/statistics.py."""
 
     kind: Literal["statistics"] = "statistics"
 
 
 class CutRef(Artifact):
-    """What stayed of a model that was cut."""
+    """The parts of a model that stayed when it was cut."""
 
     kind: Literal["cut"] = "cut"
     content: ClassVar = {"cut.json": Cut, "sizes.json": SizeTable}
@@ -69,7 +69,7 @@ class CountsRef(Artifact):
 
 
 class VocabularyRef(Artifact):
-    """What stayed of a vocabulary."""
+    """The tokens that stayed when a vocabulary was cut."""
 
     kind: Literal["vocabulary"] = "vocabulary"
     content: ClassVar = {
@@ -80,7 +80,7 @@ class VocabularyRef(Artifact):
 
 
 class MeasurementsRef(Artifact):
-    """What an allocation had measured."""
+    """The numbers that were measured for an allocation."""
 
     kind: Literal["measurements"] = "measurements"
     content: ClassVar = {"measurements.json": Measurements}
@@ -120,15 +120,15 @@ class KeepRef(Artifact):
 
 
 class AgreementRef(Artifact):
-    """Masks beside others."""
+    """The overlap of a job's masks with others."""
 
     kind: Literal["agreement"] = "agreement"
     content: ClassVar = {"agreement.json": MaskAgreements}
 
 
 class TokensRef(Artifact):
-    """Training sequences, shuffled: shards with int32 `tokens` [sequences, sequence_length], which the index
-    lists, and the validation sequences likewise."""
+    """Shuffled training sequences: shards with int32 `tokens` [sequences, sequence_length], which the index
+    lists, and the validation sequences in the same form."""
 
     kind: Literal["tokens"] = "tokens"
     content: ClassVar = {"tokens.json": TokensIndex}
@@ -136,7 +136,7 @@ class TokensRef(Artifact):
 
 
 class CurveRef(Artifact):
-    """The course of a training."""
+    """The curve of a training."""
 
     kind: Literal["curve"] = "curve"
     content: ClassVar = {"curve.json": Curve}
@@ -165,8 +165,8 @@ class EvaluationRef(Artifact):
 
 
 class TaskRef(Artifact):
-    """An lm-eval task, resolved, and in a folder the task files and data that it reads. What else the include
-    directory holds is no part of it."""
+    """A resolved lm-eval task, and in a folder the task files and data that it reads. Other files of the
+    include directory are no part of it."""
 
     kind: Literal["task"] = "task"
     content: ClassVar = {"task.json": CheckedTask}
@@ -174,15 +174,15 @@ class TaskRef(Artifact):
 
 
 class TaskEvaluationRef(Artifact):
-    """Results of a task."""
+    """The results of a task."""
 
     kind: Literal["task_evaluation"] = "task_evaluation"
     content: ClassVar = {"tasks.json": TaskEvaluation}
 
 
 class HarnessRef(Artifact):
-    """The results as lm-eval itself writes them. They hold times and the machine's description, so equal
-    evaluations have unequal ones; nothing is made from them."""
+    """The results as lm-eval itself writes them. They hold times and the machine's description, so they
+    differ between equal evaluations; no stage takes them."""
 
     kind: Literal["harness"] = "harness"
     RESULTS: ClassVar = "lm_eval.json"
@@ -197,12 +197,12 @@ class ManifestRef(Artifact):
 
     @property
     def key(self) -> str:
-        """Where the manifest lies in the published directory. It is written last."""
+        """The storage key of the manifest, which is written last."""
         return f"{self.prefix}/{self.path_of(Manifest)}"
 
 
 class ReportRef(Artifact):
-    """A page and the same as JSON. They hold timings, so equal jobs have unequal reports."""
+    """A page, and the same report as JSON. They hold timings, so equal jobs have unequal reports."""
 
     kind: Literal["report"] = "report"
     PAGE: ClassVar = "report.html"

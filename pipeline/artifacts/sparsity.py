@@ -1,4 +1,4 @@
-"""The documents beside keep tensors: zeros by linear, and how calibration tokens were routed to experts."""
+"""The documents beside keep tensors: zeros by linear, and the calibration tokens that each expert saw."""
 
 from pipeline.canonical import Frozen
 
@@ -6,8 +6,8 @@ from pipeline.canonical import Frozen
 class LinearSparsity(Frozen):
     """Zeros achieved in one linear.
 
-    `pruned`: how many the method chose; `zeros` also counts weights that were zero before. `note`: where the
-    method had to deviate from what was asked.
+    `pruned`: number of weights that the method chose; `zeros` also counts weights that were zero before.
+    `note`: a deviation of the method from what was asked.
     """
 
     block: int
@@ -19,7 +19,7 @@ class LinearSparsity(Frozen):
 
     @property
     def sparsity(self) -> float:
-        """Fraction of zeros."""
+        """The fraction of zeros."""
         return self.zeros / self.weights
 
 
@@ -30,27 +30,27 @@ class SparsityTable(Frozen):
 
     @property
     def sparsity(self) -> float:
-        """Over all prunable weights."""
+        """The fraction of zeros over all prunable weights."""
         return sum(linear.zeros for linear in self.linears) / sum(linear.weights for linear in self.linears)
 
 
 class BlockExperts(Frozen):
-    """Calibration tokens that were routed to each expert of a block, in the experts' order."""
+    """The calibration tokens that were routed to each expert of a block, in the experts' order."""
 
     block: int
     tokens: tuple[int, ...]
 
 
 class ExpertTable(Frozen):
-    """Content of `experts.json`: blocks with experts. Experts with fewer tokens than `minimum_tokens` were
-    pruned without statistics (tensor/routing.py)."""
+    """Content of `experts.json`: all blocks with experts. Experts with fewer tokens than `minimum_tokens`
+    were pruned without statistics (blocks/routing.py)."""
 
     minimum_tokens: int
     blocks: tuple[BlockExperts, ...]
 
     @property
     def note(self) -> str | None:
-        """What a reader must know of experts that were pruned without statistics."""
+        """A warning about experts that were pruned without statistics; None if there are none."""
         every = [tokens for block in self.blocks for tokens in block.tokens]
         few = sum(tokens < self.minimum_tokens for tokens in every)
         if not few:

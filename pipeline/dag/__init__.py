@@ -1,3 +1,3 @@
-"""What a job does: `plan.py` makes the DAG of a spec, `stages/` says what each kind of work takes and
-makes. Stage keys are computed here, and which nodes may start next. Nothing here does the work: stages run
-in `workers/stages/`."""
+"""The stages of a job: `plan.py` makes the DAG of a spec, and `stages/` defines the inputs and outputs of
+each kind of work. The code here also computes stage keys and finds the nodes that may start next. It does no
+work itself: stages run in `workers/stages/`."""

@@ -1,4 +1,4 @@
-"""What to do next: pure functions from state to decision, with the numbers behind it."""
+"""Decisions about the next actions of a job: pure functions of its state, with the reasons."""
 
 from collections.abc import Collection
 from typing import Literal
@@ -11,7 +11,7 @@ MAX_STAGE_TRIES = 3
 
 
 def next_actions(dag: Dag, *, done: Collection[str], started: Collection[str]) -> tuple[Node, ...]:
-    """Nodes whose inputs are made and that nobody works on, in plan order."""
+    """The nodes whose inputs are made and that have not been started, in plan order."""
     return tuple(
         node
         for node in dag.nodes
@@ -20,7 +20,7 @@ def next_actions(dag: Dag, *, done: Collection[str], started: Collection[str]) -
 
 
 class Decision(Frozen):
-    """Try again after a pause, or stop with the reason."""
+    """The decision to try again after a pause, or to stop, with its reason."""
 
     action: Literal["retry", "fail"]
     delay_seconds: float
@@ -28,7 +28,8 @@ class Decision(Frozen):
 
 
 def decide(failure: FailureReason, *, tries: int, limit: int) -> Decision:
-    """After `tries` failed tries of at most `limit`: 2, 4, 8 ... seconds of pause, at most a minute."""
+    """Decide after `tries` failed tries of at most `limit`. Pauses last 2, 4, 8 ... and at most 60
+    seconds."""
     if not failure.retryable:
         return Decision(action="fail", delay_seconds=0, why=f"{failure.code} does not go away by itself")
     if tries >= limit:

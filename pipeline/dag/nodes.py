@@ -1,4 +1,4 @@
-"""Stages of one job with what they take: the nodes of its DAG."""
+"""The nodes of a job's DAG: its stages with their inputs."""
 
 from collections.abc import Mapping
 
@@ -15,7 +15,7 @@ class Input(Frozen):
 
 
 class Node(Frozen):
-    """One stage of one job. `inputs`: the runner's name for each artifact → where it comes from."""
+    """One stage of one job. `inputs`: the runner's name for each artifact → the node that makes it."""
 
     id: str
     stage: Stage
@@ -28,7 +28,7 @@ class Node(Frozen):
 
 
 class Dag(Frozen):
-    """Nodes in an order in which they may run one after the other."""
+    """The nodes of a job, in an order in which they may run one after the other."""
 
     nodes: tuple[Node, ...]
 
@@ -53,6 +53,6 @@ def resolve_inputs(
 
 
 def node_key(node: Node, made: Mapping[str, Mapping[str, ArtifactRef]]) -> str | None:
-    """Stage key of a node; None while an input is still to be made."""
+    """The stage key of a node; None while one of its inputs is not made yet."""
     inputs = resolve_inputs(node, made)
     return None if inputs is None else stage_key(node.stage, inputs)

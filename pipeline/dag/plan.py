@@ -1,4 +1,4 @@
-"""plan(spec, pins) -> Dag. Read `plan` top to bottom and you know the system."""
+"""plan(spec, pins) -> Dag. Read this file from top to bottom to learn how a job works."""
 
 from collections.abc import Generator, Iterable, Iterator
 
@@ -32,16 +32,16 @@ from pipeline.tensor.needs import Statistic
 
 
 def plan(spec: PruneSpec, pins: Pins) -> Dag:
-    """All stages of a job with their inputs; stages that nothing asks for are left out."""
+    """Plan all stages of a job with their inputs. Stages that the spec does not need are left out."""
     return Dag(nodes=tuple(_nodes(spec, pins) if spec.sweep is None else _sweep_nodes(spec, pins)))
 
 
 def _nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
     tokens = Input(node=TEXT, artifact="tokens")
     name = _model_name(spec)
-    checkpoints = {"dense": DENSE}  # what is evaluated: name → checkpoint; the last one is published
-    made: dict[str, Input] = {}  # what is published and reported beside the checkpoint
-    report_inputs: dict[str, Input] = {}  # what is reported only
+    checkpoints = {"dense": DENSE}  # the checkpoints to evaluate, by name; the last one is published
+    made: dict[str, Input] = {}  # artifacts that are published and reported beside the checkpoint
+    report_inputs: dict[str, Input] = {}  # artifacts that are reported only
 
     yield from _source_nodes(spec, pins)
 
@@ -80,7 +80,7 @@ def _nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
             **_teacher(spec, pins),
         }
         yield Node(id="recover", stage=recover, inputs=inputs)
-        if "keep" in made:  # the keep tensors of training come without the documents of pruning
+        if "keep" in made:  # training stores its keep tensors without the documents of pruning
             report_inputs["pruned_keep"] = made["keep"]
         made |= {name: Input(node="recover", artifact=name) for name in recover.outputs}
         checkpoints["recovered"] = made.pop("checkpoint")
@@ -92,7 +92,7 @@ def _nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
 
     made["checkpoint"] = list(checkpoints.values())[-1]
     publish = Publish(model_name=name, spec=spec)
-    if "curve" in made:  # has speeds: it is not published
+    if "curve" in made:  # the curve has speeds, which differ between equal jobs, so it is not published
         report_inputs["curve"] = made.pop("curve")
     yield Node(id="publish", stage=publish, inputs={**made, **_unpruned(spec)})
 
@@ -105,7 +105,7 @@ def _nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
 
 
 def _sweep_nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
-    """All members' nodes, those that do the same once, and the table of what came of it."""
+    """The nodes of all members, with equal work planned once, and the report that compares the members."""
     members = {i: member.prune for i, member in enumerate(spec.members, start=1) if member.prune is not None}
     swept = frozenset[Statistic]().union(*(swept_for(prune) for prune in members.values()))
     yield from _source_nodes(spec, pins)
@@ -131,13 +131,13 @@ def _sweep_nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
 
 
 class _Shared:
-    """Nodes of a sweep by what they do. A member's own are called `prune@3`."""
+    """The nodes of a sweep, by the digest of their work. Nodes of one member have its number: `prune@3`."""
 
     def __init__(self) -> None:
         self._by_work: dict[str, str] = {}
 
     def new(self, nodes: Iterable[Node], *, member: int) -> Generator[Node, None, dict[str, str]]:
-        """Those of a member that no member before it has; all of its ids → ids in the sweep."""
+        """Yield the nodes of a member that no member before it has. Return all its ids → ids in the sweep."""
         names: dict[str, str] = {}
         for node in nodes:
             inputs = {
@@ -156,7 +156,7 @@ class _Shared:
 
 
 def _source_nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
-    """What everything begins with. What cannot be had fails the job here."""
+    """The nodes that read sources. They come first, so that a missing source fails the job early."""
     yield Node(id="import_model", stage=ImportModel(files=pins.of(MODEL).files), inputs={})
 
     tasks = spec.evaluation.tasks
@@ -181,7 +181,7 @@ def _source_nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
 
 
 def _vocabulary_nodes(vocabulary: VocabularySize, pins: Pins) -> Iterator[Node]:
-    """Counted first: another size shares the counts."""
+    """Count tokens and cut the vocabulary. The count has a node of its own, so that other sizes share it."""
     count = CountTokens(
         files=tuple(pin.files for pin in pins.below(vocabulary, VOCABULARY)),
         texts=vocabulary.texts,
@@ -194,7 +194,8 @@ def _vocabulary_nodes(vocabulary: VocabularySize, pins: Pins) -> Iterator[Node]:
 
 
 def _slicing_nodes(spec: PruneSpec) -> Iterator[Node]:
-    """From a dense sweep, where activations decide, to the smaller model. One pass gives all scores."""
+    """The nodes that make the smaller model, after a dense sweep where activations decide. The sweep measures
+    all scores in one pass."""
     structure = spec.structure.beside_vocabulary if spec.structure is not None else None
     if structure is None:
         return
@@ -209,7 +210,7 @@ def _slicing_nodes(spec: PruneSpec) -> Iterator[Node]:
 
 
 def _evaluation_nodes(which: str, checkpoint: Input, spec: PruneSpec, pins: Pins) -> Iterator[Node]:
-    """Perplexities, and a node for each task."""
+    """A node for all perplexities of a checkpoint, and a node for each task."""
     texts = pins.below(spec.evaluation.perplexity, "spec.evaluation.perplexity")
     evaluate = Evaluate(
         texts=tuple(pin.files for pin in texts),
@@ -230,7 +231,7 @@ def _evaluation_nodes(which: str, checkpoint: Input, spec: PruneSpec, pins: Pins
 
 
 def _figures(which: str, nodes: Iterable[Node]) -> dict[str, Input]:
-    """What a checkpoint's judging nodes make, by the names that `publish` and `report` know."""
+    """The artifacts of a checkpoint's evaluation nodes, by the names that `publish` and `report` know."""
     return {
         which if isinstance(node.stage, Evaluate) else node.id: Input(
             node=node.id, artifact=node.stage.outputs[0]
@@ -247,7 +248,8 @@ def _unpruned(spec: PruneSpec) -> dict[str, Input]:
 
 
 def _training_nodes(recovery: Recovery, spec: PruneSpec, pins: Pins) -> Iterator[Node]:
-    """What training takes beside the student. Long before it: a text that is too short is found out here."""
+    """The nodes that prepare text and teacher. They run long before training, so that a text that is too
+    short fails the job early."""
     yield _text_node(TEXT, recovery, spec, pins.of("spec.recovery.text.source"))
     if TEACHER in pins.sources:
         yield Node(id="import_teacher", stage=ImportModel(files=pins.of(TEACHER).files), inputs={})
@@ -261,7 +263,7 @@ def _text_node(node: str, recipe: TrainingRecipe, spec: PruneSpec, pin: Pin) -> 
 def _teacher(spec: PruneSpec, pins: Pins) -> dict[str, Input]:
     recovery = spec.recovery
     assert recovery is not None, "only training takes a teacher"
-    if recovery.trains.kind == "reconstruction":  # block by block: the blocks before their weights went
+    if recovery.trains.kind == "reconstruction":  # each block learns from itself before pruning
         return {"teacher": to_prune(spec)}
     if TEACHER in pins.sources:
         return {"teacher": Input(node="import_teacher", artifact="checkpoint")}
@@ -269,8 +271,8 @@ def _teacher(spec: PruneSpec, pins: Pins) -> dict[str, Input]:
 
 
 def task_node(which: str, task: str) -> str:
-    """Id of the node that puts the `dense`, `pruned` or `recovered` checkpoint to a task. `publish` and
-    `report` take its figures under the same name."""
+    """The id of the node that evaluates the `dense`, `pruned` or `recovered` checkpoint on a task. `publish`
+    and `report` take its figures under the same name."""
     return f"tasks:{which}:{task}"
 
 
@@ -279,6 +281,6 @@ def _model_name(spec: PruneSpec) -> str:
 
 
 def _named(evaluation: Evaluation) -> Evaluation:
-    """Names fixed, because stage keys leave the sources out."""
+    """The evaluation with every text's name filled in, because stage keys leave out sources."""
     texts = tuple(text.model_copy(update={"name": text.label}) for text in evaluation.perplexity)
     return Evaluation(perplexity=texts)

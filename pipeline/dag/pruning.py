@@ -1,4 +1,4 @@
-"""The part of a DAG that prunes: from a dense sweep, if anyone asks for what it measures, to the masks."""
+"""The part of a DAG that prunes: from a dense sweep, if its statistics are needed, to the masks."""
 
 from collections.abc import Iterator
 
@@ -32,8 +32,8 @@ TEXT, MASK_TEXT = "prepare_text", "prepare_text:masks"
 def pruning_nodes(
     prune: Prune, spec: PruneSpec, pins: Pins, *, swept: frozenset[Statistic] | None = None
 ) -> Iterator[Node]:
-    """From a dense sweep, if anyone asks for what it measures, to the masks. `swept`: what it measures, if
-    others ask too."""
+    """The nodes that make masks, after a dense sweep if its statistics are needed. `swept`: all statistics
+    that the sweep measures, if other members of a sweep share it; by default, those that `prune` needs."""
     dense, method = to_prune(spec), prune.method
     first = method.prior_method if isinstance(method, LearnedMethod) else method
     samples = Input(node="calibrate", artifact="samples")
@@ -89,19 +89,18 @@ def pruning_nodes(
             plan = scored[f"plan:{i}"] = Input(node=f"allocate:{i}", artifact="plan")
             yield allocate(plan.node, candidate)
             yield masks(f"prune:{i}", plan)
-            held_out_inputs = {
+            scoring = {
                 "checkpoint": Input(node=f"prune:{i}", artifact="checkpoint"),
                 "samples": Input(node="hold_out", artifact="samples"),
             }
-            yield Node(
-                id=f"judge:{i}", stage=ScoreHeldOut(compute_dtype=spec.compute_dtype), inputs=held_out_inputs
-            )
+            score = ScoreHeldOut(compute_dtype=spec.compute_dtype)
+            yield Node(id=f"judge:{i}", stage=score, inputs=scoring)
             scored[f"score:{i}"] = Input(node=f"judge:{i}", artifact="score")
         yield Node(id="allocate", stage=ChoosePlan(tournament=prune.allocation), inputs=scored)
 
     planned = Input(node="allocate", artifact="plan")
     if not isinstance(method, LearnedMethod):
-        yield masks("prune", planned)  # of a contest: found, the winner's
+        yield masks("prune", planned)  # after a contest, the winner's masks are found in the cache
         return
     inputs = {"checkpoint": dense, "plan": planned, "tokens": Input(node=MASK_TEXT, artifact="tokens")}
     if first is not None:
@@ -116,7 +115,7 @@ def pruning_nodes(
 
 
 def comparing_nodes(pruned: Node, spec: PruneSpec, pins: Pins) -> Iterator[Node]:
-    """The masks of `pruned` beside those that it began with and those of `compare_with`, if there are any."""
+    """The nodes that compare the masks of `pruned` with its prior and with `compare_with`; maybe none."""
     assert spec.prune is not None, "something was pruned"
     dense = to_prune(spec)
     beside = {PRIOR: pruned.inputs["prior"]} if "prior" in pruned.inputs else {}
@@ -137,19 +136,19 @@ def comparing_nodes(pruned: Node, spec: PruneSpec, pins: Pins) -> Iterator[Node]
 
 
 def to_prune(spec: PruneSpec) -> Input:
-    """The model whose weights become zero: what structure leaves, if there is one."""
+    """The model whose weights become zero: the smaller one, if structure makes the model smaller."""
     if spec.structure is None or spec.structure.beside_vocabulary is None:
         return with_own_tokens(spec)
     return CUT
 
 
 def with_own_tokens(spec: PruneSpec) -> Input:
-    """The whole model with the tokens of the result: what reads text for it, and what teaches it."""
+    """The whole model with the tokens of the result. Its tokenizer reads texts, and it is the teacher."""
     return CUT_VOCABULARY if spec.cuts_vocabulary else DENSE
 
 
 def swept_for(prune: Prune) -> frozenset[Statistic]:
-    """What a dense sweep is to measure; nothing where none is needed."""
+    """The statistics that a dense sweep has to measure; empty where no sweep is needed."""
     swept: frozenset[Statistic] = prune.method.needs if prune.propagation == "dense" else frozenset()
     if any(measure.needs_samples for measure in prune.allocation.measures):
         swept |= {"input_norm"}

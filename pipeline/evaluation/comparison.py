@@ -1,4 +1,4 @@
-"""Perplexities of the dense, pruned and recovered model side by side."""
+"""The comparison of the perplexities of the dense, pruned and recovered model."""
 
 import math
 from typing import Literal
@@ -16,10 +16,10 @@ from pipeline.spec.evaluation import EvaluationResult, PerplexityContract, Perpl
 
 
 class Comparison(Frozen):
-    """Perplexity on one text. `pruned`, `recovered`: None where the job has no such model. `ratio`: of the
-    final one to the dense one. `per`: what is predicted each time; models whose tokens are not the same are
-    compared by the byte, exp(loss × tokens per byte), which lm-eval calls byte perplexity. `contract`: that
-    of the dense model."""
+    """The perplexities on one text. `pruned`, `recovered`: None where the job has no such model. `ratio`: the
+    final perplexity divided by the dense one. `per`: the unit of prediction; models with different tokens are
+    compared by the byte, exp(loss × tokens per byte), which lm-eval calls byte perplexity. `contract`: the
+    contract of the dense model."""
 
     name: str
     per: Literal["token", "byte"] = "token"
@@ -31,18 +31,18 @@ class Comparison(Frozen):
 
     @property
     def title(self) -> str:
-        """Its name in tables."""
+        """The name of the text in tables."""
         return self.name if self.per == "token" else f"{self.name}, per byte"
 
     @property
     def final(self) -> float:
-        """Of the model that is published."""
+        """The perplexity of the published model."""
         return final_of(self.pruned, self.recovered)
 
     @property
     def recovered_share(self) -> float | None:
-        """Share of the log-perplexity lost in pruning that training has won back: 1 is all of it, below 0 it
-        has made things worse. None where nothing was pruned, trained or lost."""
+        """The share of the log-perplexity lost in pruning that training has won back: 1 is all of it, and
+        below 0 training has made the model worse. None where nothing was pruned, trained or lost."""
         if self.pruned is None or self.recovered is None or self.pruned <= self.dense:
             return None
         lost = math.log(self.pruned) - math.log(self.dense)
@@ -56,8 +56,9 @@ def compare(
     *,
     own_tokenizers: bool = False,
 ) -> tuple[Comparison, ...]:
-    """The figures of all, text by text, in order; at least one of `pruned` and `recovered` is given.
-    `own_tokenizers`: by the byte, as the models cut texts into tokens in different ways.
+    """Compare the perplexities of all models, text by text, in order; at least one of `pruned` and
+    `recovered` is given. `own_tokenizers`: compare by the byte, as the models cut texts into tokens in
+    different ways.
 
     Raises UnequalContracts that names the text and what differs.
     """

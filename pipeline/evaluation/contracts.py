@@ -1,4 +1,4 @@
-"""Figures may stand side by side only where all models were measured under the same contract."""
+"""Figures may be compared only where all models were measured under the same contract."""
 
 from collections.abc import Sequence
 from typing import TypeVar
@@ -7,12 +7,12 @@ from pipeline.errors import StageError
 from pipeline.evaluation.task_results import TaskContract
 from pipeline.spec.evaluation import PerplexityContract
 
-OWN = frozenset({"tokenizer_digest", "windows", "tokens_scored", "tokens_per_byte"})  # of a tokenizer
+OWN = frozenset({"tokenizer_digest", "windows", "tokens_scored", "tokens_per_byte"})  # of the tokenizer
 T = TypeVar("T")
 
 
 class UnequalContracts(StageError):
-    """Two figures that may not stand side by side."""
+    """Two figures that may not be compared."""
 
     code = "unequal_contracts"
     retryable = False
@@ -47,7 +47,7 @@ def check_same_contract(
     *,
     but: frozenset[str],
 ) -> None:
-    """Raise UnequalContracts that lists the fields in which two contracts differ; those of `but` may."""
+    """Raise UnequalContracts that lists the differing fields of two contracts. Fields in `but` may differ."""
     before, after = dense.model_dump(), other.model_dump()
     differing = [
         f"{field} is {value} for dense and {after[field]} for {which}"

@@ -1,4 +1,4 @@
-"""lm-eval's figures of the dense, pruned and recovered model side by side."""
+"""The comparison of lm-eval's figures of the dense, pruned and recovered model."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,9 +21,9 @@ AVERAGE = "average"
 class TaskComparison(Frozen):
     """One metric of one lm-eval task. `difference` = final - dense, in the metric's own unit.
 
-    `main`: short tables show it; `group`: the name in the spec that the task was asked through, if it is
-    another one. Members of a group that has a mean of its own are not main. `limit`: only so many questions
-    were asked, so that the figure cannot be compared with published ones.
+    `main`: True if short tables show it; `group`: the name in the spec that includes the task, if it is not
+    the task's own. Members of a group that has a mean of its own are not main. `limit`: only this number of
+    questions was asked, so the figure cannot be compared with published ones.
     """
 
     task: str
@@ -45,18 +45,18 @@ class TaskComparison(Frozen):
 
     @property
     def final(self) -> float:
-        """Of the model that is published."""
+        """The figure of the published model."""
         return final_of(self.pruned, self.recovered)
 
     @property
     def final_stderr(self) -> float | None:
-        """Its standard error."""
+        """The standard error of the published model's figure."""
         return self.pruned_stderr if self.recovered is None else self.recovered_stderr
 
     @property
     def stands_out(self) -> bool:
-        """Whether the difference exceeds two combined standard errors: sqrt(dense² + final²), as if the two
-        models had answered different questions. Theirs are the same, so this is on the cautious side."""
+        """True if the difference exceeds two combined standard errors: sqrt(dense² + final²), as if the two
+        models had answered different questions. Their questions are the same, so the test is cautious."""
         if self.dense_stderr is None or self.final_stderr is None:
             return False
         return abs(self.difference) > 2 * math.hypot(self.dense_stderr, self.final_stderr)
@@ -70,8 +70,8 @@ def compare_tasks(
     suite: Suite | None = None,
     own_tokenizers: bool = False,
 ) -> tuple[TaskComparison, ...]:
-    """All metrics of all, task by task, in order; at the end the suite's average, if there is one.
-    `own_tokenizers`: the models need not cut the questions into the same tokens.
+    """Compare all metrics of all models, task by task, in order; the suite's average, if there is one, comes
+    last. `own_tokenizers`: the models may cut the questions into different tokens.
 
     Raises UnequalContracts that names the task and what differs.
     """
@@ -94,7 +94,7 @@ def compare_tasks(
 
 
 def limits_of(tasks: Sequence[TaskComparison]) -> str:
-    """`limit 25`, or `limit 25 to 100`; empty when all questions were asked."""
+    """The limits as words: `limit 25`, or `limit 25 to 100`; empty when all questions were asked."""
     limits = sorted({task.limit for task in tasks if task.limit is not None})
     if not limits:
         return ""
@@ -138,7 +138,7 @@ def _compared(
 
 
 def _average(rows: Sequence[TaskComparison], suite: Suite | None) -> Iterator[TaskComparison]:
-    """Mean of a suite's main metrics, each task counting once, if all of them were evaluated."""
+    """The mean of a suite's main metrics, each task counting once, if all its tasks were evaluated."""
     if suite is None:
         return
     main = {row.task: row for row in rows if row.main and row.group is None and row.task in SUITES[suite]}
@@ -179,6 +179,6 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _stderr_of_mean(stderrs: Sequence[float | None]) -> float | None:
-    """Of the mean of independent figures."""
+    """The standard error of the mean of independent figures."""
     known = [stderr for stderr in stderrs if stderr is not None]
     return math.hypot(*known) / len(known) if len(known) == len(stderrs) else None

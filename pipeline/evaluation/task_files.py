@@ -1,7 +1,8 @@
-"""Task files of an include directory: what they define, what they read, and that no line of them runs code.
+"""The task files of an include directory: the tasks that they define, the data that they read, and the check
+that no line of them runs code.
 
-They are lm-eval's YAML without its doors to Python: prompts are Jinja templates (rendered in a sandbox), data
-are files of the same directory or datasets of the hub.
+They are lm-eval's YAML without its ways to call Python: prompts are Jinja templates (rendered in a sandbox),
+data are files of the same directory or datasets of the hub.
 """
 
 import re
@@ -15,7 +16,7 @@ from pipeline.errors import InvalidSpec
 
 TASK_ENDINGS = (".yaml", ".yml")
 INCLUDE_ENDINGS = (*TASK_ENDINGS, ".json", ".jsonl", ".parquet", ".arrow", ".txt", ".csv")
-DATA_FORMATS = ("json", "csv", "parquet", "text", "arrow")  # dataset_path of what lies beside the task file
+DATA_FORMATS = ("json", "csv", "parquet", "text", "arrow")  # dataset_path of data beside the task file
 MAX_TASK_FILES = 256
 TASK_FILE_BYTES = 1024 * 1024
 
@@ -46,8 +47,8 @@ _REPOSITORY = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 
 @dataclass(frozen=True)
 class TaskFile:
-    """One YAML file. `defines`: its task or group, None for a part that others include. `members`: names that
-    a group is made of. `data`: files that it reads."""
+    """One YAML file. `defines`: its task or group, None for a part that others include. `members`: the names
+    in a group. `data`: files that it reads."""
 
     path: str
     defines: str | None
@@ -71,11 +72,11 @@ class TaskFiles:
 
     @property
     def names(self) -> frozenset[str]:
-        """Tasks, groups and tags that are defined here."""
+        """The tasks, groups and tags that are defined here."""
         return frozenset({*self._by_name, *self._tagged})
 
     def reach(self, name: str) -> tuple[frozenset[str], frozenset[str]]:
-        """The files that a name needs, and the names among what it stands for that are not defined here."""
+        """The files that a name needs, and the names in it that are not defined here."""
         files: set[str] = set()
         foreign: set[str] = set()
         seen: set[str] = set()
@@ -96,7 +97,7 @@ class TaskFiles:
         return frozenset(files), frozenset(foreign)
 
     def metrics(self, name: str) -> frozenset[str]:
-        """Metrics that the files of a name ask for."""
+        """The metrics that the files of a name ask for."""
         files, _ = self.reach(name)
         return frozenset(
             metric for path in files if path in self._by_path for metric in self._by_path[path].metrics
@@ -116,7 +117,7 @@ class TaskFiles:
 
 def read_task_files(contents: Mapping[str, bytes], present: Collection[str]) -> TaskFiles:
     """Check the YAML files of a directory. `present`: names of all files that were taken from it. Raises
-    InvalidSpec that names file and key: code, paths that lead elsewhere, unknown keys, double names."""
+    InvalidSpec that names file and key for code, files that are not there, unknown keys and double names."""
     if not contents:
         raise InvalidSpec(
             f"there are no task files (*.yaml); found {', '.join(sorted(present)[:10]) or 'nothing'}"
@@ -133,7 +134,7 @@ def read_task_files(contents: Mapping[str, bytes], present: Collection[str]) -> 
 
 
 def near(name: str, known: Collection[str]) -> str:
-    """`; did you mean 'arc_easy'?` when something is near."""
+    """Return `; did you mean 'arc_easy'?` when a known name is close, else an empty string."""
     found = get_close_matches(name, known, n=1)
     return f"; did you mean {found[0]!r}?" if found else ""
 
@@ -173,11 +174,11 @@ def _parsed(path: str, content: bytes) -> object:
 
 
 class _RunsCode(Exception):
-    """A tag that calls a function."""
+    """A YAML tag that would call a function."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain values only."""
+    """A YAML loader that takes plain values only."""
 
 
 def _refuse(loader: yaml.SafeLoader, suffix: str, node: yaml.Node) -> None:
@@ -190,7 +191,7 @@ _Loader.add_multi_constructor("tag:yaml.org,2002:python/", _refuse)
 
 
 def _check_keys(config: Mapping[str, object], path: str) -> None:
-    """A task's or group's keys, and those of its parts."""
+    """Check the keys of a task or group, and those of its parts."""
     known = _GROUP if "group" in config or "task" in config else _TASK
     for key, value in config.items():
         _refuse_code(key, value, path)
@@ -218,21 +219,21 @@ def _refuse_code(key: str, value: object, where: str) -> None:
 
 
 def _direct(config: Mapping[str, object]) -> Iterator[dict[str, object]]:
-    """Members of a group that are written out."""
+    """The members of a group that are written out in place."""
     members = config.get("task")
     if isinstance(members, list):
         yield from (member for member in members if isinstance(member, dict))
 
 
 def _inline(config: Mapping[str, object]) -> Iterator[dict[str, object]]:
-    """The same, at any depth."""
+    """The members that are written out in place, at any depth."""
     for inline in _direct(config):
         yield inline
         yield from _inline(inline)
 
 
 def _members(config: Mapping[str, object]) -> Iterator[str]:
-    """Names that a group is made of. One that it writes out itself may have a name of its own."""
+    """The names in a group. A member that is written out in place is left out, as its name is its own."""
     members = config.get("task")
     for member in members if isinstance(members, list) else []:
         if isinstance(member, str):
@@ -256,7 +257,7 @@ def _metrics(config: Mapping[str, object], path: str) -> Iterator[str]:
 
 
 def _data(config: Mapping[str, object], path: str, present: Collection[str]) -> Iterator[str]:
-    """Files that a task reads; none when its dataset lies on the hub."""
+    """The files that a task reads; none when its dataset lies on the hub."""
     dataset, kwargs = config.get("dataset_path"), config.get("dataset_kwargs")
     given = kwargs.get("data_files") if isinstance(kwargs, dict) else None
     if dataset is not None and dataset not in DATA_FORMATS:
@@ -291,7 +292,7 @@ def _present(
 
 
 def _texts(value: object, where: str) -> tuple[str, ...]:
-    """One text or a list of them."""
+    """The texts of a field that holds one text or a list of them."""
     values = value if isinstance(value, list) else [] if value is None else [value]
     if not all(isinstance(one, str) for one in values):
         raise InvalidSpec(f"{where} must be a text or a list of texts, got {value!r}")

@@ -1,4 +1,4 @@
-"""What lm-eval found, in our words: figures of one checkpoint on one task, with all that they depend on."""
+"""The results of lm-eval as typed data: figures of one checkpoint on one task, with their contract."""
 
 from pipeline.canonical import Frozen
 
@@ -8,7 +8,7 @@ MAIN_METRICS = ("acc_norm", "acc", "exact_match")
 class TaskMetric(Frozen):
     """One figure. `filter` names how answers were cut out of generated text; `none` where nothing was cut.
 
-    `stderr` and `higher_is_better` are None where lm-eval does not tell.
+    `stderr` and `higher_is_better` are None where lm-eval does not report them.
     """
 
     metric: str
@@ -41,8 +41,8 @@ class TaskContract(Frozen):
 
 
 class TaskResult(Frozen):
-    """One task, or the mean over a group. `group`: the name in the spec that it was asked through, if it is
-    another one; `aggregate`: it is a mean over tasks."""
+    """One task, or the mean over a group. `group`: the name in the spec that includes the task, if it is not
+    the task's own; `aggregate`: True if it is a mean over tasks."""
 
     task: str
     group: str | None = None
@@ -53,8 +53,8 @@ class TaskResult(Frozen):
     @property
     def main(self) -> TaskMetric:
         """The figure that short tables show: acc_norm if the task has it, else acc, else exact_match, else
-        the first that lm-eval lists; without a filter if there is such a one. lm-eval offers acc_norm where
-        answers differ in length, and papers quote it there."""
+        the first that lm-eval lists; if there are several, the one without a filter. lm-eval offers acc_norm
+        where answers differ in length, and papers quote it there."""
         for name in MAIN_METRICS:
             found = [metric for metric in self.metrics if metric.metric == name]
             if found:

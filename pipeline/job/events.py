@@ -11,7 +11,7 @@ from pipeline.job.ledger import NodeResult
 
 
 class FailureReason(Frozen):
-    """Why an attempt or job failed: stable code, sentence, field (if the request is at fault), and where."""
+    """The reason of a failure: stable code, sentence, field (if the request is at fault), node and log."""
 
     code: str
     message: str
@@ -22,7 +22,7 @@ class FailureReason(Frozen):
 
 
 class NodePlanned(Frozen):
-    """One node as the driver sees it at the start."""
+    """One node of the DAG that the driver planned at the start."""
 
     node: str
     stage: str
@@ -30,19 +30,19 @@ class NodePlanned(Frozen):
 
 
 class JobQueued(Frozen):
-    """Accepted, or waiting for its next attempt."""
+    """The job was accepted, or waits for its next attempt."""
 
     type: Literal["job.queued"] = "job.queued"
 
 
 class JobCancelRequested(Frozen):
-    """Someone asked to stop it."""
+    """A user asked to stop the job."""
 
     type: Literal["job.cancel_requested"] = "job.cancel_requested"
 
 
 class JobCancelled(Frozen):
-    """Stopped as asked."""
+    """The job stopped as asked."""
 
     type: Literal["job.cancelled"] = "job.cancelled"
 
@@ -55,13 +55,13 @@ class JobFailed(Frozen):
 
 
 class JobSucceeded(Frozen):
-    """Everything is stored."""
+    """The job is done and all its artifacts are stored."""
 
     type: Literal["job.succeeded"] = "job.succeeded"
 
 
 class AttemptSubmitted(Frozen):
-    """Handed to Ray."""
+    """The attempt was submitted to Ray."""
 
     type: Literal["attempt.submitted"] = "attempt.submitted"
     submission_id: str
@@ -88,7 +88,7 @@ class AttemptFinished(Frozen):
 
 
 class StageStarted(Frozen):
-    """Work began. `done` > 0 when it goes on from stored parts."""
+    """Work on a stage began."""
 
     type: Literal["stage.started"] = "stage.started"
     node: str
@@ -96,7 +96,7 @@ class StageStarted(Frozen):
 
 
 class StageProgress(Frozen):
-    """`done` of `total` units (blocks, windows, megabytes)."""
+    """A stage has done `done` of `total` units (blocks, windows, megabytes)."""
 
     type: Literal["stage.progress"] = "stage.progress"
     node: str
@@ -107,7 +107,7 @@ class StageProgress(Frozen):
 
 
 class StageRetried(Frozen):
-    """A stage lost a worker and goes on from its last stored part."""
+    """A stage lost a worker and continues from its last stored part."""
 
     type: Literal["stage.retried"] = "stage.retried"
     node: str
@@ -115,14 +115,14 @@ class StageRetried(Frozen):
 
 
 class StageFinished(Frozen):
-    """Made, or found in the cache."""
+    """The artifacts of a stage were made, or found in the cache."""
 
     type: Literal["stage.finished"] = "stage.finished"
     result: NodeResult
 
 
 class Message(Frozen):
-    """Something worth reading."""
+    """A sentence that a user should read."""
 
     type: Literal["message"] = "message"
     level: Literal["info", "warning"] = "info"
@@ -131,7 +131,7 @@ class Message(Frozen):
 
 
 class TrainingStep(Frozen):
-    """One optimizer step of `total_steps`. Where steps are quick, not every one is told."""
+    """One optimizer step of `total_steps`. Where steps are quick, not every one is reported."""
 
     type: Literal["training.step"] = "training.step"
     node: str
@@ -140,7 +140,7 @@ class TrainingStep(Frozen):
 
 
 class TrainingValidated(Frozen):
-    """Loss and perplexity on the held-out sequences."""
+    """Training measured loss and perplexity on the held-out sequences."""
 
     type: Literal["training.validated"] = "training.validated"
     node: str
@@ -174,7 +174,7 @@ EVENT_TYPES: frozenset[str] = frozenset(
 
 
 class DriverEvent(Frozen):
-    """An event on its way from a driver. `sequence` counts from 1 in an attempt: a repeat is harmless."""
+    """An event as a driver sends it. `sequence` counts from 1 in an attempt, so that repeats are ignored."""
 
     sequence: int = Field(ge=1)
     at: datetime

@@ -1,4 +1,4 @@
-"""What is stored of finished work: stage results, written last, and where everything lies.
+"""The ledger of finished work: stage results, which are written last, and the keys of all stored objects.
 
 blobs/sha256/ab/<digest>          content (storage/content.py)
 stages/<stage key>.json           StageResult: its presence is the commit mark
@@ -20,7 +20,7 @@ from pipeline.storage.content import ContentStore
 
 
 class Measured(Frozen):
-    """What a stage cost. Never part of a digest."""
+    """The cost of a stage. It is never part of a digest."""
 
     seconds: float
     peak_memory_bytes: int | None = None
@@ -39,7 +39,7 @@ class StageResult(Frozen):
 
 
 class NodeResult(Frozen):
-    """How a node of one job was satisfied."""
+    """The result of one node of one job, new or from the cache."""
 
     node: str
     key: str
@@ -62,10 +62,10 @@ class JobResult(Frozen):
 
 
 class WorkOrder(Frozen):
-    """What the driver of one attempt is told. It lies in storage, so that no secret passes through Ray.
+    """The order for the driver of one attempt. It lies in storage, so that no secret passes through Ray.
 
-    `report_to`: address of the API, None when a terminal is the only audience. `token` is good for this
-    attempt only.
+    `report_to`: address of the API; None when the driver reports to a terminal only. `token` is valid for
+    this attempt only.
     """
 
     job: str
@@ -77,22 +77,22 @@ class WorkOrder(Frozen):
 
 
 def stage_result_key(key: str) -> str:
-    """Where a stage's result lies."""
+    """The storage key of a stage's result."""
     return f"stages/{key}.json"
 
 
 def progress_key(key: str, part: str) -> str:
-    """Where a finished part of a running stage lies."""
+    """The storage key of a finished part of a running stage."""
     return f"progress/{key}/{part}.json"
 
 
 def order_key(job: str, attempt: int) -> str:
-    """Where the order of an attempt lies."""
+    """The storage key of an attempt's order."""
     return f"jobs/{job}/attempts/{attempt}/order.json"
 
 
 def job_result_key(job: str) -> str:
-    """Where a succeeded job's result lies."""
+    """The storage key of a succeeded job's result."""
     return f"jobs/{job}/result.json"
 
 

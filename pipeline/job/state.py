@@ -13,7 +13,7 @@ StageStatus = Literal["pending", "running", "cached", "succeeded", "failed"]
 
 
 class StageState(Frozen):
-    """One node of the DAG as seen from outside."""
+    """The state of one node of the DAG, as the API shows it."""
 
     node: str
     stage: str
@@ -28,7 +28,7 @@ class StageState(Frozen):
 
 
 class JobState(Frozen):
-    """Where a job stands."""
+    """The state of a job and of its stages."""
 
     status: Status = "queued"
     attempt: int = 0
@@ -39,13 +39,13 @@ class JobState(Frozen):
 
     @property
     def stage(self) -> str | None:
-        """Nodes that run now, joined with ` + `."""
+        """The nodes that run now, joined with ` + `."""
         running = [stage.node for stage in self.stages if stage.status == "running"]
         return " + ".join(running) or None
 
     @property
     def progress(self) -> float:
-        """Share of the stages that are done, running ones by their own share; in [0, 1]."""
+        """The share of the stages that are done, in [0, 1]. Running stages count by their own share."""
         if self.status == "succeeded":
             return 1.0
         if not self.stages:
@@ -71,7 +71,7 @@ def step(state: JobState, event: Event) -> JobState:
     if state.status in TERMINAL and body.type != "job.queued":
         return state
     if event.attempt < state.attempt and not body.type.startswith("job."):
-        return state  # a late word from an attempt that was given up
+        return state  # a late event from an attempt that was given up
     match body.type:
         case "job.queued":
             return state.model_copy(update={"status": "queued", "finished_at": None, "error": None})

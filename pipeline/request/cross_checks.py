@@ -1,6 +1,6 @@
-"""What must agree between the parts of a request, before any source is looked at.
+"""Checks across the fields of a request, before any source is read.
 
-Each check raises the error of the one field to change, for the validators of spec.py.
+Each check raises an error for the one field to change. The validators of prune_spec.py call them.
 """
 
 from collections.abc import Sequence
@@ -19,8 +19,8 @@ from pipeline.spec.training_recipe import Distillation, TrainingRecipe
 
 
 def check_recovery(recovery: Recovery, pattern: Pattern | None, *, cut: bool = False) -> None:
-    """Recovery and the pattern of pruning; None where no weights become zero. `cut`: the model becomes
-    smaller. Fields count from the spec."""
+    """Check recovery against the pattern of pruning, which is None where no weights become zero. `cut`: the
+    model becomes smaller. Field paths are relative to the spec."""
     _check_keep(recovery, pattern)
     if pattern is not None:
         return
@@ -46,7 +46,7 @@ def check_recovery(recovery: Recovery, pattern: Pattern | None, *, cut: bool = F
 
 
 def check_whole_texts(evaluation: Evaluation) -> None:
-    """Texts that two tokenizers cut into windows of their own. Fields count from the spec."""
+    """Refuse a limit of windows when two tokenizers cut the texts. Field paths are relative to the spec."""
     for i, text in enumerate(evaluation.perplexity):
         if text.windows is not None:
             raise refusal(
@@ -61,7 +61,7 @@ def check_whole_texts(evaluation: Evaluation) -> None:
 
 
 def check_compared(masks: Sequence[NamedMasks]) -> None:
-    """Stored masks beside those of the job: names tell them apart. Fields count from prune."""
+    """Check that all masks to compare with have different names. Field paths are relative to prune."""
     taken = {PRIOR}
     for i, one in enumerate(masks):
         if one.name in taken:
@@ -77,7 +77,7 @@ def check_compared(masks: Sequence[NamedMasks]) -> None:
 
 
 def check_learning(method: LearnedMethod, allocation: Allocation, *, reconstructs: bool) -> None:
-    """What learned masks go with. Fields count from prune."""
+    """Check that the rest of prune suits learned masks. Field paths are relative to prune."""
     if isinstance(allocation, ContestAllocation):
         raise refusal(
             f"method {method.kind} is trained, and a {allocation.kind} would train it once for every "
@@ -104,7 +104,7 @@ def check_learning(method: LearnedMethod, allocation: Allocation, *, reconstruct
 
 
 def check_training(recovery: Recovery, resources: Resources) -> None:
-    """Recovery and how it is split over workers. Fields count from the request."""
+    """Check recovery against its split over workers. Field paths are relative to the request."""
     if resources.recovery.teacher != "whole" and not recovery.needs_teacher:
         raise refusal(
             f"got {resources.recovery.teacher}, and there is no teacher: that takes spec.recovery.objective "
@@ -118,7 +118,7 @@ def check_training(recovery: Recovery, resources: Resources) -> None:
 
 
 def check_split(recipe: TrainingRecipe, resources: Resources, *field: str) -> None:
-    """A training, which stands at `field` of the request, and how it is split over workers."""
+    """Check the training at `field` of the request against its split over workers."""
     gpus = resources.gpus_per_worker
     if gpus not in (0, 1):
         raise refusal(
@@ -170,7 +170,7 @@ def _check_moves(recovery: Recovery, pattern: Pattern | None) -> None:
 
 
 def _check_batch(size: int, resources: Resources, *field: str) -> None:
-    """The product of batch sizes."""
+    """Check that the global batch size is the product of the parts that each worker takes."""
     asked, workers = resources.recovery, resources.training_workers
     at_once = asked.micro_batch_size * workers
     steps = asked.gradient_accumulation_steps

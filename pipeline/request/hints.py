@@ -1,4 +1,4 @@
-"""Turns pydantic's errors into sentences: which field, what was got, what is allowed, what was meant."""
+"""This module turns pydantic's errors into sentences that name the field, the value, and what is allowed."""
 
 import difflib
 import json
@@ -18,7 +18,8 @@ Schema = dict[str, Any]
 def explained(
     problem: Mapping[str, Any], body: object, *, model: type[BaseModel] = JobRequest
 ) -> tuple[str, str]:
-    """The dotted path of the field and a sentence about it. `model`: what the body should have been."""
+    """Return the dotted path of the field and a sentence about it. `model`: the model that the body should
+    follow."""
     loc = problem["loc"]
     path = _without_tags(loc[1:], body) if loc[0] == "body" else list(loc[1:])
     if problem["type"] in ("union_tag_invalid", "union_tag_not_found"):
@@ -28,7 +29,7 @@ def explained(
 
 
 def suggestion(got: object, allowed: Sequence[str]) -> str:
-    """`; did you mean 'wanda'?` when something is near."""
+    """Return `; did you mean 'wanda'?` when an allowed name is close, else an empty string."""
     near = difflib.get_close_matches(str(got), allowed, n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 
@@ -124,7 +125,7 @@ def _below(node: Schema, part: str | int, value: object, schema: Schema) -> list
 
 
 def _members(node: Schema, value: object, schema: Schema) -> list[Schema]:
-    """The plain schemas behind references and unions; of a tagged union, the member that is meant."""
+    """The plain schemas behind references and unions; a tagged union gives the member whose kind is named."""
     if "$ref" in node:
         return _members(schema["$defs"][node["$ref"].rsplit("/", 1)[-1]], value, schema)
     if "discriminator" in node:

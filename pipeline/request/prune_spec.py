@@ -1,4 +1,4 @@
-"""PruneSpec, the science of a job, and what stands beside it in the body of POST /jobs.
+"""PruneSpec, the science of a job, and the other fields in the body of POST /jobs.
 
 Everything in the spec changes the result and enters stage keys, defaults included. Resources, labels and
 priority change where and when a job runs, never its bits.
@@ -39,14 +39,14 @@ Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._/-]{
 
 
 class Prune(Frozen):
-    """Which weights become zero.
+    """The choice of the weights that become zero.
 
     `propagation`: `pruned` measures each block on what the already pruned blocks before it produce, as the
     published code does; `linear` measures each group of linears on what the already pruned linears before it
     produce, in the same block too (SparseGPT calls it true-sequential), and runs each block once in all;
     `dense` measures every block on the dense model's activations, once for all jobs that share it.
     `reconstruction`: the kept weights of each block are fitted before the next one is pruned.
-    `compare_with`: stored masks of the same model, which the report lays beside those that were chosen.
+    `compare_with`: stored masks of the same model, which the report compares with those that were chosen.
     """
 
     method: Method
@@ -57,7 +57,7 @@ class Prune(Frozen):
     compare_with: tuple[NamedMasks, ...] = Field(default=(), max_length=8)
 
     @model_validator(mode="after")
-    def _agreement(self) -> Self:
+    def _cross_checks(self) -> Self:
         check_compared(self.compare_with)
         if isinstance(self.method, LearnedMethod):
             check_learning(self.method, self.allocation, reconstructs=self.reconstruction is not None)
@@ -67,8 +67,8 @@ class Prune(Frozen):
 class SpecTemplate(Frozen):
     """A PruneSpec whose model may still be open: a schedule fills it in.
 
-    `structure` comes first, then `prune` on what stays, then training. Without either the dense model is
-    trained as it is.
+    `structure` is applied first, then `prune` on the smaller model, then training. Without `structure` and
+    `prune`, training gets the dense model.
     """
 
     model: ModelSource | None = None
@@ -83,7 +83,7 @@ class SpecTemplate(Frozen):
     )
 
     @model_validator(mode="after")
-    def _agreement(self) -> Self:
+    def _cross_checks(self) -> Self:
         if self.structure is None and self.prune is None and self.recovery is None:
             raise ValueError("structure, prune and recovery are missing: nothing would be done to the model")
         if self.needs_calibration and self.calibration is None:
@@ -99,7 +99,7 @@ class SpecTemplate(Frozen):
         return self
 
     def _measures(self) -> str:
-        """What needs calibration first."""
+        """The first part of the spec that needs calibration, as error messages name it."""
         if self.structure is not None and self.structure.needs_samples:
             return "structure"
         assert self.prune is not None, "something needs it"
@@ -111,31 +111,31 @@ class SpecTemplate(Frozen):
 
     @property
     def needs_calibration(self) -> bool:
-        """Whether any part of the spec looks at activations."""
+        """True if any part of the spec uses activations."""
         if self.structure is not None and self.structure.needs_samples:
             return True
         if self.prune is None:
             return False
         prune = self.prune
         measures = any(measure.needs_samples for measure in prune.allocation.measures)
-        contests = isinstance(prune.allocation, ContestAllocation)
-        return bool(prune.method.needs) or measures or contests or prune.reconstruction is not None
+        scores = isinstance(prune.allocation, ContestAllocation)
+        return bool(prune.method.needs) or measures or scores or prune.reconstruction is not None
 
     @property
     def makes_zeros(self) -> bool:
-        """Whether the result has weights that must be zero."""
+        """True if the result has weights that must be zero."""
         return self.prune is not None or (self.recovery is not None and self.recovery.keep.kind == "gradual")
 
     @property
     def needs_tokenizer(self) -> bool:
-        """Whether any part of the spec turns text into tokens."""
+        """True if any part of the spec turns text into tokens."""
         evaluated = self.evaluation.perplexity or self.evaluation.tasks is not None
         trained = self.recovery is not None or self.learns_masks
         return self.needs_calibration or self.cuts_vocabulary or trained or bool(evaluated)
 
     @property
     def learns_masks(self) -> bool:
-        """Whether masks come from training."""
+        """True if masks come from training."""
         return self.learned_method is not None
 
     @property
@@ -146,13 +146,13 @@ class SpecTemplate(Frozen):
 
     @property
     def cuts_vocabulary(self) -> bool:
-        """Whether the result has a tokenizer of its own."""
+        """True if the result has a tokenizer of its own."""
         return self.structure is not None and self.structure.vocabulary is not None
 
 
 class PruneSpec(SpecTemplate):
-    """What to prune, how, and how it is judged. With `sweep` there are many ways, and what is made is their
-    comparison; a member that pleases is published by a job of its own."""
+    """The model to prune, the way to prune it, and its evaluation. With `sweep` there are many ways, and the
+    job compares them without publishing any; to publish the best member, submit it as a job of its own."""
 
     model: ModelSource
 
@@ -182,13 +182,13 @@ class PruneSpec(SpecTemplate):
         members = len(self._crossed())
         if members > MAX_MEMBERS:
             raise ValueError(f"a sweep has at most {MAX_MEMBERS} members, this one has {members}: list less")
-        _ = self.members  # each must be a spec of its own
+        _ = self.members  # every member must be a valid spec by itself
         return self
 
     @property
     def members(self) -> tuple["PruneSpec", ...]:
         """The members of a sweep, each as the spec of a job; without a sweep there are none. Raises
-        ValueError for a combination that is no spec."""
+        ValueError for a combination that is no valid spec."""
         found = []
         for i, prune in enumerate(self._crossed()):
             try:
@@ -223,7 +223,7 @@ class JobTemplate(Frozen):
     name: str | None = Field(default=None, min_length=1, max_length=100)
 
     @model_validator(mode="after")
-    def _agreement(self) -> Self:
+    def _cross_checks(self) -> Self:
         if self.spec.recovery is not None:
             check_training(self.spec.recovery, self.resources)
         if self.spec.learned_method is not None:

@@ -1,4 +1,4 @@
-"""What a job may take of the cluster. It changes where and how fast a job runs, never its bits."""
+"""The share of the cluster that a job may use. It changes where and how fast a job runs, never its bits."""
 
 import re
 from typing import Literal, Self
@@ -12,22 +12,22 @@ UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
 
 class Offload(Frozen):
-    """What ZeRO keeps in the CPU's memory instead of the GPU's. Parameters need stage 3."""
+    """The parts of training that ZeRO keeps in CPU memory instead of GPU memory. Parameters need stage 3."""
 
     optimizer: bool = False
     parameters: bool = False
 
 
 class TrainingResources(Frozen):
-    """How training is split over workers, in DeepSpeed's terms: recovery, and the learning of masks. It
+    """The split of training (recovery, and the learning of masks) over workers, in DeepSpeed's terms. It
     changes speed and memory only.
 
-    `workers`: left out, all of the job's. `min_workers`: training goes on with that many when nodes are lost;
-    left out, it waits for all. micro_batch_size · gradient_accumulation_steps · workers is the
-    global_batch_size of the spec; left out, gradient_accumulation_steps follows from it. `teacher`, of
-    recovery: `whole` on every worker, `sharded` over them (ZeRO 3), or sharded and `offloaded` to the CPU's
-    memory.
-    `save_every_steps`: what at most is lost with a worker.
+    `workers`: by default, all workers of the job. `min_workers`: training continues with that many when nodes
+    are lost; by default it waits for all. micro_batch_size · gradient_accumulation_steps · workers is the
+    global_batch_size of the spec; by default, gradient_accumulation_steps follows from it. `teacher`: in
+    recovery, the teacher is `whole` on every worker, `sharded` over them (ZeRO 3), or sharded and `offloaded`
+    to the CPU's memory. `save_every_steps`: steps between checkpoints, and so the most that are repeated when
+    a worker is lost.
     """
 
     zero_stage: Literal[1, 2, 3] = 1
@@ -54,11 +54,11 @@ class TrainingResources(Frozen):
 
 
 class Resources(Frozen):
-    """What each worker of a stage reserves on the Ray cluster.
+    """The CPUs, GPUs and memory that each worker of a stage reserves on the Ray cluster.
 
-    `memory_per_worker`: of it, activations take up to half of what an idle process leaves (on CPUs); the
-    others lie on the local disk. `threads` follow `cpus_per_worker`: on one kind of hardware, equal thread
-    counts give equal bits, however many workers share the samples.
+    `memory_per_worker`: on CPUs, activations take up to half of the memory that an idle process leaves free;
+    the rest of them lie on the local disk. Threads follow `cpus_per_worker`: on one kind of hardware, equal
+    thread counts give equal bits, however many workers share the samples.
     """
 
     workers: int = Field(default=1, ge=1, le=4096)
@@ -101,5 +101,5 @@ class Resources(Frozen):
 
     @property
     def training_workers(self) -> int:
-        """Workers of training."""
+        """The number of workers that train."""
         return self.recovery.workers or self.workers

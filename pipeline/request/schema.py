@@ -12,6 +12,6 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 @cache
 def request_schema(model: type[BaseModel] = JobRequest) -> dict[str, Any]:
-    """For editors, forms, generated clients and our own error messages; the body of POST /jobs unless another
-    one is asked for. Not to be changed by whoever gets it."""
+    """The JSON Schema of a model, by default the body of POST /jobs. Editors, forms, generated clients and
+    error messages use it. It is cached, so callers must not change it."""
     return {"$schema": DIALECT, **model.model_json_schema()}

@@ -16,13 +16,13 @@ Document = dict[str, JsonValue]
 
 
 class SpecError(InvalidSpec):
-    """A spec file that cannot be used. `param` is the field, if it is one."""
+    """A spec file that cannot be used. `param` is the field at fault, if there is one."""
 
 
 def load_document(name: str, overrides: list[str]) -> Document:
-    """The body of POST /jobs from a file, or from standard input for `-`. What it means, the service checks.
+    """Read the body of POST /jobs from a file, or from standard input for `-`. The service checks its fields.
 
-    `overrides`: `path.to.field=value`, values in YAML. Relative `file:` sources count from the spec's
+    `overrides`: `path.to.field=value`, values in YAML. Relative `file:` sources start at the spec's
     directory.
     """
     text, directory = _read(name)
@@ -33,14 +33,14 @@ def load_document(name: str, overrides: list[str]) -> Document:
 
 
 def located(document: Document, directory: Path) -> Document:
-    """The document with relative `file:` sources counted from a directory."""
+    """The document with relative `file:` sources made absolute, starting at a directory."""
     found = _located(document, directory)
     assert isinstance(found, dict), "a mapping stays one"
     return found
 
 
 def load_fields(path: Path | None, overrides: list[str]) -> Document:
-    """A part of a spec: from a file, if one is given, and `path.to.field=value`."""
+    """Read a part of a spec from a file, if one is given, and from overrides `path.to.field=value`."""
     fields: Document = {}
     if path is not None:
         text, _ = _read(str(path))
@@ -51,7 +51,7 @@ def load_fields(path: Path | None, overrides: list[str]) -> Document:
 
 
 def checked(document: Document) -> JobRequest:
-    """The request, for when no service checks it. Raises SpecError with the sentence of the service."""
+    """Check a request without a service. Raises SpecError with the sentence that the service would answer."""
     try:
         return JobRequest.model_validate_json(json.dumps(document))
     except ValidationError as error:
@@ -87,7 +87,7 @@ def _parsed(text: str, name: str) -> Document:
 
 
 def _json_or_yaml(text: str) -> object:
-    """JSON first: it may be indented with tabs, and knows 1e-3 as a number."""
+    """Parse JSON first, because it may be indented with tabs and reads 1e-3 as a number, then YAML."""
     try:
         return json.loads(text)
     except ValueError:

@@ -17,12 +17,12 @@ AXES = ("methods", "allocations", "patterns", "sparsities")
 
 
 class Sweep(Frozen):
-    """Every combination of what is listed stands in the place of the same field of `prune` and makes a
-    member; an axis that is left out keeps what `prune` says. `sparsities` go with unstructured patterns; N:M
-    has its own and counts once.
+    """Every combination of the listed values replaces the same fields of `prune` and makes a member; an axis
+    that is left out keeps the value in `prune`. `sparsities` go with unstructured patterns; an N:M pattern
+    has its own sparsity and makes one member.
 
-    Members share everything that does not depend on where they differ. With `propagation: dense` that is the
-    whole calibration: one sweep over the dense model measures what any of the methods needs.
+    Members share all work that does not depend on their differences. With `propagation: dense` that is the
+    whole calibration: one sweep over the dense model measures all statistics that any of the methods needs.
     """
 
     methods: tuple[OneShot, ...] = Field(default=(), max_length=MAX_MEMBERS)
@@ -44,8 +44,8 @@ class Sweep(Frozen):
     def crossed(
         self, method: OneShot, allocation: Allocation, pattern: Pattern
     ) -> Iterator[tuple[OneShot, Allocation, Pattern]]:
-        """All members, patterns varying slowest. The arguments: what `prune` says. Raises ValueError for
-        sparsities without a pattern to take them."""
+        """All members, patterns varying slowest. The arguments are the values in `prune`. Raises ValueError
+        for sparsities without an unstructured pattern."""
         patterns = list(dict.fromkeys(self._patterns(pattern)))
         for kept, how, spread in product(
             patterns, self.methods or (method,), self.allocations or (allocation,)

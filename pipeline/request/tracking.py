@@ -1,4 +1,4 @@
-"""Where training curves are sent beside the events: experiment trackers that a team runs already.
+"""Experiment trackers of a team, to which training curves are sent in addition to the events.
 
 Credentials come from the workers' environment (MLFLOW_TRACKING_TOKEN, WANDB_API_KEY), never from a request.
 """
@@ -26,7 +26,7 @@ class WeightsAndBiases(Frozen):
 
 
 class Tracking(Frozen):
-    """Optional; left out, curves are events, metrics and part of the report."""
+    """Optional experiment trackers. Without them, curves are events, metrics and part of the report."""
 
     mlflow: Mlflow | None = None
     wandb: WeightsAndBiases | None = None

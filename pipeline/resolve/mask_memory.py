@@ -1,4 +1,4 @@
-"""What a worker of mask learning needs, from the sizes of the model alone.
+"""The memory that a worker of mask learning needs, estimated from the sizes of the model alone.
 
 With P weights, K of them under masks, C candidates for a group of M, L = K·C/M logits (2:4 has 6 candidates
 for 4 weights: 1.5 logits a weight), W workers, and w bytes of a number in `precision`:
@@ -15,10 +15,10 @@ for 4 weights: 1.5 logits a weight), W workers, and w bytes of a number in `prec
 
 So at 2:4 a weight in bfloat16 takes 2 + 2 + 3 + 3 + 18 + 9 = 37 bytes on one worker. A block of B, h wide,
 keeps 34·h bytes a token in 16 bits beside the scores of attention, which are not kept (Korthikanti et al.,
-arXiv 2205.05198); with gradient_checkpointing one block does, and the others their input. Of logits over the
-vocabulary V there are n: the model's, in a distillation the teacher's and the gradient too. The teacher is
-the same frozen weights without masks, no second copy. Scope block has one block of each at a time, and the
-activations of this worker's sequences in the dense model and in the masked one.
+arXiv 2205.05198); with gradient_checkpointing one block keeps these, and the others keep their input. There
+are n tensors of logits over the vocabulary V: the model's, and in a distillation the teacher's and the
+gradient too. The teacher uses the same frozen weights without masks, so there is no second copy. Scope block
+has one block of each model at a time, and the activations of this worker's sequences in both models.
 """
 
 import math
@@ -36,7 +36,7 @@ KEPT_BY_A_BLOCK = 17  # numbers a token and unit of the hidden size
 def mask_memory(
     training: MaskTraining, pattern: NM, resources: Resources, *, facts: ModelFacts
 ) -> TrainingMemory:
-    """Of each worker. What is not known of a model counts as nothing."""
+    """The memory of each worker. Sizes that the model's config does not give count as zero."""
     workers, asked, width = resources.training_workers, resources.recovery, WIDTH[training.precision]
     whole = training.scope == "model"
     weights, masked = facts.parameters or 0, prunable(facts)
@@ -57,14 +57,14 @@ def mask_memory(
 
 
 def prunable(facts: ModelFacts) -> int:
-    """Weights of all blocks: what is not an embedding or the head. Norms and biases are next to none."""
+    """The number of weights in all blocks: all but embedding and head. Norms and biases are negligible."""
     tied = bool(facts.config.get("tie_word_embeddings", False))
     outer = (facts.vocabulary or 0) * (facts.hidden_size or 0) * (1 if tied else 2)
     return max((facts.parameters or 0) - outer, 0)
 
 
 def _numbers(training: MaskTraining, resources: Resources, facts: ModelFacts) -> int:
-    """Activations from the forward to the backward pass of a micro-batch."""
+    """The count of activations that a micro-batch keeps from the forward to the backward pass."""
     tokens = resources.recovery.micro_batch_size * training.text.sequence_length
     of_a_block = KEPT_BY_A_BLOCK * (facts.hidden_size or 0)
     kept = of_a_block * facts.blocks
@@ -74,6 +74,6 @@ def _numbers(training: MaskTraining, resources: Resources, facts: ModelFacts) ->
 
 
 def _numbers_by_block(training: MaskTraining, resources: Resources, facts: ModelFacts) -> int:
-    """Inputs of a block in both models."""
+    """The count of numbers in a block's inputs, in the dense and in the masked model together."""
     sequences = share(training.sequences, resources.training_workers)
     return 2 * sequences * training.text.sequence_length * (facts.hidden_size or 0)

@@ -1,4 +1,4 @@
-"""A checkpoint's files and what they say of it: pinned, or refused with what is missing."""
+"""Pinning of checkpoints: their files and facts, or an error that says what is missing."""
 
 import json
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from pipeline.errors import IncompleteCheckpoint, UnsupportedCheckpoint
 from pipeline.sources.access import Source
 from pipeline.sources.pins import ModelFacts, Pin, PinnedFile
 
-DESCRIPTION_BYTES = 64 * 1024 * 1024  # of one file that is read here; the index of a huge model has 30 MB
+DESCRIPTION_BYTES = 64 * 1024 * 1024  # limit for a file that is read here; a huge model's index has 30 MB
 WEIGHT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 TO_SAFETENSORS = (
     'convert it, for example with: python -c "from transformers import AutoModelForCausalLM as M; '
@@ -34,7 +34,7 @@ def model_pin(source: Source) -> Pin:
 
 
 def resolve_model(source: Source, *, needs_tokenizer: bool) -> tuple[Pin, ModelFacts]:
-    """Pin a checkpoint's files. Refuses what is no complete, plain safetensors checkpoint of a known type."""
+    """Pin a checkpoint's files. Refuses all but complete, plain safetensors checkpoints of known types."""
     names = source.names()
     _check_format(names, where=source.uri)
     described = source.pin(is_description)
@@ -54,7 +54,7 @@ def resolve_model(source: Source, *, needs_tokenizer: bool) -> tuple[Pin, ModelF
 
 
 def description_files(source: Source, pin: Pin) -> dict[str, bytes]:
-    """What a checkpoint's files say of it, by name; none of its weights."""
+    """The contents of the files that describe a checkpoint, by name, without any weights."""
     return {
         file.path: b"".join(source.read(file))
         for file in pin.files
@@ -64,18 +64,18 @@ def description_files(source: Source, pin: Pin) -> dict[str, bytes]:
 
 @dataclass(frozen=True)
 class _Description:
-    """The files of a checkpoint that say what it is."""
+    """The files that describe a checkpoint."""
 
     source: Source
     files: dict[str, PinnedFile]
 
     @property
     def uri(self) -> str:
-        """Where they lie."""
+        """The URI of the checkpoint."""
         return self.source.uri
 
     def json(self, name: str) -> dict[str, JsonValue]:
-        """One of them, which must hold an object."""
+        """The content of one file, which must be a JSON object."""
         file = self.files[name]
         if file.size > DESCRIPTION_BYTES:
             raise UnsupportedCheckpoint(
@@ -93,7 +93,7 @@ class _Description:
 
 
 def _check_format(names: tuple[str, ...], *, where: str) -> None:
-    """Refuse, by file names alone, what has no safetensors weights."""
+    """Refuse, by file names alone, a directory without safetensors weights or without a config."""
     if not any(name.endswith(".safetensors") for name in names):
         if any(name.endswith(".gguf") for name in names):
             raise UnsupportedCheckpoint(
@@ -117,7 +117,8 @@ def _check_format(names: tuple[str, ...], *, where: str) -> None:
 
 
 def _facts(checkpoint: _Description) -> tuple[ModelFacts, int]:
-    """All but the number of weights, and the bytes of one; a config without a dtype is of float32's time."""
+    """The facts without the number of weights, and the bytes of one weight. A config without a dtype comes
+    from a time when float32 was usual."""
     config = checkpoint.json(CONFIG_JSON)
     described = [(CONFIG_JSON, config)]
     if TOKENIZER_CONFIG_JSON in checkpoint.files:

@@ -1,4 +1,4 @@
-"""What a spec asks for against the model that it names, as far as config.json and file sizes tell."""
+"""Checks of a spec against the model that it names, as far as config.json and file sizes allow."""
 
 import difflib
 
@@ -20,7 +20,8 @@ PARQUET = ENDINGS[-1]
 
 
 def check_against_model(spec: PruneSpec, facts: ModelFacts) -> None:
-    """Everything but the teacher. Raises InvalidRequest subclasses that name the field."""
+    """Check a spec against its model, without the teacher. Raises InvalidRequest subclasses that name the
+    field."""
     row = row_for(facts.model_type)
     blocks, vocabulary = facts.blocks, facts.vocabulary
     if spec.structure is not None:
@@ -53,7 +54,7 @@ def check_against_model(spec: PruneSpec, facts: ModelFacts) -> None:
 def _check_structure(
     structure: Structure, recovery: Recovery | None, row: Architecture, facts: ModelFacts
 ) -> Sizes:
-    """Of the smaller model."""
+    """Check structure against the model and the recovery, and return the sizes of the smaller model."""
     new = structure.target(row, facts.config)
     structure.changes(row, facts.config)
     if recovery is None or not isinstance(recovery.objective, Distillation):
@@ -78,7 +79,7 @@ BLOCKWISE = "use recovery.trains.kind reconstruction, or leave recovery out"
 
 def check_trainable(model_type: str, field: str, *, remedy: str = BLOCKWISE) -> None:
     """Refuse, for training end to end, models with experts: transformers holds them fused in one parameter,
-    and keep tensors, adapters and stored weights go by the matrices of a checkpoint."""
+    and keep tensors, adapters and stored weights follow the matrices of a checkpoint."""
     if row_for(model_type).experts is not None:
         raise InvalidSpec(
             f"{model_type} has experts, and training end to end neither trains nor loads such models yet; "
@@ -88,7 +89,7 @@ def check_trainable(model_type: str, field: str, *, remedy: str = BLOCKWISE) -> 
 
 
 def check_teacher(spec: PruneSpec, pins: Pins) -> None:
-    """A teacher that is another model. Raises InvalidRequest subclasses that name the field."""
+    """Check a teacher that is another model. Raises InvalidRequest subclasses that name the field."""
     recovery, ours, teacher = spec.recovery, pins.facts, pins.models.get(TEACHER)
     if recovery is None or teacher is None:
         return
@@ -126,7 +127,7 @@ def check_teacher(spec: PruneSpec, pins: Pins) -> None:
 
 
 def check_texts(spec: PruneSpec, pins: Pins) -> None:
-    """The texts that anything is trained on. Raises TextTooShort that names the field."""
+    """Check the length of all training texts. Raises TextTooShort that names the field."""
     recipes: list[tuple[str, TrainingRecipe]] = []
     if spec.recovery is not None:
         recipes.append(("spec.recovery", spec.recovery))
@@ -137,11 +138,12 @@ def check_texts(spec: PruneSpec, pins: Pins) -> None:
 
 
 def check_text(recipe: TrainingRecipe, size: int, field: str) -> None:
-    """A text file of `size` bytes may yield the sequences that are asked for at `field`. Raises TextTooShort.
+    """Check that a text file of `size` bytes can give the sequences that the recipe at `field` needs. Raises
+    TextTooShort.
 
-    Refuses only what cannot be: a token takes a byte at least, each document adds EOS and some tokenizers a
-    mark in front, and a line has an end; so a line of n bytes with its end has at most 2n tokens. Parquet is
-    compressed and the hub's sizes are unknown: there the stage that reads the text finds out.
+    It refuses only the impossible: a token takes a byte at least, each document adds EOS and some tokenizers
+    a mark in front, and a line has an end; so a line of n bytes with its end has at most 2n tokens. Parquet
+    is compressed and the hub's sizes are unknown: there the stage that reads the text checks its length.
     """
     text = recipe.text
     if parse_uri(text.source).scheme == "hub" or text.source.endswith(PARQUET):

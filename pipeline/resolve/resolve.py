@@ -1,6 +1,6 @@
-"""resolve(spec, access) -> Pins: fix what every source holds now, and refuse early what cannot work.
+"""resolve(spec, access) -> Pins: pin every source to its present content, and refuse early what cannot work.
 
-Runs inside the API: it reads configs and file lists, never weights, and loads neither torch nor
+It runs inside the API: it reads configs and file lists, never weights, and loads neither torch nor
 transformers.
 """
 
@@ -53,7 +53,7 @@ def resolve(spec: PruneSpec, access: SourceAccess) -> Pins:
 
 
 def _resolve_checkpoint(field: SourceField, spec: PruneSpec, access: SourceAccess) -> tuple[Pin, ModelFacts]:
-    """A teacher needs no tokenizer: it has the model's tokens."""
+    """Pin the model or a teacher. A teacher needs no tokenizer, because it uses the model's tokens."""
     source = open_source(field.uri, access)
     if field.path != MODEL:
         return resolve_model(source, needs_tokenizer=False)
@@ -101,7 +101,7 @@ def resolve_text(text: TextSource, access: SourceAccess) -> Pin:
 
 
 def resolve_include(source: Source) -> Pin:
-    """Pin a directory of task files and their data; anything else in it stays behind. Refuses code."""
+    """Pin a directory of task files and their data, and ignore its other files. Refuses code."""
     names = tuple(name for name in source.names() if name.endswith(INCLUDE_ENDINGS))
     files = sum(name.endswith(TASK_ENDINGS) for name in names)
     if files > MAX_TASK_FILES:
@@ -122,7 +122,7 @@ def resolve_include(source: Source) -> Pin:
 
 @contextlib.contextmanager
 def _refused_as(param: str) -> Iterator[None]:
-    """Refusals name the field, and a store that fails while a config is read is a source out of reach."""
+    """Add the field to refusals, and turn errors of a store while a config is read into SourceUnreachable."""
     try:
         yield
     except InvalidRequest as error:

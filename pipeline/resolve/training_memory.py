@@ -1,4 +1,4 @@
-"""What a worker of recovery training needs at least, from the sizes of model and teacher alone.
+"""The least memory that a worker of recovery training needs, from the sizes of model and teacher alone.
 
 The usual account (Rajbhandari et al., arXiv 1910.02054), with P weights, T of them trained, W workers, and w
 bytes of a weight in `precision`:
@@ -26,8 +26,9 @@ OPTIMIZER_WIDTH = 12
 
 @dataclass(frozen=True)
 class TrainingMemory:
-    """Bytes of one worker. `masked`, `logits`, `step`, `libraries`: of mask learning (mask_memory.py).
-    `activations`: of mask learning, and of what goes block by block, and holds those of all its sequences."""
+    """Bytes of one worker. `masked`, `logits`, `step` and `libraries` belong to mask learning
+    (mask_memory.py). `activations` belongs to mask learning, and to reconstruction, which works block by
+    block and holds the activations of all its sequences."""
 
     weights: int
     gradients: int
@@ -42,16 +43,17 @@ class TrainingMemory:
 
     @property
     def total(self) -> int:
-        """Bytes of all together."""
+        """The sum of all parts in bytes."""
         return sum(vars(self).values())
 
     def parts(self) -> dict[str, int]:
-        """What is not zero, by name."""
+        """The parts that are not zero, by name."""
         return {name: size for name, size in vars(self).items() if size}
 
 
 def training_memory(recovery: Recovery, resources: Resources, *, pins: Pins, sparse: bool) -> TrainingMemory:
-    """Of each worker. `sparse`: whether zeros are held. What is not known of a model counts as nothing."""
+    """The memory of each worker. `sparse`: True if zeros are held. Sizes that the model's config does not
+    give count as zero."""
     facts = pins.facts
     parameters = facts.parameters or 0
     if recovery.trains.kind == "reconstruction":
@@ -70,7 +72,7 @@ def training_memory(recovery: Recovery, resources: Resources, *, pins: Pins, spa
 
 
 def _of_reconstruction(recovery: Recovery, resources: Resources, *, facts: ModelFacts) -> TrainingMemory:
-    """A block of both models at a time, and both models' activations of this worker's sequences."""
+    """The memory for a block of both models, and for both models' activations of this worker's sequences."""
     width = WIDTH[recovery.precision]
     block = share(facts.parameters or 0, facts.blocks)
     sequences = share(recovery.sequences, resources.training_workers)
@@ -86,7 +88,7 @@ def _of_reconstruction(recovery: Recovery, resources: Resources, *, facts: Model
 
 
 def _trained(recovery: Recovery, facts: ModelFacts) -> int:
-    """Trained weights: of LoRA about as many as square linears would have, of vectors next to none."""
+    """The number of trained weights: for LoRA an estimate as if linears were square, for vectors zero."""
     if recovery.trains.kind == "full":
         return facts.parameters or 0
     if isinstance(recovery.trains, Lora):
@@ -96,12 +98,12 @@ def _trained(recovery: Recovery, facts: ModelFacts) -> int:
 
 
 def _taught_by(recovery: Recovery, pins: Pins) -> int:
-    """Weights of the teacher."""
+    """The number of the teacher's weights; 0 without a teacher."""
     if not recovery.needs_teacher:
         return 0
     return pins.models.get(TEACHER, pins.facts).parameters or 0
 
 
 def share(size: int, workers: int) -> int:
-    """Of one worker, rounded up."""
+    """The part of one worker, rounded up."""
     return -(-size // workers)

@@ -1,8 +1,8 @@
-"""Which checkpoints lie below a prefix, and which of them is complete and will not change any more.
+"""Search for checkpoints below a prefix, and the test that one is complete and will not change any more.
 
-Nothing tells us when an upload is finished. A checkpoint is taken when `pipeline.resolve.model` accepts it as
-complete and two looks, so and so many seconds apart, find the same digest; or when its writer says that it is
-ready, by a marker file. As long as the listing of a directory stays the same, nothing of it is read again.
+No message says that an upload is finished. A checkpoint is taken when `pipeline.resolve.model` accepts it as
+complete and two looks, `look_seconds` apart, find the same digest; or when its writer marks it as ready by a
+marker file. As long as the listing of a directory stays the same, none of its files is read again.
 """
 
 import re
@@ -33,10 +33,11 @@ WEIGHTS_ENDINGS = (".safetensors", ".gguf", *PICKLE_ENDINGS)
 
 @dataclass(frozen=True)
 class Sight:
-    """A candidate as it was found. `since`: when it was first seen so; `reason`: what it lacks.
+    """The state of a candidate at one look. `since`: when it was first seen with this content; `reason`: what
+    it lacks.
 
-    incomplete: files are missing. unusable: what lies there cannot be pruned, until it is replaced. settling:
-    complete, but seen once, or without its marker. ready: complete and stable. known: it had its job.
+    incomplete: files are missing. unusable: the files cannot be pruned until they are replaced. settling:
+    complete, but seen once, or without its marker. ready: complete and stable. known: it already had a job.
     """
 
     listing: str
@@ -48,14 +49,14 @@ class Sight:
 
 @dataclass(frozen=True)
 class Rules:
-    """When a complete checkpoint counts as finished."""
+    """The rules by which a complete checkpoint counts as finished."""
 
     look_seconds: float
     ready_marker: str | None = None
 
 
 def candidates(directories: Iterable[Directory]) -> tuple[Directory, ...]:
-    """Those that hold a file of a checkpoint."""
+    """The directories that hold a file of a checkpoint."""
     return tuple(one for one in directories if any(_is_of_a_checkpoint(name) for name in one.names))
 
 
@@ -68,7 +69,7 @@ def look(
     rules: Rules,
     needs_tokenizer: bool,
 ) -> Sight:
-    """What a candidate is now. Its source is opened and read anew unless the listing is that of `before`.
+    """The present state of a candidate. Its source is read again unless its listing equals that of `before`.
 
     Raises SourceUnreachable or StorageError when the source stops answering.
     """
@@ -86,7 +87,7 @@ def look(
 
 
 def checkpoint_digest(pin: Pin) -> str:
-    """Identity of a checkpoint: path, size and tag of every file that would be read, wherever it lies."""
+    """The identity of a checkpoint: path, size and tag of every file that would be read, wherever it lies."""
     return digest_of([file.model_dump(mode="json") for file in pin.files])
 
 
@@ -121,7 +122,8 @@ def _finished(
 
 
 def _is_of_a_checkpoint(name: str) -> bool:
-    """The masks of a published checkpoint lie in a directory of their own, and are none."""
+    """True for the files that mark a checkpoint. A published checkpoint keeps its masks in a directory of
+    their own, which is no checkpoint."""
     if name == PurePosixPath(MASKS_PATH).name:
         return False
     return name in (CONFIG_JSON, WEIGHTS_INDEX_JSON) or name.endswith(WEIGHTS_ENDINGS)

@@ -1,6 +1,6 @@
-"""Every kind of work: its version, what it takes, and the key under which its result is found again.
+"""All kinds of stages, with their versions and inputs, and the key under which a stage's result is stored.
 
-A file holds the stages of one part of a job. `Stage` is any of them.
+A file holds the stages of one part of a job. `Stage` is the union of all.
 """
 
 from collections.abc import Mapping
@@ -53,10 +53,10 @@ Stage = Annotated[
 
 
 def stage_key(stage: Stage, inputs: Mapping[str, ArtifactRef]) -> str:
-    """SHA-256 over name, version, all fields (defaults too) and the digests of the input artifacts.
+    """The SHA-256 over name, version, all fields (defaults too) and the digests of the input artifacts.
 
-    Where texts lie is left out: the same content elsewhere is the same work. (What is published names its
-    sources, so there they count.)
+    The locations of texts are left out: the same content elsewhere is the same work. (Published files name
+    their sources, so `Publish` includes them.)
     """
     fields: JsonValue = stage.model_dump(mode="json")
     if stage.names_sources:

@@ -1,4 +1,4 @@
-"""What all kinds of work have in common."""
+"""The base of all stages."""
 
 from typing import ClassVar
 
@@ -6,9 +6,10 @@ from pipeline.canonical import Frozen
 
 
 class BaseStage(Frozen):
-    """`version` is raised when numbers change; the golden tests notice when someone forgets. `outputs`: names
-    of the artifacts that the stage makes. `unit`: what its progress counts. `reusable`: whether a stored
-    result serves other jobs. `names_sources`: whether the fields also say where the pinned files lie."""
+    """A kind of work. `version` is raised when numbers change; the golden tests notice when someone forgets.
+    `outputs`: names of the artifacts that the stage makes. `unit`: the unit of its progress. `reusable`: True
+    if a stored result serves other jobs. `names_sources`: True if the fields also name the sources of the
+    pinned files."""
 
     version: ClassVar[int] = 1
     reusable: ClassVar[bool] = True

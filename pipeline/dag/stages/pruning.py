@@ -1,4 +1,4 @@
-"""What chooses masks: measuring, allocating sparsity to blocks, pruning them, and comparing masks."""
+"""The stages that choose masks: they measure, allocate sparsity to blocks, prune them, and compare masks."""
 
 from typing import ClassVar, Literal
 
@@ -14,7 +14,7 @@ from pipeline.tensor.needs import Statistic
 
 
 class MeasureStatistics(BaseStage):
-    """Dense sweep over all blocks: statistics of every linear's input. `needs`: sorted."""
+    """A dense sweep over all blocks, which measures statistics of every linear's input. `needs` is sorted."""
 
     kind: Literal["measure_statistics"] = "measure_statistics"
     outputs: ClassVar = ("statistics",)
@@ -60,8 +60,8 @@ class ChoosePlan(BaseStage):
 
 
 class PruneBlocks(BaseStage):
-    """Masks block by block; each finished block is stored, so that a later attempt goes on after it. Takes
-    `samples`, if blocks are to be run, and with `propagation: dense` the `statistics` of a dense sweep."""
+    """Masks block by block; each finished block is stored, so that a later attempt continues after it. Takes
+    `samples` if blocks must be run, and with `propagation: dense` the `statistics` of a dense sweep."""
 
     kind: Literal["prune"] = "prune"
     version: ClassVar = 2
@@ -74,7 +74,7 @@ class PruneBlocks(BaseStage):
 
 
 class CompareMasks(BaseStage):
-    """`keep` of `checkpoint` beside `other:<name>` for each of `others`, by the patterns of `plan`."""
+    """The overlap of `keep` with `other:<name>` for each of `others`, by the patterns of `plan`."""
 
     kind: Literal["compare_masks"] = "compare_masks"
     outputs: ClassVar = ("agreements",)

@@ -1,4 +1,4 @@
-"""What comes of a job: evaluations, the published checkpoint, and reports."""
+"""The stages that make a job's results: evaluations, the published checkpoint, and reports."""
 
 from typing import ClassVar, Literal
 
@@ -24,7 +24,7 @@ class Evaluate(BaseStage):
 
 
 class EvaluateTask(BaseStage):
-    """One checkpoint put to one task (or group, or tag) by lm-eval."""
+    """The evaluation of one checkpoint on one task (or group, or tag) by lm-eval."""
 
     kind: Literal["evaluate_task"] = "evaluate_task"
     outputs: ClassVar = ("tasks", "harness")
@@ -37,9 +37,9 @@ class EvaluateTask(BaseStage):
 
 
 class Publish(BaseStage):
-    """An ordinary Hugging Face directory with model card, side file and manifest; where there are zeros, with
-    their masks, and their certificate, for which the published files are read back. Takes `unpruned`, the
-    checkpoint whose weights the masks were chosen for, where these are the masks."""
+    """An ordinary Hugging Face directory with model card, side file and manifest; where there are zeros, also
+    with their masks, and with their certificate, for which the published files are read back. Takes
+    `unpruned`, the checkpoint for whose weights the masks were chosen, unless training changed the masks."""
 
     kind: Literal["publish"] = "publish"
     version: ClassVar = 4
@@ -49,12 +49,12 @@ class Publish(BaseStage):
 
     @property
     def outputs(self) -> tuple[str, ...]:  # type: ignore[override]
-        """A certificate only where there is something to certify."""
+        """The manifest, and the certificate where there are zeros."""
         return ("manifest", "certificate") if self.spec.makes_zeros else ("manifest",)
 
 
 class Report(BaseStage):
-    """One page and one JSON with every figure. They tell what this job did, so each job makes its own."""
+    """One page and one JSON with every figure. They describe this job, so each job makes its own."""
 
     kind: Literal["report"] = "report"
     outputs: ClassVar = ("report",)

@@ -1,4 +1,4 @@
-"""What is read from sources: models, masks, texts and task files, as the stages after them take them."""
+"""The stages that read sources (models, masks, texts and task files) for the stages after them."""
 
 from typing import ClassVar, Literal
 
@@ -19,8 +19,8 @@ class ImportModel(BaseStage):
 
 
 class ImportKeep(BaseStage):
-    """Copies stored keep tensors into the content store, held against the shapes of `checkpoint` and, where
-    they are to be begun with, against the patterns of `plan`."""
+    """Copies stored keep tensors into the content store. They are checked against the shapes of `checkpoint`
+    and, if learning begins with them, against the patterns of `plan`."""
 
     kind: Literal["import_keep"] = "import_keep"
     outputs: ClassVar = ("keep",)
@@ -39,7 +39,8 @@ class Calibrate(BaseStage):
 
 
 class HoldOut(BaseStage):
-    """Documents → samples beside those of the calibration, to judge by. Reads what Calibrate does."""
+    """Documents → samples beside those of the calibration, to score candidates on. Takes the same inputs as
+    Calibrate."""
 
     kind: Literal["hold_out"] = "hold_out"
     names_sources: ClassVar = True
@@ -50,8 +51,8 @@ class HoldOut(BaseStage):
 
 
 class PrepareText(BaseStage):
-    """Documents → shuffled training sequences. Reads `checkpoint` for its tokenizer only. `sequences`: how
-    many are needed beside those held out."""
+    """Documents → shuffled training sequences. Reads `checkpoint` for its tokenizer only. `sequences`: the
+    number that is needed beside those held out."""
 
     kind: Literal["prepare_text"] = "prepare_text"
     names_sources: ClassVar = True
@@ -63,8 +64,9 @@ class PrepareText(BaseStage):
 
 
 class CheckTasks(BaseStage):
-    """Names of tasks → what they stand for, one artifact for each name. An unknown one, or data that cannot
-    be had, fail the job before anything is pruned. Datasets of the hub are fixed to the commit found then."""
+    """Names of tasks → their definitions and data, one artifact for each name. An unknown name, or data that
+    cannot be read, fails the job before anything is pruned. Datasets of the hub are pinned to the commit
+    found then."""
 
     kind: Literal["check_tasks"] = "check_tasks"
     unit: ClassVar = "task"
@@ -74,5 +76,5 @@ class CheckTasks(BaseStage):
 
     @property
     def outputs(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The names."""
+        """The names of the tasks."""
         return tuple(task.name for task in self.tasks)

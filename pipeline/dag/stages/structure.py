@@ -1,4 +1,4 @@
-"""What makes a model smaller: fewer tokens, and other sizes."""
+"""The stages that make a model smaller, by fewer tokens and by other sizes."""
 
 from typing import ClassVar, Literal
 
@@ -9,8 +9,8 @@ from pipeline.spec.texts import TextSource
 
 
 class CountTokens(BaseStage):
-    """Documents → how often each token of `checkpoint` occurs in them. `files`: of each of `texts`, and then
-    of `held_out`, whose documents, if it is given, are kept to prove by."""
+    """Documents → counts of each token of `checkpoint` in them. `files`: the files of each of `texts`, and
+    then of `held_out`, if it is given; the cut tokenizer is proved on its documents."""
 
     kind: Literal["count_tokens"] = "count_tokens"
     names_sources: ClassVar = True
@@ -32,8 +32,8 @@ class CutVocabulary(BaseStage):
 
 
 class Slice(BaseStage):
-    """A checkpoint cut to another size, and what stayed of it. Takes `statistics` of a dense sweep where
-    activations decide."""
+    """A checkpoint cut to another size, and a list of the parts that stayed. Takes `statistics` of a dense
+    sweep where activations decide."""
 
     kind: Literal["slice"] = "slice"
     outputs: ClassVar = ("checkpoint", "cut")

@@ -1,4 +1,4 @@
-"""What trains: learning masks, and recovering after pruning."""
+"""The stages that train: learning masks, and recovery after pruning."""
 
 from typing import ClassVar, Literal
 
@@ -9,8 +9,9 @@ from pipeline.spec.training_recipe import TrainingRecipe
 
 
 class LearnMasks(BaseStage):
-    """Training of N:M masks on the frozen weights of `checkpoint`; it is saved as Recover's is. Takes
-    `tokens`, the `plan`, and the keep tensors that it begins with as `prior`, if there are any."""
+    """Training of N:M masks on the frozen weights of `checkpoint`; its checkpoints are stored as those of
+    Recover are. Takes `tokens`, the `plan`, and as `prior` the keep tensors that it begins with, if there are
+    any."""
 
     kind: Literal["learn_masks"] = "learn_masks"
     names_sources: ClassVar = True
@@ -18,18 +19,18 @@ class LearnMasks(BaseStage):
     unit: ClassVar = "step"
     training: MaskTraining
     prior_strength: float
-    certify_every_steps: ClassVar[int] = 1  # nothing is held until the end, so there is nothing to look at
+    certify_every_steps: ClassVar[int] = 1  # no zeros are held before the end, so there is nothing to check
 
     @property
     def recipe(self) -> TrainingRecipe:
-        """What it has in common with other training."""
+        """The fields that all trainings share."""
         return self.training
 
 
 class Recover(BaseStage):
-    """Training after pruning; its checkpoints are stored, so that a later attempt goes on after the last.
+    """Training after pruning; its checkpoints are stored, so that a later attempt continues from the last.
 
-    `sparse`: whether there are zeros to be held.
+    `sparse`: True if there are zeros to hold.
     """
 
     kind: Literal["recover"] = "recover"
@@ -40,17 +41,17 @@ class Recover(BaseStage):
 
     @property
     def certify_every_steps(self) -> int:
-        """How often zeros are looked at."""
+        """The number of steps between two checks of the zeros."""
         return self.recovery.certify_every_steps
 
     @property
     def recipe(self) -> TrainingRecipe:
-        """What it has in common with other training."""
+        """The fields that all trainings share."""
         return self.recovery
 
     @property
     def outputs(self) -> tuple[str, ...]:  # type: ignore[override]
-        """What this kind of training makes."""
+        """The names of the artifacts that this kind of training makes."""
         held = ("keep", "certificate") if self.sparse else ()
         adapter = ("adapter",) if self.recovery.trains.kind == "lora" else ()
         return ("checkpoint", "curve", *held, *adapter)
