@@ -22,7 +22,7 @@ from pipeline.report.quantity import (
     human_seconds,
     human_share,
 )
-from pipeline.report.summary import recipe_of
+from pipeline.report.summary import summary_line
 from pipeline.report.sweep import SweepDocument
 
 STATUS_STYLE: dict[Status, str] = {
@@ -68,7 +68,7 @@ def jobs_table(jobs: Iterable[JobView]) -> Table:
             Text(job.status, style=STATUS_STYLE[job.status]),
             Text(f"{job.progress:.0%}"),
             Text(job.model),
-            Text(recipe_of(job.spec)),
+            Text(summary_line(job.spec)),
             Text(job.name or ""),
             Text(_clock(job.created_at), no_wrap=True),
         )
@@ -190,7 +190,7 @@ def final_table(
         [
             ("sparsity", _sparsity(summary)),
             ("masks learned", _learned(summary)),
-            ("groups masked as in", _agreement(summary)),
+            ("groups masked as in", _cross_checks(summary)),
             ("training", _training(summary.training)),
             ("time", human_seconds(summary.seconds if seconds is None else seconds)),
             ("stages", f"{summary.stages}, {summary.cached_stages} of them from the cache"),
@@ -231,7 +231,7 @@ def _learned(summary: Summary) -> str:
     return ", ".join(parts)
 
 
-def _agreement(summary: Summary) -> str:
+def _cross_checks(summary: Summary) -> str:
     return ", ".join(f"{other} {100 * share:.1f} %" for other, share in summary.agreement.items())
 
 

@@ -5,7 +5,7 @@ from pipeline.canonical import Frozen
 PRIOR = "prior"  # the name of the masks that learning begins with
 
 
-class LinearAgreement(Frozen):
+class LinearOverlap(Frozen):
     """Two masks of one linear. `groups`: share of the groups of N:M with the same mask; `kept`: share of the
     kept weights that both keep."""
 
@@ -15,14 +15,14 @@ class LinearAgreement(Frozen):
     kept: float
 
 
-class MaskAgreement(Frozen):
+class MaskOverlap(Frozen):
     """The overlap of a job's masks with others. `other`: PRIOR, or the name that `compare_with` gives."""
 
     other: str
-    linears: tuple[LinearAgreement, ...]
+    linears: tuple[LinearOverlap, ...]
 
 
-class MaskAgreements(Frozen):
+class MaskOverlaps(Frozen):
     """Content of `agreement.json`."""
 
-    agreements: tuple[MaskAgreement, ...]
+    agreements: tuple[MaskOverlap, ...]

@@ -14,7 +14,7 @@ from pipeline.artifacts.artifact import Artifact, FileRef
 from pipeline.artifacts.certificate import Certificate
 from pipeline.artifacts.curve import BlockFits, Curve, TokensIndex
 from pipeline.artifacts.manifest import Manifest
-from pipeline.artifacts.mask_overlap import MaskAgreements
+from pipeline.artifacts.mask_overlap import MaskOverlaps
 from pipeline.artifacts.sparsity import ExpertTable, SparsityTable
 from pipeline.artifacts.tensor_index import TensorIndex
 from pipeline.artifacts.vocabulary import CorpusSize, HeldOutDocuments, KeptTokens, VocabularyTable
@@ -119,11 +119,11 @@ class KeepRef(Artifact):
     }
 
 
-class AgreementRef(Artifact):
+class MaskOverlapRef(Artifact):
     """The overlap of a job's masks with others."""
 
     kind: Literal["agreement"] = "agreement"
-    content: ClassVar = {"agreement.json": MaskAgreements}
+    content: ClassVar = {"agreement.json": MaskOverlaps}
 
 
 class TokensRef(Artifact):
@@ -221,7 +221,7 @@ ArtifactRef = Annotated[
     | TournamentRef
     | PlanRef
     | KeepRef
-    | AgreementRef
+    | MaskOverlapRef
     | TokensRef
     | CurveRef
     | CertificateRef

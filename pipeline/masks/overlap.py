@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from pipeline.artifacts.mask_overlap import LinearAgreement, MaskAgreement
+from pipeline.artifacts.mask_overlap import LinearOverlap, MaskOverlap
 from pipeline.artifacts.refs import CheckpointRef, KeepRef
 from pipeline.checkpoint.keeps import KeepReader
 from pipeline.errors import InvalidSpec
@@ -20,7 +20,7 @@ def agreement(
     *,
     other: str,
     patterns: Sequence[Pattern],
-) -> MaskAgreement:
+) -> MaskOverlap:
     """Compares two artifacts of keep tensors of one checkpoint. `patterns`: one per block; where it is not
     N:M, a group is a single weight."""
     mine, yours = KeepReader(content, checkpoint, ours), KeepReader(content, checkpoint, theirs)
@@ -30,9 +30,9 @@ def agreement(
         group = pattern.group if isinstance(pattern, NM) else 1
         found = overlap(mine.matrix(name), yours.matrix(name), group=group)
         linears.append(
-            LinearAgreement(block=held.block, linear=held.linear, groups=found.groups, kept=found.kept)
+            LinearOverlap(block=held.block, linear=held.linear, groups=found.groups, kept=found.kept)
         )
-    return MaskAgreement(other=other, linears=tuple(linears))
+    return MaskOverlap(other=other, linears=tuple(linears))
 
 
 def compared(ours: MaskFile, theirs: MaskFile) -> Iterator[tuple[str, int, Overlap]]:

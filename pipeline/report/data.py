@@ -22,7 +22,7 @@ from pipeline.report.sections.tasks import TasksHeadline, TasksSection
 from pipeline.report.sections.tournament import TournamentSection
 from pipeline.report.sections.vocabulary import VocabularySection
 from pipeline.report.sections.zeros import ZerosHeadline, ZerosSection
-from pipeline.report.summary import recipe_of
+from pipeline.report.summary import summary_line
 
 
 class ReportData(
@@ -91,5 +91,5 @@ def summarise(data: ReportData) -> Summary:
     headlines = [section.headline(data) for section in sections_of(ReportData)]
     figures = {name: value for one in headlines if one is not None for name, value in one}
     return Summary.model_validate(
-        {"model": data.model_name, "recipe": recipe_of(data.spec), "notes": data.notes, **figures}
+        {"model": data.model_name, "recipe": summary_line(data.spec), "notes": data.notes, **figures}
     )

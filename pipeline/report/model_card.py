@@ -11,7 +11,7 @@ from pipeline.artifacts.refs import MASKS_PATH, CertificateRef
 from pipeline.evaluation.task_comparison import limits_of
 from pipeline.report.published import Published
 from pipeline.report.quantity import human_count, human_metric, human_perplexity, human_share
-from pipeline.report.summary import name_of, objective_of, recipe_of
+from pipeline.report.summary import name_of, objective_of, summary_line
 from pipeline.request.prune_spec import PruneSpec
 from pipeline.spec.eval_tasks import LM_EVAL_VERSION
 from pipeline.spec.mask_training import MaskTraining
@@ -31,7 +31,7 @@ def model_card(published: Published, *, adapter: str | None = None) -> str:
         front_matter=_front_matter(spec, model_name=published.model_name),
         model_name=published.model_name,
         base_model=_base_model(spec, model_name=published.model_name),
-        recipe=recipe_of(spec),
+        recipe=summary_line(spec),
         done=_done(spec, published.sizes, sparsity),
         work=_work(spec),
         sizes=published.sizes,

@@ -15,7 +15,7 @@ from pipeline.report.quantity import (
     human_share,
 )
 from pipeline.report.section import Section, Tile, sections_of
-from pipeline.report.summary import recipe_of
+from pipeline.report.summary import summary_line
 from pipeline.report.sweep import SweepDocument
 
 
@@ -23,7 +23,7 @@ def render_html(data: ReportData) -> str:
     """The page: one file, no request to anywhere, no script. Raises UnequalContracts."""
     tiles = [tile for section in sections_of(ReportData) for tile in section.tiles(data)]
     result_first = sorted(tiles, key=lambda tile: tile.work)
-    return _page(data, recipe=recipe_of(data.spec), tiles=result_first, notes=data.notes)
+    return _page(data, recipe=summary_line(data.spec), tiles=result_first, notes=data.notes)
 
 
 def render_sweep(document: SweepDocument) -> str:

@@ -13,7 +13,7 @@ from pipeline.spec.recovery import Recovery
 from pipeline.spec.uri import parse_uri
 
 
-def recipe_of(spec: SpecTemplate) -> str:
+def summary_line(spec: SpecTemplate) -> str:
     """`wanda · owl · unstructured 0.5 · distillation, full, 20M tokens`: what prunes, then what trains. Of
     learned masks: `maskllm from wanda · uniform · 2:4 · 20M tokens`. Of a sweep: `sweep of 12 · wanda, ria ·
     owl, uniform · unstructured 0.5, 0.6, 0.7`."""

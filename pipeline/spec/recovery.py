@@ -104,7 +104,7 @@ class Recovery(TrainingRecipe):
     certify_every_steps: int = Field(default=50, ge=1, description="Zeros in master weights and moments.")
 
     @model_validator(mode="after")
-    def _agreement(self) -> Self:
+    def _cross_checks(self) -> Self:
         self._check_early_stop()
         if self.trains.kind == "reconstruction" and isinstance(self.objective, Distillation):
             raise refusal(

@@ -42,7 +42,7 @@ class Structure(Frozen):
     export_as: Literal["mistral"] | None = None
 
     @model_validator(mode="after")
-    def _agreement(self) -> Self:
+    def _cross_checks(self) -> Self:
         if isinstance(self.criterion, Explicit):
             if self.asked or self.drop_blocks is not None:
                 raise ValueError("criterion explicit says what stays: leave sizes and drop_blocks out")

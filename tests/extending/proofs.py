@@ -18,7 +18,7 @@ from pipeline.errors import InvalidSpec
 from pipeline.report.data import ReportDocument
 from pipeline.report.page import render_html
 from pipeline.report.quantity import human_bytes
-from pipeline.report.summary import recipe_of, seeds_of
+from pipeline.report.summary import seeds_of, summary_line
 from pipeline.request.prune_spec import PruneSpec
 from pipeline.request.schema import request_schema
 from tests.api.conftest import free_port, running
@@ -99,7 +99,7 @@ def test_a_method_is_taken_wherever_methods_are(model: str, field: str) -> None:
 )
 def test_a_method_prunes_alone_and_in_others(material: Path, tmp_path: Path, method: dict[str, Any]) -> None:
     report = pruned(material, tmp_path / "out", method=method)
-    assert recipe_of(report.data.spec) == f"{method['kind']} · uniform · unstructured 0.5"
+    assert summary_line(report.data.spec) == f"{method['kind']} · uniform · unstructured 0.5"
 
 
 def test_a_method_is_a_prior() -> None:
@@ -160,7 +160,7 @@ def test_a_learned_method_is_reported_as_any_other() -> None:
     fields = learned_spec().model_dump(mode="json")
     fields["prune"]["method"]["kind"] = "taught"
     spec = PruneSpec.model_validate(fields)
-    assert recipe_of(spec) == "taught from wanda · uniform · 2:4 · 2.46M tokens"
+    assert summary_line(spec) == "taught from wanda · uniform · 2:4 · 2.46M tokens"
     assert seeds_of(spec)["mask learning"] == 7
     page = render_html(learned_report(blocks=2, spec=spec))
     assert "Masks learned" in page

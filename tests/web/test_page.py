@@ -12,7 +12,7 @@ from api.settings import Settings
 from pipeline.report import quantity
 from pipeline.report.data import ReportDocument
 from pipeline.report.drawing.block_chart import block_chart
-from pipeline.report.summary import recipe_of
+from pipeline.report.summary import summary_line
 from pipeline.request.prune_spec import JobRequest
 from tests.api.conftest import KEY, free_port, running
 from tests.browser import visiting
@@ -485,4 +485,4 @@ def test_what_learned_methods_do_reads_as_in_the_report(page: Page, prior: str |
     for kind in ("maskllm", "another"):
         fields["prune"]["method"]["kind"] = kind
         shown = page.evaluate("async (spec) => (await import('/web/format.js')).recipe(spec)", fields)
-        assert shown == recipe_of(spec).replace("maskllm", kind)
+        assert shown == summary_line(spec).replace("maskllm", kind)

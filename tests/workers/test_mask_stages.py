@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.certificate import Certificate
 from pipeline.artifacts.manifest import Manifest
-from pipeline.artifacts.mask_overlap import LinearAgreement, MaskAgreements
+from pipeline.artifacts.mask_overlap import LinearOverlap, MaskOverlaps
 from pipeline.artifacts.refs import MASKS_PATH, CheckpointRef, EvaluationRef, KeepRef, ManifestRef, PlanRef
 from pipeline.artifacts.sparsity import SparsityTable
 from pipeline.canonical import canonical_json
@@ -90,7 +90,7 @@ def test_bits_that_keep_two_of_four_serve_too(tmp_path: Path) -> None:
     found = agreement(
         runs.settings.content(), made.checkpoint, keep, keep, other="itself", patterns=made.patterns
     )
-    assert found.linears[0] == LinearAgreement(block=0, linear=found.linears[0].linear, groups=1, kept=1)
+    assert found.linears[0] == LinearOverlap(block=0, linear=found.linears[0].linear, groups=1, kept=1)
 
 
 def refused(runs: StageRuns) -> str:
@@ -123,7 +123,7 @@ def test_masks_beside_those_of_another_pattern(tmp_path: Path) -> None:
     runs = comparing(tmp_path, made, other.file)
     theirs = load_keep(runs.settings.content(), made.checkpoint, keep_of(runs, "import_keep:0"))
     ours = load_keep(runs.settings.content(), made.checkpoint, keep_of(runs, "prune"))
-    (found,) = MaskAgreements.model_validate_json(
+    (found,) = MaskOverlaps.model_validate_json(
         runs.file("compare_masks", "agreements", "agreement.json")
     ).agreements
     assert found.other == "code"

@@ -1,7 +1,7 @@
 """The masks of a job beside others, linear by linear."""
 
-from pipeline.artifacts.mask_overlap import MaskAgreements
-from pipeline.artifacts.refs import AgreementRef, KeepRef
+from pipeline.artifacts.mask_overlap import MaskOverlaps
+from pipeline.artifacts.refs import KeepRef, MaskOverlapRef
 from pipeline.dag.stages.pruning import CompareMasks
 from pipeline.masks.overlap import agreement
 from pipeline.spec.sparsity_plan import SparsityPlan
@@ -20,5 +20,5 @@ def run(stage: CompareMasks, context: StageContext) -> Steps:
             agreement(context.content, context.checkpoint(), ours, theirs, other=other, patterns=plan.blocks)
         )
         yield Progress(i + 1, len(stage.others))
-    agreements = MaskAgreements(agreements=tuple(found))
-    yield Made({"agreements": AgreementRef.made(context.content, agreements)})
+    agreements = MaskOverlaps(agreements=tuple(found))
+    yield Made({"agreements": MaskOverlapRef.made(context.content, agreements)})

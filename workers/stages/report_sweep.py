@@ -2,7 +2,7 @@
 
 from pipeline.dag.stages.results import ReportSweep
 from pipeline.report.page import render_sweep
-from pipeline.report.summary import recipe_of
+from pipeline.report.summary import summary_line
 from pipeline.report.sweep import SweepData, SweepDocument, sweep_json
 from workers.context import StageContext, Steps
 from workers.stages.report import section_fields, stored
@@ -11,5 +11,5 @@ from workers.stages.report import section_fields, stored
 def run(stage: ReportSweep, context: StageContext) -> Steps:
     """Everything is read from artifacts; nothing is computed here but the layout."""
     data = SweepData.model_validate(section_fields(SweepData, stage, context))
-    document = SweepDocument(recipe=recipe_of(stage.spec), data=data)
+    document = SweepDocument(recipe=summary_line(stage.spec), data=data)
     yield stored(context, page=render_sweep(document).encode(), document=sweep_json(document))

@@ -7,7 +7,7 @@ from typing import Self
 
 from pydantic import Field
 
-from pipeline.artifacts.mask_overlap import LinearAgreement, MaskAgreement, MaskAgreements
+from pipeline.artifacts.mask_overlap import LinearOverlap, MaskOverlap, MaskOverlaps
 from pipeline.artifacts.sparsity import SparsityTable
 from pipeline.canonical import Frozen
 from pipeline.report.drawing.heat_map import heat_of, kind_of
@@ -26,12 +26,12 @@ class MaskOverlapHeadline(Headline):
 class MaskOverlapSection(ModelSection):
     """The overlap with each of the other masks."""
 
-    agreements: tuple[MaskAgreement, ...] = ()
+    agreements: tuple[MaskOverlap, ...] = ()
 
     @classmethod
     def read(cls, inputs: Inputs) -> Mapping[str, object]:
         """What the comparison stored."""
-        beside = inputs.find("agreements", MaskAgreements)
+        beside = inputs.find("agreements", MaskOverlaps)
         return {"agreements": () if beside is None else beside.agreements}
 
     @classmethod
@@ -47,13 +47,13 @@ class MaskOverlapSection(ModelSection):
             return None
         return {
             "others": [one.other for one in report.agreements],
-            "rows": agreement_rows(report.agreements, report.sparsity),
-            "maps": [agreement_map(one) for one in report.agreements],
+            "rows": overlap_rows(report.agreements, report.sparsity),
+            "maps": [overlap_map(one) for one in report.agreements],
             "chance": _by_chance(report.plan),
         }
 
 
-class AgreementRow(Frozen):
+class OverlapRow(Frozen):
     """Linears of one name, or `all`: for each of the other masks the shares of groups with the same mask and
     of kept weights that both keep; None where it has no such linear."""
 
@@ -62,9 +62,7 @@ class AgreementRow(Frozen):
     kept: tuple[float | None, ...]
 
 
-def agreement_rows(
-    agreements: Sequence[MaskAgreement], sparsity: SparsityTable | None
-) -> tuple[AgreementRow, ...]:
+def overlap_rows(agreements: Sequence[MaskOverlap], sparsity: SparsityTable | None) -> tuple[OverlapRow, ...]:
     """A row for each kind of linear and one for all, in the order of the model; experts count as one kind.
     Linears weigh as many weights as they have, where `sparsity` knows them."""
     weights = {(one.block, one.linear): one.weights for one in (sparsity.linears if sparsity else ())}
@@ -75,7 +73,7 @@ def agreement_rows(
             [one for one in other.linears if name in ("all", kind_of(one.linear))] for other in agreements
         ]
         rows.append(
-            AgreementRow(
+            OverlapRow(
                 name=name,
                 groups=tuple(_mean(((one, one.groups) for one in some), weights) for some in chosen),
                 kept=tuple(_mean(((one, one.kept) for one in some), weights) for some in chosen),
@@ -84,14 +82,14 @@ def agreement_rows(
     return tuple(rows)
 
 
-def equal_groups(agreements: Sequence[MaskAgreement], sparsity: SparsityTable | None) -> dict[str, float]:
+def equal_groups(agreements: Sequence[MaskOverlap], sparsity: SparsityTable | None) -> dict[str, float]:
     """Share of all groups with the same mask, by the name of the others."""
-    shares = agreement_rows(agreements, sparsity)[-1].groups
+    shares = overlap_rows(agreements, sparsity)[-1].groups
     return {one.other: share for one, share in zip(agreements, shares, strict=True) if share is not None}
 
 
 @dataclass(frozen=True)
-class AgreementMap:
+class OverlapMap:
     """Groups with the same mask, blocks × kinds of linears. Cells are (share of groups, share of kept
     weights, heat); None where a block has no such linear. `heat`, in [0, 1], goes from the least to the most
     equal."""
@@ -101,7 +99,7 @@ class AgreementMap:
     rows: tuple[tuple[int, tuple[tuple[float, float, float] | None, ...]], ...]
 
 
-def agreement_map(agreement: MaskAgreement) -> AgreementMap:
+def overlap_map(agreement: MaskOverlap) -> OverlapMap:
     """Of all blocks; the experts of one count as their mean."""
     columns = tuple(dict.fromkeys(kind_of(one.linear) for one in agreement.linears))
     blocks = sorted({one.block for one in agreement.linears})
@@ -120,7 +118,7 @@ def agreement_map(agreement: MaskAgreement) -> AgreementMap:
         groups, kept = means[block, column]
         return groups, kept, heat(groups)
 
-    return AgreementMap(
+    return OverlapMap(
         other=agreement.other,
         columns=columns,
         rows=tuple((block, tuple(cell(block, column) for column in columns)) for block in blocks),
@@ -136,7 +134,7 @@ def _by_chance(plan: SparsityPlan | None) -> tuple[float, float] | None:
 
 
 def _mean(
-    values: Iterable[tuple[LinearAgreement, float]], weights: Mapping[tuple[int, str], int]
+    values: Iterable[tuple[LinearOverlap, float]], weights: Mapping[tuple[int, str], int]
 ) -> float | None:
     found = [(value, weights.get((one.block, one.linear), 1)) for one, value in values]
     total = sum(weight for _, weight in found)

@@ -15,7 +15,7 @@ from pipeline.artifacts.curve import (
     TokensIndex,
     Validation,
 )
-from pipeline.artifacts.mask_overlap import LinearAgreement, MaskAgreement
+from pipeline.artifacts.mask_overlap import LinearOverlap, MaskOverlap
 from pipeline.artifacts.refs import (
     CertificateRef,
     CurveRef,
@@ -146,13 +146,13 @@ def made_mask_step(step: int, training: MaskTraining, noise: random.Random, *, s
     )
 
 
-def made_agreements(*others: str, blocks: int) -> tuple[MaskAgreement, ...]:
+def made_overlaps(*others: str, blocks: int) -> tuple[MaskOverlap, ...]:
     """With each of them, less in later blocks."""
     return tuple(
-        MaskAgreement(
+        MaskOverlap(
             other=other,
             linears=tuple(
-                LinearAgreement(
+                LinearOverlap(
                     block=block,
                     linear=linear,
                     groups=0.9 - 0.1 * i - 0.003 * block - 0.01 * j,
@@ -203,7 +203,7 @@ def learned_report(
         update={
             "spec": spec,
             "masks": learned,
-            "agreements": made_agreements(*others, blocks=blocks),
+            "agreements": made_overlaps(*others, blocks=blocks),
             "certificate": data.certificate or _frozen(made_certificate(data, None)),
             "pins": report_pins(spec),
             "seeds": seeds_of(spec),

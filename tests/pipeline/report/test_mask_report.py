@@ -6,22 +6,22 @@ from typing import Any
 
 import pytest
 
-from pipeline.artifacts.mask_overlap import LinearAgreement, MaskAgreement
+from pipeline.artifacts.mask_overlap import LinearOverlap, MaskOverlap
 from pipeline.report.data import ReportData, ReportDocument, report_json, summarise
 from pipeline.report.drawing.mask_curves import mask_block_chart, mask_chart
 from pipeline.report.figures.masks import MAX_RECORDS, mask_learning
 from pipeline.report.page import render_html
-from pipeline.report.sections.mask_overlap import agreement_map, agreement_rows
+from pipeline.report.sections.mask_overlap import overlap_map, overlap_rows
 from pipeline.report.side_file import SideFile
-from pipeline.report.summary import recipe_of
+from pipeline.report.summary import summary_line
 from pipeline.spec.patterns import NM
 from tests.pipeline.report.made_learned import (
     STEPS,
     learned_report,
     learned_spec,
-    made_agreements,
     made_mask_curve,
     made_masks,
+    made_overlaps,
     made_training,
 )
 from tests.pipeline.report.made_recovery import BATCH, LENGTH, made_recovery, recovered_report
@@ -89,7 +89,7 @@ def test_agreement_is_told_by_kind_of_linear_and_by_block() -> None:
 def test_masks_that_were_not_learned_stand_beside_others_too() -> None:
     data = made_report(blocks=2)
     assert "Beside other masks" not in page_of(data)[1]
-    page, text = page_of(data.model_copy(update={"agreements": made_agreements("code", blocks=2)}))
+    page, text = page_of(data.model_copy(update={"agreements": made_overlaps("code", blocks=2)}))
     assert page.tables["agreement-table"][0] == ["Linears", "code"]
     assert "A group is a single weight." in text
     assert "By chance alone" not in text
@@ -97,34 +97,34 @@ def test_masks_that_were_not_learned_stand_beside_others_too() -> None:
 
 
 def test_linears_weigh_what_they_have_and_experts_are_one_kind() -> None:
-    found = MaskAgreement(
+    found = MaskOverlap(
         other="prior",
         linears=(
-            LinearAgreement(block=0, linear="self_attn.q_proj", groups=1.0, kept=1.0),
-            LinearAgreement(block=0, linear="mlp.experts.0.up_proj", groups=0.2, kept=0.4),
-            LinearAgreement(block=0, linear="mlp.experts.1.up_proj", groups=0.4, kept=0.6),
+            LinearOverlap(block=0, linear="self_attn.q_proj", groups=1.0, kept=1.0),
+            LinearOverlap(block=0, linear="mlp.experts.0.up_proj", groups=0.2, kept=0.4),
+            LinearOverlap(block=0, linear="mlp.experts.1.up_proj", groups=0.4, kept=0.6),
         ),
     )
     other = found.model_copy(update={"other": "mine", "linears": found.linears[:1]})
-    attention, experts, every = agreement_rows((found, other), None)
+    attention, experts, every = overlap_rows((found, other), None)
     assert (attention.groups, attention.kept) == ((1.0, 1.0), (1.0, 1.0))
     assert experts.name == "mlp.experts.*.up_proj"
     assert experts.groups == (pytest.approx(0.3), None)
     assert every.groups == (pytest.approx(1.6 / 3), 1.0)
-    grid = agreement_map(found)
+    grid = overlap_map(found)
     assert grid.columns == ("self_attn.q_proj", "mlp.experts.*.up_proj")
     assert [cell and cell[2] for cell in grid.rows[0][1]] == [1.0, 0.0]
     sparsity = made_report(blocks=1).sparsity
     assert sparsity is not None
-    weighed = MaskAgreement(
+    weighed = MaskOverlap(
         other="prior",
         linears=tuple(
-            LinearAgreement(block=0, linear=linear, groups=float(linear == "mlp.up_proj"), kept=0.5)
+            LinearOverlap(block=0, linear=linear, groups=float(linear == "mlp.up_proj"), kept=0.5)
             for linear in LINEARS
         ),
     )
     share = LINEARS["mlp.up_proj"] / sum(LINEARS.values())
-    assert agreement_rows((weighed,), sparsity)[-1].groups == (pytest.approx(share),)
+    assert overlap_rows((weighed,), sparsity)[-1].groups == (pytest.approx(share),)
 
 
 def test_blocks_may_have_patterns_of_their_own() -> None:
@@ -246,7 +246,7 @@ def test_nothing_recorded_draws_nothing() -> None:
     ],
 )
 def test_recipe(prior: Any, changes: dict[str, Any], recipe: str) -> None:
-    assert recipe_of(learned_spec(prior=prior, **changes)) == recipe
+    assert summary_line(learned_spec(prior=prior, **changes)) == recipe
 
 
 def test_the_card_says_that_masks_were_learned_and_weights_were_not() -> None:

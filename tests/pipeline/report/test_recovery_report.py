@@ -17,7 +17,7 @@ from pipeline.report.model_card import adapter_card
 from pipeline.report.page import render_html
 from pipeline.report.quantity import human_count, human_share
 from pipeline.report.side_file import SideFile
-from pipeline.report.summary import recipe_of
+from pipeline.report.summary import summary_line
 from tests.pipeline.evaluation.made_tasks import made_tasks, with_tasks
 from tests.pipeline.report.made_recovery import (
     LENGTH,
@@ -186,8 +186,8 @@ def test_json_comes_back_as_it_was() -> None:
     ],
 )
 def test_recipe(changes: dict[str, Any], recipe: str) -> None:
-    assert recipe_of(recovered_spec(**changes)) == f"wanda · owl · unstructured 0.5 · {recipe}"
-    assert recipe_of(recovered_spec(prune=False, **LM)) == "language modelling, full, 3.28M tokens"
+    assert summary_line(recovered_spec(**changes)) == f"wanda · owl · unstructured 0.5 · {recipe}"
+    assert summary_line(recovered_spec(prune=False, **LM)) == "language modelling, full, 3.28M tokens"
 
 
 @pytest.mark.parametrize(

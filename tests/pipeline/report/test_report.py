@@ -18,7 +18,7 @@ from pipeline.report.drawing.block_chart import block_chart, block_sparsity, nic
 from pipeline.report.page import render_html
 from pipeline.report.quantity import human_bytes, human_figure, human_perplexity, human_seconds
 from pipeline.report.sections.linears import heatmap
-from pipeline.report.summary import recipe_of, seeds_of
+from pipeline.report.summary import seeds_of, summary_line
 from pipeline.request.prune_spec import PruneSpec
 from pipeline.sources.pins import MODEL
 from pipeline.spec.evaluation import Evaluation, EvaluationResult
@@ -395,9 +395,9 @@ def test_quantities(shown: str, expected: str) -> None:
 
 def test_recipe() -> None:
     spec = made_spec()
-    assert recipe_of(spec) == "wanda · owl · unstructured 0.5"
+    assert summary_line(spec) == "wanda · owl · unstructured 0.5"
     nm = spec.model_copy(update={"prune": spec.prune.model_copy(update={"pattern": NM(keep=2, group=4)})})
-    assert recipe_of(nm) == "wanda · owl · 2:4"
+    assert summary_line(nm) == "wanda · owl · 2:4"
 
 
 def test_data_is_checked_on_its_way_in() -> None:

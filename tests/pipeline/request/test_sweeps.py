@@ -15,7 +15,7 @@ from pipeline.errors import InvalidSpec
 from pipeline.evaluation.comparison import compare
 from pipeline.report.page import render_sweep
 from pipeline.report.sections.members import SweepMember, best_of, sweep_chart
-from pipeline.report.summary import recipe_of, titles_of
+from pipeline.report.summary import summary_line, titles_of
 from pipeline.report.sweep import SweepData, SweepDocument, read_any_report, sweep_json
 from pipeline.request.prune_spec import PruneSpec
 from pipeline.resolve.model_checks import check_against_model
@@ -58,7 +58,7 @@ def test_members_are_all_combinations() -> None:
     assert len(found) == len({str(one) for one in found}) == 2 * 2 * 3
     assert sum(isinstance(one.pattern, NM) for one in found if one is not None) == 4
     assert all(one is not None and one.propagation == "dense" for one in found)
-    assert recipe_of(swept) == (
+    assert summary_line(swept) == (
         "sweep of 12 · wanda, sparsegpt · uniform, owl · unstructured 0.5, unstructured 0.7, 2:4"
     )
     assert PruneSpec.model_validate_json(swept.model_dump_json()) == swept
@@ -196,7 +196,7 @@ def made_sweep() -> SweepDocument:
         environment=report.environment,
         declared_memory_bytes=2**30,
     )
-    return SweepDocument(recipe=recipe_of(swept), data=data)
+    return SweepDocument(recipe=summary_line(swept), data=data)
 
 
 def test_the_page_has_a_row_for_every_member() -> None:
