@@ -38,7 +38,7 @@ def read_pieces(backend: str | None, sentencepiece: bytes | None) -> tuple[Piece
             "tokenizer.json (BPE, Unigram), vocab.json with merges.txt, and tokenizer.model (BPE, Unigram)",
             WHERE,
         )
-    _check_agreement(models)
+    _check_consistent(models)
     return tuple(models)
 
 
@@ -114,7 +114,7 @@ def sentencepiece_pieces(data: bytes) -> Pieces:
     return UnigramPieces(ids=ids, scores=scores, byte_fallback=fallback, fixed=fixed)
 
 
-def _check_agreement(models: Sequence[Pieces]) -> None:
+def _check_consistent(models: Sequence[Pieces]) -> None:
     first = models[0].ids
     for model in models[1:]:
         for piece, token in model.ids.items():

@@ -63,7 +63,7 @@ def config_of(args: Namespace | None, *, dtype: str) -> dict[str, JsonValue]:
     }
 
 
-def check_agreement(args: Namespace | None, config: Mapping[str, JsonValue]) -> None:
+def check_consistent(args: Namespace | None, config: Mapping[str, JsonValue]) -> None:
     """Raises UnsupportedCheckpoint where the checkpoint's args contradict a config.json."""
     given, wanted = _spelled(args), args_of(config)
     for name in COMPARED:

@@ -8,7 +8,7 @@ from pydantic import JsonValue
 from torch import Tensor
 
 from pipeline.checkpoint.megatron.args import sizes_for_megatron
-from pipeline.checkpoint.megatron.config import check_agreement, config_of
+from pipeline.checkpoint.megatron.config import check_consistent, config_of
 from pipeline.checkpoint.megatron.mapping import EMBEDDING, OUTPUT, part, shape_of, whole_shape
 from pipeline.checkpoint.megatron.parameters import Parameter, check_names, parameters_of
 from pipeline.checkpoint.megatron.weights import Facts, MegatronTensors
@@ -33,7 +33,7 @@ class MegatronWeights:
             )
         if config is None:
             config = config_of(known, dtype=str(tensors.facts[EMBEDDING.name].dtype).removeprefix("torch."))
-        check_agreement(known, config)
+        check_consistent(known, config)
         self._tensors = tensors
         self._config = config
         self._places = {
