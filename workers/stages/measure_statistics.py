@@ -1,4 +1,4 @@
-"""The dense sweep: statistics of every linear's input. A later attempt continues after its last stored
+"""The dense sweep: statistics of every linear's input. A later attempt continues after the last stored
 block."""
 
 from pipeline.blocks.measuring import measure_statistics
