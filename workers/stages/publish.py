@@ -40,7 +40,7 @@ from workers.stages.evaluate_task import read_evaluations
 from workers.stages.publish_certificate import certified_files, planned_patterns
 
 ADAPTER = "adapter"
-WHAT_STAYED = {"vocabulary": VocabularyRef.path_of(KeptTokens), "cut": CutRef.path_of(Cut)}  # by input
+CUT_DOCUMENTS = {"vocabulary": VocabularyRef.path_of(KeptTokens), "cut": CutRef.path_of(Cut)}  # by input
 
 
 def run(stage: Publish, context: StageContext) -> Steps:
@@ -155,7 +155,7 @@ def _written(stage: Publish, context: StageContext, certificate: Certificate | N
     side = side_file(published, files=files)
     documents = {"README.md": card.encode(), SIDE_FILE: side.to_json()}
     documents |= {
-        path: context.read(name, path) for name, path in WHAT_STAYED.items() if name in context.inputs
+        path: context.read(name, path) for name, path in CUT_DOCUMENTS.items() if name in context.inputs
     }
     if certificate is not None:
         documents[CertificateRef.path_of(Certificate)] = canonical_json(certificate)
