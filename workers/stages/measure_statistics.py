@@ -1,4 +1,4 @@
-"""The dense sweep over every linear's input. A later attempt continues after the last stored block."""
+"""The dense sweep measures every linear's input. A later attempt continues after the last stored block."""
 
 from pipeline.blocks.measuring import measure_statistics
 from pipeline.dag.stages.pruning import MeasureStatistics
