@@ -1,8 +1,8 @@
 """A stage runner is a generator that yields Progress and ends with Made.
 
 Light stages run whole in one process. Stages that walk the blocks run in the driver, take a turn on its crew,
-and let the crew do the work. Whether that crew is on a Ray cluster or in this process is the site's business
-(workers/site.py).
+and let the crew do the work. The site (workers/site.py) decides if that crew is on a Ray cluster or in this
+process.
 """
 
 from collections.abc import Iterator, Mapping
@@ -34,7 +34,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Trained:
-    """An optimizer step worth telling."""
+    """An optimizer step to report."""
 
     total_steps: int
     record: StepRecord
@@ -42,21 +42,21 @@ class Trained:
 
 @dataclass(frozen=True)
 class Validated:
-    """A validation."""
+    """A validation to report."""
 
     validation: Validation
 
 
 @dataclass(frozen=True)
 class Waited:
-    """Time spent waiting for the cluster; it is not the stage's own."""
+    """Time spent waiting for the cluster; it does not count as the stage's own."""
 
     seconds: float
 
 
 @dataclass(frozen=True)
 class Made:
-    """What a stage made, and what it cost beyond its wall time."""
+    """The artifacts that a stage made, and its cost beyond wall time."""
 
     artifacts: Mapping[str, ArtifactRef]
     peak_memory_bytes: int | None = None
@@ -69,7 +69,8 @@ Steps = Iterator[Step]
 
 @dataclass(frozen=True)
 class StageContext:
-    """Where a runner finds things. Crosses process borders; `content` is opened anew on each side."""
+    """The inputs and the surroundings of a runner. It crosses process borders, so `content` is opened anew on
+    each side."""
 
     node: str
     key: str
@@ -81,7 +82,7 @@ class StageContext:
 
     @property
     def title(self) -> str:
-        """What the Ray dashboard shows."""
+        """The name that the Ray dashboard shows."""
         return f"{self.order.job}-{self.order.attempt} {self.node}"
 
     @property
@@ -95,20 +96,20 @@ class StageContext:
         return StageProgress(self.content, self.key)
 
     def read(self, name: str, path: str) -> bytes:
-        """One file of an input."""
+        """Read one file of an input."""
         return self.content.get_bytes(self.inputs[name].file(path))
 
     def load(self, name: str, document: type[Document]) -> Document:
-        """A document of an input."""
+        """Read a document of an input."""
         return self.inputs[name].load(self.content, document)
 
     def find(self, name: str, document: type[Document]) -> Document | None:
-        """A document of an input; None where there is no such input, or it lacks the document."""
+        """Read a document of an input; None where there is no such input, or it lacks the document."""
         artifact = self.inputs.get(name)
         return None if artifact is None else artifact.find(self.content, document)
 
     def source(self, files: tuple[PinnedFile, ...]) -> tuple[str, Pin]:
-        """The source that holds these files, after the path of the first field that names it."""
+        """The path of the first field whose source holds these files, and its pin."""
         fields = (field.path for field in source_fields(self.order.request.spec, "spec"))
         pins = self.order.pins
         return next((field, pins.of(field)) for field in fields if pins.of(field).files == files)

@@ -1,4 +1,4 @@
-"""How a stage that walks the blocks gets its crew, and tells the resources that the crew took."""
+"""The protocols by which a stage that walks the blocks gets its crew and reports the resources it took."""
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -21,7 +21,7 @@ class Turn(Protocol):
     def open(
         self, context: StageContext, sequences: Sequence[Tensor], *, dtype: Dtype
     ) -> Generator[Note | Waited, None, Crew]:
-        """The crew, with the stage's sequences embedded."""
+        """Open the crew, with the stage's sequences embedded."""
         ...
 
 
@@ -29,23 +29,23 @@ class Places(Protocol):
     """The places of an attempt's workers on a cluster."""
 
     def alone(self) -> AbstractContextManager[None]:
-        """The places, without the crew, for the length of a block of code."""
+        """Reserve the places, without the crew, for the length of a `with` block."""
         ...
 
 
 class Keeper(Protocol):
-    """Keeps the crew of an attempt: stages that walk the blocks take turns on it."""
+    """The keeper of an attempt's crew. Stages that walk the blocks take turns on the crew."""
 
     def turn(self) -> AbstractContextManager[Turn]:
-        """The crew for the length of a block of code, once it is free."""
+        """Wait until the crew is free, and take it for the length of a `with` block."""
         ...
 
     def once(self, name: str, work: Callable[P, Answer], *args: P.args, **kwargs: P.kwargs) -> Answer:
-        """The result of a function that several stages of the attempt need: it is called for the first that
-        asks, and again for the next one if it failed."""
+        """The result of a function that several stages of the attempt need. It is called for the first stage
+        that asks, and again for the next one if it failed."""
         ...
 
 
 def made_by(use: CrewUse, artifacts: Mapping[str, ArtifactRef], **details: float) -> Made:
-    """The artifacts of a stage with the resources that its crew took."""
+    """Return the artifacts of a stage with the resources that its crew took."""
     return Made(artifacts, peak_memory_bytes=use.peak_bytes, details={**use.details, **details})

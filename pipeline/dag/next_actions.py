@@ -28,8 +28,7 @@ class Decision(Frozen):
 
 
 def decide(failure: FailureReason, *, tries: int, limit: int) -> Decision:
-    """Decide after `tries` failed tries of at most `limit`. Pauses last 2, 4, 8 ... and at most 60
-    seconds."""
+    """Decide after `tries` failed tries of at most `limit`. Pauses last 2, 4, 8 ... at most 60 seconds."""
     if not failure.retryable:
         return Decision(action="fail", delay_seconds=0, why=f"{failure.code} does not go away by itself")
     if tries >= limit:

@@ -44,12 +44,12 @@ class ReportData(
     DigestsSection,
     SpecSection,
 ):
-    """Everything that the page shows: its sections, in the order of the page. A new section is a file in
-    `sections/` and a name here; where it has figures for the summary, their class is a base of Summary."""
+    """The data of all sections, in the order of the page. A new section is a file in `sections/` and a name
+    here; where it has figures for the summary, their class is a base of Summary."""
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Everything worth a warning, by section."""
+        """All warnings, in the order of the sections."""
         remarks = (remark for section in sections_of(ReportData) for remark in section.remarks(self))
         return (*self.warnings, *remarks)
 
@@ -80,14 +80,14 @@ class ReportDocument(Frozen):
 
 
 def report_json(data: ReportData) -> bytes:
-    """`report.json`: a ReportDocument, indented. Raises UnequalContracts."""
+    """Write `report.json`, a ReportDocument, indented. Raises UnequalContracts."""
     document = ReportDocument(summary=summarise(data), data=data)
     text = json.dumps(document.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False)
     return (text + "\n").encode()
 
 
 def summarise(data: ReportData) -> Summary:
-    """The headlines of all sections. Raises UnequalContracts."""
+    """Collect the headlines of all sections. Raises UnequalContracts."""
     headlines = [section.headline(data) for section in sections_of(ReportData)]
     figures = {name: value for one in headlines if one is not None for name, value in one}
     return Summary.model_validate(

@@ -3,8 +3,8 @@
     METRIC OP BOUND      perplexity <= 1.2 * dense      arc_easy.acc_norm >= dense - 0.02
 
 METRIC is `perplexity` (every text must hold), `perplexity.<text>`, `sparsity`, `<task>` (its main metric) or
-`<task>.<metric>`, each of the model that is published; OP is <=, <, >= or >; BOUND is a number, or what the
-dense model has: `dense`, `1.2 * dense`, `dense - 0.02`, `0.9 * dense + 1`.
+`<task>.<metric>`, each of the published model; OP is <=, <, >= or >; BOUND is a number, or relative to the
+dense model's figure: `dense`, `1.2 * dense`, `dense - 0.02`, `0.9 * dense + 1`.
 """
 
 import difflib
@@ -43,7 +43,7 @@ HOLDS: Mapping[str, Callable[[Decimal, Decimal], bool]] = {
 
 @dataclass(frozen=True)
 class Gate:
-    """`metric` `op` factor * dense + offset; `factor` is None where the dense model does not matter."""
+    """A parsed gate: `metric` `op` factor * dense + offset. `factor` is None where the bound is a number."""
 
     text: str
     metric: str
@@ -53,9 +53,10 @@ class Gate:
 
 
 class Verdict(Frozen):
-    """What a gate came to. Figures are None when nothing was measured; of several the nearest to failing.
+    """The outcome of a gate. Its figures are None when nothing was measured; if a gate has several readings,
+    they are those of the reading nearest to failing.
 
-    `final`: of the model that is published: pruned, or recovered where it was trained.
+    `final`: the figure of the published model, which is pruned, or recovered where it was trained.
     """
 
     gate: str
@@ -69,14 +70,14 @@ class Verdict(Frozen):
     @model_validator(mode="before")
     @classmethod
     def _older(cls, given: object) -> object:
-        """Stored ones may have the figure under its name from before there was training."""
+        """Rename the field `pruned` of verdicts that were stored before there was training."""
         if isinstance(given, dict) and "pruned" in given:
             return {("final" if name == "pruned" else name): value for name, value in given.items()}
         return given
 
 
 def parse(text: str) -> Gate:
-    """A gate from its text. Raises ValueError that shows the grammar."""
+    """Read a gate from its text. Raises ValueError that shows the grammar."""
     text = " ".join(text.split())
     sentence = SENTENCE.fullmatch(text)
     if sentence is None:
@@ -94,7 +95,7 @@ def parse(text: str) -> Gate:
 
 
 def check_gate(gate: Gate, summary: Summary) -> Verdict:
-    """Whether a gate holds. One whose metric was not measured does not."""
+    """Check a gate against a report's summary. A gate whose metric was not measured does not pass."""
     readings = [reading for reading in _readings(summary) if gate.metric in reading.names]
     if not readings:
         names = list(dict.fromkeys(name for reading in _readings(summary) for name in reading.names))
@@ -109,8 +110,9 @@ def check_measured(
 ) -> None:
     """Raise ValueError when nothing would measure the gate's metric.
 
-    `texts`: labels of the perplexity texts; `tasks`: names of the eval tasks; `sparse`: whether zeros are
-    made. What a group holds is known only when it is asked for: `mmlu` lets `mmlu_anatomy` pass.
+    `texts`: labels of the perplexity texts; `tasks`: names of the eval tasks; `sparse`: True if zeros are
+    made. The members of a group are not known before it is evaluated, so with the task `mmlu` a gate on
+    `mmlu_anatomy` is accepted.
     """
     zeros = (SPARSITY,) if sparse else ()
     of_texts = (PERPLEXITY, *(f"{PERPLEXITY}.{text}" for text in texts)) if texts else ()
@@ -136,7 +138,7 @@ GateText = Annotated[str, Field(max_length=MAX_GATE), AfterValidator(_gate_text)
 
 @dataclass(frozen=True)
 class _Reading:
-    """One figure, and what gates may call it; `name` is the plainest that means no other."""
+    """One figure, with the names that gates may use for it. `name` is the shortest that means no other."""
 
     name: str
     names: tuple[str, ...]
@@ -156,7 +158,7 @@ def _readings(summary: Summary) -> Iterator[_Reading]:
         if row is _main([other for other in summary.tasks if other.task == row.task]):
             names.insert(0, row.task)
             if row.group is not None and row.group not in own:
-                names.insert(0, row.group)  # a list of tasks without a mean: every one of them must hold
+                names.insert(0, row.group)  # a group without a mean: every one of its tasks must hold
         yield _Reading(f"{row.task}.{row.metric}", tuple(names), row.final, row.dense)
 
 
@@ -169,9 +171,9 @@ def _main(rows: Sequence[TaskComparison]) -> TaskComparison:
 
 
 def _compare(gate: Gate, reading: _Reading) -> tuple[Decimal, Verdict]:
-    """How far the reading is on the right side (negative: on the wrong one), and the verdict.
+    """Return the slack of a reading, which is negative if the gate fails, and the verdict.
 
-    Figures are compared as they are written: 0.58 is not below 0.6 - 0.02, as it would be in binary.
+    Figures are compared as decimals: 0.58 is not below 0.6 - 0.02, as it would be in binary.
     """
     final = Decimal(repr(reading.final))
     bound = gate.offset

@@ -1,4 +1,4 @@
-"""How the sections of a report reach the artifacts of its job."""
+"""The protocol through which the sections of a report read the artifacts of its job."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -13,7 +13,7 @@ MODELS = ("dense", "pruned", "recovered")
 
 
 class Inputs(Protocol):
-    """The artifacts that reach a report, by the names that its node in the DAG gives them."""
+    """The artifacts that a report takes, by the names that its node in the DAG gives them."""
 
     @property
     def spec(self) -> PruneSpec:
@@ -35,8 +35,8 @@ class Inputs(Protocol):
 
 
 def task_evaluations(inputs: Inputs, which: str, *, member: str = "") -> tuple[TaskEvaluation, ...]:
-    """lm-eval's figures of a model, in the order of the spec; without those that are not there. `member`: the
-    ending of the names of one member of a sweep."""
+    """lm-eval's figures of a model, in the order of the spec; missing ones are left out. `member`: the ending
+    of the artifacts' names for one member of a sweep."""
     asked = inputs.spec.evaluation.tasks
     names = [f"tasks:{which}:{task.name}{member}" for task in asked.asked] if asked is not None else []
     found = [inputs.find(name, TaskEvaluation) for name in names]

@@ -1,4 +1,4 @@
-"""README.md beside the weights of a published checkpoint, for people, and that of an adapter."""
+"""The model card, README.md beside the weights of a published checkpoint, and the card of an adapter."""
 
 import re
 from dataclasses import dataclass
@@ -22,8 +22,8 @@ SIDE_FILE = "secateur.json"
 
 
 def model_card(published: Published, *, adapter: str | None = None) -> str:
-    """README.md with the front matter of a model card. `adapter`: the directory of one that is published
-    beside the model. Raises UnequalContracts."""
+    """Write README.md with the front matter of a model card. `adapter`: the directory of an adapter that is
+    published beside the model. Raises UnequalContracts."""
     spec, recovery = published.spec, published.spec.recovery
     sparsity = published.sparsity.sparsity if published.sparsity is not None else None
     template = _templates().get_template("model_card.md.j2")
@@ -57,13 +57,14 @@ def model_card(published: Published, *, adapter: str | None = None) -> str:
 
 
 def adapter_card(*, model_name: str, base: str, masked: bool) -> str:
-    """README.md of a published adapter. `base`: what it was trained on; `masked`: whether that has zeros."""
+    """Write README.md of a published adapter. `base`: the model it was trained on; `masked`: True if that
+    model has zeros."""
     template = _templates().get_template("adapter_card.md.j2")
     return template.render(model_name=model_name, base=base, masked=masked)
 
 
 def markdown_text(value: object) -> str:
-    """Any text as one line of Markdown that shows it literally, in table cells too."""
+    """Escape any text as one line of Markdown that shows it literally, in table cells too."""
     line = " ".join(str(value).split())
     return re.sub(r"([\\`*_\[\]<>#|~&$!])", r"\\\1", line)
 
@@ -104,7 +105,7 @@ def _front_matter(spec: PruneSpec, *, model_name: str) -> str:
 
 
 def _done(spec: PruneSpec, sizes: SizeTable | None, sparsity: float | None) -> str:
-    """`cut to 98M parameters, pruned to sparsity 0.5 and trained after it`."""
+    """A sentence part such as `cut to 98M parameters, pruned to sparsity 0.5 and trained after it`."""
     parts = []
     if sizes is not None:
         parts.append(f"cut to {human_count(sizes.cut_parameters)} parameters")
@@ -124,7 +125,7 @@ def _work(spec: PruneSpec) -> str:
 
 @dataclass(frozen=True)
 class _Learning:
-    """`text`: that masks were learned on; `prior`: where they began."""
+    """The facts about learned masks. `text`: the training text; `prior`: the start of learning."""
 
     training: MaskTraining
     objective: str
@@ -146,5 +147,5 @@ def _learning(spec: PruneSpec) -> _Learning | None:
 
 
 def _base_model(spec: PruneSpec, *, model_name: str) -> str:
-    """The hub's name, else that of the model: our paths are nobody's business."""
+    """The model's name on the hub, else its own name, because published files must not contain paths."""
     return name_of(spec.model.source) if parse_uri(spec.model.source).scheme == "hub" else model_name

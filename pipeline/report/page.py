@@ -20,14 +20,14 @@ from pipeline.report.sweep import SweepDocument
 
 
 def render_html(data: ReportData) -> str:
-    """The page: one file, no request to anywhere, no script. Raises UnequalContracts."""
+    """Render the page: one file without scripts that loads nothing else. Raises UnequalContracts."""
     tiles = [tile for section in sections_of(ReportData) for tile in section.tiles(data)]
     result_first = sorted(tiles, key=lambda tile: tile.work)
     return _page(data, recipe=summary_line(data.spec), tiles=result_first, notes=data.notes)
 
 
 def render_sweep(document: SweepDocument) -> str:
-    """The page of a sweep, as self-contained as that of a job of one model."""
+    """Render the page of a sweep, as self-contained as the page of a job of one model."""
     return _page(document.data, recipe=document.recipe)
 
 
@@ -45,7 +45,7 @@ def _page(data: Section, *, recipe: str, tiles: Sequence[Tile] = (), notes: Sequ
 
 
 def _shown(section: type[Section], data: Section, templates: jinja2.Environment) -> Markup | None:
-    """A section as HTML; None where it has nothing to show."""
+    """Render a section as HTML; None where it has nothing to show."""
     view = section.view(data)
     if view is None:
         return None

@@ -1,6 +1,6 @@
-"""The facts that model card (`model_card.py`, for people) and side file (`side_file.py`, for programs) tell.
+"""The facts in the model card (`model_card.py`, for people) and the side file (`side_file.py`, for programs).
 
-Nothing here tells when or by which job it was made, so that equal jobs publish equal bytes.
+They contain no times and no name of a job, so that equal jobs publish equal bytes.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from pipeline.structure.table import SizeTable
 
 
 class Zeros(Frozen):
-    """What `certificate.json` comes to: weights of so many tensors were zero at every check."""
+    """A summary of `certificate.json`: the `held` weights of all `tensors` were zero at all `checks`."""
 
     tensors: int
     held: int
@@ -29,8 +29,8 @@ class Zeros(Frozen):
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """A model that is published. What a job does not have is None. `evaluations`: by model: dense, pruned,
-    recovered."""
+    """A model that is published. Parts that a job does not have are None. `evaluations`: by the name of the
+    model: dense, pruned, recovered."""
 
     model_name: str
     spec: PruneSpec
@@ -46,12 +46,12 @@ class Published:
 
     @property
     def comparisons(self) -> tuple[Comparison, ...]:
-        """Perplexities side by side. Raises UnequalContracts."""
+        """The perplexities of all models. Raises UnequalContracts."""
         return compare(**self.evaluations, own_tokenizers=self.spec.cuts_vocabulary)
 
     @property
     def zeros(self) -> Zeros | None:
-        """The certificate in three figures."""
+        """The certificate as three figures."""
         if self.certificate is None:
             return None
         certificate = self.certificate

@@ -1,10 +1,10 @@
-"""Quantities as people read them: bytes, counts, durations, figures."""
+"""Formats of quantities for people: bytes, counts, durations, figures."""
 
 _BYTES = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
 def human_bytes(size: float) -> str:
-    """1536 → `1.5 KiB`; whole bytes without a fraction."""
+    """Format bytes: 1536 → `1.5 KiB`; whole bytes have no fraction."""
     power = 0
     while abs(size) >= 1024 and power < len(_BYTES) - 1:
         size /= 1024
@@ -13,7 +13,7 @@ def human_bytes(size: float) -> str:
 
 
 def human_count(count: float) -> str:
-    """20_000_000 → `20M`, 65_536 → `65.5k`, 999 → `999`; three digits at most."""
+    """Format a count with at most three digits: 20_000_000 → `20M`, 65_536 → `65.5k`, 999 → `999`."""
     for size, letter in ((10**9, "B"), (10**6, "M"), (10**3, "k")):
         if count >= size * 0.9995:
             return f"{float(f'{count / size:.3g}'):g}{letter}"
@@ -21,12 +21,12 @@ def human_count(count: float) -> str:
 
 
 def human_share(share: float) -> str:
-    """0.684 → `68 %`, -0.1 → `-10 %`."""
+    """Format a share: 0.684 → `68 %`, -0.1 → `-10 %`."""
     return f"{100 * share:.0f} %"
 
 
 def human_seconds(seconds: float) -> str:
-    """0.42 → `0.4 s`, 75 → `1 min 15 s`, 7325 → `2 h 02 min`."""
+    """Format a duration: 0.42 → `0.4 s`, 75 → `1 min 15 s`, 7325 → `2 h 02 min`."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -38,14 +38,14 @@ def human_seconds(seconds: float) -> str:
 
 
 def human_perplexity(value: float) -> str:
-    """Two decimals while they mean something, then fewer."""
+    """Format a perplexity: two decimals below 1000, fewer for larger values."""
     if value < 1000:
         return f"{value:.2f}"
     return f"{value:,.0f}" if value < 1e7 else f"{value:.2e}"
 
 
 def human_metric(value: float | None, *, sign: bool = False) -> str:
-    """A task's figure: four decimals of an accuracy, fewer of what is large; `–` for none."""
+    """Format a task's figure: four decimals for accuracies, fewer for large values, and `–` for None."""
     if value is None:
         return "–"
     plus = "+" if sign and value >= 0 else ""
@@ -55,7 +55,7 @@ def human_metric(value: float | None, *, sign: bool = False) -> str:
 
 
 def human_figure(name: str, value: float) -> str:
-    """A measured figure after the unit that its name ends in: `idle_memory_bytes` → `idle memory 421 MiB`."""
+    """Format a figure by the unit at the end of its name: `idle_memory_bytes` → `idle memory 421 MiB`."""
     if name.endswith("_bytes"):
         return f"{_words(name, '_bytes')} {human_bytes(value)}"
     if name.endswith("_seconds"):

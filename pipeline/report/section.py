@@ -1,7 +1,7 @@
-"""A section of a report: its data, where they come from, its figures, and what its template needs.
+"""A section of a report: its data and their artifacts, its figures, and the names for its template.
 
-A report is a class that inherits its sections (see `data.py`), so that the fields of all lie side by side in
-`report.json`. Methods of a section are class methods that take the whole report: `ZerosSection.view(report)`.
+A report is a class that inherits its sections (see `data.py`), so that `report.json` has the fields of all on
+one level. Methods of a section are class methods that take the whole report: `ZerosSection.view(report)`.
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,13 +22,13 @@ from pipeline.spec.sparsity_plan import SparsityPlan
 
 
 class Headline(Frozen):
-    """Figures of a section that stand in the `summary` of `report.json`, which tables of jobs show."""
+    """The figures of a section in the `summary` of `report.json`, which tables of jobs show."""
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A figure at the head of the page. `small`: the words below it; `wide`: it takes the place of two;
-    `work`: it tells of the work that was done, and stands behind those that tell of its result."""
+    """A figure at the head of the page. `small`: the words below it; `wide`: True if it takes the place of
+    two; `work`: True if it describes the work, so that it follows the figures that describe the result."""
 
     title: str
     value: str
@@ -38,8 +38,8 @@ class Tile:
 
 
 class Section(Frozen):
-    """Every section knows the facts of its job. `stages`: the nodes that were done before the report, in plan
-    order. `declared_memory_bytes`: of each worker.
+    """A section of a report, with the facts of its job. `stages`: the nodes that were done before the report,
+    in plan order. `declared_memory_bytes`: declared memory of each worker.
 
     The template is the file `<module>.html.j2` beside the section's own, unless `template` has its text. It
     sees the report as `data`, the section's headline as `headline`, and the names of `view`.
@@ -68,26 +68,26 @@ class Section(Frozen):
 
     @classmethod
     def tiles(cls, report: Self) -> Iterable[Tile]:
-        """Figures for the head of the page."""
+        """The figures for the head of the page."""
         return ()
 
     @classmethod
     def remarks(cls, report: Self) -> Iterable[str]:
-        """Sentences about what a reader must know before trusting the figures."""
+        """Warnings that a reader must know before trusting the figures."""
         return ()
 
     @classmethod
     def view(cls, report: Self) -> Mapping[str, object] | None:
-        """Names for the template, such as charts; None where the job has nothing for this section to show."""
+        """The names for the template, such as charts; None where this section has nothing to show."""
         return {}
 
 
 class ModelSection(Section):
-    """A section of the report of one model, with what several of these sections read. The section that shows
-    a field fills it; what a job does not have is None.
+    """A section of the report of one model, with the fields that several of these sections read. The section
+    that shows a field fills it; fields that a job does not have are None.
 
     `checkpoints`: digests of the artifacts by name (`dense`, `pruned`, `recovered`). `seeds`: every source of
-    randomness by name. `warnings`: what a reader must know beside the remarks of the sections.
+    randomness by name. `warnings`: warnings beside the remarks of the sections.
     """
 
     plan: SparsityPlan | None = None
@@ -109,7 +109,7 @@ class ModelSection(Section):
 
     @property
     def asked(self) -> float | None:
-        """Sparsity that the spec asks for at the end."""
+        """The sparsity that the spec asks for at the end."""
         recovery = self.spec.recovery
         if recovery is not None and recovery.keep.kind == "gradual":
             return recovery.keep.sparsity
@@ -117,7 +117,7 @@ class ModelSection(Section):
 
     @property
     def keeps_plan(self) -> bool:
-        """Whether the blocks are as sparse as the plan says: gradual pruning goes on after it."""
+        """True if the blocks are as sparse as the plan says. Gradual recovery prunes more than the plan."""
         recovery = self.spec.recovery
         return self.plan is not None and (recovery is None or recovery.keep.kind != "gradual")
 

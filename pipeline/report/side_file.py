@@ -1,4 +1,4 @@
-"""`secateur.json` beside the weights of a published checkpoint: everything about it, for programs."""
+"""The side file for programs: `secateur.json` beside the weights of a published checkpoint."""
 
 import json
 import re
@@ -24,8 +24,8 @@ _TOKENIZER = re.compile(
 
 
 class Digests(Frozen):
-    """SHA-256 of what was pruned or trained and of what is published. `<name>_checkpoint`: of the artifacts;
-    `weights`, `tokenizer`: path → digest of the published files."""
+    """The SHA-256 digests of a job's checkpoints and of its published files. `<name>_checkpoint`: digests of
+    artifacts; `weights`, `tokenizer`: path → digest of the published files."""
 
     dense_checkpoint: str
     pruned_checkpoint: str | None = None
@@ -35,7 +35,7 @@ class Digests(Frozen):
 
 
 class SideFile(Frozen):
-    """Content of `secateur.json`. What a job does not have is null."""
+    """Content of `secateur.json`. Fields that a job does not have are null."""
 
     format: Literal["secateur/1"] = "secateur/1"
     model_name: str
@@ -62,8 +62,8 @@ class SideFile(Frozen):
 
 
 def side_file(published: Published, *, files: Mapping[str, str]) -> SideFile:
-    """`files`: path → SHA-256 of the published files, of which weights and tokenizer are named. Raises
-    UnequalContracts."""
+    """Make the side file. `files`: path → SHA-256 of the published files; the side file lists those of
+    weights and tokenizer. Raises UnequalContracts."""
     sparsity = published.sparsity
     checkpoints = {
         f"{which}_checkpoint": one.checkpoint_digest for which, one in published.evaluations.items()

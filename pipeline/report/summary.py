@@ -1,4 +1,4 @@
-"""What a spec does, in one line, and where its randomness comes from."""
+"""Summaries of a spec in one line, and its seeds."""
 
 from collections.abc import Sequence
 
@@ -14,9 +14,9 @@ from pipeline.spec.uri import parse_uri
 
 
 def summary_line(spec: SpecTemplate) -> str:
-    """`wanda · owl · unstructured 0.5 · distillation, full, 20M tokens`: what prunes, then what trains. Of
-    learned masks: `maskllm from wanda · uniform · 2:4 · 20M tokens`. Of a sweep: `sweep of 12 · wanda, ria ·
-    owl, uniform · unstructured 0.5, 0.6, 0.7`."""
+    """A spec in one line, first pruning, then training: `wanda · owl · unstructured 0.5 · distillation, full,
+    20M tokens`. Learned masks: `maskllm from wanda · uniform · 2:4 · 20M tokens`. A sweep: `sweep of 12 ·
+    wanda, ria · owl, uniform · unstructured 0.5, 0.6, 0.7`."""
     if isinstance(spec, PruneSpec) and spec.sweep is not None:
         columns = zip(*(_words(member) for member in spec.members), strict=True)
         varied = [", ".join(dict.fromkeys(words)) for words in columns]
@@ -30,21 +30,21 @@ def summary_line(spec: SpecTemplate) -> str:
 
 
 def titles_of(spec: PruneSpec) -> tuple[str, ...]:
-    """A name for each member of a sweep: its recipe, with the parameters that tell its method and allocation
-    from others of the same kind."""
+    """A name for each member of a sweep: its method, allocation and pattern, with the parameters in which
+    methods or allocations of the same kind differ."""
     members = [member.prune for member in spec.members if member.prune is not None]
     methods, allocations = [one.method for one in members], [one.allocation for one in members]
     return tuple(
-        " · ".join((_told_apart(one.method, methods), _told_apart(one.allocation, allocations), kept))
+        " · ".join((_distinguished(one.method, methods), _distinguished(one.allocation, allocations), kept))
         for one, (*_, kept) in zip(members, map(_words, spec.members), strict=True)
     )
 
 
-def _told_apart(part: Method | Allocation, others: Sequence[Method | Allocation]) -> str:
+def _distinguished(part: Method | Allocation, others: Sequence[Method | Allocation]) -> str:
     same = [one.model_dump() for one in others if one.kind == part.kind]
     own = part.model_dump(mode="json")
-    telling = [name for name in own if any(one[name] != same[0][name] for one in same)]
-    return " ".join([part.kind, *(f"{name}={_brief(own[name])}" for name in telling)])
+    differing = [name for name in own if any(one[name] != same[0][name] for one in same)]
+    return " ".join([part.kind, *(f"{name}={_brief(own[name])}" for name in differing)])
 
 
 def _brief(value: object) -> str:
@@ -54,7 +54,7 @@ def _brief(value: object) -> str:
 
 
 def _size_words(spec: SpecTemplate) -> list[str]:
-    """`vocabulary 16000`, `cut by activation: hidden_size 448, 27 blocks`."""
+    """Words for structure: `vocabulary 16000`, `cut by activation: hidden_size 448, 27 blocks`."""
     structure = spec.structure
     if structure is None:
         return []
@@ -76,7 +76,7 @@ def _size_words(spec: SpecTemplate) -> list[str]:
 
 
 def _words(spec: SpecTemplate) -> list[str]:
-    """Method, allocation and pattern."""
+    """Words for method, allocation and pattern; none without pruning."""
     if spec.prune is None:
         return []
     pattern = spec.prune.pattern
@@ -94,7 +94,7 @@ def _method_words(method: Method) -> str:
 
 
 def learning_of(training: MaskTraining) -> str:
-    """Towards what masks are learned, where it is not the usual, and the budget."""
+    """The objective of mask learning if it has a teacher, its scope if it is a block, and its budget."""
     words = [objective_of(training)] if training.needs_teacher else []
     if training.scope == "block":
         words.append("block by block")
@@ -104,7 +104,7 @@ def learning_of(training: MaskTraining) -> str:
 
 
 def training_of(recovery: Recovery) -> str:
-    """Objective with its teacher, what trains, what becomes of the zeros, and the budget."""
+    """The objective with its teacher, the trained parameters, the rule for zeros, and the budget."""
     trains, keep = recovery.trains, recovery.keep
     words = [] if trains.kind == "reconstruction" else [objective_of(recovery)]
     words.append(f"lora {trains.rank}" if trains.kind == "lora" else trains.kind.replace("_", " "))
@@ -118,7 +118,8 @@ def training_of(recovery: Recovery) -> str:
 
 
 def objective_of(recipe: Recovery | MaskTraining) -> str:
-    """`language modelling`, `distillation`, or `distillation from <model>` where the spec names a teacher."""
+    """The objective in words, such as `language modelling`, `distillation`, or `distillation from <model>`
+    where the spec names a teacher."""
     block_wise = (
         recipe.trains.kind == "reconstruction" if isinstance(recipe, Recovery) else recipe.scope == "block"
     )
@@ -131,7 +132,7 @@ def objective_of(recipe: Recovery | MaskTraining) -> str:
 
 
 def name_of(source: str) -> str:
-    """The hub's name of a model, else the last part of where it lies: our paths are nobody's business."""
+    """A model's name on the hub, else the last part of its location, because pages must not contain paths."""
     uri = parse_uri(source)
     return uri.location if uri.scheme == "hub" else uri.location.rstrip("/").rsplit("/", 1)[-1]
 

@@ -1,4 +1,4 @@
-"""The report of a sweep: its sections, and as JSON."""
+"""The report of a sweep: its sections, and its JSON."""
 
 import json
 from typing import Annotated, Literal
@@ -19,7 +19,7 @@ class SweepData(
     EnvironmentSection,
     SpecSection,
 ):
-    """Everything that the page of a sweep shows: its sections, in the order of the page."""
+    """The data of all sections of a sweep's page, in the order of the page."""
 
 
 class SweepDocument(Frozen):
@@ -36,11 +36,11 @@ _ANY: TypeAdapter[ReportDocument | SweepDocument] = TypeAdapter(
 
 
 def sweep_json(document: SweepDocument) -> bytes:
-    """`report.json`, indented."""
+    """Write a sweep's `report.json`, indented."""
     text = json.dumps(document.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False)
     return (text + "\n").encode()
 
 
 def read_any_report(content: bytes | str) -> ReportDocument | SweepDocument:
-    """`report.json` of a job, whatever it did."""
+    """Read `report.json` of any job, of one model or of a sweep."""
     return _ANY.validate_json(content)

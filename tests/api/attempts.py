@@ -1,4 +1,4 @@
-"""An attempt without Ray: what the dispatcher does, and what the driver reports."""
+"""An attempt without Ray: the calls of the dispatcher, and the events that the driver reports."""
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,7 +19,7 @@ LEASE = Lease(owner="tests", seconds=60)
 
 @dataclass
 class FakeDriver:
-    """Reports events of one attempt."""
+    """A driver that reports the events of one attempt."""
 
     api: RunningApi
     live: LiveAttempt

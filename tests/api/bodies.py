@@ -1,4 +1,4 @@
-"""Requests for jobs that no source stands behind."""
+"""Requests for jobs whose sources do not exist."""
 
 from typing import Any
 

@@ -34,7 +34,7 @@ AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
 
 @dataclass(frozen=True)
 class RunningApi:
-    """An API that serves. `client` has an admin key, `anonymous` has none."""
+    """An API that runs. `client` has an admin key, `anonymous` has none."""
 
     app: FastAPI
     url: str
@@ -47,14 +47,15 @@ class RunningApi:
 
     @property
     def services(self) -> Services:
-        """Its inside."""
+        """The services of this API."""
         services = self.app.state.services
         assert isinstance(services, Services)
         return services
 
 
 class _Server(uvicorn.Server):
-    """Says when it serves and ends when it is told to; uvicorn looks ten times a second."""
+    """A server that says when it serves and ends at once when asked. uvicorn itself looks ten times a
+    second."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -102,17 +103,17 @@ def running(settings: Settings, *, dispatch: bool = False, resolver: Any = made_
 
 
 def with_key(url: str, key: str = KEY) -> httpx.Client:
-    """A plain client of a service that sends a key."""
+    """A plain HTTP client that sends a key."""
     return _client(url, {"Authorization": f"Bearer {key}"})
 
 
 def _client(url: str, headers: dict[str, str] | None = None) -> httpx.Client:
-    """Certificates are not read: that takes longer than many a test, and nothing here speaks TLS."""
+    """A client that reads no certificates: that takes longer than many a test, and no test uses TLS."""
     return httpx.Client(base_url=url, headers=headers, trust_env=False, verify=False, timeout=30)
 
 
 def know_key(database: Database) -> None:
-    """KEY is an admin key of this database."""
+    """Make KEY an admin key of this database."""
     with database.write() as session:
         keys.take_turns(session)
         if keys.find(session, KEY) is None:
@@ -153,7 +154,7 @@ def api(database_url: str, make_settings: Callable[..., Settings]) -> Iterator[R
 
 @pytest.fixture
 def sqlite_api(make_settings: Callable[..., Settings]) -> Iterator[RunningApi]:
-    """The same, for what has nothing to do with the database."""
+    """An API on SQLite only, for tests that do not depend on the database."""
     with running(make_settings()) as started:
         yield started
 

@@ -1,4 +1,4 @@
-"""Plays what the dispatcher and a driver would do to a job, event by event, with a real report at its end."""
+"""A job as the dispatcher and a driver would run it, event by event, with a real report at its end."""
 
 from api.service.jobs import journal
 from pipeline.artifacts.artifact import FileRef
@@ -40,7 +40,7 @@ def say(api: RunningApi, job_id: str, *bodies: EventBody, attempt: int = 1) -> N
 
 
 def start(api: RunningApi, job_id: str) -> None:
-    """An attempt runs, and its prune stage has done one block of two."""
+    """Start an attempt whose prune stage has done one block of two."""
     nodes = ("import_model", "prune", "publish", "report")
     planned = tuple(NodePlanned(node=node, stage=node, needs=()) for node in nodes)
     say(
@@ -56,12 +56,12 @@ def start(api: RunningApi, job_id: str) -> None:
 
 
 def succeed(api: RunningApi, job_id: str) -> None:
-    """The rest of it."""
+    """Finish the attempt with success."""
     say(api, job_id, *succeeding(api.services.content))
 
 
 def succeeding(content: ContentStore) -> list[EventBody]:
-    """Events of the last stages; what they made is stored."""
+    """Store the artifacts of the last stages, and return their events."""
     data = with_tasks(made_report(blocks=2), limit=25)
     files = {"config.json": CONFIG, "weights/model.safetensors": WEIGHTS}
     entries = []
@@ -83,7 +83,7 @@ def succeeding(content: ContentStore) -> list[EventBody]:
 
 
 def fail(api: RunningApi, job_id: str) -> None:
-    """It fails for good."""
+    """Fail the job for good."""
     reason = FailureReason(
         code="numerical_error",
         message="the loss is not finite",
@@ -95,7 +95,7 @@ def fail(api: RunningApi, job_id: str) -> None:
 
 
 def finished(node: str, *, cached: bool = False, **artifacts: ManifestRef | ReportRef) -> StageFinished:
-    """A stage is done."""
+    """The event that a stage is done."""
     result = NodeResult(
         node=node, key=KEY, cached=cached, artifacts=dict(artifacts), measured=Measured(seconds=1.5)
     )

@@ -1,4 +1,4 @@
-"""A service whose clock and scheduler move only when the test says so, and jobs that end as it wants."""
+"""A service whose clock and scheduler advance only when the test says so, and jobs that end as it wants."""
 
 import json
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ START = datetime(2026, 6, 1, 12, 0, tzinfo=UTC)
 
 @dataclass
 class Clock:
-    """Stands still."""
+    """A clock that stands still until the test moves it."""
 
     now: datetime = START
 
@@ -56,7 +56,7 @@ class Scene:
         return made
 
     def round(self, **duration: float) -> None:
-        """Time goes by, then the scheduler works once."""
+        """Move the clock, then let the scheduler work once."""
         self.clock.go(**duration)
         self.scheduler.round()
 
@@ -67,7 +67,7 @@ class Scene:
         return found
 
     def states(self, name: str = "nightly") -> dict[str, str]:
-        """State of each candidate by the last part of its path."""
+        """The state of each candidate, by the last part of its path."""
         found = self.schedule(name)["candidates"]
         return {one["source"].rpartition("/")[2]: one["state"] for one in found}
 
@@ -85,11 +85,11 @@ class Scene:
         return found[::-1]
 
     def succeed(self, job: str) -> None:
-        """Its perplexity goes from 19.5 to 43.2."""
+        """Finish a job whose perplexity goes from 19.5 to 43.2."""
         played.succeed(self.api, job)
 
     def pointer(self, name: str) -> dict[str, Any] | None:
-        """What those who serve see."""
+        """The pointer of an alias in storage, as inference servers see it."""
         store = self.api.services.content.store
         if store.stat(pointer_key(name)) is None:
             return None
@@ -105,7 +105,7 @@ def scene(settings: Settings, root: Path) -> Iterator[Scene]:
 
 
 def template(root: Path, *, model: str | None = None, **beside: Any) -> dict[str, Any]:
-    """Magnitude pruning, judged on the text that `scene_root` has."""
+    """A template with magnitude pruning, evaluated on the text that `scene_root` has."""
     spec: dict[str, Any] = {
         "prune": {"method": {"kind": "magnitude"}, "pattern": {"kind": "unstructured", "sparsity": 0.5}},
         "evaluation": {"perplexity": [{"source": f"file:{root}/text.txt", "sequence_length": 32}]},

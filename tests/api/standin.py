@@ -1,8 +1,8 @@
-"""A driver that follows the protocol and makes nothing: reads its order, reports events, stores a result.
+"""A driver that follows the protocol without any work: it reads its order, reports events, stores a result.
 
-The label `standin` says how it behaves: `silent` never reaches the API, `waiting` stands still until
-`let_go` and `killed` dies by SIGKILL (both only in the first attempt), `failing` gives up for a reason that
-another attempt may mend, `refused` for one that it may not, `empty` ends well without a result.
+The label `standin` sets its behaviour: `silent` never reaches the API, `waiting` waits until `let_go` and
+`killed` dies by SIGKILL (both only in the first attempt), `failing` gives up with an error that another
+attempt may avoid, `refused` with one that stays, and `empty` ends well without a result.
 """
 
 import argparse
@@ -39,7 +39,7 @@ WAIT_SECONDS = 300
 
 
 def let_go(store: Store, job: str) -> None:
-    """The first attempt of a job that is `waiting` goes on."""
+    """Let the first attempt of a job that is `waiting` continue."""
     store.put(go_key(job), [b""])
 
 
@@ -57,7 +57,7 @@ class StandIn:
         self.sequence = 0
 
     def run(self) -> int:
-        """Exit code."""
+        """Run the attempt, and return the exit code."""
         sys.stdout.write(f"the stand-in works on attempt {self.order.attempt}\n")
         sys.stdout.flush()
         nodes = plan(self.order.request.spec, self.order.pins).nodes
@@ -92,7 +92,7 @@ class StandIn:
         if self.order.attempt > 1:
             return
         if self.behaviour == "waiting":
-            deadline = time.monotonic() + WAIT_SECONDS  # a driver that nobody ends must not stay for ever
+            deadline = time.monotonic() + WAIT_SECONDS  # a driver that no test ends must not run for ever
             while self.content.store.stat(go_key(self.order.job)) is None and time.monotonic() < deadline:
                 time.sleep(0.1)
         if self.behaviour == "killed":

@@ -1,4 +1,4 @@
-"""A model that lm-eval can put real questions to."""
+"""A model that lm-eval can evaluate on real questions."""
 
 from collections.abc import Iterator
 from pathlib import Path

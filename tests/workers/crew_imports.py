@@ -1,4 +1,4 @@
-"""Imported by the process that crews are forked from (crews.py), and by no other."""
+"""The imports of the process that crews are forked from (crews.py). No other process imports this file."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Stages run in this process, one after the other, as a driver would have them run."""
+"""Stages that run in this process, one after the other, as a driver would run them."""
 
 import json
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ PRUNE = {"method": {"kind": "magnitude"}, "pattern": {"kind": "unstructured", "s
 
 @dataclass
 class StageRuns:
-    """One job on `file:` sources. `said`: what the stages yielded but what they made."""
+    """One job on `file:` sources. `said`: all steps that the stages yielded, without Made."""
 
     settings: WorkerSettings
     order: WorkOrder
@@ -30,7 +30,7 @@ class StageRuns:
     said: list[Step] = field(default_factory=list)
 
     def run(self, *nodes: str) -> "StageRuns":
-        """Make some nodes, in this order."""
+        """Run some nodes, in this order."""
         for name in nodes:
             node = self.dag[name]
             inputs = resolve_inputs(node, self.made)
@@ -48,7 +48,7 @@ class StageRuns:
         return self
 
     def file(self, node: str, artifact: str, path: str) -> bytes:
-        """One file of what was made."""
+        """One file of an artifact of a node."""
         return self.settings.content().get_bytes(self.made[node][artifact].file(path))
 
 
@@ -82,7 +82,7 @@ def stage_runs(
 
 
 def of_kind(steps: list[Step], kind: type[Any]) -> Iterator[Any]:
-    """Steps of one kind."""
+    """The steps of one kind."""
     return (step for step in steps if isinstance(step, kind))
 
 

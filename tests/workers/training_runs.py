@@ -1,4 +1,4 @@
-"""Training without Ray: the same loop in processes of its own that speak gloo to each other."""
+"""Training without Ray: the same loop in processes of its own, which communicate through gloo."""
 
 import os
 import shutil
@@ -43,8 +43,8 @@ TRAINING, HELD_OUT = 40, 6
 @dataclass
 class Folder:
     """A TrainingRuntime that keeps training checkpoints in a directory. `dies_at`: rank and step; that worker
-    kills itself before that step is saved, as a lost machine would. `told`: the steps that a driver would
-    have heard."""
+    kills itself before that step is saved, like a lost machine. `told`: the steps that a driver would
+    receive."""
 
     directory: Path
     dies_at: tuple[int, int] | None = None
@@ -58,7 +58,7 @@ class Folder:
         yield found[-1] if found else None
 
     def save(self, directory: Path, *, step: int) -> None:
-        """Every worker copies its part; rank 0's state comes last."""
+        """Copy this worker's part. Rank 0 copies the state last, after all parts."""
         rank = dist.get_rank()
         if self.dies_at == (rank, step):
             os.kill(os.getpid(), signal.SIGKILL)
@@ -71,17 +71,17 @@ class Folder:
             shutil.copy(directory / "state.json", target / "state.json")
 
     def preempted(self) -> bool:
-        """As a drained node would have it."""
+        """True if the node is drained."""
         return self.is_preempted
 
     def tell(self, step: Step) -> None:
-        """Kept."""
+        """Keep the step."""
         self.told.append(step)
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A tiny model pruned, and training sequences, in a store of their own."""
+    """A pruned tiny model, and training sequences, in a store of their own."""
 
     settings: WorkerSettings
     content: ContentStore
@@ -137,7 +137,7 @@ class Prepared:
         strength: float = 3,
         key: str = "masks",
     ) -> Work:
-        """An order to learn masks on the dense weights, from those of magnitude."""
+        """An order to learn masks on the dense weights, beginning with the masks of magnitude."""
         asked = MaskTraining.model_validate(
             {
                 "text": {"source": "file:/x.txt", "sequence_length": LENGTH, "validation_sequences": 6},
@@ -169,7 +169,7 @@ class Prepared:
 def prepare(
     root: Path, kind: Kind = "llama", *, pattern: Pattern | None = None, dtype: Dtype = "float32"
 ) -> Prepared:
-    """A tiny model pruned by magnitude to half, and random sequences to train on."""
+    """Prune a tiny model by magnitude to half, and store random sequences to train on."""
     settings = WorkerSettings.model_validate({"storage_url": f"file://{root}/storage"})
     pattern = pattern or Unstructured(sparsity=0.5)
     content, dense = imported(tiny_checkpoint(kind, root / "model", dtype=dtype), root / "storage")
@@ -186,7 +186,7 @@ def prepare(
 
 
 def put_tokens(content: ContentStore) -> TokensRef:
-    """Sequences with something to learn in them: each token follows from the one before."""
+    """Store sequences from which a model can learn: each token follows from the one before."""
     generator = torch.Generator().manual_seed(7)
     first = torch.randint(2, VOCABULARY, (TRAINING + HELD_OUT, 1), generator=generator)
     steps = torch.randint(1, 4, (TRAINING + HELD_OUT, LENGTH - 1), generator=generator).cumsum(1)
@@ -215,7 +215,7 @@ def put_tokens(content: ContentStore) -> TokensRef:
 
 @dataclass(frozen=True)
 class Call:
-    """One training. `plant`: called in each worker's process before it."""
+    """One training. `plant`: a function that each worker's process calls before it."""
 
     work: Work
     folder: Folder
@@ -224,7 +224,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a call: a result or the error, and what was told."""
+    """The outcome of a call: a result or the error, and the reported steps."""
 
     result: TrainingResult | None
     error: SecateurError | None
@@ -232,7 +232,7 @@ class Outcome:
 
 
 def run_all(directory: Path, calls: Sequence[Call], *, workers: int) -> list[Outcome]:
-    """Several trainings one after the other, by the same `workers` processes."""
+    """Run several trainings one after the other in the same `workers` processes."""
     directory.mkdir(parents=True, exist_ok=True)
     together(_crew, workers, directory, list(calls), workers=workers)
     outcomes: list[Outcome] = torch.load(directory / "outcomes.pt", weights_only=False)
@@ -240,7 +240,7 @@ def run_all(directory: Path, calls: Sequence[Call], *, workers: int) -> list[Out
 
 
 def run_one(directory: Path, work: Work, *, workers: int = 1, **folder: Any) -> Outcome:
-    """One training, whose checkpoints stay in `directory`."""
+    """Run one training, whose checkpoints stay in `directory`."""
     return run_all(directory, [Call(work, Folder(directory, **folder))], workers=workers)[0]
 
 
@@ -270,5 +270,5 @@ def _crew(rank: int, port: int, workers: int, directory: Path, calls: list[Call]
         outcomes.append(Outcome(result, error, call.folder.told))
     if rank == 0:
         torch.save(outcomes, directory / "outcomes.pt")
-    dist.barrier()  # nobody leaves while others still speak
+    dist.barrier()  # no process leaves while others still communicate
     dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""Measurements to a SparsityPlan."""
+"""The stage that makes a SparsityPlan from measurements."""
 
 from pipeline.allocations.measures import Measurements
 from pipeline.artifacts.refs import PlanRef
@@ -8,7 +8,7 @@ from workers.context import Made, Note, StageContext, Steps
 
 
 def run(stage: Allocate, context: StageContext) -> Steps:
-    """Pure arithmetic over one number per block or linear."""
+    """Compute the plan from one number per block or linear. No weights are read."""
     weights = prunable_weights(context.content, context.checkpoint())
     measured: tuple[float, ...] = ()
     if "measurements" in context.inputs:

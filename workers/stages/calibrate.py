@@ -1,4 +1,4 @@
-"""Documents to calibration samples."""
+"""The stage that makes calibration samples from documents."""
 
 import tempfile
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ from workers.stages.samples import put_samples
 
 
 def run(stage: Calibrate, context: StageContext) -> Steps:
-    """Tokenised with the model's own tokenizer, cut as the spec says."""
+    """Tokenise the documents with the model's own tokenizer, and cut them as the spec says."""
     documents, tokenizer = calibration_text(context)
     tokens_NL = cut_samples(documents, tokenizer, stage.calibration)
     yield Made(

@@ -1,4 +1,4 @@
-"""Names of tasks to what they stand for, with their data fixed, before anything is pruned."""
+"""The stage that resolves the names of tasks and pins their data, before anything is pruned."""
 
 import tempfile
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from workers.harness.installed import check_installed
 
 
 def run(stage: CheckTasks, context: StageContext) -> Steps:
-    """Every task is loaded with its data once. Raises InvalidSpec whose `param` is the task's field."""
+    """Load every task with its data once. Raises InvalidSpec whose `param` is the task's field."""
     check_installed(stage.harness_version)
     from workers.harness.confined import confined  # lm-eval takes seconds to import
     from workers.harness.tasks import all_tasks, check_names, look_at
@@ -50,7 +50,7 @@ def run(stage: CheckTasks, context: StageContext) -> Steps:
 
 
 def _fetch(context: StageContext, directory: Path) -> TaskFiles | None:
-    """The include directory as it was pinned, checked again: None when the spec has none."""
+    """Download the include directory as it was pinned, and check it again. None when the spec has none."""
     asked = context.order.request.spec.evaluation.tasks
     if asked is None or asked.include is None:
         return None
@@ -66,13 +66,13 @@ def _fetch(context: StageContext, directory: Path) -> TaskFiles | None:
 
 
 def _stored(content: ContentStore, checked: CheckedTask, directory: Path, needed: Sequence[str]) -> TaskRef:
-    """What an evaluation needs, and no more: another file in the directory changes nothing."""
+    """Store only the files that an evaluation needs, so that others in the directory change nothing."""
     files = [FileRef(path=TaskRef.FOLDER + name, blob=content.put_file(directory / name)) for name in needed]
     return TaskRef.made(content, checked, files=files)
 
 
 def _remarks(task: EvalTask, checked: CheckedTask) -> Steps:
-    """What a reader of the job's events should know."""
+    """Notes for readers of the job's events."""
     largest = max(leaf.samples for leaf in checked.leaves)
     if task.limit is not None and task.limit < largest:
         yield Note(f"{task.name}: limit {task.limit} of up to {largest} questions")

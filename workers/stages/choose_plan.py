@@ -1,4 +1,4 @@
-"""The plan of the entrant that did best on held-out samples."""
+"""The stage that chooses the plan of the entrant with the lowest perplexity on held-out samples."""
 
 from pipeline.allocations.tournament import Entry, Score, TournamentTable
 from pipeline.artifacts.refs import TournamentRef
@@ -8,7 +8,7 @@ from workers.context import Made, StageContext, Steps
 
 
 def run(stage: ChoosePlan, context: StageContext) -> Steps:
-    """The lowest perplexity wins, at equal ones the first."""
+    """Choose the entrant with the lowest perplexity; of equal ones, the first."""
     entries = []
     tokens = 0
     for i, allocation in enumerate(stage.tournament.entrants):

@@ -1,4 +1,4 @@
-"""The masks of a job beside others, linear by linear."""
+"""The stage that compares the masks of a job with others, linear by linear."""
 
 from pipeline.artifacts.mask_overlap import MaskOverlaps
 from pipeline.artifacts.refs import KeepRef, MaskOverlapRef
@@ -9,7 +9,7 @@ from workers.context import Made, Progress, StageContext, Steps
 
 
 def run(stage: CompareMasks, context: StageContext) -> Steps:
-    """Memory holds two masks."""
+    """Compare one linear at a time, so that memory holds two masks only."""
     plan = context.load("plan", SparsityPlan)
     ours, found = context.inputs["keep"], []
     assert isinstance(ours, KeepRef)

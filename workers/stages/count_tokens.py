@@ -1,4 +1,4 @@
-"""How often each token occurs in a corpus: every share of the documents is a Ray task."""
+"""The stage that counts each token in a corpus. Every share of the documents but the first is a Ray task."""
 
 import os
 from collections import Counter
@@ -35,21 +35,22 @@ from workers.context import Made, Progress, StageContext, Steps
 from workers.failures import unwrapped
 
 PARALLELISM = "TOKENIZERS_PARALLELISM"  # the tokenizers library looks at it with every batch
-MAX_SHARES = 32  # each reads all documents, and tokenises its own
+MAX_SHARES = 32  # each share reads all documents, and tokenises only its own
 MB = 1e6
 GIB = 2**30
 
 
 @dataclass(frozen=True)
 class _Counted:
-    """What a share came to. `held_out`: by the document's number."""
+    """The result of a share. `held_out`: documents by their numbers."""
 
     counts: TokenCounts
     held_out: dict[int, str]
 
 
 def run(stage: CountTokens, context: StageContext) -> Steps:
-    """The sums do not depend on how many share the work. A tokenizer that cannot be cut is refused first."""
+    """Count the tokens. The sums do not depend on the number of shares. A tokenizer that cannot be cut is
+    refused first."""
     vocabulary = read_vocabulary(small_files(context.content, context.checkpoint()))
     size = sum(file.size for files in stage.files[: len(stage.texts)] for file in files) / MB
     parts: dict[int, _Counted] = {}
@@ -68,7 +69,7 @@ def run(stage: CountTokens, context: StageContext) -> Steps:
         proving = list(islice(_held_out(context), MAX_HELD_OUT))
     check_held_out(proving)
     whole = max(size, done.total() / MB)
-    yield Progress(whole, whole)  # what is held out is not counted
+    yield Progress(whole, whole)  # held-out documents are not counted
     content = context.content
     artifact = CountsRef.made(
         content,
@@ -80,7 +81,7 @@ def run(stage: CountTokens, context: StageContext) -> Steps:
 
 
 def _free_places() -> int:
-    """How many may count: this process, and as many as the cluster has room for now."""
+    """The number of shares: one for this process, and as many as the cluster has room for now."""
     if not ray.is_initialized():
         return 1
     free = dict[str, float](ray.available_resources())
@@ -90,7 +91,7 @@ def _free_places() -> int:
 def _steps(
     context: StageContext, vocabulary: Vocabulary, *, shares: int
 ) -> Iterator[tuple[int, int | _Counted]]:
-    """What the shares say, by their numbers, as it comes. The first one is counted here."""
+    """Yield (share, step) for the steps of all shares as they arrive. The first share is counted here."""
     streams = {
         _remote_share.options(num_cpus=1, memory=GIB, name=f"{context.node} {share + 1}/{shares}").remote(
             context, vocabulary.rows, share, shares
@@ -105,7 +106,7 @@ def _steps(
 
 
 def _ready(streams: dict[ray.ObjectRefGenerator, int], *, wait: bool) -> Iterator[tuple[int, int | _Counted]]:
-    """One step of each share that has one. Forgets those that have ended."""
+    """Yield one step of each share that has one, and drop the shares that have ended."""
     if not streams:
         return
     ready: list[ray.ObjectRefGenerator]
@@ -129,7 +130,7 @@ def _remote_share(context: StageContext, rows: int, share: int, of: int) -> Iter
 def _counts(
     context: StageContext, tokenizer: LoadedTokenizer, rows: int, share: int, of: int
 ) -> Iterator[int | _Counted]:
-    """Of one share. Yields the bytes counted so far, and at last the counts."""
+    """Count one share. Yields the bytes counted so far, and at last the counts."""
     vocabulary = _asked(context)
     held_out: dict[int, str] = {}
     read = 0
@@ -150,7 +151,7 @@ def _counts(
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """One CPU is this process's, and others count beside it; what runs here later may be alone."""
+    """Limit the tokenizer to one thread, because a share has one CPU, and restore the setting afterwards."""
     before = os.environ.get(PARALLELISM)
     os.environ[PARALLELISM] = "false"
     try:

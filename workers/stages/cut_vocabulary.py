@@ -1,4 +1,4 @@
-"""A checkpoint with fewer tokens, and the proof of its tokenizer."""
+"""The stage that makes a checkpoint with fewer tokens, and proves its tokenizer."""
 
 from safetensors.torch import load
 
@@ -18,7 +18,7 @@ from workers.context import Made, Note, Progress, StageContext, Steps
 
 
 def run(stage: CutVocabulary, context: StageContext) -> Steps:
-    """Tensor by tensor. What the tokenizer makes of held-out text is compared before anything goes on."""
+    """Cut the checkpoint tensor by tensor. The tokenizer is proved on held-out text before the stage ends."""
     content, ref = context.content, context.checkpoint()
     vocabulary = read_vocabulary(small_files(content, ref))
     corpus = context.load("counts", CorpusSize)

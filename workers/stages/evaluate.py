@@ -1,4 +1,4 @@
-"""Perplexities of one checkpoint, its blocks in memory one at a time."""
+"""The stage that measures perplexities of one checkpoint, with one of its blocks in memory at a time."""
 
 import math
 import tempfile
@@ -27,7 +27,7 @@ from workers.turns import Keeper, made_by
 
 @dataclass(frozen=True)
 class _Windows:
-    """One text, cut: window i holds `tokens[i]` [L] and scores its last `scored[i]` predictions."""
+    """A text cut into windows: window i holds `tokens[i]` [L] and scores its last `scored[i]` predictions."""
 
     text_digest: str
     tokens_per_byte: float
@@ -36,7 +36,7 @@ class _Windows:
 
 
 def run(stage: Evaluate, context: StageContext, keeper: Keeper) -> Steps:
-    """All windows of all texts go through the blocks together, shared out over the workers."""
+    """Run all windows of all texts through the blocks together, divided among the workers."""
     checkpoint = context.checkpoint()
     tokenizer = tokenizer_digest(checkpoint)
     texts = keeper.once(f"windows {tokenizer}", cut_windows, stage, context)

@@ -1,4 +1,4 @@
-"""lm-eval puts one checkpoint to one task."""
+"""The stage that evaluates one checkpoint on one task with lm-eval."""
 
 import os
 import tempfile
@@ -20,11 +20,11 @@ from workers.context import Made, Note, Progress, StageContext, Steps
 from workers.harness.installed import check_installed
 
 Answer = TypeVar("Answer")
-TELL_SECONDS = 1.0
+REPORT_SECONDS = 1.0
 
 
 def run(stage: EvaluateTask, context: StageContext) -> Steps:
-    """The checkpoint is loaded whole, as lm-eval's command line does it."""
+    """Evaluate the checkpoint, which is loaded whole, as lm-eval's command line does it."""
     check_installed(stage.harness_version)
     from workers.harness.asking import Answers, ask  # lm-eval takes seconds to import
     from workers.harness.confined import confined
@@ -92,15 +92,15 @@ def run(stage: EvaluateTask, context: StageContext) -> Steps:
 
 
 def read_evaluations(context: StageContext, which: str) -> tuple[TaskEvaluation, ...]:
-    """What the `dense` or the `pruned` checkpoint reached, in the order of the spec, for stages that come
-    later."""
+    """Read the results of the `dense`, `pruned` or `recovered` checkpoint, in the order of the spec, for
+    later stages."""
     asked = context.order.request.spec.evaluation.tasks
     nodes = [task_node(which, task.name) for task in asked.asked] if asked is not None else []
     return tuple(context.load(node, TaskEvaluation) for node in nodes)
 
 
 def _remarks(stage: EvaluateTask, evaluation: TaskEvaluation) -> Steps:
-    """lm-eval lets tasks insist on no examples."""
+    """Notes about tasks that ignore num_fewshot; lm-eval lets tasks fix it at zero."""
     asked = stage.task.num_fewshot
     for result in evaluation.results:
         given = result.contract.num_fewshot
@@ -111,7 +111,7 @@ def _remarks(stage: EvaluateTask, evaluation: TaskEvaluation) -> Steps:
 def _beside(
     work: Callable[[], Answer], progress: Callable[[], Progress | None]
 ) -> Generator[Progress, None, Answer]:
-    """Do the work in a thread, and say now and then how far it is."""
+    """Do the work in a thread, and yield its progress every REPORT_SECONDS when it has changed."""
     answers: list[Answer] = []
     failed: list[BaseException] = []
 
@@ -123,13 +123,13 @@ def _beside(
 
     thread = threading.Thread(target=target, name="lm-eval", daemon=True)
     thread.start()
-    told = None
+    reported = None
     while thread.is_alive():
-        thread.join(TELL_SECONDS)
+        thread.join(REPORT_SECONDS)
         now = progress()
-        if now is not None and now != told:
+        if now is not None and now != reported:
             yield now
-            told = now
+            reported = now
     if failed:
         raise failed[0]
     return answers[0]
@@ -137,8 +137,8 @@ def _beside(
 
 @contextmanager
 def _in_one_process() -> Generator[None]:
-    """lm-eval would bootstrap in as many processes as the machine has cores, which are not all ours. The
-    figures are the same."""
+    """Make lm-eval bootstrap in this process. Otherwise it starts one process per core of the machine, and
+    not all cores belong to this stage. The figures are the same."""
     before = os.environ.get("DISABLE_MULTIPROC")
     os.environ["DISABLE_MULTIPROC"] = "1"
     try:

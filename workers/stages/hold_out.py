@@ -1,4 +1,4 @@
-"""Documents to samples beside those of the calibration."""
+"""The stage that makes samples from documents that the calibration does not take."""
 
 from pipeline.dag.stages.sources import HoldOut
 from pipeline.text.tokens import cut_held_out
@@ -8,7 +8,7 @@ from workers.stages.samples import put_samples
 
 
 def run(stage: HoldOut, context: StageContext) -> Steps:
-    """Cut as the calibration is, from text that it does not take."""
+    """Cut samples as the calibration does, from text that it does not take."""
     documents, tokenizer = calibration_text(context)
     tokens_NL = cut_held_out(documents, tokenizer, stage.calibration, samples=stage.samples)
     yield Made({"samples": put_samples(context.content, tokens_NL)})

@@ -1,4 +1,4 @@
-"""Stored masks into the content store, as the artifact that pruning makes."""
+"""The stage that copies stored masks into the content store, as the artifact that pruning makes."""
 
 import tempfile
 from pathlib import Path
@@ -24,7 +24,8 @@ from workers.context import Made, Progress, StageContext, Steps
 
 
 def run(stage: ImportKeep, context: StageContext) -> Steps:
-    """The file lies on the disk meanwhile; memory holds the packed masks of a block, a mask and its weight.
+    """Import the masks. Their file lies on the local disk; memory holds the packed masks of a block, and one
+    mask with its weight.
 
     Raises InvalidSpec when the masks are not those of the checkpoint's prunable weights, or do not keep what
     the plan, if there is one, keeps.
@@ -97,7 +98,7 @@ def _check(held: HeldTensor, keep_OI: Tensor, pattern: Pattern, *, named: str) -
 
 
 def _sparsity(held: HeldTensor, weight: Tensor, keep: Tensor) -> LinearSparsity:
-    """Zeros as there would be if the mask were applied. Both as the checkpoint stores them."""
+    """Count the zeros as if the mask were applied. `weight` and `keep` have the checkpoint's orientation."""
     return LinearSparsity(
         block=held.block,
         linear=held.linear,

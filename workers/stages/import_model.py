@@ -1,4 +1,4 @@
-"""Copies a pinned checkpoint, the model or its teacher, into the content store."""
+"""The stage that copies a pinned checkpoint, the model or its teacher, into the content store."""
 
 from pipeline.checkpoint.importing import import_checkpoint
 from pipeline.dag.stages.sources import ImportModel
@@ -9,7 +9,7 @@ MEGABYTE = 1_000_000
 
 
 def run(stage: ImportModel, context: StageContext) -> Steps:
-    """Streams file by file; memory stays bounded by one chunk."""
+    """Stream the checkpoint file by file, so that memory stays bounded by one chunk."""
     _, pin = context.source(stage.files)
     source = open_source(pin.source, context.settings.access())
     checkpoint = None

@@ -1,4 +1,4 @@
-"""A number per block, or per linear, for the allocation."""
+"""The stage that measures a number per block, or per linear, for the allocation."""
 
 import math
 
@@ -11,7 +11,7 @@ from workers.turns import Keeper, made_by
 
 
 def run(stage: MeasureBlocks, context: StageContext, keeper: Keeper) -> Steps:
-    """The numbers follow from weights and stored statistics: no block is run."""
+    """Compute the numbers from weights and stored statistics, without running a block."""
     statistics = context.inputs.get("statistics")
     assert statistics is None or isinstance(statistics, StatisticsRef)
     with keeper.turn() as turn:

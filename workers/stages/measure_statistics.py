@@ -1,4 +1,4 @@
-"""Dense sweep: statistics of every linear's input. A later attempt goes on after its last stored block."""
+"""The dense sweep measures every linear's input. A later attempt continues after the last stored block."""
 
 from pipeline.blocks.measuring import measure_statistics
 from pipeline.dag.stages.pruning import MeasureStatistics
@@ -8,7 +8,7 @@ from workers.turns import Keeper, made_by
 
 
 def run(stage: MeasureStatistics, context: StageContext, keeper: Keeper) -> Steps:
-    """One forward a block gives its statistics and the inputs of the next."""
+    """Run each block once, which gives its statistics and the inputs of the next block."""
     samples = load_samples(context)
     with keeper.turn() as turn:
         crew = yield from turn.open(context, samples, dtype=stage.compute_dtype)

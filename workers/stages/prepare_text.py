@@ -1,4 +1,4 @@
-"""Documents to training sequences."""
+"""The stage that makes training sequences from documents."""
 
 import tempfile
 from itertools import islice
@@ -20,7 +20,7 @@ from workers.context import Made, Progress, StageContext, Steps
 
 
 def run(stage: PrepareText, context: StageContext) -> Steps:
-    """Tokenised with the model's own tokenizer, as far as it is needed; a shard is in memory at a time."""
+    """Tokenise as much text as needed with the model's own tokenizer. Memory holds one shard at a time."""
     content = context.content
     _, pin = context.source(stage.files)
     access = context.settings.access()

@@ -1,4 +1,4 @@
-"""Masks block by block; every finished block is stored, and a later attempt goes on after it."""
+"""The stage that prunes block by block. It stores finished blocks; a later attempt continues after them."""
 
 from pipeline.artifacts.refs import StatisticsRef
 from pipeline.blocks.pruning import Pruning, prune_blocks, pruned_checkpoint, pruned_keep
@@ -14,7 +14,7 @@ from workers.turns import Keeper, made_by
 
 
 def run(stage: PruneBlocks, context: StageContext, keeper: Keeper) -> Steps:
-    """Walk the blocks with the plan and the statistics that earlier stages made."""
+    """Prune the blocks with the plan and the statistics that earlier stages made."""
     content = context.content
     samples = load_samples(context) if "samples" in context.inputs else []
     statistics = context.inputs.get("statistics")
@@ -37,7 +37,7 @@ def run(stage: PruneBlocks, context: StageContext, keeper: Keeper) -> Steps:
 
 
 def _measured_before(stage: PruneBlocks, context: StageContext) -> tuple[LinearStatistics, ...] | None:
-    """Statistics of block 0 that were measured for an allocation: it sees the same in the dense model."""
+    """The statistics of block 0, if an allocation measured them: block 0 sees the same in the dense model."""
     if stage.propagation != "pruned" or stage.method.needs != {"input_norm"}:
         return None
     sweep = MeasureStatistics(needs=("input_norm",), compute_dtype=stage.compute_dtype)

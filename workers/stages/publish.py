@@ -1,4 +1,5 @@
-"""An ordinary Hugging Face directory with model card, side file, certificate, masks, and at last manifest."""
+"""The stage that publishes an ordinary Hugging Face directory with model card, side file, certificate and
+masks. The manifest is written last."""
 
 import json
 from collections.abc import Iterator
@@ -39,12 +40,12 @@ from workers.stages.evaluate_task import read_evaluations
 from workers.stages.publish_certificate import certified_files, planned_patterns
 
 ADAPTER = "adapter"
-WHAT_STAYED = {"vocabulary": VocabularyRef.path_of(KeptTokens), "cut": CutRef.path_of(Cut)}  # by input
+CUT_DOCUMENTS = {"vocabulary": VocabularyRef.path_of(KeptTokens), "cut": CutRef.path_of(Cut)}  # by input
 
 
 def run(stage: Publish, context: StageContext) -> Steps:
-    """Copies the final checkpoint out of the content store to `published/<name>-<key>/`, and reads back what
-    must be zero there. Raises ZerosLost, before any document says that it is."""
+    """Copy the final checkpoint out of the content store to `published/<name>-<key>/`, and read back the
+    weights that must be zero. Raises ZerosLost before any document says that they are zero."""
     content = context.content
     prefix = f"published/{stage.model_name}-{context.key[:12]}"
     files = _by_path([*context.checkpoint().model_files, *_adapter(stage, context)])
@@ -81,13 +82,13 @@ def _copied(content: ContentStore, prefix: str, files: list[FileRef], *, before:
 
 
 def _copy(content: ContentStore, blob: BlobRef, key: str) -> None:
-    """Verified on the way: CorruptObject leaves nothing under `key`."""
+    """Copy a blob and verify it on the way. Raises CorruptObject, which leaves nothing under `key`."""
     content.store.put(key, content.stream(blob))
 
 
 def _adapter(stage: Publish, context: StageContext) -> list[FileRef]:
-    """The LoRA matrices as a directory of their own. Its base is the model that was trained: what peft wrote
-    there is where that model lay, which is nobody's business and would not be found."""
+    """The LoRA matrices as a directory of their own, with the trained model as its base. peft wrote a local
+    path there, which must not be published and could not be found."""
     adapter = context.inputs.get("adapter")
     if not isinstance(adapter, AdapterRef):
         return []
@@ -109,7 +110,8 @@ def _adapter(stage: Publish, context: StageContext) -> list[FileRef]:
 
 
 def _masks(stage: Publish, context: StageContext) -> FileRef:
-    """What pruned the weights, apart from them; it says which weights these were, if pruning chose it."""
+    """Store the masks apart from the weights. Their file names the weights they were chosen for, if pruning
+    chose them."""
     keep, dense = context.inputs["keep"], context.inputs.get("unpruned")
     assert isinstance(keep, KeepRef)
     assert dense is None or isinstance(dense, CheckpointRef)
@@ -118,7 +120,7 @@ def _masks(stage: Publish, context: StageContext) -> FileRef:
 
 
 def _written(stage: Publish, context: StageContext, certificate: Certificate | None) -> dict[str, bytes]:
-    """Model card, side file and certificate. Nothing in them tells when or by which job they were made."""
+    """Write model card, side file and certificate. They contain no times and no name of a job."""
     sizes = sizes_through([context.find(name, SizeTable) for name in ("vocabulary", "cut")])
     vocabulary = context.find("vocabulary", VocabularyTable)
     plan = context.find("plan", SparsityPlan)
@@ -153,7 +155,7 @@ def _written(stage: Publish, context: StageContext, certificate: Certificate | N
     side = side_file(published, files=files)
     documents = {"README.md": card.encode(), SIDE_FILE: side.to_json()}
     documents |= {
-        path: context.read(name, path) for name, path in WHAT_STAYED.items() if name in context.inputs
+        path: context.read(name, path) for name, path in CUT_DOCUMENTS.items() if name in context.inputs
     }
     if certificate is not None:
         documents[CertificateRef.path_of(Certificate)] = canonical_json(certificate)

@@ -1,4 +1,4 @@
-"""The certificate of what is published: that of the training, or of the masks, and a look at the files."""
+"""The certificate of a published model: the one of training, or of the masks, and a check of the files."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ from workers.context import StageContext
 
 
 def certified_files(stage: Publish, context: StageContext, prefix: str) -> Certificate:
-    """Read the files below `prefix` back and hold them against their keep tensors.
+    """Read the files below `prefix` back and check them against their keep tensors.
 
     Raises ZerosLost that names tensor and position.
     """
@@ -36,7 +36,7 @@ def certified_files(stage: Publish, context: StageContext, prefix: str) -> Certi
 
 
 def planned_patterns(stage: Publish, context: StageContext) -> Sequence[Pattern] | None:
-    """Of each block, where the zeros are those that pruning chose."""
+    """The pattern of each block; None unless the zeros are those that pruning chose."""
     recovery = stage.spec.recovery
     if "plan" not in context.inputs or (recovery is not None and recovery.keep.kind != "held"):
         return None
@@ -44,7 +44,7 @@ def planned_patterns(stage: Publish, context: StageContext) -> Sequence[Pattern]
 
 
 def _earlier(context: StageContext, keep: KeepRef, patterns: Sequence[Pattern] | None) -> Certificate:
-    """What training has certified; without training, the masks as they were made, and the stored result."""
+    """The certificate of training; without training, checks of the masks and of the stored result."""
     if "certificate" in context.inputs:
         return context.load("certificate", Certificate)
     table = context.load("keep", SparsityTable)

@@ -1,4 +1,4 @@
-"""Training, of weights or of masks: the driver's side of a Ray Train run."""
+"""The stage that trains weights or masks: the driver's side of a Ray Train run."""
 
 import threading
 import time
@@ -24,11 +24,11 @@ from workers.training.work import TrainingResult, Work
 from workers.turns import Places
 
 LISTEN_SECONDS = 1.0
-PATIENCE_SECONDS = 15.0  # before we say that we are waiting
+PATIENCE_SECONDS = 15.0  # waiting time before a note says so
 
 
 def run(stage: Recover | LearnMasks, context: StageContext, keeper: Places) -> Steps:
-    """All the job's places go to the trainer; what its workers tell is passed on."""
+    """Give all the job's places to the trainer, and pass on the steps that its workers report."""
     content = context.content
     work = _work(stage, context)
     result = content.find_model(progress_key(context.key, RESULT), TrainingResult)
@@ -74,7 +74,7 @@ def _patterns(context: StageContext) -> tuple[Pattern, ...] | None:
 
 
 def _trained(work: Work, context: StageContext, *, asked_at: float) -> Iterator[Step]:
-    """Run the trainer in a thread, and listen."""
+    """Run the trainer in a thread, and yield the steps from its mailbox."""
     resources = context.order.request.resources
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     listening: Any = Mailbox  # Ray types its decorator as the plain class
@@ -90,7 +90,7 @@ def _trained(work: Work, context: StageContext, *, asked_at: float) -> Iterator[
 
     thread = threading.Thread(target=target, name="trainer", daemon=True)
     thread.start()
-    begun, told = False, False
+    begun, noted = False, False
     while True:
         alive = thread.is_alive()
         letters: list[Step] = ray.get(mailbox.take.remote(LISTEN_SECONDS if alive else 0))
@@ -101,8 +101,8 @@ def _trained(work: Work, context: StageContext, *, asked_at: float) -> Iterator[
         yield from letters
         if not alive and not letters:
             break
-        if not begun and not told and waited > PATIENCE_SECONDS:
-            told = True
+        if not begun and not noted and waited > PATIENCE_SECONDS:
+            noted = True
             yield Note(f"waiting for {resources.training_workers} workers for training")
         if not begun and waited > resources.placement_timeout_seconds:
             raise ResourcesUnavailable(
@@ -115,11 +115,11 @@ def _trained(work: Work, context: StageContext, *, asked_at: float) -> Iterator[
     if failure is not None:
         raise error_for(failure.reason)
     if failed:
-        raise _told(failed[0]) from failed[0]
+        raise _worker_lost(failed[0]) from failed[0]
 
 
-def _told(error: BaseException) -> BaseException:
-    """The error of the worker that failed first, if it told one."""
+def _worker_lost(error: BaseException) -> WorkerLost:
+    """A WorkerLost with the reason of the failed worker of lowest rank, if Ray Train reports one."""
     if isinstance(error, WorkerGroupError) and error.worker_failures:
         reason = reason_for(error.worker_failures[min(error.worker_failures)], node=None)
         return WorkerLost(f"training lost its workers too often, at last: {reason.message}")

@@ -1,4 +1,4 @@
-"""One page and one JSON with every figure."""
+"""The stage that makes one page and one JSON with every figure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from workers.environment import environment
 
 
 def run(stage: Report, context: StageContext) -> Steps:
-    """Everything is read from artifacts; nothing is computed here but the layout."""
+    """Lay out figures that are read from artifacts. No figure is computed from weights here."""
     fields = {**section_fields(ReportData, stage, context), "seeds": seeds_of(stage.spec)}
     data = ReportData.model_validate(fields)
     yield stored(context, page=render_html(data).encode(), document=report_json(data))
@@ -26,7 +26,7 @@ def run(stage: Report, context: StageContext) -> Steps:
 def section_fields(
     report: type[Section], stage: Report | ReportSweep, context: StageContext
 ) -> dict[str, object]:
-    """What the sections of a report read, and the facts of the job that all of them know."""
+    """The fields that the sections of a report read, and the facts of the job that all of them know."""
     request = context.order.request
     return {
         "model_name": stage.model_name,
@@ -45,7 +45,7 @@ def section_fields(
 
 
 def stored(context: StageContext, *, page: bytes, document: bytes) -> Made:
-    """Both files as the artifact."""
+    """Store both files as the artifact."""
     files = {ReportRef.PAGE: page, ReportRef.JSON: document}
     refs = tuple(FileRef(path=path, blob=context.content.put_bytes(data)) for path, data in files.items())
     return Made({"report": ReportRef(files=refs)})
@@ -53,7 +53,7 @@ def stored(context: StageContext, *, page: bytes, document: bytes) -> Made:
 
 @dataclass(frozen=True)
 class _ReportInputs:
-    """What sections ask for, from the inputs of the stage."""
+    """The inputs of the stage, as sections read them."""
 
     spec: PruneSpec
     context: StageContext

@@ -1,4 +1,4 @@
-"""The members of a sweep as one page and one JSON."""
+"""The stage that reports the members of a sweep as one page and one JSON."""
 
 from pipeline.dag.stages.results import ReportSweep
 from pipeline.report.page import render_sweep
@@ -9,7 +9,7 @@ from workers.stages.report import section_fields, stored
 
 
 def run(stage: ReportSweep, context: StageContext) -> Steps:
-    """Everything is read from artifacts; nothing is computed here but the layout."""
+    """Lay out figures that are read from artifacts. No figure is computed from weights here."""
     data = SweepData.model_validate(section_fields(SweepData, stage, context))
     document = SweepDocument(recipe=summary_line(stage.spec), data=data)
     yield stored(context, page=render_sweep(document).encode(), document=sweep_json(document))

@@ -1,4 +1,4 @@
-"""Calibration samples as the actors take them."""
+"""Calibration samples in the form in which crews take them."""
 
 import torch
 from safetensors.torch import load
@@ -18,5 +18,5 @@ def put_samples(content: ContentStore, tokens_NL: Tensor) -> SamplesRef:
 
 
 def load_samples(context: StageContext) -> list[Tensor]:
-    """The samples of the input `samples`, one tensor [L] each."""
+    """Read the samples of the input `samples`, one tensor [L] each."""
     return list(load(context.read("samples", SamplesRef.TOKENS))["tokens"])

@@ -1,4 +1,4 @@
-"""A checkpoint's loss on samples that pruning did not see."""
+"""The stage that scores a checkpoint by its loss on samples that pruning did not see."""
 
 import math
 
@@ -13,7 +13,7 @@ from workers.turns import Keeper, made_by
 
 
 def run(stage: ScoreHeldOut, context: StageContext, keeper: Keeper) -> Steps:
-    """Every token but the first of each sample is predicted."""
+    """Measure the loss over every token of each sample but the first."""
     samples = load_samples(context)
     with keeper.turn() as turn:
         crew = yield from turn.open(context, samples, dtype=stage.compute_dtype)

@@ -1,4 +1,4 @@
-"""A checkpoint cut to another size."""
+"""The stage that cuts a checkpoint to another size."""
 
 from pipeline.artifacts.refs import CutRef, StatisticsRef
 from pipeline.checkpoint.reader import CheckpointReader
@@ -13,7 +13,7 @@ from workers.memory import peak_memory_bytes, reset_peak_memory
 
 
 def run(stage: Slice, context: StageContext) -> Steps:
-    """Tensor by tensor: memory holds one block, and one whole tensor."""
+    """Cut tensor by tensor, so that memory holds one block and one whole tensor."""
     reset_peak_memory()
     content, ref = context.content, context.checkpoint()
     statistics = context.inputs.get("statistics")

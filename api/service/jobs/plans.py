@@ -1,4 +1,4 @@
-"""POST /plans: what a job would do, what of it is stored already, and what looks odd."""
+"""POST /plans: the nodes that a job would have, which of them are stored already, and warnings."""
 
 import os
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ from pipeline.structure.target import slow_sizes
 
 
 def preview(services: Services, request: JobRequest) -> PlanView:
-    """The plan of a request. Raises InvalidRequest as POST /jobs would."""
+    """Plan a request without submitting it. Raises InvalidRequest as POST /jobs would."""
     pins = services.resolve(request.spec)
     inputs = tuple(_inputs(request, pins))
     return PlanView(
@@ -100,7 +100,7 @@ def _warnings(services: Services, request: JobRequest, pins: Pins) -> Iterator[s
 def _mask_warnings(
     request: JobRequest, training: MaskTraining, pattern: Pattern, pins: Pins
 ) -> Iterator[str]:
-    yield from _unjudged(training, "spec.prune.method.training")
+    yield from _without_validation(training, "spec.prune.method.training")
     if isinstance(pattern, NM):
         needed = mask_memory(training, pattern, request.resources, facts=pins.facts)
         easier = (
@@ -113,13 +113,13 @@ def _mask_warnings(
 
 
 def _recovery_warnings(request: JobRequest, recovery: Recovery, pins: Pins) -> Iterator[str]:
-    yield from _unjudged(recovery, "spec.recovery")
+    yield from _without_validation(recovery, "spec.recovery")
     needed = training_memory(recovery, request.resources, pins=pins, sparse=request.spec.makes_zeros)
     easier = "resources.recovery.zero_stage 3, precision bfloat16, or trains kind lora"
     yield from _too_little(request, pins, needed, what="recovery training", easier=easier)
 
 
-def _unjudged(recipe: TrainingRecipe, field: str) -> Iterator[str]:
+def _without_validation(recipe: TrainingRecipe, field: str) -> Iterator[str]:
     if recipe.text.validation_sequences == 0:
         yield f"{field}.text.validation_sequences is 0: the report will have no curve of held-out text"
 
@@ -129,7 +129,7 @@ def _too_little(
 ) -> Iterator[str]:
     resources = request.resources
     if resources.gpus_per_worker or pins.facts.parameters is None:
-        return  # nobody has told us what the GPU has
+        return  # the memory of a GPU is not known here
     if needed.total > resources.memory_bytes:
         parts = ", ".join(f"{name} {human_bytes(size)}" for name, size in needed.parts().items())
         counted = "" if needed.activations else ", activations not counted"

@@ -1,4 +1,4 @@
-"""Aliases: names that point at published checkpoints, in the database and, for who serves, in storage."""
+"""Aliases: names of published checkpoints, in the database and, for inference servers, in storage."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -17,7 +17,7 @@ from pipeline.request.hints import suggestion
 
 
 def pointer_key(name: str) -> str:
-    """Where an alias lies in storage."""
+    """The storage key of an alias."""
     return f"aliases/{name}.json"
 
 
@@ -31,10 +31,10 @@ def move(
     moved_by: str,
     now: datetime,
 ) -> None:
-    """Point an alias at what a job has published.
+    """Point an alias at the checkpoint that a job has published.
 
-    The row is locked while the pointer in storage is replaced by one PUT. Killed before the commit, we find
-    the firing undecided and do the same again.
+    The row is locked while one PUT replaces the pointer in storage. If the process dies before the commit,
+    the next one finds the firing undecided and does the same again.
     """
     row = session.scalar(select(Alias).where(Alias.name == name).with_for_update())
     if row is None:
@@ -54,7 +54,7 @@ def list_all(services: Services) -> Sequence[Alias]:
 
 
 def find(services: Services, name: str) -> Alias:
-    """One alias. Raises ApiError 404."""
+    """Find one alias. Raises ApiError 404."""
     rows = {row.name: row for row in list_all(services)}
     if name not in rows:
         hint = suggestion(name, sorted(rows))
@@ -63,7 +63,7 @@ def find(services: Services, name: str) -> Alias:
 
 
 def alias_view(row: Alias) -> AliasView:
-    """An alias as users see it, and as it lies in storage."""
+    """The document of an alias that users see and that lies in storage."""
     return AliasView(
         name=row.name,
         job=row.job,

@@ -64,8 +64,8 @@ class Report(BaseStage):
 
 
 class ReportSweep(BaseStage):
-    """The members of a sweep side by side. Takes `dense` and its tasks, and of every member, numbered from 1,
-    `plan@1`, `keep@1`, `pruned@1` and `tasks:pruned:<task>@1`."""
+    """The comparison of the members of a sweep. Takes `dense` and its tasks, and of every member, numbered
+    from 1, `plan@1`, `keep@1`, `pruned@1` and `tasks:pruned:<task>@1`."""
 
     kind: Literal["report_sweep"] = "report_sweep"
     outputs: ClassVar = ("report",)

@@ -1,4 +1,4 @@
-"""The field's signature picture: what was measured and sparsity per block, as geometry that the page draws.
+"""The bar chart of measured values and sparsity per block, as geometry that the page draws.
 
 All lengths are in the user units of one SVG view box; y grows downwards.
 """
@@ -20,7 +20,7 @@ MAX_X_LABELS = 16
 
 @dataclass(frozen=True)
 class Bar:
-    """One block. `mark`: y of the planned value, where a plan exists."""
+    """The bar of one block. `mark`: y of the planned value, where a plan exists."""
 
     x: float
     y: float
@@ -71,8 +71,8 @@ def block_chart(
     *,
     asked: float | None,
 ) -> Chart:
-    """What the allocation measured (if anything) above achieved sparsities, one bar per block; what was
-    planned and asked as lines, if it was."""
+    """Draw one bar per block: measured values, if the allocation measured any, above achieved sparsities.
+    Lines show planned and asked sparsities, if there are any."""
     blocks = len(plan.blocks) if plan is not None else 1 + max(linear.block for linear in table.linears)
     achieved = block_sparsity(table, blocks=blocks)
     panels = []
@@ -104,7 +104,7 @@ def block_chart(
 
 
 def block_sparsity(table: SparsityTable, *, blocks: int) -> tuple[float, ...]:
-    """Fraction of zeros over all linears of each block; 0 where the table has none."""
+    """The fraction of zeros over all linears of each block; 0 where the table has none."""
     zeros, weights = [0] * blocks, [0] * blocks
     for linear in table.linears:
         zeros[linear.block] += linear.zeros

@@ -13,8 +13,9 @@ from pipeline.report.figures.training import WINDOW, TrainingFigures
 def curve_chart(
     figures: TrainingFigures, *, clipping: float | None, distilled: bool = False
 ) -> CurveChart | None:
-    """Loss, learning rate, gradient norm, speed, and what became of the zeros; None where nothing was
-    recorded. `clipping`: of the gradient's norm; `distilled`: what is minimised is not the cross-entropy."""
+    """Draw loss, learning rate, gradient norm, speed, and the updates of the zeros; None where nothing was
+    recorded. `clipping`: limit of the gradient norm; `distilled`: True if the minimised loss is not the
+    cross-entropy."""
     curve = figures.curve
     if not curve.steps:
         return None
@@ -59,7 +60,7 @@ def curve_chart(
 
 
 def marks_of(curve: Curve, stack: Stack) -> list[Tick]:
-    """Steps worth knowing: a start after a lost worker, the step whose weights are the result."""
+    """The steps to mark: a start after a lost worker, and the step whose weights are the result."""
     marks = [
         Tick(stack.x(after.step), f"start {after.started}")
         for before, after in pairwise(curve.steps)
@@ -71,7 +72,7 @@ def marks_of(curve: Curve, stack: Stack) -> list[Tick]:
 
 
 def fit_chart(blocks: Sequence[BlockFit]) -> CurveChart | None:
-    """Distance of each block to the dense one before and after reconstruction; None without blocks."""
+    """Draw each block's distance to the dense one before and after reconstruction; None without blocks."""
     if not blocks:
         return None
     last = max(blocks[-1].block, 1)
@@ -112,7 +113,7 @@ def _add_updates(stack: Stack, updates: Sequence[KeepUpdate]) -> None:
 
 
 def _clipped(clipping: float | None, norms: Points) -> tuple[float, str] | None:
-    """A dashed line where the norm is clipped, if it lies among the values."""
+    """The dashed line at the clipping limit, if it lies in the range of the values."""
     values = [value for _, value in norms if math.isfinite(value)]
     if clipping is None or not values or not min(values) <= clipping <= max(values):
         return None

@@ -8,12 +8,12 @@ from pipeline.report.drawing.panels import TALL, CurveChart, Stack
 from pipeline.report.figures.masks import MaskLearning
 from pipeline.report.quantity import human_share
 
-MIN_RECORDS = 3  # records that make a curve
+MIN_RECORDS = 3  # fewer records are not drawn as a curve
 
 
 def mask_chart(learned: MaskLearning) -> CurveChart | None:
-    """How the masks settled over the steps: all blocks together as lines, block by block as heat maps; None
-    where only beginning and end were recorded, as of scope block."""
+    """Draw the masks over the steps: means over all blocks as lines, and single blocks as heat maps. None
+    where only beginning and end were recorded, as with scope block."""
     points, curve = learned.points, learned.training.curve
     if len(points) < MIN_RECORDS:
         return None
@@ -60,7 +60,7 @@ def mask_chart(learned: MaskLearning) -> CurveChart | None:
 
 
 def mask_block_chart(learned: MaskLearning) -> CurveChart | None:
-    """Where each block's masks ended; None where nothing was recorded."""
+    """Draw the final state of each block's masks; None where nothing was recorded."""
     if learned.outcome is None or not learned.outcome.blocks:
         return None
     blocks = learned.outcome.blocks
@@ -87,7 +87,7 @@ def mask_block_chart(learned: MaskLearning) -> CurveChart | None:
 
 
 def _add_maps(stack: Stack, records: Sequence[MaskRecord]) -> None:
-    """Blocks over time."""
+    """Add heat maps with a row for each block and a column for each recorded step."""
     steps = [record.step for record in records]
     for name, title, words in (
         ("changed", "Changed groups", human_share),

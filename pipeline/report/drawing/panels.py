@@ -16,13 +16,13 @@ TALL, LOW = 170.0, 80.0
 LOG_ABOVE = 30.0  # highest over lowest value from which an axis is logarithmic
 LEVELS = 16  # shades of a heat map
 HIGHEST_ROW, MAP_HEIGHT, ROW_LABEL = 14.0, 240.0, 13.0
-MIN_SHARE = 1e-12  # what a logarithmic axis tells apart from nothing, as a share of its highest value
+MIN_SHARE = 1e-12  # the lowest value of a logarithmic axis, as a share of its highest value
 Points = Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True)
 class Line:
-    """`name`: its class in the page. `path`: of an SVG path element."""
+    """A curve. `name`: its CSS class in the page. `path`: data of an SVG path element."""
 
     name: str
     path: str
@@ -30,7 +30,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Dot:
-    """One measured point with its words."""
+    """One measured point with its label."""
 
     name: str
     x: float
@@ -40,7 +40,7 @@ class Dot:
 
 @dataclass(frozen=True)
 class Cells:
-    """All cells of a heat map that are as dark: `heat` in [0, 1]. `path`: of an SVG path element."""
+    """All cells of a heat map with the same `heat`, in [0, 1]. `path`: data of an SVG path element."""
 
     heat: float
     path: str
@@ -63,8 +63,8 @@ class CurvePanel:
 
 @dataclass(frozen=True)
 class CurveChart:
-    """The whole picture. `marks`: x of steps worth knowing: a start after a lost worker, the step whose
-    weights are the result."""
+    """The whole picture. `marks`: the marked steps on the x axis: a start after a lost worker, and the step
+    whose weights are the result."""
 
     width: float
     height: float
@@ -80,8 +80,8 @@ class CurveChart:
 def axis(
     low: float, high: float, *, floor: float | None = None
 ) -> tuple[Callable[[float], float], list[float]]:
-    """Where values lie on an axis, in [0, 1], and the values that it names. Logarithmic where they span a
-    lot, unless it must begin at `floor`."""
+    """Return a function that maps values to places on an axis, in [0, 1], and the values of its ticks. The
+    axis is logarithmic if the values span a wide range, unless it must begin at `floor`."""
     if floor is None and low > 0 and high / low > LOG_ABOVE:
         return _logarithmic(max(low, high * MIN_SHARE), high)
     bottom = low if floor is None else floor
@@ -111,7 +111,7 @@ class Stack:
         self.panels: list[CurvePanel] = []
 
     def x(self, step: float) -> float:
-        """Where a step is."""
+        """The x of a step."""
         return round(LEFT + step / self.last * (WIDTH - LEFT - RIGHT), 2)
 
     def add(
@@ -125,7 +125,8 @@ class Stack:
         reference: tuple[float, str] | None = None,
         dots: dict[str, Callable[[float, float], str]] | None = None,
     ) -> None:
-        """Lines by class; those in `dots` show their points, with these words."""
+        """Add a panel with lines by CSS class. The lines in `dots` show their points, with labels from these
+        functions."""
         finite = {which: [p for p in points if math.isfinite(p[1])] for which, points in lines.items()}
         values = [value for points in finite.values() for _, value in points]
         if not values:
@@ -163,8 +164,8 @@ class Stack:
     def add_map(
         self, name: str, title: str, columns: Sequence[float], rows: Sequence[Sequence[float]]
     ) -> None:
-        """A heat map: a row for each block, the first on top, with a value for each of the steps `columns`,
-        which ascend. It is as dark as the value lies between the lowest and the highest one."""
+        """Add a heat map: a row for each block, the first on top, with a value for each of the steps
+        `columns`, which ascend. The lowest value is the lightest, and the highest the darkest."""
         low, high = min(map(min, rows)), max(map(max, rows))
         row = min(HIGHEST_ROW, MAP_HEIGHT / len(rows))
         top, bottom = self.top, round(self.top + row * len(rows), 2)
@@ -213,7 +214,7 @@ class Stack:
         )
 
     def whole_ticks(self, *, wanted: int) -> tuple[Tick, ...]:
-        """Whole numbers on the axis that all panels share."""
+        """The ticks at whole numbers on the axis that all panels share."""
         values = nice_ticks(self.last, wanted=wanted)
         return tuple(Tick(self.x(at), _named(at)) for at in values if at <= self.last and at == int(at))
 

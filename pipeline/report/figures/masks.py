@@ -1,4 +1,4 @@
-"""What a report keeps of masks that were learned: their training, and how they settled."""
+"""The figures of learned masks in a report: their training, and the masks over its steps."""
 
 import statistics
 
@@ -17,7 +17,7 @@ MAX_POINTS = 600
 
 
 class MaskPoint(Frozen):
-    """A MaskRecord, its blocks together: `entropy`, `certainty` and `changed` are means over them."""
+    """A MaskRecord summed up over its blocks: `entropy`, `certainty` and `changed` are means over them."""
 
     step: int
     temperature: float
@@ -28,9 +28,9 @@ class MaskPoint(Frozen):
 
 
 class MaskLearning(Frozen):
-    """`training`: its curve has about MAX_RECORDS of the masks' records; `points`: about MAX_POINTS of
-    them, blocks together; the first, the last and that of the result are among both. `tokens`: what was
-    trained on."""
+    """The figures of mask learning. `training`: its curve has about MAX_RECORDS of the masks' records;
+    `points`: about MAX_POINTS of them, as means over blocks; both have the first, the last and the result's.
+    `tokens`: the training data."""
 
     training: TrainingFigures
     points: tuple[MaskPoint, ...] = ()
@@ -44,8 +44,8 @@ class MaskLearning(Frozen):
 
     @property
     def result(self) -> MaskPoint | None:
-        """`outcome`, blocks together: share of groups that end with another mask than they began with, and
-        mean probability of the mask that a group ends with."""
+        """`outcome` as means over blocks: the share of groups that end with another mask than they began
+        with, and the mean probability of the mask that a group ends with."""
         return None if self.outcome is None else _point(self.outcome)
 
 
@@ -55,7 +55,7 @@ def mask_learning(
     *,
     tokens: TokensIndex | None = None,
 ) -> MaskLearning:
-    """From a whole curve, and what was asked for."""
+    """Compute the figures from a whole curve and its recipe."""
     thinned = curve.model_copy(update={"masks": _thinned(curve, MAX_RECORDS)})
     return MaskLearning(
         training=training_figures(thinned, training),
@@ -65,8 +65,8 @@ def mask_learning(
 
 
 class MaskSummary(TrainingSummary):
-    """As of other training. `changed`: share of groups that ended with another mask than they began with;
-    `certainty`: mean probability of the mask that a group ended with."""
+    """The summary of mask learning. `changed`: share of groups that ended with another mask than they began
+    with; `certainty`: mean probability of the mask that a group ended with."""
 
     changed: float | None
     certainty: float | None
@@ -83,7 +83,7 @@ def mask_summary(learned: MaskLearning) -> MaskSummary:
 
 
 def _thinned(curve: Curve, most: int) -> tuple[MaskRecord, ...]:
-    """Evenly; the first, the last and that of the result among them."""
+    """Choose records evenly, with the first, the last and that of the result among them."""
     records = curve.masks
     if len(records) <= most:
         return records

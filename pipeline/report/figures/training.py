@@ -1,4 +1,4 @@
-"""What a report keeps of a training's curve: few enough points to draw, and the facts that need all."""
+"""The figures of a training in a report: a thinned curve to draw, and facts computed from the whole curve."""
 
 import statistics
 from collections.abc import Iterator, Sequence
@@ -12,12 +12,13 @@ WINDOW = 20
 
 
 class TrainingFigures(Frozen):
-    """`curve`: at most MAX_STEPS of its steps and as many of its updates; `curve.json` has all.
+    """The figures of a training. `curve`: at most MAX_STEPS of its steps and as many of its updates;
+    `curve.json` has all.
 
-    `mean_losses`, `mean_language_modelling_losses`: over the last WINDOW steps up to each step of `curve`, or
-    those that there are. `recorded_steps`: before thinning. `tokens`: trained on up to the result;
+    `mean_losses`, `mean_language_modelling_losses`: means over the last WINDOW steps up to each step of
+    `curve`. `recorded_steps`: number of steps before thinning. `tokens`: tokens trained on up to the result;
     `tokens_per_second`: median. `perplexity_before`, `perplexity_after`: on held-out text, before the first
-    step and of the weights that are the result.
+    step and with the weights of the result.
     """
 
     curve: Curve
@@ -34,7 +35,7 @@ class TrainingFigures(Frozen):
 
 
 def training_figures(curve: Curve, recipe: TrainingRecipe) -> TrainingFigures:
-    """From a whole curve, and what was asked for."""
+    """Compute the figures from a whole curve and its recipe."""
     steps = curve.steps
     chosen = _chosen(steps)
     per_step = recipe.global_batch_size * recipe.text.sequence_length
@@ -57,7 +58,8 @@ def training_figures(curve: Curve, recipe: TrainingRecipe) -> TrainingFigures:
 
 
 class TrainingSummary(Frozen):
-    """`perplexity_before`, `perplexity_after`: on held-out text, of what training began and ended with."""
+    """The summary of a training. `perplexity_before`, `perplexity_after`: on held-out text, of the weights
+    that training began and ended with."""
 
     steps: int
     total_steps: int
@@ -80,7 +82,7 @@ def training_summary(figures: TrainingFigures) -> TrainingSummary:
 
 
 def remarks_on(figures: TrainingFigures, *, of: str) -> Iterator[str]:
-    """Sentences about what did not go as planned. `of`: which training."""
+    """Sentences about deviations from the plan. `of`: the name of the training."""
     curve = figures.curve
     if curve.stopped == "early":
         made = "weights" if of == "training" else "masks"
@@ -94,8 +96,8 @@ def remarks_on(figures: TrainingFigures, *, of: str) -> Iterator[str]:
 
 
 def _chosen(steps: Sequence[StepRecord]) -> list[int]:
-    """All steps, or of each of MAX_STEPS / 3 stretches its lowest and highest loss and its highest gradient
-    norm, so that no spike is lost; the first and the last step, too."""
+    """Choose all steps, or the first, the last, and from each of MAX_STEPS / 3 stretches the steps with the
+    lowest loss, the highest loss and the highest gradient norm, so that no spike is lost."""
     if len(steps) <= MAX_STEPS:
         return list(range(len(steps)))
     stretches = MAX_STEPS // 3 - 1

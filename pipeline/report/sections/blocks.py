@@ -1,4 +1,4 @@
-"""Measured values and sparsity per block, and how near the whole came to what was asked."""
+"""The section with measured values and sparsity per block, and the difference to the asked sparsity."""
 
 from collections.abc import Iterable, Mapping
 from typing import Self
@@ -13,20 +13,20 @@ SPARSITY_TOLERANCE = 1e-3
 
 
 class BlocksHeadline(Headline):
-    """Sparsity over all blocks."""
+    """The asked and the achieved sparsity over all blocks."""
 
     asked_sparsity: float | None = None
     achieved_sparsity: float | None = None
 
 
 class BlocksSection(ModelSection):
-    """`measurements`: what the allocation measured of each block. Fills `plan`."""
+    """The blocks. `measurements`: the values that the allocation measured in each block. Fills `plan`."""
 
     measurements: Measurements | None = None
 
     @classmethod
     def read(cls, inputs: Inputs) -> Mapping[str, object]:
-        """The plan, and the measurements that it followed from, if there were any."""
+        """Read the plan, and the measurements that it followed from, if there were any."""
         return {
             "plan": inputs.find("plan", SparsityPlan),
             "measurements": inputs.find("measurements", Measurements),
@@ -34,7 +34,7 @@ class BlocksSection(ModelSection):
 
     @classmethod
     def headline(cls, report: Self) -> Headline | None:
-        """None where nothing was pruned."""
+        """The sparsities, which are None where nothing was pruned."""
         return BlocksHeadline(
             asked_sparsity=report.asked,
             achieved_sparsity=report.sparsity.sparsity if report.sparsity is not None else None,
@@ -42,7 +42,7 @@ class BlocksSection(ModelSection):
 
     @classmethod
     def remarks(cls, report: Self) -> Iterable[str]:
-        """What the allocation had to change, and a sparsity that was missed."""
+        """The changes that the allocation had to make, and a sparsity that was missed."""
         if report.plan is not None:
             yield from report.plan.notes
         if report.sparsity is None or report.asked is None:
@@ -56,7 +56,7 @@ class BlocksSection(ModelSection):
 
     @classmethod
     def view(cls, report: Self) -> Mapping[str, object] | None:
-        """The picture; nothing where there are no zeros."""
+        """The chart; None where there are no zeros."""
         if report.sparsity is None:
             return None
         plan = report.plan if report.keeps_plan else None

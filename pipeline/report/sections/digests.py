@@ -1,4 +1,4 @@
-"""Content hashes of what went in, what was made and what was published."""
+"""The section with the content hashes of sources, checkpoints and published files."""
 
 from collections.abc import Mapping
 from typing import Self
@@ -10,11 +10,11 @@ from pipeline.spec.source_fields import source_fields
 
 
 class DigestsSection(ModelSection):
-    """Fills `checkpoints` and where they were published."""
+    """The digests of a job. Fills `checkpoints` and the fields of the manifest."""
 
     @classmethod
     def read(cls, inputs: Inputs) -> Mapping[str, object]:
-        """Digests of the artifacts themselves."""
+        """Take the digests of the artifacts themselves."""
         manifest = inputs.refs["manifest"]
         assert isinstance(manifest, ManifestRef), "publishing makes a manifest"
         checkpoints = {which: inputs.refs.get(f"{which}_checkpoint") for which in MODELS}

@@ -1,7 +1,7 @@
-"""The machine and the versions that the figures come from, and the seeds of a job."""
+"""The section with the machine and the versions that the figures come from, and the seeds of a job."""
 
 from pipeline.report.section import Section
 
 
 class EnvironmentSection(Section):
-    """Shows `environment`, and `seeds` where the report has them."""
+    """This section shows `environment`, and `seeds` where the report has them."""

@@ -1,4 +1,4 @@
-"""Calibration tokens that each expert saw."""
+"""The section with the calibration tokens that each expert saw."""
 
 from collections.abc import Iterable, Mapping
 from typing import Self
@@ -9,23 +9,24 @@ from pipeline.report.section import ModelSection
 
 
 class ExpertsSection(ModelSection):
-    """Counts for each block with experts."""
+    """The token counts of each block with experts."""
 
     experts: ExpertTable | None = None
 
     @classmethod
     def read(cls, inputs: Inputs) -> Mapping[str, object]:
-        """Pruning stores them beside its keep tensors; those of training, if there are any, come without."""
+        """Read the counts that pruning stores beside its keep tensors. Training stores keep tensors without
+        them."""
         found = inputs.find("pruned_keep", ExpertTable) or inputs.find("keep", ExpertTable)
         return {"experts": found}
 
     @classmethod
     def remarks(cls, report: Self) -> Iterable[str]:
-        """Whether there were experts with too few tokens."""
+        """A warning, if there were experts with too few tokens."""
         if report.experts is not None and report.experts.note is not None:
             yield report.experts.note
 
     @classmethod
     def view(cls, report: Self) -> Mapping[str, object] | None:
-        """Nothing where the model has no experts, or none were counted."""
+        """No names for the template; None where the model has no experts, or none were counted."""
         return None if report.experts is None else {}

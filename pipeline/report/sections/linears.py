@@ -1,4 +1,4 @@
-"""Sparsity of every linear, as a table in which sparser ones are darker."""
+"""The section with the sparsity of every linear, as a table in which sparser ones are darker."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -9,22 +9,22 @@ from pipeline.report.drawing.heat_map import heat_of, kind_of
 from pipeline.report.inputs import Inputs
 from pipeline.report.section import ModelSection
 
-NAMED = 5  # linears of one remark
+NAMED = 5  # the number of linears that one remark names
 
 
 class LinearsSection(ModelSection):
-    """Fills `sparsity`."""
+    """The table of linears. Fills `sparsity`."""
 
     @classmethod
     def read(cls, inputs: Inputs) -> Mapping[str, object]:
-        """Zeros of the final model. Training counts them anew: notes on linears are those of pruning."""
+        """Read the zeros of the final model. Training counts them anew; notes come from pruning's table."""
         final = inputs.find("keep", SparsityTable)
         pruned = inputs.find("pruned_keep", SparsityTable)
         return {"sparsity": final if final is None or pruned is None else _with_notes(final, pruned)}
 
     @classmethod
     def remarks(cls, report: Self) -> Iterable[str]:
-        """Where the method had to deviate, linears with the same deviation together."""
+        """The deviations of the method, each with the linears that have it."""
         places: dict[str, list[str]] = {}
         for linear in report.sparsity.linears if report.sparsity is not None else ():
             if linear.note is not None:
@@ -35,13 +35,13 @@ class LinearsSection(ModelSection):
 
     @classmethod
     def view(cls, report: Self) -> Mapping[str, object] | None:
-        """The table; nothing where there are no zeros."""
+        """The table; None where there are no zeros."""
         return None if report.sparsity is None else {"heatmap": heatmap(report.sparsity)}
 
 
 @dataclass(frozen=True)
 class HeatCell:
-    """One linear of one block; `heat` in [0, 1] from the least to the most sparse one of the model."""
+    """One linear of one block. `heat`: in [0, 1], from the least to the most sparse linear of the model."""
 
     linear: LinearSparsity
     heat: float
@@ -49,7 +49,8 @@ class HeatCell:
 
 @dataclass(frozen=True)
 class Heatmap:
-    """Blocks × linears; a cell is None where a block has no such linear. `totals`: sparsity per column."""
+    """A table of blocks × linears. A cell is None where a block has no such linear. `totals`: sparsity per
+    column."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[int, tuple[HeatCell | None, ...]], ...]
@@ -57,8 +58,8 @@ class Heatmap:
 
 
 def heatmap(table: SparsityTable) -> Heatmap:
-    """The table of linears in block order, columns in order of first appearance; the experts of a block
-    together, as there may be hundreds."""
+    """The table of linears in block order, with columns in order of first appearance. The experts of a block
+    are summed up, because there may be hundreds."""
     table = _experts_together(table)
     columns = tuple(dict.fromkeys(linear.linear for linear in table.linears))
     by_place = {(linear.block, linear.linear): linear for linear in table.linears}

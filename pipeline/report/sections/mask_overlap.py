@@ -1,4 +1,4 @@
-"""Masks beside others: how many groups and kept weights they have in common, by linear and by block."""
+"""The section with the overlap of masks: equal groups and common kept weights, by linear and by block."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +18,7 @@ from pipeline.spec.sparsity_plan import SparsityPlan
 
 
 class MaskOverlapHeadline(Headline):
-    """`agreement`: share of groups with the same mask as each of the others has, by name."""
+    """The overlap in one figure. `agreement`: name of other masks → share of groups with the same mask."""
 
     agreement: dict[str, float] = Field(default_factory=dict)
 
@@ -30,19 +30,19 @@ class MaskOverlapSection(ModelSection):
 
     @classmethod
     def read(cls, inputs: Inputs) -> Mapping[str, object]:
-        """What the comparison stored."""
+        """Read the overlaps that the comparison stored."""
         beside = inputs.find("agreements", MaskOverlaps)
         return {"agreements": () if beside is None else beside.agreements}
 
     @classmethod
     def headline(cls, report: Self) -> Headline | None:
-        """Over all linears."""
+        """The overlap over all linears."""
         return MaskOverlapHeadline(agreement=equal_groups(report.agreements, report.sparsity))
 
     @classmethod
     def view(cls, report: Self) -> Mapping[str, object] | None:
-        """`others`: names. `chance`: shares of groups and of kept weights between masks that have nothing in
-        common, where all blocks have one N:M."""
+        """The tables. `others`: names of the other masks. `chance`: shares of groups and of kept weights that
+        random masks would have in common, where all blocks have one N:M pattern."""
         if not report.agreements:
             return None
         return {
@@ -54,8 +54,8 @@ class MaskOverlapSection(ModelSection):
 
 
 class OverlapRow(Frozen):
-    """Linears of one name, or `all`: for each of the other masks the shares of groups with the same mask and
-    of kept weights that both keep; None where it has no such linear."""
+    """The overlap in linears of one name, or in `all`. Each of the other masks has its share of groups with
+    the same mask and of kept weights that both keep; None where it has no such linear."""
 
     name: str
     groups: tuple[float | None, ...]
@@ -64,7 +64,7 @@ class OverlapRow(Frozen):
 
 def overlap_rows(agreements: Sequence[MaskOverlap], sparsity: SparsityTable | None) -> tuple[OverlapRow, ...]:
     """A row for each kind of linear and one for all, in the order of the model; experts count as one kind.
-    Linears weigh as many weights as they have, where `sparsity` knows them."""
+    Means over linears are weighted by their numbers of weights, where `sparsity` knows them."""
     weights = {(one.block, one.linear): one.weights for one in (sparsity.linears if sparsity else ())}
     kinds = dict.fromkeys(kind_of(one.linear) for other in agreements for one in other.linears)
     rows = []
@@ -83,16 +83,16 @@ def overlap_rows(agreements: Sequence[MaskOverlap], sparsity: SparsityTable | No
 
 
 def equal_groups(agreements: Sequence[MaskOverlap], sparsity: SparsityTable | None) -> dict[str, float]:
-    """Share of all groups with the same mask, by the name of the others."""
+    """The share of all groups with the same mask, by the name of the other masks."""
     shares = overlap_rows(agreements, sparsity)[-1].groups
     return {one.other: share for one, share in zip(agreements, shares, strict=True) if share is not None}
 
 
 @dataclass(frozen=True)
 class OverlapMap:
-    """Groups with the same mask, blocks × kinds of linears. Cells are (share of groups, share of kept
-    weights, heat); None where a block has no such linear. `heat`, in [0, 1], goes from the least to the most
-    equal."""
+    """A table of the overlap, blocks × kinds of linears. Cells are (share of groups, share of kept weights,
+    heat); None where a block has no such linear. `heat`, in [0, 1], goes from the lowest to the highest share
+    of groups."""
 
     other: str
     columns: tuple[str, ...]
@@ -100,7 +100,7 @@ class OverlapMap:
 
 
 def overlap_map(agreement: MaskOverlap) -> OverlapMap:
-    """Of all blocks; the experts of one count as their mean."""
+    """The table of all blocks, in which the experts of a block have their mean."""
     columns = tuple(dict.fromkeys(kind_of(one.linear) for one in agreement.linears))
     blocks = sorted({one.block for one in agreement.linears})
     found: dict[tuple[int, str], list[tuple[float, float]]] = {}

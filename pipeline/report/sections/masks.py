@@ -1,4 +1,4 @@
-"""Masks that were learned: their training, and how they settled."""
+"""The section of learned masks: their training, and the masks over its steps."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -16,19 +16,19 @@ from pipeline.report.summary import objective_of
 
 
 class MasksHeadline(Headline):
-    """How far learning went, and what it changed."""
+    """The progress of learning, and the share of masks that it changed."""
 
     masks: MaskSummary | None = None
 
 
 class MasksSection(ModelSection):
-    """The curve of learning, thinned."""
+    """The thinned curve of learning."""
 
     masks: MaskLearning | None = None
 
     @classmethod
     def read(cls, inputs: Inputs) -> Mapping[str, object]:
-        """The curve, and the tokens that were learned on."""
+        """Read the curve, and the index of the training tokens."""
         method = inputs.spec.learned_method
         curve = inputs.find("mask_curve", Curve)
         if curve is None or method is None:
@@ -38,12 +38,12 @@ class MasksSection(ModelSection):
 
     @classmethod
     def headline(cls, report: Self) -> Headline | None:
-        """None where no masks were learned."""
+        """The summary of learning, which is None where no masks were learned."""
         return MasksHeadline(masks=None if report.masks is None else mask_summary(report.masks))
 
     @classmethod
     def tiles(cls, report: Self) -> Iterable[Tile]:
-        """Tokens, steps and the share of groups that changed."""
+        """A tile with tokens, steps and the share of groups that changed."""
         if report.masks is None:
             return
         done = mask_summary(report.masks)
@@ -57,13 +57,13 @@ class MasksSection(ModelSection):
 
     @classmethod
     def remarks(cls, report: Self) -> Iterable[str]:
-        """What did not go as planned."""
+        """The deviations from the plan."""
         return remarks_on(report.masks.training, of="mask learning") if report.masks is not None else ()
 
     @classmethod
     def view(cls, report: Self) -> Mapping[str, object] | None:
-        """`curves`: of the training; `settled`: of the masks over time; `blocks`: where each block's ended;
-        `fits`: of scope block."""
+        """The recipe and the charts. `curves`: the training; `settled`: the masks over the steps; `blocks`:
+        the final masks of each block; `fits`: the distances of scope block."""
         method, learned = report.spec.learned_method, report.masks
         if learned is None or method is None:
             return None

@@ -1,4 +1,4 @@
-"""The members of a sweep side by side, and the picture of which ones nothing beats."""
+"""The section that compares the members of a sweep, with a chart of those that no other member beats."""
 
 from collections.abc import Mapping, Sequence
 from typing import Self
@@ -20,13 +20,13 @@ from pipeline.spec.evaluation import EvaluationResult
 from pipeline.spec.sparsity_plan import SparsityPlan
 
 HEIGHT = 300.0
-MARGIN = 0.02  # of sparsity on both sides, so that members of one sparsity have an axis too
+MARGIN = 0.02  # in sparsity, on both sides of the axis, so that it has a length if all sparsities are equal
 
 
 class SweepMember(Frozen):
-    """`number`: from 1, as in the nodes' ids. `sparsity`: what was achieved. `seconds`: of making its masks.
-    `checkpoint`: digest of the pruned checkpoint. `best`: no other member is at least as sparse and at least
-    as good on the first text, and better in one of them."""
+    """One member. `number`: from 1, as in the nodes' ids. `sparsity`: as achieved. `seconds`: the time that
+    its masks took. `checkpoint`: digest of the pruned checkpoint. `best`: True if no other member is at least
+    as sparse and at least as good on the first text, and better in one of them."""
 
     number: int
     title: str
@@ -47,7 +47,7 @@ class MembersSection(Section):
 
     @classmethod
     def read(cls, inputs: Inputs) -> Mapping[str, object]:
-        """Plan, zeros and figures of every member, and what making its masks cost."""
+        """Read plan, zeros and figures of every member, and the time that its masks took."""
         specs = zip(inputs.spec.members, titles_of(inputs.spec), strict=True)
         members = [_member(i, spec, title, inputs) for i, (spec, title) in enumerate(specs, start=1)]
         best = best_of([(member.sparsity, member.perplexity[0].final) for member in members])
@@ -59,7 +59,7 @@ class MembersSection(Section):
 
     @classmethod
     def view(cls, report: Self) -> Mapping[str, object] | None:
-        """The picture, and what each member would be as a job of its own."""
+        """The chart, and each member as the `prune` of a job of its own."""
         return {
             "chart": sweep_chart(report.members),
             "member_yaml": {member.number: _prune_yaml(member.prune) for member in report.members},
@@ -67,8 +67,8 @@ class MembersSection(Section):
 
 
 def best_of(points: Sequence[tuple[float, float]]) -> tuple[bool, ...]:
-    """Of points (sparsity, perplexity): whether no other one is as sparse or sparser and as good or better,
-    without being equal in both (Pareto)."""
+    """For each point (sparsity, perplexity): True if no other point is as sparse or sparser and as good or
+    better, without being equal in both (Pareto)."""
     return tuple(
         not any(
             sparsity >= own_sparsity
@@ -81,7 +81,7 @@ def best_of(points: Sequence[tuple[float, float]]) -> tuple[bool, ...]:
 
 
 def sweep_chart(members: Sequence[SweepMember]) -> CurveChart:
-    """Perplexity on the first text over sparsity; a line through those that nothing beats."""
+    """Draw perplexity on the first text over sparsity, with a line through the members that none beats."""
     points = [(member.sparsity, member.perplexity[0].final) for member in members]
     dense = members[0].perplexity[0].dense
     across, named = axis(min(x for x, _ in points) - MARGIN, max(x for x, _ in points) + MARGIN)
@@ -157,7 +157,7 @@ def _member(number: int, spec: PruneSpec, title: str, inputs: Inputs) -> SweepMe
 
 
 def _pruned_by(inputs: Inputs, keep: str) -> NodeResult:
-    """The node that made a member's masks; of equal ones the first."""
+    """The node that made a member's masks; the first one, if several made equal masks."""
     return next(
         one for one in inputs.stages if one.node.startswith("prune@") and one.artifacts["keep"].digest == keep
     )

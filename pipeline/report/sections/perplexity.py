@@ -1,4 +1,4 @@
-"""Perplexities of all models, side by side under one contract."""
+"""The section that compares the perplexities of all models under one contract."""
 
 from collections.abc import Iterable, Mapping
 from typing import Self
@@ -17,26 +17,26 @@ class PerplexityHeadline(Headline):
 
 
 class PerplexitySection(ModelSection):
-    """Fills `dense`, `pruned` and `recovered`."""
+    """The perplexities. Fills `dense`, `pruned` and `recovered`."""
 
     @classmethod
     def read(cls, inputs: Inputs) -> Mapping[str, object]:
-        """What each model was evaluated to."""
+        """Read the evaluation of each model."""
         return {which: inputs.find(which, EvaluationResult) for which in MODELS}
 
     @property
     def comparisons(self) -> tuple[Comparison, ...]:
-        """Perplexities side by side. Raises UnequalContracts."""
+        """The perplexities of all models. Raises UnequalContracts."""
         return compare(self.dense, self.pruned, self.recovered, own_tokenizers=self.spec.cuts_vocabulary)
 
     @classmethod
     def headline(cls, report: Self) -> Headline | None:
-        """Raises UnequalContracts."""
+        """The comparisons. Raises UnequalContracts."""
         return PerplexityHeadline(perplexity=report.comparisons)
 
     @classmethod
     def tiles(cls, report: Self) -> Iterable[Tile]:
-        """The first text, and how much of the loss training won back."""
+        """A tile for the first text, and one for the share of the loss that training won back."""
         if not report.comparisons:
             yield Tile("Perplexity", "not measured", "the spec names no text")
             return

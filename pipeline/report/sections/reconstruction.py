@@ -1,4 +1,4 @@
-"""How near each block came to the dense one when it was fitted after pruning."""
+"""The section with each block's distance to the dense block, before and after it was fitted."""
 
 from collections.abc import Mapping
 from typing import Self
@@ -10,17 +10,18 @@ from pipeline.report.section import ModelSection
 
 
 class ReconstructionSection(ModelSection):
-    """Distances before and after."""
+    """The distances before and after fitting."""
 
     fits: tuple[BlockFit, ...] = ()
 
     @classmethod
     def read(cls, inputs: Inputs) -> Mapping[str, object]:
-        """Pruning stores them beside its keep tensors; those of training, if there are any, come without."""
+        """Read the distances that pruning stores beside its keep tensors. Training stores keep tensors
+        without them."""
         found = inputs.find("pruned_keep", BlockFits) or inputs.find("keep", BlockFits)
         return {"fits": () if found is None else found.blocks}
 
     @classmethod
     def view(cls, report: Self) -> Mapping[str, object] | None:
-        """The picture; nothing where blocks stayed as pruning left them."""
+        """The chart; None where no blocks were fitted."""
         return {"chart": fit_chart(report.fits)} if report.fits else None

@@ -1,4 +1,4 @@
-"""Recovery training: what was asked for, and how its curves went."""
+"""The section of recovery training: its recipe and its curves."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -20,20 +20,20 @@ from pipeline.report.summary import objective_of
 
 
 class RecoveryHeadline(Headline):
-    """How far training went."""
+    """The progress of training."""
 
     training: TrainingSummary | None = None
 
 
 class RecoverySection(ModelSection):
-    """`training`: its curve, thinned; `tokens`: what was trained on."""
+    """Recovery training. `training`: its figures and thinned curve; `tokens`: index of the training data."""
 
     training: TrainingFigures | None = None
     tokens: TokensIndex | None = None
 
     @classmethod
     def read(cls, inputs: Inputs) -> Mapping[str, object]:
-        """The curve, and the tokens that were trained on."""
+        """Read the curve, and the index of the training tokens."""
         curve, recovery = inputs.find("curve", Curve), inputs.spec.recovery
         if curve is None or recovery is None:
             return {}
@@ -44,14 +44,14 @@ class RecoverySection(ModelSection):
 
     @classmethod
     def headline(cls, report: Self) -> Headline | None:
-        """None where nothing was trained."""
+        """The summary of training, which is None where nothing was trained."""
         return RecoveryHeadline(
             training=None if report.training is None else training_summary(report.training)
         )
 
     @classmethod
     def tiles(cls, report: Self) -> Iterable[Tile]:
-        """Tokens, steps and speed."""
+        """A tile with tokens, steps and speed."""
         if report.training is None:
             return
         done = training_summary(report.training)
@@ -65,12 +65,12 @@ class RecoverySection(ModelSection):
 
     @classmethod
     def remarks(cls, report: Self) -> Iterable[str]:
-        """What did not go as planned."""
+        """The deviations from the plan."""
         return remarks_on(report.training, of="training") if report.training is not None else ()
 
     @classmethod
     def view(cls, report: Self) -> Mapping[str, object] | None:
-        """The recipe, its objective in words, and charts of what was recorded."""
+        """The recipe, its objective in words, and charts of the recorded curves."""
         recovery, figures = report.spec.recovery, report.training
         if recovery is None:
             return None

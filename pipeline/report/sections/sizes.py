@@ -1,4 +1,4 @@
-"""What structured pruning cut, and what is left."""
+"""The section with the sizes of a model before and after structured pruning."""
 
 from collections.abc import Mapping
 from typing import Self
@@ -9,17 +9,17 @@ from pipeline.structure.table import SizeTable, sizes_through
 
 
 class SizesSection(ModelSection):
-    """Sizes of the dense model and of what was cut out of it."""
+    """The sizes of the dense and of the smaller model."""
 
     sizes: SizeTable | None = None
 
     @classmethod
     def read(cls, inputs: Inputs) -> Mapping[str, object]:
-        """A cut of the vocabulary comes first, then that of everything else."""
+        """Read the tables of both cuts. The vocabulary is cut first, and then everything else."""
         cuts = [inputs.find(name, SizeTable) for name in ("vocabulary", "cut")]
         return {"sizes": sizes_through(cuts)}
 
     @classmethod
     def view(cls, report: Self) -> Mapping[str, object] | None:
-        """Nothing where nothing was cut."""
+        """No names for the template; None where nothing was cut."""
         return None if report.sizes is None else {}

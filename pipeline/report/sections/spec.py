@@ -1,4 +1,4 @@
-"""The spec, as a file that `secateur submit` takes."""
+"""The section with the spec, as a file that `secateur submit` takes."""
 
 from collections.abc import Mapping
 from typing import Self
@@ -10,7 +10,7 @@ from pipeline.request.prune_spec import PruneSpec
 
 
 class SpecSection(Section):
-    """Shows `spec`."""
+    """This section shows `spec`."""
 
     @classmethod
     def view(cls, report: Self) -> Mapping[str, object] | None:
@@ -19,7 +19,7 @@ class SpecSection(Section):
 
 
 def spec_yaml(spec: PruneSpec) -> str:
-    """The spec as a file that `secateur submit` takes."""
+    """Write the spec as a file that `secateur submit` takes."""
     text: str = yaml.safe_dump(
         {"spec": spec.model_dump(mode="json", exclude_none=True)}, sort_keys=False, allow_unicode=True
     )

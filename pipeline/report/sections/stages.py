@@ -1,4 +1,4 @@
-"""What each stage cost."""
+"""The section with the cost of each stage."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Self
@@ -9,7 +9,7 @@ from pipeline.report.section import Headline, Section, Tile
 
 
 class StagesHeadline(Headline):
-    """`seconds`: of the stages that ran, cached ones left out."""
+    """The cost of the job. `seconds`: time of the stages that ran, without cached ones."""
 
     seconds: float
     peak_memory_bytes: int | None
@@ -22,12 +22,12 @@ class StagesSection(Section):
 
     @classmethod
     def headline(cls, report: Self) -> Headline | None:
-        """Sums over all stages."""
+        """The cost summed over all stages."""
         return _cost(report.stages)
 
     @classmethod
     def tiles(cls, report: Self) -> Iterable[Tile]:
-        """Time and memory."""
+        """A tile for time, and one for memory."""
         cost = _cost(report.stages)
         peak = cost.peak_memory_bytes
         cached = f"{cost.cached_stages} of {cost.stages} stages from the cache"
@@ -37,7 +37,7 @@ class StagesSection(Section):
 
     @classmethod
     def remarks(cls, report: Self) -> Iterable[str]:
-        """Stages of the gang, which alone have a memory declared, that took more."""
+        """Warnings about stages of the gang (others declare no memory) that took more than declared."""
         for stage in report.stages:
             peak = stage.measured.peak_memory_bytes
             if report.declared_memory_bytes is None or peak is None or stage.cached:
@@ -50,7 +50,7 @@ class StagesSection(Section):
 
     @classmethod
     def view(cls, report: Self) -> Mapping[str, object] | None:
-        """The longest of the stages that ran, for the bars."""
+        """The time of the slowest stage that ran, which scales the bars."""
         ran = [stage.measured.seconds for stage in report.stages if not stage.cached]
         return {"slowest": max(ran, default=0.0)}
 

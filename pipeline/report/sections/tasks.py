@@ -1,4 +1,4 @@
-"""lm-eval's figures of all models, side by side."""
+"""The section that compares lm-eval's figures of all models."""
 
 from collections.abc import Iterable, Mapping
 from typing import Self
@@ -17,7 +17,7 @@ class TasksHeadline(Headline):
 
 
 class TasksSection(ModelSection):
-    """What each model reached, in the order of the spec."""
+    """The figures of each model, in the order of the spec."""
 
     dense_tasks: tuple[TaskEvaluation, ...] = ()
     pruned_tasks: tuple[TaskEvaluation, ...] = ()
@@ -25,12 +25,12 @@ class TasksSection(ModelSection):
 
     @classmethod
     def read(cls, inputs: Inputs) -> Mapping[str, object]:
-        """An artifact for each model and task."""
+        """Read an artifact for each model and task."""
         return {f"{which}_tasks": task_evaluations(inputs, which) for which in MODELS}
 
     @property
     def task_comparisons(self) -> tuple[TaskComparison, ...]:
-        """lm-eval's figures side by side. Raises UnequalContracts."""
+        """lm-eval's figures of all models. Raises UnequalContracts."""
         asked = self.spec.evaluation.tasks
         return compare_tasks(
             self.dense_tasks,
@@ -42,12 +42,12 @@ class TasksSection(ModelSection):
 
     @classmethod
     def headline(cls, report: Self) -> Headline | None:
-        """Raises UnequalContracts."""
+        """The comparisons. Raises UnequalContracts."""
         return TasksHeadline(tasks=report.task_comparisons)
 
     @classmethod
     def tiles(cls, report: Self) -> Iterable[Tile]:
-        """The suite's average, else the first task."""
+        """A tile for the suite's average, else for the first task."""
         main = [task for task in report.task_comparisons if task.main]
         for task in [task for task in main if task.metric == AVERAGE] or main[:1]:
             values = [value for value in (task.dense, task.pruned, task.recovered) if value is not None]
@@ -61,7 +61,7 @@ class TasksSection(ModelSection):
 
     @classmethod
     def view(cls, report: Self) -> Mapping[str, object] | None:
-        """How many questions were asked, and by which lm-eval."""
+        """The limits on questions, and the version of lm-eval; None where no task was evaluated."""
         if not report.task_comparisons:
             return None
         return {

@@ -1,4 +1,4 @@
-"""Allocations that were tried against each other, and which one won."""
+"""The section with the allocations of a tournament and its winner."""
 
 import json
 from collections.abc import Mapping
@@ -17,16 +17,16 @@ class TournamentSection(ModelSection):
 
     @classmethod
     def read(cls, inputs: Inputs) -> Mapping[str, object]:
-        """The table from which the plan was chosen."""
+        """Read the table from which the plan was chosen."""
         return {"tournament": inputs.find("tournament", TournamentTable)}
 
     @classmethod
     def view(cls, report: Self) -> Mapping[str, object] | None:
-        """Nothing where the spec names one allocation."""
+        """The parameters of entrants in words; None where the spec names one allocation."""
         return None if report.tournament is None else {"parameters": _parameters}
 
 
 def _parameters(allocation: Candidate) -> str:
-    """All fields but the kind."""
+    """All fields of an allocation in words, without its kind."""
     named = allocation.model_dump(mode="json", exclude={"kind"})
     return ", ".join(f"{name} {json.dumps(value)}" for name, value in named.items()) or "–"

@@ -1,4 +1,4 @@
-"""Tokens that stayed when the vocabulary was cut, and the proof that the smaller tokenizer does the same."""
+"""The section with the tokens that stayed when the vocabulary was cut, and the proof of the cut tokenizer."""
 
 from collections.abc import Mapping
 from typing import Self
@@ -9,16 +9,16 @@ from pipeline.report.section import ModelSection
 
 
 class VocabularySection(ModelSection):
-    """Counts of tokens before and after."""
+    """The counts of tokens before and after the cut."""
 
     vocabulary: VocabularyTable | None = None
 
     @classmethod
     def read(cls, inputs: Inputs) -> Mapping[str, object]:
-        """The table that the cut made."""
+        """Read the table that the cut made."""
         return {"vocabulary": inputs.find("vocabulary", VocabularyTable)}
 
     @classmethod
     def view(cls, report: Self) -> Mapping[str, object] | None:
-        """Nothing where the vocabulary is whole."""
+        """No names for the template; None where the vocabulary is whole."""
         return None if report.vocabulary is None else {}

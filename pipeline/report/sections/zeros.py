@@ -1,4 +1,4 @@
-"""Weights that are zero, and every check that they stayed so."""
+"""The section of the zeros certificate: weights that are zero, and every check of them."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,32 +20,32 @@ MOMENTS = {
 
 
 class ZerosHeadline(Headline):
-    """`held`: weights that are zero at all `checks` of the certificate."""
+    """The certificate in two figures. `held`: number of weights that are zero at all `checks`."""
 
     held: int | None = None
     checks: int | None = None
 
 
 class ZerosSection(ModelSection):
-    """The certificate of what was published."""
+    """The certificate of the published model."""
 
     certificate: Certificate | None = None
 
     @classmethod
     def read(cls, inputs: Inputs) -> Mapping[str, object]:
-        """What publishing certified."""
+        """Read the certificate that publishing made."""
         return {"certificate": inputs.find("certificate", Certificate)}
 
     @classmethod
     def headline(cls, report: Self) -> Headline | None:
-        """None where there are no zeros."""
+        """The certificate in two figures, which are None where there are no zeros."""
         if report.certificate is None:
             return ZerosHeadline()
         return ZerosHeadline(held=report.certificate.held, checks=len(report.certificate.checks))
 
     @classmethod
     def tiles(cls, report: Self) -> Iterable[Tile]:
-        """Sparsity beside what was asked, and whether it held."""
+        """A tile with the achieved and the asked sparsity, and the number of checks that held."""
         if report.sparsity is None:
             return
         asked = [f"asked {report.asked:g}"] if report.asked is not None else []
@@ -55,13 +55,13 @@ class ZerosSection(ModelSection):
 
     @classmethod
     def view(cls, report: Self) -> Mapping[str, object] | None:
-        """The checks by their moment; nothing where there are no zeros."""
+        """The checks by their moment; None where there are no zeros."""
         return None if report.certificate is None else {"checks": _checks(report.certificate)}
 
 
 @dataclass(frozen=True)
 class _Checks:
-    """The checks of one moment. `steps`: the first and the last of those in training."""
+    """The checks of one moment. `steps`: the first and the last step of those in training."""
 
     count: int
     words: str

@@ -1,4 +1,4 @@
-"""Figures of lm-eval tasks as real evaluations give them."""
+"""Figures of lm-eval tasks in the form of real evaluations."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from pipeline.spec.eval_tasks import LM_EVAL_VERSION, SUITES, EvalTasks
 
 
 def made_contract(task: str, **changes: Any) -> TaskContract:
-    """All questions, no examples."""
+    """A contract with all questions and no examples."""
     fields = {
         "harness_version": LM_EVAL_VERSION,
         "task_version": "1.0",
@@ -35,7 +35,7 @@ def made_task(
     limit: int | None = None,
     **metrics: float,
 ) -> TaskResult:
-    """Metrics by name, each with a standard error of 0.02."""
+    """A result with metrics by name, each with a standard error of 0.02."""
     return TaskResult(
         task=task,
         group=group,
@@ -79,7 +79,7 @@ def made_suite(checkpoint: str, *, shift: float = 0.0) -> tuple[TaskEvaluation, 
 
 
 def with_tasks(data: ReportData, *, limit: int | None = None) -> ReportData:
-    """A report whose job asked for them; the pruned model lost a quarter everywhere."""
+    """A report with tasks, in which the pruned model lost a quarter everywhere."""
     asked = EvalTasks.model_validate({"tasks": ["arc_easy", "mmlu", "lambada_openai"], "limit": limit})
     evaluation = data.spec.evaluation.model_copy(update={"tasks": asked})
     return data.model_copy(

@@ -18,7 +18,7 @@ from tests.models import tiny_checkpoint
 
 @dataclass
 class Made:
-    """`keeps`: bool [O, I] by the weights' names; `file`: the file of masks."""
+    """A checkpoint with masks. `keeps`: bool [O, I] by the weights' names; `file`: the file of masks."""
 
     model: Path
     content: ContentStore
@@ -38,7 +38,8 @@ def made_masks(
     told: bool = True,
     **checkpoint: str,
 ) -> Made:
-    """Random masks of a random model, N:M or of two densities. `told`: the file says for which weights."""
+    """Random masks of a random model, N:M or of two densities. `told`: True if the file names the weights
+    that the masks were chosen for."""
     model = tiny_checkpoint(kind, place / "model", **checkpoint)
     content, ref = imported(model, place / "store")
     reader = CheckpointReader(content, ref)

@@ -1,4 +1,4 @@
-"""Report data of jobs that learn their masks, as a real one makes it."""
+"""Report data of jobs that learn their masks, in the form of real jobs."""
 
 import math
 import random
@@ -43,7 +43,7 @@ STEPS = 300
 
 
 def made_training(**changes: Any) -> MaskTraining:
-    """Through the whole model, towards its text."""
+    """A mask training of scope model with the objective language modelling."""
     fields: dict[str, Any] = {
         "text": {
             "source": "file:/texts/books.txt",
@@ -74,8 +74,8 @@ def made_mask_curve(
     result_step: int | None = None,
     every: int = 10,
 ) -> Curve:
-    """Masks that move at first and settle at the end, later blocks more of them. Of scope block: what each
-    block came to, and the masks before and after."""
+    """A curve of masks that change at first and settle at the end, and change more in later blocks. With
+    scope block: the distance of each block, and the masks before and after."""
     total = training.total_steps
     noise = random.Random(0)
     if training.scope == "block":
@@ -102,7 +102,7 @@ def made_mask_curve(
 
 
 def made_masks(step: int, training: MaskTraining, blocks: int) -> MaskRecord:
-    """After a step."""
+    """The record of the masks after a step."""
     total = training.total_steps
     done = step / total
     return MaskRecord(
@@ -121,13 +121,13 @@ def made_masks(step: int, training: MaskTraining, blocks: int) -> MaskRecord:
 
 
 def made_validation(step: int, training: MaskTraining) -> Validation:
-    """On the held-out text."""
+    """The validation on the held-out text after a step."""
     loss = _loss(step, training.total_steps)
     return Validation(step=step, loss=loss, perplexity=math.exp(loss))
 
 
 def made_mask_step(step: int, training: MaskTraining, noise: random.Random, *, starts: int = 1) -> StepRecord:
-    """One of them; later starts come in equal parts."""
+    """One step of the curve; later starts divide the steps into equal parts."""
     total, size = training.total_steps, training.global_batch_size
     loss = _loss(step, total) + 0.3 * (1 - step / total) + noise.gauss(0, 0.06)
     return StepRecord(
@@ -147,7 +147,7 @@ def made_mask_step(step: int, training: MaskTraining, noise: random.Random, *, s
 
 
 def made_overlaps(*others: str, blocks: int) -> tuple[MaskOverlap, ...]:
-    """With each of them, less in later blocks."""
+    """The overlap with each of the other masks, which is lower in later blocks."""
     return tuple(
         MaskOverlap(
             other=other,
@@ -174,7 +174,8 @@ def learned_report(
     data: ReportData | None = None,
     **curve: Any,
 ) -> ReportData:
-    """A job that learns its masks; `data`: what it does beside, such as recovered_report."""
+    """The report of a job that learns its masks. `data`: a report of its other work, such as
+    recovered_report."""
     spec = spec or learned_spec()
     assert spec.learned_method is not None
     training = spec.learned_method.training
@@ -218,7 +219,7 @@ def learned_report(
 
 
 def _frozen(certificate: Certificate) -> Certificate:
-    """With the look at kept weights that mask learning ends with."""
+    """The certificate with the check of kept weights that ends mask learning."""
     first, *others = certificate.checks
     return certificate.model_copy(
         update={"checks": (first, first.model_copy(update={"at": "frozen"}), *others)}

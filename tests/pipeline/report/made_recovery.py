@@ -1,4 +1,4 @@
-"""Report data of jobs that train, as a real one makes it."""
+"""Report data of jobs that train, in the form of real jobs."""
 
 import math
 import random
@@ -34,7 +34,7 @@ DEEPSPEED = {
 
 
 def made_recovery(**changes: Any) -> Recovery:
-    """Distillation of everything."""
+    """A recovery that trains all weights by distillation."""
     fields: dict[str, Any] = {
         "text": {"source": "file:/texts/books.txt", "sequence_length": LENGTH, "validation_sequences": 32},
         "objective": {"kind": "distillation"},
@@ -77,7 +77,7 @@ def made_curve(recovery: Recovery, *, starts: int = 1, result_step: int | None =
 
 
 def made_step(step: int, recovery: Recovery, noise: random.Random, *, starts: int = 1) -> StepRecord:
-    """One of them; later starts come in equal parts."""
+    """One step of the curve; later starts divide the steps into equal parts."""
     total, size = recovery.total_steps, recovery.global_batch_size
     loss = _loss(step, total) + noise.gauss(0, 0.08) + (1.5 if step == 137 else 0)
     distilled = recovery.objective.kind == "distillation"
@@ -99,7 +99,7 @@ def made_step(step: int, recovery: Recovery, noise: random.Random, *, starts: in
 
 
 def made_certificate(data: ReportData, recovery: Recovery | None) -> Certificate:
-    """Of what the sparsity table of a report says."""
+    """A certificate that follows from the sparsity table of a report."""
     assert data.sparsity is not None
     tensors = tuple(
         TensorCertificate(
@@ -130,7 +130,7 @@ def made_certificate(data: ReportData, recovery: Recovery | None) -> Certificate
 
 
 def recovered_report(*, blocks: int = 30, spec: PruneSpec | None = None, starts: int = 1) -> ReportData:
-    """A job that trains, after pruning if the spec prunes."""
+    """The report of a job that trains, after pruning if the spec prunes."""
     spec = spec or recovered_spec()
     recovery = spec.recovery
     assert recovery is not None

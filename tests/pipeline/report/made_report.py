@@ -1,4 +1,4 @@
-"""Report data as a real job makes it, at any number of blocks."""
+"""Report data in the form of a real job, with any number of blocks."""
 
 import math
 from collections.abc import Mapping
@@ -61,7 +61,7 @@ VERSIONS = {
 
 
 def made_spec(*, model: str = "file:/models/SmolLM2-135M") -> PruneSpec:
-    """Wanda, OWL, half of the weights."""
+    """A spec that prunes half of the weights with Wanda and OWL."""
     return PruneSpec(
         model=ModelSource(source=model),
         calibration=Calibration(source="file:/texts/c4.txt", samples=16, sequence_length=512),
@@ -81,7 +81,7 @@ def made_spec(*, model: str = "file:/models/SmolLM2-135M") -> PruneSpec:
 
 
 def made_report(*, blocks: int = 30, spec: PruneSpec | None = None, name: str = "SmolLM2-135M") -> ReportData:
-    """A job of so many blocks."""
+    """The report of a job with this number of blocks."""
     spec = spec or made_spec()
     assert spec.prune is not None
     ratios = tuple(2 + math.sin(block) + 3 / (1 + block) for block in range(blocks))
@@ -113,7 +113,7 @@ def made_report(*, blocks: int = 30, spec: PruneSpec | None = None, name: str = 
 def made_evaluation(
     checkpoint: str, *, loss: float, name: str = "wiki.txt", stride: int = 512
 ) -> EvaluationResult:
-    """One text."""
+    """An evaluation on one text."""
     contract = PerplexityContract(
         text_digest=sha256_hex(b"text"),
         tokenizer_digest=sha256_hex(b"tokenizer"),
@@ -162,7 +162,7 @@ def made_stages() -> tuple[NodeResult, ...]:
 def made_stage(
     node: str, artifacts: Mapping[str, ArtifactRef], seconds: float, *, index: int = 2
 ) -> NodeResult:
-    """One that is done."""
+    """The result of one stage."""
     peak = None if node == "allocate" else 300_000_000 + index
     return NodeResult(
         node=node,
@@ -190,7 +190,7 @@ def _table(sparsity: tuple[float, ...]) -> SparsityTable:
 
 
 def report_pins(spec: PruneSpec) -> Pins:
-    """What the sources of a reported job held."""
+    """The pins of a reported job's sources."""
 
     def pin(field: SourceField) -> Pin:
         path = "model.safetensors" if field.kind is SourceKind.MODEL else field.uri.rsplit("/", 1)[-1]

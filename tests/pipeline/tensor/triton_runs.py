@@ -1,4 +1,4 @@
-"""What the tests of the Triton kernels run in a process of its own.
+"""The part of the Triton kernels' tests that runs in a process of its own.
 
 python -m tests.pipeline.tensor.triton_runs compare DEVICE CASES, or compile "" CASES; it prints outcomes as
 JSON.
@@ -27,7 +27,7 @@ NUMBERS = {"groups": "i32", "scale": "fp32", "temperature": "fp32"}
 
 
 def compare(keep: int, group: int, kind: str, shape: tuple[int, int], device: str) -> dict[str, float]:
-    """Largest differences from the plain one on the CPU, in units of the largest number."""
+    """The largest differences from the plain computation on the CPU, in units of the largest number."""
     generator = torch.Generator().manual_seed(0)
     masks_CM = candidates(keep, group)
     weight_OI = torch.randn(shape[::-1], generator=generator).to(TYPES[kind]).t()
@@ -65,7 +65,7 @@ def forward_and_backward(
 
 @triton.jit
 def bits_kernel(places, factors, bits, SIZE: tl.constexpr):  # type: ignore[no-untyped-def]
-    """`random_bits` alone."""
+    """A kernel that calls `random_bits` alone."""
     own = tl.program_id(0) * SIZE + tl.arange(0, SIZE)
     place = tl.load(places + own)
     multiplier = tl.load(factors).to(tl.uint32, bitcast=True)
@@ -75,7 +75,7 @@ def bits_kernel(places, factors, bits, SIZE: tl.constexpr):  # type: ignore[no-u
 
 
 def differing_bits(device: str) -> int:
-    """How many of 70 times 1024 places have other noise, over a few keys."""
+    """The number of places, of 70 times 1024, whose noise differs from the CPU's, summed over a few keys."""
     differing = 0
     place_C1 = torch.arange(70, dtype=torch.int32)[:, None] * soft_masks.CHUNK
     place_Cn = (place_C1 + torch.arange(1024, dtype=torch.int32)).to(device)
@@ -88,7 +88,8 @@ def differing_bits(device: str) -> int:
 
 
 def compiled(keep: int, group: int, kind: str, capability: int) -> dict[str, dict[str, int]]:
-    """What each kernel takes of a GPU of this capability, as ptxas says, and some of its instructions."""
+    """The resources that each kernel takes on a GPU of this capability, as ptxas reports, and the counts of
+    some of its instructions."""
     masks_CM = candidates(keep, group)
     sizes = soft_masks_triton.constants(masks_CM, Draw(1.0, 1.0, 1))
     options = {"num_warps": sizes.pop("num_warps")}
@@ -120,7 +121,7 @@ def compiled(keep: int, group: int, kind: str, capability: int) -> dict[str, dic
 
 
 def assembled(ptx: str, capability: int) -> str:
-    """What ptxas says of it."""
+    """The resources that ptxas reports for a kernel."""
     ptxas = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
     target = f"sm_{capability}" + ("a" if capability >= 90 else "")
     with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:

@@ -1,4 +1,4 @@
-"""Counts as a test wants them."""
+"""Token counts with values that a test chooses."""
 
 from collections.abc import Sequence
 

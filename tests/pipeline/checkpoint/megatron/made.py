@@ -1,4 +1,4 @@
-"""Tiny checkpoints of the types that Megatron knows, and what Megatron must hold of them, by loops."""
+"""Tiny checkpoints of the types that Megatron knows, and the tensors that Megatron must hold, by loops."""
 
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def checkpoint(name: str, directory: Path, **changes: object) -> Path:
-    """Write a random model whose norms and biases are no ones and zeros, and return its directory. `name`: of
+    """Write a random model whose norms and biases are random too, and return its directory. `name`: one of
     MODELS, or a kind of the tiny models."""
     kind, own = MODELS.get(name, (name, {}))
     config = tiny_config(kind)
@@ -51,7 +51,7 @@ def checkpoint(name: str, directory: Path, **changes: object) -> Path:
 
 
 def loaded(directory: Path) -> PreTrainedModel:
-    """With stock transformers, which must use every tensor and miss none."""
+    """Load a model with stock transformers, which must use every tensor and miss none."""
     model, notes = AutoModelForCausalLM.from_pretrained(
         directory, dtype=torch.float32, output_loading_info=True
     )
@@ -62,7 +62,7 @@ def loaded(directory: Path) -> PreTrainedModel:
 
 
 def logits(directory: Path, tokens_BL: Tensor) -> Tensor:
-    """Logits [B, L, V] of a Hugging Face directory."""
+    """The logits [B, L, V] of a Hugging Face directory."""
     with torch.no_grad():
         return loaded(directory)(input_ids=tokens_BL, use_cache=False).logits
 
@@ -77,8 +77,8 @@ def tensors(directory: Path) -> dict[str, Tensor]:
 
 
 def share_by_loops(stored: dict[str, Tensor], config: Any, *, rank: int, ranks: int) -> dict[str, Tensor]:
-    """What rank `rank` of `ranks` has of a model without biases and head norms, row by row, with the names of
-    models without Transformer Engine."""
+    """The tensors of rank `rank` of `ranks` for a model without biases and head norms, copied row by row,
+    with the names of models without Transformer Engine."""
     wide, groups = config.num_attention_heads // config.num_key_value_heads, config.num_key_value_heads
     dim, channels = config.head_dim, config.intermediate_size // ranks
     first = rank * channels

@@ -1,4 +1,4 @@
-"""Processes in which the real megatron-core runs (core.py), and how tests call them."""
+"""Processes in which the real megatron-core runs (core.py), and the calls that tests make to them."""
 
 import contextlib
 import multiprocessing
@@ -9,27 +9,28 @@ from typing import Any
 
 import torch
 
-SIZES = (1, 2)  # of groups: each is made once, because gloo's groups are never quite given back
+SIZES = (1, 2)  # of groups: each is made once, because gloo never frees groups completely
 START_SECONDS = 300
 
 
 def rank_main(rank: int, size: int, store: str, pipe: Connection) -> None:
-    """What a process runs."""
+    """Run the loop of one process."""
     from tests.pipeline.checkpoint.megatron import (
         core,
-    )  # it imports megatron-core, which the tests' own process must not
+    )  # the child imports megatron-core, which the tests' own process must not
 
     core.serve(rank, size, store, pipe)
 
 
 class Ranks:
-    """Processes with megatron-core: a group of each of SIZES."""
+    """Processes with megatron-core: one group for each of SIZES."""
 
     def __init__(self, pipes: Mapping[int, list[Connection]]) -> None:
         self._pipes = pipes
 
     def call(self, name: str, *, size: int, **arguments: object) -> Any:
-        """Call a function of core.py on all ranks of a group; the first one answers. Raises what any did."""
+        """Call a function of core.py on all ranks of a group, and return the first rank's answer. Raises the
+        error of any rank."""
         pipes = self._pipes[size]
         for pipe in pipes:
             pipe.send((name, arguments))
@@ -40,13 +41,13 @@ class Ranks:
         return answers[0][1]
 
     def logits(self, name: str, *, size: int, tokens_BL: torch.Tensor, **arguments: object) -> torch.Tensor:
-        """The same for a function that answers with logits."""
+        """Call a function of core.py that answers with logits."""
         return torch.from_numpy(self.call(name, size=size, tokens=tokens_BL.tolist(), **arguments))
 
 
 @contextlib.contextmanager
 def started(directory: Path) -> Iterator[Ranks]:
-    """The processes, ended afterwards. `directory`: where they find each other."""
+    """Start the processes, and end them afterwards. `directory`: the place where they find each other."""
     context = multiprocessing.get_context("spawn")
     pipes: dict[int, list[Connection]] = {size: [] for size in SIZES}
     processes = []
