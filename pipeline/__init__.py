@@ -1,3 +1,3 @@
-"""What a prune job is: specs, the DAG, keys, job state and the math. No cluster, no web server."""
+"""A prune job: its spec, DAG, keys and state, and the math. No cluster and no web server are known here."""
 
 __version__ = "0.1.0"
