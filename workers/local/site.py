@@ -22,7 +22,7 @@ from workers.stages.base import Made, Note, StageContext, Steps, Waited
 
 P = ParamSpec("P")
 Answer = TypeVar("Answer")
-TRAINS = (
+_TRAINS = (
     "trains with DeepSpeed under Ray Train, and there is no Ray here; use `secateur run SPEC.yaml`, which "
     "starts one on this machine, or leave it out"
 )
@@ -43,9 +43,9 @@ class LocalSite:
         """Import the runners. Raises InvalidSpec for stages that train."""
         for stage in stages:
             if isinstance(stage, Recover):
-                raise InvalidSpec(f"recovery {TRAINS}", "spec.recovery")
+                raise InvalidSpec(f"recovery {_TRAINS}", "spec.recovery")
             if isinstance(stage, LearnMasks):
-                raise InvalidSpec(f"learning masks {TRAINS}", "spec.prune.method")
+                raise InvalidSpec(f"learning masks {_TRAINS}", "spec.prune.method")
         for stage in stages:
             _ = PLACES[stage.kind].run
 
