@@ -24,7 +24,7 @@ from workers.places import PLACES
 
 P = ParamSpec("P")
 Answer = TypeVar("Answer")
-TRAINS = (
+_TRAINS = (
     "trains with DeepSpeed under Ray Train, and there is no Ray here; use `secateur run SPEC.yaml`, which "
     "starts one on this machine, or leave it out"
 )
@@ -45,9 +45,9 @@ class LocalSite:
         """Import the runners. Raises InvalidSpec for stages that train."""
         for stage in stages:
             if isinstance(stage, Recover):
-                raise InvalidSpec(f"recovery {TRAINS}", "spec.recovery")
+                raise InvalidSpec(f"recovery {_TRAINS}", "spec.recovery")
             if isinstance(stage, LearnMasks):
-                raise InvalidSpec(f"learning masks {TRAINS}", "spec.prune.method")
+                raise InvalidSpec(f"learning masks {_TRAINS}", "spec.prune.method")
         for stage in stages:
             _ = PLACES[stage.kind].run
 
