@@ -11,8 +11,8 @@ EXAMPLES = "file:/models/llama, s3://bucket/models/llama, hub:org/name@revision"
 
 
 class SourceKind(Enum):
-    """The kind of content that a source holds, which says how it is pinned. It marks the fields of a spec that
-    name sources."""
+    """The kind of content that a source holds, which says how it is pinned. It marks the fields of a spec
+    that name sources."""
 
     MODEL = "model"
     TEXT = "text"
