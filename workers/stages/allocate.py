@@ -1,5 +1,9 @@
 """The stage that makes a SparsityPlan from measurements."""
 
+# The driver imports these two with the stage, before it has threads: see Site.prepare.
+import accelerate  # noqa: F401
+import transformers.modeling_utils  # noqa: F401
+
 from pipeline.allocations.measures import Measurements
 from pipeline.artifacts.refs import PlanRef
 from pipeline.checkpoint.prunable import prunable_weights
