@@ -1,1 +1,3 @@
-"""The service: HTTP in front of the pipeline, the database of jobs, and the threads that hand jobs to Ray."""
+"""The door of the service: HTTP routes, the database, the dispatcher and the scheduler, the command and the
+Python client. It delegates to `pipeline`, and speaks to Ray through its Jobs REST interface only. It imports
+neither torch nor Ray."""

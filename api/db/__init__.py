@@ -1,1 +1,2 @@
-"""The database of the service: jobs, attempts, events, schedules and keys."""
+"""The database of the service: its tables, connections for SQLite and PostgreSQL, and migrations.
+Documents of `pipeline` are stored as their JSON. Queries belong to `service/`."""

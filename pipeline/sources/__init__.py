@@ -1,4 +1,6 @@
-"""The sources of models and texts: parsed, pinned, and read against their pins."""
+"""The sources of models and texts: parsed, pinned, and read against their pins.
+Each scheme (`file:`, `s3:`, `hub:`) is one file behind the interface in `access.py`. What the bytes mean is
+decided in `checkpoint/` and `text/`."""
 
 from pipeline.sources.access import Source, SourceAccess, open_source
 

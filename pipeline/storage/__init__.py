@@ -1,7 +1,6 @@
-"""The storage of bytes: local directories and S3 buckets behind one small interface.
-
-`open_store` is the only place that knows which class serves which URL.
-"""
+"""The storage of bytes: local directories and S3 buckets behind one small interface, and content addressing
+on top of it. `open_store` is the only place that knows which class serves which URL. Nothing here knows what
+the bytes mean."""
 
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
