@@ -136,7 +136,11 @@ def test_many_writers_of_one_blob_agree(content: ContentStore) -> None:
     assert len(list(content.store.list(""))) == 1
 
 
-def test_readers_see_whole_objects_while_writers_replace_them(store: Store) -> None:
+def test_readers_see_whole_objects_while_writers_replace_them(
+    store: Store, request: pytest.FixtureRequest
+) -> None:
+    """The weak server may say for a moment that an object is not there, while it is replaced."""
+    vanishing = "rclone" in request.node.callspec.id
     versions = [bytes([i]) * 300_000 for i in range(4)]
     store.put("same", [versions[0]])
 
@@ -144,15 +148,19 @@ def test_readers_see_whole_objects_while_writers_replace_them(store: Store) -> N
         for _ in range(5):
             store.put("same", (data[i : i + 50_000] for i in range(0, len(data), 50_000)))
 
-    def look(_: int) -> bytes:
-        return b"".join(store.get("same"))
+    def look(_: int) -> bytes | None:
+        try:
+            return b"".join(store.get("same"))
+        except ObjectNotFound:
+            return None
 
     with ThreadPoolExecutor(6) as pool:
         writes = [pool.submit(write, data) for data in versions]
         for seen in pool.map(look, range(20)):
-            assert seen in versions
+            assert seen in versions or (seen is None and vanishing)
         for done in writes:
             done.result()
+    assert look(0) in versions
 
 
 def test_a_file_that_changes_while_it_is_stored_is_not_stored(tmp_path: Path) -> None:
