@@ -1,4 +1,4 @@
-"""keep_by_saliency against the loops of tests/oracles.py: random, tied, all-zero and tiny matrices."""
+"""keep_by_saliency against the loops of tests/oracles: random, tied, all-zero and tiny matrices."""
 
 import numpy as np
 import pytest

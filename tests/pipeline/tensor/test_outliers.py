@@ -1,4 +1,4 @@
-"""Outlier ratios against the loop of tests/oracles.py."""
+"""Outlier ratios against the loop of tests/oracles."""
 
 import numpy as np
 import pytest

@@ -1,11 +1,6 @@
-"""The formulas of the papers as loops, which are slow, but plain enough to be checked by eye.
-
-Nothing here imports `pipeline`. Matrices are numpy arrays [out_features, in_features]; keep is True where a
-weight stays. float32 is used only where the definition says so.
-"""
+"""Which weights stay by which saliency, and how many of each block."""
 
 import math
-import random
 from collections.abc import Sequence
 
 import numpy as np
@@ -191,69 +186,6 @@ def owl_zeros_exact(ratios: Sequence[float], zeros: int, spread: float) -> list[
     return [zeros - value for value in got]
 
 
-def random_windows(
-    documents: Sequence[Sequence[int]], *, samples: int, sequence_length: int, seed: int
-) -> list[list[int]]:
-    """Published calibration: draw documents until one is longer than the window, then draw its start."""
-    rng = random.Random(seed)
-    windows = []
-    for _ in range(samples):
-        while True:
-            document = documents[rng.randint(0, len(documents) - 1)]
-            if len(document) > sequence_length:
-                break
-        start = rng.randint(0, len(document) - sequence_length - 1)
-        windows.append(list(document[start : start + sequence_length]))
-    return windows
-
-
-def perplexity(logits: np.ndarray, tokens: np.ndarray) -> float:
-    """The exp of the mean over windows of the mean cross-entropy of tokens 1.. [n, L]; logits [n, L, V]."""
-    windows = []
-    for window in range(tokens.shape[0]):
-        losses = []
-        for position in range(tokens.shape[1] - 1):
-            scores = [float(score) for score in logits[window, position]]
-            top = max(scores)
-            log_sum = top + math.log(math.fsum(math.exp(score - top) for score in scores))
-            losses.append(log_sum - scores[tokens[window, position + 1]])
-        windows.append(math.fsum(losses) / len(losses))
-    return math.exp(math.fsum(windows) / len(windows))
-
-
-def divergence(
-    student: np.ndarray, teacher: np.ndarray, kind: str, temperature: float, top_k: int | None = None
-) -> float:
-    """The mean over rows of KL or Jensen-Shannon of softmax(logits / temperature), times temperature²."""
-    total = 0.0
-    for s, t in zip(student, teacher, strict=True):
-        p, q = _softmax(t, temperature), _softmax(s, temperature)
-        if top_k is not None:
-            chosen = sorted(range(len(t)), key=lambda j: -t[j])[:top_k]
-            p, q = (
-                [x[j] for j in chosen] + [math.fsum(v for j, v in enumerate(x) if j not in chosen)]
-                for x in (p, q)
-            )
-        if kind == "forward":
-            total += _kl(p, q)
-        elif kind == "reverse":
-            total += _kl(q, p)
-        else:
-            mixture = [(a + b) / 2 for a, b in zip(p, q, strict=True)]
-            total += (_kl(p, mixture) + _kl(q, mixture)) / 2
-    return total / len(student) * temperature**2
-
-
-def _softmax(logits: np.ndarray, temperature: float) -> list[float]:
-    scaled = [float(x) / temperature for x in logits]
-    weights = [math.exp(x - max(scaled)) for x in scaled]
-    return [w / math.fsum(weights) for w in weights]
-
-
-def _kl(p: Sequence[float], q: Sequence[float]) -> float:
-    return math.fsum(a * math.log(a / b) for a, b in zip(p, q, strict=True) if a > 0)
-
-
 def regrow(weight: np.ndarray, keep: np.ndarray, gradient: np.ndarray, share: float) -> np.ndarray:
     """RigL on flat arrays: drop the smallest kept weights, grow pruned ones with the largest gradients."""
     kept = [i for i in range(keep.size) if keep[i]]
@@ -278,78 +210,3 @@ def ria_saliency(weight: np.ndarray, norm: np.ndarray, power: float) -> np.ndarr
             share = (size[i, j] / column if column else 0.0) + (size[i, j] / row if row else 0.0)
             saliency[i, j] = share * norm[j] ** power
     return saliency
-
-
-def obs_row(weight: np.ndarray, hessian: np.ndarray, keep: np.ndarray, *, damping: float) -> np.ndarray:
-    """One row [I] by optimal brain surgeon in column order. For each column, the inverse Hessian of the
-    remaining columns is computed anew, and zeroing a weight changes only weights to its right."""
-    weight = weight.astype(np.float64).copy()
-    hessian = hessian.astype(np.float64) + damping * np.mean(np.diag(hessian)) * np.eye(len(weight))
-    for j in range(len(weight)):
-        inverse = np.linalg.inv(hessian[j:, j:])
-        if not keep[j]:
-            weight[j:] -= weight[j] / inverse[0, 0] * inverse[0]
-            weight[j] = 0
-    return weight
-
-
-def sparsegpt_row_block(
-    weight: np.ndarray, hessian: np.ndarray, zeros: int, *, damping: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """SparseGPT on a matrix [O, I] in one column block: weights are scored before anything is pruned, the
-    `zeros` smallest scores go, and obs_row prunes every row. Returns keep and new weights."""
-    rows, columns = weight.shape
-    damped = hessian.astype(np.float64) + damping * np.mean(np.diag(hessian)) * np.eye(columns)
-    score = np.zeros(weight.shape)
-    for j in range(columns):
-        inverse = np.linalg.inv(damped[j:, j:])
-        for i in range(rows):
-            score[i, j] = weight[i, j] ** 2 / inverse[0, 0]
-    keep = np.ones(weight.shape, dtype=bool)
-    places = sorted(
-        ((i, j) for i in range(rows) for j in range(columns)), key=lambda place: (score[place], place)
-    )
-    for place in places[:zeros]:
-        keep[place] = False
-    return keep, np.stack([obs_row(weight[i], hessian, keep[i], damping=damping) for i in range(rows)])
-
-
-def ridge_on_support(
-    weight: np.ndarray, gram: np.ndarray, keep: np.ndarray, *, ridge: np.ndarray
-) -> np.ndarray:
-    """The exact minimum of ||X w - X w0||² + Σ ridge_j (w_j - w0_j)² over the kept weights of each row."""
-    damped = gram.astype(np.float64) + np.diag(ridge)
-    new = np.zeros(weight.shape)
-    for i in range(weight.shape[0]):
-        kept = np.flatnonzero(keep[i])
-        if len(kept):
-            wanted = damped[kept] @ weight[i].astype(np.float64)
-            new[i, kept] = np.linalg.solve(damped[np.ix_(kept, kept)], wanted)
-    return new
-
-
-def swap_row(
-    weight: np.ndarray,
-    keep: np.ndarray,
-    mean: np.ndarray,
-    variance: np.ndarray,
-    norm: np.ndarray,
-    *,
-    cycles: int,
-    threshold: float,
-) -> np.ndarray:
-    """Grow and drop weights of one row [I] until its expected error is small, or no swap reduces it."""
-    keep = keep.copy()
-    for _ in range(cycles):
-        error = sum(weight[j] * mean[j] for j in range(len(weight)) if not keep[j])
-        pruned = [j for j in range(len(weight)) if not keep[j]]
-        sign = math.copysign(1, error)
-        lowers = [j for j in range(len(weight)) if keep[j] and weight[j] * mean[j] * sign < 0]
-        if abs(error) <= threshold or not pruned or not lowers:
-            break
-        grown = max(pruned, key=lambda j: (sign * weight[j] * mean[j] / variance[j], -j))
-        gone = min(lowers, key=lambda j: (abs(weight[j]) * norm[j], j))
-        if abs(error - weight[grown] * mean[grown] + weight[gone] * mean[gone]) >= abs(error):
-            break
-        keep[grown], keep[gone] = True, False
-    return keep
