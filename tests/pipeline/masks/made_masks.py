@@ -1,7 +1,11 @@
 """Tiny checkpoints with masks in a store, and their files of masks."""
 
+import json
+import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -9,11 +13,13 @@ from pipeline.architecture.rows import row_for
 from pipeline.artifacts.refs import CheckpointRef, KeepRef
 from pipeline.checkpoint.keeps import held_tensors, put_keep, turned
 from pipeline.checkpoint.reader import CheckpointReader
-from pipeline.masks.file import put_masks
+from pipeline.masks.file import TABLE, put_masks
 from pipeline.spec.patterns import NM, Pattern, Unstructured
 from pipeline.storage import ContentStore
 from tests.checkpoints import imported
 from tests.models import tiny_checkpoint
+
+HEAD = 8
 
 
 @dataclass
@@ -63,3 +69,18 @@ def made_masks(
     file = place / "masks.safetensors"
     file.write_bytes(content.get_bytes(stored.blob))
     return Made(model, content, ref, keep, keeps, patterns, file)
+
+
+def rewritten(path: Path, change: Callable[[dict[str, Any], dict[str, Any], bytearray], None]) -> Path:
+    """A file of masks whose header, table and bytes were changed."""
+    data = path.read_bytes()
+    size = struct.unpack("<Q", data[:HEAD])[0]
+    header = json.loads(data[HEAD : HEAD + size])
+    body = bytearray(data[HEAD + size :])
+    table = json.loads(header["__metadata__"][TABLE])
+    change(header, table, body)
+    if TABLE in header["__metadata__"]:
+        header["__metadata__"][TABLE] = json.dumps(table)
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + body)
+    return path

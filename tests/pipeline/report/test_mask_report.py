@@ -26,8 +26,8 @@ from tests.pipeline.report.made_learned import (
 )
 from tests.pipeline.report.made_recovery import BATCH, LENGTH, made_recovery, recovered_report
 from tests.pipeline.report.made_report import LINEARS, made_report
+from tests.pipeline.report.pages import Page
 from tests.pipeline.report.test_model_card import card_of, front_matter, side_of
-from tests.pipeline.report.test_report import Page
 
 BLOCK = {"scope": "block", "epochs": 4}
 STORED = {"kind": "stored", "source": "s3://runs/a/masks/keep.safetensors"}

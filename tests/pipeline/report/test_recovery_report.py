@@ -29,8 +29,8 @@ from tests.pipeline.report.made_recovery import (
     recovered_spec,
 )
 from tests.pipeline.report.made_report import made_report
+from tests.pipeline.report.pages import Page
 from tests.pipeline.report.test_model_card import card_of, front_matter, side_of
-from tests.pipeline.report.test_report import Page
 
 LM = {"objective": {"kind": "language_modelling"}}
 RECONSTRUCTION = {**LM, "trains": {"kind": "reconstruction"}}

@@ -23,7 +23,7 @@ from pipeline.sources.pins import ModelFacts
 from pipeline.spec.patterns import NM
 from tests.made_pins import made_pins
 from tests.pipeline.report.made_report import made_evaluation, made_report
-from tests.pipeline.report.test_report import Page
+from tests.pipeline.report.pages import Page
 
 TEXT = {"source": "file:/t/text.txt", "sequence_length": 32}
 OWL = {"kind": "owl", "multiplier": 5, "spread": 0.08}
