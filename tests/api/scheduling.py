@@ -16,6 +16,8 @@ from tests.api import played
 from tests.api.conftest import RunningApi, running
 
 START = datetime(2026, 6, 1, 12, 0, tzinfo=UTC)
+NOON = {"expression": "0 12 * * *"}
+PASSES = "perplexity <= 3 * dense"
 
 
 @dataclass

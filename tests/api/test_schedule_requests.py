@@ -13,9 +13,8 @@ from api.service.schedules.request import ScheduleRequest
 from api.settings import Settings
 from tests.api.bodies import body
 from tests.api.conftest import free_port, running
-from tests.api.scheduling import Scene
+from tests.api.scheduling import NOON, Scene
 
-NOON = {"expression": "0 12 * * *"}
 WATCH = {"source": "s3://checkpoints/nightly"}
 
 
