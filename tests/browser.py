@@ -44,6 +44,11 @@ def chromium() -> Iterator["Browser"]:
         browser.close()
 
 
+def go(page: "Page", path: str) -> None:
+    """Move to `#path` of the page that is open."""
+    page.evaluate("path => { location.hash = path }", path)
+
+
 @contextlib.contextmanager
 def visiting(
     browser: "Browser", url: str, path: str = "", *, key: str | None = None, allowed: str = "", **options: Any

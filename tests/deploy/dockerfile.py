@@ -10,6 +10,7 @@ from string import Template
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKER = ROOT / "deploy" / "docker"
+PACKAGES = ("api", "pipeline", "secateur", "workers")
 
 
 @dataclass(frozen=True)

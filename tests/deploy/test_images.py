@@ -17,9 +17,8 @@ import pytest
 
 from tests.deploy.boxes import Box, Builder, Namespace, NoBoxes, builder, pod
 from tests.deploy.charts import Rendered
-from tests.deploy.dockerfile import DOCKER, ROOT, context_files, read
+from tests.deploy.dockerfile import DOCKER, PACKAGES, read
 
-PACKAGES = ("api", "pipeline", "secateur", "workers")
 API, WORKER = read(DOCKER / "api.Dockerfile"), read(DOCKER / "worker.Dockerfile")
 START_SECONDS = 120.0
 TOKEN = "t" * 40
@@ -131,28 +130,6 @@ def wait(done: Callable[[], bool], process: subprocess.Popen[bytes], log: Path) 
         alive = process.poll() is None and time.monotonic() < deadline
         assert alive, log.read_text()[-4000:]
         time.sleep(0.2)
-
-
-def test_the_user_is_the_one_of_the_chart(render: Callable[..., Rendered]) -> None:
-    for name, template in render("production").pods():
-        security = template["spec"]["securityContext"]
-        image = WORKER if name.startswith("ray/") else API
-        user = image[-1].last("USER")
-        assert user is not None
-        assert user.text == f"{security['runAsUser']}:{security['runAsGroup']}", name
-
-
-def test_the_context_is_the_source_and_nothing_else() -> None:
-    files = context_files()
-    tracked = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", *PACKAGES],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split()
-    source = {Path(name) for name in tracked if (ROOT / name).is_file()}
-    assert files == source | {Path("pyproject.toml"), Path("constraints.txt"), Path("README.md")}
 
 
 @pytest.mark.slow
@@ -272,15 +249,6 @@ def test_kuberay_and_the_api_meet_on_the_worker_image(
         (stop,) = container["lifecycle"]["preStop"]["exec"]["command"][2:]
         worker_image.run("sh", "-c", stop, env=ray_env, where=inside)
         assert status(health) == 0
-
-
-def test_ray_knows_every_start_parameter_of_the_workers(render: Callable[..., Rendered]) -> None:
-    from ray.scripts.scripts import start
-
-    known = {option.removeprefix("--") for parameter in start.params for option in parameter.opts}
-    for profile in ("small", "production"):
-        for group in render(profile).one("RayCluster")["spec"]["workerGroupSpecs"]:
-            assert set(group["rayStartParams"]) <= known
 
 
 @pytest.mark.slow

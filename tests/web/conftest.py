@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Browser, Page
 
 from api.auth import Role
 from api.settings import Settings
-from tests.api.conftest import RunningApi, free_port, running
+from tests.api.conftest import KEY, RunningApi, free_port, running
+from tests.browser import visiting
 from tests.web import scenes
 from tests.web.nightly import nightly
 from tests.web.scenes import Play
@@ -52,6 +54,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         failed.progress("prune", 3, scenes.BLOCKS)
         failed.fail(f"the Cholesky factorisation failed: {HOSTILE}")
         yield Site(api, done, failed, nightly(api, f"file:{watched}", done))
+
+
+@pytest.fixture
+def page(chromium: Browser, site: Site) -> Iterator[Page]:
+    """Signed in as an admin."""
+    with visiting(chromium, site.url, key=KEY) as opened:
+        yield opened
 
 
 def _directory(path: Path) -> Path:

@@ -1,38 +1,18 @@
-"""The page in a real browser, over the real API."""
+"""The page in a real browser, over the real API: entering it, its lists, and its manners."""
 
-import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from api.settings import Settings
-from pipeline.report import quantity
-from pipeline.report.data import ReportDocument
-from pipeline.report.drawing.block_chart import block_chart
-from pipeline.report.summary import summary_line
-from pipeline.request.prune_spec import JobRequest
 from tests.api.conftest import KEY, free_port, running
-from tests.browser import visiting
-from tests.pipeline.report.made_learned import learned_spec
+from tests.browser import go, visiting
 from tests.web import scenes
 from tests.web.conftest import HOSTILE, Site
 
 NARROW = {"width": 400, "height": 800}
 UNAUTHORIZED = "401 (Unauthorized)"
-
-
-@pytest.fixture
-def page(chromium: Browser, site: Site) -> Iterator[Page]:
-    """Signed in as an admin."""
-    with visiting(chromium, site.url, key=KEY) as opened:
-        yield opened
-
-
-def go(page: Page, path: str) -> None:
-    page.evaluate("path => { location.hash = path }", path)
 
 
 def chips(rows: Locator) -> list[str]:
@@ -119,169 +99,6 @@ def test_the_list_is_live_and_can_be_searched(page: Page, site: Site) -> None:
     expect(row).to_have_count(0)
 
 
-def test_a_job_is_watched_to_its_end(page: Page, site: Site) -> None:
-    job = scenes.play(site.api, name="watched")
-    go(page, f"/jobs/{job.id}")
-    expect(page.get_by_text("The stages are known when the first attempt has begun.")).to_be_visible()
-    job.begin()
-    nodes = page.locator(".dag [data-node]")
-    expect(nodes).to_have_count(len(job.dag.nodes))
-    prune = page.locator('.dag [data-node="prune"]')
-    expect(prune).to_have_attribute("aria-label", "prune: pending")
-    job.finish("import_model", cached=True)
-    expect(page.get_by_role("button", name="import_model: cached")).to_be_visible()
-    job.progress("prune", 0, scenes.BLOCKS)
-    cells = page.locator('[data-stage="prune"] .cell')
-    expect(cells).to_have_count(scenes.BLOCKS)
-    job.progress("prune", 12, scenes.BLOCKS, note="block 11")
-    expect(prune).to_have_attribute("aria-label", "prune: running, 12/30 block")
-    expect(page.locator('[data-stage="prune"] .cell.done')).to_have_count(12)
-    expect(page.locator('[data-stage="prune"] .cell.now')).to_have_count(1)
-    expect(page.locator('[data-stage="prune"]')).to_contain_text("block 11")
-    expect(page).to_have_title(re.compile(r"^running \d+ % · watched"))
-    expect(page.get_by_text("appear here when the report is made")).to_be_visible()
-
-    prune.focus()
-    page.keyboard.press("Enter")
-    details = page.get_by_role("region", name="Details of a stage")
-    expect(details).to_contain_text("12 of 30 block")
-    job.finish("prune")
-    expect(details).to_contain_text("295.6 MiB")
-    expect(details).to_contain_text("idle memory 256.0 MiB")
-    page.keyboard.press("Enter")
-    expect(details).to_be_hidden()
-
-    page.get_by_role("tab", name="Log").click()
-    expect(page.get_by_text("There is no output yet.")).to_be_visible()
-    job.succeed()
-    expect(page.get_by_role("heading", level=1)).to_have_text("watched")
-    expect(page.locator(".job-head .chip")).to_have_text("succeeded")
-    expect(page.locator("#perplexity-table")).to_be_visible()
-    expect(page.get_by_role("log")).to_contain_text("block 89: done")
-    expect(page.locator("#announcer")).to_have_text("The job is succeeded.")
-    expect(page.get_by_role("button", name="Cancel job")).to_be_hidden()
-    page.get_by_role("tab", name="Events").click()
-    events = page.locator("[data-event]")
-    expect(events.last).to_have_attribute("data-type", "job.succeeded")
-    progress = page.locator('[data-event][data-type="stage.progress"]')
-    expect(progress).to_have_count(1)  # all of a stage on one line
-    expect(progress).to_contain_text("12/30 block")
-
-
-def test_the_figures_are_those_of_the_report(page: Page, site: Site) -> None:
-    answer = site.api.client.get(f"/jobs/{site.done.id}/report", params={"format": "json"})
-    report = ReportDocument.model_validate_json(answer.content)
-    go(page, f"/jobs/{site.done.id}")
-    text = report.summary.perplexity[0]
-    expect(page.locator("#perplexity-table tbody tr").locator("th, td")).to_have_text(
-        [
-            text.name,
-            quantity.human_perplexity(text.dense),
-            quantity.human_perplexity(text.pruned),
-            f"{text.ratio:.3f}",
-            "16 × 512",
-        ]
-    )
-    rows = page.locator("#tasks-table tbody tr")
-    expect(rows).to_have_count(len(report.summary.tasks))
-    for row, task in zip(rows.all(), report.summary.tasks, strict=True):
-        expect(row).to_contain_text(quantity.human_metric(task.dense))
-        expect(row).to_contain_text(quantity.human_metric(task.difference, sign=True))
-        expect(row.locator("b")).to_have_count(int(task.stands_out))
-    for note in report.summary.notes:
-        expect(page.get_by_role("list", name="Notes")).to_contain_text(note)
-
-    chart = block_chart(
-        report.data.plan, report.data.sparsity, report.data.measurements, asked=report.data.asked
-    )
-    drawn = page.locator("svg.chart")
-    expect(drawn).to_have_attribute("viewBox", f"0 0 {chart.width:g} {chart.height:g}")
-    for panel in chart.panels:
-        bars = drawn.locator(f"rect.{panel.name}")
-        expect(bars.locator("title")).to_have_text([bar.label for bar in panel.bars])
-        for bar, expected in zip(bars.all(), panel.bars, strict=True):
-            for name in ("x", "y", "width", "height"):
-                assert float(bar.get_attribute(name) or "nan") == pytest.approx(
-                    getattr(expected, name), abs=0.02
-                )
-        for tick in panel.y_ticks:
-            expect(drawn.get_by_text(tick.label, exact=True).first).to_be_attached()
-    with page.context.expect_page() as opened:
-        page.get_by_role("link", name="Full report").click()
-    expect(opened.value.get_by_role("heading", name="Sparsity per linear")).to_be_visible()
-
-
-def test_what_was_made_and_asked_for_is_at_hand(page: Page, site: Site) -> None:
-    go(page, f"/jobs/{site.done.id}/artifacts")
-    listed = site.api.client.get(f"/jobs/{site.done.id}/artifacts").json()["data"]
-    manifest = page.locator('[data-artifact="publish/manifest"]')
-    expect(manifest).to_contain_text("3 files")
-    for artifact in listed:
-        box = page.locator(f'[data-artifact="{artifact["node"]}/{artifact["artifact"]}"]')
-        expect(box).to_contain_text(artifact["digest"])
-        for file in artifact["files"]:
-            expect(box).to_contain_text(file["sha256"])
-            expect(box).to_contain_text(quantity.human_bytes(file["size"]))
-    with page.expect_download() as download:
-        manifest.get_by_role("link", name="config.json", exact=True).click()
-    assert Path(download.value.path()).read_bytes() == scenes.CONFIG
-    assert download.value.suggested_filename == "config.json"
-
-    page.get_by_role("tab", name="Artifacts").press("ArrowRight")
-    expect(page.get_by_role("tab", name="Spec")).to_be_focused()
-    shown = page.get_by_label("Spec", exact=True).and_(page.locator("pre")).inner_text()
-    asked = JobRequest.model_validate(yaml.safe_load(shown))
-    assert asked.spec == site.done.driver.live.request.spec
-    assert asked.labels == {"team": "serving"}
-    page.get_by_role("tab", name="Spec").press("ArrowRight")
-    expect(page.get_by_role("tab", name="Events")).to_be_focused()
-    assert page.evaluate("location.hash") == f"#/jobs/{site.done.id}/events"
-
-
-def test_a_failure_says_what_where_and_shows_the_log(page: Page, site: Site) -> None:
-    go(page, f"/jobs/{site.failed.id}")
-    expect(page.get_by_role("heading", level=1)).to_have_text(HOSTILE)
-    panel = page.get_by_role("alert").filter(has_text="The job failed")
-    expect(panel).to_contain_text(f"the Cholesky factorisation failed: {HOSTILE}")
-    for word in ("numerical_error", "spec.prune.method.damping", "prune"):
-        expect(panel.get_by_text(word, exact=True)).to_be_visible()
-    expect(page.get_by_role("button", name="prune: failed")).to_be_visible()
-    expect(page.locator('[data-event][data-type="job.failed"]')).to_contain_text(HOSTILE)
-    panel.get_by_role("link", name="show it here").click()
-    expect(page.get_by_role("log")).to_contain_text("block 89: done")
-    assert page.locator("main img").count() == 0
-    assert page.title() != "taken"
-
-
-def test_cancel_and_retry_ask_first(page: Page, site: Site) -> None:
-    job = site.api.client.post("/jobs", json=scenes.request(name="waits")).json()["id"]
-    go(page, f"/jobs/{job}")
-    page.get_by_role("button", name="Cancel job").click()
-    dialog = page.get_by_role("dialog", name="Cancel this job?")
-    dialog.get_by_role("button", name="Back").click()
-    expect(dialog).to_have_count(0)
-    page.get_by_role("button", name="Cancel job").click()
-    dialog.get_by_role("button", name="Cancel job").click()
-    expect(page.locator(".job-head .chip")).to_have_text("cancelled")
-    page.get_by_role("button", name="Retry job").click()
-    page.get_by_role("dialog").get_by_role("button", name="Retry job").click()
-    expect(page.locator(".job-head .chip")).to_have_text("queued")
-    expect(page.locator("[data-event]")).to_have_count(3)  # queued, cancelled, queued: the stream goes on
-    site.api.client.post(f"/jobs/{job}/cancel")
-
-
-def test_an_error_of_a_button_is_shown(chromium: Browser, site: Site) -> None:
-    with visiting(chromium, site.url, f"/jobs/{site.failed.id}", key=KEY, allowed="409 (Conflict)") as page:
-        page.get_by_role("button", name="Retry job").click()
-        refusal = {"error": {"code": "job_not_retryable", "message": "job is running", "param": None}}
-        page.route("**/retry", lambda route: route.fulfill(status=409, json=refusal))
-        dialog = page.get_by_role("dialog")
-        dialog.get_by_role("button", name="Retry job").click()
-        expect(dialog.get_by_role("alert")).to_have_text("job is running")
-        page.keyboard.press("Escape")
-        expect(dialog).to_have_count(0)
-
-
 def test_viewers_have_no_buttons(chromium: Browser, site: Site) -> None:
     with visiting(chromium, site.url, f"/jobs/{site.failed.id}", key=site.key("viewer")) as page:
         expect(page.get_by_role("alert").filter(has_text="The job failed")).to_be_visible()
@@ -289,66 +106,6 @@ def test_viewers_have_no_buttons(chromium: Browser, site: Site) -> None:
         go(page, f"/schedules/{site.schedule}")
         expect(page.get_by_role("heading", name="Firings")).to_be_visible()
         expect(page.get_by_role("button", name="Run now")).to_be_hidden()
-
-
-def test_training_is_drawn_while_it_goes_on(page: Page, site: Site) -> None:
-    job = scenes.training(site.api, steps=120, name="recovery")
-    go(page, f"/jobs/{job.id}")
-    expect(page.get_by_role("heading", name="Recovery training")).to_be_visible()
-    card = page.locator('[data-training="recover"]')
-    expect(card).to_contain_text("120 of 400")
-    expect(card).to_contain_text(re.compile(r"Zeros held53\D084\D160"))
-    panels = ["loss", "minimised", "rate", "norm", "speed"]
-    expect(card.locator("[data-panel]")).to_have_count(len(panels))
-    loss = card.locator('[data-panel="loss"]')
-    assert loss.get_attribute("aria-label").startswith("120 of 400 steps; cross-entropy from 3.8")
-    expect(loss.locator("circle.validation")).to_have_count(3)  # before the first step, at 50 and 100
-    expect(loss.locator("line.reference title")).to_have_text("went on at step 51")
-    job.trained(121, 150, started=2)
-    expect(card).to_contain_text("150 of 400")
-    expect(loss.locator("circle.validation")).to_have_count(4)
-    rows = page.get_by_role("group", name="Events")
-    expect(rows).to_contain_text("held-out text after step 150: loss")
-
-
-def test_mask_learning_is_drawn_like_other_training(page: Page, site: Site) -> None:
-    job = scenes.learning(site.api, steps=100, name="masks")
-    go(page, f"/jobs/{job.id}")
-    expect(page.get_by_role("heading", name="Mask learning")).to_be_visible()
-    expect(page.get_by_role("heading", name="Recovery training")).to_have_count(0)
-    card = page.locator('[data-training="prune"]')
-    expect(card).to_contain_text("100 of 300")
-    expect(card.locator("[data-panel]")).to_have_count(4)
-    expect(card.locator('[data-panel="loss"] circle.validation')).to_have_count(3)
-    job.finish("prune")
-    job.trained(1, 50)
-    expect(page.get_by_role("heading", name="Recovery training")).to_be_visible()
-    expect(page.locator('[data-training="recover"]')).to_contain_text("50 of 400")
-    job.succeed()
-    tiles = page.get_by_role("region", name="Results").locator(".tiles")
-    expect(tiles).to_contain_text("Masks learned2.46M tokens300 of 300 steps")
-    expect(tiles).to_contain_text("of the groups changed")
-
-
-def test_a_recovered_model_has_its_column_and_its_share(page: Page, site: Site) -> None:
-    job = scenes.training(site.api, steps=400, name="recovered")
-    job.succeed()
-    report = ReportDocument.model_validate_json(
-        site.api.client.get(f"/jobs/{job.id}/report", params={"format": "json"}).content
-    )
-    go(page, f"/jobs/{job.id}")
-    text = report.summary.perplexity[0]
-    figures = page.locator("#perplexity-table")
-    expect(figures.locator("thead th")).to_have_text(
-        ["Text", "Dense", "Pruned", "Recovered", "Ratio", "Windows"]
-    )
-    assert text.recovered is not None
-    expect(figures.locator("tbody")).to_contain_text(quantity.human_perplexity(text.recovered))
-    assert text.recovered_share is not None
-    tiles = page.get_by_role("region", name="Results").locator(".tiles")
-    expect(tiles).to_contain_text(f"Won back{100 * text.recovered_share:.0f} %")
-    expect(tiles).to_contain_text("held at all")
-    expect(page.locator('[data-training="recover"]')).to_contain_text("400 of 400")
 
 
 def test_schedules_show_what_became_of_each_night(page: Page, site: Site) -> None:
@@ -447,42 +204,3 @@ def test_what_is_not_there_is_said(chromium: Browser, site: Site) -> None:
         expect(page.get_by_text("did you mean")).to_be_visible()
         go(page, "/elsewhere")
         expect(page.get_by_role("heading", name="There is nothing here")).to_be_visible()
-
-
-FIGURES = (0.0, 0.04, 0.42, 9.94, 9.96, 59.4, 61.0, 75.3, 999.994, 3599.4, 7325.0, 4.2e5, 1.23e6, 9.9e9)
-RANGES = (*FIGURES, 1023, 1536, 2**20 + 1, 5 * 2**40, 0.5124, 0.00021, 19.5312, 43.4567, 1234.56, 2.5e8)
-
-
-def test_quantities_read_as_in_the_report(page: Page) -> None:
-    formats = {
-        "bytes": quantity.human_bytes,
-        "seconds": quantity.human_seconds,
-        "perplexity": quantity.human_perplexity,
-        "metric": quantity.human_metric,
-    }
-    for name, ours in formats.items():
-        theirs = page.evaluate(
-            "async ([name, values]) => values.map((await import('/web/format.js'))[name])", [name, RANGES]
-        )
-        assert theirs == [ours(value) for value in RANGES], name
-    signed = page.evaluate(
-        "async (values) => { const { metric } = await import('/web/format.js');"
-        " return values.map((value) => metric(value, { sign: true })) }",
-        [0.1, -0.1, None],
-    )
-    assert signed == [quantity.human_metric(value, sign=True) for value in (0.1, -0.1, None)]
-    for name, value in (("idle_memory_bytes", 2.0**28), ("load_seconds", 75.0), ("tokens_scored", 1234567.0)):
-        shown = page.evaluate(
-            "async ([n, v]) => (await import('/web/format.js')).figure(n, v)", [name, value]
-        )
-        assert shown == quantity.human_figure(name, value)
-
-
-@pytest.mark.parametrize("prior", ["sparsegpt", None])
-def test_what_learned_methods_do_reads_as_in_the_report(page: Page, prior: str | None) -> None:
-    spec = learned_spec(prior=prior)
-    fields = spec.model_dump(mode="json")
-    for kind in ("maskllm", "another"):
-        fields["prune"]["method"]["kind"] = kind
-        shown = page.evaluate("async (spec) => (await import('/web/format.js')).recipe(spec)", fields)
-        assert shown == summary_line(spec).replace("maskllm", kind)

@@ -1,4 +1,4 @@
-"""A model that lm-eval can evaluate on real questions."""
+"""A model that lm-eval can evaluate on real questions, and a pruned one with sequences to train on."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tests.models import tiny_config, tiny_tokenizer
+from tests.workers.training_runs import Prepared, prepare
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -28,3 +29,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         AutoModelForCausalLM.from_config(config).save_pretrained(directory)
     tiny_tokenizer("llama").save_pretrained(directory)
     return directory
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """A tiny Llama pruned to half by magnitude."""
+    return prepare(tmp_path_factory.mktemp("training"))

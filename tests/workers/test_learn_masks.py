@@ -10,19 +10,17 @@ from torch.multiprocessing import ProcessExitedException
 from transformers import AutoModelForCausalLM
 
 from pipeline.artifacts.certificate import Certificate
-from pipeline.artifacts.curve import Curve
-from pipeline.artifacts.refs import CheckpointRef, KeepRef
+from pipeline.artifacts.refs import CheckpointRef
 from pipeline.checkpoint.keeps import load_keep
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.errors import CorruptObject
 from pipeline.job.ledger import progress_key
-from pipeline.spec.mask_training import MaskTraining
 from pipeline.spec.patterns import NM
-from pipeline.tensor.soft_masks import Draw, candidates, chosen, key_of, masked_weight, prior_logits
+from pipeline.tensor.soft_masks import Draw, candidates, chosen, key_of, prior_logits
 from pipeline.tensor.zeros import first_bad_group
-from tests.models import Kind
 from tests.pipeline.tensor.test_soft_masks import plain
-from tests.workers.training_runs import Call, Folder, Outcome, Prepared, prepare, run_all, run_one
+from tests.workers.outcomes import curve_of, keeps_of, stored
+from tests.workers.training_runs import Call, Folder, Prepared, prepare, run_all, run_one
 from workers.context import Note
 from workers.harness.model import materialise_checkpoint
 from workers.training.certified import kept_as_they_were
@@ -39,25 +37,6 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     return prepare(tmp_path_factory.mktemp("masks"), pattern=TWO_OF_FOUR)
-
-
-def curve_of(tiny: Prepared, outcome: Outcome) -> Curve:
-    assert outcome.error is None
-    assert outcome.result is not None
-    data = tiny.content.get_bytes(outcome.result.artifacts["curve"].file("curve.json"))
-    return Curve.model_validate_json(data)
-
-
-def stored(outcome: Outcome) -> tuple[CheckpointRef, KeepRef]:
-    assert outcome.result is not None
-    checkpoint, keep = outcome.result.artifacts["checkpoint"], outcome.result.artifacts["keep"]
-    assert isinstance(checkpoint, CheckpointRef)
-    assert isinstance(keep, KeepRef)
-    return checkpoint, keep
-
-
-def keeps_of(tiny: Prepared, outcome: Outcome) -> dict[str, Tensor]:
-    return load_keep(tiny.content, *stored(outcome))
 
 
 def plain_torch(tiny: Prepared, tmp_path: Path) -> tuple[list[float], dict[str, Tensor]]:
@@ -230,25 +209,6 @@ def test_large_weights_are_rewarded(tiny: Prepared, tmp_path: Path) -> None:
     assert first.loss == first.language_modelling_loss  # rewards are no part of what is told
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "opt", "gemma2"])
-def test_other_architectures(tmp_path: Path, kind: Kind) -> None:
-    """Conv1D, biases, and blocks with more than one kind of attention."""
-    other = prepare(tmp_path / "root", kind, pattern=TWO_OF_FOUR)
-    outcome = run_one(tmp_path / "run", other.learning(key=kind))
-    assert curve_of(other, outcome).masks[-1].blocks[0].changed > 0
-    checkpoint, keep = stored(outcome)
-    kept_as_they_were(other.content, other.dense, Stored(step=6, checkpoint=checkpoint, keep=keep))
-
-
-@pytest.mark.parametrize("pattern", [NM(keep=1, group=4), NM(keep=4, group=8)])
-def test_other_patterns(tmp_path: Path, pattern: NM) -> None:
-    other = prepare(tmp_path / "root", pattern=pattern)
-    outcome = run_one(tmp_path / "run", other.learning(key="nm"), workers=1)
-    for keep in keeps_of(other, outcome).values():
-        assert first_bad_group(keep, keep=pattern.keep, group=pattern.group) is None
-    assert curve_of(other, outcome).masks[-1].blocks[0].changed > 0
-
-
 def test_gradient_checkpointing_draws_the_same(tiny: Prepared, tmp_path: Path) -> None:
     calls = [
         Call(
@@ -304,47 +264,3 @@ def test_block_by_block_goes_on_after_the_last_stored_block(tiny: Prepared, tmp_
     assert any(isinstance(one, Note) and "learned already" in one.text for one in again.told)
     assert stored(again)[0].digest == stored(whole)[0].digest
     assert stored(again)[1].digest == stored(whole)[1].digest
-
-
-def test_one_linear_comes_within_a_hundredth_of_the_best_masks() -> None:
-    """2 rows of 3 groups of a linear: 6^3 masks a row, each tried. The objective of a row is its own, so that
-    the best of each row together are the best of all."""
-    generator = torch.Generator().manual_seed(3)
-    x_TI = torch.randn(64, 12, generator=generator) @ torch.randn(12, 12, generator=generator)
-    weight_OI = torch.randn(2, 12, generator=generator)
-    masks_CM = candidates(2, 4)
-    target_TO = x_TI @ weight_OI.t()
-
-    def loss_of(masked_OI: Tensor) -> Tensor:
-        return (x_TI @ masked_OI.t() - target_TO).square().sum() / target_TO.square().sum()
-
-    best = 0.0
-    for row in range(2):
-        tried = [torch.cat([masks_CM[c] for c in choice]) for choice in itertools.product(range(6), repeat=3)]
-        errors = [
-            float((x_TI @ (weight_OI[row] * mask) - target_TO[:, row]).square().sum()) for mask in tried
-        ]
-        best += min(errors) / float(target_TO.square().sum())
-
-    logits_CG = torch.zeros(6, 6).normal_(std=0.01, generator=generator).requires_grad_()
-    optimizer = torch.optim.AdamW([logits_CG], betas=(0.9, 0.95), eps=1e-8)
-    steps = 1000
-    training = MaskTraining.model_validate(
-        {
-            "text": {"source": "file:/x.txt"},
-            "steps": steps,
-            "temperature": {"start": 1, "end": 0.3},
-            "scale": {"start": 100, "end": 100},
-        }
-    )
-    for step in range(steps):
-        scale, temperature = draw_at(training, step)
-        masked_OI, _ = masked_weight(
-            weight_OI, logits_CG, masks_CM, Draw(scale, temperature, key_of(0, step))
-        )
-        loss_of(masked_OI).backward()
-        optimizer.param_groups[0]["lr"] = 2e-3 * (1 - step / steps)
-        optimizer.step()
-        optimizer.zero_grad()
-    learned = float(loss_of(weight_OI * chosen(logits_CG.detach(), masks_CM, (2, 12))))
-    assert learned <= 1.01 * best
