@@ -22,6 +22,7 @@
         ├── ResourcesUnavailable    the cluster cannot hold what resources request
         ├── TrainingDiverged        the loss is not finite, or far above what it was
         ├── ZerosLost               a pruned weight is no longer zero
+        ├── VerificationFailed      published files do not open as what they should be
         ├── TokenizerBroken         a cut tokenizer behaves differently from the dense one
         ├── WrongHarness            a worker has another lm-eval than the requested one
         └── WorkerLost              an actor or node died (retried)
@@ -137,6 +138,11 @@ class TrainingDiverged(StageError):
 
 class ZerosLost(StageError):
     code = "zeros_lost"
+    retryable = False
+
+
+class VerificationFailed(StageError):
+    code = "verification_failed"
     retryable = False
 
 

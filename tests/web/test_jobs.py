@@ -66,7 +66,7 @@ def test_a_job_is_watched_to_its_end(page: Page, site: Site) -> None:
 def test_what_was_made_and_asked_for_is_at_hand(page: Page, site: Site) -> None:
     go(page, f"/jobs/{site.done.id}/artifacts")
     listed = site.api.client.get(f"/jobs/{site.done.id}/artifacts").json()["data"]
-    manifest = page.locator('[data-artifact="publish/manifest"]')
+    manifest = page.locator('[data-artifact="verify/manifest"]')
     expect(manifest).to_contain_text("3 files")
     for artifact in listed:
         box = page.locator(f'[data-artifact="{artifact["node"]}/{artifact["artifact"]}"]')

@@ -144,7 +144,7 @@ def test_small_and_dark_and_by_keyboard(chromium: Browser, site: Site) -> None:
         for path, word in (
             ("/jobs", "nightly SmolLM2"),
             (f"/jobs/{site.done.id}", "Outlier ratio"),
-            (f"/jobs/{site.done.id}/artifacts", "of publish"),
+            (f"/jobs/{site.done.id}/artifacts", "of verify"),
             (f"/jobs/{site.failed.id}/spec", "evaluation"),
             ("/schedules", "Aliases"),
             (f"/schedules/{site.schedule}", "Firings"),

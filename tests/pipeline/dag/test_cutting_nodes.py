@@ -1,6 +1,6 @@
 """What a cut adds to a job: sizes and vocabularies are cut before masks and training."""
 
-from tests.pipeline.dag.made_dags import DISTILLED, MODELLED, PRUNED, check, ids, inputs, keys, planned
+from tests.pipeline.dag.made_dags import DISTILLED, LAST, MODELLED, PRUNED, check, ids, inputs, keys, planned
 
 
 def test_a_cut_comes_before_masks_and_training() -> None:
@@ -70,8 +70,7 @@ def test_a_vocabulary_alone_needs_no_slice() -> None:
         "cut_vocabulary",
         "evaluate:dense",
         "evaluate:pruned",
-        "publish",
-        "report",
+        *LAST,
     ]
     assert inputs(dag, "publish")["checkpoint"] == "cut_vocabulary.checkpoint"
     assert "cut" not in inputs(dag, "publish")

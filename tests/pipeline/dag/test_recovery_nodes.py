@@ -4,7 +4,7 @@ import pytest
 
 from pipeline.dag.stages.sources import ImportModel, PrepareText
 from pipeline.dag.stages.training import Recover
-from tests.pipeline.dag.made_dags import DISTILLED, MODELLED, PRUNED, check, ids, inputs, pin, planned
+from tests.pipeline.dag.made_dags import DISTILLED, LAST, MODELLED, PRUNED, check, ids, inputs, pin, planned
 
 
 def test_recovery_alone_trains_the_dense_model() -> None:
@@ -16,8 +16,7 @@ def test_recovery_alone_trains_the_dense_model() -> None:
         "recover",
         "evaluate:dense",
         "evaluate:recovered",
-        "publish",
-        "report",
+        *LAST,
     ]
     assert inputs(dag, "recover") == {
         "checkpoint": "import_model.checkpoint",
