@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipeline.architecture.row import Architecture
 from pipeline.architecture.rows import row_for
-from pipeline.checkpoint.class_config import class_config
+from pipeline.checkpoint.class_config import class_config, reason
 from pipeline.checkpoint.experts import stored_names
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.errors import UnsupportedCheckpoint
@@ -45,9 +45,15 @@ def parameter_count(config: Mapping[str, JsonValue]) -> int:
 
 
 def empty_model(config: Mapping[str, JsonValue]) -> "PreTrainedModel":
-    """Returns the model that transformers builds from a config.json, without weights. Its buffers are
-    real."""
-    return _without_weights(class_config(config), torch.float32)
+    """Returns the model that transformers builds from a config.json, without weights. Its buffers are real.
+    Raises UnsupportedCheckpoint when there is no such model."""
+    read = class_config(config)
+    try:
+        return _without_weights(read, torch.float32)
+    except Exception as error:  # whatever the modules raise for sizes that do not fit each other
+        raise UnsupportedCheckpoint(
+            f"transformers makes no {read.model_type} of config.json: {reason(error)}", "spec.model.source"
+        ) from error
 
 
 def _without_weights(config: "PreTrainedConfig", dtype: torch.dtype) -> "PreTrainedModel":

@@ -31,6 +31,7 @@ from pipeline.masks.file import MaskFile, find_masks
 from pipeline.resolve.model import model_pin
 from pipeline.sources import SourceAccess, open_source
 from pipeline.spec.patterns import NM, Pattern, Unstructured
+from pipeline.spec.uri import file_uri
 from pipeline.storage.base import CHUNK_BYTES
 
 INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by size in bytes
@@ -112,7 +113,7 @@ def apply_masks(
     """
     file = MaskFile(find_masks(masks))
     access = SourceAccess(allowed_roots=(Path("/"),))  # the user runs this on their own files
-    pin = model_pin(open_source(f"file:{dense.absolute()}", access))
+    pin = model_pin(open_source(file_uri(dense), access))
     files = [one.path for one in pin.files]
     headers = {name: read_header(dense / name) for name in files if name.endswith(".safetensors")}
     shapes = {tensor.name: tensor.shape for _, tensors in headers.values() for tensor in tensors}
