@@ -99,7 +99,7 @@ class Settings(StorageSettings, SourceAccess, FromEnvironment, frozen=False):
     def _fill_in(self) -> "Settings":
         self.state_dir = self.state_dir.absolute()
         self.database_url = self.database_url or f"sqlite:///{self.state_dir}/secateur.db"
-        self.storage_url = self.storage_url or f"file://{self.state_dir}/storage"
+        self.storage_url = self.storage_url or f"{self.state_dir.as_uri()}/storage"
         self.public_url = (self.public_url or f"http://{_reachable(self.host)}:{self.port}").rstrip("/")
         return self
 

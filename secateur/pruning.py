@@ -16,6 +16,7 @@ from pipeline.report.data import ReportDocument
 from pipeline.report.sweep import SweepDocument, read_any_report
 from pipeline.request.prune_spec import JobRequest
 from pipeline.request.spec_files import Document, checked, load_document, located
+from pipeline.spec.uri import file_uri
 from pipeline.storage.content import ContentStore
 
 Spec = Mapping[str, JsonValue] | BaseModel | str | Path
@@ -59,10 +60,10 @@ def prune(
     from workers.local.job import run_here
     from workers.settings import WorkerSettings
 
-    request = _request(Path(model_directory).absolute(), spec, threads=threads, gpu=gpu)
+    request = _request(Path(model_directory), spec, threads=threads, gpu=gpu)
     out = Path(out).absolute()
     with new_directory(out) as written, _storage(storage, beside=out) as stored:
-        settings = WorkerSettings(storage_url=f"file://{stored}", allowed_roots=(Path("/"),))
+        settings = WorkerSettings(storage_url=stored.resolve().as_uri(), allowed_roots=(Path("/"),))
         try:
             result = run_here(request, settings, _FunctionReporter(told))
         except AttemptEnded as end:
@@ -82,7 +83,7 @@ def _request(model: Path, spec: Spec, *, threads: int | None, gpu: bool) -> JobR
         raise InvalidSpec(
             "the model is the directory that is given beside the spec; leave it out", "spec.model"
         )
-    inner["model"] = {"source": f"file:{model}"}
+    inner["model"] = {"source": file_uri(model)}
     resources = document.setdefault("resources", {})
     if isinstance(resources, dict):
         if threads is not None:

@@ -11,6 +11,7 @@ from pipeline.artifacts.curve import StepRecord, Validation
 from pipeline.dag.next_actions import MAX_STAGE_TRIES, decide, next_actions
 from pipeline.dag.nodes import Dag, Node, node_key, resolve_inputs
 from pipeline.dag.plan import plan
+from pipeline.errors import InvalidRequest
 from pipeline.job.events import (
     AttemptFailed,
     AttemptFinished,
@@ -62,7 +63,10 @@ def run_job(order: WorkOrder, settings: WorkerSettings, reporter: Reporter, site
     )
     reporter.emit(AttemptStarted(nodes=planned))
     attempt = _Attempt(order, settings, reporter, site)
+    for note in order.pins.facts.notes:
+        reporter.emit(Message(level="info", node="import_model", text=note))
     try:
+        _check_sizes(order)
         results = _run_all(dag, attempt, reporter, site)
     except AttemptEnded as end:
         reporter.emit(AttemptFailed(reason=end.reason))
@@ -71,6 +75,19 @@ def run_job(order: WorkOrder, settings: WorkerSettings, reporter: Reporter, site
     settings.content().put_model(job_result_key(order.job), result)
     reporter.emit(AttemptFinished())
     return result
+
+
+def _check_sizes(order: WorkOrder) -> None:
+    """Raise AttemptEnded when the spec asks for sizes of which transformers makes no model."""
+    structure = order.request.spec.structure
+    if structure is None or structure.beside_vocabulary is None:
+        return
+    from pipeline.checkpoint.constructs import check_constructs  # loads transformers
+
+    try:
+        check_constructs(structure, order.pins.facts.config)
+    except InvalidRequest as error:
+        raise AttemptEnded(reason_for(error, node=None)) from error
 
 
 def _run_all(dag: Dag, attempt: "_Attempt", reporter: Reporter, site: Site) -> dict[str, NodeResult]:

@@ -42,7 +42,7 @@ def main() -> None:
     except ValidationError as error:
         parser.error(f"{arguments.spec}: {error}")
     os.environ.setdefault("SECATEUR_ALLOWED_ROOTS", "/")  # a local run reads what its user may read
-    os.environ["SECATEUR_STORAGE_URL"] = f"file://{arguments.storage.resolve()}"
+    os.environ["SECATEUR_STORAGE_URL"] = arguments.storage.resolve().as_uri()
     settings = WorkerSettings()
     reporter = LinesReporter()
     code = 0

@@ -178,7 +178,7 @@ def _service(state: Path, data: Path, log: Path, console: Console) -> Iterator[s
     url = f"http://127.0.0.1:{port}"
     given = {
         "SECATEUR_STATE_DIR": str(state),
-        "SECATEUR_STORAGE_URL": f"file://{state / 'storage'}",
+        "SECATEUR_STORAGE_URL": (state / "storage").as_uri(),
         "SECATEUR_DATABASE_URL": "",
         "SECATEUR_RAY_ADDRESS": "",
         "SECATEUR_HOST": "127.0.0.1",

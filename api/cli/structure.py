@@ -2,18 +2,22 @@
 
 import json
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
-from pydantic import JsonValue, ValidationError
+from pydantic import BaseModel, JsonValue, ValidationError
 
 from api.cli.local import child_environment, module_command, require_worker
 from pipeline.request.hints import explained
 from pipeline.request.spec_files import SpecError, load_fields
 from pipeline.spec.structure import Structure
 from pipeline.spec.texts import Calibration
+from pipeline.spec.uri import file_uri
 from pipeline.spec.vocabulary import VocabularySize
+
+Part = TypeVar("Part", bound=BaseModel)
 
 
 def slice_checkpoint(
@@ -56,10 +60,12 @@ def slice_checkpoint(
         )
     arguments = [str(directory), *([] if out is None else [str(out)])]
     if calibration is not None:
-        text = Calibration(
-            source=f"file:{calibration.absolute()}", samples=samples, sequence_length=sequence_length
-        )
-        arguments += ["--calibration", text.model_dump_json()]
+        text: dict[str, JsonValue] = {
+            "source": file_uri(calibration),
+            "samples": samples,
+            "sequence_length": sequence_length,
+        }
+        arguments += ["--calibration", _checked(Calibration, text).model_dump_json()]
     command = module_command("workers.local.slice", *arguments, *(["--plan"] if plan else []))
     given = asked.model_dump_json().encode()
     done = subprocess.run(command, input=given, env=child_environment(), check=False)
@@ -97,11 +103,7 @@ def cut_vocabulary(
     }
     if held_out is not None:
         fields["held_out"] = _file_fields(held_out)
-    try:
-        asked = VocabularySize.model_validate_json(json.dumps(fields))
-    except ValidationError as error:
-        problem = error.errors()[0]
-        raise SpecError(problem["msg"], ".".join(map(str, problem["loc"])) or None) from None
+    asked = _checked(VocabularySize, fields)
     arguments = [str(directory), str(out), "--vocabulary", asked.model_dump_json()]
     command = module_command("workers.local.vocabulary", *arguments)
     done = subprocess.run(command, env=child_environment(), check=False)
@@ -109,4 +111,13 @@ def cut_vocabulary(
 
 
 def _file_fields(path: Path) -> dict[str, JsonValue]:
-    return {"source": f"file:{path.absolute()}"}
+    return {"source": file_uri(path)}
+
+
+def _checked(part: type[Part], fields: Mapping[str, JsonValue]) -> Part:
+    """A part of a spec with these fields. Raises SpecError with the field and the sentence."""
+    try:
+        return part.model_validate_json(json.dumps(fields))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise SpecError(problem["msg"], ".".join(map(str, problem["loc"])) or None) from None

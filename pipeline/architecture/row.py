@@ -4,7 +4,10 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from pydantic import JsonValue
+
 from pipeline.architecture.axes import Dimension, Labels, Size
+from pipeline.architecture.config_names import CONFIG_NAMES, ConfigNames
 from pipeline.errors import UnsupportedCheckpoint
 
 
@@ -77,6 +80,20 @@ class Architecture:
     follows_hidden: tuple[str, ...] = ()
     grouped: str | None = None
     one_key_value: str | None = None
+
+    @property
+    def config_names(self) -> ConfigNames:
+        """How transformers' class of this type reads config.json; a type without an entry reads each field
+        under its own name."""
+        return CONFIG_NAMES.get(self.model_type, ConfigNames())
+
+    def stated(self, config: Mapping[str, JsonValue], field: str) -> tuple[str, ...]:
+        """Returns the names under which config.json states a field, the one that counts first."""
+        return self.config_names.stated(config, field)
+
+    def read(self, config: Mapping[str, JsonValue], field: str) -> JsonValue:
+        """Returns what transformers' class reads for a field of config.json, which may be its default."""
+        return self.config_names.read(config, field)
 
     @property
     def linear_names(self) -> tuple[str, ...]:

@@ -4,7 +4,6 @@ A new type is a new row. Modules are named relative to the causal language model
 decoder block (`linears`, `inner`).
 """
 
-import difflib
 from typing import Literal
 
 from pipeline.architecture.axes import (
@@ -224,14 +223,13 @@ ROWS = {
 
 
 def row_for(model_type: str) -> Architecture:
-    """Returns the row of a model type. Raises UnsupportedModel with the nearest name and the whole list."""
+    """Returns the row of a model type. Raises UnsupportedModel with the whole list: the type is what a file
+    states, so that a similar name would be a different model and no slip of the pen."""
     row = ROWS.get(model_type)
-    if row is not None:
-        return row
-    near = difflib.get_close_matches(model_type, ROWS, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise UnsupportedModel(
-        f"model type {model_type!r} has no row in pipeline/architecture/rows.py{hint}; "
-        f"known types: {', '.join(sorted(ROWS))}",
-        "spec.model.source",
-    )
+    if row is None:
+        raise UnsupportedModel(
+            f"model type {model_type!r} has no row in pipeline/architecture/rows.py; known types: "
+            f"{', '.join(sorted(ROWS))}",
+            "spec.model.source",
+        )
+    return row

@@ -15,6 +15,7 @@ def export_checkpoint(content: ContentStore, ref: CheckpointRef, directory: Path
     """Writes every file except this project's own index into an existing directory, with one chunk in
     memory."""
     for file in ref.model_files:
+        (directory / file.path).parent.mkdir(parents=True, exist_ok=True)
         with (directory / file.path).open("wb") as written:
             for chunk in content.store.get(content.key(file.blob)):
                 written.write(chunk)

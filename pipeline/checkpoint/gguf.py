@@ -1,14 +1,20 @@
 """Converts GGUF to an ordinary Hugging Face directory with bfloat16 safetensors and a tokenizer.
 
 A GGUF file is usually quantized: its weights are expanded, but their lost precision is not restored.
-transformers does the reading.
+transformers does the reading, and what it leaves out is put in or refused (gguf_file.py).
 """
 
+import hashlib
 import struct
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.checkpoint.export import new_directory
+from pipeline.checkpoint.gguf_file import GGUFFile
 from pipeline.errors import SourceNotFound, UnsupportedCheckpoint
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 MAGIC = b"GGUF"
 
@@ -16,8 +22,10 @@ MAGIC = b"GGUF"
 def convert_gguf(path: Path, out_dir: Path) -> Path:
     """Writes the checkpoint as `out_dir`, which must not exist, and returns it. Holds the model in memory.
 
-    The directory appears complete or not at all. Raises SourceNotFound, InvalidSpec when `out_dir` exists,
-    and UnsupportedCheckpoint for files that are not GGUF or of a model type that transformers cannot read.
+    The directory appears complete or not at all, and has been loaded before it appears. Raises
+    SourceNotFound, InvalidSpec when `out_dir` exists, and UnsupportedCheckpoint for files that are not GGUF,
+    of a model type that transformers cannot read, with tensors or settings that it has no place for, or with
+    weights that are not finite.
     """
     if not path.is_file():
         raise SourceNotFound(f"{path} does not exist, or is not a file")
@@ -25,23 +33,65 @@ def convert_gguf(path: Path, out_dir: Path) -> Path:
         if file.read(len(MAGIC)) != MAGIC:
             raise UnsupportedCheckpoint(f"{path} is no GGUF file: it does not begin with {MAGIC.decode()}")
     with new_directory(out_dir) as written:
-        _save(path, written)
+        digests = _save(path, written)
+        _certify(written, digests, of=path)
     return out_dir
 
 
-def _save(path: Path, directory: Path) -> None:
+def _save(path: Path, directory: Path) -> dict[str, str]:
+    """Writes the checkpoint. Returns the digest of each of its tensors."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
+        stated = GGUFFile(path)
         model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.bfloat16)
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     except (ValueError, LookupError, NotImplementedError, struct.error) as error:  # struct: cut short
         raise UnsupportedCheckpoint(f"transformers cannot read {path}: {error}") from error
+    stated.check_consumed(model)
+    stated.complete(model.config)
     # The weights are ordinary now; with these marks transformers refuses to save them.
     model.is_quantized = False
     model.hf_quantizer = None
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
+    digests = _digests(model, of=path)
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
+    return digests
+
+
+def _certify(directory: Path, digests: dict[str, str], *, of: Path) -> None:
+    """Raises UnsupportedCheckpoint unless the directory gives the model that was written into it."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model, report = AutoModelForCausalLM.from_pretrained(
+        directory, dtype=torch.bfloat16, output_loading_info=True
+    )
+    wrong = {name: sorted(map(str, found))[:3] for name, found in report.items() if found}
+    changed = [name for name, digest in _digests(model, of=of).items() if digests.get(name) != digest]
+    if wrong or changed:
+        raise UnsupportedCheckpoint(
+            f"the checkpoint that transformers makes of {of} does not load as it was written: "
+            f"{wrong or f'{len(changed)} tensors differ, such as {changed[0]}'}"
+        )
+
+
+def _digests(model: "PreTrainedModel", *, of: Path) -> dict[str, str]:
+    """Returns the SHA-256 of every tensor of a model. Raises UnsupportedCheckpoint for one that is not
+    finite."""
+    import torch
+
+    digests = {}
+    for name, tensor in model.state_dict().items():
+        count = tensor.numel() - int(torch.isfinite(tensor).sum())
+        if count:
+            raise UnsupportedCheckpoint(
+                f"{name} of {of} has {count} values that are NaN or infinite; the file is damaged, or was "
+                f"quantized from such weights"
+            )
+        data = tensor.contiguous().view(torch.uint8) if tensor.dim() else tensor.reshape(1).view(torch.uint8)
+        digests[name] = hashlib.sha256(data.numpy()).hexdigest()
+    return digests

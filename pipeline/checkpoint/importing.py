@@ -11,8 +11,10 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.refs import CheckpointRef
 from pipeline.artifacts.tensor_index import TensorEntry, TensorIndex
-from pipeline.checkpoint.layout import WEIGHTS_INDEX_JSON
+from pipeline.checkpoint.config_json import loadable_bytes
+from pipeline.checkpoint.layout import CONFIG_JSON, TOKENIZER_CONFIG_JSON, WEIGHTS_INDEX_JSON
 from pipeline.checkpoint.scan import TensorScan
+from pipeline.checkpoint.wrapped import check_tensor_names
 from pipeline.errors import UnsupportedCheckpoint
 from pipeline.sources.access import Source
 from pipeline.sources.pins import Pin, PinnedFile
@@ -40,7 +42,8 @@ def import_checkpoint(pin: Pin, source: Source, content: ContentStore) -> Iterat
         done += file.size
         if scan is not None:
             _add(tensors, scan.entries)
-    files.sort(key=lambda file: file.path)
+    check_tensor_names(tensors)
+    files = sorted((_loadable(file, content) for file in files), key=lambda file: file.path)
     for ref in files:
         if ref.path == WEIGHTS_INDEX_JSON:
             _check_index(content.get_bytes(ref.blob), tensors)
@@ -73,6 +76,15 @@ def _transferred(
             abandoned = True
     yield fetched
     yield stored.result()
+
+
+def _loadable(file: FileRef, content: ContentStore) -> FileRef:
+    """Returns a config as transformers loads it, and any other file as it is."""
+    if file.path not in (CONFIG_JSON, TOKENIZER_CONFIG_JSON):
+        return file
+    data = content.get_bytes(file.blob)
+    made = loadable_bytes(file.path, data)
+    return file if made == data else FileRef(path=file.path, blob=content.put_bytes(made))
 
 
 def _add(tensors: dict[str, TensorEntry], found: dict[str, TensorEntry]) -> None:

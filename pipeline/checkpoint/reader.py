@@ -1,7 +1,6 @@
 """Reads one tensor at a time from a stored checkpoint, and verifies each against its digest."""
 
 import hashlib
-import json
 import math
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -12,6 +11,8 @@ from torch import Tensor
 
 from pipeline.artifacts.refs import CheckpointRef
 from pipeline.artifacts.tensor_index import TensorEntry, TensorIndex
+from pipeline.checkpoint.config_json import parse_config
+from pipeline.checkpoint.layout import CONFIG_JSON
 from pipeline.errors import CorruptObject, UnsupportedCheckpoint
 from pipeline.storage.content import BlobRef, ContentStore
 
@@ -45,7 +46,8 @@ class CheckpointReader:
     @cached_property
     def config(self) -> dict[str, JsonValue]:
         """config.json."""
-        loaded: dict[str, JsonValue] = json.loads(self._content.get_bytes(self._ref.file("config.json")))
+        loaded = parse_config(self._content.get_bytes(self._ref.file(CONFIG_JSON)))
+        assert isinstance(loaded, dict), "resolve has read it"
         return loaded
 
     @property

@@ -10,10 +10,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, cast
 
 import torch
+from pydantic import JsonValue
 from torch import Tensor
 
 from pipeline.architecture.row import Architecture
 from pipeline.architecture.rows import row_for
+from pipeline.checkpoint.class_config import class_config, reason
 from pipeline.checkpoint.experts import stored_names
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.errors import UnsupportedCheckpoint
@@ -29,21 +31,29 @@ def skeleton(
 ) -> "PreTrainedModel":
     """Returns the checkpoint's model without weights; its buffers are real. `changes`: other values for
     fields that its config has."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.for_model(**reader.config)
+    config = class_config(reader.config)
     for field, value in (changes or {}).items():
         if hasattr(config, field):
             setattr(config, field, value)
     return _without_weights(config, dtype)
 
 
-def parameter_count(config: Mapping[str, object]) -> int:
+def parameter_count(config: Mapping[str, JsonValue]) -> int:
     """Counts the weights of the model that transformers builds from a config.json, tied ones once. No memory
     is allocated for them."""
-    from transformers import AutoConfig
+    return int(empty_model(config).num_parameters())
 
-    return int(_without_weights(AutoConfig.for_model(**config), torch.float32).num_parameters())
+
+def empty_model(config: Mapping[str, JsonValue]) -> "PreTrainedModel":
+    """Returns the model that transformers builds from a config.json, without weights. Its buffers are real.
+    Raises UnsupportedCheckpoint when there is no such model."""
+    read = class_config(config)
+    try:
+        return _without_weights(read, torch.float32)
+    except Exception as error:  # whatever the modules raise for sizes that do not fit each other
+        raise UnsupportedCheckpoint(
+            f"transformers makes no {read.model_type} of config.json: {reason(error)}", "spec.model.source"
+        ) from error
 
 
 def _without_weights(config: "PreTrainedConfig", dtype: torch.dtype) -> "PreTrainedModel":

@@ -5,7 +5,6 @@ The part of a tensor that stays follows from the labels of its dimensions alone
 block, and one whole tensor.
 """
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,12 +13,13 @@ from functools import cached_property
 import torch
 from pydantic import JsonValue
 from torch import Tensor
-from transformers import AutoConfig
 
 from pipeline.architecture.row import Architecture
 from pipeline.architecture.rows import row_for
 from pipeline.artifacts.refs import CheckpointRef
 from pipeline.checkpoint.assemble import StoredTensors, assemble
+from pipeline.checkpoint.class_config import class_config
+from pipeline.checkpoint.config_json import written
 from pipeline.checkpoint.layout import CONFIG_JSON
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.skeleton import disk_names, skeleton
@@ -49,14 +49,13 @@ def slice_checkpoint(
         yield new + 1
     kept = [block.block for block in cut.blocks]
     smaller = {**resized(row, config, sizes_after(cut, dense.sizes), kept), **(changes or {})}
-    text = json.dumps(smaller, indent=2, sort_keys=True) + "\n"
-    yield assemble(content, like, parts, replaced={CONFIG_JSON: text.encode()})
+    yield assemble(content, like, parts, replaced={CONFIG_JSON: written(smaller)})
 
 
 def full_config(config: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
     """Returns config.json with the per-block fields that transformers' class derives."""
     config = dict(config)
-    types = getattr(AutoConfig.for_model(**config), "layer_types", None)
+    types = getattr(class_config(config), "layer_types", None)
     return {**config, "layer_types": list(types)} if types is not None else config
 
 

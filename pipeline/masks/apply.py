@@ -6,8 +6,6 @@ its mask.
 """
 
 import hashlib
-import json
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +20,7 @@ from pipeline.architecture.rows import row_for
 from pipeline.artifacts.certificate import Certificate, Check
 from pipeline.artifacts.refs import CertificateRef
 from pipeline.canonical import canonical_json
+from pipeline.checkpoint.config_json import loadable_bytes, parse_config
 from pipeline.checkpoint.export import new_directory
 from pipeline.checkpoint.keeps import HeldTensor, held_tensors, turned
 from pipeline.checkpoint.layout import CONFIG_JSON
@@ -32,6 +31,7 @@ from pipeline.masks.file import MaskFile, find_masks
 from pipeline.resolve.model import model_pin
 from pipeline.sources import SourceAccess, open_source
 from pipeline.spec.patterns import NM, Pattern, Unstructured
+from pipeline.spec.uri import file_uri
 from pipeline.storage.base import CHUNK_BYTES
 
 INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by size in bytes
@@ -113,11 +113,12 @@ def apply_masks(
     """
     file = MaskFile(find_masks(masks))
     access = SourceAccess(allowed_roots=(Path("/"),))  # the user runs this on their own files
-    pin = model_pin(open_source(f"file:{dense.absolute()}", access))
+    pin = model_pin(open_source(file_uri(dense), access))
     files = [one.path for one in pin.files]
     headers = {name: read_header(dense / name) for name in files if name.endswith(".safetensors")}
     shapes = {tensor.name: tensor.shape for _, tensors in headers.values() for tensor in tensors}
-    config = json.loads((dense / CONFIG_JSON).read_text(encoding="utf-8"))
+    config = parse_config((dense / CONFIG_JSON).read_bytes())
+    assert isinstance(config, dict), "resolve has read it"
     fitted = fit(file, row_for(str(config["model_type"])), shapes, of=str(dense))
     with new_directory(out) as written:
         work = _Work(fitted, other_weights=other_weights)
@@ -125,7 +126,7 @@ def apply_masks(
             if name in headers:
                 yield from work.shard(dense / name, written / name, *headers[name])
             else:
-                shutil.copyfile(dense / name, written / name)
+                _copy_small(dense, written, name)
         weights = read_directory(written, fitted.tensors)
         tensors, check = certify_tensors(weights, fitted, at="published", patterns=fitted.patterns)
         chosen = Check(at="mask", tensors=len(tensors), held=work.held, zeros=work.held)
@@ -138,6 +139,11 @@ def apply_masks(
         unknown=sum(entry.dense_sha256 is None for entry in file.entries.values()),
         others=tuple(work.others),
     )
+
+
+def _copy_small(dense: Path, written: Path, name: str) -> None:
+    (written / name).parent.mkdir(exist_ok=True)
+    (written / name).write_bytes(loadable_bytes(name, (dense / name).read_bytes()))
 
 
 class _Work:

@@ -1,7 +1,6 @@
 """Spec files as people write them: YAML or JSON, overrides, and sources relative to the file."""
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from pydantic import JsonValue, ValidationError
 from pipeline.errors import InvalidSpec
 from pipeline.request.hints import explained
 from pipeline.request.prune_spec import JobRequest
+from pipeline.spec.uri import file_uri
 
 Document = dict[str, JsonValue]
 
@@ -144,4 +144,4 @@ def _absolute(source: str, directory: Path) -> str:
     rest = source.removeprefix("file:")
     if rest == source or not rest or rest.startswith("/"):
         return source
-    return "file:" + os.path.normpath(directory / Path(rest).expanduser())
+    return file_uri(directory / Path(rest).expanduser())

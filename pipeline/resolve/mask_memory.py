@@ -23,6 +23,7 @@ has one block of each model at a time, and the activations of this worker's sequ
 
 import math
 
+from pipeline.architecture.rows import row_for
 from pipeline.request.resources import Resources
 from pipeline.resolve.training_memory import OPTIMIZER_WIDTH, WIDTH, TrainingMemory, share
 from pipeline.sources.pins import ModelFacts
@@ -58,7 +59,7 @@ def mask_memory(
 
 def prunable(facts: ModelFacts) -> int:
     """The number of weights in all blocks: all but embedding and head. Norms and biases are negligible."""
-    tied = bool(facts.config.get("tie_word_embeddings", False))
+    tied = bool(row_for(facts.model_type).read(facts.config, "tie_word_embeddings"))
     outer = (facts.vocabulary or 0) * (facts.hidden_size or 0) * (1 if tied else 2)
     return max((facts.parameters or 0) - outer, 0)
 

@@ -1,31 +1,33 @@
 """Pinning of checkpoints: their files and facts, or an error that says what is missing."""
 
-import json
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from pydantic import JsonValue
 
+from pipeline.architecture.axes import Size
+from pipeline.architecture.row import Architecture
 from pipeline.architecture.rows import row_for
+from pipeline.checkpoint.config_json import DTYPE_BYTES, dtype_of, loadable, parse_config
 from pipeline.checkpoint.layout import (
+    BESIDE_BYTES,
     CONFIG_JSON,
-    PICKLE_ENDINGS,
     TOKENIZER_CONFIG_JSON,
     WEIGHTS,
     WEIGHTS_INDEX_JSON,
     has_tokenizer,
+    is_beside,
     is_description,
 )
 from pipeline.errors import IncompleteCheckpoint, UnsupportedCheckpoint
+from pipeline.resolve.kinds import check_kind, check_type
 from pipeline.sources.access import Source
 from pipeline.sources.pins import ModelFacts, Pin, PinnedFile
+from pipeline.storage.base import is_key
 
+FACTS: tuple[Size, ...] = ("num_hidden_layers", "hidden_size", "vocab_size")
+SHOWN = 20  # names of files in one note
 DESCRIPTION_BYTES = 64 * 1024 * 1024  # limit for a file that is read here; a huge model's index has 30 MB
-WEIGHT_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-TO_SAFETENSORS = (
-    'convert it, for example with: python -c "from transformers import AutoModelForCausalLM as M; '
-    "M.from_pretrained('DIR', dtype='auto').save_pretrained('NEW')\" and copy the tokenizer files beside it "
-    "(on the hub, https://huggingface.co/spaces/safetensors/convert does the same)"
-)
 
 
 def model_pin(source: Source) -> Pin:
@@ -36,7 +38,7 @@ def model_pin(source: Source) -> Pin:
 def resolve_model(source: Source, *, needs_tokenizer: bool) -> tuple[Pin, ModelFacts]:
     """Pin a checkpoint's files. Refuses all but complete, plain safetensors checkpoints of known types."""
     names = source.names()
-    _check_format(names, where=source.uri)
+    check_kind(source, names)
     described = source.pin(is_description)
     checkpoint = _Description(source, {file.path: file for file in described.files})
     facts, weight_bytes = _facts(checkpoint)
@@ -46,10 +48,13 @@ def resolve_model(source: Source, *, needs_tokenizer: bool) -> tuple[Pin, ModelF
             f"{source.uri} has no tokenizer, which calibration and evaluation need; "
             f"expected tokenizer.json, tokenizer.model, or vocab.json with merges.txt among its files"
         )
-    kept = [file for file in described.files if file.path != WEIGHTS_INDEX_JSON or WEIGHTS not in weights]
+    kept = [file for file in described.files if _is_kept(file, weights)]
     pinned = source.pin(weights.__contains__)
     files = tuple(sorted((*kept, *pinned.files), key=lambda file: file.path))
-    facts = facts.model_copy(update={"parameters": pinned.size // weight_bytes})
+    behind = left_behind(names, source.folders(), taken={file.path for file in files})
+    facts = facts.model_copy(
+        update={"parameters": pinned.size // weight_bytes, "notes": (*facts.notes, *behind)}
+    )
     return Pin(source=pinned.source, files=files), facts
 
 
@@ -60,6 +65,27 @@ def description_files(source: Source, pin: Pin) -> dict[str, bytes]:
         for file in pin.files
         if is_description(file.path) and file.size <= DESCRIPTION_BYTES
     }
+
+
+def left_behind(names: Iterable[str], folders: Iterable[str], *, taken: Collection[str]) -> tuple[str, ...]:
+    """Returns a sentence about the files and folders of a source that the result will not have; hidden ones
+    are not worth one."""
+    inside = {name.partition("/")[0] for name in taken if "/" in name}
+    files = [name for name in names if name not in taken]
+    all_of_them = [*files, *(f"{name}/" for name in folders if name not in inside)]
+    behind = [name for name in all_of_them if not name.startswith(".") and name != WEIGHTS_INDEX_JSON]
+    if not behind:
+        return ()
+    more = f" and {len(behind) - SHOWN} more" if len(behind) > SHOWN else ""
+    return (f"stays behind in the source: {', '.join(behind[:SHOWN])}{more}",)
+
+
+def _is_kept(file: PinnedFile, weights: frozenset[str]) -> bool:
+    """Tells whether a file that describes the checkpoint is carried: not the index of other weights, nothing
+    beside them that is large or has a name that storage cannot hold."""
+    if file.path == WEIGHTS_INDEX_JSON:
+        return WEIGHTS not in weights
+    return not is_beside(file.path) or (file.size <= BESIDE_BYTES and is_key(file.path))
 
 
 @dataclass(frozen=True)
@@ -82,7 +108,7 @@ class _Description:
                 f"{name} of {self.uri} has {file.size} bytes; at most {DESCRIPTION_BYTES} are read"
             )
         try:
-            value = json.loads(b"".join(self.source.read(file)))
+            value = parse_config(b"".join(self.source.read(file)))
         except (ValueError, RecursionError) as error:
             raise IncompleteCheckpoint(f"{name} of {self.uri} is not JSON: {error}") from error
         if not isinstance(value, dict):
@@ -92,55 +118,22 @@ class _Description:
         return value
 
 
-def _check_format(names: tuple[str, ...], *, where: str) -> None:
-    """Refuse, by file names alone, a directory without safetensors weights or without a config."""
-    if not any(name.endswith(".safetensors") for name in names):
-        if any(name.endswith(".gguf") for name in names):
-            raise UnsupportedCheckpoint(
-                f"{where} holds GGUF weights; turn one into a Hugging Face checkpoint first: "
-                f"secateur import-gguf FILE.gguf DIRECTORY"
-            )
-        pickles = [name for name in names if name.endswith(PICKLE_ENDINGS)]
-        if pickles:
-            raise UnsupportedCheckpoint(
-                f"{where} has only pickle weights ({', '.join(pickles[:3])}), which can run code when "
-                f"they are read; {TO_SAFETENSORS}"
-            )
-        raise IncompleteCheckpoint(
-            f"{where} has no *.safetensors weights; a Hugging Face checkpoint directory has {CONFIG_JSON} "
-            f"and {WEIGHTS} or shards with {WEIGHTS_INDEX_JSON}. Found: {', '.join(names[:10]) or 'nothing'}"
-        )
-    if CONFIG_JSON not in names:
-        raise IncompleteCheckpoint(
-            f"{where} has no {CONFIG_JSON}; copy the one that belongs to its weights there"
-        )
-
-
 def _facts(checkpoint: _Description) -> tuple[ModelFacts, int]:
-    """The facts without the number of weights, and the bytes of one weight. A config without a dtype comes
-    from a time when float32 was usual."""
-    config = checkpoint.json(CONFIG_JSON)
-    described = [(CONFIG_JSON, config)]
+    """The facts without the number of weights, and the bytes of one weight."""
+    stated = checkpoint.json(CONFIG_JSON)
+    model_type = check_type(stated, source=checkpoint.source)
+    config, notes = loadable(CONFIG_JSON, stated)
     if TOKENIZER_CONFIG_JSON in checkpoint.files:
-        described.append((TOKENIZER_CONFIG_JSON, checkpoint.json(TOKENIZER_CONFIG_JSON)))
-    for name, content in described:
-        if content.get("auto_map"):
-            raise UnsupportedCheckpoint(
-                f"{name} of {checkpoint.uri} asks for the repository's own Python code (auto_map), and no "
-                f"foreign code is run here; save the model with a class of "
-                f"transformers, which leaves auto_map out"
-            )
-    quantization = config.get("quantization_config")
+        notes += loadable(TOKENIZER_CONFIG_JSON, checkpoint.json(TOKENIZER_CONFIG_JSON))[1]
+    quantization = config.get("quantization_config") or config.get("quantization")  # the latter is MLX's
     if quantization:
         method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
         raise UnsupportedCheckpoint(
             f"{checkpoint.uri} is quantized ({method}); prune the original weights and quantize the result"
         )
-    model_type = config.get("model_type")
-    if not isinstance(model_type, str):
-        raise UnsupportedCheckpoint(f"{CONFIG_JSON} of {checkpoint.uri} has no model_type")
     row = row_for(model_type)
-    blocks = _number(config, row.sizes["num_hidden_layers"], where=checkpoint.uri)
+    sizes = {size: _number(row, config, row.sizes[size], where=checkpoint.uri) for size in FACTS}
+    blocks = sizes["num_hidden_layers"]
     if blocks is None:
         raise UnsupportedCheckpoint(
             f"{CONFIG_JSON} of {checkpoint.uri} has no {row.sizes['num_hidden_layers']}"
@@ -148,16 +141,17 @@ def _facts(checkpoint: _Description) -> tuple[ModelFacts, int]:
     facts = ModelFacts(
         model_type=model_type,
         blocks=blocks,
-        max_positions=_number(config, row.positions_key, where=checkpoint.uri),
-        hidden_size=_number(config, row.sizes["hidden_size"], where=checkpoint.uri),
-        vocabulary=_number(config, "vocab_size", where=checkpoint.uri),
+        max_positions=_number(row, config, row.positions_key, where=checkpoint.uri),
+        hidden_size=sizes["hidden_size"],
+        vocabulary=sizes["vocab_size"],
         config=config,
+        notes=notes,
     )
-    return facts, WEIGHT_BYTES.get(str(config.get("dtype") or config.get("torch_dtype")), 4)
+    return facts, DTYPE_BYTES[dtype_of(config)]
 
 
-def _number(config: dict[str, JsonValue], key: str, *, where: str) -> int | None:
-    value = config.get(key)
+def _number(row: Architecture, config: dict[str, JsonValue], field: str, *, where: str) -> int | None:
+    key, value = row.stated(config, field)[0], row.read(config, field)
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:

@@ -16,6 +16,7 @@ from pipeline.storage.options import S3Settings
 ROOTS_SETTING = "SECATEUR_ALLOWED_ROOTS"
 TOKEN_SETTING = "SECATEUR_HUB_TOKEN"
 Repository = Literal["model", "dataset"]
+TEMPLATE_FOLDER = "additional_chat_templates"  # the one folder whose files belong to a checkpoint
 Wanted = Callable[[str], bool]
 
 
@@ -62,6 +63,8 @@ class SourceAccess(S3Settings, frozen=True, extra="forbid", hide_input_in_errors
 
 class Source(Protocol):
     """A place with files: one file, the files directly inside a directory or prefix, or a hub repository.
+    Those in the folder `additional_chat_templates` count as well, by names such as
+    `additional_chat_templates/rag.jinja`.
 
     A hub dataset is the exception: it is pinned as a whole, as one entry without bytes, and read through the
     `datasets` library (pipeline/text/hub_rows.py).
@@ -77,6 +80,10 @@ class Source(Protocol):
         SourceUnreachable."""
         ...
 
+    def folders(self) -> tuple[str, ...]:
+        """Returns the names of the folders directly inside, sorted. Raises the errors of `names`."""
+        ...
+
     def pin(self, wanted: Wanted) -> Pin:
         """Returns the files whose names are wanted, with sizes and tags, by name. Raises the errors of
         `names`."""
@@ -86,6 +93,12 @@ class Source(Protocol):
         """Streams a pinned file. Raises SourceChanged when it differs from the pinned one, on the first chunk
         or instead of the end; StorageUnavailable when bucket or hub stop answering."""
         ...
+
+
+def counts(path: str) -> bool:
+    """Tells whether a file at a path below a source counts as one of its files."""
+    folder, slash, name = path.rpartition("/")
+    return name != "" and (not slash or folder == TEMPLATE_FOLDER)
 
 
 def open_source(uri: str, access: SourceAccess, *, repository: Repository = "model") -> Source:

@@ -1,4 +1,4 @@
-"""`file:` sources: a file, or the files directly inside a directory, below an allowed root."""
+"""`file:` sources: a file, or the files of a directory, below an allowed root."""
 
 import os
 import stat
@@ -7,7 +7,7 @@ from io import FileIO
 from pathlib import Path
 
 from pipeline.errors import SourceChanged, SourceNotAllowed, SourceNotFound
-from pipeline.sources.access import ROOTS_SETTING, Wanted
+from pipeline.sources.access import ROOTS_SETTING, TEMPLATE_FOLDER, Wanted, counts
 from pipeline.sources.pins import Pin, PinnedFile
 from pipeline.sources.tags import HASHED_BYTES, changed, checked, sha256_tag
 from pipeline.sources.tree import Directory, ListedFile
@@ -30,7 +30,24 @@ class FileSource:
                 raise SourceNotFound(f"{self.path} does not exist")
             if not real.is_dir():
                 return (self.path.name,)
-            return tuple(sorted(entry.name for entry in os.scandir(real) if entry.is_file()))
+            found = [entry.name for entry in os.scandir(real) if entry.is_file()]
+            templates = self._real(self.path / TEMPLATE_FOLDER)
+            if templates.is_dir():
+                inside = [entry.name for entry in os.scandir(templates) if entry.is_file()]
+                found += [f"{TEMPLATE_FOLDER}/{name}" for name in inside]
+            return tuple(sorted(found))
+        except PermissionError:
+            raise SourceNotAllowed(f"{self.path} cannot be listed: the service has no permission") from None
+
+    def folders(self) -> tuple[str, ...]:
+        """See Source."""
+        real = self._real(self.path)
+        try:
+            return tuple(sorted(entry.name for entry in os.scandir(real) if entry.is_dir()))
+        except NotADirectoryError:
+            return ()
+        except FileNotFoundError:
+            raise SourceNotFound(f"{self.path} does not exist") from None
         except PermissionError:
             raise SourceNotAllowed(f"{self.path} cannot be listed: the service has no permission") from None
 
@@ -100,8 +117,8 @@ class FileSource:
 
     def _locate(self, name: str) -> Path:
         """Returns the path of a file of this source: the source's own path when it is one file."""
-        if os.sep in name or name in ("", ".", ".."):
-            raise SourceNotAllowed(f"{name!r} is not the name of a file directly inside {self.path}")
+        if not counts(name) or name.rpartition(os.sep)[2] in (".", ".."):
+            raise SourceNotAllowed(f"{name!r} is not the name of a file of {self.path}")
         return self.path if self.path.name == name and not self.path.is_dir() else self.path / name
 
     def _open(self, path: Path) -> FileIO:

@@ -21,7 +21,7 @@ from pipeline.errors import (
     SourceUnreachable,
     StorageUnavailable,
 )
-from pipeline.sources.access import TOKEN_SETTING, Repository, SourceAccess, Wanted
+from pipeline.sources.access import TOKEN_SETTING, Repository, SourceAccess, Wanted, counts
 from pipeline.sources.hub_cache import HubCache
 from pipeline.sources.pins import Pin, PinnedFile
 from pipeline.sources.tags import changed, checked
@@ -51,10 +51,16 @@ class HubSource:
         self.cache = HubCache(repository, self.name, access.hub_cache_dir)
         self.api = huggingface_hub.HfApi(access.hub_endpoint, token=access.bearer)
         self._listing: tuple[str, tuple[PinnedFile, ...]] | None = None
+        self._folders: tuple[str, ...] = ()
 
     def names(self) -> tuple[str, ...]:
         """See Source."""
         return tuple(file.path for file in self._listed()[1])
+
+    def folders(self) -> tuple[str, ...]:
+        """See Source."""
+        self._listed()
+        return self._folders
 
     def pin(self, wanted: Wanted) -> Pin:
         """See Source. Tags are SHA-256, or git object ids for small files; a dataset's tag is its commit."""
@@ -89,7 +95,7 @@ class HubSource:
         yield from checked(streamed, file, what=what)
 
     def _listed(self) -> tuple[str, tuple[PinnedFile, ...]]:
-        """Returns the commit and the files directly inside the repository."""
+        """Returns the commit and the files of the repository."""
         if self._listing is None:
             self._listing = self._cached() if self.access.hub_offline else self._asked()
         return self._listing
@@ -111,7 +117,9 @@ class HubSource:
                 return self._cached()
             raise
         siblings = info.siblings if isinstance(info, huggingface_hub.ModelInfo) else None
-        found = [file for file in siblings or () if "/" not in file.rfilename]
+        found = [file for file in siblings or () if counts(file.rfilename)]
+        names = [file.rfilename for file in siblings or ()]
+        self._folders = tuple(sorted({name.partition("/")[0] for name in names if "/" in name}))
         files = [
             PinnedFile(
                 path=file.rfilename,
@@ -142,7 +150,10 @@ class HubSource:
                 f"is off on this service; download it there first: hf download {self.name} "
                 f"--repo-type {self.repository} --revision {self.revision}"
             )
-        return commit, self.cache.files(commit) if self.repository == "model" else ()
+        if self.repository != "model":
+            return commit, ()
+        self._folders = self.cache.folders(commit)
+        return commit, self.cache.files(commit)
 
     def _downloaded(self, commit: str, file: PinnedFile) -> Path:
         """Downloads a file that is too large for plain HTTP: the client's other protocol needs a local

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import huggingface_hub
 
-from pipeline.sources.access import Repository
+from pipeline.sources.access import TEMPLATE_FOLDER, Repository
 from pipeline.sources.pins import PinnedFile
 from pipeline.sources.tags import object_tag, sha256_tag
 from pipeline.storage.base import CHUNK_BYTES
@@ -45,17 +45,25 @@ class HubCache:
         return path if path is not None and path.is_file() else None
 
     def files(self, commit: str) -> tuple[PinnedFile, ...]:
-        """Returns the files directly inside a snapshot, with the tags that the hub itself would give."""
+        """Returns the files of a snapshot, with the tags that the hub itself would give."""
         snapshot = self.snapshot(commit)
-        names = sorted(entry.name for entry in os.scandir(snapshot) if entry.is_file())
-        return tuple(_pinned(snapshot / name) for name in names)
+        names = [entry.name for entry in os.scandir(snapshot) if entry.is_file()]
+        templates = snapshot / TEMPLATE_FOLDER
+        if templates.is_dir():
+            inside = [entry.name for entry in os.scandir(templates) if entry.is_file()]
+            names += [f"{TEMPLATE_FOLDER}/{name}" for name in inside]
+        return tuple(_pinned(snapshot / name, name) for name in sorted(names))
+
+    def folders(self, commit: str) -> tuple[str, ...]:
+        """Returns the names of the folders directly inside a snapshot."""
+        return tuple(sorted(entry.name for entry in os.scandir(self.snapshot(commit)) if entry.is_dir()))
 
 
-def _pinned(path: Path) -> PinnedFile:
+def _pinned(path: Path, name: str) -> PinnedFile:
     """Pins a file. The name of a link's target contains the content's hash; without links, the file is
     hashed."""
     tag = object_tag(Path(os.path.realpath(path)).name)
     if tag is None:
         with path.open("rb") as file:
             tag = sha256_tag(iter(lambda: file.read(CHUNK_BYTES), b""))
-    return PinnedFile(path=path.name, size=path.stat().st_size, tag=tag)
+    return PinnedFile(path=name, size=path.stat().st_size, tag=tag)

@@ -41,7 +41,8 @@ class ModelFacts(Frozen):
     """The facts about a model that the API reads from its config.json, without loading it.
 
     `parameters`: the approximate number of weights, from the sizes of its files and the config's dtype.
-    `config`: the content of config.json.
+    `config`: the content of config.json, without the settings that transformers does not load. `notes`: what
+    a reader of the result must know about it.
     """
 
     model_type: str
@@ -51,6 +52,7 @@ class ModelFacts(Frozen):
     vocabulary: int | None = None
     parameters: int | None = None
     config: dict[str, JsonValue] = Field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 class Pins(Frozen):

@@ -12,7 +12,7 @@ from pipeline.errors import (
     StorageError,
     StorageUnavailable,
 )
-from pipeline.sources.access import Wanted
+from pipeline.sources.access import Wanted, counts
 from pipeline.sources.pins import Pin, PinnedFile
 from pipeline.sources.tags import changed, checked
 from pipeline.sources.tree import Directory, ListedFile
@@ -29,6 +29,7 @@ class S3Source:
         self.uri = f"s3://{location}"
         bucket, _, key = location.partition("/")
         directory, _, self.name = key.rpartition("/")
+        self._folders: tuple[str, ...] | None = None
         try:
             self.store = S3Store(bucket, directory, options)
         except ValueError as error:
@@ -37,6 +38,12 @@ class S3Source:
     def names(self) -> tuple[str, ...]:
         """See Source."""
         return tuple(self._objects())
+
+    def folders(self) -> tuple[str, ...]:
+        """See Source."""
+        if self._folders is None:
+            self._objects()
+        return self._folders or ()
 
     def pin(self, wanted: Wanted) -> Pin:
         """See Source. Tags are ETags."""
@@ -94,10 +101,10 @@ class S3Source:
                 return {self.name: single}
             prefix = self._below("")
             listed = {found.key.removeprefix(prefix): found for found in self.store.list(prefix)}
-        inside = {name: found for name, found in sorted(listed.items()) if name and "/" not in name}
-        if not inside:
+        if not any(listed):
             raise SourceNotFound(f"nothing lies at {self.uri}; check bucket and prefix")
-        return inside
+        self._folders = tuple(sorted({name.partition("/")[0] for name in listed if "/" in name}))
+        return {name: found for name, found in sorted(listed.items()) if counts(name)}
 
     def _below(self, name: str) -> str:
         return f"{self.name}/{name}" if self.name else name

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator
@@ -48,7 +49,10 @@ def parse_uri(text: str) -> Uri:
                 f"got {text!r}; a file: source needs an absolute path, such as file:/models/llama"
             )
         if ".." in path.split("/"):
-            raise ValueError(f"got {text!r}; a file: source may not contain '..'")
+            raise ValueError(
+                f"got {text!r}; a file: source may not contain '..': write the path that it leads to (in a "
+                f"spec's file, also a path from the file's directory, such as file:../models/llama)"
+            )
         return Uri("file", path.rstrip("/") or "/")
     if scheme == "s3":
         location = rest.removeprefix("//").strip("/")
@@ -61,6 +65,14 @@ def parse_uri(text: str) -> Uri:
             raise ValueError(f"got {text!r}; write hub:org/name or hub:org/name@revision")
         return Uri("hub", name, revision or None)
     raise ValueError(f"unknown scheme {scheme!r}; a source is one of {EXAMPLES}")
+
+
+def file_uri(path: Path) -> str:
+    """Returns the source of a file or directory on this machine, whatever its path starts from. `..` leaves
+    the directory that a link points at, as it does for the system; other links keep their names."""
+    if ".." in path.parts:
+        path = path.resolve() if path.name == ".." else path.parent.resolve() / path.name
+    return f"file:{path.absolute()}"
 
 
 def _normalised(text: str) -> str:

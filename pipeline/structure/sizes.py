@@ -35,9 +35,8 @@ class Sizes(Frozen):
 
 
 def sizes_of(row: Architecture, config: Mapping[str, JsonValue]) -> Sizes:
-    """Returns the sizes that config.json states, and the defaults where it states none. Raises
-    UnsupportedCheckpoint."""
-    known = {size: _number(config, _fields(row, config, size)[0]) for size in row.sizes}
+    """Returns the sizes that transformers' class reads from config.json. Raises UnsupportedCheckpoint."""
+    known = {size: _read(row, config, name) for size, name in row.sizes.items()}
     hidden, heads = _required(row, known, "hidden_size"), _required(row, known, "num_attention_heads")
     groups = known.get("num_key_value_heads") or heads
     if not has_groups(row, config):
@@ -47,7 +46,7 @@ def sizes_of(row: Architecture, config: Mapping[str, JsonValue]) -> Sizes:
             f"config.json: {heads} attention heads do not divide into {groups} key-value heads",
             "spec.model.source",
         )
-    head_dim = _number(config, "head_dim") if row.head_dim != "tied" else None
+    head_dim = _read(row, config, "head_dim") if row.head_dim != "tied" else None
     return Sizes(
         hidden_size=hidden,
         num_hidden_layers=_required(row, known, "num_hidden_layers"),
@@ -71,7 +70,8 @@ def resized(
     row: Architecture, config: Mapping[str, JsonValue], new: Sizes, blocks: Sequence[int]
 ) -> dict[str, JsonValue]:
     """Returns the config.json of a model with `new` sizes that keeps `blocks` of the old one, by number.
-    `config`: must have every field that its class derives, such as `layer_types`."""
+    `config`: must have every field that its class derives, such as `layer_types`. A size that is stated under
+    several names changes under all of them."""
     old = sizes_of(row, config)
     changed: dict[str, JsonValue] = dict(config)
     for size in get_args(Size):
@@ -80,7 +80,7 @@ def resized(
         value = getattr(new, size)
         if size == "num_key_value_heads" and not has_groups(row, config):
             value = new.num_attention_heads  # Falcon has the field even where it is not read
-        changed |= dict.fromkeys(_fields(row, config, size), value)
+        changed |= dict.fromkeys(row.stated(config, row.sizes[size]), value)
     for field in row.follows_hidden:
         if config.get(field) in (None, old.hidden_size):
             changed[field] = new.hidden_size
@@ -91,7 +91,7 @@ def resized(
         changed["head_dim"] = new.head_dim
     if list(blocks) != list(range(old.num_hidden_layers)):
         changed |= _by_block(row, config, blocks)
-    per_token = _number(config, "num_experts_per_tok")
+    per_token = _read(row, config, "num_experts_per_tok")
     if per_token is not None and new.num_experts is not None:
         changed["num_experts_per_tok"] = min(per_token, new.num_experts)
     return changed
@@ -123,16 +123,6 @@ def has_experts(row: Architecture, config: Mapping[str, JsonValue], block: int) 
     return block not in ordinary and (block + 1) % (_number(config, "decoder_sparse_step") or 1) == 0
 
 
-def _fields(row: Architecture, config: Mapping[str, JsonValue], size: Size) -> list[str]:
-    """Returns the names under which config.json has a size: transformers reads either name, and some files
-    have both."""
-    own = row.sizes[size]
-    others = [
-        name for name in (own, size) if name in config and (name == own or name not in row.sizes.values())
-    ]
-    return list(dict.fromkeys(others)) or [own]
-
-
 def _required(row: Architecture, known: Mapping[Size, int | None], size: Size) -> int:
     value = known.get(size)
     if value is None:
@@ -140,8 +130,15 @@ def _required(row: Architecture, known: Mapping[Size, int | None], size: Size) -
     return value
 
 
+def _read(row: Architecture, config: Mapping[str, JsonValue], name: str) -> int | None:
+    return _checked(row.read(config, name), row.stated(config, name)[0])
+
+
 def _number(config: Mapping[str, JsonValue], name: str, *, least: int = 1) -> int | None:
-    value = config.get(name)
+    return _checked(config.get(name), name, least=least)
+
+
+def _checked(value: JsonValue, name: str, *, least: int = 1) -> int | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or value < least:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pipeline.artifacts.refs import CheckpointRef
 from pipeline.canonical import digest_of, sha256_hex
-from pipeline.checkpoint.layout import CONFIG_JSON, TOKENIZER_FILES
+from pipeline.checkpoint.layout import CONFIG_JSON, TOKENIZER_FILES, is_template
 from pipeline.errors import InvalidSpec, TextTooShort
 from pipeline.spec.evaluation import PerplexityText
 from pipeline.spec.texts import Calibration
@@ -39,7 +39,8 @@ class Tokenizer(Protocol):
 def materialise_tokenizer(ref: CheckpointRef, content: ContentStore, directory: Path) -> None:
     """Writes the files of a checkpoint that `AutoTokenizer.from_pretrained(directory)` needs."""
     for file in ref.files:
-        if file.path in (CONFIG_JSON, *TOKENIZER_FILES):
+        if file.path in (CONFIG_JSON, *TOKENIZER_FILES) or is_template(file.path):
+            (directory / file.path).parent.mkdir(exist_ok=True)
             (directory / file.path).write_bytes(content.get_bytes(file.blob))
 
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from pydantic import JsonValue
 
+from pipeline.architecture.rows import row_for
 from pipeline.artifacts.vocabulary import KeptTokens, TokenizerProof, VocabularyProof, VocabularyTable
+from pipeline.checkpoint.config_json import parse_config
 from pipeline.checkpoint.layout import CONFIG_JSON
 from pipeline.errors import TextTooShort, UnsupportedCheckpoint
 from pipeline.spec.vocabulary import FIELD
@@ -45,8 +47,9 @@ class Vocabulary:
 def read_vocabulary(files: Mapping[str, bytes]) -> Vocabulary:
     """Reads config.json, generation_config.json and a tokenizer's files, given by name. Raises
     UnsupportedCheckpoint for tokenizers that cannot be cut, and for special tokens without a row."""
-    config = json.loads(files.get(CONFIG_JSON, b"{}"))
-    rows = config.get("vocab_size")
+    config = parse_config(files.get(CONFIG_JSON, b"{}"))
+    assert isinstance(config, dict), "resolve has read it"
+    rows = row_for(str(config.get("model_type"))).read(config, "vocab_size")
     if not isinstance(rows, int) or rows < 1:
         raise UnsupportedCheckpoint(
             f"config.json has vocab_size={rows!r}; set it to the rows of the embedding", "spec.model.source"

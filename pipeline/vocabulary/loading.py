@@ -7,7 +7,8 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from pipeline.checkpoint.layout import CONFIG_JSON, TOKENIZER_FILES, has_tokenizer
+from pipeline.checkpoint.class_config import class_config
+from pipeline.checkpoint.layout import CONFIG_JSON, TOKENIZER_FILES, has_tokenizer, is_template
 from pipeline.errors import UnsupportedCheckpoint
 from pipeline.vocabulary.reading import SENTENCEPIECE
 
@@ -27,9 +28,10 @@ class LoadedTokenizer:
                 "spec.model.source",
             )
         with tempfile.TemporaryDirectory(prefix="secateur-tokenizer-") as directory:
-            for name in (CONFIG_JSON, *TOKENIZER_FILES):
-                if name in files:
-                    (Path(directory) / name).write_bytes(files[name])
+            for name, data in files.items():
+                if name in (CONFIG_JSON, *TOKENIZER_FILES) or is_template(name):
+                    (Path(directory) / name).parent.mkdir(exist_ok=True)
+                    (Path(directory) / name).write_bytes(data)
             try:
                 self._tokenizer = AutoTokenizer.from_pretrained(directory)
             except Exception as error:  # the tokenizers library raises bare ones
@@ -57,10 +59,10 @@ class LoadedTokenizer:
         return {name: token for name, token in ids.items() if isinstance(token, int)}
 
     @property
-    def chat_template(self) -> str | None:
-        """The text of the chat template, if there is exactly one."""
-        template = self._tokenizer.chat_template
-        return template if isinstance(template, str) else None
+    def chat_templates(self) -> dict[str, str]:
+        """Maps the name of every chat template to its text."""
+        found = self._tokenizer.chat_template
+        return {"default": found} if isinstance(found, str) else dict(found or {})
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Returns the token ids of each text, without the special tokens of a template."""
@@ -113,10 +115,8 @@ def load_sentencepiece(files: Mapping[str, bytes]) -> SentencePieceFile | None:
 def explicit_ids(config: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
     """Returns config.json with the token ids that transformers' class for the model type fills in as
     defaults: they belong to the dense vocabulary."""
-    from transformers import AutoConfig
-
-    filled = json.loads(AutoConfig.for_model(**dict(config)).to_json_string(use_diff=False))
-    rows = config.get("vocab_size")
+    filled = json.loads(class_config(config).to_json_string(use_diff=False))
+    rows = filled.get("vocab_size")
     ids = {
         name: value
         for name, value in filled.items()

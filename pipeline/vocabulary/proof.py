@@ -66,7 +66,7 @@ def prove_tokenizer(
 
 def check_special_tokens(dense: LoadedTokenizer, cut: LoadedTokenizer, tokens: KeptTokens) -> int:
     """Compares special tokens: added tokens in a text, the tokens around a text, BOS, EOS and others by name,
-    and the chat template, whose text must be unchanged and whose added tokens must be found. Returns the
+    and the chat templates, whose texts must be unchanged and whose added tokens must be found. Returns the
     number of added tokens; raises TokenizerBroken."""
     for old_ids, new_ids in ((dense.added, cut.added), (dense.special, cut.special)):
         for name, token in old_ids.items():
@@ -75,9 +75,9 @@ def check_special_tokens(dense: LoadedTokenizer, cut: LoadedTokenizer, tokens: K
                     f"{name} has id {new_ids.get(name)} in the cut tokenizer; expected "
                     f"{tokens.new_ids[token]}, which was {token}"
                 )
-    if dense.chat_template != cut.chat_template:
-        raise TokenizerBroken("the cut tokenizer has another chat template than the dense one")
-    for text in ("", *dense.added, dense.chat_template or ""):
+    if dense.chat_templates != cut.chat_templates:
+        raise TokenizerBroken("the cut tokenizer has other chat templates than the dense one")
+    for text in ("", *dense.added, *dense.chat_templates.values()):
         before, after = dense.encode_whole([text])[0], cut.encode_whole([text])[0]
         if tokens.new_ids.keys() >= set(before):
             check_pieces(text, before, after, tokens)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pydantic import JsonValue
 
 from pipeline.artifacts.vocabulary import KeptTokens
+from pipeline.checkpoint.layout import depends_on_ids
 from pipeline.errors import UnsupportedCheckpoint
 from pipeline.vocabulary.reading import SENTENCEPIECE, merge_pair
 from pipeline.vocabulary.token_ids import NewIds, renumbered
@@ -19,13 +20,14 @@ VERSION_LINE = "#version"
 
 
 def rewrite_tokenizer(files: Mapping[str, bytes], tokens: KeptTokens) -> dict[str, bytes]:
-    """Returns the given files for the smaller vocabulary, by name; files without ids are unchanged.
+    """Returns the given files for the smaller vocabulary, by name; files without ids are unchanged. Those of
+    other tokenizer libraries (`depends_on_ids`) are left out, because nothing here renumbers them.
 
     merges.txt is cut by the vocab.json beside it. Raises UnsupportedCheckpoint for files whose content does
     not match their names.
     """
     ids = tokens.new_ids
-    rewritten = dict(files)
+    rewritten = {name: data for name, data in files.items() if not depends_on_ids(name)}
     for name, rewrite in _JSON_FILES.items():
         if name in files:
             rewritten[name] = _dumped(rewrite(_object(name, files[name]), ids))

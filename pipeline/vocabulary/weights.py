@@ -6,7 +6,7 @@ from pipeline.architecture.rows import row_for
 from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.refs import CheckpointRef
 from pipeline.artifacts.vocabulary import KeptTokens
-from pipeline.checkpoint.layout import is_description
+from pipeline.checkpoint.layout import depends_on_ids, is_description
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.slicing import full_config, slice_checkpoint
 from pipeline.storage.content import ContentStore
@@ -36,8 +36,20 @@ def cut_checkpoint(
     )
 
 
+def left_behind(ref: CheckpointRef) -> tuple[str, ...]:
+    """Returns a sentence about the files that a checkpoint with a cut vocabulary no longer has."""
+    names = [file.path for file in ref.files if depends_on_ids(file.path)]
+    if not names:
+        return ()
+    return (
+        f"stays behind, because tokens go by their old ids there and nothing here renumbers them: "
+        f"{', '.join(names)}",
+    )
+
+
 def with_files(content: ContentStore, ref: CheckpointRef, files: dict[str, bytes]) -> CheckpointRef:
-    """Returns the checkpoint with other small files in place of those of the same names."""
-    kept = [file for file in ref.files if file.path not in files]
+    """Returns the checkpoint with other small files in place of those of the same names, and without those
+    that name tokens by their old ids."""
+    kept = [file for file in ref.files if file.path not in files and not depends_on_ids(file.path)]
     own = [FileRef(path=path, blob=content.put_bytes(data)) for path, data in files.items()]
     return CheckpointRef(files=tuple(sorted([*kept, *own], key=lambda file: file.path)))

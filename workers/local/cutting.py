@@ -1,5 +1,6 @@
 """A checkpoint on its way to a smaller one: read into a store that goes when the command ends."""
 
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from pipeline.checkpoint.export import new_directory
 from pipeline.checkpoint.importing import import_checkpoint
 from pipeline.resolve.model import resolve_model
 from pipeline.sources import SourceAccess, open_source
+from pipeline.spec.uri import file_uri
 from pipeline.storage import ContentStore, LocalStore
 
 ACCESS = SourceAccess(allowed_roots=(Path("/"),))  # its user's own files
@@ -33,8 +35,10 @@ class Cutting:
 @contextmanager
 def cutting(directory: Path, out: Path, *, needs_tokenizer: bool) -> Iterator[Cutting]:
     """Import the checkpoint, with a bar. `out` appears when all went well, and not at all otherwise."""
-    source = open_source(f"file:{directory.absolute()}", ACCESS)
+    source = open_source(file_uri(directory), ACCESS)
     pin, facts = resolve_model(source, needs_tokenizer=needs_tokenizer)
+    for note in facts.notes:
+        sys.stderr.write(f"note: {note}\n")
     with (
         new_directory(out) as written,
         tempfile.TemporaryDirectory(prefix=f".{out.name}.store.", dir=out.absolute().parent) as store,

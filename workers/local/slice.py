@@ -5,12 +5,12 @@ The structure comes through standard input: one that names every channel is long
 """
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from pydantic import JsonValue
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -22,16 +22,21 @@ from pipeline.blocks.local import LocalCrew
 from pipeline.blocks.measuring import measure_statistics
 from pipeline.blocks.steps import run_through
 from pipeline.canonical import canonical_json
+from pipeline.checkpoint.config_json import parse_config
+from pipeline.checkpoint.constructs import check_constructs
 from pipeline.checkpoint.export import export_checkpoint
+from pipeline.checkpoint.layout import CONFIG_JSON
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.scoring import StoredModel
 from pipeline.checkpoint.skeleton import parameter_count
 from pipeline.checkpoint.slicing import full_config, slice_checkpoint
-from pipeline.errors import InvalidSpec, SecateurError, SourceNotFound
+from pipeline.errors import InvalidSpec, SecateurError, UnsupportedCheckpoint
+from pipeline.resolve.kinds import check_kind, check_type
 from pipeline.resolve.resolve import resolve_text
 from pipeline.sources import open_source
 from pipeline.spec.structure import Structure
 from pipeline.spec.texts import Calibration
+from pipeline.spec.uri import file_uri
 from pipeline.storage import ContentStore
 from pipeline.structure.cut import Cut
 from pipeline.structure.sizes import resized, sizes_of
@@ -69,11 +74,13 @@ def main() -> None:
 
 def _show(directory: Path, structure: Structure) -> None:
     """Print sizes and parameters before and after, from config.json alone."""
-    path = directory / "config.json"
-    if not path.is_file():
-        raise SourceNotFound(f"{path} does not exist; name a Hugging Face checkpoint directory")
-    config = full_config(json.loads(path.read_text(encoding="utf-8")))
-    row = row_for(str(config.get("model_type")))
+    source = open_source(file_uri(directory), ACCESS)
+    if not (directory / CONFIG_JSON).is_file():
+        check_kind(source, source.names())
+    config = _config(directory / CONFIG_JSON)
+    row = row_for(check_type(config, source=source))
+    config = full_config(config)
+    check_constructs(structure, config)
     old, new = sizes_of(row, config), structure.target(row, config)
     changes = structure.changes(row, config)
     smaller = {**resized(row, config, new, range(new.num_hidden_layers)), **changes}
@@ -90,6 +97,16 @@ def _show(directory: Path, structure: Structure) -> None:
     console.print(table)
     for sentence in slow_sizes(old, new):
         console.print(f"note: {sentence}", soft_wrap=True)
+
+
+def _config(path: Path) -> dict[str, JsonValue]:
+    try:
+        config = parse_config(path.read_bytes())
+    except ValueError as error:
+        raise UnsupportedCheckpoint(f"{path} is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise UnsupportedCheckpoint(f"{path} must be a JSON object, got {type(config).__name__}")
+    return config
 
 
 def _cut(directory: Path, out: Path, structure: Structure, calibration: Calibration | None) -> None:

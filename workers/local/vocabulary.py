@@ -25,7 +25,7 @@ from pipeline.storage import ContentStore
 from pipeline.text.documents import read_documents
 from pipeline.vocabulary.counting import MAX_HELD_OUT, check_held_out, count_tokens, is_held_out
 from pipeline.vocabulary.cutting import kept_tokens, prove, read_vocabulary, table_of
-from pipeline.vocabulary.weights import cut_checkpoint, small_files
+from pipeline.vocabulary.weights import cut_checkpoint, left_behind, small_files
 from workers.local.cutting import ACCESS, cutting
 
 
@@ -60,6 +60,8 @@ def _cut(directory: Path, out: Path, asked: VocabularySize) -> None:
                 counts = counted
         progress.update(task, total=counts.documents)
         check_held_out(proving)
+        for sentence in left_behind(dense):
+            sys.stderr.write(f"note: {sentence}\n")
         tokens = kept_tokens(vocabulary, counts, size=asked.size, multiple_of=asked.multiple_of)
         task = progress.add_task("cuts", total=work.blocks)
         for made in cut_checkpoint(content, dense, vocabulary, tokens):

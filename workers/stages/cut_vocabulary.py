@@ -13,7 +13,7 @@ from pipeline.structure.table import SizeTable
 from pipeline.structure.target import slow_sizes
 from pipeline.vocabulary.counting import TokenCounts
 from pipeline.vocabulary.cutting import kept_tokens, prove, read_vocabulary, table_of
-from pipeline.vocabulary.weights import cut_checkpoint, small_files
+from pipeline.vocabulary.weights import cut_checkpoint, left_behind, small_files
 from workers.context import Made, Note, Progress, StageContext, Steps
 
 
@@ -29,7 +29,7 @@ def run(stage: CutVocabulary, context: StageContext) -> Steps:
     config = full_config(dense.config)
     sizes = sizes_of(row_for(str(config["model_type"])), config)
     smaller = sizes.model_copy(update={"vocab_size": tokens.rows})
-    for sentence in slow_sizes(sizes, smaller):
+    for sentence in (*left_behind(ref), *slow_sizes(sizes, smaller)):
         yield Note(sentence, level="warning")
     checkpoint = proof = None
     for made in cut_checkpoint(content, ref, vocabulary, tokens):

@@ -31,6 +31,7 @@ from pipeline.report.summary import name_of
 from pipeline.spec.evaluation import EvaluationResult
 from pipeline.spec.sparsity_plan import SparsityPlan
 from pipeline.storage.content import BlobRef, ContentStore
+from pipeline.storage.slug import slug
 from pipeline.structure.cut import Cut
 from pipeline.structure.table import SizeTable, sizes_through
 from workers.context import Made, Progress, StageContext, Step, Steps
@@ -43,10 +44,10 @@ CUT_DOCUMENTS = {"vocabulary": VocabularyRef.path_of(KeptTokens), "cut": CutRef.
 
 
 def run(stage: Publish, context: StageContext) -> Steps:
-    """Copy the final checkpoint out of the content store to `published/<name>-<key>/`, and read back the
-    weights that must be zero. Raises ZerosLost before any document says that they are zero."""
+    """Copy the final checkpoint out of the content store to `published/<slug of its name>-<key>/`, and read
+    back the weights that must be zero. Raises ZerosLost before any document says that they are zero."""
     content = context.content
-    prefix = f"published/{stage.model_name}-{context.key[:12]}"
+    prefix = f"published/{slug(stage.model_name)}-{context.key[:12]}"
     files = _by_path([*context.checkpoint().model_files, *_adapter(stage, context)])
     yield from _copied(content, prefix, files, before=0)
 

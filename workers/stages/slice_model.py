@@ -1,6 +1,7 @@
 """The stage that cuts a checkpoint to another size."""
 
 from pipeline.artifacts.refs import CutRef, StatisticsRef
+from pipeline.checkpoint.constructs import check_constructs
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.scoring import StoredModel
 from pipeline.checkpoint.slicing import full_config, slice_checkpoint
@@ -20,6 +21,7 @@ def run(stage: Slice, context: StageContext) -> Steps:
     assert statistics is None or isinstance(statistics, StatisticsRef)
     model = StoredModel(content, CheckpointReader(content, ref), statistics)
     config = full_config(model.reader.config)
+    check_constructs(stage.structure, config)
     cut = stage.structure.cut(model.row, config, model)
     for sentence in slow_sizes(model.sizes, sizes_after(cut, model.sizes)):
         yield Note(sentence, level="warning")

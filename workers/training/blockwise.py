@@ -15,6 +15,7 @@ from pipeline.checkpoint.stream import BlockStream
 from pipeline.checkpoint.writer import copy_tensors, put_tensors
 from pipeline.dag.stages.training import Recover
 from pipeline.job.ledger import progress_key
+from pipeline.structure.sizes import sizes_of
 from pipeline.tensor.dtypes import TORCH_DTYPES
 from workers.context import Note, Progress
 from workers.memory import peak_memory_bytes, reset_peak_memory
@@ -60,14 +61,15 @@ def train_blocks(work: Work, runtime: TrainingRuntime) -> TrainingResult:
         device=work.device,
         done=[block.weights for block in done],
     )
-    blocks = CheckpointReader(content, work.checkpoint).config[work.row.sizes["num_hidden_layers"]]
+    reader = CheckpointReader(content, work.checkpoint)
+    blocks = sizes_of(work.row, reader.config).num_hidden_layers
     for fit, tensors in fitted:
         weights = StoredTensors.of(put_tensors(content, "part.safetensors", tensors))
         done = [*done, FittedBlock(fit=fit, weights=weights)]
         if ranks.rank() == 0:
             content.put_model(progress_key(work.key, f"fitted-{fit.block:05d}"), done[-1])
             note = f"distance {fit.before:.4g} → {fit.after:.4g}"
-            runtime.tell(Progress(float(len(done)), float(str(blocks)), note))
+            runtime.tell(Progress(float(len(done)), float(blocks), note))
     peak = int(ranks.largest([float(peak_memory_bytes())], work.device)[0])
     artifacts = ranks.from_first(lambda: _artifacts(work, done))
     return TrainingResult(

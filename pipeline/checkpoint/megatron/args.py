@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Protocol, cast
 
 from pydantic import JsonValue
-from transformers import AutoConfig
 
 from pipeline.architecture.rows import row_for
+from pipeline.checkpoint.class_config import class_config
 from pipeline.checkpoint.megatron.mapping import MODEL_TYPES
 from pipeline.checkpoint.megatron.parallel import MULTIPLE, padded_vocabulary
 from pipeline.errors import UnsupportedCheckpoint, UnsupportedModel
@@ -63,7 +63,7 @@ def args_of(config: Mapping[str, JsonValue], *, tensor_parallel: int = 1) -> Arg
     """Returns the args of a model with this config.json, for a group of `tensor_parallel` ranks. Raises
     UnsupportedModel, and UnsupportedCheckpoint for a setting that Megatron cannot express."""
     sizes = sizes_for_megatron(config)
-    full = cast(_Config, AutoConfig.for_model(**config))
+    full = cast(_Config, class_config(config))
     if full.hidden_act != "silu":
         raise _unsupported("hidden_act", full.hidden_act, "'silu'")
     linear_bias = _linear_bias(full)

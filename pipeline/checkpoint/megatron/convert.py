@@ -3,16 +3,23 @@
 The whole model is never in memory: readers return one tensor at a time, writers take one parameter or block.
 """
 
-import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 from pydantic import JsonValue
 
+from pipeline.checkpoint.config_json import loadable, loadable_bytes, parse_config
 from pipeline.checkpoint.export import new_directory
-from pipeline.checkpoint.layout import CONFIG_JSON, GENERATION_CONFIG_JSON, TOKENIZER_FILES, has_tokenizer
+from pipeline.checkpoint.layout import (
+    CONFIG_JSON,
+    GENERATION_CONFIG_JSON,
+    TOKENIZER_FILES,
+    depends_on_ids,
+    has_tokenizer,
+    is_beside,
+    is_template,
+)
 from pipeline.checkpoint.megatron.huggingface import HuggingFaceDirectory, write_config, write_huggingface
 from pipeline.checkpoint.megatron.mp_rank import RANK, MpRank
 from pipeline.checkpoint.megatron.mp_rank_writer import write_mp_rank
@@ -22,6 +29,7 @@ from pipeline.checkpoint.megatron.torch_dist_writer import write_torch_dist
 from pipeline.checkpoint.megatron.weights import Weights
 from pipeline.checkpoint.megatron.whole import Implementation, WholeParameters
 from pipeline.errors import InvalidSpec, SourceNotFound, UnsupportedCheckpoint
+from pipeline.sources.access import TEMPLATE_FOLDER
 
 Layout = Literal["hf", "torch_dist", "mp_rank"]
 TRACKER = "latest_checkpointed_iteration.txt"
@@ -65,8 +73,9 @@ def convert(
                 write_mp_rank(whole, release, ranks=tensor_parallel, implementation=implementation)
             (written / TRACKER).write_text(RELEASE, encoding="utf-8")
             write_config(weights.config, written)
-        for file in kept:
-            shutil.copyfile(file, written / file.name)
+        for name, path in kept.items():
+            (written / name).parent.mkdir(exist_ok=True)
+            (written / name).write_bytes(loadable_bytes(name, path.read_bytes()))
     return out
 
 
@@ -115,21 +124,29 @@ def _config(named: Path | None, *, beside: tuple[Path, ...]) -> Mapping[str, Jso
             return None
         path = found[0]
     try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
+        loaded = parse_config(path.read_bytes())
     except ValueError as error:
         raise UnsupportedCheckpoint(f"{path} is no JSON: {error}") from error
     if not isinstance(loaded, dict):
         raise UnsupportedCheckpoint(f"{path} is no JSON object")
-    return loaded
+    return loadable(CONFIG_JSON, loaded)[0]
 
 
-def _kept_files(source: Path, tokenizer: Path | None) -> list[Path]:
-    """Returns the files of tokenizer and generation settings, which are copied unchanged."""
+def _kept_files(source: Path, tokenizer: Path | None) -> dict[str, Path]:
+    """Returns the files of tokenizer and generation settings and those beside them, which are copied, by the
+    names that they get."""
     directory = source if tokenizer is None else tokenizer
-    files = [directory / name for name in TOKENIZER_FILES if (directory / name).is_file()]
-    if tokenizer is not None and not has_tokenizer([file.name for file in files]):
+    files = {name: directory / name for name in TOKENIZER_FILES if (directory / name).is_file()}
+    if tokenizer is not None and not has_tokenizer(files):
         raise SourceNotFound(
             f"{tokenizer} has no tokenizer; --tokenizer takes a directory with tokenizer.json"
         )
-    generation = source / GENERATION_CONFIG_JSON
-    return [*files, *([generation] if generation.is_file() else [])]
+    for path in (*directory.iterdir(), *(directory / TEMPLATE_FOLDER).glob("*")):
+        name = str(path.relative_to(directory))
+        if path.is_file() and is_beside(name):
+            files[name] = path
+    for path in source.iterdir():
+        own = is_beside(path.name) and not is_template(path.name) and not depends_on_ids(path.name)
+        if path.is_file() and (own or path.name == GENERATION_CONFIG_JSON):
+            files[path.name] = path
+    return files

@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pipeline.checkpoint.config_json import written
 from pipeline.checkpoint.layout import CONFIG_JSON, PICKLE_ENDINGS, WEIGHTS, WEIGHTS_INDEX_JSON
 from pipeline.checkpoint.megatron.parameters import HERE, check_names, parameters_of
 from pipeline.checkpoint.megatron.weights import Facts, Weights
@@ -113,8 +114,7 @@ def write_huggingface(weights: Weights, directory: Path) -> None:
 
 def write_config(config: Mapping[str, JsonValue], directory: Path) -> None:
     """Writes config.json."""
-    text = json.dumps(dict(config), indent=2, sort_keys=True) + "\n"
-    (directory / CONFIG_JSON).write_text(text, encoding="utf-8")
+    (directory / CONFIG_JSON).write_bytes(written(config))
 
 
 def _named(stored: str) -> str:

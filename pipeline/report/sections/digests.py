@@ -1,6 +1,6 @@
 """The section with the content hashes of sources, checkpoints and published files."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Self
 
 from pipeline.artifacts.refs import ManifestRef
@@ -23,6 +23,12 @@ class DigestsSection(ModelSection):
             "manifest_prefix": manifest.prefix,
             "manifest_digest": manifest.digest,
         }
+
+    @classmethod
+    def remarks(cls, report: Self) -> Iterable[str]:
+        """What the configs and files of the sources had to lose on the way."""
+        for facts in report.pins.models.values():
+            yield from facts.notes
 
     @classmethod
     def view(cls, report: Self) -> Mapping[str, object] | None:

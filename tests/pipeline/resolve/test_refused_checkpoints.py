@@ -43,7 +43,6 @@ class TestCheckpointsThatAreRefused:
             (b"\xff", "is not JSON"),
             (b"[1]", "must be a JSON object, got list"),
             (b"{}", "has no model_type"),
-            (b'{"model_type": "llama"}', "has no num_hidden_layers"),
             (b'{"model_type": "llama", "num_hidden_layers": "4"}', "must be a positive number, got '4'"),
             (b'{"model_type": "llama", "num_hidden_layers": true}', "must be a positive number"),
             (b'{"model_type": "llama", "num_hidden_layers": 0}', "must be a positive number, got 0"),
@@ -55,14 +54,11 @@ class TestCheckpointsThatAreRefused:
 
     def test_unknown_model_types(self, place: Place) -> None:
         place.edit("config.json", model_type="lama")
-        assert "did you mean 'llama'?" in place.refusal(UnsupportedModel, MODEL)
+        assert "did you mean" not in place.refusal(UnsupportedModel, MODEL)  # the type is what the file says
 
     def test_remote_code(self, place: Place) -> None:
-        place.edit("config.json", auto_map={"AutoModelForCausalLM": "modeling_x.X"})
-        assert "config.json" in place.refusal(UnsupportedCheckpoint, MODEL)
-        place.edit("config.json", auto_map=...)
-        place.edit("tokenizer_config.json", auto_map={"AutoTokenizer": ["x.X", None]})
-        assert "tokenizer_config.json" in place.refusal(UnsupportedCheckpoint, MODEL)
+        place.edit("config.json", auto_map={"AutoModelForCausalLM": "modeling_x.X"}, model_type="x")
+        assert "auto_map" in place.refusal(UnsupportedModel, MODEL)
 
     def test_quantized_weights(self, place: Place) -> None:
         place.edit("config.json", quantization_config={"quant_method": "gptq", "bits": 4})

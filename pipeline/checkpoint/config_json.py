@@ -1,0 +1,86 @@
+"""Reads config.json as transformers does, without transformers: the one place that knows its spellings."""
+
+import json
+import re
+from collections.abc import Mapping
+
+from pydantic import JsonValue
+
+from pipeline.architecture.rows import ROWS
+from pipeline.checkpoint.layout import CONFIG_JSON, TOKENIZER_CONFIG_JSON
+
+DTYPE_BYTES = {
+    "float64": 8,
+    "double": 8,
+    "float32": 4,
+    "float": 4,
+    "bfloat16": 2,
+    "float16": 2,
+    "half": 2,
+}
+DTYPE_FIELDS = ("dtype", "torch_dtype")  # the first that a file states counts
+NO_DTYPE = "float32"  # a config without a dtype comes from a time when float32 was usual
+
+
+def parse_config(data: bytes | str) -> JsonValue:
+    """Returns the content of config.json. Infinity and NaN, which are Python's words and not JSON's, become
+    objects such as {"__float__": "Infinity"}, which is how transformers itself writes them. Raises ValueError
+    for what is no JSON."""
+    parsed: JsonValue = json.loads(data, parse_constant=lambda word: {"__float__": word})
+    return parsed
+
+
+def dtype_of(config: Mapping[str, JsonValue]) -> str:
+    """Returns the type of weights that config.json states, as torch calls it; float32 if it states none that
+    torch has."""
+    stated = next((config[field] for field in DTYPE_FIELDS if config.get(field) is not None), None)
+    return _torch_name(stated) or NO_DTYPE
+
+
+def loadable(name: str, content: Mapping[str, JsonValue]) -> tuple[dict[str, JsonValue], tuple[str, ...]]:
+    """Returns a config (`name`: config.json or another of its kind) without the settings with which
+    transformers does not load it, and a sentence about each of them.
+
+    These are the repository's own Python code (`auto_map`), which no model type with a row needs, and names
+    that torch does not know for types of weights, such as torch.bfloat16 or auto.
+    """
+    made, notes = dict(content), []
+    if made.pop("auto_map", None):
+        notes.append(
+            f"{name} asks for the repository's own Python code (auto_map), which transformers does not need "
+            f"for this model type: it is not run, and auto_map is left out of the result"
+        )
+    for field in DTYPE_FIELDS if name == CONFIG_JSON else ():
+        stated = made.get(field)
+        known = _torch_name(stated)
+        if stated is None or known == stated:
+            continue
+        del made[field]
+        if known is None:
+            notes.append(f"{name} has {field}={stated!r}, which is no type of torch: it is left out")
+        else:
+            made[field] = known
+    return made, tuple(notes)
+
+
+def loadable_bytes(name: str, data: bytes) -> bytes:
+    """Returns the content of a checkpoint's file, changed only if it is a config that transformers would not
+    load. A model type without a row keeps its settings: it is refused elsewhere."""
+    if name not in (CONFIG_JSON, TOKENIZER_CONFIG_JSON):
+        return data
+    content = parse_config(data)
+    if not isinstance(content, dict) or (name == CONFIG_JSON and content.get("model_type") not in ROWS):
+        return data
+    made, _ = loadable(name, content)
+    return data if made == content else written(made)
+
+
+def written(config: Mapping[str, JsonValue]) -> bytes:
+    """Returns the bytes of a config.json."""
+    return (json.dumps(config, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+def _torch_name(stated: JsonValue) -> str | None:
+    """Returns torch's own name of a type that a file states."""
+    name = re.sub(r"^torch\.", "", stated) if isinstance(stated, str) else None
+    return name if name in DTYPE_BYTES else None
