@@ -15,6 +15,7 @@ from pipeline.checkpoint.layout import (
     has_tokenizer,
     is_description,
 )
+from pipeline.checkpoint.plain import check_marks
 from pipeline.errors import IncompleteCheckpoint, UnsupportedCheckpoint
 from pipeline.sources.access import Source
 from pipeline.sources.pins import ModelFacts, Pin, PinnedFile
@@ -39,7 +40,7 @@ def resolve_model(source: Source, *, needs_tokenizer: bool) -> tuple[Pin, ModelF
     _check_format(names, where=source.uri)
     described = source.pin(is_description)
     checkpoint = _Description(source, {file.path: file for file in described.files})
-    facts, weight_bytes = _facts(checkpoint)
+    facts, weight_bytes = _facts(checkpoint, names)
     weights = _weight_files(checkpoint, names)
     if needs_tokenizer and not has_tokenizer(names):
         raise IncompleteCheckpoint(
@@ -116,7 +117,7 @@ def _check_format(names: tuple[str, ...], *, where: str) -> None:
         )
 
 
-def _facts(checkpoint: _Description) -> tuple[ModelFacts, int]:
+def _facts(checkpoint: _Description, names: tuple[str, ...]) -> tuple[ModelFacts, int]:
     """The facts without the number of weights, and the bytes of one weight. A config without a dtype comes
     from a time when float32 was usual."""
     config = checkpoint.json(CONFIG_JSON)
@@ -130,12 +131,7 @@ def _facts(checkpoint: _Description) -> tuple[ModelFacts, int]:
                 f"foreign code is run here; save the model with a class of "
                 f"transformers, which leaves auto_map out"
             )
-    quantization = config.get("quantization_config")
-    if quantization:
-        method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
-        raise UnsupportedCheckpoint(
-            f"{checkpoint.uri} is quantized ({method}); prune the original weights and quantize the result"
-        )
+    check_marks(config, names, where=checkpoint.uri)
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
         raise UnsupportedCheckpoint(f"{CONFIG_JSON} of {checkpoint.uri} has no model_type")

@@ -87,6 +87,11 @@ class Source(Protocol):
         or instead of the end; StorageUnavailable when bucket or hub stop answering."""
         ...
 
+    def head(self, file: PinnedFile, size: int) -> bytes:
+        """Returns the first `size` bytes of a pinned file, or all of a smaller one, without fetching the
+        rest. Raises as `read` does; a content that only its digest tells apart is not noticed here."""
+        ...
+
 
 def open_source(uri: str, access: SourceAccess, *, repository: Repository = "model") -> Source:
     """Opens the source behind a URI, without contacting it. `repository`: the kind that a `hub:` name stands

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from safetensors import safe_open
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from pipeline.dag.plan import plan
 from pipeline.errors import (
@@ -291,7 +292,8 @@ class TestOtherPlaces:
             }
             assert pins.of("spec.calibration.source").source == f"hub:org/texts@{COMMIT}"
             asked = [path.rsplit("/", 1)[-1] for path in hub.paths() if "/resolve/" in path]
-            assert sorted(asked) == ["config.json", "tokenizer_config.json"]  # never weights
+            header = "model.safetensors"  # never its weights
+            assert sorted(asked) == ["config.json", header, "tokenizer_config.json"]
             hub.models["org/tiny"].gated = True
             place.refusal(SourceNotAllowed, MODEL, model={"source": "hub:org/tiny"})
             place.refusal(
@@ -496,9 +498,8 @@ class TestRecovery:
         self, place: Place, changed: dict[str, Any], param: str, words: list[str]
     ) -> None:
         other = place.root / "other"
-        shutil.copytree(place.model, other)
-        config = json.loads((other / "config.json").read_text())
-        (other / "config.json").write_text(json.dumps(config | changed))
+        config = json.loads((place.model / "config.json").read_text())
+        AutoModelForCausalLM.from_config(AutoConfig.for_model(**config | changed)).save_pretrained(other)
         asked = self.distilled(teacher={"source": f"file:{other}"}, hidden_weight=0.5)
         with pytest.raises(InvalidRequest) as caught:
             place.resolve(**self.asked(place, **asked))
