@@ -101,8 +101,8 @@ def _check_blocks(
     stored = 1 + max(numbers, default=-1)
     if stored == 0 and read:
         raise UnsupportedCheckpoint(
-            f"{where} holds no blocks of {row.model_type}: names such as {row.blocks}.0 were expected, and the "
-            f"first is {min(read)}; name the checkpoint of the language model itself"
+            f"{where} holds no blocks of {row.model_type}: names such as {row.blocks}.0 were expected, and "
+            f"the first is {min(read)}; name the checkpoint of the language model itself"
         )
     if isinstance(stated, int) and stored != stated:
         raise UnsupportedCheckpoint(

@@ -25,11 +25,7 @@ class Ties:
     @property
     def remarks(self) -> tuple[str, ...]:
         """Sentences for everyone who reads the results."""
-        return tuple(
-            f"config.json says {TIED}, and the stored {head} is not {embedding}: the model has both, as "
-            f"transformers loads it, and its config.json says {TIED} false from now on"
-            for embedding, head in self.untied
-        )
+        return tuple(untied_remark(embedding, head) for embedding, head in self.untied)
 
 
 def find_ties(same: Sequence[Sequence[str]], tensors: Mapping[str, TensorEntry]) -> Ties:
@@ -43,6 +39,14 @@ def find_ties(same: Sequence[Sequence[str]], tensors: Mapping[str, TensorEntry])
             else:
                 untied.append((first, other))
     return Ties(tuple(copies), tuple(untied))
+
+
+def untied_remark(embedding: str, head: str) -> str:
+    """Returns the sentence for two tensors that differ, although the config says that they are one."""
+    return (
+        f"config.json says {TIED}, and the stored {head} is not {embedding}: the model has both, as "
+        f"transformers loads it, and its config.json says {TIED} false from now on"
+    )
 
 
 def without_tie(config: bytes) -> bytes:

@@ -16,6 +16,10 @@ from pipeline.errors import UnsupportedCheckpoint
 from tests.model_configs import EVERY, tiny_config
 
 Tensors = dict[str, TensorFacts]
+SCALES = (
+    *("weight_scale", "input_scale", "weight_scale_inv", "weight_zero_point", "SCB", "qweight", "qzeros"),
+    *("scales", "g_idx", "weight.absmax", "weight.quant_state.bitsandbytes__nf4", "weight_packed"),
+)
 
 
 def config_of(kind: str) -> dict[str, Any]:
@@ -135,11 +139,7 @@ def test_weights_that_are_not_floating_point(dtype: str) -> None:
     assert "dequantize first" in message
 
 
-@pytest.mark.parametrize(
-    "suffix",
-    ["weight_scale", "input_scale", "weight_scale_inv", "weight_zero_point", "SCB", "qweight", "qzeros"]
-    + ["scales", "g_idx", "weight.absmax", "weight.quant_state.bitsandbytes__nf4", "weight_packed"],
-)
+@pytest.mark.parametrize("suffix", SCALES)
 def test_scales_beside_weights(suffix: str) -> None:
     name = f"model.layers.0.self_attn.q_proj.{suffix}"
     message = refusal(config_of("llama"), tensors_of("llama") | {name: TensorFacts("F32", (64,), "x")})
