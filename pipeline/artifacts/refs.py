@@ -15,6 +15,7 @@ from pipeline.artifacts.certificate import Certificate
 from pipeline.artifacts.curve import BlockFits, Curve, TokensIndex
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.mask_overlap import MaskOverlaps
+from pipeline.artifacts.remarks import ImportRemarks
 from pipeline.artifacts.sparsity import ExpertTable, SparsityTable
 from pipeline.artifacts.tensor_index import TensorIndex
 from pipeline.artifacts.verification import Verification
@@ -33,11 +34,11 @@ class CheckpointRef(Artifact):
     """A Hugging Face directory, and an index of every tensor with its digest (tensor_index.py)."""
 
     kind: Literal["checkpoint"] = "checkpoint"
-    content: ClassVar = {"tensors.json": TensorIndex}
+    content: ClassVar = {"tensors.json": TensorIndex, "remarks.json": ImportRemarks}
 
     @property
     def model_files(self) -> tuple[FileRef, ...]:
-        """The files of the Hugging Face directory: all but the index."""
+        """The files of the Hugging Face directory: all but our own."""
         return tuple(file for file in self.files if file.path not in self.content)
 
 

@@ -30,6 +30,15 @@ def stored_names(experts: Experts, name: str, shape: torch.Size) -> tuple[str, .
     return (name,)
 
 
+def stored_shape(experts: Experts | None, name: str, shape: torch.Size) -> tuple[int, ...]:
+    """Returns the shape of each stored matrix of a block's parameter. `name`: its name inside the block."""
+    if experts is not None and name == f"{experts.module}.{GATE_UP}":
+        return (shape[1] // 2, shape[2])
+    if experts is not None and name == f"{experts.module}.{DOWN}":
+        return tuple(shape[1:])
+    return tuple(shape)
+
+
 def fused(experts: Experts | None, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Turns a block's tensors by stored names into tensors by the names of its module's parameters."""
     count = 0 if experts is None else experts.count(tensors)

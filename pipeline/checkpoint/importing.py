@@ -1,21 +1,26 @@
 """Imports a pinned checkpoint into the content store, in one pass over its bytes.
 
-Each file streams from its source into the store; on the way a safetensors file's header is read and every
-tensor is hashed, so that nothing is fetched twice and memory holds one chunk.
+Each file streams from its source into the store. On the way a safetensors file's header is read, every tensor
+is hashed, and its numbers are looked at, so that nothing is fetched twice and memory holds one chunk.
 """
 
-import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
+
+from pydantic import JsonValue
 
 from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.refs import CheckpointRef
+from pipeline.artifacts.remarks import ImportRemarks
 from pipeline.artifacts.tensor_index import TensorEntry, TensorIndex
-from pipeline.checkpoint.config_json import loadable_bytes
-from pipeline.checkpoint.layout import CONFIG_JSON, TOKENIZER_CONFIG_JSON, WEIGHTS_INDEX_JSON
+from pipeline.checkpoint.compare import compare
+from pipeline.checkpoint.config_json import loadable, loadable_bytes, parse_config
+from pipeline.checkpoint.header import read_headers
+from pipeline.checkpoint.layout import CONFIG_JSON, TOKENIZER_CONFIG_JSON
 from pipeline.checkpoint.scan import TensorScan
-from pipeline.checkpoint.wrapped import check_tensor_names
-from pipeline.errors import UnsupportedCheckpoint
+from pipeline.checkpoint.ties import Ties, find_ties, without_tie
+from pipeline.errors import SourceChanged
 from pipeline.sources.access import Source
 from pipeline.sources.pins import Pin, PinnedFile
 from pipeline.storage.content import BlobRef, ContentStore
@@ -23,17 +28,61 @@ from pipeline.storage.content import BlobRef, ContentStore
 TELL_SECONDS = 0.5
 
 
-def import_checkpoint(pin: Pin, source: Source, content: ContentStore) -> Iterator[int | CheckpointRef]:
+@dataclass(frozen=True)
+class Remark:
+    """A sentence for everyone who reads the results of the import."""
+
+    text: str
+
+
+def import_checkpoint(
+    pin: Pin, source: Source, content: ContentStore
+) -> Iterator[int | Remark | CheckpointRef]:
     """Yields the number of bytes fetched so far, about twice a second, and finally the checkpoint.
 
-    Raises SourceChanged; UnsupportedCheckpoint for broken safetensors files, tensors that two shards hold,
-    and an index that does not agree with the shards.
+    The headers are compared with the model before any weight is fetched (compare.py). Raises SourceChanged;
+    UnsupportedCheckpoint for checkpoints that are not their model, broken safetensors files, and NaN or
+    infinite weights.
     """
+    described = read_headers(pin, source)
+    config = read_config(pin, source)
+    compared = compare(config, described, where=pin.source)
+    yield from (Remark(text) for text in compared.remarks)
+    copied = None
+    for step in copy_checkpoint(pin, source, content, unread=compared.ignored):
+        if isinstance(step, int):
+            yield step
+        else:
+            copied = step
+    assert copied is not None
+    ref, tensors = copied
+    if {name: (entry.dtype, entry.shape) for name, entry in tensors.items()} != {
+        name: (facts.dtype, facts.shape) for name, facts in described.items()
+    }:
+        raise SourceChanged(f"{pin.source} changed while it was imported; submit the job again")
+    ties = find_ties(compared.same, tensors)
+    yield from (Remark(text) for text in ties.remarks)
+    yield _settled(ref, tensors, ties, content)
+
+
+def read_config(pin: Pin, source: Source) -> dict[str, JsonValue]:
+    """Returns the config.json of a pinned checkpoint, as transformers loads it."""
+    file = next(file for file in pin.files if file.path == CONFIG_JSON)
+    content = parse_config(b"".join(source.read(file)))
+    assert isinstance(content, dict), "resolve has read it"
+    return loadable(CONFIG_JSON, content)[0]
+
+
+def copy_checkpoint(
+    pin: Pin, source: Source, content: ContentStore, *, unread: Collection[str] = ()
+) -> Iterator[int | tuple[CheckpointRef, dict[str, TensorEntry]]]:
+    """Yields the number of bytes fetched so far, and finally the files as they are, with every tensor.
+    `unread`: tensors that may hold NaN and infinity."""
     done = 0
     files: list[FileRef] = []
     tensors: dict[str, TensorEntry] = {}
     for file in pin.files:
-        scan = TensorScan(file.path) if file.path.endswith(".safetensors") else None
+        scan = TensorScan(file.path, unread=unread) if file.path.endswith(".safetensors") else None
         for step in _transferred(file, source, content, scan):
             if isinstance(step, BlobRef):
                 files.append(FileRef(path=file.path, blob=step))
@@ -41,15 +90,27 @@ def import_checkpoint(pin: Pin, source: Source, content: ContentStore) -> Iterat
                 yield done + step
         done += file.size
         if scan is not None:
-            _add(tensors, scan.entries)
-    check_tensor_names(tensors)
+            tensors |= scan.entries
     files = sorted((_loadable(file, content) for file in files), key=lambda file: file.path)
-    for ref in files:
-        if ref.path == WEIGHTS_INDEX_JSON:
-            _check_index(content.get_bytes(ref.blob), tensors)
-    if not tensors:
-        raise UnsupportedCheckpoint(f"{pin.source} holds no tensors", "spec.model.source")
-    yield CheckpointRef(files=(*files, CheckpointRef.put(content, TensorIndex(tensors=tensors))))
+    yield CheckpointRef(files=tuple(files)), tensors
+
+
+def _settled(
+    ref: CheckpointRef, tensors: Mapping[str, TensorEntry], ties: Ties, content: ContentStore
+) -> CheckpointRef:
+    """Returns the checkpoint with its index, in which a tied tensor occurs once, and with a config.json that
+    says which tensors are tied."""
+    files = list(ref.files)
+    if ties.untied:
+        config = without_tie(content.get_bytes(ref.file(CONFIG_JSON)))
+        files = [file for file in files if file.path != CONFIG_JSON]
+        files.append(FileRef(path=CONFIG_JSON, blob=content.put_bytes(config)))
+    index = {name: entry for name, entry in tensors.items() if name not in ties.copies}
+    files.append(CheckpointRef.put(content, TensorIndex(tensors=index)))
+    if ties.remarks:
+        files.append(CheckpointRef.put(content, ImportRemarks(sentences=ties.remarks)))
+    own = CheckpointRef.content
+    return CheckpointRef(files=tuple(sorted(files, key=lambda file: (file.path in own, file.path))))
 
 
 def _transferred(
@@ -85,36 +146,3 @@ def _loadable(file: FileRef, content: ContentStore) -> FileRef:
     data = content.get_bytes(file.blob)
     made = loadable_bytes(file.path, data)
     return file if made == data else FileRef(path=file.path, blob=content.put_bytes(made))
-
-
-def _add(tensors: dict[str, TensorEntry], found: dict[str, TensorEntry]) -> None:
-    for name, entry in found.items():
-        if name in tensors:
-            raise UnsupportedCheckpoint(
-                f"tensor {name} lies in both {tensors[name].file} and {entry.file}; keep one of them",
-                "spec.model.source",
-            )
-        tensors[name] = entry
-
-
-def _check_index(data: bytes, tensors: dict[str, TensorEntry]) -> None:
-    """Checks that every tensor lies in the shard that the index names. (Some indices omit buffers.)"""
-    try:
-        weight_map = json.loads(data)["weight_map"]
-        wrong = [name for name, shard in weight_map.items() if _shard(tensors, name) != shard]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UnsupportedCheckpoint(
-            f"{WEIGHTS_INDEX_JSON} has no weight_map of tensor names to file names", "spec.model.source"
-        ) from error
-    if wrong:
-        first = wrong[0]
-        raise UnsupportedCheckpoint(
-            f"{WEIGHTS_INDEX_JSON} does not agree with the shards for {len(wrong)} tensors: {first} should "
-            f"be in {weight_map[first]}, and is in {_shard(tensors, first) or 'none'}; "
-            f"save the checkpoint again",
-            "spec.model.source",
-        )
-
-
-def _shard(tensors: dict[str, TensorEntry], name: str) -> str | None:
-    return tensors[name].file if name in tensors else None

@@ -8,13 +8,14 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import JsonValue
 
 from pipeline.artifacts.tensor_index import TensorEntry
+from pipeline.checkpoint.finite import FiniteCount
 from pipeline.errors import UnsupportedCheckpoint
 
 LENGTH_BYTES = 8
@@ -45,14 +46,12 @@ def read_header(path: Path) -> tuple[int, list[DescribedTensor]]:
     """Returns the number of bytes before a local file's tensors, and the tensors in the order of their bytes.
     Raises UnsupportedCheckpoint when they and the file do not agree."""
     with path.open("rb") as file:
-        size = int.from_bytes(file.read(LENGTH_BYTES), "little")
-        if not 2 <= size <= MAX_HEADER_BYTES:
-            raise broken(path.name, f"a header of {size} bytes (2 to {MAX_HEADER_BYTES} are allowed)")
+        size = header_size(path.name, file.read(LENGTH_BYTES))
         header = file.read(size)
         if len(header) < size:
             raise broken(path.name, f"the header is cut after {len(header)} bytes")
         start, end = file.tell(), file.seek(0, os.SEEK_END)
-    tensors = _parse(path.name, header)
+    tensors = parse_header(path.name, header)
     expected = start + sum(tensor.length for tensor in tensors)
     if end != expected:
         raise broken(path.name, f"it has {end} bytes, and its header describes {expected}")
@@ -60,10 +59,12 @@ def read_header(path: Path) -> tuple[int, list[DescribedTensor]]:
 
 
 class TensorScan:
-    """The content of one file. `entries` are complete when `through` has reached its end."""
+    """The content of one file. `entries` are complete when `through` has reached its end. `unread`: tensors
+    that may hold NaN and infinity, because no model reads them."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, unread: Collection[str] = ()) -> None:
         self.path = path
+        self._unread = unread
         self.entries: dict[str, TensorEntry] = {}
         self._head = bytearray()
         self._header_size = 0
@@ -71,11 +72,12 @@ class TensorScan:
             None  # last comes next; None while the header is incomplete
         )
         self._digest = hashlib.sha256()
+        self._finite = FiniteCount("")
         self._missing = 0  # bytes of the tensor that is being hashed
 
     def through(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
-        """Yields the same chunks. Raises UnsupportedCheckpoint, which names the file, before the stream
-        ends."""
+        """Yields the same chunks. Raises UnsupportedCheckpoint, which names the file or the tensor, before
+        the stream ends."""
         for chunk in chunks:
             rest = memoryview(chunk)
             if self._waiting is None:
@@ -93,14 +95,12 @@ class TensorScan:
         rest = self._fill(rest, LENGTH_BYTES)
         if len(self._head) < LENGTH_BYTES:
             return rest
-        size = int.from_bytes(self._head[:LENGTH_BYTES], "little")
-        if not 2 <= size <= MAX_HEADER_BYTES:
-            raise broken(self.path, f"a header of {size} bytes (2 to {MAX_HEADER_BYTES} are allowed)")
+        size = header_size(self.path, self._head[:LENGTH_BYTES])
         rest = self._fill(rest, LENGTH_BYTES + size)
         if len(self._head) < LENGTH_BYTES + size:
             return rest
         header = bytes(self._head[LENGTH_BYTES:])
-        tensors = _parse(self.path, header)
+        tensors = parse_header(self.path, header)
         self._waiting = tensors[::-1]
         self._header_size = size
         self._begin(self._waiting)
@@ -117,6 +117,7 @@ class TensorScan:
                 raise broken(self.path, "there are bytes after its last tensor")
             part = rest[: self._missing]
             self._digest.update(part)
+            self._finite.take(part)
             self._missing -= len(part)
             rest = rest[len(part) :]
             if not self._missing:
@@ -129,8 +130,17 @@ class TensorScan:
         while waiting and not waiting[-1].length:
             self._finish(waiting.pop())
         self._missing = waiting[-1].length if waiting else 0
+        self._finite = FiniteCount(waiting[-1].dtype if waiting else "")
 
     def _finish(self, tensor: DescribedTensor) -> None:
+        nan, infinite = self._finite.nan, self._finite.infinite
+        if tensor.length and nan + infinite and tensor.name not in self._unread:
+            raise UnsupportedCheckpoint(
+                f"{tensor.name} in {self.path} has {nan} NaN and {infinite} infinite values of "
+                f"{math.prod(tensor.shape)}: the weights are broken; take an earlier checkpoint of their "
+                f"training, or save them again in a type with a wider range (bfloat16, not float16)",
+                "spec.model.source",
+            )
         self.entries[tensor.name] = TensorEntry(
             file=self.path,
             start=LENGTH_BYTES + self._header_size + tensor.offset,
@@ -148,8 +158,18 @@ def broken(path: str, reason: str) -> UnsupportedCheckpoint:
     )
 
 
-def _parse(path: str, header: bytes) -> list[DescribedTensor]:
-    """Returns the tensors of a header in the order of their bytes."""
+def header_size(path: str, length: bytes | bytearray) -> int:
+    """Returns the size of a header from the bytes in front of it. Raises UnsupportedCheckpoint."""
+    if len(length) < LENGTH_BYTES:
+        raise broken(path, f"the header is cut after {len(length)} bytes")
+    size = int.from_bytes(length, "little")
+    if not 2 <= size <= MAX_HEADER_BYTES:
+        raise broken(path, f"a header of {size} bytes (2 to {MAX_HEADER_BYTES} are allowed)")
+    return size
+
+
+def parse_header(path: str, header: bytes) -> list[DescribedTensor]:
+    """Returns the tensors of a header in the order of their bytes. Raises UnsupportedCheckpoint."""
     try:
         described = json.loads(header, object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:

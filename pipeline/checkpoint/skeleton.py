@@ -6,17 +6,17 @@ transformers' models and accelerate take seconds to import, so only the function
 
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import torch
 from pydantic import JsonValue
-from torch import Tensor
 
 from pipeline.architecture.row import Architecture
 from pipeline.architecture.rows import row_for
 from pipeline.checkpoint.class_config import class_config, reason
-from pipeline.checkpoint.experts import stored_names
+from pipeline.checkpoint.experts import stored_names, stored_shape
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.errors import UnsupportedCheckpoint
 
@@ -56,6 +56,17 @@ def empty_model(config: Mapping[str, JsonValue]) -> "PreTrainedModel":
         ) from error
 
 
+def shapes_only(config: "PreTrainedConfig") -> "PreTrainedModel":
+    """Returns the model that transformers builds from a config, with neither weights nor buffers: whatever
+    sizes the config has, no memory is allocated."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.tie_weights()
+    return cast("PreTrainedModel", model)
+
+
 def _without_weights(config: "PreTrainedConfig", dtype: torch.dtype) -> "PreTrainedModel":
     from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM
@@ -67,47 +78,71 @@ def _without_weights(config: "PreTrainedConfig", dtype: torch.dtype) -> "PreTrai
     return cast("PreTrainedModel", model.eval().requires_grad_(False))
 
 
-def disk_names(model: "PreTrainedModel", reader: CheckpointReader) -> dict[str, str]:
-    """Maps module names to checkpoint names, for every parameter and persistent buffer; tied ones share a
-    name. Instead of fused experts it has the matrices of each expert, by their stored names.
+@dataclass(frozen=True)
+class Located:
+    """Where the tensors of a model lie in a checkpoint.
 
-    Checkpoints saved from the base model lack its prefix, and some types use other names than their modules
-    do; buffers that older versions stored are ignored.
+    `names`: module name → checkpoint name, for every parameter and persistent buffer. Instead of fused
+    experts it has the matrices of each expert, by their stored names. `shapes`: of all of them in the model,
+    by module name. `missing`: the module names of which the checkpoint has nothing. `same`: checkpoint names
+    that are one tensor in the model, for tied tensors that are stored more than once.
     """
+
+    names: Mapping[str, str]
+    shapes: Mapping[str, tuple[int, ...]]
+    missing: tuple[str, ...]
+    same: tuple[tuple[str, ...], ...]
+
+
+def locate(model: "PreTrainedModel", stored: Collection[str]) -> Located:
+    """Finds a model's tensors among stored names. Checkpoints saved from the base model lack its prefix, and
+    some types use other names than their modules do. A tied tensor is found under the name of either."""
     prefix = f"{model.base_model_prefix}."
     row = row_for(model.config.model_type)
-    stored = set(reader.index.tensors)
-    identities = {  # one for each matrix of each expert, the same for tied tensors
-        one: (id(tensor), number)
-        for name, tensor in model.state_dict(keep_vars=True).items()
-        for number, one in enumerate(_stored_names(row, name, tensor))
-    }
+    identities: dict[str, tuple[int, int]] = {}  # one for each matrix of each expert, the same for tied ones
+    shapes: dict[str, tuple[int, ...]] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        named, shape = _as_stored(row, name, tensor.shape)
+        identities |= {one: (id(tensor), number) for number, one in enumerate(named)}
+        shapes |= dict.fromkeys(named, shape)
     names: dict[str, str] = {}
-    by_identity: dict[tuple[int, int], str] = {}
+    found: dict[tuple[int, int], list[str]] = {}
     for name, identity in identities.items():
         renamed = name.replace(*row.renamed) if row.renamed else name
         spelled = (name, renamed, name.removeprefix(prefix), renamed.removeprefix(prefix))
         disk = next((one for one in spelled if one in stored), None)
         if disk is not None:
-            names[name] = by_identity[identity] = disk
+            names[name] = disk
+            found.setdefault(identity, []).append(disk)
     missing = []
     for name, identity in identities.items():
         if name not in names:
-            if identity in by_identity:
-                names[name] = by_identity[identity]
+            if identity in found:
+                names[name] = found[identity][0]
             else:
                 missing.append(name)
-    if missing:
+    same = tuple(tuple(one) for one in found.values() if len(one) > 1)
+    return Located(names, shapes, tuple(missing), same)
+
+
+def disk_names(model: "PreTrainedModel", reader: CheckpointReader) -> dict[str, str]:
+    """Maps module names to checkpoint names: `names` of Located. Tied tensors share a name, because importing
+    drops copies from the index (importing.py). Raises UnsupportedCheckpoint for missing tensors."""
+    located = locate(model, set(reader.index.tensors))
+    if located.missing:
         raise UnsupportedCheckpoint(
-            f"the checkpoint lacks {len(missing)} tensors of its model, the first: {missing[0]}; "
-            "save it again with save_pretrained",
+            f"the checkpoint lacks {len(located.missing)} tensors of its model, the first: "
+            f"{located.missing[0]}; save it again with save_pretrained",
             "spec.model.source",
         )
-    return names
+    return dict(located.names)
 
 
-def _stored_names(row: Architecture, name: str, tensor: Tensor) -> list[str]:
+def _as_stored(row: Architecture, name: str, shape: torch.Size) -> tuple[list[str], tuple[int, ...]]:
+    """Returns the stored names of a parameter, and the shape of each."""
     block = re.match(rf"{re.escape(row.blocks)}\.\d+\.", name)
     if row.experts is None or block is None:
-        return [name]
-    return [block[0] + one for one in stored_names(row.experts, name[block.end() :], tensor.shape)]
+        return [name], tuple(shape)
+    inside = name[block.end() :]
+    named = [block[0] + one for one in stored_names(row.experts, inside, shape)]
+    return named, stored_shape(row.experts, inside, shape)

@@ -20,8 +20,10 @@ from pipeline.architecture.rows import row_for
 from pipeline.artifacts.certificate import Certificate, Check
 from pipeline.artifacts.refs import CertificateRef
 from pipeline.canonical import canonical_json
+from pipeline.checkpoint.compare import compare
 from pipeline.checkpoint.config_json import loadable_bytes, parse_config
 from pipeline.checkpoint.export import new_directory
+from pipeline.checkpoint.header import read_headers
 from pipeline.checkpoint.keeps import HeldTensor, held_tensors, turned
 from pipeline.checkpoint.layout import CONFIG_JSON
 from pipeline.checkpoint.scan import DescribedTensor, read_header
@@ -66,13 +68,14 @@ class FittedMasks:
 class Applied:
     """The result of applying masks. `held`: the number of pruned weights, out of `weights`. `unknown`: the
     number of masks whose file does not name the weights that they were made for; `others`: tensors that
-    differ from those weights."""
+    differ from those weights. `remarks`: sentences about tensors that no model reads."""
 
     certificate: Certificate
     held: int
     weights: int
     unknown: int
     others: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
 
 
 def fit(file: MaskFile, row: Architecture, shapes: Mapping[str, tuple[int, ...]], *, of: str) -> FittedMasks:
@@ -113,12 +116,15 @@ def apply_masks(
     """
     file = MaskFile(find_masks(masks))
     access = SourceAccess(allowed_roots=(Path("/"),))  # the user runs this on their own files
-    pin = model_pin(open_source(file_uri(dense), access))
+    source = open_source(file_uri(dense), access)
+    pin = model_pin(source)
     files = [one.path for one in pin.files]
-    headers = {name: read_header(dense / name) for name in files if name.endswith(".safetensors")}
-    shapes = {tensor.name: tensor.shape for _, tensors in headers.values() for tensor in tensors}
+    described = read_headers(pin, source)
     config = parse_config((dense / CONFIG_JSON).read_bytes())
     assert isinstance(config, dict), "resolve has read it"
+    compared = compare(config, described, where=str(dense))
+    headers = {name: read_header(dense / name) for name in files if name.endswith(".safetensors")}
+    shapes = {name: facts.shape for name, facts in described.items()}
     fitted = fit(file, row_for(str(config["model_type"])), shapes, of=str(dense))
     with new_directory(out) as written:
         work = _Work(fitted, other_weights=other_weights)
@@ -138,6 +144,7 @@ def apply_masks(
         weights=sum(one.weights for one in tensors),
         unknown=sum(entry.dense_sha256 is None for entry in file.entries.values()),
         others=tuple(work.others),
+        remarks=compared.remarks,
     )
 
 

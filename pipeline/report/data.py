@@ -16,6 +16,7 @@ from pipeline.report.sections.perplexity import PerplexityHeadline, PerplexitySe
 from pipeline.report.sections.reconstruction import ReconstructionSection
 from pipeline.report.sections.recovery import RecoveryHeadline, RecoverySection
 from pipeline.report.sections.sizes import SizesSection
+from pipeline.report.sections.source import SourceSection
 from pipeline.report.sections.spec import SpecSection
 from pipeline.report.sections.stages import StagesHeadline, StagesSection
 from pipeline.report.sections.tasks import TasksHeadline, TasksSection
@@ -27,6 +28,7 @@ from pipeline.report.summary import summary_line
 
 
 class ReportData(
+    SourceSection,
     PerplexitySection,
     TasksSection,
     SizesSection,

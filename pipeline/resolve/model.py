@@ -19,6 +19,7 @@ from pipeline.checkpoint.layout import (
     is_beside,
     is_description,
 )
+from pipeline.checkpoint.plain import check_marks
 from pipeline.errors import IncompleteCheckpoint, UnsupportedCheckpoint
 from pipeline.resolve.kinds import check_kind, check_type
 from pipeline.sources.access import Source
@@ -41,7 +42,7 @@ def resolve_model(source: Source, *, needs_tokenizer: bool) -> tuple[Pin, ModelF
     check_kind(source, names)
     described = source.pin(is_description)
     checkpoint = _Description(source, {file.path: file for file in described.files})
-    facts, weight_bytes = _facts(checkpoint)
+    facts, weight_bytes = _facts(checkpoint, names)
     weights = _weight_files(checkpoint, names)
     if needs_tokenizer and not has_tokenizer(names):
         raise IncompleteCheckpoint(
@@ -118,19 +119,14 @@ class _Description:
         return value
 
 
-def _facts(checkpoint: _Description) -> tuple[ModelFacts, int]:
+def _facts(checkpoint: _Description, names: Collection[str]) -> tuple[ModelFacts, int]:
     """The facts without the number of weights, and the bytes of one weight."""
     stated = checkpoint.json(CONFIG_JSON)
     model_type = check_type(stated, source=checkpoint.source)
     config, notes = loadable(CONFIG_JSON, stated)
     if TOKENIZER_CONFIG_JSON in checkpoint.files:
         notes += loadable(TOKENIZER_CONFIG_JSON, checkpoint.json(TOKENIZER_CONFIG_JSON))[1]
-    quantization = config.get("quantization_config") or config.get("quantization")  # the latter is MLX's
-    if quantization:
-        method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
-        raise UnsupportedCheckpoint(
-            f"{checkpoint.uri} is quantized ({method}); prune the original weights and quantize the result"
-        )
+    check_marks(config, names, where=checkpoint.uri)
     row = row_for(model_type)
     sizes = {size: _number(row, config, row.sizes[size], where=checkpoint.uri) for size in FACTS}
     blocks = sizes["num_hidden_layers"]

@@ -1,13 +1,17 @@
 """resolve(spec, access) -> Pins: pin every source to its present content, and refuse early what cannot work.
 
-It runs inside the API: it reads configs and file lists, never weights, and loads neither torch nor
-transformers.
+It runs inside the API: it reads configs, file lists and the headers of weights, never weights, and loads
+neither torch nor transformers. An inspector, which needs both, may be given from outside.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+from pipeline.architecture.rows import row_for
 from pipeline.artifacts.refs import MASKS_PATH
+from pipeline.checkpoint.header import read_headers
+from pipeline.checkpoint.inspection import Inspection
+from pipeline.checkpoint.plain import check_plain
 from pipeline.errors import (
     InvalidRequest,
     InvalidSpec,
@@ -34,15 +38,21 @@ from pipeline.spec.texts import Calibration, TextSource
 from pipeline.spec.uri import SourceKind, parse_uri
 from pipeline.vocabulary.submission import check_tokens
 
+Inspector = Callable[[Inspection], None]
 
-def resolve(spec: PruneSpec, access: SourceAccess) -> Pins:
-    """Pin all sources of a spec. Raises InvalidRequest subclasses whose `param` is the field to change."""
+
+def resolve(spec: PruneSpec, access: SourceAccess, *, inspect: Inspector | None = None) -> Pins:
+    """Pin all sources of a spec. Raises InvalidRequest subclasses whose `param` is the field to change.
+
+    `inspect` compares a model with the class that its config makes (pipeline/checkpoint/inspection.py).
+    Without it the job's first stage does so.
+    """
     sources: dict[str, Pin] = {}
     models: dict[str, ModelFacts] = {}
     for field in source_fields(spec, "spec"):
         with _refused_as(field.path):
             if field.kind is SourceKind.MODEL:
-                sources[field.path], models[field.path] = _resolve_checkpoint(field, spec, access)
+                sources[field.path], models[field.path] = _resolve_checkpoint(field, spec, access, inspect)
             else:
                 sources[field.path] = _resolve_other(field, access)
     pins = Pins(sources=sources, models=models)
@@ -52,15 +62,21 @@ def resolve(spec: PruneSpec, access: SourceAccess) -> Pins:
     return pins
 
 
-def _resolve_checkpoint(field: SourceField, spec: PruneSpec, access: SourceAccess) -> tuple[Pin, ModelFacts]:
+def _resolve_checkpoint(
+    field: SourceField, spec: PruneSpec, access: SourceAccess, inspect: Inspector | None
+) -> tuple[Pin, ModelFacts]:
     """Pin the model or a teacher. A teacher needs no tokenizer, because it uses the model's tokens."""
     source = open_source(field.uri, access)
-    if field.path != MODEL:
-        return resolve_model(source, needs_tokenizer=False)
-    pin, facts = resolve_model(source, needs_tokenizer=spec.needs_tokenizer)
-    size = spec.structure.vocabulary if spec.structure is not None else None
+    ours = field.path == MODEL
+    pin, facts = resolve_model(source, needs_tokenizer=ours and spec.needs_tokenizer)
+    size = spec.structure.vocabulary if ours and spec.structure is not None else None
     if size is not None and facts.vocabulary is not None:
         check_tokens(size, description_files(source, pin), rows=facts.vocabulary)
+    tensors = read_headers(pin, source)
+    check_plain(row_for(facts.model_type), facts.config, tensors, where=source.uri)
+    if inspect is not None:
+        structure = spec.structure if ours else None
+        inspect(Inspection(config=facts.config, tensors=tensors, where=source.uri, structure=structure))
     return pin, facts
 
 
@@ -122,11 +138,12 @@ def resolve_include(source: Source) -> Pin:
 
 @contextlib.contextmanager
 def _refused_as(param: str) -> Iterator[None]:
-    """Add the field to refusals, and turn errors of a store while a config is read into SourceUnreachable."""
+    """Add the field to refusals, and turn errors of a store while a config is read into SourceUnreachable.
+    Code that reads checkpoints knows the model's field only; here it may be a teacher's."""
     try:
         yield
     except InvalidRequest as error:
-        error.param = error.param or param
+        error.param = param if error.param in (None, MODEL) else error.param
         raise
     except StorageError as error:
         raise SourceUnreachable(error.message, param) from error

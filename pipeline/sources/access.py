@@ -94,6 +94,11 @@ class Source(Protocol):
         or instead of the end; StorageUnavailable when bucket or hub stop answering."""
         ...
 
+    def head(self, file: PinnedFile, size: int) -> bytes:
+        """Returns the first `size` bytes of a pinned file, or all of a smaller one, without fetching the
+        rest. Raises as `read` does; a content that only its digest tells apart is not noticed here."""
+        ...
+
 
 def counts(path: str) -> bool:
     """Tells whether a file at a path below a source counts as one of its files."""

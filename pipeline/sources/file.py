@@ -60,16 +60,17 @@ class FileSource:
     def read(self, file: PinnedFile) -> Iterator[bytes]:
         """See Source."""
         path = self._locate(file.path)
-        try:
-            opened = self._open(path)
-        except SourceNotFound as error:
-            raise changed(str(path), f"{file.size} bytes", "nothing") from error
-        with opened:
-            self._compare(path, opened.fileno(), file)
+        with self._open_pinned(path, file) as opened:
             if path == self.path:  # the reader of a text may stop before the end, where the hash is compared
                 self._verify(opened, file)
             yield from checked(_chunks(opened), file, what=str(path))
             self._compare(path, opened.fileno(), file)
+
+    def head(self, file: PinnedFile, size: int) -> bytes:
+        """See Source."""
+        path = self._locate(file.path)
+        with self._open_pinned(path, file) as opened:
+            return opened.read(size)
 
     def tree(self) -> tuple[Directory, ...]:
         """See Tree. Links to directories are not followed; versions are modification times."""
@@ -106,6 +107,19 @@ class FileSource:
         if (after.st_size, after.st_mtime_ns) != (found.st_size, found.st_mtime_ns):
             raise SourceChanged(f"{path} is being written; submit the job again when it is finished")
         return file
+
+    def _open_pinned(self, path: Path, file: PinnedFile) -> FileIO:
+        """Opens a file that has the size, and if that is its tag the time, of the pinned one."""
+        try:
+            opened = self._open(path)
+        except SourceNotFound as error:
+            raise changed(str(path), f"{file.size} bytes", "nothing") from error
+        try:
+            self._compare(path, opened.fileno(), file)
+        except SourceChanged:
+            opened.close()
+            raise
+        return opened
 
     def _compare(self, path: Path, descriptor: int, file: PinnedFile) -> None:
         found = os.fstat(descriptor)

@@ -74,13 +74,8 @@ class HubSource:
     def read(self, file: PinnedFile) -> Iterator[bytes]:
         """See Source. Reads from the cache if it has the file at this commit, and otherwise streams over
         HTTP."""
-        commit = self._listing[0] if self._listing is not None else self.revision
-        what = f"hub:{self.name}@{commit}/{file.path}"
-        if self.repository == "dataset":
-            raise InvalidSpec(f"hub:{self.name} is a dataset; its rows are read, not its files")
-        cached = self.cache.path(commit, file.path)
-        if cached is None and self.access.hub_offline:
-            raise changed(what, "a cached file (the hub is off)", "nothing")
+        commit, what = self._place(file)
+        cached = self._cached_file(commit, file, what=what)
         if cached is None and file.size > huggingface_hub.constants.MAX_HTTP_DOWNLOAD_SIZE:
             cached = self._downloaded(commit, file)
         if cached is not None:
@@ -93,6 +88,35 @@ class HubSource:
             what=what,
         )
         yield from checked(streamed, file, what=what)
+
+    def head(self, file: PinnedFile, size: int) -> bytes:
+        """See Source. One request asks for these bytes alone, at the pinned commit."""
+        commit, what = self._place(file)
+        cached = self._cached_file(commit, file, what=what)
+        if cached is not None:
+            with cached.open("rb") as opened:
+                return opened.read(size)
+        end = min(size, file.size)
+        streamed = read_resuming(
+            lambda position, _: Body(self._stream(commit, file, position, end=end), end, file.tag),
+            start=0,
+            what=what,
+        )
+        return b"".join(streamed)
+
+    def _place(self, file: PinnedFile) -> tuple[str, str]:
+        """Returns the commit to read a file from, and the file's address for errors."""
+        if self.repository == "dataset":
+            raise InvalidSpec(f"hub:{self.name} is a dataset; its rows are read, not its files")
+        commit = self._listing[0] if self._listing is not None else self.revision
+        return commit, f"hub:{self.name}@{commit}/{file.path}"
+
+    def _cached_file(self, commit: str, file: PinnedFile, *, what: str) -> Path | None:
+        """Returns the file in the cache; None when it must be fetched."""
+        cached = self.cache.path(commit, file.path)
+        if cached is None and self.access.hub_offline:
+            raise changed(what, "a cached file (the hub is off)", "nothing")
+        return cached
 
     def _listed(self) -> tuple[str, tuple[PinnedFile, ...]]:
         """Returns the commit and the files of the repository."""
@@ -164,12 +188,15 @@ class HubSource:
             )
         return Path(path)
 
-    def _stream(self, commit: str, file: PinnedFile, position: int) -> Generator[bytes, None, None]:
-        """Sends one GET that starts at a byte."""
+    def _stream(
+        self, commit: str, file: PinnedFile, position: int, *, end: int | None = None
+    ) -> Generator[bytes, None, None]:
+        """Sends one GET from a byte to the file's end, or to the byte before `end`."""
+        stop = file.size if end is None else end
         url = huggingface_hub.hf_hub_url(self.name, file.path, revision=commit, endpoint=self.api.endpoint)
         headers = build_hf_headers(token=self.api.token) | {"Accept-Encoding": "identity"}
-        if position:
-            headers["Range"] = f"bytes={position}-"
+        if position or end is not None:
+            headers["Range"] = f"bytes={position}-{'' if end is None else end - 1}"
         try:
             with http_stream_backoff(
                 "GET",
@@ -183,8 +210,11 @@ class HubSource:
                 if position and response.status_code != 206:
                     raise StorageUnavailable(f"the hub does not continue {file.path} at byte {position}")
                 for chunk in response.iter_bytes(CHUNK_BYTES):
-                    position += len(chunk)
-                    yield chunk
+                    asked = chunk if end is None else chunk[: stop - position]
+                    position += len(asked)
+                    yield asked
+                    if end is not None and position == stop:  # a server may send more than it was asked for
+                        return
         except hub_errors.HfHubHTTPError as error:
             refusal = self._refusal(error)
             if isinstance(refusal, SourceUnreachable):
@@ -192,7 +222,7 @@ class HubSource:
             raise refusal from error
         except NETWORK_ERRORS as error:
             raise BrokenBody(f"{type(error).__name__}: {error}", short=False) from error
-        if position < file.size:
+        if position < stop:
             raise BrokenBody("the hub closed the connection", short=True)
 
     @contextlib.contextmanager

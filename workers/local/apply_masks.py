@@ -43,6 +43,8 @@ def _print(applied: Applied, out: Path) -> None:
     sys.stdout.write(
         f"{out}: {applied.held:,} of {applied.weights:,} weights in {tensors} tensors are zero\n"
     )
+    for sentence in applied.remarks:
+        sys.stderr.write(f"note: {sentence}\n")
     if applied.unknown:
         sys.stderr.write(
             f"note: {applied.unknown} masks do not say which weights they were made for, so that it was not "

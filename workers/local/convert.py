@@ -33,6 +33,7 @@ def main() -> None:
             implementation=arguments.transformer_impl,
             config=arguments.config,
             tokenizer=arguments.tokenizer,
+            say=lambda sentence: sys.stderr.write(f"note: {sentence}\n"),
         )
     except SecateurError as error:
         sys.stderr.write(f"{error.message}\n")

@@ -12,7 +12,7 @@ from rich.progress import Progress
 
 from pipeline.artifacts.refs import CheckpointRef
 from pipeline.checkpoint.export import new_directory
-from pipeline.checkpoint.importing import import_checkpoint
+from pipeline.checkpoint.importing import Remark, import_checkpoint
 from pipeline.resolve.model import resolve_model
 from pipeline.sources import SourceAccess, open_source
 from pipeline.spec.uri import file_uri
@@ -49,6 +49,8 @@ def cutting(directory: Path, out: Path, *, needs_tokenizer: bool) -> Iterator[Cu
         for step in import_checkpoint(pin, source, content):
             if isinstance(step, int):
                 progress.update(task, completed=step)
+            elif isinstance(step, Remark):
+                progress.console.print(f"note: {step.text}", soft_wrap=True, highlight=False)
             else:
                 dense = step
         yield Cutting(content, dense, facts.blocks, written, progress)

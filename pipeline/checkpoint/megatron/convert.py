@@ -3,7 +3,7 @@
 The whole model is never in memory: readers return one tensor at a time, writers take one parameter or block.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -45,12 +45,14 @@ def convert(
     implementation: Implementation = "transformer_engine",
     config: Path | None = None,
     tokenizer: Path | None = None,
+    say: Callable[[str], object] = lambda sentence: None,
 ) -> Path:
     """Writes the checkpoint in `source` as `out`, which must not exist, and returns it.
 
     `config`: a config.json, or a directory that has one, for checkpoints whose args are incomplete.
     `implementation`: Megatron's --transformer-impl, which determines the names of some norms in `mp_rank`.
-    `tokenizer`: a directory whose tokenizer is copied; by default that of the source is. The directory
+    `tokenizer`: a directory whose tokenizer is copied; by default that of the source is. `say` gets sentences
+    for the user about what is not read or not as config.json says. The directory
     appears complete or not at all. Raises SourceNotFound, InvalidSpec, UnsupportedModel and
     UnsupportedCheckpoint.
     """
@@ -59,6 +61,9 @@ def convert(
             "--tensor-parallel is for torch_dist and mp_rank; leave it out for hf", "tensor_parallel"
         )
     weights = open_weights(source, config=config)
+    if isinstance(weights, HuggingFaceDirectory):
+        for sentence in weights.remarks:
+            say(sentence)
     kept = _kept_files(source, tokenizer)
     whole = None if to == "hf" else WholeParameters(weights, tensor_parallel=tensor_parallel)
     with new_directory(out) as written:

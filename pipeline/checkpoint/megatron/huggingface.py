@@ -2,24 +2,28 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
+import torch
 from pydantic import JsonValue
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pipeline.checkpoint.compare import compare
 from pipeline.checkpoint.config_json import written
+from pipeline.checkpoint.header import TensorFacts
 from pipeline.checkpoint.layout import CONFIG_JSON, PICKLE_ENDINGS, WEIGHTS, WEIGHTS_INDEX_JSON
 from pipeline.checkpoint.megatron.parameters import HERE, check_names, parameters_of
 from pipeline.checkpoint.megatron.weights import Facts, Weights
 from pipeline.checkpoint.reader import DTYPES
+from pipeline.checkpoint.scan import read_header
+from pipeline.checkpoint.ties import TIED, untied_remark
 from pipeline.errors import IncompleteCheckpoint, UnsupportedCheckpoint
 
 BASE = "model."  # checkpoints saved from the base model lack this prefix
-BUFFERS = (".rotary_emb.inv_freq",)  # older versions stored these
 
 
 class HuggingFaceDirectory:
@@ -29,19 +33,20 @@ class HuggingFaceDirectory:
     def __init__(self, directory: Path, *, config: Mapping[str, JsonValue]) -> None:
         self._directory = directory
         self._config = config
-        wanted = {name for parameter in parameters_of(config) for name in parameter.parts}
+        parameters_of(config)  # raises for types and settings that Megatron does not have
         files = self._files()
-        tied = {"lm_head.weight"} - wanted  # some checkpoints store it nevertheless
+        compared = compare(config, _described(files), where=str(directory))
+        self.remarks = compared.remarks
         self._stored = {
-            _named(stored): (path, stored)
-            for stored, path in files.items()
-            if _named(stored) not in tied and not stored.endswith(BUFFERS)
+            _named(stored): (path, stored) for stored, path in files.items() if stored not in compared.ignored
         }
+        self._settle(compared.same)
+        wanted = {name for parameter in parameters_of(self._config) for name in parameter.parts}
         check_names(self._stored, wanted, where=directory)
 
     @property
     def config(self) -> Mapping[str, JsonValue]:
-        """The content of config.json."""
+        """The content of config.json, which says as transformers loads the weights whether they are tied."""
         return self._config
 
     @cached_property
@@ -62,6 +67,16 @@ class HuggingFaceDirectory:
         with safe_open(path, framework="pt") as file:
             tensor: Tensor = file.get_tensor(stored)
             return tensor
+
+    def _settle(self, same: Sequence[Sequence[str]]) -> None:
+        """Drops a stored copy of a tied tensor. If it is no copy, the model has both."""
+        for first, *others in same:
+            for other in others:
+                if torch.equal(self.tensor(_named(first)), self.tensor(_named(other))):
+                    del self._stored[_named(other)]
+                else:
+                    self._config = {**self._config, TIED: False}
+                    self.remarks += (untied_remark(first, other),)
 
     def _files(self) -> dict[str, Path]:
         """Maps every stored tensor to its file."""
@@ -115,6 +130,15 @@ def write_huggingface(weights: Weights, directory: Path) -> None:
 def write_config(config: Mapping[str, JsonValue], directory: Path) -> None:
     """Writes config.json."""
     (directory / CONFIG_JSON).write_bytes(written(config))
+
+
+def _described(files: Mapping[str, Path]) -> dict[str, TensorFacts]:
+    """Returns the facts of stored tensors from the headers of their files."""
+    return {
+        tensor.name: TensorFacts(tensor.dtype, tensor.shape, path.name)
+        for path in sorted(set(files.values()))
+        for tensor in read_header(path)[1]
+    }
 
 
 def _named(stored: str) -> str:

@@ -10,9 +10,10 @@ from pipeline.spec.training_recipe import TrainingText
 
 
 class ImportModel(BaseStage):
-    """Copies a checkpoint into the content store, verified against its pin."""
+    """Copies a checkpoint into the content store, verified against its pin and compared with its model."""
 
     kind: Literal["import_model"] = "import_model"
+    version: ClassVar = 2
     outputs: ClassVar = ("checkpoint",)
     unit: ClassVar = "MB"
     files: tuple[PinnedFile, ...]

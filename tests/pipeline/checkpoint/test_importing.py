@@ -16,7 +16,7 @@ from safetensors.torch import save, save_file
 from pipeline.artifacts.refs import CheckpointRef
 from pipeline.artifacts.tensor_index import TensorEntry, TensorIndex
 from pipeline.checkpoint import importing
-from pipeline.checkpoint.importing import import_checkpoint
+from pipeline.checkpoint.importing import copy_checkpoint, import_checkpoint
 from pipeline.checkpoint.scan import TensorScan
 from pipeline.errors import SourceChanged, UnsupportedCheckpoint
 from pipeline.resolve.model import model_pin
@@ -257,7 +257,7 @@ def test_progress_is_told_while_a_file_is_transferred_and_nobody_waits_for_the_r
             yield bytes(1000)
 
     pin = Pin(source="file:/endless", files=(PinnedFile(path="vocab.json", size=10**12, tag="stat:1"),))
-    steps = import_checkpoint(pin, Endless(read), ContentStore(LocalStore(tmp_path)))
+    steps = copy_checkpoint(pin, Endless(read), ContentStore(LocalStore(tmp_path)))
     told = [next(steps) for _ in range(3)]
     assert isinstance(told[-1], int)
     assert 0 < told[-1] <= produced * 1000

@@ -20,7 +20,7 @@ from tests.pipeline.dag.made_dags import (
 
 # They change with the version of a stage only: what is stored of a pruning job stays good.
 KEYS = {
-    "import_model": "27e2e3e2c1d8c24388141f91c9412132b9eacca2d9916c24e2a184d7e06c5096",
+    "import_model": "6a81585debaa15664d470e3c4069966ae63f4e76d06f69c67e2194d0f8d886e4",
     "calibrate": "ce934eec83b7b16607458fdcfba7215cc73c5a927f03bb83c6dd2bc61ff2e310",
     "measure_statistics": "d118ee2d3de80ebb2e226c5a32112d28a73d62693e39e225c58bd11e6ed60640",
     "measure_blocks": "a6803995ec98d316b079f91e6975bdd10fd6d86779db7ef8702bbb72bac20c29",

@@ -116,7 +116,11 @@ def test_a_dense_checkpoint_that_is_cut_is_refused(tmp_path: Path) -> None:
     made = made_masks("llama", tmp_path)
     weights = made.model / "model.safetensors"
     whole = weights.read_bytes()
-    broken = [(whole[:-1], "header describes"), (whole[:100], "header is cut"), (whole[::-1], "a header of")]
+    broken = [
+        (whole[:-1], "it ends inside of tensor"),
+        (whole[:100], "header is cut"),
+        (whole[::-1], "a header of"),
+    ]
     for data, said in broken:
         weights.write_bytes(data)
         with pytest.raises(UnsupportedCheckpoint, match=f"model.safetensors is no complete .*{said}"):

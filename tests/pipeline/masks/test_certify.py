@@ -19,7 +19,7 @@ from pipeline.masks.certify import Certified, certify, certify_tensors, read_dir
 from pipeline.methods.magnitude import Magnitude
 from pipeline.spec.patterns import NM, Pattern, Unstructured
 from pipeline.storage import ContentStore
-from tests.checkpoints import imported
+from tests.checkpoints import imported, stored_unseen
 from tests.models import Kind, tiny_checkpoint
 from tests.sweeping import Pruned, prune_in_process
 
@@ -118,7 +118,7 @@ def test_one_weight_that_is_back_is_named(kind: Kind, value: float, tmp_path: Pa
     weights = load_file(path)
     weights[name][row, column] = value
     save_file(weights, path, {"format": "pt"})
-    _, broken = imported(tmp_path / "model", tmp_path / "store")
+    broken = stored_unseen(tmp_path / "model", tmp_path / "store", unread=[name])
     words = rf"{name} \[{row}, {column}\] was pruned and is {value:g}"
     with pytest.raises(ZerosLost, match=words + r" \(save, after step 7\)"):
         certify(it.content, broken, it.keep, at="save", step=7)

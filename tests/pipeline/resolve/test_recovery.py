@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from pipeline.errors import InvalidRequest, InvalidSpec, SequenceTooLong, SourceNotFound, TextTooShort
 from pipeline.resolve.model_checks import check_text
@@ -48,9 +49,8 @@ class TestRecovery:
         self, place: Place, changed: dict[str, Any], param: str, words: list[str]
     ) -> None:
         other = place.root / "other"
-        shutil.copytree(place.model, other)
-        config = json.loads((other / "config.json").read_text())
-        (other / "config.json").write_text(json.dumps(config | changed))
+        config = json.loads((place.model / "config.json").read_text())
+        AutoModelForCausalLM.from_config(AutoConfig.for_model(**config | changed)).save_pretrained(other)
         asked = distilled(teacher={"source": f"file:{other}"}, hidden_weight=0.5)
         with pytest.raises(InvalidRequest) as caught:
             place.resolve(**recovering(place, **asked))
