@@ -149,12 +149,12 @@ def check_text(recipe: TrainingRecipe, size: int, field: str) -> None:
     if parse_uri(text.source).scheme == "hub" or text.source.endswith(PARQUET):
         return
     most = 2 * (size + 1)
-    sequences = most // text.sequence_length - text.validation_sequences
+    sequences = most // text.text_length - text.validation_sequences
     if sequences * text.epochs >= recipe.sequences:
         return
     needs = (
         f"{text.source} has {size} bytes, so at most {most} tokens: "
-        f"{max(sequences, 0)} training sequences of {text.sequence_length} beside "
+        f"{max(sequences, 0)} training sequences of {text.text_length} beside "
         f"{text.validation_sequences} held out"
     )
     if sequences < 1:
@@ -171,6 +171,13 @@ def check_text(recipe: TrainingRecipe, size: int, field: str) -> None:
 
 
 def _check_lengths(spec: PruneSpec, facts: ModelFacts) -> None:
+    for i, one in enumerate(spec.evaluation.perplexity):
+        if one.stride is not None and one.stride > one.text_length:  # by the habit of the model type
+            raise InvalidSpec(
+                f"stride {one.stride} leaves out tokens: {facts.model_type} has BOS in front of every window "
+                f"and {one.text_length} tokens of text; use {one.text_length} or less, or leave stride out",
+                f"spec.evaluation.perplexity.{i}.stride",
+            )
     if facts.max_positions is None:
         return
     for field in source_fields(spec, "spec"):

@@ -23,9 +23,11 @@ from pipeline.evaluation.task_files import (
     TASK_FILE_BYTES,
     read_task_files,
 )
+from pipeline.request.bos import with_bos
 from pipeline.request.prune_spec import PruneSpec
 from pipeline.resolve.model import description_files, resolve_model
 from pipeline.resolve.model_checks import PARQUET, check_against_model, check_teacher, check_texts
+from pipeline.resolve.special_tokens import READ, check_pad_row, check_special_tokens, read_special_tokens
 from pipeline.sources.access import Source, SourceAccess, open_source
 from pipeline.sources.pins import MODEL, ModelFacts, Pin, Pins
 from pipeline.spec.evaluation import PerplexityText
@@ -46,8 +48,9 @@ def resolve(spec: PruneSpec, access: SourceAccess) -> Pins:
             else:
                 sources[field.path] = _resolve_other(field, access)
     pins = Pins(sources=sources, models=models)
-    check_texts(spec, pins)
-    check_against_model(spec, pins.facts)
+    filled = with_bos(spec, pins.facts.model_type)
+    check_texts(filled, pins)
+    check_against_model(filled, pins.facts)
     check_teacher(spec, pins)
     return pins
 
@@ -55,9 +58,15 @@ def resolve(spec: PruneSpec, access: SourceAccess) -> Pins:
 def _resolve_checkpoint(field: SourceField, spec: PruneSpec, access: SourceAccess) -> tuple[Pin, ModelFacts]:
     """Pin the model or a teacher. A teacher needs no tokenizer, because it uses the model's tokens."""
     source = open_source(field.uri, access)
-    if field.path != MODEL:
-        return resolve_model(source, needs_tokenizer=False)
-    pin, facts = resolve_model(source, needs_tokenizer=spec.needs_tokenizer)
+    is_teacher = field.path != MODEL
+    pin, facts = resolve_model(source, needs_tokenizer=spec.needs_tokenizer and not is_teacher)
+    check_pad_row(facts)
+    if is_teacher:
+        return pin, facts
+    if spec.needs_tokenizer:
+        tokens = read_special_tokens(description_files(source, pin, wanted=READ.__contains__))
+        notes = check_special_tokens(with_bos(spec, facts.model_type), facts, tokens)
+        facts = facts.model_copy(update={"notes": (*facts.notes, *notes)})
     size = spec.structure.vocabulary if spec.structure is not None else None
     if size is not None and facts.vocabulary is not None:
         check_tokens(size, description_files(source, pin), rows=facts.vocabulary)

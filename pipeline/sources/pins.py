@@ -41,7 +41,7 @@ class ModelFacts(Frozen):
     """The facts about a model that the API reads from its config.json, without loading it.
 
     `parameters`: the approximate number of weights, from the sizes of its files and the config's dtype.
-    `config`: the content of config.json.
+    `config`: the content of config.json. `notes`: sentences about the checkpoint that a user should read.
     """
 
     model_type: str
@@ -51,6 +51,7 @@ class ModelFacts(Frozen):
     vocabulary: int | None = None
     parameters: int | None = None
     config: dict[str, JsonValue] = Field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 class Pins(Frozen):

@@ -8,6 +8,18 @@ from pipeline.canonical import Frozen
 from pipeline.spec.uri import TextUri, parse_uri
 
 ENDINGS = (".txt", ".jsonl", ".parquet")
+Bos = Literal["none", "once", "every_window"]
+
+
+def text_tokens(sequence_length: int, bos: str | None) -> int:
+    """The number of tokens of text in a sequence: all but the BOS that `every_window` puts in front of it."""
+    return sequence_length - (bos == "every_window")
+
+
+def is_unset(value: object) -> bool:
+    """Tells whether a field is left to its default. Such fields are not dumped, so that a new one does not
+    change the stage keys of specs without it."""
+    return value is None
 
 
 class TextSource(Frozen):
@@ -38,9 +50,20 @@ class Calibration(TextSource):
     `cut`: `random_window` draws documents and windows as the published Wanda, SparseGPT and OWL code does
     (Python's `random` seeded with `seed`); `packed` joins the documents with EOS and shuffles the
     consecutive windows.
+
+    `bos`: `none` never has BOS in a sample, `once` puts it in front of each document before a sample is cut
+    from it, `every_window` in front of each sample, which then has `sequence_length` - 1 tokens of text. The
+    default is the model's own habit: `every_window` for Gemma. Other models take random windows of
+    documents as their tokenizer marks them, and packed ones without BOS.
     """
 
     samples: int = Field(default=128, ge=1, le=100_000)
     sequence_length: int = Field(default=2048, ge=2, le=1_048_576)
     seed: int = Field(default=0, ge=0, le=2**32 - 1)
     cut: Literal["random_window", "packed"] = "random_window"
+    bos: Bos | None = Field(default=None, exclude_if=is_unset)
+
+    @property
+    def text_length(self) -> int:
+        """The number of tokens of text in a sample."""
+        return text_tokens(self.sequence_length, self.bos)

@@ -60,7 +60,6 @@ def run(stage: Evaluate, context: StageContext, keeper: Keeper) -> Steps:
 
 def cut_windows(stage: Evaluate, context: StageContext) -> list[_Windows]:
     """The windows of all texts, cut with the checkpoint's own tokenizer."""
-    evaluation = context.order.request.spec.evaluation
     access = context.settings.access()
     cut = []
     with tempfile.TemporaryDirectory() as directory:
@@ -68,7 +67,7 @@ def cut_windows(stage: Evaluate, context: StageContext) -> list[_Windows]:
         assert isinstance(checkpoint, CheckpointRef)
         materialise_tokenizer(checkpoint, context.content, Path(directory))
         tokenizer = AutoTokenizer.from_pretrained(directory)
-    for i, text in enumerate(evaluation.perplexity):
+    for i, text in enumerate(stage.evaluation.perplexity):
         pin = context.order.pins.of(f"spec.evaluation.perplexity.{i}.source")
         documents = read_documents(text, pin, open_source(pin.source, access, repository="dataset"), access)
         tokenised = perplexity_tokens(text, documents, tokenizer)
@@ -97,11 +96,12 @@ def _results(
             raise NumericalError(
                 f"the loss on {text.label} is {loss}: set compute_dtype wider than {stage.compute_dtype}"
             )
+        assert text.bos is not None, "the plan fills it in"
         contract = PerplexityContract(
             text_digest=windows.text_digest,
             tokenizer_digest=tokenizer,
             sequence_length=text.sequence_length,
-            stride=text.stride or text.sequence_length,
+            stride=text.stride or text.text_length,
             bos=text.bos,
             windows=len(losses),
             tokens_scored=sum(count for _, count in own),
