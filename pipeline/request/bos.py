@@ -5,7 +5,6 @@ from typing import TypeVar
 from pydantic import BaseModel
 
 from pipeline.architecture.rows import row_for
-from pipeline.request.prune_spec import PruneSpec
 from pipeline.spec.evaluation import PerplexityText
 from pipeline.spec.texts import Calibration
 from pipeline.spec.training_recipe import TrainingText
@@ -13,11 +12,11 @@ from pipeline.spec.training_recipe import TrainingText
 Part = TypeVar("Part", bound=BaseModel)
 
 
-def with_bos(spec: PruneSpec, model_type: str) -> PruneSpec:
-    """Returns the spec with `bos` of all its texts filled in. For types without a habit of their own, samples
-    and training sequences stay as they are, and perplexities follow the tokenizer, as they always did: their
-    stage keys stay too."""
-    return _filled(spec, row_for(model_type).bos)
+def with_bos(part: Part, model_type: str) -> Part:
+    """Returns a spec, or a part of one, with `bos` of all its texts filled in. For types without a habit of
+    their own, samples and training sequences stay as they are, and perplexities follow the tokenizer, as they
+    always did: their stage keys stay too."""
+    return _filled(part, row_for(model_type).bos)
 
 
 def _filled(part: Part, habit: str | None) -> Part:

@@ -7,7 +7,9 @@ from pydantic import Field, model_validator
 from pipeline.canonical import Frozen
 from pipeline.spec.uri import TextUri, parse_uri
 
-ENDINGS = (".txt", ".jsonl", ".parquet")
+Format = Literal["txt", "jsonl", "parquet"]
+FORMATS: dict[str, Format] = {".txt": "txt", ".jsonl": "jsonl", ".json": "jsonl", ".parquet": "parquet"}
+PACKED = (".gz", ".zst")  # in any of these formats
 Bos = Literal["none", "once", "every_window"]
 
 
@@ -23,10 +25,13 @@ def is_unset(value: object) -> bool:
 
 
 class TextSource(Frozen):
-    """The source of documents: a `.txt`, `.jsonl` or `.parquet` file, or a dataset on the hub.
+    """The source of documents: a `.txt`, `.jsonl` or `.parquet` file, or a dataset on the hub. `.json` holds
+    JSON lines, as C4 names them. Files may be packed, as `.jsonl.gz` or `.txt.zst`.
 
-    `config`, `split`, `column` select within a dataset (`column` also within jsonl and parquet).
-    `documents`: each non-empty line of a `.txt` file is a document, or the whole file is one.
+    `config`, `split`, `column` select within a dataset (`column` also within jsonl and parquet). A column
+    holds text, or chats (lists of messages with `role` and `content`, or `from` and `value`), which the
+    chat template of the model makes into text. `documents`: each non-empty line of a `.txt` file is a
+    document, or the whole file is one.
     """
 
     source: TextUri
@@ -37,11 +42,35 @@ class TextSource(Frozen):
 
     @model_validator(mode="after")
     def _known_ending(self) -> "TextSource":
-        if parse_uri(self.source).scheme != "hub" and not self.source.endswith(ENDINGS):
+        if not self.on_hub and self._ending not in FORMATS:
             raise ValueError(
-                f"source {self.source!r} must end in one of {', '.join(ENDINGS)}, or be a hub: dataset"
+                f"source {self.source!r} must end in one of {', '.join(FORMATS)}, each also with "
+                f"{' or '.join(PACKED)} behind it, or be a hub: dataset"
             )
         return self
+
+    @property
+    def on_hub(self) -> bool:
+        """True for a dataset on the hub."""
+        return parse_uri(self.source).scheme == "hub"
+
+    @property
+    def format(self) -> Format:
+        """The format of a file, by its name."""
+        return FORMATS[self._ending]
+
+    @property
+    def is_plain(self) -> bool:
+        """True if a token takes a byte of the source at least, as far as its name tells: it is neither packed
+        nor on the hub."""
+        return not self.on_hub and not self.source.endswith(PACKED) and self.format != "parquet"
+
+    @property
+    def _ending(self) -> str:
+        name = self.source
+        for ending in PACKED:
+            name = name.removesuffix(ending)
+        return "." + name.rsplit("/", 1)[-1].rpartition(".")[2]
 
 
 class Calibration(TextSource):

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 from pipeline.dag.stages.sources import Calibrate
 from pipeline.sources import open_source
 from pipeline.spec.texts import Calibration
-from pipeline.text.documents import read_documents
+from pipeline.text.documents import ChatReader, read_documents
 from pipeline.text.tokens import Tokenizer, cut_samples, materialise_tokenizer
 from workers.context import Made, StageContext, Steps
 from workers.stages.samples import put_samples
@@ -32,4 +32,5 @@ def calibration_text(calibration: Calibration, context: StageContext) -> tuple[I
     with tempfile.TemporaryDirectory() as directory:
         materialise_tokenizer(context.checkpoint(), context.content, Path(directory))
         tokenizer = AutoTokenizer.from_pretrained(directory)
-    return read_documents(calibration, pin, source, access), tokenizer
+    reader = ChatReader(tokenizer, context.order.request.spec.model.source)
+    return read_documents(calibration, pin, source, access, reader=reader), tokenizer

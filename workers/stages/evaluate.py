@@ -14,7 +14,7 @@ from pipeline.dag.stages.results import Evaluate
 from pipeline.errors import NumericalError
 from pipeline.sources import open_source
 from pipeline.spec.evaluation import EvaluationResult, PerplexityContract, PerplexityResult
-from pipeline.text.documents import read_documents
+from pipeline.text.documents import ChatReader, read_documents
 from pipeline.text.tokens import (
     materialise_tokenizer,
     perplexity_tokens,
@@ -67,9 +67,11 @@ def cut_windows(stage: Evaluate, context: StageContext) -> list[_Windows]:
         assert isinstance(checkpoint, CheckpointRef)
         materialise_tokenizer(checkpoint, context.content, Path(directory))
         tokenizer = AutoTokenizer.from_pretrained(directory)
+    reader = ChatReader(tokenizer, context.order.request.spec.model.source)
     for i, text in enumerate(stage.evaluation.perplexity):
         pin = context.order.pins.of(f"spec.evaluation.perplexity.{i}.source")
-        documents = read_documents(text, pin, open_source(pin.source, access, repository="dataset"), access)
+        source = open_source(pin.source, access, repository="dataset")
+        documents = read_documents(text, pin, source, access, reader=reader)
         tokenised = perplexity_tokens(text, documents, tokenizer)
         windows = perplexity_windows(text, tokenised.tokens_T)
         cut.append(
