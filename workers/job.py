@@ -62,9 +62,9 @@ def run_job(order: WorkOrder, settings: WorkerSettings, reporter: Reporter, site
         NodePlanned(node=n.id, stage=n.stage.kind, needs=tuple(sorted(n.needs))) for n in dag.nodes
     )
     reporter.emit(AttemptStarted(nodes=planned))
-    attempt = _Attempt(order, settings, reporter, site)
     for note in order.pins.facts.notes:
-        reporter.emit(Message(level="info", node="import_model", text=note))
+        reporter.emit(Message(level="warning", text=note))
+    attempt = _Attempt(order, settings, reporter, site)
     try:
         _check_sizes(order)
         results = _run_all(dag, attempt, reporter, site)

@@ -79,7 +79,9 @@ def cut_vocabulary(
     text: Annotated[
         list[Path],
         typer.Option(
-            help="Corpus whose tokens are counted (.txt, .jsonl, .parquet); may be repeated.", exists=True
+            help="Corpus whose tokens are counted (.txt, .jsonl, .parquet, also with .gz or .zst); may be "
+            "repeated.",
+            exists=True,
         ),
     ],
     multiple_of: Annotated[int, typer.Option(help="Round the size up to a multiple of this.")] = 1,

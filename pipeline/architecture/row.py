@@ -63,6 +63,10 @@ class Architecture:
     addition the heads must divide hidden_size, `tied` if it is hidden_size / heads. `follows_hidden`: fields
     that change with hidden_size if they equal it. `grouped`: the flag without which there are no key-value
     groups; `one_key_value`: the flag that then selects a single key-value head.
+
+    `bos`: where the type needs BOS although its tokenizer does not put it there, the place that texts get by
+    default (pipeline/request/bos.py). `pads_embedding`: the class takes `pad_token_id` of config.json as a
+    row of its embedding, so it cannot be made with one beyond the rows.
     """
 
     model_type: str
@@ -80,6 +84,8 @@ class Architecture:
     follows_hidden: tuple[str, ...] = ()
     grouped: str | None = None
     one_key_value: str | None = None
+    bos: Literal["every_window"] | None = None
+    pads_embedding: bool = True
 
     @property
     def config_names(self) -> ConfigNames:

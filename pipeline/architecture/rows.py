@@ -46,8 +46,14 @@ _EMBEDDINGS: Labels = {
 }
 
 
-def _llama_like(model_type: str, head_dim: Literal["free", "divides"] = "free") -> Architecture:
-    return Architecture(model_type, "model.layers", _GATED, _GATED_LABELS, OUTER, SIZES, head_dim=head_dim)
+def _llama_like(
+    model_type: str,
+    head_dim: Literal["free", "divides"] = "free",
+    bos: Literal["every_window"] | None = None,
+) -> Architecture:
+    return Architecture(
+        model_type, "model.layers", _GATED, _GATED_LABELS, OUTER, SIZES, head_dim=head_dim, bos=bos
+    )
 
 
 ROWS = {
@@ -57,8 +63,8 @@ ROWS = {
         _llama_like("mistral"),
         _llama_like("qwen2"),
         _llama_like("qwen3"),
-        _llama_like("gemma2"),
-        _llama_like("gemma3_text"),
+        _llama_like("gemma2", bos="every_window"),  # Gemma's loss without BOS is that of noise
+        _llama_like("gemma3_text", bos="every_window"),
         Architecture(
             "phi3",
             "model.layers",
@@ -171,6 +177,7 @@ ROWS = {
             transposed=True,
             positions_key="n_positions",
             head_dim="tied",
+            pads_embedding=False,
         ),
         Architecture(
             "gpt_neox",
@@ -189,6 +196,7 @@ ROWS = {
             UNGROUPED,
             renamed=("lm_head.", "embed_out."),
             head_dim="tied",
+            pads_embedding=False,
         ),
         Architecture(
             "falcon",
@@ -201,6 +209,7 @@ ROWS = {
             head_dim="tied",
             grouped="new_decoder_architecture",
             one_key_value="multi_query",
+            pads_embedding=False,
         ),
         Architecture(
             "bloom",
@@ -217,6 +226,7 @@ ROWS = {
             in_tuple=True,
             positions_key="seq_length",  # not in every config, because ALiBi has no limit of its own
             head_dim="tied",
+            pads_embedding=False,
         ),
     )
 }

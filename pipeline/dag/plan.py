@@ -3,6 +3,7 @@
 from collections.abc import Generator, Iterable, Iterator
 
 from pipeline.allocations.contest import ContestAllocation
+from pipeline.architecture.rows import row_for
 from pipeline.canonical import digest_of
 from pipeline.dag.nodes import Dag, Input, Node
 from pipeline.dag.pruning import (
@@ -20,6 +21,7 @@ from pipeline.dag.stages.results import Evaluate, EvaluateTask, Publish, Report,
 from pipeline.dag.stages.sources import Calibrate, CheckTasks, HoldOut, ImportModel, PrepareText
 from pipeline.dag.stages.structure import CountTokens, CutVocabulary, Slice
 from pipeline.dag.stages.training import Recover
+from pipeline.request.bos import with_bos
 from pipeline.request.prune_spec import PruneSpec
 from pipeline.sources.pins import MODEL, TEACHER, Pin, Pins
 from pipeline.spec.evaluation import Evaluation
@@ -33,6 +35,7 @@ from pipeline.tensor.needs import Statistic
 
 def plan(spec: PruneSpec, pins: Pins) -> Dag:
     """Plan all stages of a job with their inputs. Stages that the spec does not need are left out."""
+    spec = with_bos(spec, pins.facts.model_type)
     return Dag(nodes=tuple(_nodes(spec, pins) if spec.sweep is None else _sweep_nodes(spec, pins)))
 
 
@@ -228,7 +231,11 @@ def _evaluation_nodes(which: str, checkpoint: Input, spec: PruneSpec, pins: Pins
     for task in tasks.asked if tasks is not None else ():
         assert tasks is not None, "there is one"
         ask = EvaluateTask(
-            task=task, batch_size=tasks.batch_size, seed=tasks.seed, compute_dtype=spec.compute_dtype
+            task=task,
+            batch_size=tasks.batch_size,
+            seed=tasks.seed,
+            compute_dtype=spec.compute_dtype,
+            bos=row_for(pins.facts.model_type).bos,
         )
         asked = Input(node="check_tasks", artifact=task.name)
         yield Node(

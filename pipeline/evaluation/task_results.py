@@ -1,5 +1,7 @@
 """The results of lm-eval as typed data: figures of one checkpoint on one task, with their contract."""
 
+from typing import Literal
+
 from pipeline.canonical import Frozen
 
 MAIN_METRICS = ("acc_norm", "acc", "exact_match")
@@ -23,7 +25,8 @@ class TaskContract(Frozen):
 
     `task_digest` covers prompts, metrics and data: the files that were included, the commit of the hub's
     dataset, and what lm-eval's own version brings. `max_length`: tokens after which questions are cut at
-    their left end. `num_fewshot` is None for a group whose members differ.
+    their left end. `num_fewshot` is None for a group whose members differ. `bos` is None where the tokenizer
+    alone decides on BOS.
     """
 
     harness_version: str
@@ -38,6 +41,7 @@ class TaskContract(Frozen):
     dtype: str
     max_length: int
     tokenizer_digest: str
+    bos: Literal["every_window"] | None = None
 
 
 class TaskResult(Frozen):

@@ -1,6 +1,6 @@
 """Pinning of checkpoints: their files and facts, or an error that says what is missing."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from pydantic import JsonValue
@@ -59,12 +59,15 @@ def resolve_model(source: Source, *, needs_tokenizer: bool) -> tuple[Pin, ModelF
     return Pin(source=pinned.source, files=files), facts
 
 
-def description_files(source: Source, pin: Pin) -> dict[str, bytes]:
-    """The contents of the files that describe a checkpoint, by name, without any weights."""
+def description_files(
+    source: Source, pin: Pin, *, wanted: Callable[[str], bool] = is_description
+) -> dict[str, bytes]:
+    """The contents of the files that describe a checkpoint, by name, without any weights. `wanted`: which of
+    them are read."""
     return {
         file.path: b"".join(source.read(file))
         for file in pin.files
-        if is_description(file.path) and file.size <= DESCRIPTION_BYTES
+        if is_description(file.path) and wanted(file.path) and file.size <= DESCRIPTION_BYTES
     }
 
 

@@ -1,6 +1,7 @@
 """Checks of a spec against the model that it names, as far as config.json and file sizes allow."""
 
 import difflib
+from collections.abc import Callable
 
 from pipeline.architecture.row import Architecture
 from pipeline.architecture.rows import row_for
@@ -11,12 +12,9 @@ from pipeline.spec.evaluation import PerplexityText
 from pipeline.spec.recovery import Lora, Recovery
 from pipeline.spec.source_fields import source_fields
 from pipeline.spec.structure import Structure
-from pipeline.spec.texts import ENDINGS, Calibration
+from pipeline.spec.texts import Calibration
 from pipeline.spec.training_recipe import Distillation, TrainingRecipe, TrainingText
-from pipeline.spec.uri import parse_uri
 from pipeline.structure.sizes import Sizes
-
-PARQUET = ENDINGS[-1]
 
 
 def check_against_model(spec: PruneSpec, facts: ModelFacts) -> None:
@@ -126,15 +124,20 @@ def check_teacher(spec: PruneSpec, pins: Pins) -> None:
         )
 
 
-def check_texts(spec: PruneSpec, pins: Pins) -> None:
-    """Check the length of all training texts. Raises TextTooShort that names the field."""
+def check_texts(spec: PruneSpec, pins: Pins, *, is_packed: Callable[[str, TrainingText], bool]) -> None:
+    """Check the length of all training texts. `is_packed`: tells whether the text of a field is packed,
+    whatever its name says. Raises TextTooShort that names the field."""
     recipes: list[tuple[str, TrainingRecipe]] = []
     if spec.recovery is not None:
         recipes.append(("spec.recovery", spec.recovery))
     if spec.learned_method is not None:
         recipes.append(("spec.prune.method.training", spec.learned_method.training))
     for field, recipe in recipes:
-        check_text(recipe, pins.of(f"{field}.text.source").size, field)
+        try:
+            check_text(recipe, pins.of(f"{field}.text.source").size, field)
+        except TextTooShort:
+            if not is_packed(f"{field}.text.source", recipe.text):
+                raise
 
 
 def check_text(recipe: TrainingRecipe, size: int, field: str) -> None:
@@ -142,19 +145,19 @@ def check_text(recipe: TrainingRecipe, size: int, field: str) -> None:
     TextTooShort.
 
     It refuses only the impossible: a token takes a byte at least, each document adds EOS and some tokenizers
-    a mark in front, and a line has an end; so a line of n bytes with its end has at most 2n tokens. Parquet
-    is compressed and the hub's sizes are unknown: there the stage that reads the text checks its length.
+    a mark in front, and a line has an end; so a line of n bytes with its end has at most 2n tokens. Packed
+    files and the hub do not tell their size: there the stage that reads the text checks its length.
     """
     text = recipe.text
-    if parse_uri(text.source).scheme == "hub" or text.source.endswith(PARQUET):
+    if not text.is_plain:
         return
     most = 2 * (size + 1)
-    sequences = most // text.sequence_length - text.validation_sequences
+    sequences = most // text.text_length - text.validation_sequences
     if sequences * text.epochs >= recipe.sequences:
         return
     needs = (
         f"{text.source} has {size} bytes, so at most {most} tokens: "
-        f"{max(sequences, 0)} training sequences of {text.sequence_length} beside "
+        f"{max(sequences, 0)} training sequences of {text.text_length} beside "
         f"{text.validation_sequences} held out"
     )
     if sequences < 1:
@@ -171,6 +174,13 @@ def check_text(recipe: TrainingRecipe, size: int, field: str) -> None:
 
 
 def _check_lengths(spec: PruneSpec, facts: ModelFacts) -> None:
+    for i, one in enumerate(spec.evaluation.perplexity):
+        if one.stride is not None and one.stride > one.text_length:  # by the habit of the model type
+            raise InvalidSpec(
+                f"stride {one.stride} leaves out tokens: {facts.model_type} has BOS in front of every window "
+                f"and {one.text_length} tokens of text; use {one.text_length} or less, or leave stride out",
+                f"spec.evaluation.perplexity.{i}.stride",
+            )
     if facts.max_positions is None:
         return
     for field in source_fields(spec, "spec"):

@@ -27,15 +27,18 @@ from pipeline.evaluation.task_files import (
     TASK_FILE_BYTES,
     read_task_files,
 )
+from pipeline.request.bos import with_bos
 from pipeline.request.prune_spec import PruneSpec
 from pipeline.resolve.model import description_files, resolve_model
-from pipeline.resolve.model_checks import PARQUET, check_against_model, check_teacher, check_texts
+from pipeline.resolve.model_checks import check_against_model, check_teacher, check_texts
+from pipeline.resolve.special_tokens import READ, check_pad_row, check_special_tokens, read_special_tokens
 from pipeline.sources.access import Source, SourceAccess, open_source
 from pipeline.sources.pins import MODEL, ModelFacts, Pin, Pins
 from pipeline.spec.evaluation import PerplexityText
 from pipeline.spec.source_fields import SourceField, source_fields
-from pipeline.spec.texts import Calibration, TextSource
+from pipeline.spec.texts import FORMATS, Calibration, TextSource
 from pipeline.spec.uri import SourceKind, parse_uri
+from pipeline.text.unpacking import is_packed
 from pipeline.vocabulary.submission import check_tokens
 
 Inspector = Callable[[Inspection], None]
@@ -56,8 +59,9 @@ def resolve(spec: PruneSpec, access: SourceAccess, *, inspect: Inspector | None 
             else:
                 sources[field.path] = _resolve_other(field, access)
     pins = Pins(sources=sources, models=models)
-    check_texts(spec, pins)
-    check_against_model(spec, pins.facts)
+    filled = with_bos(spec, pins.facts.model_type)
+    check_texts(filled, pins, is_packed=lambda field, text: _is_packed(text, pins.of(field), access))
+    check_against_model(filled, pins.facts)
     check_teacher(spec, pins)
     return pins
 
@@ -69,6 +73,11 @@ def _resolve_checkpoint(
     source = open_source(field.uri, access)
     ours = field.path == MODEL
     pin, facts = resolve_model(source, needs_tokenizer=ours and spec.needs_tokenizer)
+    check_pad_row(facts)
+    if ours and spec.needs_tokenizer:
+        tokens = read_special_tokens(description_files(source, pin, wanted=READ.__contains__))
+        notes = check_special_tokens(with_bos(spec, facts.model_type), facts, tokens)
+        facts = facts.model_copy(update={"notes": (*facts.notes, *notes)})
     size = spec.structure.vocabulary if ours and spec.structure is not None else None
     if size is not None and facts.vocabulary is not None:
         check_tokens(size, description_files(source, pin), rows=facts.vocabulary)
@@ -105,15 +114,20 @@ def resolve_text(text: TextSource, access: SourceAccess) -> Pin:
         return pin
     name = uri.location.rsplit("/", 1)[-1]
     if [file.path for file in pin.files] != [name]:
-        raise SourceNotFound(f"{text.source} is a directory; name one .txt, .jsonl or .parquet file")
+        raise SourceNotFound(f"{text.source} is a directory; name one {', '.join(FORMATS)} file")
     size = pin.files[0].size
     sequence_length = text.sequence_length if isinstance(text, Calibration | PerplexityText) else 0
-    if not name.endswith(PARQUET) and size < sequence_length:  # parquet is compressed
+    if text.is_plain and size < sequence_length and not _is_packed(text, pin, access):
         raise TextTooShort(
             f"{text.source} has {size} bytes, so at most {size} tokens, and sequence_length is "
             f"{sequence_length}; use a longer text or a shorter sequence_length"
         )
     return pin
+
+
+def _is_packed(text: TextSource, pin: Pin, access: SourceAccess) -> bool:
+    """Tells whether a text is packed, although its name does not say so."""
+    return is_packed(open_source(text.source, access, repository="dataset").read(pin.files[0]))
 
 
 def resolve_include(source: Source) -> Pin:

@@ -6,16 +6,22 @@ from pydantic import Field, model_validator
 
 from pipeline.canonical import Frozen
 from pipeline.spec.eval_tasks import EvalTasks
-from pipeline.spec.texts import TextSource
+from pipeline.spec.texts import TextSource, is_unset, text_tokens
+
+TextBos = Literal["tokenizer", "none", "once", "every_window"]
 
 
 class PerplexityText(TextSource):
     """A text, and the way in which it is cut into windows.
 
-    Documents are joined with `join`. The first `characters` of the text are tokenised once (`bos: tokenizer`
-    adds the tokens that the tokenizer adds by default, `none` adds none) and cut into windows of
-    `sequence_length` every `stride` tokens (default: without overlap); the first `windows` of them count.
-    With a stride below the length, only tokens that no earlier window has scored count.
+    Documents are joined with `join`. The first `characters` of the text are tokenised once and cut into
+    windows of `sequence_length` every `stride` tokens (default: without overlap); the first `windows` of them
+    count. With a stride below the length, only tokens that no earlier window has scored count.
+
+    `bos`: `tokenizer` adds to the text what the tokenizer adds by default, `none` nothing, `once` BOS in
+    front of the text. `every_window` puts BOS in front of each window, which then has `sequence_length` - 1
+    tokens of text; BOS is context and is not scored, and every token of text in the windows is scored
+    exactly once. The default is the model's own habit: `every_window` for Gemma, `tokenizer` for others.
     """
 
     name: str | None = Field(default=None, max_length=100)
@@ -26,15 +32,22 @@ class PerplexityText(TextSource):
     sequence_length: int = Field(default=2048, ge=2, le=1_048_576)
     stride: int | None = Field(default=None, ge=1)
     windows: int | None = Field(default=None, ge=1)
-    bos: Literal["tokenizer", "none"] = "tokenizer"
+    bos: TextBos | None = Field(default=None, exclude_if=is_unset)
 
     @model_validator(mode="after")
     def _stride_within_length(self) -> "PerplexityText":
-        if self.stride is not None and self.stride > self.sequence_length:
+        if self.stride is not None and self.stride > self.text_length:
+            beside = " - 1, which BOS leaves of a window" if self.bos == "every_window" else ""
             raise ValueError(
-                f"stride {self.stride} exceeds sequence_length {self.sequence_length}: tokens are left out"
+                f"stride {self.stride} exceeds sequence_length {self.sequence_length}{beside}: tokens are "
+                f"left out"
             )
         return self
+
+    @property
+    def text_length(self) -> int:
+        """The number of tokens of text in a window."""
+        return text_tokens(self.sequence_length, self.bos)
 
     @property
     def label(self) -> str:
@@ -59,7 +72,7 @@ class PerplexityContract(Frozen):
     tokenizer_digest: str
     sequence_length: int
     stride: int
-    bos: Literal["tokenizer", "none"]
+    bos: TextBos
     windows: int
     tokens_scored: int
     tokens_per_byte: float | None = None

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from pipeline.canonical import Frozen
 from pipeline.spec.field_error import refusal
 from pipeline.spec.model import Dtype, ModelSource
-from pipeline.spec.texts import TextSource
+from pipeline.spec.texts import Bos, TextSource, is_unset, text_tokens
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -21,13 +21,22 @@ class TrainingText(TextSource):
     """The training text: documents, each ended by EOS, are joined and cut into sequences without padding.
 
     The first `validation_sequences` are held out, the others are shuffled by `seed`. `epochs`: the number of
-    passes over the text that are allowed before it counts as too short.
+    passes over the text that are allowed before it counts as too short. `bos`: `none` has no BOS, `once` one
+    in front of each document, `every_window` one in front of each sequence, which then has
+    `sequence_length` - 1 tokens of text. The default is the model's own habit: `every_window` for Gemma,
+    `none` for others.
     """
 
     sequence_length: int = Field(default=2048, ge=8, le=1_048_576)
     seed: int = Field(default=0, ge=0, le=2**32 - 1)
     validation_sequences: int = Field(default=32, ge=0, le=100_000)
     epochs: int = Field(default=1, ge=1, le=1000)
+    bos: Bos | None = Field(default=None, exclude_if=is_unset)
+
+    @property
+    def text_length(self) -> int:
+        """The number of tokens of text in a sequence."""
+        return text_tokens(self.sequence_length, self.bos)
 
 
 class LanguageModelling(Frozen):

@@ -13,14 +13,16 @@ from pipeline.sources.access import TOKEN_SETTING, SourceAccess
 from pipeline.sources.pins import Pin
 from pipeline.spec.texts import TextSource
 from pipeline.spec.uri import parse_uri
+from pipeline.text.chats import ChatReader
 from pipeline.text.rows import document, no_column
 
 if TYPE_CHECKING:
     from datasets import DatasetBuilder
 
 
-def hub_rows(text: TextSource, pin: Pin, access: SourceAccess) -> Iterator[str]:
-    """Yields the column of every row of a split, and reads only as far as it is consumed.
+def hub_rows(text: TextSource, pin: Pin, access: SourceAccess, reader: ChatReader | None) -> Iterator[str]:
+    """Yields the column of every row of a split, and reads only as far as it is consumed. `reader`: what
+    reads chats.
 
     A split may end in `[:N]`, which stops after N rows: the first shard of C4 is `train[:356317]`. With the
     hub off, the dataset's snapshot in the hub cache is read.
@@ -36,7 +38,7 @@ def hub_rows(text: TextSource, pin: Pin, access: SourceAccess) -> Iterator[str]:
         for number, row in enumerate(islice(table, rows), start=1):
             if text.column not in row:
                 raise no_column(text, list(row), where=text.source)
-            yield document(row[text.column], text, where=f"{text.source} row {number}")
+            yield document(row[text.column], text, reader, where=f"{text.source} row {number}")
 
 
 def _split(text: TextSource) -> tuple[str, int | None]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from pipeline.errors import InvalidSpec
 from pipeline.spec.texts import TextSource
+from pipeline.text.chats import ChatReader, chat, messages_in
 
 
 def whole(text: TextSource, chunks: Iterable[bytes]) -> Iterator[str]:
@@ -28,26 +29,32 @@ def lines(text: TextSource, chunks: Iterable[bytes]) -> Iterator[str]:
     yield "".join(rest).removesuffix("\r")
 
 
-def jsonl_rows(text: TextSource, chunks: Iterable[bytes]) -> Iterator[str]:
-    """Yields the column of every object; blank lines are skipped."""
+def jsonl_rows(text: TextSource, chunks: Iterable[bytes], reader: ChatReader | None) -> Iterator[str]:
+    """Yields the column of every object; blank lines are skipped. `reader`: what reads chats."""
     for number, line in enumerate(lines(text, chunks), start=1):
         if not line.strip():
             continue
         where = f"{text.source} line {number}"
+        if number == 1 and line.lstrip().startswith("["):
+            raise InvalidSpec(
+                f"{text.source} holds one JSON list; write one object per line, for example with jq -c '.[]'"
+            )
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise InvalidSpec(f"{where} is not JSON: {error}") from error
+            raise InvalidSpec(
+                f"{where} is not JSON, and every line must be a JSON object: {error}"
+            ) from error
         if not isinstance(row, dict):
             raise InvalidSpec(
                 f"{where} must be a JSON object with column {text.column!r}, got {type(row).__name__}"
             )
         if text.column not in row:
             raise no_column(text, list(row), where=where)
-        yield document(row[text.column], text, where=where)
+        yield document(row[text.column], text, reader, where=where)
 
 
-def parquet_rows(text: TextSource, chunks: Iterable[bytes]) -> Iterator[str]:
+def parquet_rows(text: TextSource, chunks: Iterable[bytes], reader: ChatReader | None) -> Iterator[str]:
     """Yields the column of every row, batch by batch from a temporary file, because the format's index is at
     its end."""
     import pyarrow as pa
@@ -66,7 +73,7 @@ def parquet_rows(text: TextSource, chunks: Iterable[bytes]) -> Iterator[str]:
             for batch in table.iter_batches(columns=[text.column], batch_size=1024):
                 for value in batch.column(0).to_pylist():
                     number += 1
-                    yield document(value, text, where=f"{text.source} row {number}")
+                    yield document(value, text, reader, where=f"{text.source} row {number}")
         except (pa.ArrowException, OSError) as error:  # OSError: how pyarrow reports damaged pages
             raise InvalidSpec(f"{text.source} is not a whole parquet file: {error}") from error
 
@@ -76,15 +83,28 @@ def no_column(text: TextSource, columns: Iterable[str], *, where: str) -> Invali
     return InvalidSpec(f"{where} has no column {text.column!r}; set column to one of: {', '.join(columns)}")
 
 
-def document(value: object, text: TextSource, *, where: str) -> str:
-    """Returns the value if it is a text that a tokenizer accepts. Raises InvalidSpec otherwise."""
+def document(value: object, text: TextSource, reader: ChatReader | None, *, where: str) -> str:
+    """Returns the value, or the chat that it is, as a text that a tokenizer accepts. Raises InvalidSpec for
+    other values."""
+    messages = messages_in(value)
+    if messages is not None:
+        value = chat(messages, text, reader, where=where)
     if not isinstance(value, str):
-        raise InvalidSpec(f"{where}: column {text.column!r} must hold text, got {type(value).__name__}")
+        raise InvalidSpec(f"{where}: column {text.column!r} must hold text, got {_described(value)}")
     try:
         value.encode()
     except UnicodeEncodeError as error:
         raise InvalidSpec(f"{where}: column {text.column!r} holds half of a character: {error}") from error
     return value
+
+
+def _described(value: object) -> str:
+    """Returns the type of a value, and a hint at what it holds."""
+    if isinstance(value, dict):
+        return f"an object with {', '.join(map(str, value)) or 'nothing'}"
+    if isinstance(value, list):
+        return f"a list of {type(value[0]).__name__}" if value else "an empty list"
+    return type(value).__name__
 
 
 def _decoded(text: TextSource, chunks: Iterable[bytes]) -> Iterator[str]:

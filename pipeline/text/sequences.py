@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pipeline.errors import InvalidSpec, TextTooShort
 from pipeline.spec.training_recipe import TrainingText
-from pipeline.text.tokens import Tokenizer
+from pipeline.text.tokens import Tokenizer, begin_token
 
 SHUFFLED = 4096  # sequences that are shuffled together: a shard
 SHARD_BYTES = 64 * 1024 * 1024
@@ -33,7 +33,7 @@ class Row:
     def sequences(self, documents: Iterable[str]) -> Iterator[Tensor]:
         """Yields consecutive sequences, int32 [L]; reads only as far as they are consumed.
 
-        Raises InvalidSpec when the tokenizer has no EOS.
+        Raises InvalidSpec when the tokenizer has no EOS, or lacks BOS that is asked for.
         """
         eos = self.tokenizer.eos_token_id
         if eos is None:
@@ -42,16 +42,22 @@ class Row:
                 "tokenizer_config.json",
                 "spec.recovery.text",
             )
-        length = self.text.sequence_length
+        bos = (
+            []
+            if self.text.bos in (None, "none")
+            else [begin_token(self.tokenizer, field="spec.recovery.text")]
+        )
+        front, begin = (bos, []) if self.text.bos == "every_window" else ([], bos)
+        length = self.text.text_length
         row: list[int] = []
         for document in documents:
             ids = self.tokenizer(document, add_special_tokens=False, verbose=False)["input_ids"]
-            row += [*ids, eos]
+            row += [*begin, *ids, eos]
             self.read_tokens += len(ids) + 1
             self.digest.update(len(document).to_bytes(8, "little") + document.encode())
             whole = len(row) // length * length
             for start in range(0, whole, length):
-                yield torch.tensor(row[start : start + length], dtype=torch.int32)
+                yield torch.tensor([*front, *row[start : start + length]], dtype=torch.int32)
             del row[:whole]
 
 
@@ -80,7 +86,7 @@ def check_enough(text: TrainingText, *, found: int, needed: int, read_tokens: in
         return
     times = f"{-(-needed // found)} times" if found else "more often than there are sequences"
     raise TextTooShort(
-        f"{text.source} gives {read_tokens} tokens: {found} training sequences of {text.sequence_length} "
+        f"{text.source} gives {read_tokens} tokens: {found} training sequences of {text.text_length} "
         f"beside {text.validation_sequences} held out. The {needed} that are asked for would go through it "
         f"{times}, and epochs is {text.epochs}; use a longer text, fewer tokens, or raise epochs",
         "spec.recovery.text.epochs",

@@ -49,20 +49,20 @@ def _added(backend: str | None, files: Mapping[str, bytes]) -> set[int]:
         if document is not None:
             loaded = json.loads(document)
             ids |= {int(token["id"]) for token in loaded.get("added_tokens") or ()}
-            ids |= set(_around(loaded.get("post_processor") or {}))
+            ids |= set(around(loaded.get("post_processor") or {}))
             ids |= {loaded["padding"]["pad_id"]} if loaded.get("padding") else set()
     ids |= set(json.loads(files.get("added_tokens.json", b"{}")).values())
     added = json.loads(files.get(TOKENIZER_CONFIG_JSON, b"{}")).get("added_tokens_decoder") or {}
     return ids | {int(token) for token in added}
 
 
-def _around(processor: Mapping[str, JsonValue]) -> Iterator[int]:
+def around(processor: Mapping[str, JsonValue]) -> Iterator[int]:
     """Yields the ids in a post-processor: those of templates, and of Bert's and Roberta's pairs of token and
     id."""
     for name, value in processor.items():
         if name == "processors" and isinstance(value, list):
             for inner in value:
-                yield from _around(inner if isinstance(inner, dict) else {})
+                yield from around(inner if isinstance(inner, dict) else {})
         if name == "special_tokens" and isinstance(value, dict):
             for token in value.values():
                 ids = token.get("ids") if isinstance(token, dict) else None

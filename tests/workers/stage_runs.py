@@ -58,9 +58,10 @@ def stage_runs(
     model: Path,
     tasks: dict[str, Any] | None = None,
     prune: dict[str, Any] = PRUNE,
+    parts: dict[str, Any] | None = None,
     **settings: Any,
 ) -> StageRuns:
-    """A job below `root`, which may ask for lm-eval tasks."""
+    """A job below `root`, which may ask for lm-eval tasks. `parts`: further parts of the spec, or others."""
     known = WorkerSettings.model_validate(
         {"storage_url": f"file://{root}/storage", "allowed_roots": (Path("/"),), **settings}
     )
@@ -70,6 +71,7 @@ def stage_runs(
                 "model": {"source": f"file:{model}"},
                 "prune": prune,
                 "evaluation": {} if tasks is None else {"tasks": tasks},
+                **(parts or {}),
             }
         }
     )

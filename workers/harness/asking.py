@@ -23,11 +23,12 @@ RANDOM_SEED, OTHER_SEED = 0, 1234  # lm-eval's defaults; only tasks that sample 
 @dataclass(frozen=True)
 class Answers:
     """The results of a task. `results`: lm-eval's dictionary. `written`: the bytes of its results file.
-    `max_length`: the number of tokens that the model takes."""
+    `max_length`: the number of tokens that the model takes. `notes`: sentences that a user should read."""
 
     results: Mapping[str, Any]
     written: bytes
     max_length: int
+    notes: tuple[str, ...] = ()
 
 
 def ask(
@@ -43,9 +44,11 @@ def ask(
     files."""
     torch.set_num_threads(resources.cpus_per_worker)
     named = {"pretrained": str(model), "dtype": stage.compute_dtype}
+    begun = {} if stage.bos is None else {"add_bos_token": True}
     lm = TellingModel(
         tell=tell,
         **named,
+        **begun,
         batch_size=stage.batch_size,
         device="cuda" if resources.gpus_per_worker else "cpu",
         parallelize=resources.gpus_per_worker > 1,
@@ -54,7 +57,7 @@ def ask(
         tracker = EvaluationTracker(output_path=output)
         results = simple_evaluate(
             model=lm,
-            model_args=named,
+            model_args={**named, **begun},
             tasks=[checked.name],
             num_fewshot=stage.task.num_fewshot,
             limit=stage.task.limit,
@@ -75,4 +78,4 @@ def ask(
         written = [path.read_bytes() for path in Path(output).rglob("results_*.json")]
     if len(written) != 1:
         raise StageError(f"lm-eval wrote {len(written)} results files for task {checked.name!r}, not one")
-    return Answers(results=results, written=written[0], max_length=lm.max_length)
+    return Answers(results=results, written=written[0], max_length=lm.max_length, notes=lm.notes)

@@ -44,6 +44,7 @@ def task_results(
             dtype=stage.compute_dtype,
             max_length=max_length,
             tokenizer_digest=tokenizer_digest,
+            bos=stage.bos,
         )
         found.append(
             TaskResult(

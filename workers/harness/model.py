@@ -1,7 +1,7 @@
 """A checkpoint as lm-eval's model: it is loaded as by lm-eval's command line, and reports every request."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,18 @@ def write_blob(content: ContentStore, blob: BlobRef, path: Path) -> None:
 
 
 class TellingModel(HFLM):
-    """HFLM, unchanged in what it computes. `tell` receives the numbers of finished and of all requests."""
+    """HFLM, unchanged in what it computes. `tell` receives the numbers of finished and of all requests.
+
+    `notes`: what differs from lm-eval's command line, which would fail there: a pad token without a row, or
+    a tokenizer with neither BOS nor EOS.
+    """
 
     def __init__(self, *, tell: Tell, **options: object) -> None:
         super().__init__(**options)  # the options of HFLM
+        self.notes = tuple(_padded_within(self.tokenizer, self.model.get_input_embeddings().num_embeddings))
+        if self.tokenizer.bos_token_id is None and self.tokenizer.eos_token_id is None:
+            self.custom_prefix_token_id = 0
+            self.notes += ("the tokenizer has neither BOS nor EOS: texts without a question follow token 0",)
         self._hook = _CountingHook(tell)
         self.set_cache_hook(self._hook)
 
@@ -53,6 +61,11 @@ class TellingModel(HFLM):
         self._hook.expect(len(requests))
         return super().generate_until(requests, disable_tqdm=True)
 
+    def tok_decode(self, tokens: Any, skip_special_tokens: bool = True) -> Any:
+        """See HFLM, which also asks for the text of EOS: None where the tokenizer has none, so that no stop
+        text is made of it."""
+        return None if tokens is None else super().tok_decode(tokens, skip_special_tokens)
+
     def _loglikelihood_tokens(self, requests: list[Tokens], **options: Any) -> list[tuple[float, bool]]:
         """Check what lm-eval only asserts: questions may be cut at their left end, answers never. Raises
         SequenceTooLong."""
@@ -63,6 +76,22 @@ class TellingModel(HFLM):
                 f"the task out"
             )
         return super()._loglikelihood_tokens(requests, **options)
+
+
+def _padded_within(tokenizer: Any, rows: int) -> Iterator[str]:
+    """Make a tokenizer whose pad token is beyond the embedding's rows pad with one that has a row; attention
+    never sees it. Yields a note about it."""
+    pad = tokenizer.pad_token_id
+    if pad is None or pad < rows:
+        return
+    known = (tokenizer.eos_token_id, tokenizer.bos_token_id, tokenizer.unk_token_id, 0)
+    instead = next(token for token in known if token is not None and token < rows)
+    text = tokenizer.convert_ids_to_tokens(instead)
+    yield (
+        f"pad_token {tokenizer.pad_token!r} is token {pad}, and the embedding has {rows} rows: padded with "
+        f"token {instead} {text!r} instead"
+    )
+    tokenizer.pad_token = text
 
 
 class _CountingHook(CacheHook):

@@ -31,6 +31,7 @@ from pipeline.checkpoint.scoring import StoredModel
 from pipeline.checkpoint.skeleton import parameter_count
 from pipeline.checkpoint.slicing import full_config, slice_checkpoint
 from pipeline.errors import InvalidSpec, SecateurError, UnsupportedCheckpoint
+from pipeline.request.bos import with_bos
 from pipeline.resolve.kinds import check_kind, check_type
 from pipeline.resolve.resolve import resolve_text
 from pipeline.sources import open_source
@@ -42,7 +43,7 @@ from pipeline.structure.cut import Cut
 from pipeline.structure.sizes import resized, sizes_of
 from pipeline.structure.target import slow_sizes
 from pipeline.tensor.needs import Needs
-from pipeline.text.documents import read_documents
+from pipeline.text.documents import ChatReader, read_documents
 from pipeline.text.tokens import cut_samples, materialise_tokenizer
 from workers.local.cutting import ACCESS, cutting
 
@@ -120,7 +121,8 @@ def _cut(directory: Path, out: Path, structure: Structure, calibration: Calibrat
         statistics = None
         if structure.needs_samples and calibration is not None:
             task = progress.add_task("measures", total=work.blocks)
-            samples = _samples(content, ref, calibration)
+            model_type = str(CheckpointReader(content, ref).config["model_type"])
+            samples = _samples(content, ref, with_bos(calibration, model_type))
             statistics = _measured(content, ref, samples, advance=lambda: progress.advance(task))
         model = StoredModel(content, CheckpointReader(content, ref), statistics)
         config = full_config(model.reader.config)
@@ -141,7 +143,10 @@ def _samples(content: ContentStore, ref: CheckpointRef, calibration: Calibration
         materialise_tokenizer(ref, content, Path(directory))
         tokenizer = AutoTokenizer.from_pretrained(directory)
     source = open_source(pin.source, ACCESS, repository="dataset")
-    return list(cut_samples(read_documents(calibration, pin, source, ACCESS), tokenizer, calibration))
+    documents = read_documents(
+        calibration, pin, source, ACCESS, reader=ChatReader(tokenizer, "the checkpoint")
+    )
+    return list(cut_samples(documents, tokenizer, calibration))
 
 
 def _measured(

@@ -8,7 +8,8 @@ from transformers import AutoTokenizer
 
 from pipeline.dag.stages.sources import Calibrate
 from pipeline.sources import open_source
-from pipeline.text.documents import read_documents
+from pipeline.spec.texts import Calibration
+from pipeline.text.documents import ChatReader, read_documents
 from pipeline.text.tokens import Tokenizer, cut_samples, materialise_tokenizer
 from workers.context import Made, StageContext, Steps
 from workers.stages.samples import put_samples
@@ -16,21 +17,20 @@ from workers.stages.samples import put_samples
 
 def run(stage: Calibrate, context: StageContext) -> Steps:
     """Tokenise the documents with the model's own tokenizer, and cut them as the spec says."""
-    documents, tokenizer = calibration_text(context)
+    documents, tokenizer = calibration_text(stage.calibration, context)
     tokens_NL = cut_samples(documents, tokenizer, stage.calibration)
     yield Made(
         {"samples": put_samples(context.content, tokens_NL)}, details={"tokens": float(tokens_NL.numel())}
     )
 
 
-def calibration_text(context: StageContext) -> tuple[Iterable[str], Tokenizer]:
+def calibration_text(calibration: Calibration, context: StageContext) -> tuple[Iterable[str], Tokenizer]:
     """The documents that the spec names, and the tokenizer of the checkpoint."""
-    calibration = context.order.request.spec.calibration
-    assert calibration is not None
     pin = context.order.pins.of("spec.calibration.source")
     access = context.settings.access()
     source = open_source(pin.source, access, repository="dataset")
     with tempfile.TemporaryDirectory() as directory:
         materialise_tokenizer(context.checkpoint(), context.content, Path(directory))
         tokenizer = AutoTokenizer.from_pretrained(directory)
-    return read_documents(calibration, pin, source, access), tokenizer
+    reader = ChatReader(tokenizer, context.order.request.spec.model.source)
+    return read_documents(calibration, pin, source, access, reader=reader), tokenizer

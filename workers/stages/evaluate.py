@@ -14,7 +14,7 @@ from pipeline.dag.stages.results import Evaluate
 from pipeline.errors import NumericalError
 from pipeline.sources import open_source
 from pipeline.spec.evaluation import EvaluationResult, PerplexityContract, PerplexityResult
-from pipeline.text.documents import read_documents
+from pipeline.text.documents import ChatReader, read_documents
 from pipeline.text.tokens import (
     materialise_tokenizer,
     perplexity_tokens,
@@ -60,7 +60,6 @@ def run(stage: Evaluate, context: StageContext, keeper: Keeper) -> Steps:
 
 def cut_windows(stage: Evaluate, context: StageContext) -> list[_Windows]:
     """The windows of all texts, cut with the checkpoint's own tokenizer."""
-    evaluation = context.order.request.spec.evaluation
     access = context.settings.access()
     cut = []
     with tempfile.TemporaryDirectory() as directory:
@@ -68,9 +67,11 @@ def cut_windows(stage: Evaluate, context: StageContext) -> list[_Windows]:
         assert isinstance(checkpoint, CheckpointRef)
         materialise_tokenizer(checkpoint, context.content, Path(directory))
         tokenizer = AutoTokenizer.from_pretrained(directory)
-    for i, text in enumerate(evaluation.perplexity):
+    reader = ChatReader(tokenizer, context.order.request.spec.model.source)
+    for i, text in enumerate(stage.evaluation.perplexity):
         pin = context.order.pins.of(f"spec.evaluation.perplexity.{i}.source")
-        documents = read_documents(text, pin, open_source(pin.source, access, repository="dataset"), access)
+        source = open_source(pin.source, access, repository="dataset")
+        documents = read_documents(text, pin, source, access, reader=reader)
         tokenised = perplexity_tokens(text, documents, tokenizer)
         windows = perplexity_windows(text, tokenised.tokens_T)
         cut.append(
@@ -97,11 +98,12 @@ def _results(
             raise NumericalError(
                 f"the loss on {text.label} is {loss}: set compute_dtype wider than {stage.compute_dtype}"
             )
+        assert text.bos is not None, "the plan fills it in"
         contract = PerplexityContract(
             text_digest=windows.text_digest,
             tokenizer_digest=tokenizer,
             sequence_length=text.sequence_length,
-            stride=text.stride or text.sequence_length,
+            stride=text.stride or text.text_length,
             bos=text.bos,
             windows=len(losses),
             tokens_scored=sum(count for _, count in own),

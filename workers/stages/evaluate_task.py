@@ -71,6 +71,8 @@ def run(stage: EvaluateTask, context: StageContext) -> Steps:
                 f"a figure of task {checked.name!r} is too large for a number ({error}): the model finds the "
                 f"right answers next to impossible; prune less"
             ) from error
+    for note in answers.notes:
+        yield Note(f"{checked.name}: {note}", "warning")
     evaluation = TaskEvaluation(
         checkpoint_digest=checkpoint.digest,
         task=checked.name,

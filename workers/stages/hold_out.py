@@ -9,6 +9,6 @@ from workers.stages.samples import put_samples
 
 def run(stage: HoldOut, context: StageContext) -> Steps:
     """Cut samples as the calibration does, from text that it does not take."""
-    documents, tokenizer = calibration_text(context)
+    documents, tokenizer = calibration_text(stage.calibration, context)
     tokens_NL = cut_held_out(documents, tokenizer, stage.calibration, samples=stage.samples)
     yield Made({"samples": put_samples(context.content, tokens_NL)})

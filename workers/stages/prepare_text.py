@@ -13,7 +13,7 @@ from pipeline.artifacts.refs import TokensRef
 from pipeline.checkpoint.writer import put_tensors
 from pipeline.dag.stages.sources import PrepareText
 from pipeline.sources import open_source
-from pipeline.text.documents import read_documents
+from pipeline.text.documents import ChatReader, read_documents
 from pipeline.text.sequences import Row, check_enough, shuffled_shards
 from pipeline.text.tokens import materialise_tokenizer
 from workers.context import Made, Progress, StageContext, Steps
@@ -25,10 +25,11 @@ def run(stage: PrepareText, context: StageContext) -> Steps:
     _, pin = context.source(stage.files)
     access = context.settings.access()
     source = open_source(pin.source, access, repository="dataset")
-    documents = read_documents(stage.text, pin, source, access)
     with tempfile.TemporaryDirectory() as directory:
         materialise_tokenizer(context.checkpoint(), content, Path(directory))
         tokenizer = AutoTokenizer.from_pretrained(directory)
+    reader = ChatReader(tokenizer, context.order.request.spec.model.source)
+    documents = read_documents(stage.text, pin, source, access, reader=reader)
     row = Row(stage.text, tokenizer)
     sequences = row.sequences(documents)
 

@@ -61,6 +61,7 @@ def _inputs(request: JobRequest, pins: Pins) -> Iterator[InputView]:
 
 def _warnings(services: Services, request: JobRequest, pins: Pins) -> Iterator[str]:
     spec, resources = request.spec, request.resources
+    yield from pins.facts.notes
     if not spec.evaluation.perplexity:
         yield "spec.evaluation.perplexity is empty: the report will have no perplexities to compare"
     size = pins.of(MODEL).size

@@ -2,12 +2,15 @@
 
 from typing import ClassVar, Literal
 
+from pydantic import Field
+
 from pipeline.dag.stages.base import BaseStage
 from pipeline.request.prune_spec import PruneSpec
 from pipeline.sources.pins import PinnedFile
 from pipeline.spec.eval_tasks import LM_EVAL_VERSION, EvalTask
 from pipeline.spec.evaluation import Evaluation
 from pipeline.spec.model import Dtype
+from pipeline.spec.texts import is_unset
 
 
 class Evaluate(BaseStage):
@@ -24,7 +27,8 @@ class Evaluate(BaseStage):
 
 
 class EvaluateTask(BaseStage):
-    """The evaluation of one checkpoint on one task (or group, or tag) by lm-eval."""
+    """The evaluation of one checkpoint on one task (or group, or tag) by lm-eval. `bos`: set for model types
+    that need BOS in front of every text, whether their tokenizer adds it or not."""
 
     kind: Literal["evaluate_task"] = "evaluate_task"
     outputs: ClassVar = ("tasks", "harness")
@@ -34,6 +38,7 @@ class EvaluateTask(BaseStage):
     seed: int
     compute_dtype: Dtype
     harness_version: str = LM_EVAL_VERSION
+    bos: Literal["every_window"] | None = Field(default=None, exclude_if=is_unset)
 
 
 class Publish(BaseStage):
