@@ -8,6 +8,8 @@ from pipeline.evaluation.task_results import TaskContract
 from pipeline.spec.evaluation import PerplexityContract
 
 OWN = frozenset({"tokenizer_digest", "windows", "tokens_scored", "tokens_per_byte"})  # of the tokenizer
+ELSEWHERE = frozenset({"device"})  # may differ within a job: what is stored may come from another machine
+LATER = frozenset({"split", "device", "dataset", "documents_digest"})  # not recorded by earlier versions
 T = TypeVar("T")
 
 
@@ -46,13 +48,28 @@ def check_same_contract(
     what: str,
     *,
     but: frozenset[str],
+    against: str = "dense",
 ) -> None:
-    """Raise UnequalContracts that lists the differing fields of two contracts. Fields in `but` may differ."""
+    """Raise UnequalContracts that lists the differing fields of two contracts. Fields in `but` may differ.
+
+    `against` and `which` name the models. None is a value like any other, and differs from all others; but a
+    field of LATER that is None on one side was not recorded there, and is not compared.
+    """
     before, after = dense.model_dump(), other.model_dump()
     differing = [
-        f"{field} is {value} for dense and {after[field]} for {which}"
+        f"{field} is {value} for {against} and {after[field]} for {which}"
         for field, value in before.items()
-        if value != after[field] and field not in but
+        if value != after[field] and field not in but and field not in unrecorded(dense, other)
     ]
     if differing:
         raise UnequalContracts(f"{what} is not comparable: {'; '.join(differing)}")
+
+
+def unrecorded(
+    one: PerplexityContract | TaskContract, other: PerplexityContract | TaskContract
+) -> frozenset[str]:
+    """The fields that one of two contracts lacks, because it was stored before they were recorded."""
+    before, after = one.model_dump(), other.model_dump()
+    return frozenset(
+        field for field in LATER & before.keys() if (before[field] is None) != (after[field] is None)
+    )

@@ -22,8 +22,11 @@ class TaskContract(Frozen):
     """Everything that the figures of a task depend on beside the weights.
 
     `task_digest` covers prompts, metrics and data: the files that were included, the commit of the hub's
-    dataset, and what lm-eval's own version brings. `max_length`: tokens after which questions are cut at
-    their left end. `num_fewshot` is None for a group whose members differ.
+    dataset, and what lm-eval's own version brings. `dataset` is its name, with its configuration, and
+    `documents_digest` a digest over all documents that were asked, in order; both are None for a group.
+    `max_length`: tokens after which questions are cut at their left end. `num_fewshot` is None for a group
+    whose members differ. `device`: `cpu`, or the name of the GPU. Fields that are None in figures of earlier
+    versions were not recorded then.
     """
 
     harness_version: str
@@ -38,6 +41,10 @@ class TaskContract(Frozen):
     dtype: str
     max_length: int
     tokenizer_digest: str
+    dataset: str | None = None
+    split: str | None = None
+    documents_digest: str | None = None
+    device: str | None = None
 
 
 class TaskResult(Frozen):

@@ -20,7 +20,8 @@ from pipeline.artifacts.refs import ManifestRef, ReportRef
 from pipeline.errors import CorruptObject, ObjectNotFound
 from pipeline.job.state import TERMINAL, JobState
 from pipeline.report.data import Summary
-from pipeline.report.gates import Verdict, check_gate, parse
+from pipeline.report.gate_grammar import parse
+from pipeline.report.gates import Verdict, check_gate
 
 log = logging.getLogger(__name__)
 UNDONE = ("failed", "cancelled")  # outcomes that a retry of the job undoes

@@ -15,7 +15,7 @@ class Evaluate(BaseStage):
 
     kind: Literal["evaluate"] = "evaluate"
     names_sources: ClassVar = True
-    version: ClassVar = 2
+    version: ClassVar = 3
     outputs: ClassVar = ("evaluation",)
     unit: ClassVar = "block"
     texts: tuple[tuple[PinnedFile, ...], ...]
@@ -27,6 +27,7 @@ class EvaluateTask(BaseStage):
     """The evaluation of one checkpoint on one task (or group, or tag) by lm-eval."""
 
     kind: Literal["evaluate_task"] = "evaluate_task"
+    version: ClassVar = 2
     outputs: ClassVar = ("tasks", "harness")
     unit: ClassVar = "request"
     task: EvalTask
