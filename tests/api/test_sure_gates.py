@@ -13,6 +13,8 @@ from tests.pipeline.report.made_pairs import paired_report
 
 GATES = ["perplexity <= dense + 8 at 95%", "sciq >= dense - 0.1 at 95%"]
 
+pytestmark = pytest.mark.servers
+
 
 @pytest.fixture
 def night(database_url: str, make_settings: Callable[..., Settings], tmp_path: Path) -> Iterator[Scene]:

@@ -97,7 +97,7 @@ def test_other_windows_are_known_beforehand() -> None:
     check_measured(gate, texts=["wiki"], tasks=[], own_tokenizers=True)
     check_measured(sure, texts=["wiki"], tasks=[])
     check_measured(parse("sciq >= dense at 95%"), texts=["wiki"], tasks=["sciq"], own_tokenizers=True)
-    with pytest.raises(ValueError, match="cuts texts into other windows.*leave out `at 95%`"):
+    with pytest.raises(ValueError, match=r"cuts texts into other windows.*leave out `at 95%`"):
         check_measured(sure, texts=["wiki"], tasks=[], own_tokenizers=True)
 
 
