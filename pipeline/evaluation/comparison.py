@@ -95,7 +95,9 @@ def compare(
                 recovered=values.get("recovered"),
                 ratio=final / dense_value,
                 contract=ours.contract,
-                paired=paired_windows(ours, list(others.values())[-1].perplexity[i]),
+                paired=(
+                    None if own_tokenizers else paired_windows(ours, list(others.values())[-1].perplexity[i])
+                ),
             )
         )
     return tuple(compared)

@@ -11,6 +11,7 @@ OWN = frozenset({"tokenizer_digest", "windows", "tokens_scored", "tokens_per_byt
 ELSEWHERE = frozenset({"device"})  # may differ within a job: what is stored may come from another machine
 LATER = frozenset({"split", "device", "dataset", "documents_digest"})  # not recorded by earlier versions
 T = TypeVar("T")
+Contract = PerplexityContract | TaskContract
 
 
 class UnequalContracts(StageError):
@@ -42,8 +43,8 @@ def check_same_names(dense: Sequence[str], other: Sequence[str], which: str, wha
 
 
 def check_same_contract(
-    dense: PerplexityContract | TaskContract,
-    other: PerplexityContract | TaskContract,
+    dense: Contract,
+    other: Contract,
     which: str,
     what: str,
     *,
@@ -56,18 +57,17 @@ def check_same_contract(
     field of LATER that is None on one side was not recorded there, and is not compared.
     """
     before, after = dense.model_dump(), other.model_dump()
+    ignored = but | unrecorded(dense, other)
     differing = [
         f"{field} is {value} for {against} and {after[field]} for {which}"
         for field, value in before.items()
-        if value != after[field] and field not in but and field not in unrecorded(dense, other)
+        if value != after[field] and field not in ignored
     ]
     if differing:
         raise UnequalContracts(f"{what} is not comparable: {'; '.join(differing)}")
 
 
-def unrecorded(
-    one: PerplexityContract | TaskContract, other: PerplexityContract | TaskContract
-) -> frozenset[str]:
+def unrecorded(one: Contract, other: Contract) -> frozenset[str]:
     """The fields that one of two contracts lacks, because it was stored before they were recorded."""
     before, after = one.model_dump(), other.model_dump()
     return frozenset(

@@ -3,7 +3,7 @@
 from api.service.jobs import journal
 from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.manifest import Manifest, ManifestEntry
-from pipeline.artifacts.refs import ManifestRef, ReportRef
+from pipeline.artifacts.refs import ArtifactRef, ManifestRef, ReportRef
 from pipeline.canonical import canonical_json
 from pipeline.job.events import (
     AttemptFailed,
@@ -94,7 +94,7 @@ def fail(api: RunningApi, job_id: str) -> None:
     say(api, job_id, AttemptFailed(reason=reason), JobFailed(reason=reason))
 
 
-def finished(node: str, *, cached: bool = False, **artifacts: ManifestRef | ReportRef) -> StageFinished:
+def finished(node: str, *, cached: bool = False, **artifacts: ArtifactRef) -> StageFinished:
     """The event that a stage is done."""
     result = NodeResult(
         node=node, key=KEY, cached=cached, artifacts=dict(artifacts), measured=Measured(seconds=1.5)
