@@ -11,6 +11,7 @@ from pipeline.evaluation.task_samples import Judged
 from pipeline.job.events import JobSucceeded
 from pipeline.spec.evaluation import EvaluationResult
 from tests.api import played
+from tests.api.bodies import body
 from tests.api.conftest import RunningApi
 from tests.api.terminal import cli, submit
 from tests.pipeline.evaluation.made_samples import judged_task
@@ -24,9 +25,7 @@ TASKS = {"evaluation": {"tasks": {"tasks": ["sciq"]}}}
 def finished_job(api: RunningApi, *, shift: float, lost: int, device: str = "cpu") -> str:
     """A job that succeeded, with its evaluations in storage."""
     with api.secateur() as client:
-        prune = {"method": {"kind": "magnitude"}, "pattern": {"kind": "unstructured", "sparsity": 0.5}}
-        spec = {"model": {"source": "file:/models/tiny"}, "prune": prune, **TASKS}
-        job = client.submit({"spec": spec, "name": f"loses {lost}"}).id
+        job = client.submit({"spec": {**body()["spec"], **TASKS}, "name": f"loses {lost}"}).id
     content = api.services.content
 
     def perplexities(result: EvaluationResult) -> EvaluationRef:
@@ -113,9 +112,8 @@ def test_what_cannot_be_compared_is_named(api: RunningApi, jobs: tuple[str, str]
 def test_a_sweep_is_no_single_result(api: RunningApi, jobs: tuple[str, str]) -> None:
     text = {"source": "file:/texts/t.txt"}
     with api.secateur() as client:
-        spec = client.job(jobs[0]).spec.model_dump(mode="json", exclude_defaults=True)
-        swept = {**spec, "sweep": {"sparsity": [0.5, 0.6]}, "evaluation": {"perplexity": [text]}}
-        job = client.submit({"spec": swept}).id
+        swept = {"sweep": {"sparsities": [0.5, 0.6]}, "evaluation": {"perplexity": [text]}}
+        job = client.submit({"spec": {**body()["spec"], **swept}}).id
     played.start(api, job)
     played.say(api, job, JobSucceeded())
     answer = api.client.get("/compare", params={"job": [jobs[0], job]})
