@@ -22,6 +22,7 @@ from api.middleware import REQUEST_ID, BodyLimit, RequestLog
 from api.routes import (
     aliases,
     artifacts,
+    compare,
     events,
     internal,
     jobs,
@@ -47,7 +48,7 @@ from pipeline.sources.pins import Pins
 # Who may call which routes. New routers belong into the first: viewers may GET, submitters may do the rest.
 BY_METHOD = (
     keys.own,
-    *(module.router for module in (jobs, plans, events, logs, artifacts, schedules, aliases)),
+    *(module.router for module in (jobs, plans, compare, events, logs, artifacts, schedules, aliases)),
 )
 ADMINS = (keys.router,)
 # These need no key; `internal` needs the token of the attempt instead.

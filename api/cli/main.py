@@ -8,6 +8,7 @@ import httpx
 import typer
 from typer.core import TyperGroup
 
+from api.cli import compare as cli_compare
 from api.cli import convert as cli_convert
 from api.cli import demo as cli_demo
 from api.cli import keys as cli_keys
@@ -234,6 +235,7 @@ def download(
             typer.echo(str(path))
 
 
+app.command()(cli_compare.compare)
 app.add_typer(cli_keys.app, name="keys")
 app.add_typer(cli_schedules.app, name="schedules")
 app.command()(cli_schedules.aliases)

@@ -9,7 +9,7 @@ Answers may have unknown fields, because a newer service may add some.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import httpx
 from httpx_sse import EventSource
@@ -26,7 +26,7 @@ from api.client.connection import (
 )
 from api.client.keys import KeyCalls
 from api.client.schedules import ScheduleCalls
-from api.service.jobs.views import ArtifactList, FileView, JobList, JobView, PlanView
+from api.service.jobs.views import ArtifactList, ComparisonView, FileView, JobList, JobView, PlanView
 from pipeline.job.events import EVENT_TYPES, Event
 from pipeline.job.state import TERMINAL, Status
 from pipeline.report.data import ReportDocument
@@ -175,6 +175,10 @@ class SecateurClient(ScheduleCalls, KeyCalls):
                 yield from answer.iter_raw()
         except httpx.TransportError as error:
             raise ServiceAwayError(self.url, str(error) or type(error).__name__) from error
+
+    def compare(self, job_ids: Sequence[str]) -> ComparisonView:
+        """GET /compare: the figures of finished jobs side by side, with paired differences to the first."""
+        return self._fetch("GET", "/compare", ComparisonView, params={"job": list(job_ids)})
 
     def ping(self) -> None:
         """Raise ServiceAwayError unless the service answers."""

@@ -21,6 +21,7 @@ from pipeline.artifacts.tensor_index import TensorIndex
 from pipeline.artifacts.verification import Verification
 from pipeline.artifacts.vocabulary import CorpusSize, HeldOutDocuments, KeptTokens, VocabularyTable
 from pipeline.evaluation.task_results import TaskEvaluation
+from pipeline.evaluation.task_samples import TaskSamples
 from pipeline.spec.eval_tasks import CheckedTask
 from pipeline.spec.evaluation import EvaluationResult
 from pipeline.spec.sparsity_plan import SparsityPlan
@@ -176,10 +177,10 @@ class TaskRef(Artifact):
 
 
 class TaskEvaluationRef(Artifact):
-    """The results of a task."""
+    """The results of a task, and the values of each document behind them."""
 
     kind: Literal["task_evaluation"] = "task_evaluation"
-    content: ClassVar = {"tasks.json": TaskEvaluation}
+    content: ClassVar = {"tasks.json": TaskEvaluation, "samples.json": TaskSamples}
 
 
 class HarnessRef(Artifact):

@@ -39,13 +39,15 @@ class CrewUse:
     """The resources that a stage used. `peak_bytes` and `idle_bytes`: resident memory of the worker that
     needed most, at the stage's peak and before the stage began. `spilled_bytes`: its activations on the local
     disk. `forwards`: how often a sample passed through a whole block, over all workers; `cut_forwards`: how
-    often it passed only up to the last measured input. Forwards of fitting are not counted."""
+    often it passed only up to the last measured input. Forwards of fitting are not counted. `device`: `cpu`,
+    or the name of the GPU; several kinds are joined."""
 
     peak_bytes: int
     idle_bytes: int
     spilled_bytes: int
     forwards: int
     cut_forwards: int
+    device: str
 
     @property
     def details(self) -> Mapping[str, float]:
@@ -59,11 +61,12 @@ class CrewUse:
 
 
 def together(uses: Sequence[CrewUse]) -> CrewUse:
-    """Combines the use of all workers: memory of the worker that needed most, forwards of all."""
+    """Combines the use of all workers: memory of the worker that needed most, forwards and devices of all."""
     return replace(
         max(uses, key=lambda one: one.peak_bytes),
         forwards=sum(one.forwards for one in uses),
         cut_forwards=sum(one.cut_forwards for one in uses),
+        device=" + ".join(sorted({one.device for one in uses})),
     )
 
 

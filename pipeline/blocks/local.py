@@ -91,7 +91,14 @@ class LocalCrew(Crew):
         peak = self._peak_memory() if self._peak_memory is not None else 0
         return together(
             [
-                CrewUse(peak, self._idle_bytes, one.spilled(), one.runs["whole"], one.runs["cut"])
+                CrewUse(
+                    peak,
+                    self._idle_bytes,
+                    one.spilled(),
+                    one.runs["whole"],
+                    one.runs["cut"],
+                    one.device_name,
+                )
                 for one in self.workers
             ]
         )

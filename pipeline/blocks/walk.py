@@ -18,6 +18,7 @@ from pipeline.checkpoint.stored_block import StoredBlock
 from pipeline.checkpoint.stream import BlockStream
 from pipeline.checkpoint.writer import copy_tensors
 from pipeline.storage.content import ContentStore
+from pipeline.tensor.devices import device_name
 
 LOSS_ROWS = 256  # logits are turned into losses this many tokens at a time
 
@@ -57,6 +58,11 @@ class Walk:
         """The loaded block."""
         assert self._work is not None, "load(block) comes first"
         return self._work
+
+    @property
+    def device_name(self) -> str:
+        """The device that the blocks run on."""
+        return device_name(self._device)
 
     @property
     def num_blocks(self) -> int:

@@ -5,6 +5,7 @@ from typing import Literal
 
 from pipeline.canonical import Frozen
 from pipeline.evaluation.contracts import (
+    ELSEWHERE,
     OWN,
     UnequalContracts,
     check_same_contract,
@@ -12,6 +13,7 @@ from pipeline.evaluation.contracts import (
     final_of,
     others_of,
 )
+from pipeline.evaluation.difference import PairedDifference
 from pipeline.spec.evaluation import EvaluationResult, PerplexityContract, PerplexityResult
 
 
@@ -19,7 +21,9 @@ class Comparison(Frozen):
     """The perplexities on one text. `pruned`, `recovered`: None where the job has no such model. `ratio`: the
     final perplexity divided by the dense one. `per`: the unit of prediction; models with different tokens are
     compared by the byte, exp(loss × tokens per byte), which lm-eval calls byte perplexity. `contract`: the
-    contract of the dense model."""
+    contract of the dense model. `paired`: the final perplexity minus the dense one, over the same windows;
+    None where the models cut the text into other windows, where there are fewer than ten, and in comparisons
+    of earlier versions."""
 
     name: str
     per: Literal["token", "byte"] = "token"
@@ -28,6 +32,7 @@ class Comparison(Frozen):
     recovered: float | None = None
     ratio: float
     contract: PerplexityContract
+    paired: PairedDifference | None = None
 
     @property
     def title(self) -> str:
@@ -77,7 +82,7 @@ def compare(
                 theirs.contract,
                 which,
                 f"perplexity on {ours.name!r}",
-                but=OWN if own_tokenizers else frozenset(),
+                but=ELSEWHERE | OWN if own_tokenizers else ELSEWHERE,
             )
             values[which] = figure(theirs)
         dense_value, final = figure(ours), list(values.values())[-1]
@@ -90,9 +95,22 @@ def compare(
                 recovered=values.get("recovered"),
                 ratio=final / dense_value,
                 contract=ours.contract,
+                paired=(
+                    None if own_tokenizers else paired_windows(ours, list(others.values())[-1].perplexity[i])
+                ),
             )
         )
     return tuple(compared)
+
+
+def paired_windows(before: PerplexityResult, after: PerplexityResult) -> PairedDifference | None:
+    """The difference of two perplexities over their windows; None where these are not the same tokens."""
+    from pipeline.evaluation.paired import paired_perplexity  # numpy is only needed to compute
+
+    same_tokens = before.contract.tokenizer_digest == after.contract.tokenizer_digest
+    if not same_tokens or before.window_tokens != after.window_tokens or not before.window_tokens:
+        return None
+    return paired_perplexity(before.window_losses, after.window_losses, before.window_tokens)
 
 
 def _per_token(result: PerplexityResult) -> float:

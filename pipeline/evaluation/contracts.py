@@ -8,7 +8,10 @@ from pipeline.evaluation.task_results import TaskContract
 from pipeline.spec.evaluation import PerplexityContract
 
 OWN = frozenset({"tokenizer_digest", "windows", "tokens_scored", "tokens_per_byte"})  # of the tokenizer
+ELSEWHERE = frozenset({"device"})  # may differ within a job: what is stored may come from another machine
+LATER = frozenset({"split", "device", "dataset", "documents_digest"})  # not recorded by earlier versions
 T = TypeVar("T")
+Contract = PerplexityContract | TaskContract
 
 
 class UnequalContracts(StageError):
@@ -40,19 +43,33 @@ def check_same_names(dense: Sequence[str], other: Sequence[str], which: str, wha
 
 
 def check_same_contract(
-    dense: PerplexityContract | TaskContract,
-    other: PerplexityContract | TaskContract,
+    dense: Contract,
+    other: Contract,
     which: str,
     what: str,
     *,
     but: frozenset[str],
+    against: str = "dense",
 ) -> None:
-    """Raise UnequalContracts that lists the differing fields of two contracts. Fields in `but` may differ."""
+    """Raise UnequalContracts that lists the differing fields of two contracts. Fields in `but` may differ.
+
+    `against` and `which` name the models. None is a value like any other, and differs from all others; but a
+    field of LATER that is None on one side was not recorded there, and is not compared.
+    """
     before, after = dense.model_dump(), other.model_dump()
+    ignored = but | unrecorded(dense, other)
     differing = [
-        f"{field} is {value} for dense and {after[field]} for {which}"
+        f"{field} is {value} for {against} and {after[field]} for {which}"
         for field, value in before.items()
-        if value != after[field] and field not in but
+        if value != after[field] and field not in ignored
     ]
     if differing:
         raise UnequalContracts(f"{what} is not comparable: {'; '.join(differing)}")
+
+
+def unrecorded(one: Contract, other: Contract) -> frozenset[str]:
+    """The fields that one of two contracts lacks, because it was stored before they were recorded."""
+    before, after = one.model_dump(), other.model_dump()
+    return frozenset(
+        field for field in LATER & before.keys() if (before[field] is None) != (after[field] is None)
+    )

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from pipeline.canonical import Frozen
 from pipeline.evaluation.contracts import (
+    ELSEWHERE,
     OWN,
     UnequalContracts,
     check_same_contract,
@@ -12,10 +13,10 @@ from pipeline.evaluation.contracts import (
     final_of,
     others_of,
 )
+from pipeline.evaluation.difference import PairedDifference
+from pipeline.evaluation.task_pairs import AVERAGE, TaskPair
 from pipeline.evaluation.task_results import TaskEvaluation, TaskMetric, TaskResult
 from pipeline.spec.eval_tasks import SUITES, Suite
-
-AVERAGE = "average"
 
 
 class TaskComparison(Frozen):
@@ -23,7 +24,9 @@ class TaskComparison(Frozen):
 
     `main`: True if short tables show it; `group`: the name in the spec that includes the task, if it is not
     the task's own. Members of a group that has a mean of its own are not main. `limit`: only this number of
-    questions was asked, so the figure cannot be compared with published ones.
+    questions was asked, so the figure cannot be compared with published ones. `paired`: the difference with
+    its certainty, over the same documents; None where the figure is no mean over documents, where there are
+    fewer than ten, and in comparisons of earlier versions.
     """
 
     task: str
@@ -42,6 +45,12 @@ class TaskComparison(Frozen):
     difference: float
     group: str | None
     main: bool
+    paired: PairedDifference | None = None
+
+    @property
+    def figure(self) -> tuple[str, str, str, str]:
+        """The name in the spec that includes the task, task, metric and filter: no other row has the same."""
+        return (self.group or self.task, self.task, self.metric, self.filter)
 
     @property
     def final(self) -> float:
@@ -55,8 +64,11 @@ class TaskComparison(Frozen):
 
     @property
     def stands_out(self) -> bool:
-        """True if the difference exceeds two combined standard errors: sqrt(dense² + final²), as if the two
-        models had answered different questions. Their questions are the same, so the test is cautious."""
+        """True if the paired 95 % interval of the difference does not hold zero. Where there is none: if the
+        difference exceeds two combined standard errors, sqrt(dense² + final²), as if the two models had
+        answered different questions. They are the same, so that test is cautious."""
+        if self.paired is not None:
+            return self.paired.stands_out
         if self.dense_stderr is None or self.final_stderr is None:
             return False
         return abs(self.difference) > 2 * math.hypot(self.dense_stderr, self.final_stderr)
@@ -67,11 +79,13 @@ def compare_tasks(
     pruned: Sequence[TaskEvaluation] | None = None,
     recovered: Sequence[TaskEvaluation] | None = None,
     *,
+    pairs: Sequence[TaskPair] = (),
     suite: Suite | None = None,
     own_tokenizers: bool = False,
 ) -> tuple[TaskComparison, ...]:
     """Compare all metrics of all models, task by task, in order; the suite's average, if there is one, comes
-    last. `own_tokenizers`: the models may cut the questions into different tokens.
+    last. `pairs`: what is known of the differences between dense and final. `own_tokenizers`: the models may
+    cut the questions into different tokens.
 
     Raises UnequalContracts that names the task and what differs.
     """
@@ -85,12 +99,15 @@ def compare_tasks(
     for which, results in others.items():
         check_same_names(names, [result.task for result in results], which, "tasks")
     rows: list[TaskComparison] = []
-    but = OWN if own_tokenizers else frozenset[str]()
+    but = ELSEWHERE | OWN if own_tokenizers else ELSEWHERE
     for i, (asked, before) in enumerate(ours):
         member = asked in with_mean and before.group is not None
         after = {which: results[i] for which, results in others.items()}
         rows += _compared(before, after, member=member, but=but)
-    return (*rows, *_average(rows, suite))
+    known = {pair.figure: pair.difference for pair in pairs}
+    return tuple(
+        row.model_copy(update={"paired": known.get(row.figure)}) for row in (*rows, *_average(rows, suite))
+    )
 
 
 def limits_of(tasks: Sequence[TaskComparison]) -> str:

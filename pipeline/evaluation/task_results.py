@@ -24,9 +24,11 @@ class TaskContract(Frozen):
     """Everything that the figures of a task depend on beside the weights.
 
     `task_digest` covers prompts, metrics and data: the files that were included, the commit of the hub's
-    dataset, and what lm-eval's own version brings. `max_length`: tokens after which questions are cut at
-    their left end. `num_fewshot` is None for a group whose members differ. `bos` is None where the tokenizer
-    alone decides on BOS.
+    dataset, and what lm-eval's own version brings. `dataset` is its name, with its configuration, and
+    `documents_digest` a digest over all documents that were asked, in order; both are None for a group.
+    `max_length`: tokens after which questions are cut at their left end. `num_fewshot` is None for a group
+    whose members differ. `bos` is None where the tokenizer alone decides on BOS. `device`: `cpu`, or the name
+    of the GPU. Fields that are None in figures of earlier versions were not recorded then.
     """
 
     harness_version: str
@@ -42,6 +44,10 @@ class TaskContract(Frozen):
     max_length: int
     tokenizer_digest: str
     bos: Literal["every_window"] | None = None
+    dataset: str | None = None
+    split: str | None = None
+    documents_digest: str | None = None
+    device: str | None = None
 
 
 class TaskResult(Frozen):

@@ -1,62 +1,31 @@
-"""Gates: sentences about the figures of a report that decide whether a result is promoted.
+"""Gates are held against the figures of a report, or against what a template will measure.
 
-    METRIC OP BOUND      perplexity <= 1.2 * dense      arc_easy.acc_norm >= dense - 0.02
-
-METRIC is `perplexity` (every text must hold), `perplexity.<text>`, `sparsity`, `<task>` (its main metric) or
-`<task>.<metric>`, each of the published model; OP is <=, <, >= or >; BOUND is a number, or relative to the
-dense model's figure: `dense`, `1.2 * dense`, `dense - 0.02`, `0.9 * dense + 1`.
+`gate_grammar.py` says what a gate may be and when it holds.
 """
 
 import difflib
 import math
-import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Annotated
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import model_validator
 
 from pipeline.canonical import Frozen
+from pipeline.evaluation.difference import PairedDifference
 from pipeline.evaluation.task_comparison import TaskComparison
 from pipeline.evaluation.task_results import MAIN_METRICS
 from pipeline.report.data import Summary
-
-GRAMMAR = (
-    "write METRIC OP BOUND, such as `perplexity <= 1.2 * dense` or `arc_easy >= dense - 0.02`; METRIC: "
-    "perplexity, perplexity.<text>, sparsity, <task> or <task>.<metric>; OP: <=, <, >=, >; BOUND: a number, "
-    "dense, <number> * dense, either of them + or - a number"
-)
-PERPLEXITY, SPARSITY = "perplexity", "sparsity"
-MAX_GATE = 200
-NUMBER = r"(?:[0-9]{1,15}(?:\.[0-9]{0,15})?|\.[0-9]{1,15})(?:[eE][+-]?[0-9]{1,2})?"
-SENTENCE = re.compile(r"(?P<metric>[^<>=]+?)\s*(?P<op><=|>=|<|>)\s*(?P<bound>[^<>=]+)")
-FIXED = re.compile(rf"[+-]?{NUMBER}")
-RELATIVE = re.compile(rf"(?:(?P<factor>{NUMBER})\s*\*\s*)?dense(?:\s*(?P<sign>[+-])\s*(?P<offset>{NUMBER}))?")
-HOLDS: Mapping[str, Callable[[Decimal, Decimal], bool]] = {
-    "<=": lambda value, bound: value <= bound,
-    "<": lambda value, bound: value < bound,
-    ">=": lambda value, bound: value >= bound,
-    ">": lambda value, bound: value > bound,
-}
-
-
-@dataclass(frozen=True)
-class Gate:
-    """A parsed gate: `metric` `op` factor * dense + offset. `factor` is None where the bound is a number."""
-
-    text: str
-    metric: str
-    op: str
-    factor: Decimal | None
-    offset: Decimal
+from pipeline.report.gate_grammar import HOLDS, PERPLEXITY, SPARSITY, Gate
 
 
 class Verdict(Frozen):
     """The outcome of a gate. Its figures are None when nothing was measured; if a gate has several readings,
     they are those of the reading nearest to failing.
 
-    `final`: the figure of the published model, which is pruned, or recovered where it was trained.
+    `final`: the figure of the published model, which is pruned, or recovered where it was trained. `certain`:
+    for a gate with a level, the value that the final figure does not pass with that confidence, dense plus
+    the one-sided bound of the difference.
     """
 
     gate: str
@@ -64,6 +33,7 @@ class Verdict(Frozen):
     final: float | None = None
     dense: float | None = None
     bound: float | None = None
+    certain: float | None = None
     passed: bool
     reason: str
 
@@ -76,24 +46,6 @@ class Verdict(Frozen):
         return given
 
 
-def parse(text: str) -> Gate:
-    """Read a gate from its text. Raises ValueError that shows the grammar."""
-    text = " ".join(text.split())
-    sentence = SENTENCE.fullmatch(text)
-    if sentence is None:
-        raise ValueError(f"got {text!r}; {GRAMMAR}")
-    metric, op, bound = sentence["metric"], sentence["op"], sentence["bound"]
-    if FIXED.fullmatch(bound):
-        return Gate(text=text, metric=metric, op=op, factor=None, offset=Decimal(bound))
-    relative = RELATIVE.fullmatch(bound)
-    if relative is None:
-        raise ValueError(f"{bound!r} in {text!r} is no bound; {GRAMMAR}")
-    if metric == SPARSITY:
-        raise ValueError(f"{text!r}: the dense model has no sparsity to compare with; write a number")
-    offset = Decimal((relative["sign"] or "") + (relative["offset"] or "0"))
-    return Gate(text=text, metric=metric, op=op, factor=Decimal(relative["factor"] or "1"), offset=offset)
-
-
 def check_gate(gate: Gate, summary: Summary) -> Verdict:
     """Check a gate against a report's summary. A gate whose metric was not measured does not pass."""
     readings = [reading for reading in _readings(summary) if gate.metric in reading.names]
@@ -102,20 +54,32 @@ def check_gate(gate: Gate, summary: Summary) -> Verdict:
         measured = ", ".join(names) or "nothing"
         reason = f"{gate.metric} was not measured{_meant(gate.metric, names)}; measured: {measured}"
         return Verdict(gate=gate.text, metric=gate.metric, passed=False, reason=reason)
-    return min((_compare(gate, reading) for reading in readings), key=lambda pair: pair[0])[1]
+    judge = _compare if gate.level is None else _compare_surely
+    return min((judge(gate, reading) for reading in readings), key=lambda pair: pair[0])[1]
 
 
 def check_measured(
-    gate: Gate, *, texts: Collection[str], tasks: Collection[str], sparse: bool = True
+    gate: Gate,
+    *,
+    texts: Collection[str],
+    tasks: Collection[str],
+    sparse: bool = True,
+    own_tokenizers: bool = False,
 ) -> None:
     """Raise ValueError when nothing would measure the gate's metric.
 
     `texts`: labels of the perplexity texts; `tasks`: names of the eval tasks; `sparse`: True if zeros are
-    made. The members of a group are not known before it is evaluated, so with the task `mmlu` a gate on
+    made; `own_tokenizers`: True if the models cut texts into other tokens, so that their windows cannot be
+    paired. The members of a group are not known before it is evaluated, so with the task `mmlu` a gate on
     `mmlu_anatomy` is accepted.
     """
     zeros = (SPARSITY,) if sparse else ()
     of_texts = (PERPLEXITY, *(f"{PERPLEXITY}.{text}" for text in texts)) if texts else ()
+    if gate.level is not None and own_tokenizers and gate.metric in of_texts:
+        raise ValueError(
+            f"{gate.text!r}: a job that cuts the vocabulary cuts texts into other windows, so perplexities "
+            f"have no confidence; leave out `at {gate.level}%`"
+        )
     if gate.metric in (*zeros, *of_texts) or any(_may_be_of(gate.metric, task) for task in tasks):
         return
     if gate.metric == PERPLEXITY:
@@ -129,13 +93,6 @@ def check_measured(
     )
 
 
-def _gate_text(value: str) -> str:
-    return parse(value).text
-
-
-GateText = Annotated[str, Field(max_length=MAX_GATE), AfterValidator(_gate_text)]
-
-
 @dataclass(frozen=True)
 class _Reading:
     """One figure, with the names that gates may use for it. `name` is the shortest that means no other."""
@@ -144,12 +101,13 @@ class _Reading:
     names: tuple[str, ...]
     final: float
     dense: float | None
+    paired: PairedDifference | None = None
 
 
 def _readings(summary: Summary) -> Iterator[_Reading]:
     for text in summary.perplexity:
         name = f"{PERPLEXITY}.{text.name}"
-        yield _Reading(name, (PERPLEXITY, name), text.final, text.dense)
+        yield _Reading(name, (PERPLEXITY, name), text.final, text.dense, text.paired)
     if summary.achieved_sparsity is not None:
         yield _Reading(SPARSITY, (SPARSITY,), summary.achieved_sparsity, None)
     own = {row.task for row in summary.tasks}
@@ -159,7 +117,7 @@ def _readings(summary: Summary) -> Iterator[_Reading]:
             names.insert(0, row.task)
             if row.group is not None and row.group not in own:
                 names.insert(0, row.group)  # a group without a mean: every one of its tasks must hold
-        yield _Reading(f"{row.task}.{row.metric}", tuple(names), row.final, row.dense)
+        yield _Reading(f"{row.task}.{row.metric}", tuple(names), row.final, row.dense, row.paired)
 
 
 def _main(rows: Sequence[TaskComparison]) -> TaskComparison:
@@ -194,6 +152,49 @@ def _compare(gate: Gate, reading: _Reading) -> tuple[Decimal, Verdict]:
         bound=float(bound) if math.isfinite(float(bound)) else None,
         passed=passed,
         reason=f"{metric} {reading.final:.6g} is {'' if passed else 'not '}{gate.op} {against}",
+    )
+    return (slack if passed else min(slack, Decimal(-1))), verdict
+
+
+def _compare_surely(gate: Gate, reading: _Reading) -> tuple[Decimal, Verdict]:
+    """The same for a gate with a level, by the one-sided bound of the difference."""
+    assert gate.level is not None, "the caller has looked"
+    assert reading.dense is not None, "parse refuses a level for what has no dense figure"
+    dense, paired = Decimal(repr(reading.dense)), reading.paired
+    bound = dense + gate.offset
+    if paired is None:
+        reason = (
+            f"{reading.name} has no paired interval (it is no mean over documents, windows differ, or there "
+            f"are fewer than ten), so nothing is known at {gate.level}%"
+        )
+        verdict = Verdict(
+            gate=gate.text,
+            metric=reading.name,
+            final=reading.final,
+            dense=reading.dense,
+            bound=float(bound),
+            passed=False,
+            reason=reason,
+        )
+        return Decimal("-Infinity"), verdict
+    sides = paired.at(gate.level)
+    upwards = gate.op in ("<=", "<")
+    side, at = (sides.upper, "at most") if upwards else (sides.lower, "at least")
+    change = Decimal(f"{side:.12g}")  # a share of documents as written: -0.01 for one of a hundred
+    passed = HOLDS[gate.op](change, gate.offset)
+    slack = gate.offset - change if upwards else change - gate.offset
+    verdict = Verdict(
+        gate=gate.text,
+        metric=reading.name,
+        final=reading.final,
+        dense=reading.dense,
+        bound=float(bound),
+        certain=float(dense + change),
+        passed=passed,
+        reason=(
+            f"{reading.name} differs by {paired.value:+.4g}, with {gate.level}% confidence by {at} "
+            f"{change:+.4g}, which is {'' if passed else 'not '}{gate.op} {gate.offset:+.4g}"
+        ),
     )
     return (slack if passed else min(slack, Decimal(-1))), verdict
 

@@ -9,7 +9,9 @@ from pipeline.report.data import ReportData
 from pipeline.report.quantity import (
     human_bytes,
     human_figure,
+    human_interval,
     human_metric,
+    human_p,
     human_perplexity,
     human_seconds,
     human_share,
@@ -71,6 +73,8 @@ def _templates() -> jinja2.Environment:
         "perplexity": human_perplexity,
         "metric": human_metric,
         "figure": human_figure,
+        "interval": human_interval,
+        "p": human_p,
         "share": human_share,
     }
     return environment

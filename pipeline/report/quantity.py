@@ -54,6 +54,16 @@ def human_metric(value: float | None, *, sign: bool = False) -> str:
     return f"{plus}{value:,.1f}" if abs(value) < 1e7 else f"{plus}{value:.2e}"
 
 
+def human_interval(low: float, high: float) -> str:
+    """Format an interval of differences with three digits: `-0.034 to +0.012`."""
+    return f"{low:+.3g} to {high:+.3g}"
+
+
+def human_p(value: float) -> str:
+    """Format a p-value: `p = 0.034`, and `p < 0.001` below that."""
+    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
+
+
 def human_figure(name: str, value: float) -> str:
     """Format a figure by the unit at the end of its name: `idle_memory_bytes` → `idle memory 421 MiB`."""
     if name.endswith("_bytes"):

@@ -65,7 +65,10 @@ class Evaluation(Frozen):
 class PerplexityContract(Frozen):
     """Everything that a perplexity depends on beside the weights.
 
-    `tokens_per_byte` is that of the whole text in UTF-8. It lets models with other tokenizers be compared.
+    `text_digest` is that of the text as it was tokenised, and `split` the split of the dataset that it was
+    taken from. `tokens_per_byte` is that of the whole text in UTF-8. It lets models with other tokenizers be
+    compared. `device`: `cpu`, or the name of the GPU. Fields that are None in figures of earlier versions
+    were not recorded then.
     """
 
     text_digest: str
@@ -77,11 +80,14 @@ class PerplexityContract(Frozen):
     tokens_scored: int
     tokens_per_byte: float | None = None
     dtype: str
+    split: str | None = None
+    device: str | None = None
 
 
 class PerplexityResult(Frozen):
     """The perplexity of one text. `loss`: mean cross-entropy over all scored tokens, in nats; `perplexity` =
-    exp(loss).
+    exp(loss). `window_losses`: the mean over each window, which scores `window_tokens`; that is empty in
+    figures of earlier versions.
 
     Without overlap all windows score equally many tokens, and this is the papers' mean over windows.
     """
@@ -91,6 +97,7 @@ class PerplexityResult(Frozen):
     loss: float
     perplexity: float
     window_losses: tuple[float, ...]
+    window_tokens: tuple[int, ...] = ()
 
 
 class EvaluationResult(Frozen):

@@ -3,7 +3,7 @@
 from api.service.jobs import journal
 from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.manifest import Manifest, ManifestEntry
-from pipeline.artifacts.refs import ManifestRef, ReportRef
+from pipeline.artifacts.refs import ArtifactRef, ManifestRef, ReportRef
 from pipeline.canonical import canonical_json
 from pipeline.job.events import (
     AttemptFailed,
@@ -19,7 +19,7 @@ from pipeline.job.events import (
     StageStarted,
 )
 from pipeline.job.ledger import Measured, NodeResult
-from pipeline.report.data import report_json
+from pipeline.report.data import ReportData, report_json
 from pipeline.report.page import render_html
 from pipeline.storage import ContentStore
 from tests.api.conftest import RunningApi
@@ -55,14 +55,14 @@ def start(api: RunningApi, job_id: str) -> None:
     )
 
 
-def succeed(api: RunningApi, job_id: str) -> None:
-    """Finish the attempt with success."""
-    say(api, job_id, *succeeding(api.services.content))
+def succeed(api: RunningApi, job_id: str, data: ReportData | None = None) -> None:
+    """Finish the attempt with success, and with a report."""
+    say(api, job_id, *succeeding(api.services.content, data))
 
 
-def succeeding(content: ContentStore) -> list[EventBody]:
+def succeeding(content: ContentStore, data: ReportData | None = None) -> list[EventBody]:
     """Store the artifacts of the last stages, and return their events."""
-    data = with_tasks(made_report(blocks=2), limit=25)
+    data = data or with_tasks(made_report(blocks=2), limit=25)
     files = {"config.json": CONFIG, "weights/model.safetensors": WEIGHTS}
     entries = []
     refs = []
@@ -94,7 +94,7 @@ def fail(api: RunningApi, job_id: str) -> None:
     say(api, job_id, AttemptFailed(reason=reason), JobFailed(reason=reason))
 
 
-def finished(node: str, *, cached: bool = False, **artifacts: ManifestRef | ReportRef) -> StageFinished:
+def finished(node: str, *, cached: bool = False, **artifacts: ArtifactRef) -> StageFinished:
     """The event that a stage is done."""
     result = NodeResult(
         node=node, key=KEY, cached=cached, artifacts=dict(artifacts), measured=Measured(seconds=1.5)

@@ -12,6 +12,7 @@ from api.background.scheduler import Scheduler
 from api.service.context import Services
 from api.service.schedules.aliases import pointer_key
 from api.settings import Settings
+from pipeline.report.data import ReportData
 from tests.api import played
 from tests.api.conftest import RunningApi, running
 
@@ -86,9 +87,9 @@ class Scene:
         found: list[dict[str, Any]] = self.api.client.get("/jobs?limit=1000").json()["data"]
         return found[::-1]
 
-    def succeed(self, job: str) -> None:
-        """Finish a job whose perplexity goes from 19.5 to 43.2."""
-        played.succeed(self.api, job)
+    def succeed(self, job: str, data: ReportData | None = None) -> None:
+        """Finish a job whose perplexity goes from 19.5 to 43.2, or with another report."""
+        played.succeed(self.api, job, data)
 
     def pointer(self, name: str) -> dict[str, Any] | None:
         """The pointer of an alias in storage, as inference servers see it."""

@@ -84,7 +84,12 @@ class SweepActor:
         assert self._worker is not None, "a stage has been opened"
         runs = self._worker.runs
         return CrewUse(
-            peak_memory_bytes(), self._idle_memory, self._worker.spilled(), runs["whole"], runs["cut"]
+            peak_memory_bytes(),
+            self._idle_memory,
+            self._worker.spilled(),
+            runs["whole"],
+            runs["cut"],
+            self._worker.device_name,
         )
 
 

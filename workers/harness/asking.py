@@ -14,6 +14,8 @@ from pipeline.dag.stages.results import EvaluateTask
 from pipeline.errors import StageError
 from pipeline.request.resources import Resources
 from pipeline.spec.eval_tasks import CheckedTask
+from pipeline.tensor.devices import device_name
+from workers.harness.figures import Samples
 from workers.harness.model import Tell, TellingModel
 from workers.harness.tasks import known_tasks
 
@@ -22,12 +24,15 @@ RANDOM_SEED, OTHER_SEED = 0, 1234  # lm-eval's defaults; only tasks that sample 
 
 @dataclass(frozen=True)
 class Answers:
-    """The results of a task. `results`: lm-eval's dictionary. `written`: the bytes of its results file.
-    `max_length`: the number of tokens that the model takes. `notes`: sentences that a user should read."""
+    """The results of a task. `results`: lm-eval's dictionary. `samples`: its records of each document, by
+    question set. `written`: the bytes of its results file. `max_length`: the number of tokens that the model
+    takes. `device`: the one it ran on. `notes`: sentences that a user should read."""
 
     results: Mapping[str, Any]
+    samples: Samples
     written: bytes
     max_length: int
+    device: str
     notes: tuple[str, ...] = ()
 
 
@@ -65,7 +70,7 @@ def ask(
             device=str(lm.device),
             task_manager=known_tasks(checked, directory, named),
             evaluation_tracker=tracker,
-            log_samples=False,
+            log_samples=True,
             fewshot_as_multiturn=False,
             random_seed=RANDOM_SEED,
             numpy_random_seed=OTHER_SEED,
@@ -74,8 +79,16 @@ def ask(
         )
         if results is None:
             raise StageError(f"lm-eval gave no results for task {checked.name!r}")
+        samples = results.pop("samples")  # prompts and answers do not belong into the results file
         tracker.save_results_aggregated(results=results)
         written = [path.read_bytes() for path in Path(output).rglob("results_*.json")]
     if len(written) != 1:
         raise StageError(f"lm-eval wrote {len(written)} results files for task {checked.name!r}, not one")
-    return Answers(results=results, written=written[0], max_length=lm.max_length, notes=lm.notes)
+    return Answers(
+        results=results,
+        samples=samples,
+        written=written[0],
+        max_length=lm.max_length,
+        device=device_name(torch.device(lm.device)),
+        notes=lm.notes,
+    )

@@ -1,16 +1,20 @@
-"""lm-eval's dictionary of results becomes TaskResults."""
+"""lm-eval's dictionaries of results and of samples become TaskResults and TaskSamples."""
 
 import math
 import numbers
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from pipeline.canonical import digest_of
 from pipeline.dag.stages.results import EvaluateTask
 from pipeline.errors import NumericalError, StageError
 from pipeline.evaluation.task_results import TaskContract, TaskMetric, TaskResult
-from pipeline.spec.eval_tasks import CheckedTask
+from pipeline.evaluation.task_samples import MetricValues, TaskSamples, TaskValues
+from pipeline.spec.eval_tasks import CheckedTask, LeafTask
 
 NO_METRICS = ("name", "alias", "sample_len", "sample_count")
+DIGITS = 16  # of a document's digest
+Samples = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 def task_results(
@@ -18,9 +22,11 @@ def task_results(
     checked: CheckedTask,
     results: Mapping[str, Any],
     *,
+    samples: TaskSamples,
     task_digest: str,
     tokenizer_digest: str,
     max_length: int,
+    device: str,
 ) -> tuple[TaskResult, ...]:
     """The results of a task: groups first, each before its members. Raises NumericalError for a figure that
     is not finite."""
@@ -30,12 +36,13 @@ def task_results(
         metrics = tuple(_metrics(name, results))
         if not metrics:
             continue  # a group without a mean of its own
-        revisions = {leaf.name: leaf.revision for leaf in checked.leaves}
+        leaf = next((leaf for leaf in checked.leaves if leaf.name == name), None)
+        asked = next((values.documents for values in samples.leaves if values.task == name), None)
         contract = TaskContract(
             harness_version=checked.harness_version,
             task_version=str(results["versions"].get(name)),
             task_digest=task_digest,
-            dataset_revision=revisions.get(name),
+            dataset_revision=leaf.revision if leaf is not None else None,
             num_fewshot=results["n-shot"].get(name),
             limit=stage.task.limit,
             samples=results["results"][name]["sample_len"],
@@ -45,6 +52,10 @@ def task_results(
             max_length=max_length,
             tokenizer_digest=tokenizer_digest,
             bos=stage.bos,
+            dataset=_dataset(leaf) if leaf is not None else None,
+            split=_split(results, name),
+            documents_digest=digest_of(list(asked)) if asked is not None else None,
+            device=device,
         )
         found.append(
             TaskResult(
@@ -58,6 +69,55 @@ def task_results(
     if not found:
         raise StageError(f"lm-eval gave no figures for task {checked.name!r}")
     return tuple(found)
+
+
+def task_samples(
+    results: Mapping[str, Any], samples: Samples, *, task: str, checkpoint_digest: str
+) -> TaskSamples:
+    """The values of each document. lm-eval has a record for each document and filter."""
+    groups = results.get("group_subtasks", {})
+    return TaskSamples(
+        checkpoint_digest=checkpoint_digest,
+        task=task,
+        leaves=tuple(_values(name, records) for name, records in sorted(samples.items()) if records),
+        groups={name: tuple(_leaves(name, groups)) for name in groups if name in results["results"]},
+    )
+
+
+def _values(name: str, records: Sequence[Mapping[str, Any]]) -> TaskValues:
+    by_filter: dict[str, list[Mapping[str, Any]]] = {}
+    for record in records:
+        by_filter.setdefault(record["filter"], []).append(record)
+    metrics = []
+    for chosen, asked in by_filter.items():
+        asked.sort(key=lambda record: record["doc_id"])
+        for metric in asked[0]["metrics"]:
+            values = [record[metric] for record in asked]
+            if all(_is_figure(value) and math.isfinite(value) for value in values):
+                metrics.append(
+                    MetricValues(metric=metric, filter=chosen, values=tuple(float(value) for value in values))
+                )
+    documents = tuple(str(record["doc_hash"])[:DIGITS] for record in next(iter(by_filter.values())))
+    return TaskValues(task=name, documents=documents, metrics=tuple(metrics))
+
+
+def _leaves(name: str, groups: Mapping[str, list[str]]) -> Iterator[str]:
+    """The question sets at or below a name."""
+    if not groups.get(name):
+        yield name
+    for member in groups.get(name, []):
+        yield from _leaves(member, groups)
+
+
+def _dataset(leaf: LeafTask) -> str:
+    return leaf.dataset if leaf.config is None else f"{leaf.dataset}, {leaf.config}"
+
+
+def _split(results: Mapping[str, Any], name: str) -> str | None:
+    """The split that the questions are from: lm-eval asks the test split if there is one."""
+    config = results.get("configs", {}).get(name, {})
+    split = config.get("test_split") or config.get("validation_split")
+    return split if isinstance(split, str) else None
 
 
 def _in_order(results: Mapping[str, Any], groups: Mapping[str, list[str]]) -> list[str]:
@@ -99,6 +159,11 @@ def _metrics(name: str, results: Mapping[str, Any]) -> Iterator[TaskMetric]:
             stderr=float(stderr) if _is_number(stderr) and math.isfinite(stderr) else None,
             higher_is_better=known if isinstance(known, bool) else None,
         )
+
+
+def _is_figure(value: object) -> bool:
+    """Tell whether a document's value is a number; the value of an accuracy may be a truth value."""
+    return isinstance(value, numbers.Real)
 
 
 def _is_number(value: object) -> bool:

@@ -51,7 +51,9 @@ def run(stage: Evaluate, context: StageContext, keeper: Keeper) -> Steps:
             use = crew.use()
     result = EvaluationResult(
         checkpoint_digest=checkpoint.digest,
-        perplexity=_results(stage, texts, outcomes, tokenizer),
+        perplexity=_results(
+            stage, texts, outcomes, tokenizer=tokenizer, device=use.device if use is not None else None
+        ),
     )
     artifacts = {"evaluation": EvaluationRef.made(context.content, result)}
     tokens = float(sum(len(window) for window in windows))
@@ -86,7 +88,12 @@ def cut_windows(stage: Evaluate, context: StageContext) -> list[_Windows]:
 
 
 def _results(
-    stage: Evaluate, texts: list[_Windows], outcomes: list[tuple[float, int]], tokenizer: str
+    stage: Evaluate,
+    texts: list[_Windows],
+    outcomes: list[tuple[float, int]],
+    *,
+    tokenizer: str,
+    device: str | None,
 ) -> tuple[PerplexityResult, ...]:
     results = []
     rest = iter(outcomes)
@@ -109,6 +116,8 @@ def _results(
             tokens_scored=sum(count for _, count in own),
             tokens_per_byte=windows.tokens_per_byte,
             dtype=stage.compute_dtype,
+            split=text.split,
+            device=device,
         )
         try:
             perplexity = math.exp(loss)
@@ -116,7 +125,12 @@ def _results(
             raise NumericalError(f"perplexity on {text.label} overflows: loss {loss}") from error
         results.append(
             PerplexityResult(
-                name=text.label, contract=contract, loss=loss, perplexity=perplexity, window_losses=losses
+                name=text.label,
+                contract=contract,
+                loss=loss,
+                perplexity=perplexity,
+                window_losses=losses,
+                window_tokens=tuple(count for _, count in own),
             )
         )
     return tuple(results)

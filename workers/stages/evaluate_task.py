@@ -14,6 +14,7 @@ from pipeline.dag.plan import task_node
 from pipeline.dag.stages.results import EvaluateTask
 from pipeline.errors import InvalidRequest, NumericalError
 from pipeline.evaluation.task_results import TaskEvaluation
+from pipeline.evaluation.task_samples import Judged, TaskSamples
 from pipeline.spec.eval_tasks import CheckedTask
 from pipeline.text.tokens import tokenizer_digest
 from workers.context import Made, Note, Progress, StageContext, Steps
@@ -28,7 +29,7 @@ def run(stage: EvaluateTask, context: StageContext) -> Steps:
     check_installed(stage.harness_version)
     from workers.harness.asking import Answers, ask  # lm-eval takes seconds to import
     from workers.harness.confined import confined
-    from workers.harness.figures import task_results
+    from workers.harness.figures import task_results, task_samples
     from workers.harness.model import materialise_checkpoint, write_blob
 
     content, checkpoint, task = context.content, context.checkpoint(), context.inputs["task"]
@@ -73,6 +74,9 @@ def run(stage: EvaluateTask, context: StageContext) -> Steps:
             ) from error
     for note in answers.notes:
         yield Note(f"{checked.name}: {note}", "warning")
+    samples = task_samples(
+        answers.results, answers.samples, task=checked.name, checkpoint_digest=checkpoint.digest
+    )
     evaluation = TaskEvaluation(
         checkpoint_digest=checkpoint.digest,
         task=checked.name,
@@ -80,25 +84,32 @@ def run(stage: EvaluateTask, context: StageContext) -> Steps:
             stage,
             checked,
             answers.results,
+            samples=samples,
             task_digest=task.digest,
             tokenizer_digest=tokenizer_digest(checkpoint),
             max_length=answers.max_length,
+            device=answers.device,
         ),
     )
     yield from _remarks(stage, evaluation)
     written = FileRef(path=HarnessRef.RESULTS, blob=content.put_bytes(answers.written))
     yield Made(
-        {"tasks": TaskEvaluationRef.made(content, evaluation), "harness": HarnessRef(files=(written,))},
+        {
+            "tasks": TaskEvaluationRef.made(content, evaluation, samples),
+            "harness": HarnessRef(files=(written,)),
+        },
         details={"requests": float(done[1])},
     )
 
 
-def read_evaluations(context: StageContext, which: str) -> tuple[TaskEvaluation, ...]:
-    """Read the results of the `dense`, `pruned` or `recovered` checkpoint, in the order of the spec, for
-    later stages."""
+def read_judged(context: StageContext, which: str) -> tuple[Judged, ...]:
+    """Read the results of the `dense`, `pruned` or `recovered` checkpoint, in the order of the spec, with the
+    values of each document, for later stages."""
     asked = context.order.request.spec.evaluation.tasks
     nodes = [task_node(which, task.name) for task in asked.asked] if asked is not None else []
-    return tuple(context.load(node, TaskEvaluation) for node in nodes)
+    return tuple(
+        Judged(context.load(node, TaskEvaluation), context.find(node, TaskSamples)) for node in nodes
+    )
 
 
 def _remarks(stage: EvaluateTask, evaluation: TaskEvaluation) -> Steps:

@@ -22,6 +22,7 @@ from pipeline.artifacts.vocabulary import KeptTokens, VocabularyTable
 from pipeline.canonical import canonical_json
 from pipeline.dag.stages.results import Publish
 from pipeline.evaluation.task_comparison import compare_tasks
+from pipeline.evaluation.task_pairs import paired_tasks
 from pipeline.masks.file import put_masks
 from pipeline.masks.published import check_masks
 from pipeline.report.model_card import SIDE_FILE, adapter_card, model_card
@@ -36,7 +37,7 @@ from pipeline.structure.cut import Cut
 from pipeline.structure.table import SizeTable, sizes_through
 from workers.context import Made, Progress, StageContext, Step, Steps
 from workers.environment import versions
-from workers.stages.evaluate_task import read_evaluations
+from workers.stages.evaluate_task import read_judged
 from workers.stages.publish_certificate import certified_files, planned_patterns
 
 ADAPTER = "adapter"
@@ -128,9 +129,12 @@ def _written(stage: Publish, context: StageContext, certificate: Certificate | N
         if which in context.inputs
     }
     asked = stage.spec.evaluation.tasks
+    suite = asked.suite if asked is not None else None
+    judged = {which: read_judged(context, which) for which in known}
     tasks = compare_tasks(
-        **{which: read_evaluations(context, which) for which in known},
-        suite=asked.suite if asked is not None else None,
+        **{which: [one.evaluation for one in found] for which, found in judged.items()},
+        pairs=paired_tasks(judged["dense"], list(judged.values())[-1], suite=suite),
+        suite=suite,
         own_tokenizers=stage.spec.cuts_vocabulary,
     )
     published = Published(

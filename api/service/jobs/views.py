@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from pipeline.canonical import Frozen
+from pipeline.evaluation.job_comparison import JobComparison
 from pipeline.job.events import Event
 from pipeline.job.state import StageStatus, Status
 from pipeline.request.prune_spec import PruneSpec
@@ -115,6 +116,24 @@ class ArtifactList(Frozen):
     data: tuple[ArtifactView, ...]
     has_more: bool = False
     next: None = None
+
+
+class ComparedJob(Frozen):
+    """A job in a comparison. `recipe`: its spec in one line; `final`: the model that it has published, pruned
+    or recovered."""
+
+    id: str
+    name: str | None
+    model: str
+    recipe: str
+    final: str
+
+
+class ComparisonView(JobComparison):
+    """Jobs side by side, in the order in which they were asked for."""
+
+    object: Literal["comparison"] = "comparison"
+    jobs: tuple[ComparedJob, ...]
 
 
 class PlanNodeView(Frozen):

@@ -21,7 +21,8 @@ from pipeline.errors import CorruptObject, ObjectNotFound
 from pipeline.job.ledger import manifest_of
 from pipeline.job.state import TERMINAL, JobState
 from pipeline.report.data import Summary
-from pipeline.report.gates import Verdict, check_gate, parse
+from pipeline.report.gate_grammar import parse
+from pipeline.report.gates import Verdict, check_gate
 
 log = logging.getLogger(__name__)
 UNDONE = ("failed", "cancelled")  # outcomes that a retry of the job undoes

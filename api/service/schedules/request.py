@@ -9,7 +9,8 @@ from api.service.ids import LENGTH
 from pipeline.canonical import Frozen
 from pipeline.cron import Cron
 from pipeline.errors import InvalidSpec
-from pipeline.report.gates import GRAMMAR, GateText, check_measured, parse
+from pipeline.report.gate_grammar import GRAMMAR, GateText, parse
+from pipeline.report.gates import check_measured
 from pipeline.request.prune_spec import JobTemplate
 from pipeline.spec.uri import SourceUri, parse_uri
 
@@ -156,6 +157,12 @@ def _check_gates(request: ScheduleRequest) -> None:
         tasks.append(asked.suite)  # the average over the suite
     for i, text in enumerate(request.gates):
         try:
-            check_measured(parse(text), texts=texts, tasks=tasks, sparse=request.template.spec.makes_zeros)
+            check_measured(
+                parse(text),
+                texts=texts,
+                tasks=tasks,
+                sparse=request.template.spec.makes_zeros,
+                own_tokenizers=request.template.spec.cuts_vocabulary,
+            )
         except ValueError as error:
             raise InvalidSpec(f"gates.{i} {error}", f"gates.{i}") from None

@@ -22,7 +22,7 @@ export function taskTable(tasks) {
         h(
           "span",
           { class: "soft" },
-          "± one standard error; bold: beyond two combined ones",
+          "± one standard error; bold: the paired 95 % interval does not hold zero, or beyond two combined errors",
           limited ? "; with a limit not comparable with published figures" : "",
         ),
       ),
@@ -51,7 +51,7 @@ function row(task, named) {
     h("td", null, task.num_fewshot ?? "–"),
     h("td", null, task.samples, task.limit ? h("small", null, ` limit ${task.limit}`) : null),
     named.map((which) => h("td", null, metric(task[which]), stderr(task[`${which}_stderr`]))),
-    h("td", null, standsOut(task) ? h("b", null, difference) : difference),
+    h("td", null, standsOut(task) ? h("b", null, difference) : difference, certainty(task.paired)),
   );
 }
 
@@ -59,8 +59,16 @@ function stderr(value) {
   return (value ?? null) === null ? null : h("small", null, ` ± ${metric(value)}`);
 }
 
-/** The same as pipeline.comparison.TaskComparison.stands_out. */
-function standsOut({ difference, dense_stderr: dense, pruned_stderr: pruned, recovered, recovered_stderr: after }) {
+/** The 95 % interval of a difference, paired over the same documents. */
+function certainty(paired) {
+  if (!paired) return null;
+  const [low, high] = [paired.low, paired.high].map((value) => metric(value, { sign: true }));
+  return h("small", null, ` ${low} to ${high}`);
+}
+
+/** The same as TaskComparison.stands_out in pipeline/evaluation/task_comparison.py. */
+function standsOut({ paired, difference, dense_stderr: dense, pruned_stderr: pruned, recovered, recovered_stderr: after }) {
+  if (paired) return paired.low > 0 || paired.high < 0;
   const final = (recovered ?? null) === null ? pruned : after;
   return dense !== null && final !== null && Math.abs(difference) > 2 * Math.hypot(dense, final);
 }

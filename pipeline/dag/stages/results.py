@@ -18,7 +18,7 @@ class Evaluate(BaseStage):
 
     kind: Literal["evaluate"] = "evaluate"
     names_sources: ClassVar = True
-    version: ClassVar = 2
+    version: ClassVar = 3
     outputs: ClassVar = ("evaluation",)
     unit: ClassVar = "block"
     texts: tuple[tuple[PinnedFile, ...], ...]
@@ -31,6 +31,7 @@ class EvaluateTask(BaseStage):
     that need BOS in front of every text, whether their tokenizer adds it or not."""
 
     kind: Literal["evaluate_task"] = "evaluate_task"
+    version: ClassVar = 2
     outputs: ClassVar = ("tasks", "harness")
     unit: ClassVar = "request"
     task: EvalTask

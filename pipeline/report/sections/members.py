@@ -12,7 +12,7 @@ from pipeline.evaluation.task_comparison import TaskComparison, compare_tasks
 from pipeline.job.ledger import NodeResult
 from pipeline.report.drawing.block_chart import BOTTOM, LEFT, PANEL_TOP, WIDTH, Tick
 from pipeline.report.drawing.panels import RIGHT, CurveChart, CurvePanel, Dot, Line, axis
-from pipeline.report.inputs import Inputs, task_evaluations
+from pipeline.report.inputs import Inputs, task_evaluations, task_pairs
 from pipeline.report.section import Section
 from pipeline.report.summary import titles_of
 from pipeline.request.prune_spec import Prune, PruneSpec
@@ -148,6 +148,7 @@ def _member(number: int, spec: PruneSpec, title: str, inputs: Inputs) -> SweepMe
         tasks=compare_tasks(
             task_evaluations(inputs, "dense"),
             task_evaluations(inputs, "pruned", member=ending),
+            pairs=task_pairs(inputs, "pruned", member=ending),
             own_tokenizers=spec.cuts_vocabulary,
         ),
         seconds=made.measured.seconds,

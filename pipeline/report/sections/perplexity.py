@@ -50,3 +50,21 @@ class PerplexitySection(ModelSection):
         )
         if text.recovered_share is not None:
             yield Tile("Won back", human_share(text.recovered_share), "of the log-perplexity lost in pruning")
+
+    @classmethod
+    def remarks(cls, report: Self) -> Iterable[str]:
+        """A warning where the models were evaluated on different devices."""
+        evaluated = zip(MODELS, (report.dense, report.pruned, report.recovered), strict=True)
+        found = [
+            (which, result.contract.device)
+            for which, evaluation in evaluated
+            for result in (evaluation.perplexity[:1] if evaluation is not None else ())
+        ]
+        if len({device for _, device in found}) > 1:
+            where = ", ".join(f"{which} on {device or 'a device not recorded'}" for which, device in found)
+            yield f"perplexities were measured on different devices ({where}), which round differently"
+
+    @classmethod
+    def view(cls, report: Self) -> Mapping[str, object] | None:
+        """Whether any difference has an interval."""
+        return {"paired": any(text.paired is not None for text in report.comparisons)}

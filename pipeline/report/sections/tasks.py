@@ -3,9 +3,10 @@
 from collections.abc import Iterable, Mapping
 from typing import Self
 
-from pipeline.evaluation.task_comparison import AVERAGE, TaskComparison, compare_tasks, limits_of
+from pipeline.evaluation.task_comparison import TaskComparison, compare_tasks, limits_of
+from pipeline.evaluation.task_pairs import AVERAGE, TaskPair
 from pipeline.evaluation.task_results import TaskEvaluation
-from pipeline.report.inputs import MODELS, Inputs, task_evaluations
+from pipeline.report.inputs import MODELS, Inputs, task_evaluations, task_pairs
 from pipeline.report.quantity import human_metric
 from pipeline.report.section import Headline, ModelSection, Tile
 
@@ -17,16 +18,20 @@ class TasksHeadline(Headline):
 
 
 class TasksSection(ModelSection):
-    """The figures of each model, in the order of the spec."""
+    """The figures of each model, in the order of the spec. `task_pairs`: the differences between the dense
+    model and the final one over the same documents; empty in reports of earlier versions."""
 
     dense_tasks: tuple[TaskEvaluation, ...] = ()
     pruned_tasks: tuple[TaskEvaluation, ...] = ()
     recovered_tasks: tuple[TaskEvaluation, ...] = ()
+    task_pairs: tuple[TaskPair, ...] = ()
 
     @classmethod
     def read(cls, inputs: Inputs) -> Mapping[str, object]:
-        """Read an artifact for each model and task."""
-        return {f"{which}_tasks": task_evaluations(inputs, which) for which in MODELS}
+        """Read an artifact for each model and task, and pair the dense model with the final one."""
+        found: dict[str, object] = {f"{which}_tasks": task_evaluations(inputs, which) for which in MODELS}
+        final = "recovered" if inputs.spec.recovery is not None else "pruned"
+        return {**found, "task_pairs": task_pairs(inputs, final)}
 
     @property
     def task_comparisons(self) -> tuple[TaskComparison, ...]:
@@ -36,6 +41,7 @@ class TasksSection(ModelSection):
             self.dense_tasks,
             self.pruned_tasks if self.pruned is not None else None,
             self.recovered_tasks if self.recovered is not None else None,
+            pairs=self.task_pairs,
             suite=asked.suite if asked else None,
             own_tokenizers=self.spec.cuts_vocabulary,
         )

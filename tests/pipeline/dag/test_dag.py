@@ -26,8 +26,8 @@ KEYS = {
     "measure_blocks": "a6803995ec98d316b079f91e6975bdd10fd6d86779db7ef8702bbb72bac20c29",
     "allocate": "8fa33ad56451a43f8942adf33d3574bdb37b0ae0681c10685e8db7c0d4056a55",
     "prune": "89c54a0255e309ebc5202aec8ad94d35a5505c597f7ead3e5a53468129acb3e0",
-    "evaluate:dense": "45fa62b824a1d75f9f2c2c9613b71540c98f68bc2af4b31e55d763eeddb53d5e",
-    "evaluate:pruned": "45fa62b824a1d75f9f2c2c9613b71540c98f68bc2af4b31e55d763eeddb53d5e",
+    "evaluate:dense": "8c7f326b050e60f835164e1aac278ba55ff0d03b97bb00a52b5a1c79497783a8",
+    "evaluate:pruned": "8c7f326b050e60f835164e1aac278ba55ff0d03b97bb00a52b5a1c79497783a8",
 }
 
 

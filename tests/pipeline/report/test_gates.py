@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from pipeline.evaluation.comparison import Comparison
 from pipeline.evaluation.task_comparison import TaskComparison
 from pipeline.report.data import Summary, summarise
-from pipeline.report.gates import Verdict, check_gate, check_measured, parse
+from pipeline.report.gate_grammar import parse
+from pipeline.report.gates import Verdict, check_gate, check_measured
 from tests.pipeline.report.made_recovery import recovered_report, recovered_spec
 from tests.pipeline.report.made_report import made_report
 
