@@ -1,13 +1,12 @@
 """`python -m workers.local.convert SOURCE OUT --to LAYOUT` converts a checkpoint to another layout."""
 
 import argparse
-import sys
 from pathlib import Path
 from typing import get_args
 
 from pipeline.checkpoint.megatron.convert import Layout, convert
 from pipeline.checkpoint.megatron.whole import Implementation
-from pipeline.errors import SecateurError
+from workers.local.refusal import refusing
 
 
 def main() -> None:
@@ -24,7 +23,7 @@ def main() -> None:
     parser.add_argument("--config", type=Path)
     parser.add_argument("--tokenizer", type=Path)
     arguments = parser.parse_args()
-    try:
+    with refusing():
         convert(
             arguments.source,
             arguments.out,
@@ -34,9 +33,6 @@ def main() -> None:
             config=arguments.config,
             tokenizer=arguments.tokenizer,
         )
-    except SecateurError as error:
-        sys.stderr.write(f"{error.message}\n")
-        sys.exit(1)
 
 
 if __name__ == "__main__":

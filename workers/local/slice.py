@@ -27,7 +27,7 @@ from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.scoring import StoredModel
 from pipeline.checkpoint.skeleton import parameter_count
 from pipeline.checkpoint.slicing import full_config, slice_checkpoint
-from pipeline.errors import InvalidSpec, SecateurError, SourceNotFound
+from pipeline.errors import InvalidSpec, SourceNotFound
 from pipeline.resolve.resolve import resolve_text
 from pipeline.sources import open_source
 from pipeline.spec.structure import Structure
@@ -40,6 +40,7 @@ from pipeline.tensor.needs import Needs
 from pipeline.text.documents import read_documents
 from pipeline.text.tokens import cut_samples, materialise_tokenizer
 from workers.local.cutting import ACCESS, cutting
+from workers.local.refusal import refusing
 
 NEEDS: Needs = frozenset(("channel_score", "similarity"))  # for every criterion at once
 
@@ -58,13 +59,10 @@ def main() -> None:
     calibration = None
     if arguments.calibration is not None:
         calibration = Calibration.model_validate_json(arguments.calibration)
-    try:
+    with refusing():
         _show(arguments.directory, structure)
         if not arguments.plan:
             _cut(arguments.directory, arguments.out, structure, calibration)
-    except SecateurError as error:
-        sys.stderr.write(f"{error.message}\n")
-        sys.exit(1)
 
 
 def _show(directory: Path, structure: Structure) -> None:
