@@ -6,6 +6,7 @@ from pydantic import BaseModel
 
 from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.curve import BlockFit, BlockFits
+from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.refs import (
     ArtifactRef,
     CertificateRef,
@@ -82,7 +83,7 @@ def reported(root: Path, data: ReportData, experts: ExpertTable, fits: BlockFits
             "curve": CurveRef(files=files(curve=made_curve(data.spec.recovery))),
         },
         "publish": {
-            "manifest": ManifestRef(files=(), prefix="published/x/"),
+            "manifest": ManifestRef(files=files(manifest=Manifest(files=())), prefix="published/x"),
             "certificate": CertificateRef(files=files(certificate=data.certificate)),
         },
         **{
