@@ -1,18 +1,22 @@
 """Every error that a user can meet, with its stable code.
 
-    SecateurError
+Every class says whose failure it is (`blame`): the user's, who changes the request, its sources or the
+installation; the machine's, which another try may get past; or a bug of ours, which the next try would meet
+again. docs/errors.md lists them all.
+
+    SecateurError               a bug: an exception that has no class here
     ├── InvalidRequest          the submitter can correct it: HTTP 4xx, never retried
     │   ├── InvalidSpec             a field has a wrong value
     │   ├── SourceNotFound          nothing exists where a source points
     │   ├── SourceNotAllowed        a path outside the allowed roots, or a scheme that is off
-    │   ├── SourceUnreachable       a bucket or hub did not answer
+    │   ├── SourceUnreachable       a bucket or hub did not answer (the machine's)
     │   ├── UnsupportedCheckpoint   pickle weights, quantization, remote code
     │   │   └── IncompleteCheckpoint    files are missing that may still arrive
     │   ├── UnsupportedModel        a model type without a row in pipeline/architecture/rows.py
     │   ├── SequenceTooLong         longer than the model's positions
     │   └── TextTooShort            fewer tokens than the spec requests
-    ├── StorageError
-    │   ├── ObjectNotFound          a key that should exist does not
+    ├── StorageError            the machine's
+    │   ├── ObjectNotFound          a key that should exist does not (retried)
     │   ├── CorruptObject           bytes do not match their digest or length
     │   └── StorageUnavailable      the store did not answer (retried)
     └── StageError
@@ -20,25 +24,31 @@
         ├── InfeasiblePlan          an allocation leaves [0, 1)
         ├── NumericalError          non-finite statistics, weights or losses
         ├── ResourcesUnavailable    the cluster cannot hold what resources request
+        ├── OutOfMemory             the stage needs more memory than its worker has
         ├── TrainingDiverged        the loss is not finite, or far above what it was
         ├── ZerosLost               a pruned weight is no longer zero
         ├── VerificationFailed      published files do not open as what they should be
         ├── TokenizerBroken         a cut tokenizer behaves differently from the dense one
         ├── WrongHarness            a worker has another lm-eval than the requested one
-        └── WorkerLost              an actor or node died (retried)
+        ├── WorkerLost              an actor or node died (retried)
+        └── MachineFailed           a connection, a disk or the system failed (retried)
 
 `message` says what is wrong, what was got, what is allowed and which field to change; `param` is that field's
 path in the request, when there is one.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Literal
+
+Blame = Literal["user", "machine", "bug"]
 
 
 class SecateurError(Exception):
-    """Base of the tree. `code` is stable API; `retryable` tells whether another attempt may help."""
+    """Base of the tree. `code` is stable API; `blame` tells whose failure it is, and `retryable` whether
+    another attempt may help."""
 
     code: ClassVar[str] = "internal_error"
-    retryable: ClassVar[bool] = True
+    blame: ClassVar[Blame] = "bug"
+    retryable: ClassVar[bool] = False
 
     def __init__(self, message: str, param: str | None = None) -> None:
         super().__init__(message)
@@ -51,7 +61,7 @@ class SecateurError(Exception):
 
 class InvalidRequest(SecateurError):
     code = "invalid_request"
-    retryable = False
+    blame: ClassVar[Blame] = "user"
 
 
 class InvalidSpec(InvalidRequest):
@@ -68,6 +78,8 @@ class SourceNotAllowed(InvalidRequest):
 
 class SourceUnreachable(InvalidRequest):
     code = "source_unreachable"
+    blame = "machine"
+    retryable = True
 
 
 class UnsupportedCheckpoint(InvalidRequest):
@@ -92,6 +104,8 @@ class TextTooShort(InvalidRequest):
 
 class StorageError(SecateurError):
     code = "storage_error"
+    blame = "machine"
+    retryable = True
 
 
 class ObjectNotFound(StorageError):
@@ -113,32 +127,37 @@ class StageError(SecateurError):
 
 class SourceChanged(StageError):
     code = "source_changed"
-    retryable = False
+    blame = "user"
 
 
 class InfeasiblePlan(StageError):
     code = "infeasible_plan"
-    retryable = False
+    blame = "user"
 
 
 class NumericalError(StageError):
     code = "numerical_error"
-    retryable = False
+    blame = "user"
 
 
 class ResourcesUnavailable(StageError):
     code = "resources_unavailable"
-    retryable = False
+    blame = "user"
+
+
+class OutOfMemory(StageError):
+    code = "out_of_memory"
+    blame = "user"
 
 
 class TrainingDiverged(StageError):
     code = "training_diverged"
-    retryable = False
+    blame = "user"
 
 
 class ZerosLost(StageError):
     code = "zeros_lost"
-    retryable = False
+    blame = "bug"
 
 
 class VerificationFailed(StageError):
@@ -148,13 +167,29 @@ class VerificationFailed(StageError):
 
 class TokenizerBroken(StageError):
     code = "tokenizer_broken"
-    retryable = False
+    blame = "bug"
 
 
 class WrongHarness(StageError):
     code = "wrong_harness"
-    retryable = False
+    blame = "user"
 
 
 class WorkerLost(StageError):
     code = "worker_lost"
+    blame = "machine"
+    retryable = True
+
+
+class MachineFailed(StageError):
+    code = "machine_failed"
+    blame = "machine"
+    retryable = True
+
+
+def every_error() -> tuple[type[SecateurError], ...]:
+    """All classes of the tree, those of other modules too once they are imported; parents come first."""
+    kinds = [SecateurError]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    return tuple(kinds)

@@ -1,13 +1,16 @@
-"""The versions and the hardware of this process, for reports and side files."""
+"""The code, the versions and the hardware of this process, for reports, side files and provenance."""
 
 import os
 import platform
+import subprocess
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
-from pipeline.artifacts.environment import Environment
+from pipeline.artifacts.environment import Code, Environment
+from pipeline.canonical import digest_of, sha256_hex
 
 PACKAGES = (
     "secateur",
@@ -20,6 +23,7 @@ PACKAGES = (
     "safetensors",
     "numpy",
 )
+OWN_PACKAGES = ("pipeline", "workers", "secateur", "api")
 TRAINING_PACKAGES = ("deepspeed", "peft")
 
 
@@ -41,6 +45,32 @@ def environment(*, threads: int, training: bool = False) -> Environment:
         memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         gpus=tuple(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())),
     )
+
+
+@cache
+def code() -> Code:
+    """The code of this process."""
+    home = Path(__file__).resolve().parents[1]
+    files = [
+        path
+        for package in OWN_PACKAGES
+        for path in (home / package).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    ]
+    digests = {path.relative_to(home).as_posix(): sha256_hex(path.read_bytes()) for path in files}
+    return Code(version=version("secateur"), sha256=digest_of(digests), commit=_commit(home))
+
+
+def _commit(home: Path) -> str | None:
+    """The commit of the checkout whose root is `home`; None outside of one, or without git."""
+    if not (home / ".git").exists():
+        return None
+    try:
+        command = ["git", "-C", str(home), "rev-parse", "HEAD"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
 
 
 def _cpu_model() -> str:

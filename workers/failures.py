@@ -1,55 +1,54 @@
-"""Any exception becomes a FailureReason, which tells the user why, and whether trying again may help."""
+"""Any exception becomes a FailureReason, which tells the user why, whose failure it is, and whether trying
+again may help."""
 
-import ray.exceptions
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from pipeline.errors import SecateurError, WorkerLost
+from pipeline.errors import SecateurError, WorkerLost, every_error
 from pipeline.job.events import FailureReason
-
-LOST = (
-    ray.exceptions.RayActorError,
-    ray.exceptions.WorkerCrashedError,
-    ray.exceptions.NodeDiedError,
-    ray.exceptions.ObjectLostError,
-    ray.exceptions.OutOfMemoryError,
-    ray.exceptions.RaySystemError,
-    ray.exceptions.LocalRayletDiedError,
-)
+from workers.classified import bug, classified
 
 
-def unwrapped(error: BaseException) -> BaseException:
-    """The error inside Ray's wrapping. Errors of lost processes become WorkerLost."""
-    while isinstance(error, RayTaskError) and error.cause is not None and error.cause is not error:
+def error_of(error: BaseException, *, stage: str | None = None) -> SecateurError:
+    """The error of pipeline/errors.py that stands for an exception, out of Ray's wrapping. What Ray itself
+    reports is a lost worker, unless it says that our own code ended it."""
+    trace = None
+    while isinstance(error, RayTaskError):
+        trace = str(error)
+        if error.cause is None or error.cause is error:
+            return _from_text(trace)
         error = error.cause
-    if isinstance(error, LOST):
-        detail = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        return WorkerLost(f"a worker died: {type(error).__name__}: {detail}")
-    return error
+    if isinstance(error, RayActorError) and error.actor_init_failed:
+        return _from_text(str(error))
+    if isinstance(error, RayError):
+        first = str(error).strip().splitlines()[:1]
+        return WorkerLost(": ".join(["a worker died", type(error).__name__, *first]))
+    return classified(error, stage=stage, trace=trace)
 
 
-def reason_for(error: BaseException, *, node: str | None) -> FailureReason:
-    """The reason that an event reports. Errors that are not Secateur's keep their type's name, and count as
-    retryable."""
-    error = unwrapped(error)
-    if isinstance(error, SecateurError):
-        return FailureReason(
-            code=error.code, message=error.message, param=error.param, node=node, retryable=error.retryable
-        )
-    message = f"{type(error).__name__}: {error}" if not isinstance(error, RayError) else str(error)
-    return FailureReason(code="internal_error", message=message[:2000], node=node, retryable=True)
+def reason_for(error: BaseException, *, node: str | None, stage: str | None = None) -> FailureReason:
+    """The reason that an event reports. `stage`: the kind of stage that raised the error."""
+    known = error_of(error, stage=stage)
+    return FailureReason(
+        code=known.code,
+        message=known.message,
+        param=known.param,
+        node=node,
+        retryable=known.retryable,
+        blame=known.blame,
+    )
 
 
 def error_for(reason: FailureReason) -> SecateurError:
     """The error that a reason was made from, with its class."""
-    kinds = [SecateurError]
-    for kind in kinds:
-        kinds += kind.__subclasses__()
-    kind = next((kind for kind in kinds if kind.code == reason.code), SecateurError)
+    kind = next((kind for kind in every_error() if kind.code == reason.code), SecateurError)
     return kind(reason.message, reason.param)
 
 
-def may_go_on(error: BaseException) -> bool:
-    """Tells whether the stage may be tried again within this attempt, as after a lost worker or when the
-    store was unavailable."""
-    error = unwrapped(error)
-    return isinstance(error, SecateurError) and error.retryable
+def _from_text(trace: str) -> SecateurError:
+    """The error at the end of a traceback, where Ray keeps no more than its text."""
+    last = (trace.strip().splitlines() or ["the worker ended without a word"])[-1].strip()[:2000]
+    name, _, message = last.partition(": ")
+    for kind in every_error():
+        if name.rpartition(".")[2] == kind.__name__:
+            return kind(message)
+    return bug(last, trace)

@@ -38,7 +38,7 @@ from pipeline.job.ledger import (
 )
 from pipeline.storage.content import ContentStore
 from workers.context import Made, Note, Progress, StageContext, Trained, Validated, Waited
-from workers.failures import may_go_on, reason_for
+from workers.failures import reason_for
 from workers.places import on_gang, on_worker, places_needed
 from workers.reporter import Reporter
 from workers.settings import WorkerSettings
@@ -106,7 +106,10 @@ def _run_all(dag: Dag, attempt: "_Attempt", reporter: Reporter, site: Site) -> d
             finished, _ = wait(running, timeout=2, return_when=FIRST_COMPLETED)
             if reporter.revoked:
                 reason = FailureReason(
-                    code="attempt_revoked", message="the API has ended this attempt", retryable=False
+                    code="attempt_revoked",
+                    message="the API has ended this attempt",
+                    retryable=False,
+                    blame="machine",
                 )
                 raise AttemptEnded(reason)
             for future in finished:
@@ -114,7 +117,8 @@ def _run_all(dag: Dag, attempt: "_Attempt", reporter: Reporter, site: Site) -> d
                 error = future.exception()
                 if error is not None:
                     log.error("stage %s failed", node.id, exc_info=error)
-                    raise AttemptEnded(reason_for(error, node=node.id)) from error
+                    reason = reason_for(error, node=node.id, stage=node.stage.kind)
+                    raise AttemptEnded(reason) from error
                 results[node.id] = future.result()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
@@ -180,9 +184,9 @@ class _Attempt:
             try:
                 return self._finished(node, self._make(node, context, content), cached=False)
             except Exception as error:
-                reason = reason_for(error, node=node.id)
+                reason = reason_for(error, node=node.id, stage=node.stage.kind)
                 decision = decide(reason, tries=tries, limit=MAX_STAGE_TRIES)
-                if decision.action == "fail" or not may_go_on(error):
+                if decision.action == "fail":
                     raise
                 log.warning("stage %s: %s; %s", node.id, reason.message, decision.why)
                 self._reporter.emit(StageRetried(node=node.id, reason=reason))

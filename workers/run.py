@@ -15,7 +15,6 @@ import ray
 import yaml
 from pydantic import ValidationError
 
-from pipeline.errors import SecateurError
 from pipeline.job.events import AttemptFailed
 from pipeline.request.prune_spec import JobRequest
 from workers.failures import reason_for
@@ -55,10 +54,11 @@ def main() -> None:
             _start_ray(Path(directory))
             run_job(order, settings, reporter, RaySite(order))
             ray.shutdown()
-    except SecateurError as error:
-        reporter.emit(AttemptFailed(reason=reason_for(error, node=None)))
-        code = 1
     except AttemptEnded:
+        code = 1
+    except Exception as error:
+        logging.exception("the job could not be run")
+        reporter.emit(AttemptFailed(reason=reason_for(error, node=None)))
         code = 1
     leave(code)
 

@@ -170,7 +170,7 @@ class Dispatcher:
                 memory.refusals += 1
                 if memory.refusals < REFUSALS:
                     raise
-                reason = FailureReason(code="submission_refused", message=str(refusal))
+                reason = FailureReason(code="submission_refused", message=str(refusal), blame="machine")
                 self._failed(live, reason)
                 return
         attempts.mark_submitted(database, self._lease, live)
@@ -264,12 +264,18 @@ def _reason_from_ray(live: LiveAttempt, ray_job: RayJob | None) -> FailureReason
         return FailureReason(
             code="submission_lost",
             message=f"Ray does not know {live.submission_id} any more: its head was restarted",
+            blame="machine",
         )
     if ray_job.status == "SUCCEEDED":
-        return FailureReason(code="result_missing", message="the driver ended well, but stored no result")
+        return FailureReason(
+            code="result_missing",
+            message="the driver ended well, but stored no result",
+            blame="machine",
+        )
     code = "" if ray_job.exit_code is None else f" with exit code {ray_job.exit_code}"
     said = " / ".join((ray_job.message or "").strip().splitlines()[-LAST_WORDS:])[-1000:]
     return FailureReason(
         code="driver_died",
         message=f"the driver ended{code} before it could say why" + (f"; last words: {said}" if said else ""),
+        blame="machine",
     )

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import typer
 
-from api.cli.view import final_table, out, say_error, sweep_table, took_seconds
+from api.cli.view import blamed, final_table, out, say_error, sweep_table, took_seconds
 from api.cli.watch import follow_job
 from api.client.client import SecateurClient
 from api.service.jobs.views import JobView
@@ -27,7 +27,7 @@ def watched(client: SecateurClient, job_id: str) -> int:
     elif job.status == "failed":
         assert job.error is not None, "a failed job says why"
         where = f"at {job.error.node}: " if job.error.node else ""
-        say_error(f"{where}{job.error.message}", job.error.param)
+        say_error(f"{where}{blamed(job.error.message, job.error.blame)}", job.error.param)
         console.print(
             f"secateur logs {job_id} shows the log, secateur retry {job_id} continues from what is stored"
         )

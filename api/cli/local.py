@@ -226,7 +226,8 @@ def _events(process: subprocess.Popen[bytes]) -> Iterator[Event]:
     if code == 0:
         body: JobSucceeded | JobFailed = JobSucceeded()
     else:
-        gone = FailureReason(code="driver_died", message=f"the driver ended with exit code {code}")
+        message = f"the driver ended with exit code {code}"
+        gone = FailureReason(code="driver_died", message=message, blame="machine")
         body = JobFailed(reason=failed or gone)
     yield Event(id=number + 1, job=JOB, attempt=1, at=datetime.now(UTC), body=body)
 

@@ -13,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
 from rich.text import Text
 
+from api.cli.view import blamed
 from api.client.client import SecateurClient
 from api.service.jobs.views import JobView
 from pipeline.artifacts.curve import StepRecord
@@ -247,10 +248,10 @@ def follow_job(client: SecateurClient, job_id: str, console: Console) -> JobView
 
 
 def reason_text(reason: FailureReason) -> str:
-    """A failure as one sentence, with the field and the node."""
+    """A failure as one sentence, with its class, the field and the node."""
     where = f" (at {reason.node})" if reason.node else ""
     field = f" ({reason.param})" if reason.param else ""
-    return f"{reason.message}{field}{where}"
+    return f"{blamed(reason.message, reason.blame)}{field}{where}"
 
 
 def _rate(per_second: float, unit: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from api.client.client import ClientError, SecateurClient
 from api.service.jobs.views import FileView
 from pipeline.artifacts.manifest import Manifest
-from pipeline.artifacts.refs import ManifestRef
+from pipeline.artifacts.refs import ManifestRef, ReportRef
 
 PUBLISHED = "manifest"
 LAST = ManifestRef.path_of(Manifest)
@@ -18,12 +18,16 @@ LAST = ManifestRef.path_of(Manifest)
 def download(client: SecateurClient, job_id: str, directory: Path) -> Iterator[Path]:
     """Yields the files of a job's published checkpoint, each as soon as it is complete; the manifest last.
 
-    A file gets its name only when its size and SHA-256 are right. Raises ClientError otherwise.
+    The provenance, which lies beside the manifest in storage, comes from the job's report. A file gets its
+    name only when its size and SHA-256 are right. Raises ClientError otherwise.
     """
-    published = [one for one in client.artifacts(job_id).data if one.kind == PUBLISHED]
+    artifacts = client.artifacts(job_id).data
+    published = [one for one in artifacts if one.kind == PUBLISHED]
     if not published:
         raise ClientError(f"job {job_id} has not published anything (yet)", code="not_published")
-    for file in sorted(published[-1].files, key=lambda file: (file.path == LAST, file.path)):
+    reported = [file for one in artifacts if one.kind == "report" for file in one.files]
+    beside = [file for file in reported if file.path == ReportRef.PROVENANCE]
+    for file in sorted([*published[-1].files, *beside], key=lambda file: (file.path == LAST, file.path)):
         target = directory / _inside(file.path)
         if not _is_complete(target, file):
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -16,3 +16,12 @@ class Environment(Frozen):
     threads: int
     memory_bytes: int | None = None
     gpus: tuple[str, ...] = ()
+
+
+class Code(Frozen):
+    """The code that ran. `sha256`: over the paths and digests of all files of the packages; `commit`: of the
+    checkout that they lie in, if it is one. Files that were changed since show in `sha256` alone."""
+
+    version: str
+    sha256: str
+    commit: str | None = None

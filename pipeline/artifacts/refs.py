@@ -220,11 +220,13 @@ class ManifestRef(Artifact):
 
 
 class ReportRef(Artifact):
-    """A page, and the same report as JSON. They hold timings, so equal jobs have unequal reports."""
+    """A page, the same report as JSON, and the provenance of what was published. They hold timings, so equal
+    jobs have unequal reports. Reports of sweeps, and those of older versions, have no provenance."""
 
     kind: Literal["report"] = "report"
     PAGE: ClassVar = "report.html"
     JSON: ClassVar = "report.json"
+    PROVENANCE: ClassVar = "provenance.json"
 
 
 ArtifactRef = Annotated[

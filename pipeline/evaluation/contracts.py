@@ -18,7 +18,7 @@ class UnequalContracts(StageError):
     """Two figures that may not be compared."""
 
     code = "unequal_contracts"
-    retryable = False
+    blame = "bug"  # the stages of one job measure under one contract
 
 
 def others_of(pruned: T | None, recovered: T | None) -> dict[str, T]:

@@ -7,17 +7,23 @@ from pydantic import Field
 
 from pipeline.artifacts.curve import StepRecord, Validation
 from pipeline.canonical import Frozen
+from pipeline.errors import Blame
 from pipeline.job.ledger import NodeResult
 
 
 class FailureReason(Frozen):
-    """The reason of a failure: stable code, sentence, field (if the request is at fault), node and log."""
+    """The reason of a failure: stable code, sentence, field (if the request is at fault), node and log.
+
+    `blame`: the class of the failure: the user's, the machine's, or a bug of ours. Reasons that were stored
+    before there were classes have none.
+    """
 
     code: str
     message: str
     param: str | None = None
     node: str | None = None
     retryable: bool = True
+    blame: Blame | None = None
     log: str | None = None
 
 

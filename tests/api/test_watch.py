@@ -228,7 +228,7 @@ def test_run_shows_the_result_and_ends_with_the_report(driver: Path) -> None:
             ],
             "error: no such file (spec.model.source)",
         ),
-        ([], "error: the driver ended with exit code 3"),
+        ([], "error: the machine failed: the driver ended with exit code 3"),
     ],
 )
 def test_run_says_why_it_failed(driver: Path, bodies: list[EventBody], told_why: str) -> None:

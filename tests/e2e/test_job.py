@@ -109,7 +109,7 @@ def test_the_library_gives_the_same_bits(published: Path, material: Path, tmp_pa
     pruned = secateur.prune(material / "llama", spec, tmp_path / "out", threads=1)
     made = {path.relative_to(published) for path in published.rglob("*") if path.is_file()}
     files = {path.relative_to(tmp_path / "out") for path in pruned.directory.rglob("*") if path.is_file()}
-    assert files == made | {Path("report.html"), Path("report.json")}
+    assert files == made | {Path(name) for name in ("provenance.json", "report.html", "report.json")}
     differ = {
         str(path)
         for path in made

@@ -153,6 +153,7 @@ class Play:
             param="spec.prune.method.damping",
             node=node,
             retryable=False,
+            blame="user",
             log=f"/jobs/{self.id}/logs?attempt=1",
         )
         self.store_log(LOG)

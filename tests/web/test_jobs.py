@@ -95,6 +95,7 @@ def test_a_failure_says_what_where_and_shows_the_log(page: Page, site: Site) -> 
     expect(page.get_by_role("heading", level=1)).to_have_text(HOSTILE)
     panel = page.get_by_role("alert").filter(has_text="The job failed")
     expect(panel).to_contain_text(f"the Cholesky factorisation failed: {HOSTILE}")
+    expect(panel).to_contain_text("the user's: the request")
     for word in ("numerical_error", "spec.prune.method.damping", "prune"):
         expect(panel.get_by_text(word, exact=True)).to_be_visible()
     expect(page.get_by_role("button", name="prune: failed")).to_be_visible()

@@ -11,7 +11,7 @@ from pipeline.dag.plan import plan
 from pipeline.errors import CorruptObject, InvalidSpec, StorageUnavailable
 from pipeline.request.prune_spec import PruneSpec
 from tests.made_pins import made_pins
-from workers.failures import may_go_on, reason_for
+from workers.failures import reason_for
 from workers.job import startable
 from workers.places import PLACES
 
@@ -97,20 +97,19 @@ def test_tasks_wait_for_the_whole_gang_and_then_fill_its_places(workers: int) ->
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "again_here", "again_later"),
+    ("error", "code", "again"),
     [
-        (ray.exceptions.ActorDiedError(), "worker_lost", True, True),
-        (ray.exceptions.WorkerCrashedError(), "worker_lost", True, True),
-        (StorageUnavailable("away"), "storage_unavailable", True, True),
-        (CorruptObject("blob"), "corrupt_object", False, False),
-        (InvalidSpec("no", "spec.x"), "invalid_spec", False, False),
-        (ZeroDivisionError("x"), "internal_error", False, True),
+        (ray.exceptions.ActorDiedError(), "worker_lost", True),
+        (ray.exceptions.WorkerCrashedError(), "worker_lost", True),
+        (StorageUnavailable("away"), "storage_unavailable", True),
+        (CorruptObject("blob"), "corrupt_object", False),
+        (InvalidSpec("no", "spec.x"), "invalid_spec", False),
+        (ZeroDivisionError("x"), "internal_error", False),
     ],
 )
-def test_errors_tell_whether_to_try_again(error, code, again_here, again_later) -> None:
+def test_errors_tell_whether_to_try_again(error, code, again) -> None:
     reason = reason_for(error, node="prune")
-    assert (reason.code, reason.retryable, reason.node) == (code, again_later, "prune")
-    assert may_go_on(error) is again_here
+    assert (reason.code, reason.retryable, reason.node) == (code, again, "prune")
 
 
 def test_errors_cross_process_borders_whole() -> None:

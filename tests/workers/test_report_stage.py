@@ -6,6 +6,7 @@ from pydantic import BaseModel
 
 from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.curve import BlockFit, BlockFits
+from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.refs import (
     ArtifactRef,
     CertificateRef,
@@ -83,7 +84,7 @@ def reported(root: Path, data: ReportData, experts: ExpertTable, fits: BlockFits
             "curve": CurveRef(files=files(curve=made_curve(data.spec.recovery))),
         },
         "verify": {
-            "manifest": ManifestRef(files=(), prefix="published/x/"),
+            "manifest": ManifestRef(files=files(manifest=Manifest(files=())), prefix="published/x"),
             "verification": VerificationRef(files=files(verification=data.verification)),
         },
         "publish": {

@@ -8,9 +8,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from pipeline.errors import SecateurError
 from pipeline.masks.apply import Applied, apply_masks
 from pipeline.masks.file import MaskFile, find_masks
+from workers.local.refusal import refusing
 
 
 def main() -> None:
@@ -21,20 +21,16 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="must not exist")
     parser.add_argument("--other-weights", action="store_true")
     arguments = parser.parse_args()
-    try:
-        with Progress(console=Console(stderr=True), transient=True) as progress:
-            count = len(MaskFile(find_masks(arguments.masks)).entries)
-            task = progress.add_task("masks", total=count)
-            for step in apply_masks(
-                arguments.dense, arguments.masks, arguments.out, other_weights=arguments.other_weights
-            ):
-                if isinstance(step, int):
-                    progress.update(task, completed=step)
-                else:
-                    applied = step
-    except SecateurError as error:
-        sys.stderr.write(f"{error.message}\n")
-        sys.exit(1)
+    with refusing(), Progress(console=Console(stderr=True), transient=True) as progress:
+        count = len(MaskFile(find_masks(arguments.masks)).entries)
+        task = progress.add_task("masks", total=count)
+        for step in apply_masks(
+            arguments.dense, arguments.masks, arguments.out, other_weights=arguments.other_weights
+        ):
+            if isinstance(step, int):
+                progress.update(task, completed=step)
+            else:
+                applied = step
     _print(applied, arguments.out)
 
 

@@ -5,9 +5,9 @@ import re
 import sys
 from pathlib import Path
 
-from pipeline.errors import SecateurError
 from pipeline.masks.file import MaskFile, find_masks
 from pipeline.masks.overlap import compared
+from workers.local.refusal import refusing
 
 
 def main() -> None:
@@ -18,12 +18,9 @@ def main() -> None:
     parser.add_argument("ours", type=Path, metavar="A", help="a file of masks, or a published checkpoint")
     parser.add_argument("theirs", type=Path, metavar="B")
     arguments = parser.parse_args()
-    try:
+    with refusing():
         ours, theirs = (MaskFile(find_masks(path)) for path in (arguments.ours, arguments.theirs))
         _print(ours, theirs)
-    except SecateurError as error:
-        sys.stderr.write(f"{error.message}\n")
-        sys.exit(1)
 
 
 def _print(ours: MaskFile, theirs: MaskFile) -> None:

@@ -7,7 +7,7 @@ from typing import get_args
 
 from pipeline.checkpoint.megatron.convert import Layout, convert
 from pipeline.checkpoint.megatron.whole import Implementation
-from pipeline.errors import SecateurError
+from workers.local.refusal import refusing
 
 
 def main() -> None:
@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--config", type=Path)
     parser.add_argument("--tokenizer", type=Path)
     arguments = parser.parse_args()
-    try:
+    with refusing():
         convert(
             arguments.source,
             arguments.out,
@@ -35,9 +35,6 @@ def main() -> None:
             tokenizer=arguments.tokenizer,
             say=lambda sentence: sys.stderr.write(f"note: {sentence}\n"),
         )
-    except SecateurError as error:
-        sys.stderr.write(f"{error.message}\n")
-        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
 """`python -m workers.local.import_gguf FILE OUT_DIR` converts a GGUF file to a safetensors checkpoint."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from pipeline.checkpoint.gguf import convert_gguf
-from pipeline.errors import SecateurError
+from workers.local.refusal import refusing
 
 
 def main() -> None:
@@ -16,11 +15,8 @@ def main() -> None:
     parser.add_argument("file", type=Path)
     parser.add_argument("directory", type=Path, help="must not exist")
     arguments = parser.parse_args()
-    try:
+    with refusing():
         convert_gguf(arguments.file, arguments.directory)
-    except SecateurError as error:
-        sys.stderr.write(f"{error.message}\n")
-        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.scoring import StoredModel
 from pipeline.checkpoint.skeleton import parameter_count
 from pipeline.checkpoint.slicing import full_config, slice_checkpoint
-from pipeline.errors import InvalidSpec, SecateurError, UnsupportedCheckpoint
+from pipeline.errors import InvalidSpec, UnsupportedCheckpoint
 from pipeline.request.bos import with_bos
 from pipeline.resolve.kinds import check_kind, check_type
 from pipeline.resolve.resolve import resolve_text
@@ -46,6 +46,7 @@ from pipeline.tensor.needs import Needs
 from pipeline.text.documents import ChatReader, read_documents
 from pipeline.text.tokens import cut_samples, materialise_tokenizer
 from workers.local.cutting import ACCESS, cutting
+from workers.local.refusal import refusing
 
 NEEDS: Needs = frozenset(("channel_score", "similarity"))  # for every criterion at once
 
@@ -64,13 +65,10 @@ def main() -> None:
     calibration = None
     if arguments.calibration is not None:
         calibration = Calibration.model_validate_json(arguments.calibration)
-    try:
+    with refusing():
         _show(arguments.directory, structure)
         if not arguments.plan:
             _cut(arguments.directory, arguments.out, structure, calibration)
-    except SecateurError as error:
-        sys.stderr.write(f"{error.message}\n")
-        sys.exit(1)
 
 
 def _show(directory: Path, structure: Structure) -> None:

@@ -16,7 +16,6 @@ from pipeline.artifacts.vocabulary import KeptTokens, VocabularyTable
 from pipeline.canonical import canonical_json
 from pipeline.checkpoint.export import export_checkpoint
 from pipeline.checkpoint.reader import CheckpointReader
-from pipeline.errors import SecateurError
 from pipeline.resolve.resolve import resolve_text
 from pipeline.sources import open_source
 from pipeline.spec.texts import TextSource
@@ -27,6 +26,7 @@ from pipeline.vocabulary.counting import MAX_HELD_OUT, check_held_out, count_tok
 from pipeline.vocabulary.cutting import kept_tokens, prove, read_vocabulary, table_of
 from pipeline.vocabulary.weights import cut_checkpoint, left_behind, small_files
 from workers.local.cutting import ACCESS, cutting
+from workers.local.refusal import refusing
 
 
 def main() -> None:
@@ -39,11 +39,8 @@ def main() -> None:
     parser.add_argument("--vocabulary", required=True, help="a VocabularySize as JSON")
     arguments = parser.parse_args()
     asked = VocabularySize.model_validate_json(arguments.vocabulary)
-    try:
+    with refusing():
         _cut(arguments.directory, arguments.out, asked)
-    except SecateurError as error:
-        sys.stderr.write(f"{error.message}\n")
-        sys.exit(1)
 
 
 def _cut(directory: Path, out: Path, asked: VocabularySize) -> None:

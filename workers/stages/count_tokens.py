@@ -32,7 +32,7 @@ from pipeline.vocabulary.cutting import Vocabulary, read_vocabulary
 from pipeline.vocabulary.loading import LoadedTokenizer
 from pipeline.vocabulary.weights import small_files
 from workers.context import Made, Progress, StageContext, Steps
-from workers.failures import unwrapped
+from workers.failures import error_of
 
 PARALLELISM = "TOKENIZERS_PARALLELISM"  # the tokenizers library looks at it with every batch
 MAX_SHARES = 32  # each share reads all documents, and tokenises only its own
@@ -118,7 +118,7 @@ def _ready(streams: dict[ray.ObjectRefGenerator, int], *, wait: bool) -> Iterato
         except StopIteration:
             del streams[stream]
         except ray.exceptions.RayError as error:
-            raise unwrapped(error) from error
+            raise error_of(error) from error
 
 
 @ray.remote(num_returns="streaming", max_retries=0)

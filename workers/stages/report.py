@@ -1,26 +1,35 @@
-"""The stage that makes one page and one JSON with every figure."""
+"""The stage that makes one page and one JSON with every figure, and the provenance of what was published."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from pipeline.artifacts.artifact import Document, FileRef
-from pipeline.artifacts.refs import ArtifactRef, ReportRef
+from pipeline.artifacts.manifest import Manifest
+from pipeline.artifacts.refs import ArtifactRef, ManifestRef, ReportRef
 from pipeline.dag.stages.results import Report, ReportSweep
 from pipeline.job.ledger import NodeResult
 from pipeline.report.data import ReportData, report_json
 from pipeline.report.page import render_html
+from pipeline.report.provenance import names_manifest, provenance
 from pipeline.report.section import Section, read_sections
 from pipeline.report.summary import seeds_of
 from pipeline.request.prune_spec import PruneSpec
 from workers.context import Made, StageContext, Steps
-from workers.environment import environment
+from workers.environment import code, environment
 
 
 def run(stage: Report, context: StageContext) -> Steps:
     """Lay out figures that are read from artifacts. No figure is computed from weights here."""
     fields = {**section_fields(ReportData, stage, context), "seeds": seeds_of(stage.spec)}
     data = ReportData.model_validate(fields)
-    yield stored(context, page=render_html(data).encode(), document=report_json(data))
+    statement = _attested(context, data)
+    files = {
+        ReportRef.PAGE: render_html(data).encode(),
+        ReportRef.JSON: report_json(data),
+        ReportRef.PROVENANCE: statement,
+    }
+    yield stored(context, files)
 
 
 def section_fields(
@@ -44,11 +53,29 @@ def section_fields(
     }
 
 
-def stored(context: StageContext, *, page: bytes, document: bytes) -> Made:
-    """Store both files as the artifact."""
-    files = {ReportRef.PAGE: page, ReportRef.JSON: document}
+def stored(context: StageContext, files: Mapping[str, bytes]) -> Made:
+    """Store the files as the artifact."""
     refs = tuple(FileRef(path=path, blob=context.content.put_bytes(data)) for path, data in files.items())
     return Made({"report": ReportRef(files=refs)})
+
+
+def _attested(context: StageContext, data: ReportData) -> bytes:
+    """The provenance of what this job has published. It is put beside the manifest, unless the statement of
+    the job that made these files is there: a job that found them in the cache did not make them."""
+    manifest = next(ref for ref in context.inputs.values() if isinstance(ref, ManifestRef))
+    statement = provenance(
+        data,
+        manifest=manifest,
+        listed=manifest.load(context.content, Manifest),
+        code=code(),
+        resources=context.order.request.resources,
+        finished=datetime.now(UTC),
+    ).to_json()
+    store, key = context.content.store, f"{manifest.prefix}/{ReportRef.PROVENANCE}"
+    there = b"".join(store.get(key)) if store.stat(key) is not None else b""
+    if not names_manifest(there, manifest):
+        store.put(key, [statement])
+    return statement
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, Sc
 from ray.train.torch import TorchTrainer
 
 from pipeline.canonical import Frozen
-from pipeline.errors import SecateurError
 from pipeline.job.events import FailureReason
 from pipeline.job.ledger import progress_key
 from pipeline.request.resources import Resources
@@ -24,7 +23,7 @@ from workers.context import Step
 from workers.failures import reason_for
 from workers.settings import WorkerSettings
 from workers.training.mailbox import Mailbox
-from workers.training.work import Work
+from workers.training.work import TrainingResult, Work
 
 RESULT, FAILURE = "trained", "failed"  # names below the stage's progress key
 FOLDER = "training"
@@ -123,19 +122,23 @@ def _on_worker(config: dict[str, Assignment]) -> None:
     if content.find_model(progress_key(work.key, FAILURE), Failure) is not None:
         return  # another worker has stored why training cannot continue; the driver reads it
     torch.set_num_threads(assignment.threads)
-    from workers.training.engine import prepare_process
-    from workers.training.start import start  # here: DeepSpeed chooses its accelerator when it is imported
-
-    prepare_process(cuda=work.cuda)
     try:
-        result = start(work, RayTrainRuntime(assignment.mailbox))
-    except SecateurError as error:
-        if not error.retryable:
-            failure = Failure(reason=reason_for(error, node=None))
-            content.put_model(progress_key(work.key, FAILURE), failure)
+        result = _started(assignment)
+    except Exception as error:
+        reason = reason_for(error, node=None, stage=work.stage.kind)
+        if not reason.retryable:
+            content.put_model(progress_key(work.key, FAILURE), Failure(reason=reason))
         raise
     if ray_train.get_context().get_world_rank() == 0:
         content.put_model(progress_key(work.key, RESULT), result)
+
+
+def _started(assignment: Assignment) -> TrainingResult:
+    from workers.training.engine import prepare_process
+    from workers.training.start import start  # here: DeepSpeed chooses its accelerator when it is imported
+
+    prepare_process(cuda=assignment.work.cuda)
+    return start(assignment.work, RayTrainRuntime(assignment.mailbox))
 
 
 def _environment(work: Work, *, threads: int) -> dict[str, str]:

@@ -192,7 +192,7 @@ def fail(database: Database, lease: Lease, live: LiveAttempt, reason: FailureRea
 def interrupt(database: Database, lease: Lease, live: LiveAttempt) -> None:
     """Note that the service itself ended the attempt. The job waits for its next start and loses no try."""
     message = "the service was stopped; the job continues when it starts again"
-    reason = FailureReason(code="service_stopped", message=message)
+    reason = FailureReason(code="service_stopped", message=message, blame="machine")
     with database.write() as session:
         job, _ = _end(session, lease, live)
         after = JobCancelled() if job.status == "cancelling" else JobQueued()

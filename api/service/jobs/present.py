@@ -58,7 +58,12 @@ def _error(state: JobState) -> JobErrorView | None:
     if reason is None:
         return None
     return JobErrorView(
-        code=reason.code, message=reason.message, param=reason.param, node=reason.node, log=reason.log
+        code=reason.code,
+        message=reason.message,
+        blame=reason.blame,
+        param=reason.param,
+        node=reason.node,
+        log=reason.log,
     )
 
 

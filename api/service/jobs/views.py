@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from pipeline.canonical import Frozen
+from pipeline.errors import Blame
 from pipeline.evaluation.job_comparison import JobComparison
 from pipeline.job.events import Event
 from pipeline.job.state import StageStatus, Status
@@ -13,10 +14,12 @@ from pipeline.request.resources import Resources
 
 
 class JobErrorView(Frozen):
-    """The reason why a job failed. `node` and `log` name the places to look at."""
+    """The reason why a job failed. `blame`: whose failure it is: the user's, the machine's, or a bug of ours;
+    null for jobs of older versions. `node` and `log` name the places to look at."""
 
     code: str
     message: str
+    blame: Blame | None = None
     param: str | None = None
     node: str | None = None
     log: str | None = None

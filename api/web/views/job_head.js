@@ -122,10 +122,17 @@ export function jobHead(changed) {
   return { node, update };
 }
 
+const BLAMES = {
+  user: "the user's: the request, its sources or the installation must change",
+  machine: "the machine's: trying again may help",
+  bug: "a bug of Secateur: trying again does not help",
+};
+
 function described(job) {
-  const { code, message, param, node, log } = job.error;
+  const { code, message, blame, param, node, log } = job.error;
   const verb = job.status === "failed" ? "The job failed" : "The last attempt failed";
   const pairs = [
+    blame && ["Whose", BLAMES[blame]],
     ["Code", h("code", null, code)],
     param && ["Field", h("code", null, param)],
     node && ["Stage", h("code", null, node)],
