@@ -24,6 +24,7 @@
         ├── ZerosLost               a pruned weight is no longer zero
         ├── TokenizerBroken         a cut tokenizer behaves differently from the dense one
         ├── WrongHarness            a worker has another lm-eval than the requested one
+        ├── TargetFailed            a serving program does not open the result, or computes something else
         └── WorkerLost              an actor or node died (retried)
 
 `message` says what is wrong, what was got, what is allowed and which field to change; `param` is that field's
@@ -147,6 +148,11 @@ class TokenizerBroken(StageError):
 
 class WrongHarness(StageError):
     code = "wrong_harness"
+    retryable = False
+
+
+class TargetFailed(StageError):
+    code = "target_failed"
     retryable = False
 
 

@@ -15,6 +15,7 @@ from pipeline.artifacts.certificate import Certificate
 from pipeline.artifacts.curve import BlockFits, Curve, TokensIndex
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.mask_overlap import MaskOverlaps
+from pipeline.artifacts.serving import Serving
 from pipeline.artifacts.sparsity import ExpertTable, SparsityTable
 from pipeline.artifacts.tensor_index import TensorIndex
 from pipeline.artifacts.vocabulary import CorpusSize, HeldOutDocuments, KeptTokens, VocabularyTable
@@ -188,6 +189,19 @@ class HarnessRef(Artifact):
     RESULTS: ClassVar = "lm_eval.json"
 
 
+class ExportRef(Artifact):
+    """A checkpoint as a target reads it."""
+
+    kind: Literal["export"] = "export"
+
+
+class ServingRef(Artifact):
+    """How fast a target is with the dense and with the final model."""
+
+    kind: Literal["serving"] = "serving"
+    content: ClassVar = {"serving.json": Serving}
+
+
 class ManifestRef(Artifact):
     """The published directory, below `prefix`; the manifest lists every file with size and SHA-256."""
 
@@ -230,6 +244,8 @@ ArtifactRef = Annotated[
     | TaskRef
     | TaskEvaluationRef
     | HarnessRef
+    | ExportRef
+    | ServingRef
     | ManifestRef
     | ReportRef,
     Field(discriminator="kind"),
