@@ -70,7 +70,7 @@ class Bench:
 
     def masks_of(self, ran: Ran) -> dict[str, Any]:
         """The masks that a job published, as a prior."""
-        manifest = ran.results["publish"].artifacts["manifest"]
+        manifest = ran.results["verify"].artifacts["manifest"]
         assert isinstance(manifest, ManifestRef)
         path = self.directory / "storage" / manifest.prefix / MASKS_PATH
         return {"kind": "stored", "source": f"file:{path}"}

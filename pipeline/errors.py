@@ -22,6 +22,7 @@
         ├── ResourcesUnavailable    the cluster cannot hold what resources request
         ├── TrainingDiverged        the loss is not finite, or far above what it was
         ├── ZerosLost               a pruned weight is no longer zero
+        ├── VerificationFailed      published files do not open as what they should be
         ├── TokenizerBroken         a cut tokenizer behaves differently from the dense one
         ├── WrongHarness            a worker has another lm-eval than the requested one
         ├── TargetFailed            a serving program does not open the result, or computes something else
@@ -138,6 +139,11 @@ class TrainingDiverged(StageError):
 
 class ZerosLost(StageError):
     code = "zeros_lost"
+    retryable = False
+
+
+class VerificationFailed(StageError):
+    code = "verification_failed"
     retryable = False
 
 

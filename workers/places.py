@@ -56,6 +56,7 @@ PLACES: dict[str, Place] = {
     "check_tasks": Place("check_tasks", memory=2 * GIB),
     "evaluate_task": Place("evaluate_task", where="worker"),
     "publish": Place("publish", memory=2 * GIB),
+    "verify": Place("verify", where="worker"),
     "report": Place("report", cpus=0),
     "report_sweep": Place("report_sweep", cpus=0),
 }

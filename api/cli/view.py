@@ -196,6 +196,7 @@ def final_table(
             ("time", human_seconds(summary.seconds if seconds is None else seconds)),
             ("stages", f"{summary.stages}, {summary.cached_stages} of them from the cache"),
             ("peak memory", peak),
+            ("verified", summary.verified or ""),
             *(("note", note) for note in summary.notes),
             ("checkpoint", checkpoint),
             ("report", report),

@@ -18,6 +18,7 @@ from pipeline.artifacts.mask_overlap import MaskOverlaps
 from pipeline.artifacts.serving import Serving
 from pipeline.artifacts.sparsity import ExpertTable, SparsityTable
 from pipeline.artifacts.tensor_index import TensorIndex
+from pipeline.artifacts.verification import Verification
 from pipeline.artifacts.vocabulary import CorpusSize, HeldOutDocuments, KeptTokens, VocabularyTable
 from pipeline.evaluation.task_results import TaskEvaluation
 from pipeline.spec.eval_tasks import CheckedTask
@@ -202,6 +203,21 @@ class ServingRef(Artifact):
     content: ClassVar = {"serving.json": Serving}
 
 
+class PublishedRef(Artifact):
+    """The files of a directory below `prefix`. Nobody sees it as published before `verify` has opened it and
+    written its manifest."""
+
+    kind: Literal["published"] = "published"
+    prefix: str
+
+
+class VerificationRef(Artifact):
+    """What was checked of a published directory."""
+
+    kind: Literal["verification"] = "verification"
+    content: ClassVar = {"verification.json": Verification}
+
+
 class ManifestRef(Artifact):
     """The published directory, below `prefix`; the manifest lists every file with size and SHA-256."""
 
@@ -246,6 +262,8 @@ ArtifactRef = Annotated[
     | HarnessRef
     | ExportRef
     | ServingRef
+    | PublishedRef
+    | VerificationRef
     | ManifestRef
     | ReportRef,
     Field(discriminator="kind"),

@@ -16,7 +16,7 @@ from pipeline.dag.pruning import (
     with_own_tokens,
 )
 from pipeline.dag.stages.pruning import MeasureBlocks, MeasureStatistics
-from pipeline.dag.stages.results import Evaluate, EvaluateTask, Publish, Report, ReportSweep
+from pipeline.dag.stages.results import Evaluate, EvaluateTask, Publish, Report, ReportSweep, Verify
 from pipeline.dag.stages.sources import Calibrate, CheckTasks, HoldOut, ImportModel, PrepareText
 from pipeline.dag.stages.structure import CountTokens, CutVocabulary, Slice
 from pipeline.dag.stages.training import Recover
@@ -96,7 +96,13 @@ def _nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
         report_inputs["curve"] = made.pop("curve")
     yield Node(id="publish", stage=publish, inputs={**made, **_unpruned(spec)})
 
-    report_inputs |= {artifact: Input(node="publish", artifact=artifact) for artifact in publish.outputs}
+    written = Input(node="publish", artifact="published")
+    asked = {name: given for name, given in made.items() if name in ("checkpoint", "keep")}
+    yield Node(id="verify", stage=Verify(), inputs={**asked, "published": written})
+
+    report_inputs |= {artifact: Input(node="verify", artifact=artifact) for artifact in Verify.outputs}
+    if "certificate" in publish.outputs:
+        report_inputs["certificate"] = Input(node="publish", artifact="certificate")
     report_inputs |= {f"{which}_checkpoint": checkpoint for which, checkpoint in checkpoints.items()}
     if spec.recovery is not None:
         report_inputs["tokens"] = tokens

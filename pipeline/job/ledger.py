@@ -3,16 +3,18 @@
 blobs/sha256/ab/<digest>          content (storage/content.py)
 stages/<stage key>.json           StageResult: its presence is the commit mark
 progress/<stage key>/<part>.json  finished parts of a stage that is still running (one block, say)
-published/<name>-<key>/...        ordinary Hugging Face directories, manifest.json last
+published/<name>-<key>/...        ordinary Hugging Face directories, manifest.json once they are verified
 jobs/<job>/attempts/<n>/order.json  what the driver of that attempt works on
 jobs/<job>/result.json            what the job made: the artifacts of every node
 """
 
+from collections.abc import Iterable
 from datetime import datetime
 
 from pydantic import Field
 
-from pipeline.artifacts.refs import ArtifactRef
+from pipeline.artifacts.artifact import FileRef
+from pipeline.artifacts.refs import ArtifactRef, ManifestRef, PublishedRef
 from pipeline.canonical import Frozen
 from pipeline.request.prune_spec import JobRequest
 from pipeline.sources.pins import Pins
@@ -61,6 +63,13 @@ class JobResult(Frozen):
         raise KeyError(node)
 
 
+def manifest_of(nodes: Iterable[NodeResult]) -> ManifestRef | None:
+    """The manifest of what a job published; None if it has published nothing. `verify` makes it; in jobs of
+    earlier versions `publish` made it."""
+    artifacts = (artifact for node in nodes for artifact in node.artifacts.values())
+    return next((one for one in artifacts if isinstance(one, ManifestRef)), None)
+
+
 class WorkOrder(Frozen):
     """The order for the driver of one attempt. It lies in storage, so that no secret passes through Ray.
 
@@ -107,4 +116,11 @@ def find_result(content: ContentStore, key: str) -> StageResult | None:
 def _is_there(content: ContentStore, artifact: ArtifactRef) -> bool:
     if artifact.kind == "manifest" and content.store.stat(artifact.key) is None:
         return False
+    if artifact.kind == "published" and not all(_lies(content, artifact, file) for file in artifact.files):
+        return False
     return all(content.has(file.blob) for file in artifact.files)
+
+
+def _lies(content: ContentStore, published: PublishedRef, file: FileRef) -> bool:
+    found = content.store.stat(f"{published.prefix}/{file.path}")
+    return found is not None and found.size == file.blob.size

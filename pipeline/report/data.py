@@ -20,6 +20,7 @@ from pipeline.report.sections.spec import SpecSection
 from pipeline.report.sections.stages import StagesHeadline, StagesSection
 from pipeline.report.sections.tasks import TasksHeadline, TasksSection
 from pipeline.report.sections.tournament import TournamentSection
+from pipeline.report.sections.verification import VerificationHeadline, VerificationSection
 from pipeline.report.sections.vocabulary import VocabularySection
 from pipeline.report.sections.zeros import ZerosHeadline, ZerosSection
 from pipeline.report.summary import summary_line
@@ -39,6 +40,7 @@ class ReportData(
     ExpertsSection,
     MaskOverlapSection,
     ZerosSection,
+    VerificationSection,
     StagesSection,
     EnvironmentSection,
     DigestsSection,
@@ -62,6 +64,7 @@ class Summary(
     BlocksHeadline,
     MaskOverlapHeadline,
     ZerosHeadline,
+    VerificationHeadline,
     StagesHeadline,
 ):
     """The figures that tables of jobs show: the headlines of the sections that have one."""

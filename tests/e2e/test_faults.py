@@ -59,9 +59,9 @@ def test_actor_driver_and_api_may_die(
         key: (ours[key].digest, theirs[key].digest) for key in ours if ours[key].digest != theirs[key].digest
     }
     # The report tells timings; the published side file and card name where the model came from.
-    assert {node for node, _ in differing} <= {"report", "publish"}
-    own = {file.path: file.sha256 for file in ours["publish", "manifest"].files}
-    other = {file.path: file.sha256 for file in theirs["publish", "manifest"].files}
+    assert {node for node, _ in differing} <= {"report", "publish", "verify"}
+    own = {file.path: file.sha256 for file in ours["verify", "manifest"].files}
+    other = {file.path: file.sha256 for file in theirs["verify", "manifest"].files}
     assert {path for path in own if own[path] != other[path]} <= {
         "README.md",
         "secateur.json",

@@ -72,7 +72,7 @@ def published(local_service: Service, job: JobView, tmp_path_factory: pytest.Tem
     """The published directory, downloaded through the API."""
     directory = tmp_path_factory.mktemp("published")
     with local_service.client() as client:
-        for file in artifacts(local_service, job)["publish", "manifest"].files:
+        for file in artifacts(local_service, job)["verify", "manifest"].files:
             (directory / file.path).parent.mkdir(exist_ok=True)
             (directory / file.path).write_bytes(b"".join(client.file(file)))
     return directory
@@ -93,6 +93,7 @@ def test_every_stage_is_seen(job: JobView) -> None:
             "evaluate:pruned",
             *(f"tasks:{which}:{name}" for which in ("dense", "pruned") for name in TASKS),
             "publish",
+            "verify",
             "report",
         ),
         "succeeded",

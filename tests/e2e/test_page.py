@@ -55,12 +55,8 @@ def test_a_job_is_watched_from_the_key_to_the_checkpoint(
 
 
 def _stages_went_on(seen: set[str], blocks: int) -> None:
-    for stage in (
-        "prune",
-        "evaluate:pruned",
-        "publish",
-        "report",
-    ):  # earlier ones may be faster than the page
+    # Earlier ones may be faster than the page.
+    for stage in ("prune", "evaluate:pruned", "publish", "verify", "report"):
         assert {f"{stage}: pending", f"{stage}: succeeded"} <= seen, sorted(seen)
     between = {f"prune: running, {done}/{blocks} block" for done in range(1, blocks)}
     assert len(between & seen) >= 3, sorted(seen)
@@ -80,7 +76,7 @@ def _figures_are_there(page: Page, report: ReportDocument, blocks: int) -> None:
 
 def _results_can_be_fetched(page: Page, artifacts: ArtifactList) -> None:
     page.get_by_role("tab", name="Artifacts").click()
-    published = page.locator('[data-artifact="publish/manifest"]')
+    published = page.locator('[data-artifact="verify/manifest"]')
     expect(page.locator("[data-artifact]")).to_have_count(len(artifacts.data))
     with page.expect_download() as download:
         published.get_by_role("link", name="config.json", exact=True).click()

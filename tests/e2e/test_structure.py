@@ -33,7 +33,7 @@ def test_what_stays_is_pruned_and_published(local_service: Service, material: Pa
     made = artifacts(local_service, job)
     with local_service.client() as client:
         data = client.report(job.id).data
-        for file in made["publish", "manifest"].files:
+        for file in made["verify", "manifest"].files:
             (tmp_path / file.path).parent.mkdir(exist_ok=True)
             (tmp_path / file.path).write_bytes(b"".join(client.file(file)))
         page = b"".join(
@@ -87,7 +87,7 @@ def test_a_smaller_vocabulary_is_counted_cut_proved_and_judged_by_the_byte(
     made = artifacts(local_service, job)
     with local_service.client() as client:
         report = client.report(job.id)
-        for file in made["publish", "manifest"].files:
+        for file in made["verify", "manifest"].files:
             (tmp_path / file.path).parent.mkdir(exist_ok=True)
             (tmp_path / file.path).write_bytes(b"".join(client.file(file)))
         counts = b"".join(

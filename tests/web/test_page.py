@@ -214,7 +214,7 @@ def test_the_figures_are_those_of_the_report(page: Page, site: Site) -> None:
 def test_what_was_made_and_asked_for_is_at_hand(page: Page, site: Site) -> None:
     go(page, f"/jobs/{site.done.id}/artifacts")
     listed = site.api.client.get(f"/jobs/{site.done.id}/artifacts").json()["data"]
-    manifest = page.locator('[data-artifact="publish/manifest"]')
+    manifest = page.locator('[data-artifact="verify/manifest"]')
     expect(manifest).to_contain_text("3 files")
     for artifact in listed:
         box = page.locator(f'[data-artifact="{artifact["node"]}/{artifact["artifact"]}"]')
@@ -387,7 +387,7 @@ def test_small_and_dark_and_by_keyboard(chromium: Browser, site: Site) -> None:
         for path, word in (
             ("/jobs", "nightly SmolLM2"),
             (f"/jobs/{site.done.id}", "Outlier ratio"),
-            (f"/jobs/{site.done.id}/artifacts", "of publish"),
+            (f"/jobs/{site.done.id}/artifacts", "of verify"),
             (f"/jobs/{site.failed.id}/spec", "evaluation"),
             ("/schedules", "Aliases"),
             (f"/schedules/{site.schedule}", "Firings"),

@@ -79,7 +79,7 @@ def test_every_stage_runs_once_and_the_gang_never_starts_beside_a_task_that_need
     ]
     evaluated = [f"tasks:{which}:{name}" for which in ("dense", "pruned", "recovered") for name in "abc"]
     pairs = [evaluated[i : i + 2] for i in range(0, len(evaluated), 2)]
-    assert order[-7:] == [*pairs, ["publish"], ["report"]]
+    assert order[-8:] == [*pairs, ["publish"], ["verify"], ["report"]]
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 6, 100])

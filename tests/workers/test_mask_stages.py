@@ -10,9 +10,8 @@ from safetensors.torch import load_file
 
 from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.certificate import Certificate
-from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.mask_overlap import LinearOverlap, MaskOverlaps
-from pipeline.artifacts.refs import MASKS_PATH, CheckpointRef, EvaluationRef, KeepRef, ManifestRef, PlanRef
+from pipeline.artifacts.refs import MASKS_PATH, CheckpointRef, EvaluationRef, KeepRef, PlanRef, PublishedRef
 from pipeline.artifacts.sparsity import SparsityTable
 from pipeline.canonical import canonical_json
 from pipeline.checkpoint.keeps import load_keep, put_keep
@@ -199,12 +198,12 @@ def published(kind: str, place: Path, *, recovery: dict[str, Any] | None = None)
         settings=settings,
     )
     *_, result = publish.run(stage, context)
-    manifest = result.artifacts["manifest"]
-    assert isinstance(manifest, ManifestRef)
+    written = result.artifacts["published"]
+    assert isinstance(written, PublishedRef)
     directory = place / "published"
-    for file in manifest.files:
+    for file in written.files:
         (directory / file.path).parent.mkdir(parents=True, exist_ok=True)
-        (directory / file.path).write_bytes(b"".join(content.store.get(f"{manifest.prefix}/{file.path}")))
+        (directory / file.path).write_bytes(b"".join(content.store.get(f"{written.prefix}/{file.path}")))
     return made, directory
 
 
@@ -212,8 +211,6 @@ def published(kind: str, place: Path, *, recovery: dict[str, Any] | None = None)
 def test_masks_are_published_and_make_the_same_checkpoint(kind: str, tmp_path: Path) -> None:
     made, directory = published(kind, tmp_path)
     assert [path.name for path in directory.glob("*.safetensors")] == ["model.safetensors"]  # vLLM globs so
-    manifest = Manifest.model_validate_json((directory / "manifest.json").read_bytes())
-    assert MASKS_PATH in [entry.path for entry in manifest.files]
     assert (directory / MASKS_PATH).read_bytes() == made.file.read_bytes()
     assert MASKS_PATH in (directory / "README.md").read_text()
     certificate = json.loads((directory / "certificate.json").read_text())

@@ -17,6 +17,7 @@ from pipeline.artifacts.refs import (
     MeasurementsRef,
     PlanRef,
     TokensRef,
+    VerificationRef,
 )
 from pipeline.artifacts.sparsity import BlockExperts, ExpertTable, SparsityTable
 from pipeline.canonical import canonical_json
@@ -81,8 +82,11 @@ def reported(root: Path, data: ReportData, experts: ExpertTable, fits: BlockFits
             "keep": KeepRef(files=files(sparsity=data.sparsity)),
             "curve": CurveRef(files=files(curve=made_curve(data.spec.recovery))),
         },
-        "publish": {
+        "verify": {
             "manifest": ManifestRef(files=(), prefix="published/x/"),
+            "verification": VerificationRef(files=files(verification=data.verification)),
+        },
+        "publish": {
             "certificate": CertificateRef(files=files(certificate=data.certificate)),
         },
         **{

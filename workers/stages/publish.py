@@ -1,5 +1,5 @@
-"""The stage that publishes an ordinary Hugging Face directory with model card, side file, certificate and
-masks. The manifest is written last."""
+"""The stage that writes an ordinary Hugging Face directory with model card, side file, certificate and masks.
+`verify` opens it, and writes the manifest."""
 
 import json
 from collections.abc import Iterator
@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pipeline.allocations.measures import Measurements
 from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.certificate import Certificate
-from pipeline.artifacts.manifest import Manifest, ManifestEntry
 from pipeline.artifacts.refs import (
     AdapterRef,
     ArtifactRef,
@@ -15,7 +14,7 @@ from pipeline.artifacts.refs import (
     CheckpointRef,
     CutRef,
     KeepRef,
-    ManifestRef,
+    PublishedRef,
     VocabularyRef,
 )
 from pipeline.artifacts.sparsity import SparsityTable
@@ -67,12 +66,8 @@ def run(stage: Publish, context: StageContext) -> Steps:
             files=tuple(file for file in documents if file.path == CertificateRef.path_of(Certificate))
         )
 
-    files = _by_path([*files, *documents])
-    entries = [ManifestEntry(path=f.path, size=f.blob.size, sha256=f.blob.digest) for f in files]
-    manifest = Manifest(files=tuple(entries))
-    published = ManifestRef(files=(*files, ManifestRef.put(content, manifest)), prefix=prefix)
-    content.store.put(published.key, [canonical_json(manifest)])
-    yield Made({**made, "manifest": published})
+    published = PublishedRef(files=tuple(_by_path([*files, *documents])), prefix=prefix)
+    yield Made({**made, "published": published})
 
 
 def _copied(content: ContentStore, prefix: str, files: list[FileRef], *, before: int) -> Iterator[Step]:

@@ -16,8 +16,9 @@ from api.service.jobs import artifacts, jobs, journal
 from api.service.schedules import aliases, firings
 from api.service.schedules.request import ScheduleRequest
 from api.service.schedules.views import Outcome
-from pipeline.artifacts.refs import ManifestRef, ReportRef
+from pipeline.artifacts.refs import ReportRef
 from pipeline.errors import CorruptObject, ObjectNotFound
+from pipeline.job.ledger import manifest_of
 from pipeline.job.state import TERMINAL, JobState
 from pipeline.report.data import Summary
 from pipeline.report.gates import Verdict, check_gate, parse
@@ -126,9 +127,8 @@ def _promoted(
     )
     if newer is not None:
         return "held", f"{alias} points at a newer result already, that of {newer}"
-    published = journal.node_results(session, firing.job).get("publish")
-    manifest = published.artifacts.get("manifest") if published is not None else None
-    if not isinstance(manifest, ManifestRef):
+    manifest = manifest_of(journal.node_results(session, firing.job).values())
+    if manifest is None:
         return "held", "the job has published nothing"
     aliases.move(
         services,

@@ -19,7 +19,7 @@ from pipeline.dag.stages.pruning import (
     PruneBlocks,
     ScoreHeldOut,
 )
-from pipeline.dag.stages.results import Evaluate, EvaluateTask, Publish, Report, ReportSweep
+from pipeline.dag.stages.results import Evaluate, EvaluateTask, Publish, Report, ReportSweep, Verify
 from pipeline.dag.stages.sources import Calibrate, CheckTasks, HoldOut, ImportKeep, ImportModel, PrepareText
 from pipeline.dag.stages.structure import CountTokens, CutVocabulary, Slice
 from pipeline.dag.stages.training import LearnMasks, Recover
@@ -46,6 +46,7 @@ Stage = Annotated[
     | CheckTasks
     | EvaluateTask
     | Publish
+    | Verify
     | Report
     | ReportSweep,
     Field(discriminator="kind"),

@@ -37,20 +37,31 @@ class EvaluateTask(BaseStage):
 
 
 class Publish(BaseStage):
-    """An ordinary Hugging Face directory with model card, side file and manifest; where there are zeros, also
-    with their masks, and with their certificate, for which the published files are read back. Takes
-    `unpruned`, the checkpoint for whose weights the masks were chosen, unless training changed the masks."""
+    """An ordinary Hugging Face directory with model card and side file; where there are zeros, also with
+    their masks, and with their certificate, for which the published files are read back. Takes `unpruned`,
+    the checkpoint for whose weights the masks were chosen, unless training changed the masks. There is no
+    manifest yet, so nobody takes it for a result."""
 
     kind: Literal["publish"] = "publish"
-    version: ClassVar = 4
+    version: ClassVar = 5
     unit: ClassVar = "file"
     model_name: str
     spec: PruneSpec
 
     @property
     def outputs(self) -> tuple[str, ...]:  # type: ignore[override]
-        """The manifest, and the certificate where there are zeros."""
-        return ("manifest", "certificate") if self.spec.makes_zeros else ("manifest",)
+        """The files, and the certificate where there are zeros."""
+        return ("published", "certificate") if self.spec.makes_zeros else ("published",)
+
+
+class Verify(BaseStage):
+    """The opening of a published directory, from storage and in a process of its own, as its users will do
+    it. Takes `published`, the `checkpoint` that it was made of, and `keep` where there are zeros. Only what
+    passes gets a manifest."""
+
+    kind: Literal["verify"] = "verify"
+    outputs: ClassVar = ("manifest", "verification")
+    unit: ClassVar = "check"
 
 
 class Report(BaseStage):

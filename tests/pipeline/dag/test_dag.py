@@ -81,6 +81,9 @@ FILES = {
 }
 
 
+LAST = ("publish", "verify", "report")
+
+
 def planned(**parts: Any) -> Dag:
     spec = PruneSpec.model_validate(
         {"model": {"source": "file:/m/tiny"}, "evaluation": {"perplexity": [TEXT]}, **parts}
@@ -93,12 +96,12 @@ def pin(name: str) -> Pin:
 
 
 def keys(dag: Dag) -> dict[str, str | None]:
-    """Keys of all nodes but the last two, if every artifact were empty."""
+    """Keys of all nodes but the last three, if every artifact were empty."""
     made = {
         node.id: {name: ARTIFACTS[name] for name in node.stage.outputs if name in ARTIFACTS}
         for node in dag.nodes
     }
-    return {node.id: node_key(node, made) for node in dag.nodes if node.id not in ("publish", "report")}
+    return {node.id: node_key(node, made) for node in dag.nodes if node.id not in LAST}
 
 
 def ids(dag: Dag) -> list[str]:
@@ -135,8 +138,7 @@ def test_recovery_alone_trains_the_dense_model() -> None:
         "recover",
         "evaluate:dense",
         "evaluate:recovered",
-        "publish",
-        "report",
+        *LAST,
     ]
     assert inputs(dag, "recover") == {
         "checkpoint": "import_model.checkpoint",
@@ -420,8 +422,7 @@ def test_a_vocabulary_alone_needs_no_slice() -> None:
         "cut_vocabulary",
         "evaluate:dense",
         "evaluate:pruned",
-        "publish",
-        "report",
+        *LAST,
     ]
     assert inputs(dag, "publish")["checkpoint"] == "cut_vocabulary.checkpoint"
     assert "cut" not in inputs(dag, "publish")

@@ -1,0 +1,159 @@
+"""The stage that opens what was published, and makes it visible by writing its manifest."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from pipeline.artifacts.artifact import FileRef
+from pipeline.artifacts.manifest import Manifest, ManifestEntry
+from pipeline.artifacts.refs import (
+    AdapterRef,
+    KeepRef,
+    ManifestRef,
+    PublishedRef,
+    VerificationRef,
+)
+from pipeline.artifacts.verification import Opened, Verification
+from pipeline.blocks.logits import streamed_logits
+from pipeline.canonical import canonical_json
+from pipeline.checkpoint.keeps import KeepReader
+from pipeline.checkpoint.reader import CheckpointReader
+from pipeline.dag.stages.results import Verify
+from pipeline.errors import VerificationFailed
+from pipeline.report.quantity import human_bytes
+from pipeline.storage.content import ContentStore
+from pipeline.verification.documents import check_documents
+from pipeline.verification.fetching import fetched
+from pipeline.verification.logits import compare_logits
+from pipeline.verification.weights import CheckedWeights, check_weights
+from workers.context import Made, Note, Progress, StageContext, Step, Steps
+from workers.memory import peak_memory_bytes
+from workers.verification.opening import LOGITS, OpenedModel, Opening
+from workers.verification.process import OpeningProcess
+
+CHECKS = 5
+LIBRARIES_BYTES = 3 * 2**29  # what two processes with torch and transformers take beside weights
+
+
+def run(stage: Verify, context: StageContext) -> Steps:
+    """Fetch the files from storage, check their bytes, weights and documents, open them in a fresh process,
+    and compare its logits with those of the checkpoint.
+
+    Raises VerificationFailed, which names file and field or tensor; then there is no manifest.
+    """
+    published = context.inputs["published"]
+    assert isinstance(published, PublishedRef)
+    with tempfile.TemporaryDirectory(prefix="secateur-verify-") as name:
+        directory, aside = Path(name) / "published", Path(name) / "aside"
+        aside.mkdir()
+        with OpeningProcess(aside, threads=torch.get_num_threads()) as process:
+            yield from _fetched(context, published, directory)
+            weights = _weights(context, directory)
+            yield Progress(2, CHECKS, "weights")
+            digests = {file.path: file.blob.digest for file in published.files}
+            documents = check_documents(directory, digests, weights.certificates)
+            yield Progress(3, CHECKS, "documents")
+            opening = _opening(context, weights, directory, aside)
+            if opening.weights == "from_disk":
+                yield Note(_too_large(context, weights))
+            answer = process.open(opening)
+        yield Progress(4, CHECKS, "opened")
+        opened = _opened(context, opening, answer.model)
+        yield Progress(CHECKS, CHECKS, "logits")
+    verification = Verification(
+        files=len(published.files),
+        bytes=published.size,
+        tensors=weights.tensors,
+        values=weights.values,
+        zeros=weights.zeros,
+        documents=documents,
+        opened=opened,
+        remarks=_remarks(opened),
+    )
+    peak = peak_memory_bytes() + answer.peak_memory_bytes
+    yield _manifest(context.content, published, verification, peak_memory_bytes=peak)
+
+
+def _fetched(context: StageContext, published: PublishedRef, directory: Path) -> Iterator[Step]:
+    """Fetch everything, and compare the model's files with those of the checkpoint."""
+    blobs = {file.path: file.blob for file in published.files}
+    for file in context.checkpoint().model_files:
+        if blobs.get(file.path) != file.blob:
+            raise VerificationFailed(
+                f"{file.path} in {published.prefix} is not that of the checkpoint that was evaluated"
+            )
+    for i, file in enumerate(fetched(context.content, published, directory), start=1):
+        yield Progress(i / len(published.files), CHECKS, file.path)
+
+
+def _weights(context: StageContext, directory: Path) -> CheckedWeights:
+    keep, checkpoint = context.inputs.get("keep"), context.checkpoint()
+    keeps = KeepReader(context.content, checkpoint, keep) if isinstance(keep, KeepRef) else None
+    return check_weights(directory, CheckpointReader(context.content, checkpoint).index, keeps)
+
+
+def _opening(context: StageContext, weights: CheckedWeights, directory: Path, aside: Path) -> Opening:
+    adapter = next(directory.rglob(AdapterRef.CONFIG), None)
+    fits = weights.bytes + LIBRARIES_BYTES <= context.order.request.resources.memory_bytes
+    return Opening(
+        directory=directory,
+        aside=aside,
+        weights="in_memory" if fits else "from_disk",
+        threads=torch.get_num_threads(),
+        adapter=None if adapter is None else str(adapter.parent.relative_to(directory)),
+    )
+
+
+def _too_large(context: StageContext, weights: CheckedWeights) -> str:
+    return (
+        f"the weights take {human_bytes(weights.bytes)}, and the declared memory is "
+        f"{human_bytes(context.order.request.resources.memory_bytes)}: transformers fetches each part from "
+        f"the disk when it is used"
+    )
+
+
+def _opened(context: StageContext, opening: Opening, model: OpenedModel) -> Opened:
+    opened_LV = load_file(opening.logits)[LOGITS]
+    reader = CheckpointReader(context.content, context.checkpoint())
+    streamed_LV = streamed_logits(reader, torch.tensor(model.prompt), dtype=opened_LV.dtype)
+    return Opened(
+        version=model.version,
+        model_class=model.model_class,
+        weights=opening.weights,
+        tensors=model.tensors,
+        tied=model.tied,
+        logits=compare_logits(opened_LV, streamed_LV, dtype=model.dtype),
+        generated=model.generated,
+        tokenizer=model.tokenizer,
+        adapter_tensors=model.adapter_tensors,
+    )
+
+
+def _remarks(opened: Opened) -> tuple[str, ...]:
+    if opened.tokenizer is None:
+        return ("there is no tokenizer beside the model",)
+    beyond = opened.tokenizer.beyond_rows
+    if not beyond:
+        return ()
+    return (
+        f"special tokens without a row in the embedding: {', '.join(beyond)}; a text with one of them breaks "
+        f"the model",
+    )
+
+
+def _manifest(
+    content: ContentStore, published: PublishedRef, verification: Verification, *, peak_memory_bytes: int
+) -> Made:
+    """Write what was checked, and last the manifest: now the directory is published."""
+    verified = VerificationRef.made(content, verification)
+    (document,) = verified.files
+    content.store.put(f"{published.prefix}/{document.path}", content.stream(document.blob))
+    files: tuple[FileRef, ...] = tuple(sorted((*published.files, document), key=lambda file: file.path))
+    entries = tuple(ManifestEntry(path=f.path, size=f.blob.size, sha256=f.blob.digest) for f in files)
+    manifest = Manifest(files=entries)
+    made = ManifestRef(files=(*files, ManifestRef.put(content, manifest)), prefix=published.prefix)
+    content.store.put(made.key, [canonical_json(manifest)])
+    return Made({"manifest": made, "verification": verified}, peak_memory_bytes=peak_memory_bytes)
