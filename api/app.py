@@ -43,6 +43,7 @@ from api.settings import Settings
 from api.submit import RayJobsClient, cluster
 from pipeline.request.prune_spec import PruneSpec
 from pipeline.resolve.resolve import resolve
+from pipeline.serving.available import check_available
 from pipeline.sources.pins import Pins
 
 # Who may call which routes. New routers belong into the first: viewers may GET, submitters may do the rest.
@@ -75,7 +76,7 @@ def create_app(settings: Settings, *, resolver: Resolver | None = None, dispatch
         database=database,
         content=settings.content(),
         ray=RayJobsClient(endpoint),
-        resolve=resolver or partial(resolve, access=access),
+        resolve=resolver or partial(_resolved, settings=settings),
         metrics=metrics,
         wake=Event(),
         access=access,
@@ -99,6 +100,12 @@ def create_app(settings: Settings, *, resolver: Resolver | None = None, dispatch
     for router in OPEN:
         app.include_router(router)
     return app
+
+
+def _resolved(spec: PruneSpec, settings: Settings) -> Pins:
+    """Pin the sources of a spec whose targets the workers have."""
+    check_available(spec.target, settings)
+    return resolve(spec, settings.access())
 
 
 def serve(settings: Settings | None = None) -> None:

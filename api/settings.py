@@ -9,13 +9,14 @@ from pydantic import BaseModel, Field, SecretStr, field_validator, model_validat
 from pydantic.fields import FieldInfo
 
 from api.auth import MIN_KEY_LENGTH, SENDABLE
+from pipeline.serving.available import TargetSettings
 from pipeline.sources.access import SourceAccess
 from pipeline.storage.settings import PREFIX, FromEnvironment, StorageSettings
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
-class Settings(StorageSettings, SourceAccess, FromEnvironment, frozen=False):
+class Settings(StorageSettings, SourceAccess, TargetSettings, FromEnvironment, frozen=False):
     """Read from the environment with the prefix SECATEUR_, or given by name."""
 
     state_dir: Path = Field(
@@ -122,10 +123,10 @@ class Settings(StorageSettings, SourceAccess, FromEnvironment, frozen=False):
         return {name: _text(value) for name, value in self._shared().items() if _is_secret(value)}
 
     def _shared(self) -> dict[str, object]:
-        """The given settings of storage and sources, by the environment variables that workers read too."""
+        """The given settings that workers share, by the environment variables that they read too."""
         return {
             name: value
-            for model in (StorageSettings, SourceAccess)
+            for model in (StorageSettings, SourceAccess, TargetSettings)
             for name, (path, _) in variables(model).items()
             if (value := attrgetter(path)(self)) not in (None, "", ())
         }

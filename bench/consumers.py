@@ -1,5 +1,5 @@
 """The speed of a checkpoint in transformers, onnxruntime and llama.cpp, on two threads. This is a part of
-benches and needs: pip install 'secateur[consumers]'.
+benches and needs: pip install 'secateur[targets]'.
 
 transformers and llama.cpp generate greedily after a short prompt, and the generated tokens per second count.
 onnxruntime runs forward passes over 256 tokens, and these tokens per second count. transformers and

@@ -30,6 +30,7 @@ again. docs/errors.md lists them all.
         ├── VerificationFailed      published files do not open as what they should be
         ├── TokenizerBroken         a cut tokenizer behaves differently from the dense one
         ├── WrongHarness            a worker has another lm-eval than the requested one
+        ├── TargetFailed            a serving program does not open the result, or computes something else
         ├── WorkerLost              an actor or node died (retried)
         └── MachineFailed           a connection, a disk or the system failed (retried)
 
@@ -162,7 +163,7 @@ class ZerosLost(StageError):
 
 class VerificationFailed(StageError):
     code = "verification_failed"
-    retryable = False
+    blame = "bug"
 
 
 class TokenizerBroken(StageError):
@@ -173,6 +174,11 @@ class TokenizerBroken(StageError):
 class WrongHarness(StageError):
     code = "wrong_harness"
     blame = "user"
+
+
+class TargetFailed(StageError):
+    code = "target_failed"
+    blame = "bug"
 
 
 class WorkerLost(StageError):

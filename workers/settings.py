@@ -6,12 +6,13 @@ cluster's own environment (a Kubernetes secret, say).
 
 from pydantic import Field, field_validator
 
+from pipeline.serving.available import TargetSettings
 from pipeline.sources.access import SourceAccess
 from pipeline.storage.settings import FromEnvironment, StorageSettings
 
 
-class WorkerSettings(StorageSettings, SourceAccess, FromEnvironment, extra="ignore"):
-    """The settings of storage and sources, as in the API, and those of workers only."""
+class WorkerSettings(StorageSettings, SourceAccess, TargetSettings, FromEnvironment, extra="ignore"):
+    """The settings of storage, sources and targets, as in the API, and those of workers only."""
 
     report_deadline_seconds: float = Field(
         default=900, description="How long a driver keeps trying to deliver."

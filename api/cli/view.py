@@ -138,8 +138,9 @@ def plan_view(planned: PlanView) -> RenderableType:
         (given.param, f"{given.source}, {human_bytes(given.size)} in {given.files} files")
         for given in planned.inputs
     )
+    serving = [Text(line) for one in planned.serving for line in one.lines]
     warnings = [Text(f"warning: {warning}", style="yellow") for warning in planned.warnings]
-    return Group(nodes, Text(""), inputs, *warnings)
+    return Group(nodes, Text(""), inputs, *serving, *warnings)
 
 
 def sweep_table(document: SweepDocument, *, seconds: float | None, report: str) -> RenderableType:

@@ -16,6 +16,7 @@ from pipeline.artifacts.curve import BlockFits, Curve, TokensIndex
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.mask_overlap import MaskOverlaps
 from pipeline.artifacts.remarks import ImportRemarks
+from pipeline.artifacts.serving import Serving
 from pipeline.artifacts.sparsity import ExpertTable, SparsityTable
 from pipeline.artifacts.tensor_index import TensorIndex
 from pipeline.artifacts.verification import Verification
@@ -191,6 +192,19 @@ class HarnessRef(Artifact):
     RESULTS: ClassVar = "lm_eval.json"
 
 
+class ExportRef(Artifact):
+    """A checkpoint as a target reads it."""
+
+    kind: Literal["export"] = "export"
+
+
+class ServingRef(Artifact):
+    """How fast a target is with the dense and with the final model."""
+
+    kind: Literal["serving"] = "serving"
+    content: ClassVar = {"serving.json": Serving}
+
+
 class PublishedRef(Artifact):
     """The files of a directory below `prefix`. Nobody sees it as published before `verify` has opened it and
     written its manifest."""
@@ -250,6 +264,8 @@ ArtifactRef = Annotated[
     | TaskRef
     | TaskEvaluationRef
     | HarnessRef
+    | ExportRef
+    | ServingRef
     | PublishedRef
     | VerificationRef
     | ManifestRef

@@ -33,6 +33,7 @@ from pipeline.spec.reconstruction import BlockReconstruction
 from pipeline.spec.recovery import Recovery
 from pipeline.spec.stored_masks import NamedMasks
 from pipeline.spec.structure import Structure
+from pipeline.spec.targets import Targets
 from pipeline.spec.texts import Calibration
 
 Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?$")]
@@ -68,7 +69,8 @@ class SpecTemplate(Frozen):
     """A PruneSpec whose model may still be open: a schedule fills it in.
 
     `structure` is applied first, then `prune` on the smaller model, then training. Without `structure` and
-    `prune`, training gets the dense model.
+    `prune`, training gets the dense model. `target`: the programs that shall serve the result, one or
+    several; each opens what is published and is measured with it.
     """
 
     model: ModelSource | None = None
@@ -78,6 +80,8 @@ class SpecTemplate(Frozen):
     sweep: Sweep | None = None
     recovery: Recovery | None = None
     evaluation: Evaluation = Field(default_factory=Evaluation)
+    # specs without a target have the keys of the time before there were any
+    target: Targets = Field(default=(), exclude_if=lambda targets: not targets)
     compute_dtype: Dtype = Field(
         default="float32", description="Type of weights and activations while measuring and evaluating."
     )
@@ -171,6 +175,11 @@ class PruneSpec(SpecTemplate):
             raise ValueError(
                 "a sweep compares pruned models and trains none: leave recovery out, and train the member "
                 "that pleases in a job of its own"
+            )
+        if self.target:
+            raise ValueError(
+                "a sweep publishes no model that a target could open; leave target out, and name it for the "
+                "member that pleases in a job of its own"
             )
         if not self.evaluation.perplexity:
             raise ValueError("a sweep compares perplexities: name a text under evaluation.perplexity")

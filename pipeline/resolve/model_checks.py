@@ -7,6 +7,7 @@ from pipeline.architecture.row import Architecture
 from pipeline.architecture.rows import row_for
 from pipeline.errors import InvalidSpec, SequenceTooLong, TextTooShort
 from pipeline.request.prune_spec import PruneSpec
+from pipeline.serving.shapes import check_target
 from pipeline.sources.pins import MODEL, TEACHER, ModelFacts, Pins
 from pipeline.spec.evaluation import PerplexityText
 from pipeline.spec.recovery import Lora, Recovery
@@ -14,7 +15,8 @@ from pipeline.spec.source_fields import source_fields
 from pipeline.spec.structure import Structure
 from pipeline.spec.texts import Calibration
 from pipeline.spec.training_recipe import Distillation, TrainingRecipe, TrainingText
-from pipeline.structure.sizes import Sizes
+from pipeline.spec.uri import parse_uri
+from pipeline.structure.sizes import Sizes, sizes_of
 
 
 def check_against_model(spec: PruneSpec, facts: ModelFacts) -> None:
@@ -25,6 +27,7 @@ def check_against_model(spec: PruneSpec, facts: ModelFacts) -> None:
     if spec.structure is not None:
         new = _check_structure(spec.structure, spec.recovery, row, facts)
         blocks, vocabulary = new.num_hidden_layers, new.vocab_size
+    _check_targets(spec, row, facts)
     for one in spec.members or (spec,):
         if one.prune is not None:
             one.prune.method.check(one.prune.pattern)
@@ -47,6 +50,19 @@ def check_against_model(spec: PruneSpec, facts: ModelFacts) -> None:
             f"it out for all of them",
             "spec.recovery.objective.top_k",
         )
+
+
+def _check_targets(spec: PruneSpec, row: Architecture, facts: ModelFacts) -> None:
+    """Check the sizes and the type of the result against the targets that shall open it."""
+    if not spec.target:
+        return
+    sizes, config = sizes_of(row, facts.config), dict(facts.config)
+    if spec.structure is not None:
+        sizes = spec.structure.target(row, facts.config)
+        config |= spec.structure.changes(row, facts.config)
+    for i, target in enumerate(spec.target):
+        model_type = str(config.get("model_type", facts.model_type))
+        check_target(target, model_type=model_type, config=config, sizes=sizes, field=f"spec.target.{i}")
 
 
 def _check_structure(

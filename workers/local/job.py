@@ -4,6 +4,7 @@ from pipeline.canonical import digest_of
 from pipeline.job.ledger import JobResult, WorkOrder
 from pipeline.request.prune_spec import JobRequest
 from pipeline.resolve.resolve import resolve
+from pipeline.serving.available import check_available
 from workers.job import run_job
 from workers.local.site import LocalSite
 from workers.reporter import Reporter
@@ -13,6 +14,7 @@ from workers.settings import WorkerSettings
 def order_for(request: JobRequest, settings: WorkerSettings) -> WorkOrder:
     """The order of a job without a service. Raises the errors of `POST /jobs` for sources that cannot be
     used."""
+    check_available(request.spec.target, settings)
     pins = resolve(request.spec, settings.access())
     return WorkOrder(job=f"local-{digest_of(request)[:12]}", attempt=1, request=request, pins=pins)
 

@@ -14,6 +14,7 @@ from pipeline.report.quantity import human_bytes
 from pipeline.request.prune_spec import JobRequest
 from pipeline.resolve.mask_memory import mask_memory
 from pipeline.resolve.training_memory import TrainingMemory, training_memory
+from pipeline.serving.expected import Expectation, expected
 from pipeline.sources.pins import MODEL, Pins
 from pipeline.spec.mask_training import MaskTraining
 from pipeline.spec.patterns import NM, Pattern
@@ -33,6 +34,7 @@ def preview(services: Services, request: JobRequest) -> PlanView:
         inputs=inputs,
         bytes=sum(given.size for given in inputs),
         resources=request.resources,
+        serving=tuple(_serving(request, pins)),
         warnings=tuple(_warnings(services, request, pins)),
     )
 
@@ -57,6 +59,17 @@ def _inputs(request: JobRequest, pins: Pins) -> Iterator[InputView]:
     for field in source_fields(request.spec, "spec"):
         pin = pins.of(field.path)
         yield InputView(param=field.path, source=pin.source, size=pin.size, files=len(pin.files))
+
+
+def _serving(request: JobRequest, pins: Pins) -> Iterator[Expectation]:
+    spec = request.spec
+    if not spec.target:
+        return
+    row = row_for(pins.facts.model_type)
+    old = sizes_of(row, pins.facts.config)
+    new = old if spec.structure is None else spec.structure.target(row, pins.facts.config)
+    pattern = None if spec.prune is None else spec.prune.pattern
+    yield from expected(spec.target, row, old=old, new=new, pattern=pattern)
 
 
 def _warnings(services: Services, request: JobRequest, pins: Pins) -> Iterator[str]:

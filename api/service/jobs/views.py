@@ -11,6 +11,7 @@ from pipeline.job.events import Event
 from pipeline.job.state import StageStatus, Status
 from pipeline.request.prune_spec import PruneSpec
 from pipeline.request.resources import Resources
+from pipeline.serving.expected import Expectation
 
 
 class JobErrorView(Frozen):
@@ -159,11 +160,13 @@ class InputView(Frozen):
 
 
 class PlanView(Frozen):
-    """The plan of a job that is not run. `bytes` is the size of all inputs together."""
+    """The plan of a job that is not run. `bytes` is the size of all inputs together. `serving`: what the
+    result will gain in each target of the spec."""
 
     object: Literal["plan"] = "plan"
     nodes: tuple[PlanNodeView, ...]
     inputs: tuple[InputView, ...]
     bytes: int
     resources: Resources
+    serving: tuple[Expectation, ...] = ()
     warnings: tuple[str, ...]

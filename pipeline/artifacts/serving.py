@@ -1,0 +1,67 @@
+"""What targets made of a published model: whether they agree with transformers, and how fast they are."""
+
+from collections.abc import Sequence
+from statistics import median
+
+from pipeline.canonical import Frozen
+from pipeline.spec.targets import TargetKind
+
+
+class TargetCheck(Frozen):
+    """A target opened what is published, in a fresh process, and agrees with transformers.
+
+    `tokens`: generated tokens of all prompts; `compared`: their log-probabilities that were compared.
+    `difference`: the largest difference of one, in nats; at most `tolerance`. `gpus`: those that it used, 0
+    on a CPU. `texts`: how many texts its own tokenizer cut into the same tokens; 0 if it has none.
+    """
+
+    target: TargetKind
+    version: str
+    prompts: int
+    tokens: int
+    compared: int
+    difference: float
+    tolerance: float
+    gpus: int = 0
+    texts: int = 0
+
+
+class Spread(Frozen):
+    """One figure over all rounds."""
+
+    least: float
+    median: float
+    most: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        """The spread of some values, of which there is at least one."""
+        return cls(least=min(values), median=median(values), most=max(values))
+
+
+class Served(Frozen):
+    """One model in a target. `prefill`, `decode`: tokens per second of the prompt, and of the generated
+    tokens after the first one. `first_token`: seconds until it is there. `memory`: peak bytes of the process,
+    with mapped files and without the memory of GPUs. `file_bytes`: what the target reads."""
+
+    prefill: Spread
+    decode: Spread
+    first_token: Spread
+    memory: Spread
+    file_bytes: int
+
+
+class Serving(Frozen):
+    """Content of `serving.json`: the dense and the final model in one target, measured in turn, one request
+    at a time. `machine`: processor and GPUs."""
+
+    target: TargetKind
+    version: str
+    prompt_tokens: int
+    generated_tokens: int
+    rounds: int
+    threads: int
+    gpus: int = 0
+    machine: str
+    dense: Served
+    final: Served

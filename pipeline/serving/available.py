@@ -1,0 +1,76 @@
+"""Which targets an installation has."""
+
+import json
+from collections.abc import Iterable
+from importlib.util import find_spec
+
+from pydantic import BaseModel, Field, field_validator
+
+from pipeline.errors import InvalidSpec
+from pipeline.spec.targets import TARGET_KINDS, Target, TargetKind
+
+EXTRA = "pip install 'secateur[targets]'"
+# The modules that writing and opening take.
+MODULES: dict[TargetKind, tuple[str, ...]] = {
+    "vllm": ("vllm",),
+    "llama.cpp": ("xllamacpp", "gguf"),
+    "onnxruntime": ("onnxruntime", "onnx", "onnxscript"),
+    "openvino": ("openvino", "onnx", "onnxscript"),
+}
+INSTALL: dict[TargetKind, str] = {
+    "vllm": "install vllm into a Python of its own and name it in SECATEUR_VLLM_PYTHON",
+    "llama.cpp": EXTRA,
+    "onnxruntime": EXTRA,
+    "openvino": EXTRA,
+}
+
+
+class TargetSettings(BaseModel):
+    """The settings about targets, which the API and the workers share."""
+
+    targets: tuple[TargetKind, ...] | None = Field(
+        default=None,
+        description="Programs that the workers have for `target` in a spec: a JSON list, or separated by "
+        "commas, of `vllm`, `llama.cpp`, `onnxruntime`, `openvino`. Left out: those that are installed for "
+        "the Python of the service.",
+    )
+    vllm_python: str = Field(
+        default="",
+        description="Python on the workers that has vLLM, which pins torch and transformers. Left out: their "
+        "own Python.",
+    )
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        if value.lstrip().startswith("["):
+            return json.loads(value)
+        return [part.strip() for part in value.split(",") if part.strip()]
+
+    @property
+    def available(self) -> tuple[TargetKind, ...]:
+        """The targets that a job may ask for."""
+        if self.targets is not None:
+            return self.targets
+        return tuple(
+            kind for kind in TARGET_KINDS if _installed(kind) or (kind == "vllm" and self.vllm_python)
+        )
+
+
+def check_available(targets: Iterable[Target], settings: TargetSettings) -> None:
+    """Raises InvalidSpec for a target that the workers do not have, which names what to install."""
+    for i, target in enumerate(targets):
+        if target.kind not in settings.available:
+            has = ", ".join(settings.available) or "none"
+            raise InvalidSpec(
+                f"the workers do not have {target.kind} (they have: {has}); on the workers, "
+                f"{INSTALL[target.kind]}, and where SECATEUR_TARGETS is set, list {target.kind} there; or "
+                f"leave the target out",
+                f"spec.target.{i}.kind",
+            )
+
+
+def _installed(kind: TargetKind) -> bool:
+    return all(find_spec(module) is not None for module in MODULES[kind])

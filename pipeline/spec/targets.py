@@ -1,0 +1,79 @@
+"""The part of a spec that names the programs which shall run the result."""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal, get_args
+
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt
+
+from pipeline.canonical import Frozen
+
+TargetKind = Literal["vllm", "llama.cpp", "onnxruntime", "openvino"]
+TARGET_KINDS: tuple[TargetKind, ...] = get_args(TargetKind)
+
+
+class _Target(Frozen):
+    """What is measured in a target. Each of `rounds` opens the dense and the final model once, in turn, and
+    generates `generated_tokens` after a prompt of `prompt_tokens`. `threads`: CPUs that the target may use;
+    left out, those of a worker."""
+
+    prompt_tokens: int = Field(default=128, ge=1, le=131_072)
+    generated_tokens: int = Field(default=64, ge=2, le=131_072)
+    rounds: int = Field(default=3, ge=1, le=100)
+    threads: PositiveInt | None = None
+
+    @property
+    def length(self) -> int:
+        """The positions that a measurement takes."""
+        return self.prompt_tokens + self.generated_tokens
+
+
+class Vllm(_Target):
+    """vLLM reads the published checkpoint itself. `tensor_parallel`: the number of GPUs that share it."""
+
+    kind: Literal["vllm"] = "vllm"
+    tensor_parallel: PositiveInt = 1
+
+
+class LlamaCpp(_Target):
+    """llama.cpp reads a GGUF file, which is published beside the checkpoint, with weights of its type."""
+
+    kind: Literal["llama.cpp"] = "llama.cpp"
+
+
+class OnnxRuntime(_Target):
+    """onnxruntime reads an ONNX graph with a key-value cache, which is published beside the checkpoint, in
+    float32."""
+
+    kind: Literal["onnxruntime"] = "onnxruntime"
+
+
+class OpenVino(_Target):
+    """OpenVINO reads its own format, which is published beside the checkpoint, in float32."""
+
+    kind: Literal["openvino"] = "openvino"
+
+
+Target = Annotated[Vllm | LlamaCpp | OnnxRuntime | OpenVino, Field(discriminator="kind")]
+
+
+def _listed(value: object) -> object:
+    """One target may be written without a list, and null is none."""
+    if value is None:
+        return ()
+    return (value,) if isinstance(value, Mapping | _Target) else value
+
+
+def _different(targets: tuple[Target, ...]) -> tuple[Target, ...]:
+    kinds = [target.kind for target in targets]
+    twice = sorted({kind for kind in kinds if kinds.count(kind) > 1})
+    if twice:
+        raise ValueError(f"{', '.join(twice)} is named twice; each target may be asked for once")
+    return targets
+
+
+Targets = Annotated[
+    tuple[Target, ...],
+    BeforeValidator(_listed, json_schema_input_type=Target | tuple[Target, ...] | None),
+    AfterValidator(_different),
+    Field(max_length=len(TARGET_KINDS)),
+]
