@@ -168,6 +168,20 @@ def test_a_stored_copy_of_a_tied_head_leaves_the_index(tmp_path: Path) -> None:
     stream.load_head()  # from the embedding
 
 
+def test_a_copy_in_another_type_is_a_copy(tmp_path: Path) -> None:
+    directory = bad_checkpoints.two_heads(tmp_path / "model", same=True)
+    bad_checkpoints.edit_weights(
+        directory,
+        lambda t: {name: one if name.startswith("lm_head") else one.bfloat16() for name, one in t.items()},
+    )
+    content, ref = imported(directory, tmp_path / "store")
+    reader = CheckpointReader(content, ref)
+    assert reader.config["tie_word_embeddings"] is True
+    assert "lm_head.weight" not in reader.index.tensors
+    loaded = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.bfloat16)
+    assert loaded.lm_head.weight is loaded.model.embed_tokens.weight
+
+
 @pytest.mark.parametrize("same", [False, True])
 def test_convert_writes_the_head_that_transformers_loads(same: bool, tmp_path: Path) -> None:
     directory = bad_checkpoints.two_heads(tmp_path / "model", same=same)
