@@ -17,6 +17,7 @@ from api.background.scheduler import Scheduler
 from api.db.engine import Database
 from api.db.migrate import upgrade
 from api.embedded import EmbeddedRay
+from api.inspector import InspectorProcess, can_inspect
 from api.metrics import Metrics
 from api.middleware import REQUEST_ID, BodyLimit, RequestLog
 from api.routes import (
@@ -42,7 +43,7 @@ from api.service.keys import first_keys
 from api.settings import Settings
 from api.submit import RayJobsClient, cluster
 from pipeline.request.prune_spec import PruneSpec
-from pipeline.resolve.resolve import resolve
+from pipeline.resolve.resolve import Inspector, resolve
 from pipeline.serving.available import check_available
 from pipeline.sources.pins import Pins
 
@@ -71,12 +72,15 @@ def create_app(settings: Settings, *, resolver: Resolver | None = None, dispatch
         endpoint = cluster(settings.ray_address, settings.ray_token_path)
     metrics = Metrics(lambda: jobs_by_status(database))
     access = settings.access()
+    inspector = None
+    if settings.inspect_models == "auto" and can_inspect():
+        inspector = InspectorProcess(seconds=settings.inspect_seconds)
     services = Services(
         settings=settings,
         database=database,
         content=settings.content(),
         ray=RayJobsClient(endpoint),
-        resolve=resolver or partial(_resolved, settings=settings),
+        resolve=resolver or partial(_resolved, settings=settings, inspect=inspector),
         metrics=metrics,
         wake=Event(),
         access=access,
@@ -88,7 +92,9 @@ def create_app(settings: Settings, *, resolver: Resolver | None = None, dispatch
         title="Secateur",
         summary="A pruning service for large language models.",
         version="0.1.0",
-        lifespan=partial(_lifespan, services=services, dispatcher=dispatcher, scheduler=scheduler),
+        lifespan=partial(
+            _lifespan, services=services, dispatcher=dispatcher, scheduler=scheduler, inspector=inspector
+        ),
     )
     app.state.services = services
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
@@ -102,10 +108,10 @@ def create_app(settings: Settings, *, resolver: Resolver | None = None, dispatch
     return app
 
 
-def _resolved(spec: PruneSpec, settings: Settings) -> Pins:
+def _resolved(spec: PruneSpec, settings: Settings, inspect: Inspector | None) -> Pins:
     """Pin the sources of a spec whose targets the workers have."""
     check_available(spec.target, settings)
-    return resolve(spec, settings.access())
+    return resolve(spec, settings.access(), inspect=inspect)
 
 
 def serve(settings: Settings | None = None) -> None:
@@ -124,7 +130,12 @@ def serve(settings: Settings | None = None) -> None:
 
 @contextlib.asynccontextmanager
 async def _lifespan(
-    app: FastAPI, *, services: Services, dispatcher: Dispatcher | None, scheduler: Scheduler | None
+    app: FastAPI,
+    *,
+    services: Services,
+    dispatcher: Dispatcher | None,
+    scheduler: Scheduler | None,
+    inspector: InspectorProcess | None,
 ) -> AsyncIterator[None]:
     await run_in_threadpool(upgrade, services.database)
     await run_in_threadpool(first_keys.prepare, services.settings, services.database)
@@ -139,6 +150,8 @@ async def _lifespan(
             await run_in_threadpool(scheduler.stop)
         if dispatcher is not None:
             await run_in_threadpool(dispatcher.stop)
+        if inspector is not None:
+            await run_in_threadpool(inspector.close)
         services.ray.close()
         services.database.close()
 

@@ -84,6 +84,18 @@ class Settings(StorageSettings, SourceAccess, TargetSettings, FromEnvironment, f
         le=600,
         description="Seconds without a sign of life from an API process until another one takes its jobs.",
     )
+    inspect_models: Literal["auto", "off"] = Field(
+        default="auto",
+        description="`auto`: where torch and transformers are installed, a submitted checkpoint is compared "
+        "with its model at once, in one resident process. `off`: only the job's first stage does it.",
+    )
+    inspect_seconds: float = Field(
+        default=30.0,
+        gt=0,
+        le=600,
+        description="Seconds for that comparison, the start of its process included. If they do not suffice, "
+        "the job's first stage compares.",
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(default="INFO", description="Log level.")
 
     @field_validator("admin_key")

@@ -134,8 +134,8 @@ def _way_out(
         said = " and ".join(f"{name} to {str(value).lower()}" for name, value in helpful.items())
         return f"set {said} in config.json if the weights are right"
     return (
-        "use the config.json that belongs to the weights, or load the model with its own code and save it "
-        "again with save_pretrained"
+        "use the config.json that belongs to the weights, load the model with its own code and save it again "
+        "with save_pretrained, or take what is no part of the language model out of the files"
     )
 
 

@@ -7,6 +7,7 @@ is hashed, and its numbers are looked at, so that nothing is fetched twice and m
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 
 from pydantic import JsonValue
 
@@ -60,7 +61,7 @@ def import_checkpoint(
         name: (facts.dtype, facts.shape) for name, facts in described.items()
     }:
         raise SourceChanged(f"{pin.source} changed while it was imported; submit the job again")
-    ties = find_ties(compared.same, tensors)
+    ties = find_ties(compared.same, tensors, partial(_equal, content, ref, tensors))
     yield from (Remark(text) for text in ties.remarks)
     yield _settled(ref, tensors, ties, content)
 
@@ -93,6 +94,20 @@ def copy_checkpoint(
             tensors |= scan.entries
     files = sorted((_loadable(file, content) for file in files), key=lambda file: file.path)
     yield CheckpointRef(files=tuple(files)), tensors
+
+
+def _equal(
+    content: ContentStore, ref: CheckpointRef, tensors: Mapping[str, TensorEntry], one: str, other: str
+) -> bool:
+    """Tells whether two tensors have the same values in the first one's type."""
+    import torch
+
+    from pipeline.checkpoint.reader import read_tensor
+
+    first, second = (
+        read_tensor(content, ref.file(tensors[name].file), tensors[name], name=name) for name in (one, other)
+    )
+    return torch.equal(first, second.to(first.dtype))
 
 
 def _settled(

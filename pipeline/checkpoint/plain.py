@@ -22,7 +22,7 @@ QUANTIZED_FILES = ("hf_quant_config.json", "quantize_config.json", "quant_config
 QUANTIZED_FIELDS = ("quantization_config", "compression_config", "quantization")
 # The last part of the names under which quantizers store scales, zero points and packed codes.
 _CODES = re.compile(
-    r"(^|[._])(scales?|scale_inv|zeros|qzeros|zero_point|qweight|weight_packed|weight_shape|weight_format|"
+    r"(^|[._])(scales?|scale_\d+|scale_inv|zeros|qzeros|zero_point|qweight|weight_packed|weight_shape|weight_format|"
     r"g_idx|SCB|absmax|quant_map|quant_state|bitsandbytes__\w+)$"
 )
 _EXACT: Mapping[Dimension, Size] = {
@@ -102,7 +102,8 @@ def _check_blocks(
     if stored == 0 and read:
         raise UnsupportedCheckpoint(
             f"{where} holds no blocks of {row.model_type}: names such as {row.blocks}.0 were expected, and "
-            f"the first is {min(read)}; name the checkpoint of the language model itself"
+            f"the first is {min(read)}; save the language model itself, without what is wrapped around it "
+            f"(torch.compile, DistributedDataParallel, a multimodal model)"
         )
     if isinstance(stated, int) and stored != stated:
         raise UnsupportedCheckpoint(

@@ -5,7 +5,7 @@ if their values are the same, and otherwise loads two matrices. An imported chec
 it is, so that nothing after it has to look.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.artifacts.tensor_index import TensorEntry
@@ -28,13 +28,19 @@ class Ties:
         return tuple(untied_remark(embedding, head) for embedding, head in self.untied)
 
 
-def find_ties(same: Sequence[Sequence[str]], tensors: Mapping[str, TensorEntry]) -> Ties:
-    """Compares, by their digests, the stored tensors that are one in the model (see Comparison)."""
+def find_ties(
+    same: Sequence[Sequence[str]],
+    tensors: Mapping[str, TensorEntry],
+    equal: Callable[[str, str], bool],
+) -> Ties:
+    """Compares the stored tensors that are one in the model (see Comparison) by their digests. `equal`
+    compares the values of two that are stored in different types."""
     copies: list[str] = []
     untied: list[tuple[str, str]] = []
     for first, *others in same:
         for other in others:
-            if tensors[other].sha256 == tensors[first].sha256:
+            one, two = tensors[first], tensors[other]
+            if one.sha256 == two.sha256 or (one.dtype != two.dtype and equal(first, other)):
                 copies.append(other)
             else:
                 untied.append((first, other))

@@ -15,7 +15,6 @@ from pipeline.spec.source_fields import source_fields
 from pipeline.spec.structure import Structure
 from pipeline.spec.texts import Calibration
 from pipeline.spec.training_recipe import Distillation, TrainingRecipe, TrainingText
-from pipeline.spec.uri import parse_uri
 from pipeline.structure.sizes import Sizes, sizes_of
 
 

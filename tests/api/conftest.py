@@ -139,7 +139,12 @@ def make_settings(tmp_path: Path) -> Callable[..., Settings]:
     """Settings with a state directory of the test's own, a free port, and no Ray."""
 
     def make(**given: Any) -> Settings:
-        defaults = {"state_dir": tmp_path, "port": free_port(), "ray_address": "http://127.0.0.1:9"}
+        defaults = {
+            "state_dir": tmp_path,
+            "port": free_port(),
+            "ray_address": "http://127.0.0.1:9",
+            "inspect_models": "off",  # its process takes seconds to start; test_inspector.py has one
+        }
         return Settings(**(defaults | given))
 
     return make

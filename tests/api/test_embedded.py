@@ -21,6 +21,7 @@ from pipeline.storage import Store, open_store
 from tests.api.bodies import body
 from tests.api.conftest import free_port
 from tests.api.standin import let_go
+from tests.models import tiny_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -34,10 +35,7 @@ class Service:
         self.port = free_port()
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", trust_env=False, timeout=30)
         self.process: subprocess.Popen[bytes] | None = None
-        self.model.mkdir(parents=True)
-        config = {"model_type": "llama", "num_hidden_layers": 2, "max_position_embeddings": 128}
-        (self.model / "config.json").write_text(json.dumps(config))
-        (self.model / "model.safetensors").write_bytes(b"nobody reads this")
+        tiny_checkpoint("llama", self.model)
 
     def start(self) -> None:
         environment = os.environ | {
@@ -46,6 +44,7 @@ class Service:
             "SECATEUR_ALLOWED_ROOTS": str(self.state),
             "SECATEUR_DRIVER_MODULE": "tests.api.standin",
             "SECATEUR_POLL_SECONDS": "0.3",
+            "SECATEUR_INSPECT_MODELS": "off",
         }
         with (self.state / "api.log").open("ab") as log:
             self.process = subprocess.Popen(

@@ -44,6 +44,7 @@ class Service:
             **{name: value for name, value in os.environ.items() if not name.startswith("SECATEUR_")},
             "SECATEUR_STATE_DIR": str(self.state_dir),
             "SECATEUR_PORT": str(self.port),
+            "SECATEUR_INSPECT_MODELS": "off",
             **self.environment,
         }
         self.process = subprocess.Popen(

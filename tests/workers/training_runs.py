@@ -167,12 +167,19 @@ class Prepared:
 
 
 def prepare(
-    root: Path, kind: Kind = "llama", *, pattern: Pattern | None = None, dtype: Dtype = "float32"
+    root: Path,
+    kind: Kind = "llama",
+    *,
+    pattern: Pattern | None = None,
+    dtype: Dtype = "float32",
+    model: Path | None = None,
 ) -> Prepared:
-    """Prune a tiny model by magnitude to half, and store random sequences to train on."""
+    """Prune a tiny model by magnitude to half, and store random sequences to train on. `model`: another one
+    than the usual of its kind."""
     settings = WorkerSettings.model_validate({"storage_url": f"file://{root}/storage"})
     pattern = pattern or Unstructured(sparsity=0.5)
-    content, dense = imported(tiny_checkpoint(kind, root / "model", dtype=dtype), root / "storage")
+    directory = model or tiny_checkpoint(kind, root / "model", dtype=dtype)
+    content, dense = imported(directory, root / "storage")
     pruned = prune_in_process(content, dense, [], method=Magnitude(), allocation=Uniform(), pattern=pattern)
     return Prepared(
         settings=settings,

@@ -148,7 +148,7 @@ def _metrics(name: str, results: Mapping[str, Any]) -> Iterator[TaskMetric]:
         if not math.isfinite(value):
             raise NumericalError(
                 f"{metric} of task {name!r} is {float(value)}: the model's likelihoods are no numbers, or "
-                f"too small ones; set compute_dtype wider, or prune less"
+                f"too small ones; prune less, or set compute_dtype to bfloat16 or float32 if it is float16"
             )
         stderr = values.get(f"{metric}_stderr,{chosen}")
         known = better.get(metric)

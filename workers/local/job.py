@@ -1,6 +1,7 @@
 """A whole job in this process, with the same DAG, stages and keys as on a cluster."""
 
 from pipeline.canonical import digest_of
+from pipeline.checkpoint.inspection import inspect
 from pipeline.job.ledger import JobResult, WorkOrder
 from pipeline.request.prune_spec import JobRequest
 from pipeline.resolve.resolve import resolve
@@ -15,7 +16,7 @@ def order_for(request: JobRequest, settings: WorkerSettings) -> WorkOrder:
     """The order of a job without a service. Raises the errors of `POST /jobs` for sources that cannot be
     used."""
     check_available(request.spec.target, settings)
-    pins = resolve(request.spec, settings.access())
+    pins = resolve(request.spec, settings.access(), inspect=inspect)
     return WorkOrder(job=f"local-{digest_of(request)[:12]}", attempt=1, request=request, pins=pins)
 
 

@@ -14,6 +14,7 @@ from pipeline.dag.stages.results import Evaluate
 from pipeline.errors import NumericalError
 from pipeline.sources import open_source
 from pipeline.spec.evaluation import EvaluationResult, PerplexityContract, PerplexityResult
+from pipeline.spec.model import way_to_finite
 from pipeline.text.documents import ChatReader, read_documents
 from pipeline.text.tokens import (
     materialise_tokenizer,
@@ -102,9 +103,7 @@ def _results(
         losses = tuple(total / count for total, count in own)
         loss = sum(total for total, _ in own) / sum(count for _, count in own)
         if not math.isfinite(loss):
-            raise NumericalError(
-                f"the loss on {text.label} is {loss}: set compute_dtype wider than {stage.compute_dtype}"
-            )
+            raise NumericalError(f"the loss on {text.label} is {loss}: {way_to_finite(stage.compute_dtype)}")
         assert text.bos is not None, "the plan fills it in"
         contract = PerplexityContract(
             text_digest=windows.text_digest,

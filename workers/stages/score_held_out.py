@@ -7,6 +7,7 @@ from pipeline.artifacts.refs import ScoreRef
 from pipeline.blocks.losses import sequence_losses
 from pipeline.dag.stages.pruning import ScoreHeldOut
 from pipeline.errors import NumericalError
+from pipeline.spec.model import way_to_finite
 from workers.context import StageContext, Steps
 from workers.stages.samples import load_samples
 from workers.turns import Keeper, made_by
@@ -26,7 +27,5 @@ def run(stage: ScoreHeldOut, context: StageContext, keeper: Keeper) -> Steps:
     except OverflowError as error:
         raise NumericalError(f"the perplexity on held-out samples overflows: loss {loss}") from error
     if not math.isfinite(loss):
-        raise NumericalError(
-            f"the loss on held-out samples is {loss}: set compute_dtype wider than {stage.compute_dtype}"
-        )
+        raise NumericalError(f"the loss on held-out samples is {loss}: {way_to_finite(stage.compute_dtype)}")
     yield made_by(use, {"score": ScoreRef.made(context.content, score)})

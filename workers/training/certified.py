@@ -1,8 +1,10 @@
 """The certificate of the weights that training has stored."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
+from torch import Tensor
 
 from pipeline.artifacts.certificate import Certificate, Check
 from pipeline.artifacts.refs import ArtifactRef, CertificateRef, CheckpointRef
@@ -39,6 +41,30 @@ def certified(
     gathered = () if stored.check is None else (stored.check,)
     certificate = Certificate(tensors=tensors, checks=(*masks, *checks, *gathered, saved))
     return {"keep": stored.keep, "certificate": CertificateRef.made(content, certificate)}
+
+
+def tensor_digest(tensor: Tensor) -> str:
+    """The SHA-256 of a tensor's bytes, as the index of a checkpoint has it."""
+    return hashlib.sha256(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data).hexdigest()
+
+
+def check_digests(
+    content: ContentStore,
+    checkpoint: CheckpointRef,
+    digests: Sequence[Mapping[str, str]],
+    *,
+    trained: Collection[str],
+) -> None:
+    """Check that a stored checkpoint has the tensors that were trained. `digests`: those of the trained
+    tensors, by name, which each worker took. Raises CorruptObject that names the tensor."""
+    handed = {name: digest for one in digests for name, digest in one.items()}
+    stored = CheckpointReader(content, checkpoint).index.tensors
+    for name in sorted(trained):
+        if name not in stored or handed.get(name) != stored[name].sha256:
+            raise CorruptObject(
+                f"{name} was trained, and the stored checkpoint has another tensor of that name or none; "
+                f"nothing is published"
+            )
 
 
 def kept_as_they_were(content: ContentStore, dense: CheckpointRef, stored: Stored) -> Check:

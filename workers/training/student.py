@@ -21,7 +21,7 @@ from pipeline.spec.training_recipe import TrainingRecipe
 from pipeline.tensor.dtypes import TORCH_DTYPES
 from pipeline.tensor.zeros import first_revived
 from workers.training import ranks
-from workers.training.certified import certified
+from workers.training.certified import certified, check_digests, tensor_digest
 from workers.training.config import teacher_config
 from workers.training.engine import Engine, Teacher
 from workers.training.guard import Guard
@@ -143,21 +143,29 @@ class Student:
         """Store the weights as they are now, in the types of the checkpoint. All workers take part, each
         stores some of the blocks, and all get the result.
 
-        Raises ZerosLost when a pruned weight is not zero in the gathered tensors.
+        Raises ZerosLost when a pruned weight is not zero in the gathered tensors, and CorruptObject unless
+        what is stored are the trained parameters, by their digests.
         """
         merged = self._merged() if isinstance(self._recovery.trains, Lora) else {}
-        keeps = self.keeps
+        trained = frozenset(merged) or {self._names[name] for name in self.engine.parameters}
+        keeps, digests = self.keeps, dict[str, str]()
 
         def now(disk: str) -> Tensor:
             return self._now(disk, merged).to("cpu", DTYPES[self._reader.index.tensors[disk].dtype])
+
+        def handed_over(disk: str, tensor: Tensor) -> int:
+            if disk in trained:
+                digests[disk] = tensor_digest(tensor)
+            return _checked(disk, tensor, keeps[disk]) if disk in keeps else 0
 
         checkpoint, held = store_shares(
             self._content,
             self._work.checkpoint,
             parts_of(self._every_name, self._work.row.blocks),
             now,
-            lambda disk, tensor: _checked(disk, tensor, keeps[disk]) if disk in keeps else 0,
+            handed_over,
         )
+        check_digests(self._content, checkpoint, ranks.gathered(digests), trained=trained)
         return ranks.from_first(lambda: self._stored(step, checkpoint, held=held))
 
     def artifacts(self, stored: Stored, checks: Sequence[Check]) -> dict[str, ArtifactRef]:

@@ -72,7 +72,8 @@ class HuggingFaceDirectory:
         """Drops a stored copy of a tied tensor. If it is no copy, the model has both."""
         for first, *others in same:
             for other in others:
-                if torch.equal(self.tensor(_named(first)), self.tensor(_named(other))):
+                kept = self.tensor(_named(first))
+                if torch.equal(kept, self.tensor(_named(other)).to(kept.dtype)):
                     del self._stored[_named(other)]
                 else:
                     self._config = {**self._config, TIED: False}

@@ -125,7 +125,7 @@ def test_names_of_another_class() -> None:
     wrapped = {f"language_model.{name}": facts for name, facts in tensors_of("qwen3").items()}
     message = refusal(config_of("qwen3"), wrapped)
     assert "names such as model.layers.0 were expected" in message
-    assert "language_model.model.embed_tokens.weight" in message
+    assert "the first is language_model.lm_head.weight" in message
     other = tensors_of("llama") | {"score.weight": TensorFacts("BF16", (2, 64), "x")}
     assert "no place for (score.weight)" in refusal(config_of("llama"), other)
 
