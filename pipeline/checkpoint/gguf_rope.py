@@ -1,9 +1,9 @@
 """The scaling of rotary embeddings, which GGUF files state otherwise than config.json.
 
-From Llama 3.1 on, the file has a factor for each frequency (`rope_freqs.weight`), by which llama.cpp
+From Llama 3.1 on, a GGUF file has a factor for each frequency (`rope_freqs.weight`), by which llama.cpp
 divides it. config.json has the curve from which the factors were computed: 1 for wavelengths below
-original / high_freq_factor, `factor` for those above original / low_freq_factor, and 1 / s between them,
-where s is linear in 1 / wavelength and goes from 1 to 1 / factor.
+original / high_freq_factor, `factor` for those above original / low_freq_factor, and 1 / s between them.
+There s is linear in 1 / wavelength, and goes from 1 to 1 / factor.
 
 Shape legend: F frequencies, half of the rotated features of a head.
 """

@@ -96,16 +96,18 @@ def _adapter(source: Source, names: tuple[str, ...]) -> UnsupportedCheckpoint:
     described = _small_json(source, ADAPTER_CONFIG)
     kind = str(described.get("peft_type") or "LORA")
     base = described.get("base_model_name_or_path")
-    of = f" of {base}" if isinstance(base, str) and base else ""
+    named = isinstance(base, str) and base != ""
+    of = f" of {base}" if named else ", which does not name its base model,"
     what = f"{source.uri} is a {'LoRA' if kind == 'LORA' else kind} adapter{of} and holds no model"
     if kind.endswith("TUNING"):
         return UnsupportedCheckpoint(
             f"{what}; it changes the prompt and no weights, so that there is nothing to prune but the model "
             f"itself: name that"
         )
+    model = f'AutoModelForCausalLM.from_pretrained({json.dumps(base if named else "BASE")}, dtype="auto")'
     code = (
-        "from peft import AutoPeftModelForCausalLM as P; "
-        f'P.from_pretrained({_place(source)}, dtype="auto").merge_and_unload().save_pretrained("NEW")'
+        "from peft import PeftModel; from transformers import AutoModelForCausalLM; "
+        f'PeftModel.from_pretrained({model}, {_place(source)}).merge_and_unload().save_pretrained("NEW")'
     )
     return UnsupportedCheckpoint(f"{what}; merge them first: {_python(code)} {WITH_TOKENIZER}")
 

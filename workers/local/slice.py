@@ -124,6 +124,7 @@ def _cut(directory: Path, out: Path, structure: Structure, calibration: Calibrat
             statistics = _measured(content, ref, samples, advance=lambda: progress.advance(task))
         model = StoredModel(content, CheckpointReader(content, ref), statistics)
         config = full_config(model.reader.config)
+        check_constructs(structure, config)
         cut = structure.cut(model.row, config, model)
         task = progress.add_task("cuts", total=len(cut.blocks))
         changes = structure.changes(model.row, config)
