@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from typing import TypeVar
 
+from pipeline.canonical import Frozen
 from pipeline.errors import StageError
-from pipeline.evaluation.task_results import TaskContract
-from pipeline.spec.evaluation import PerplexityContract
 
 OWN = frozenset({"tokenizer_digest", "windows", "tokens_scored", "tokens_per_byte"})  # of the tokenizer
 T = TypeVar("T")
+Contract = TypeVar("Contract", bound=Frozen)
 
 
 class UnequalContracts(StageError):
@@ -40,8 +40,8 @@ def check_same_names(dense: Sequence[str], other: Sequence[str], which: str, wha
 
 
 def check_same_contract(
-    dense: PerplexityContract | TaskContract,
-    other: PerplexityContract | TaskContract,
+    dense: Contract,
+    other: Contract,
     which: str,
     what: str,
     *,

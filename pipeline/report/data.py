@@ -5,6 +5,7 @@ from typing import Literal
 
 from pipeline.canonical import Frozen
 from pipeline.report.section import sections_of
+from pipeline.report.sections.behaviour import BehaviourHeadline, BehaviourSection
 from pipeline.report.sections.blocks import BlocksHeadline, BlocksSection
 from pipeline.report.sections.digests import DigestsSection
 from pipeline.report.sections.environment import EnvironmentSection
@@ -28,6 +29,7 @@ from pipeline.report.summary import summary_line
 class ReportData(
     PerplexitySection,
     TasksSection,
+    BehaviourSection,
     SizesSection,
     VocabularySection,
     MasksSection,
@@ -57,6 +59,7 @@ class ReportData(
 class Summary(
     PerplexityHeadline,
     TasksHeadline,
+    BehaviourHeadline,
     MasksHeadline,
     RecoveryHeadline,
     BlocksHeadline,

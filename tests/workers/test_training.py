@@ -17,7 +17,7 @@ from pipeline.checkpoint.keeps import load_keep
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.errors import TrainingDiverged, ZerosLost
 from tests.workers.training_runs import Call, Folder, Outcome, Prepared, prepare, run_all, run_one
-from workers.harness.model import materialise_checkpoint
+from workers.harness.files import materialise_checkpoint
 from workers.training import loop
 from workers.training.data import TrainingData, checksum
 from workers.training.losses import Losses
