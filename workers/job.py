@@ -132,20 +132,37 @@ def startable(
 
     A job never holds more places than it declared. The gang may hold every CPU that there is, so tasks that
     need one go first, and the gang's stages wait until they are done. Stages in the place of a single worker
-    come last, at most `workers` at a time: the gang has all places until its last stage is done.
+    come last, at most `workers` at a time: the gang has all places until its last stage is done. Those whose
+    artifacts the gang's stages need are an exception: they start once the gang is idle, and it waits for
+    them.
     """
+    needed = _needed_by_gang(ahead)
+    first = any(on_worker(node.stage) and node.id in needed for node in (*ready, *running))
+    idle = not any(on_gang(node.stage) for node in running)
     needy = any(places_needed(node.stage) for node in (*ready, *running))
     gang = any(on_gang(node.stage) for node in ahead)
     room = 0 if needy or gang else workers - sum(on_worker(node.stage) for node in running)
     chosen = []
     for node in ready:
-        if on_worker(node.stage):
+        if on_worker(node.stage) and node.id in needed:
+            if idle and not needy:
+                chosen.append(node)
+        elif on_worker(node.stage):
             if room > 0:
                 chosen.append(node)
             room -= 1
-        elif not (needy and on_gang(node.stage)):
+        elif not ((needy or first) and on_gang(node.stage)):
             chosen.append(node)
     return chosen
+
+
+def _needed_by_gang(ahead: Collection[Node]) -> frozenset[str]:
+    """The nodes that must be done before some stage of the gang. `ahead`: unfinished nodes, in plan order."""
+    needed: set[str] = set()
+    for node in reversed([*ahead]):
+        if on_gang(node.stage) or node.id in needed:
+            needed |= node.needs
+    return frozenset(needed)
 
 
 class _Attempt:

@@ -37,6 +37,7 @@ class Place:
 PLACES: dict[str, Place] = {
     "import_model": Place("import_model"),
     "calibrate": Place("calibrate"),
+    "calibrate_self": Place("calibrate_self", where="worker"),
     "measure_statistics": Place("measure_statistics", where="gang"),
     "count_tokens": Place("count_tokens"),
     "cut_vocabulary": Place("cut_vocabulary", memory=2 * GIB),
@@ -55,6 +56,7 @@ PLACES: dict[str, Place] = {
     "evaluate": Place("evaluate", where="gang"),
     "check_tasks": Place("check_tasks", memory=2 * GIB),
     "evaluate_task": Place("evaluate_task", where="worker"),
+    "behave": Place("behave", where="worker"),
     "publish": Place("publish", memory=2 * GIB),
     "verify": Place("verify", where="worker"),
     "report": Place("report", cpus=0),

@@ -21,6 +21,7 @@ from pipeline.artifacts.sparsity import ExpertTable, SparsityTable
 from pipeline.artifacts.tensor_index import TensorIndex
 from pipeline.artifacts.verification import Verification
 from pipeline.artifacts.vocabulary import CorpusSize, HeldOutDocuments, KeptTokens, VocabularyTable
+from pipeline.evaluation.behaviour import BehaviourResult
 from pipeline.evaluation.task_results import TaskEvaluation
 from pipeline.evaluation.task_samples import TaskSamples
 from pipeline.spec.eval_tasks import CheckedTask
@@ -168,6 +169,13 @@ class EvaluationRef(Artifact):
     content: ClassVar = {"evaluation.json": EvaluationResult}
 
 
+class BehaviourRef(Artifact):
+    """The continuations of prompts by a checkpoint."""
+
+    kind: Literal["behaviour"] = "behaviour"
+    content: ClassVar = {"behaviour.json": BehaviourResult}
+
+
 class TaskRef(Artifact):
     """A resolved lm-eval task, and in a folder the task files and data that it reads. Other files of the
     include directory are no part of it."""
@@ -261,6 +269,7 @@ ArtifactRef = Annotated[
     | CertificateRef
     | AdapterRef
     | EvaluationRef
+    | BehaviourRef
     | TaskRef
     | TaskEvaluationRef
     | HarnessRef

@@ -5,6 +5,7 @@ from collections.abc import Generator, Iterable, Iterator
 from pipeline.allocations.contest import ContestAllocation
 from pipeline.architecture.rows import row_for
 from pipeline.canonical import digest_of
+from pipeline.dag.evaluation import behaviour_nodes, evaluation_nodes, figures, prompt_files
 from pipeline.dag.nodes import Dag, Input, Node
 from pipeline.dag.pruning import (
     DENSE,
@@ -17,15 +18,23 @@ from pipeline.dag.pruning import (
     with_own_tokens,
 )
 from pipeline.dag.stages.pruning import MeasureBlocks, MeasureStatistics
-from pipeline.dag.stages.results import Evaluate, EvaluateTask, Publish, Report, ReportSweep, Verify
-from pipeline.dag.stages.sources import Calibrate, CheckTasks, HoldOut, ImportModel, PrepareText
+from pipeline.dag.stages.results import Publish, Report, ReportSweep, Verify
+from pipeline.dag.stages.sources import (
+    Calibrate,
+    CalibrateSelf,
+    CheckTasks,
+    HoldOut,
+    ImportModel,
+    PrepareText,
+)
 from pipeline.dag.stages.structure import CountTokens, CutVocabulary, Slice
 from pipeline.dag.stages.training import Recover
 from pipeline.request.bos import with_bos
 from pipeline.request.prune_spec import PruneSpec
 from pipeline.sources.pins import MODEL, TEACHER, Pin, Pins
-from pipeline.spec.evaluation import Evaluation
 from pipeline.spec.recovery import Recovery
+from pipeline.spec.self_calibration import AnyCalibration
+from pipeline.spec.texts import Calibration
 from pipeline.spec.training_recipe import TrainingRecipe
 from pipeline.spec.uri import parse_uri
 from pipeline.spec.vocabulary import FIELD as VOCABULARY
@@ -89,9 +98,13 @@ def _nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
         checkpoints["recovered"] = made.pop("checkpoint")
 
     for which, checkpoint in checkpoints.items():
-        evaluations = list(_evaluation_nodes(which, checkpoint, spec, pins))
+        evaluations = list(evaluation_nodes(which, checkpoint, spec, pins))
         yield from evaluations
-        made |= _figures(which, evaluations)
+        made |= figures(which, evaluations)
+
+    for node in behaviour_nodes(checkpoints, spec, pins):
+        yield node
+        report_inputs[node.id] = Input(node=node.id, artifact="behaviour")
 
     made["checkpoint"] = list(checkpoints.values())[-1]
     publish = Publish(model_name=name, spec=spec)
@@ -119,21 +132,21 @@ def _sweep_nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
     swept = frozenset[Statistic]().union(*(swept_for(prune) for prune in members.values()))
     yield from _source_nodes(spec, pins)
     yield from _slicing_nodes(spec)
-    dense = list(_evaluation_nodes("dense", DENSE, spec, pins))
+    dense = list(evaluation_nodes("dense", DENSE, spec, pins))
     yield from dense
-    report_inputs = _figures("dense", dense)
+    report_inputs = figures("dense", dense)
     shared = _Shared()
     for i, prune in members.items():
         nodes = [
             *pruning_nodes(prune, spec, pins, swept=swept),
-            *_evaluation_nodes("pruned", Input(node="prune", artifact="checkpoint"), spec, pins),
+            *evaluation_nodes("pruned", Input(node="prune", artifact="checkpoint"), spec, pins),
         ]
         names = yield from shared.new(nodes, member=i)
         report_inputs |= {
             f"plan@{i}": Input(node=names["allocate"], artifact="plan"),
             f"keep@{i}": Input(node=names["prune"], artifact="keep"),
         }
-        for name, figure in _figures("pruned", nodes).items():
+        for name, figure in figures("pruned", nodes).items():
             report_inputs[f"{name}@{i}"] = Input(node=names[figure.node], artifact=figure.artifact)
     report = ReportSweep(model_name=_model_name(spec), spec=spec)
     yield Node(id="report", stage=report, inputs=report_inputs)
@@ -184,9 +197,20 @@ def _source_nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
         yield from _training_nodes(spec.recovery, spec, pins)
 
     if spec.calibration is not None and any(one.needs_calibration for one in (spec, *spec.members)):
-        files = pins.of("spec.calibration.source").files
-        stage = Calibrate(files=files, calibration=spec.calibration)
+        stage = _calibrating(spec.calibration, spec, pins)
         yield Node(id="calibrate", stage=stage, inputs={"checkpoint": with_own_tokens(spec)})
+
+
+def _calibrating(calibration: AnyCalibration, spec: PruneSpec, pins: Pins) -> Calibrate | CalibrateSelf:
+    """The stage that makes the samples, from documents or by the model itself."""
+    if isinstance(calibration, Calibration):
+        return Calibrate(files=pins.of("spec.calibration.source").files, calibration=calibration)
+    return CalibrateSelf(
+        files=prompt_files(calibration.prompts, "spec.calibration.prompts", pins),
+        calibration=calibration,
+        begins=row_for(pins.facts.model_type).bos is not None,
+        compute_dtype=spec.compute_dtype,
+    )
 
 
 def _vocabulary_nodes(vocabulary: VocabularySize, pins: Pins) -> Iterator[Node]:
@@ -218,42 +242,6 @@ def _slicing_nodes(spec: PruneSpec) -> Iterator[Node]:
     yield Node(id="slice", stage=Slice(structure=structure), inputs=inputs)
 
 
-def _evaluation_nodes(which: str, checkpoint: Input, spec: PruneSpec, pins: Pins) -> Iterator[Node]:
-    """A node for all perplexities of a checkpoint, and a node for each task."""
-    texts = pins.below(spec.evaluation.perplexity, "spec.evaluation.perplexity")
-    evaluate = Evaluate(
-        texts=tuple(pin.files for pin in texts),
-        evaluation=_named(spec.evaluation),
-        compute_dtype=spec.compute_dtype,
-    )
-    yield Node(id=f"evaluate:{which}", stage=evaluate, inputs={"checkpoint": checkpoint})
-    tasks = spec.evaluation.tasks
-    for task in tasks.asked if tasks is not None else ():
-        assert tasks is not None, "there is one"
-        ask = EvaluateTask(
-            task=task,
-            batch_size=tasks.batch_size,
-            seed=tasks.seed,
-            compute_dtype=spec.compute_dtype,
-            bos=row_for(pins.facts.model_type).bos,
-        )
-        asked = Input(node="check_tasks", artifact=task.name)
-        yield Node(
-            id=task_node(which, task.name), stage=ask, inputs={"checkpoint": checkpoint, "task": asked}
-        )
-
-
-def _figures(which: str, nodes: Iterable[Node]) -> dict[str, Input]:
-    """The artifacts of a checkpoint's evaluation nodes, by the names that `publish` and `report` know."""
-    return {
-        which if isinstance(node.stage, Evaluate) else node.id: Input(
-            node=node.id, artifact=node.stage.outputs[0]
-        )
-        for node in nodes
-        if isinstance(node.stage, (Evaluate, EvaluateTask))
-    }
-
-
 def _unpruned(spec: PruneSpec) -> dict[str, Input]:
     """The weights that the published masks were chosen for, unless training has moved zeros since."""
     moved = spec.recovery is not None and spec.recovery.keep.kind != "held"
@@ -283,17 +271,5 @@ def _teacher(spec: PruneSpec, pins: Pins) -> dict[str, Input]:
     return {"teacher": with_own_tokens(spec)} if recovery.needs_teacher else {}
 
 
-def task_node(which: str, task: str) -> str:
-    """The id of the node that evaluates the `dense`, `pruned` or `recovered` checkpoint on a task. `publish`
-    and `report` take its figures under the same name."""
-    return f"tasks:{which}:{task}"
-
-
 def _model_name(spec: PruneSpec) -> str:
     return parse_uri(spec.model.source).location.rstrip("/").rsplit("/", 1)[-1] or "model"
-
-
-def _named(evaluation: Evaluation) -> Evaluation:
-    """The evaluation with every text's name filled in, because stage keys leave out sources."""
-    texts = tuple(text.model_copy(update={"name": text.label}) for text in evaluation.perplexity)
-    return Evaluation(perplexity=texts)

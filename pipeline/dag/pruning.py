@@ -21,6 +21,7 @@ from pipeline.methods.learned import LearnedMethod
 from pipeline.request.prune_spec import Prune, PruneSpec
 from pipeline.sources.pins import Pins
 from pipeline.spec.stored_masks import StoredMasks
+from pipeline.spec.texts import Calibration
 from pipeline.tensor.needs import Statistic
 
 DENSE = Input(node="import_model", artifact="checkpoint")
@@ -77,7 +78,7 @@ def pruning_nodes(
     if not isinstance(prune.allocation, ContestAllocation):
         yield allocate("allocate", prune.allocation)
     else:
-        assert spec.calibration is not None, "contests are calibrated"
+        assert isinstance(spec.calibration, Calibration), "contests are calibrated on a text"
         held_out = HoldOut(
             files=pins.of("spec.calibration.source").files,
             calibration=spec.calibration,

@@ -3,15 +3,14 @@
 from collections.abc import Sequence
 from typing import TypeVar
 
+from pipeline.canonical import Frozen
 from pipeline.errors import StageError
-from pipeline.evaluation.task_results import TaskContract
-from pipeline.spec.evaluation import PerplexityContract
 
 OWN = frozenset({"tokenizer_digest", "windows", "tokens_scored", "tokens_per_byte"})  # of the tokenizer
 ELSEWHERE = frozenset({"device"})  # may differ within a job: what is stored may come from another machine
 LATER = frozenset({"split", "device", "dataset", "documents_digest"})  # not recorded by earlier versions
 T = TypeVar("T")
-Contract = PerplexityContract | TaskContract
+Contract = TypeVar("Contract", bound=Frozen)
 
 
 class UnequalContracts(StageError):

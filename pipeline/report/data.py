@@ -5,6 +5,7 @@ from typing import Literal
 
 from pipeline.canonical import Frozen
 from pipeline.report.section import sections_of
+from pipeline.report.sections.behaviour import BehaviourHeadline, BehaviourSection
 from pipeline.report.sections.blocks import BlocksHeadline, BlocksSection
 from pipeline.report.sections.digests import DigestsSection
 from pipeline.report.sections.environment import EnvironmentSection
@@ -31,6 +32,7 @@ class ReportData(
     SourceSection,
     PerplexitySection,
     TasksSection,
+    BehaviourSection,
     SizesSection,
     VocabularySection,
     MasksSection,
@@ -61,6 +63,7 @@ class ReportData(
 class Summary(
     PerplexityHeadline,
     TasksHeadline,
+    BehaviourHeadline,
     MasksHeadline,
     RecoveryHeadline,
     BlocksHeadline,

@@ -6,6 +6,7 @@ from pydantic import BaseModel
 
 from pipeline.architecture.rows import row_for
 from pipeline.spec.evaluation import PerplexityText
+from pipeline.spec.self_calibration import SelfCalibration
 from pipeline.spec.texts import Calibration
 from pipeline.spec.training_recipe import TrainingText
 
@@ -28,7 +29,11 @@ def _filled(part: Part, habit: str | None) -> Part:
             changes[name] = new
     if isinstance(part, PerplexityText) and part.bos is None:
         changes["bos"] = habit or "tokenizer"
-    if isinstance(part, Calibration | TrainingText) and part.bos is None and habit is not None:
+    if (
+        isinstance(part, Calibration | SelfCalibration | TrainingText)
+        and part.bos is None
+        and habit is not None
+    ):
         changes["bos"] = habit
     return part.model_copy(update=changes) if changes else part
 

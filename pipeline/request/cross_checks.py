@@ -193,3 +193,16 @@ def _check_batch(size: int, resources: Resources, *field: str) -> None:
         "global_batch_size",
         got=size,
     )
+
+
+def check_contest_text(allocation: Allocation) -> None:
+    """Raise the refusal of an allocation that scores on documents beside those of the calibration, where the
+    model writes its calibration itself."""
+    if isinstance(allocation, ContestAllocation):
+        raise refusal(
+            f"allocation {allocation.kind} scores on documents beside those of the calibration, and source "
+            f"self has none; name a text, or another allocation",
+            "calibration",
+            "source",
+            got="self",
+        )

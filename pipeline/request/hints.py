@@ -76,6 +76,8 @@ def _without_tags(loc: Loc, body: object) -> list[str | int]:
     path: list[str | int] = []
     here = body
     for index, part in enumerate(loc):
+        if isinstance(part, str) and " " in part:  # a tag of a union without a field that tells
+            continue
         if isinstance(here, dict) and part not in here and part in (here.get("kind"), here.get("type")):
             if index < len(loc) - 1 or not isinstance(part, str):
                 continue
@@ -132,6 +134,7 @@ def _members(node: Schema, value: object, schema: Schema) -> list[Schema]:
         kind = value.get("kind") if isinstance(value, dict) else None
         reference = node["discriminator"]["mapping"].get(kind) if isinstance(kind, str) else None
         return _members({"$ref": reference}, value, schema) if reference else []
-    if "anyOf" in node:
-        return [inner for member in node["anyOf"] for inner in _members(member, value, schema)]
+    members = node.get("anyOf", node.get("oneOf"))
+    if members is not None:
+        return [inner for member in members for inner in _members(member, value, schema)]
     return [node]

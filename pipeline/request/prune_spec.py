@@ -16,6 +16,7 @@ from pipeline.methods import Method
 from pipeline.methods.learned import LearnedMethod
 from pipeline.request.cross_checks import (
     check_compared,
+    check_contest_text,
     check_learning,
     check_recovery,
     check_split,
@@ -31,10 +32,10 @@ from pipeline.spec.patterns import AskedPattern
 from pipeline.spec.propagation import Propagation
 from pipeline.spec.reconstruction import BlockReconstruction
 from pipeline.spec.recovery import Recovery
+from pipeline.spec.self_calibration import AnyCalibration, SelfCalibration
 from pipeline.spec.stored_masks import NamedMasks
 from pipeline.spec.structure import Structure
 from pipeline.spec.targets import Targets
-from pipeline.spec.texts import Calibration
 
 Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?$")]
 
@@ -74,7 +75,7 @@ class SpecTemplate(Frozen):
     """
 
     model: ModelSource | None = None
-    calibration: Calibration | None = None
+    calibration: AnyCalibration | None = None
     structure: Structure | None = None
     prune: Prune | None = None
     sweep: Sweep | None = None
@@ -94,6 +95,8 @@ class SpecTemplate(Frozen):
             raise ValueError(
                 f"calibration is missing: {self._measures()} measures the model on calibration samples"
             )
+        if self.prune is not None and isinstance(self.calibration, SelfCalibration):
+            check_contest_text(self.prune.allocation)
         if self.recovery is not None:
             pattern = self.prune.pattern if self.prune is not None else None
             cut = self.structure is not None and self.structure.beside_vocabulary is not None
@@ -133,7 +136,8 @@ class SpecTemplate(Frozen):
     @property
     def needs_tokenizer(self) -> bool:
         """True if any part of the spec turns text into tokens."""
-        evaluated = self.evaluation.perplexity or self.evaluation.tasks is not None
+        asked = self.evaluation.tasks is not None or self.evaluation.behaviour is not None
+        evaluated = self.evaluation.perplexity or asked
         trained = self.recovery is not None or self.learns_masks
         return self.needs_calibration or self.cuts_vocabulary or trained or bool(evaluated)
 
@@ -183,6 +187,11 @@ class PruneSpec(SpecTemplate):
             )
         if not self.evaluation.perplexity:
             raise ValueError("a sweep compares perplexities: name a text under evaluation.perplexity")
+        if self.evaluation.behaviour is not None:
+            raise ValueError(
+                "a sweep compares perplexities; leave evaluation.behaviour out, and look at the member that "
+                "pleases in a job of its own"
+            )
         if self.prune.compare_with:
             raise ValueError(
                 "a sweep compares perplexities; leave prune.compare_with out, and compare the masks of the "

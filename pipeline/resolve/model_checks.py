@@ -11,6 +11,7 @@ from pipeline.serving.shapes import check_target
 from pipeline.sources.pins import MODEL, TEACHER, ModelFacts, Pins
 from pipeline.spec.evaluation import PerplexityText
 from pipeline.spec.recovery import Lora, Recovery
+from pipeline.spec.self_calibration import SelfCalibration
 from pipeline.spec.source_fields import source_fields
 from pipeline.spec.structure import Structure
 from pipeline.spec.texts import Calibration
@@ -198,6 +199,16 @@ def _check_lengths(spec: PruneSpec, facts: ModelFacts) -> None:
             )
     if facts.max_positions is None:
         return
+    written = {}
+    if isinstance(spec.calibration, SelfCalibration):
+        written["spec.calibration.sequence_length"] = spec.calibration.sequence_length
+    if spec.evaluation.behaviour is not None:  # a prompt has one token at least
+        written["spec.evaluation.behaviour.max_new_tokens"] = spec.evaluation.behaviour.max_new_tokens + 1
+    for where, most in written.items():
+        if most > facts.max_positions:
+            raise SequenceTooLong(
+                f"{most} tokens are more than the model's {facts.max_positions} positions; use fewer", where
+            )
     for field in source_fields(spec, "spec"):
         text = field.holder
         if not isinstance(text, Calibration | PerplexityText | TrainingText):

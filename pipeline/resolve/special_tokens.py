@@ -18,6 +18,7 @@ from pipeline.errors import IncompleteCheckpoint, InvalidSpec, UnsupportedCheckp
 from pipeline.request.prune_spec import PruneSpec
 from pipeline.sources.pins import MODEL, ModelFacts
 from pipeline.spec.evaluation import PerplexityText
+from pipeline.spec.self_calibration import SelfCalibration
 from pipeline.spec.source_fields import source_fields
 from pipeline.spec.texts import Calibration
 from pipeline.spec.training_recipe import TrainingText
@@ -134,30 +135,42 @@ def _used(spec: PruneSpec, tokens: SpecialTokens) -> Iterator[tuple[Role, str]]:
     """Yields the roles whose tokens enter texts, each with the field that asks for it."""
     for found in source_fields(spec, "spec"):
         text, field = found.holder, found.path.removesuffix(".source")
-        if isinstance(text, Calibration | PerplexityText | TrainingText) and text.bos in (
-            "once",
-            "every_window",
-        ):
-            if "bos" in tokens.missing:
-                raise InvalidSpec(
-                    f"bos {text.bos} (asked for, or the habit of the model type) puts BOS into the text, and "
-                    f"the model's tokenizer has none; use bos: none, or set bos_token in its "
-                    f"{TOKENIZER_CONFIG_JSON}",
-                    f"{field}.bos",
-                )
-            yield "bos", field
-        if isinstance(text, TrainingText) or (isinstance(text, Calibration) and text.cut == "packed"):
-            yield "eos", field
+        if isinstance(text, Calibration | PerplexityText | TrainingText):
+            packed = isinstance(text, TrainingText) or (
+                isinstance(text, Calibration) and text.cut == "packed"
+            )
+            yield from _used_by(field, text.bos, tokens, ends=packed)
+    if isinstance(spec.calibration, SelfCalibration):
+        yield from _used_by("spec.calibration", spec.calibration.bos, tokens, ends=True)
     if spec.evaluation.tasks is not None:  # lm-eval begins a text without a question with either of them
         yield "eos" if "bos" in tokens.missing else "bos", "spec.evaluation.tasks"
+
+
+def _used_by(field: str, bos: str | None, tokens: SpecialTokens, *, ends: bool) -> Iterator[tuple[Role, str]]:
+    """Yields the roles that one text uses. `ends`: its documents are ended by EOS."""
+    if bos in ("once", "every_window"):
+        if "bos" in tokens.missing:
+            raise InvalidSpec(
+                f"bos {bos} (asked for, or the habit of the model type) puts BOS into the text, and the "
+                f"model's tokenizer has none; use bos: none, or set bos_token in its {TOKENIZER_CONFIG_JSON}",
+                f"{field}.bos",
+            )
+        yield "bos", field
+    if ends:
+        yield "eos", field
 
 
 def _marks_texts(spec: PruneSpec) -> bool:
     """Tells whether the tokenizer's own tokens around texts are used."""
     calibration = spec.calibration if spec.needs_calibration else None
-    marked = calibration is not None and calibration.cut == "random_window" and calibration.bos is None
+    marked = (
+        isinstance(calibration, Calibration)
+        and calibration.cut == "random_window"
+        and calibration.bos is None
+    )
+    writes = isinstance(calibration, SelfCalibration) or spec.evaluation.behaviour is not None
     perplexity = any(text.bos == "tokenizer" for text in spec.evaluation.perplexity)
-    return marked or perplexity or spec.evaluation.tasks is not None
+    return marked or writes or perplexity or spec.evaluation.tasks is not None
 
 
 def _notes(tokens: SpecialTokens, rows: int, *, asks: bool) -> Iterator[str]:

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from pipeline.canonical import Frozen
+from pipeline.spec.behaviour import Behaviour
 from pipeline.spec.eval_tasks import EvalTasks
 from pipeline.spec.texts import TextSource, is_unset, text_tokens
 
@@ -60,6 +61,7 @@ class Evaluation(Frozen):
 
     perplexity: tuple[PerplexityText, ...] = Field(default=(), max_length=32)
     tasks: EvalTasks | None = None
+    behaviour: Behaviour | None = Field(default=None, exclude_if=is_unset)
 
 
 class PerplexityContract(Frozen):

@@ -20,33 +20,40 @@ class Templated(Protocol):
     bos_token: str | None
     chat_template: str | Mapping[str, str] | None
 
-    def apply_chat_template(self, conversation: Sequence[Message], *, tokenize: bool) -> str:
+    def apply_chat_template(
+        self, conversation: Sequence[Message], *, tokenize: bool, add_generation_prompt: bool
+    ) -> str:
         """Returns a chat as text."""
         ...
 
 
 @dataclass(frozen=True)
 class ChatReader:
-    """Reads chats with the template of a tokenizer. `model`: the name of its model, for error messages."""
+    """Reads chats with the template of a tokenizer. `model`: the name of its model, for error messages.
+    `asks`: the text ends where the model's answer begins, and keeps the BOS of the template."""
 
     tokenizer: Templated
     model: str
+    asks: bool = False
 
     def read(self, messages: Sequence[Message], *, where: str) -> str:
-        """Returns a chat as text, without the BOS that a template may begin with: `bos` of the text decides
-        on BOS. Raises InvalidSpec where there is no template, or it refuses the chat."""
+        """Returns a chat as text. Unless it asks for an answer, it is without the BOS that a template may
+        begin with: `bos` of the text decides on BOS. Raises InvalidSpec where there is no template, or it
+        refuses the chat."""
         if not self.tokenizer.chat_template:
             raise InvalidSpec(
                 f"{where} holds a chat, and the tokenizer of {self.model} has no chat template to read it "
                 f"with; name a column of text, or put the model's template beside it as chat_template.jinja"
             )
         try:
-            rendered = self.tokenizer.apply_chat_template(messages, tokenize=False)
+            rendered = self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=self.asks
+            )
         except (TemplateError, ValueError, TypeError, KeyError) as error:
             raise InvalidSpec(
                 f"{where}: the chat template of {self.model} refuses the chat: {error}"
             ) from error
-        return rendered.removeprefix(self.tokenizer.bos_token or "")
+        return rendered if self.asks else rendered.removeprefix(self.tokenizer.bos_token or "")
 
 
 def messages_in(value: object) -> list[Message] | None:
@@ -64,8 +71,7 @@ def chat(messages: list[Message], text: TextSource, reader: ChatReader | None, *
     column = f"{where}: column {text.column!r}"
     if reader is None:
         raise InvalidSpec(
-            f"{column} holds a chat, and only calibration, training and perplexity texts are read through a "
-            f"chat template; name a column of text"
+            f"{column} holds a chat, and this part of the spec takes texts as they are; name a column of text"
         )
     return reader.read(messages, where=column)
 

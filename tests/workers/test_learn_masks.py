@@ -22,7 +22,7 @@ from tests.pipeline.tensor.test_soft_masks import plain
 from tests.workers.outcomes import curve_of, keeps_of, stored
 from tests.workers.training_runs import Call, Folder, Prepared, prepare, run_all, run_one
 from workers.context import Note
-from workers.harness.model import materialise_checkpoint
+from workers.harness.files import materialise_checkpoint
 from workers.training.certified import kept_as_they_were
 from workers.training.data import TrainingData
 from workers.training.mask_blocks import LearnedBlock

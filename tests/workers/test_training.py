@@ -14,7 +14,7 @@ from pipeline.checkpoint.keeps import load_keep
 from pipeline.errors import ZerosLost
 from tests.workers.outcomes import curve_of, weights_of
 from tests.workers.training_runs import Call, Folder, Outcome, Prepared, run_all, run_one
-from workers.harness.model import materialise_checkpoint
+from workers.harness.files import materialise_checkpoint
 from workers.training.data import TrainingData, checksum
 
 STAGES = (1, 2, 3)

@@ -15,7 +15,7 @@ from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.errors import CorruptObject
 from tests import bad_checkpoints
 from tests.workers.training_runs import Prepared, prepare, run_one
-from workers.harness.model import materialise_checkpoint
+from workers.harness.files import materialise_checkpoint
 from workers.training.certified import check_digests, tensor_digest
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"

@@ -2,32 +2,16 @@
 
 import math
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import CacheHook
 from lm_eval.models.huggingface import HFLM
 
-from pipeline.artifacts.refs import CheckpointRef
 from pipeline.errors import NumericalError, SequenceTooLong
-from pipeline.storage.content import BlobRef, ContentStore
 
 Tell = Callable[[int, int], None]
 Tokens = tuple[tuple[str, str] | None, list[int], list[int]]  # texts, question, answer
-
-
-def materialise_checkpoint(ref: CheckpointRef, content: ContentStore, directory: Path) -> None:
-    """Write a checkpoint as an ordinary Hugging Face directory, and verify every file."""
-    for file in ref.model_files:
-        write_blob(content, file.blob, directory / file.path)
-
-
-def write_blob(content: ContentStore, blob: BlobRef, path: Path) -> None:
-    """Write a blob to a file. Raises CorruptObject at its end if the content does not match its digest."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        file.writelines(content.stream(blob))
 
 
 class TellingModel(HFLM):

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.refs import HarnessRef, TaskEvaluationRef, TaskRef
-from pipeline.dag.plan import task_node
+from pipeline.dag.evaluation import task_node
 from pipeline.dag.stages.results import EvaluateTask
 from pipeline.errors import InvalidRequest, NumericalError
 from pipeline.evaluation.task_results import TaskEvaluation
@@ -30,7 +30,7 @@ def run(stage: EvaluateTask, context: StageContext) -> Steps:
     from workers.harness.asking import Answers, ask  # lm-eval takes seconds to import
     from workers.harness.confined import confined
     from workers.harness.figures import task_results, task_samples
-    from workers.harness.model import materialise_checkpoint, write_blob
+    from workers.harness.files import materialise_checkpoint, write_blob
 
     content, checkpoint, task = context.content, context.checkpoint(), context.inputs["task"]
     checked = task.load(content, CheckedTask)

@@ -11,7 +11,7 @@ from pipeline.dag.nodes import node_key
 from pipeline.dag.plan import plan
 from pipeline.job.ledger import find_result
 from pipeline.report.quantity import human_bytes
-from pipeline.request.prune_spec import JobRequest
+from pipeline.request.prune_spec import JobRequest, PruneSpec
 from pipeline.resolve.mask_memory import mask_memory
 from pipeline.resolve.training_memory import TrainingMemory, training_memory
 from pipeline.serving.expected import Expectation, expected
@@ -19,6 +19,7 @@ from pipeline.sources.pins import MODEL, Pins
 from pipeline.spec.mask_training import MaskTraining
 from pipeline.spec.patterns import NM, Pattern
 from pipeline.spec.recovery import Recovery
+from pipeline.spec.self_calibration import SelfCalibration
 from pipeline.spec.source_fields import source_fields
 from pipeline.spec.training_recipe import TrainingRecipe
 from pipeline.structure.sizes import sizes_of
@@ -78,11 +79,12 @@ def _warnings(services: Services, request: JobRequest, pins: Pins) -> Iterator[s
     if not spec.evaluation.perplexity:
         yield "spec.evaluation.perplexity is empty: the report will have no perplexities to compare"
     size = pins.of(MODEL).size
-    if spec.evaluation.tasks is not None and size > resources.memory_bytes:
-        yield (
-            f"resources.memory_per_worker is {resources.memory_per_worker}, and each task of "
-            f"spec.evaluation.tasks loads the whole model, whose files have {human_bytes(size)}"
-        )
+    if size > resources.memory_bytes:
+        for what in _loads_whole(spec):
+            yield (
+                f"resources.memory_per_worker is {resources.memory_per_worker}, and {what} loads the whole "
+                f"model, whose files have {human_bytes(size)}"
+            )
     if spec.calibration is not None and not any(one.needs_calibration for one in (spec, *spec.members)):
         why = (
             "nothing is pruned"
@@ -109,6 +111,16 @@ def _warnings(services: Services, request: JobRequest, pins: Pins) -> Iterator[s
             f"resources ask for {resources.workers} x {resources.cpus_per_worker} CPUs and this machine has "
             f"{cpus}: workers would wait for each other"
         )
+
+
+def _loads_whole(spec: PruneSpec) -> Iterator[str]:
+    """Yield the parts of a spec that need the whole model in the memory of one worker."""
+    if spec.evaluation.tasks is not None:
+        yield "each task of spec.evaluation.tasks"
+    if spec.evaluation.behaviour is not None:
+        yield "spec.evaluation.behaviour"
+    if isinstance(spec.calibration, SelfCalibration):
+        yield "spec.calibration.source self"
 
 
 def _mask_warnings(

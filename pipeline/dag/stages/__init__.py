@@ -19,14 +19,31 @@ from pipeline.dag.stages.pruning import (
     PruneBlocks,
     ScoreHeldOut,
 )
-from pipeline.dag.stages.results import Evaluate, EvaluateTask, Publish, Report, ReportSweep, Verify
-from pipeline.dag.stages.sources import Calibrate, CheckTasks, HoldOut, ImportKeep, ImportModel, PrepareText
+from pipeline.dag.stages.results import (
+    Behave,
+    Evaluate,
+    EvaluateTask,
+    Publish,
+    Report,
+    ReportSweep,
+    Verify,
+)
+from pipeline.dag.stages.sources import (
+    Calibrate,
+    CalibrateSelf,
+    CheckTasks,
+    HoldOut,
+    ImportKeep,
+    ImportModel,
+    PrepareText,
+)
 from pipeline.dag.stages.structure import CountTokens, CutVocabulary, Slice
 from pipeline.dag.stages.training import LearnMasks, Recover
 
 Stage = Annotated[
     ImportModel
     | Calibrate
+    | CalibrateSelf
     | CountTokens
     | CutVocabulary
     | MeasureStatistics
@@ -45,6 +62,7 @@ Stage = Annotated[
     | Evaluate
     | CheckTasks
     | EvaluateTask
+    | Behave
     | Publish
     | Verify
     | Report

@@ -7,6 +7,7 @@ from pydantic import Field
 from pipeline.dag.stages.base import BaseStage
 from pipeline.request.prune_spec import PruneSpec
 from pipeline.sources.pins import PinnedFile
+from pipeline.spec.behaviour import Behaviour
 from pipeline.spec.eval_tasks import LM_EVAL_VERSION, EvalTask
 from pipeline.spec.evaluation import Evaluation
 from pipeline.spec.model import Dtype
@@ -40,6 +41,19 @@ class EvaluateTask(BaseStage):
     compute_dtype: Dtype
     harness_version: str = LM_EVAL_VERSION
     bos: Literal["every_window"] | None = Field(default=None, exclude_if=is_unset)
+
+
+class Behave(BaseStage):
+    """The continuations of prompts by one checkpoint. `files`: those of the prompts, if they are a text."""
+
+    kind: Literal["behave"] = "behave"
+    names_sources: ClassVar = True
+    outputs: ClassVar = ("behaviour",)
+    unit: ClassVar = "prompt"
+    files: tuple[PinnedFile, ...]
+    behaviour: Behaviour
+    bos: Literal["every_window"] | None
+    compute_dtype: Dtype
 
 
 class Publish(BaseStage):

@@ -5,6 +5,8 @@ from typing import ClassVar, Literal
 from pipeline.dag.stages.base import BaseStage
 from pipeline.sources.pins import PinnedFile
 from pipeline.spec.eval_tasks import LM_EVAL_VERSION, EvalTask
+from pipeline.spec.model import Dtype
+from pipeline.spec.self_calibration import SelfCalibration
 from pipeline.spec.texts import Calibration
 from pipeline.spec.training_recipe import TrainingText
 
@@ -37,6 +39,20 @@ class Calibrate(BaseStage):
     outputs: ClassVar = ("samples",)
     files: tuple[PinnedFile, ...]
     calibration: Calibration
+
+
+class CalibrateSelf(BaseStage):
+    """Prompts, continued by `checkpoint` → calibration samples. `files`: those of the prompts, if they are a
+    text. `begins`: BOS is put in front of every prompt, whatever the tokenizer does."""
+
+    kind: Literal["calibrate_self"] = "calibrate_self"
+    names_sources: ClassVar = True
+    outputs: ClassVar = ("samples",)
+    unit: ClassVar = "token"
+    files: tuple[PinnedFile, ...]
+    calibration: SelfCalibration
+    begins: bool
+    compute_dtype: Dtype
 
 
 class HoldOut(BaseStage):

@@ -253,7 +253,7 @@ class TestChats:
             read(path, reader=chats(None), column="messages")
         assert "line 1: column 'messages' holds a chat" in caught.value.message
         assert "the tokenizer of file:/models/tiny has no chat template" in caught.value.message
-        with pytest.raises(InvalidSpec, match="only calibration, training and perplexity texts"):
+        with pytest.raises(InvalidSpec, match="takes texts as they are"):
             read(path, column="messages")
         with pytest.raises(InvalidSpec, match="set column to one of: messages"):
             read(path, reader=chats())
