@@ -15,6 +15,7 @@ from pipeline.report.sections.masks import MasksHeadline, MasksSection
 from pipeline.report.sections.perplexity import PerplexityHeadline, PerplexitySection
 from pipeline.report.sections.reconstruction import ReconstructionSection
 from pipeline.report.sections.recovery import RecoveryHeadline, RecoverySection
+from pipeline.report.sections.reproduction import ReproductionHeadline, ReproductionSection
 from pipeline.report.sections.sizes import SizesSection
 from pipeline.report.sections.spec import SpecSection
 from pipeline.report.sections.stages import StagesHeadline, StagesSection
@@ -39,6 +40,7 @@ class ReportData(
     ExpertsSection,
     MaskOverlapSection,
     ZerosSection,
+    ReproductionSection,
     StagesSection,
     EnvironmentSection,
     DigestsSection,
@@ -62,6 +64,7 @@ class Summary(
     BlocksHeadline,
     MaskOverlapHeadline,
     ZerosHeadline,
+    ReproductionHeadline,
     StagesHeadline,
 ):
     """The figures that tables of jobs show: the headlines of the sections that have one."""
