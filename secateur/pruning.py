@@ -57,7 +57,7 @@ def prune(
     from pipeline.checkpoint.export import new_directory
     from workers.failures import error_for
     from workers.job import AttemptEnded
-    from workers.local.job import run_here
+    from workers.local.job import order_for, run_here
     from workers.settings import WorkerSettings
 
     request = _request(Path(model_directory), spec, threads=threads, gpu=gpu)
@@ -65,7 +65,7 @@ def prune(
     with new_directory(out) as written, _storage(storage, beside=out) as stored:
         settings = WorkerSettings(storage_url=stored.resolve().as_uri(), allowed_roots=(Path("/"),))
         try:
-            result = run_here(request, settings, _FunctionReporter(told))
+            result = run_here(order_for(request, settings), settings, _FunctionReporter(told))
         except AttemptEnded as end:
             raise error_for(end.reason) from end
         made = [artifact for node in result.nodes for artifact in node.artifacts.values()]

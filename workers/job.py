@@ -178,7 +178,7 @@ class _Attempt:
         """Find the node's result in storage or make it, trying again after retryable errors."""
         made = {node_id: result.artifacts for node_id, result in earlier.items()}
         inputs = resolve_inputs(node, made)
-        key = node_key(node, made)
+        key = node_key(node, made, salt=self._order.salt)
         assert inputs is not None, "next_actions starts a node when its inputs are made"
         assert key is not None
         content = self._settings.content()

@@ -20,7 +20,7 @@ from pipeline.request.prune_spec import JobRequest
 from workers.failures import reason_for
 from workers.gang.site import RaySite
 from workers.job import AttemptEnded, leave, run_job
-from workers.local.job import order_for, run_here
+from workers.local.job import order_again, order_for, run_here
 from workers.reporter import LinesReporter
 from workers.settings import WorkerSettings
 
@@ -28,7 +28,15 @@ from workers.settings import WorkerSettings
 def main() -> None:
     """Run a job. Exit codes: 0 the job is done, 1 the job failed (its last event says why)."""
     parser = argparse.ArgumentParser(prog="python -m workers.run", description="Run a spec on a local Ray.")
-    parser.add_argument("spec", type=Path, help="JobRequest as YAML or JSON")
+    work = parser.add_mutually_exclusive_group(required=True)
+    work.add_argument("spec", nargs="?", type=Path, help="JobRequest as YAML or JSON")
+    work.add_argument(
+        "--reproduce",
+        nargs="?",
+        const="",
+        metavar="JOB",
+        help="a finished job of that storage, whose work is done again and compared; the only one",
+    )
     parser.add_argument(
         "--storage", required=True, type=Path, help="directory for results and the stage cache"
     )
@@ -36,20 +44,23 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
 
-    try:
-        request = JobRequest.model_validate(yaml.safe_load(arguments.spec.read_text()))
-    except ValidationError as error:
-        parser.error(f"{arguments.spec}: {error}")
+    request = None
+    if arguments.spec is not None:
+        try:
+            request = JobRequest.model_validate(yaml.safe_load(arguments.spec.read_text()))
+        except ValidationError as error:
+            parser.error(f"{arguments.spec}: {error}")
     os.environ.setdefault("SECATEUR_ALLOWED_ROOTS", "/")  # a local run reads what its user may read
     os.environ["SECATEUR_STORAGE_URL"] = arguments.storage.resolve().as_uri()
     settings = WorkerSettings()
     reporter = LinesReporter()
     code = 0
     try:
+        again = arguments.reproduce or None
+        order = order_for(request, settings) if request is not None else order_again(again, settings)
         if arguments.here:
-            run_here(request, settings, reporter)
+            run_here(order, settings, reporter)
             leave(code)
-        order = order_for(request, settings)
         with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as directory:
             _start_ray(Path(directory))
             run_job(order, settings, reporter, RaySite(order))

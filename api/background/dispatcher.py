@@ -161,6 +161,7 @@ class Dispatcher:
                 pins=live.pins,
                 report_to=self.services.settings.public_url,
                 token=token,
+                reproduces=live.reproduces,
             )
             self.services.content.put_model(order_key(live.job, live.number), order)
             try:

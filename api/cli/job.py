@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 import typer
 
-from api.cli.view import blamed, final_table, out, say_error, sweep_table, took_seconds
+from api.cli.failure import blamed
+from api.cli.view import final_table, out, say_error, sweep_table, took_seconds
 from api.cli.watch import follow_job
 from api.client.client import SecateurClient
 from api.service.jobs.views import JobView

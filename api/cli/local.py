@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -27,8 +27,9 @@ from api.key_file import NAME as KEY_FILE
 from api.settings import Settings
 from pipeline.artifacts.refs import ManifestRef, ReportRef
 from pipeline.job.events import DriverEvent, Event, FailureReason, JobFailed, JobSucceeded
+from pipeline.report.data import ReportDocument
 from pipeline.report.sweep import SweepDocument, read_any_report
-from pipeline.request.spec_files import Document, SpecError, checked, load_document
+from pipeline.request.spec_files import SpecError, checked, load_document
 from pipeline.storage import ContentStore, LocalStore
 from pipeline.storage.settings import PREFIX
 
@@ -117,16 +118,26 @@ def run(
     when it failed."""
     document = load_document(spec, overrides or [])
     checked(document)
-    require_worker()
     storage = storage.absolute()
-    log = (log or storage.parent / "run.log").absolute()
+    with tempfile.TemporaryDirectory(prefix="secateur-run-") as directory:
+        written = Path(directory) / "job.json"
+        written.write_text(json.dumps(document), encoding="utf-8")
+        run_driver([str(written)], storage, (log or storage.parent / "run.log").absolute(), local=local)
+
+
+def run_driver(
+    work: Sequence[str], storage: Path, log: Path, *, local: bool
+) -> ReportDocument | SweepDocument:
+    """Run `python -m workers.run` with the arguments `work` to its end, and print the result. Raises
+    typer.Exit when it failed."""
+    require_worker()
     storage.mkdir(parents=True, exist_ok=True)
     log.parent.mkdir(parents=True, exist_ok=True)
     console = out()
     what = "running in one process" if local else "starting a local Ray"
     console.print(f"{what}, log: {log}", soft_wrap=True)
     seen: list[Event] = []
-    with ended_by_sigterm(), _driver(document, storage, log, local=local) as events:
+    with ended_by_sigterm(), _driver(work, storage, log, local=local) as events:
         state = watch(_kept(events, seen), JobWatch(JOB), console)
     if state.status != "succeeded":
         assert state.error is not None, "a run that did not succeed says why"
@@ -135,7 +146,7 @@ def run(
     assert state.started_at is not None, "what succeeded has started"
     assert state.finished_at is not None, "watch ends with the end"
     seconds = (state.finished_at - state.started_at).total_seconds()
-    _say_result(seen, storage, console, seconds=seconds)
+    return _say_result(seen, storage, console, seconds=seconds)
 
 
 def require_worker() -> None:
@@ -187,15 +198,11 @@ def last_lines(log: Path) -> str:
 
 
 @contextlib.contextmanager
-def _driver(document: Document, storage: Path, log: Path, *, local: bool) -> Iterator[Iterator[Event]]:
+def _driver(work: Sequence[str], storage: Path, log: Path, *, local: bool) -> Iterator[Iterator[Event]]:
     """Yields the events of `python -m workers.run`, a JSON line of its output each, and one of its end."""
-    with tempfile.TemporaryDirectory(prefix="secateur-run-") as directory, log.open("wb") as errors:
-        spec = Path(directory) / "job.json"
-        spec.write_text(json.dumps(document), encoding="utf-8")
+    with log.open("wb") as errors:
         process = subprocess.Popen(
-            module_command(
-                "workers.run", str(spec), "--storage", str(storage), *(["--here"] if local else [])
-            ),
+            module_command("workers.run", *work, "--storage", str(storage), *(["--here"] if local else [])),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=errors,
@@ -239,7 +246,9 @@ def _kept(events: Iterable[Event], seen: list[Event]) -> Iterator[Event]:
         yield event
 
 
-def _say_result(finished: Iterable[Event], storage: Path, console: Console, *, seconds: float) -> None:
+def _say_result(
+    finished: Iterable[Event], storage: Path, console: Console, *, seconds: float
+) -> ReportDocument | SweepDocument:
     content = ContentStore(LocalStore(storage))
     artifacts = [
         artifact
@@ -259,3 +268,4 @@ def _say_result(finished: Iterable[Event], storage: Path, console: Console, *, s
         made = str(storage / manifest.prefix)
         console.print(final_table(document.summary, seconds=seconds, checkpoint=made))
     console.print(str(page), soft_wrap=True)
+    return document

@@ -14,6 +14,7 @@ from api.cli import demo as cli_demo
 from api.cli import keys as cli_keys
 from api.cli import local as cli_local
 from api.cli import masks as cli_masks
+from api.cli import reproduce as cli_reproduce
 from api.cli import schedules as cli_schedules
 from api.cli import structure as cli_structure
 from api.cli.connect import REMEDY, Url, connect
@@ -247,6 +248,7 @@ app.command("vocab")(cli_structure.cut_vocabulary)
 app.command("apply-mask")(cli_masks.apply_mask)
 app.command("compare-masks")(cli_masks.compare_masks)
 app.command()(cli_local.run)
+app.command()(cli_reproduce.reproduce)
 app.command()(cli_demo.demo)
 
 

@@ -1,7 +1,7 @@
 """The output of the CLI: tables of jobs and plans, the result of a job, and errors."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 from pydantic import BaseModel
@@ -9,8 +9,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from api.cli.failure import whose
 from api.service.jobs.views import JobView, PlanView
-from pipeline.errors import Blame
 from pipeline.evaluation.task_comparison import limits_of
 from pipeline.job.state import Status
 from pipeline.report.data import Summary
@@ -34,19 +34,6 @@ STATUS_STYLE: dict[Status, str] = {
     "failed": "red",
     "cancelled": "yellow",
 }
-
-
-BLAMES: Mapping[Blame, str] = {
-    "user": "the user's: the request, its sources or the installation must change",
-    "machine": "the machine's: trying again may help",
-    "bug": "a bug of Secateur: trying again does not help",
-}
-_BLAMED: Mapping[Blame, str] = {"user": "", "machine": "the machine failed: ", "bug": "a bug of Secateur: "}
-
-
-def blamed(message: str, blame: Blame | None) -> str:
-    """The sentence of a failure, which begins with its class unless the failure is the user's."""
-    return message if blame is None else f"{_BLAMED[blame]}{message}"
 
 
 def out() -> Console:
@@ -100,7 +87,7 @@ def job_details(job: JobView, url: str) -> RenderableType:
             ("created", _clock(job.created_at)),
             ("took", _took(job)),
             ("error", job.error.message if job.error else ""),
-            ("whose", BLAMES[job.error.blame] if job.error and job.error.blame else ""),
+            ("whose", whose(job.error.blame) if job.error else ""),
             ("where", (job.error.node or "") if job.error else ""),
             ("page", f"{url}{job.links.self}"),
             ("report", f"{url}{job.links.report}" if job.status == "succeeded" else ""),
@@ -212,6 +199,7 @@ def final_table(
             ("stages", f"{summary.stages}, {summary.cached_stages} of them from the cache"),
             ("peak memory", peak),
             ("verified", summary.verified or ""),
+            ("reproduction", summary.reproduction or ""),
             *(("note", note) for note in summary.notes),
             ("checkpoint", checkpoint),
             ("report", report),

@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
 from rich.text import Text
 
-from api.cli.view import blamed
+from api.cli.failure import blamed
 from api.client.client import SecateurClient
 from api.service.jobs.views import JobView
 from pipeline.artifacts.curve import StepRecord

@@ -88,6 +88,10 @@ class SecateurClient(ScheduleCalls, KeyCalls):
         """POST /jobs/{id}/retry."""
         return self._fetch("POST", f"/jobs/{safe(job_id)}/retry", JobView)
 
+    def reproduce(self, job_id: str) -> JobView:
+        """POST /jobs/{id}/reproduce."""
+        return self._fetch("POST", f"/jobs/{safe(job_id)}/reproduce", JobView)
+
     def follow(
         self, job_id: str, *, after: int = 0, away: Callable[[str | None], None] = lambda why: None
     ) -> Iterator[Event]:

@@ -67,6 +67,7 @@ class Job(Base):
     priority: Mapped[int]
     idempotency_key: Mapped[str | None] = mapped_column(String(255), unique=True)
     body_digest: Mapped[str] = mapped_column(String(64))
+    reproduces: Mapped[str | None] = mapped_column(String(24))
     status: Mapped[str] = mapped_column(String(16))
     state: Mapped[str] = mapped_column(Text)
     attempt: Mapped[int] = mapped_column(default=0)

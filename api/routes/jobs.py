@@ -76,6 +76,15 @@ def retry_job(services: ServicesDep, job_id: JobId) -> JobView:
     return job_view(jobs.retry(services, job_id))
 
 
+@router.post("/jobs/{id}/reproduce", status_code=202, responses=CONFLICT)
+def reproduce_job(services: ServicesDep, job_id: JobId, response: Response) -> JobView:
+    """Do the work of a succeeded job again, from its pinned sources and without any stored result. The report
+    of the new job says whether all artifacts are identical, else which stage and tensor differ first."""
+    job = jobs.reproduce(services, job_id)
+    response.headers["Location"] = f"/jobs/{job.id}"
+    return job_view(job)
+
+
 def _label(text: str) -> tuple[str, str]:
     key, colon, value = text.partition(":")
     if not colon or not key or not value or "\x00" in text:

@@ -20,8 +20,10 @@ class FileRef(Frozen):
 
 class Artifact(Frozen):
     """The base of all kinds. `content`: the documents that artifacts of a kind hold, by the paths of their
-    files; an artifact may lack some of them."""
+    files; an artifact may lack some of them. `repeatable`: False if equal work makes other bytes, because
+    there are times in them."""
 
+    repeatable: ClassVar[bool] = True
     content: ClassVar[Mapping[str, type[BaseModel]]] = {}
     files: tuple[FileRef, ...]
 

@@ -141,9 +141,10 @@ class TokensRef(Artifact):
 
 
 class CurveRef(Artifact):
-    """The curve of a training."""
+    """The curve of a training. It has speeds."""
 
     kind: Literal["curve"] = "curve"
+    repeatable: ClassVar = False
     content: ClassVar = {"curve.json": Curve}
 
 
@@ -197,6 +198,7 @@ class HarnessRef(Artifact):
     differ between equal evaluations; no stage takes them."""
 
     kind: Literal["harness"] = "harness"
+    repeatable: ClassVar = False
     RESULTS: ClassVar = "lm_eval.json"
 
 
@@ -246,6 +248,7 @@ class ReportRef(Artifact):
     jobs have unequal reports. Reports of sweeps, and those of older versions, have no provenance."""
 
     kind: Literal["report"] = "report"
+    repeatable: ClassVar = False
     PAGE: ClassVar = "report.html"
     JSON: ClassVar = "report.json"
     PROVENANCE: ClassVar = "provenance.json"

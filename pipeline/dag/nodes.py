@@ -52,7 +52,9 @@ def resolve_inputs(
     return found
 
 
-def node_key(node: Node, made: Mapping[str, Mapping[str, ArtifactRef]]) -> str | None:
-    """The stage key of a node; None while one of its inputs is not made yet."""
+def node_key(
+    node: Node, made: Mapping[str, Mapping[str, ArtifactRef]], *, salt: str | None = None
+) -> str | None:
+    """The stage key of a node; None while one of its inputs is not made yet. `salt`: see `stage_key`."""
     inputs = resolve_inputs(node, made)
-    return None if inputs is None else stage_key(node.stage, inputs)
+    return None if inputs is None else stage_key(node.stage, inputs, salt=salt)

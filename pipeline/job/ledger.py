@@ -74,7 +74,7 @@ class WorkOrder(Frozen):
     """The order for the driver of one attempt. It lies in storage, so that no secret passes through Ray.
 
     `report_to`: address of the API; None when the driver reports to a terminal only. `token` is valid for
-    this attempt only.
+    this attempt only. `reproduces`: the job whose work is done again, under keys of its own, and compared.
     """
 
     job: str
@@ -83,6 +83,12 @@ class WorkOrder(Frozen):
     pins: Pins
     report_to: str | None = None
     token: str | None = Field(default=None, repr=False)
+    reproduces: str | None = None
+
+    @property
+    def salt(self) -> str | None:
+        """The part of every stage key that no other job has, where nothing stored may be taken."""
+        return None if self.reproduces is None else self.job
 
 
 def stage_result_key(key: str) -> str:

@@ -16,6 +16,7 @@ from pipeline.report.sections.masks import MasksHeadline, MasksSection
 from pipeline.report.sections.perplexity import PerplexityHeadline, PerplexitySection
 from pipeline.report.sections.reconstruction import ReconstructionSection
 from pipeline.report.sections.recovery import RecoveryHeadline, RecoverySection
+from pipeline.report.sections.reproduction import ReproductionHeadline, ReproductionSection
 from pipeline.report.sections.sizes import SizesSection
 from pipeline.report.sections.source import SourceSection
 from pipeline.report.sections.spec import SpecSection
@@ -45,6 +46,7 @@ class ReportData(
     MaskOverlapSection,
     ZerosSection,
     VerificationSection,
+    ReproductionSection,
     StagesSection,
     EnvironmentSection,
     DigestsSection,
@@ -70,6 +72,7 @@ class Summary(
     MaskOverlapHeadline,
     ZerosHeadline,
     VerificationHeadline,
+    ReproductionHeadline,
     StagesHeadline,
 ):
     """The figures that tables of jobs show: the headlines of the sections that have one."""

@@ -9,12 +9,14 @@ from pipeline.canonical import Frozen
 from pipeline.report.data import ReportDocument
 from pipeline.report.sections.environment import EnvironmentSection
 from pipeline.report.sections.members import MembersSection
+from pipeline.report.sections.reproduction import ReproductionSection
 from pipeline.report.sections.spec import SpecSection
 from pipeline.report.sections.stages import StagesSection
 
 
 class SweepData(
     MembersSection,
+    ReproductionSection,
     StagesSection,
     EnvironmentSection,
     SpecSection,

@@ -14,7 +14,7 @@ from pipeline.job.events import FailureReason
 from tests.models import tiny_checkpoint, tiny_text
 from workers.failures import error_for, reason_for
 from workers.job import AttemptEnded
-from workers.local.job import run_here
+from workers.local.job import order_for, run_here
 from workers.settings import WorkerSettings
 
 
@@ -135,7 +135,7 @@ def test_a_bug_in_a_stage_is_tried_once_and_tells_its_place(
     )
     settings = WorkerSettings(storage_url=f"file://{tmp_path}/store", allowed_roots=(tmp_path,))
     with pytest.raises(AttemptEnded) as caught:
-        run_here(request, settings, Silent())
+        run_here(order_for(request, settings), settings, Silent())
     reason = caught.value.reason
     assert (reason.blame, reason.retryable, len(tries)) == ("bug", False, 1)
     assert reason.message.startswith("KeyError: 'b', at workers/stages/import_model.py:")

@@ -42,7 +42,7 @@ def _measured_before(stage: PruneBlocks, context: StageContext) -> tuple[LinearS
         return None
     sweep = MeasureStatistics(needs=("input_norm",), compute_dtype=stage.compute_dtype)
     inputs = {name: context.inputs[name] for name in ("checkpoint", "samples")}
-    result = find_result(context.content, stage_key(sweep, inputs))
+    result = find_result(context.content, stage_key(sweep, inputs, salt=context.order.salt))
     if result is None:
         return None
     ref = result.artifacts["statistics"]

@@ -8,7 +8,9 @@ from pipeline.artifacts.artifact import Document, FileRef
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.refs import ArtifactRef, ManifestRef, ReportRef
 from pipeline.dag.stages.results import Report, ReportSweep
-from pipeline.job.ledger import NodeResult
+from pipeline.job.compare import compare_jobs
+from pipeline.job.ledger import JobResult, NodeResult, job_result_key
+from pipeline.job.reproduction import Reproduction
 from pipeline.report.data import ReportData, report_json
 from pipeline.report.page import render_html
 from pipeline.report.provenance import names_manifest, provenance
@@ -49,6 +51,7 @@ def section_fields(
             training=stage.spec.recovery is not None or stage.spec.learns_masks,
         ),
         "declared_memory_bytes": request.resources.memory_bytes,
+        "reproduction": _reproduction(context),
         **read_sections(report, _ReportInputs(stage.spec, context)),
     }
 
@@ -57,6 +60,15 @@ def stored(context: StageContext, files: Mapping[str, bytes]) -> Made:
     """Store the files as the artifact."""
     refs = tuple(FileRef(path=path, blob=context.content.put_bytes(data)) for path, data in files.items())
     return Made({"report": ReportRef(files=refs)})
+
+
+def _reproduction(context: StageContext) -> Reproduction | None:
+    """The comparison with the job that this one reproduces."""
+    job = context.order.reproduces
+    if job is None:
+        return None
+    first = context.content.get_model(job_result_key(job), JobResult)
+    return compare_jobs(first, context.earlier, context.content, job=job)
 
 
 def _attested(context: StageContext, data: ReportData) -> bytes:

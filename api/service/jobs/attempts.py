@@ -67,6 +67,7 @@ class LiveAttempt:
     reported: FailureReason | None
     request: JobRequest
     pins: Pins
+    reproduces: str | None
 
 
 def anything_to_do(database: Database) -> bool:
@@ -239,6 +240,7 @@ def _live(job: Job, attempt: Attempt) -> LiveAttempt:
         reported=FailureReason.model_validate_json(attempt.reason) if attempt.reason else None,
         request=JobRequest.model_validate_json(job.request),
         pins=Pins.model_validate_json(job.pins),
+        reproduces=job.reproduces,
     )
 
 

@@ -66,9 +66,11 @@ def add(
     *,
     digest: str | None = None,
     idempotency_key: str | None = None,
+    reproduces: str | None = None,
 ) -> Job:
     """Add a queued job within the transaction of the session, without waking the dispatcher."""
     job = _new_job(request, pins, digest=digest or digest_of(request), idempotency_key=idempotency_key)
+    job.reproduces = reproduces
     session.add(job)
     session.flush()
     session.add_all(JobLabel(job=job.id, key=k, value=v) for k, v in request.labels.items())
@@ -149,6 +151,23 @@ def retry(services: Services, job_id: str) -> Job:
         job.tries = 0
         job.not_before = None
         journal.append(session, job, [journal.said_now(JobQueued(), attempt=job.attempt)])
+    services.wake.set()
+    return job
+
+
+def reproduce(services: Services, job_id: str) -> Job:
+    """Queue a job that does the work of a succeeded one again, from the same pinned sources and under keys of
+    its own. Its report compares the two. Raises ApiError 404 and 409."""
+    with services.database.write() as session:
+        first = _locked(session, job_id)
+        if first.status != "succeeded":
+            raise ApiError(
+                409,
+                "job_not_reproducible",
+                f"job {job_id} is {first.status}; only a job that has succeeded can be reproduced",
+            )
+        request = JobRequest.model_validate_json(first.request)
+        job = add(session, request, Pins.model_validate_json(first.pins), reproduces=job_id)
     services.wake.set()
     return job
 

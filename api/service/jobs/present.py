@@ -29,6 +29,7 @@ def job_view(job: Job) -> JobView:
         priority=request.priority,
         model=request.spec.model.source,
         attempt=state.attempt,
+        reproduces=job.reproduces,
         stages=tuple(_stages(state)),
         spec=request.spec,
         resources=request.resources,

@@ -68,6 +68,7 @@ class JobView(Frozen):
     priority: int
     model: str
     attempt: int
+    reproduces: str | None = Field(default=None, description="The job whose work is done again and compared.")
     stages: tuple[StageView, ...]
     spec: PruneSpec
     resources: Resources

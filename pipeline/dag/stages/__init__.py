@@ -71,11 +71,12 @@ Stage = Annotated[
 ]
 
 
-def stage_key(stage: Stage, inputs: Mapping[str, ArtifactRef]) -> str:
+def stage_key(stage: Stage, inputs: Mapping[str, ArtifactRef], *, salt: str | None = None) -> str:
     """The SHA-256 over name, version, all fields (defaults too) and the digests of the input artifacts.
 
     The locations of texts are left out: the same content elsewhere is the same work. (Published files name
-    their sources, so `Publish` includes them.)
+    their sources, so `Publish` includes them.) With `salt` the key is of a job's own, so that nothing that
+    was stored for other jobs is found.
     """
     fields: JsonValue = stage.model_dump(mode="json")
     if stage.names_sources:
@@ -86,6 +87,7 @@ def stage_key(stage: Stage, inputs: Mapping[str, ArtifactRef]) -> str:
             "version": stage.version,
             "fields": fields,
             "inputs": {name: artifact.digest for name, artifact in sorted(inputs.items())},
+            **({"salt": salt} if salt is not None else {}),
         }
     )
 
