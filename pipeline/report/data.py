@@ -15,6 +15,7 @@ from pipeline.report.sections.masks import MasksHeadline, MasksSection
 from pipeline.report.sections.perplexity import PerplexityHeadline, PerplexitySection
 from pipeline.report.sections.reconstruction import ReconstructionSection
 from pipeline.report.sections.recovery import RecoveryHeadline, RecoverySection
+from pipeline.report.sections.serving import ServingHeadline, ServingSection
 from pipeline.report.sections.sizes import SizesSection
 from pipeline.report.sections.spec import SpecSection
 from pipeline.report.sections.stages import StagesHeadline, StagesSection
@@ -31,6 +32,7 @@ class ReportData(
     TasksSection,
     SizesSection,
     VocabularySection,
+    ServingSection,
     MasksSection,
     RecoverySection,
     BlocksSection,
@@ -59,6 +61,7 @@ class ReportData(
 class Summary(
     PerplexityHeadline,
     TasksHeadline,
+    ServingHeadline,
     MasksHeadline,
     RecoveryHeadline,
     BlocksHeadline,

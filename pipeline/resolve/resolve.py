@@ -26,10 +26,12 @@ from pipeline.evaluation.task_files import (
 from pipeline.request.prune_spec import PruneSpec
 from pipeline.resolve.model import description_files, resolve_model
 from pipeline.resolve.model_checks import PARQUET, check_against_model, check_teacher, check_texts
+from pipeline.serving.llama_cpp import check_gguf_tokenizer
 from pipeline.sources.access import Source, SourceAccess, open_source
 from pipeline.sources.pins import MODEL, ModelFacts, Pin, Pins
 from pipeline.spec.evaluation import PerplexityText
 from pipeline.spec.source_fields import SourceField, source_fields
+from pipeline.spec.targets import LlamaCpp
 from pipeline.spec.texts import Calibration, TextSource
 from pipeline.spec.uri import SourceKind, parse_uri
 from pipeline.vocabulary.submission import check_tokens
@@ -58,6 +60,9 @@ def _resolve_checkpoint(field: SourceField, spec: PruneSpec, access: SourceAcces
     if field.path != MODEL:
         return resolve_model(source, needs_tokenizer=False)
     pin, facts = resolve_model(source, needs_tokenizer=spec.needs_tokenizer)
+    for i, target in enumerate(spec.target):
+        if isinstance(target, LlamaCpp):
+            check_gguf_tokenizer(description_files(source, pin), field=f"spec.target.{i}")
     size = spec.structure.vocabulary if spec.structure is not None else None
     if size is not None and facts.vocabulary is not None:
         check_tokens(size, description_files(source, pin), rows=facts.vocabulary)

@@ -20,6 +20,7 @@ from pipeline.dag.stages.pruning import (
     ScoreHeldOut,
 )
 from pipeline.dag.stages.results import Evaluate, EvaluateTask, Publish, Report, ReportSweep, Verify
+from pipeline.dag.stages.serving import ExportTarget, MeasureServing, OpenTarget
 from pipeline.dag.stages.sources import Calibrate, CheckTasks, HoldOut, ImportKeep, ImportModel, PrepareText
 from pipeline.dag.stages.structure import CountTokens, CutVocabulary, Slice
 from pipeline.dag.stages.training import LearnMasks, Recover
@@ -45,8 +46,11 @@ Stage = Annotated[
     | Evaluate
     | CheckTasks
     | EvaluateTask
+    | ExportTarget
     | Publish
+    | OpenTarget
     | Verify
+    | MeasureServing
     | Report
     | ReportSweep,
     Field(discriminator="kind"),
