@@ -55,7 +55,9 @@ def test_every_stage_runs_once_and_the_gang_never_starts_beside_a_task_that_need
     sweep = dag(recovery=None, sweep={"sparsities": [0.5, 0.6]})
     vocabulary = {"size": 64, "texts": [{"source": TEXT}]}
     cut = dag(structure={"drop_blocks": {"kind": "spaced", "num_blocks": 1}, "vocabulary": vocabulary})
-    every = (*graph.nodes, *dag(TOURNAMENT).nodes, *sweep.nodes, *cut.nodes, *learning().nodes)
+    served = dag(target={"kind": "llama.cpp"})
+    others = (dag(TOURNAMENT), sweep, cut, learning(), served)
+    every = [node for one in (graph, *others) for node in one.nodes]
     assert {node.stage.kind for node in every} == set(PLACES)
     done: list[str] = []
     order = []
