@@ -16,6 +16,7 @@ pytest_plugins = [
     "tests.eval_slices",
     "tests.browser",
     "tests.in_this_process",
+    "tests.opened_here",
 ]
 
 RAY = ("tests/e2e/", "tests/api/test_real_ray.py", "tests/api/test_embedded.py")

@@ -108,7 +108,7 @@ def _check_index(directory: Path, found: Mapping[str, _Found]) -> None:
     if not path.is_file():
         if files != {WEIGHTS}:
             raise VerificationFailed(
-                f"{WEIGHTS_INDEX_JSON} is missing, and the weights are in {sorted(files)}"
+                f"{WEIGHTS_INDEX_JSON} is missing, and the weights are in {', '.join(sorted(files))}"
             )
         return
     try:

@@ -20,6 +20,8 @@ from pipeline.request.spec_files import SpecError
 from tests.models import tiny_checkpoint, tiny_documents, tiny_text
 from workers.places import PLACES
 
+pytestmark = pytest.mark.usefixtures("opened_here")
+
 README = Path(__file__).parents[2] / "README.md"
 NM = {"method": {"kind": "magnitude"}, "pattern": {"kind": "nm", "keep": 2, "group": 4}}
 

@@ -23,7 +23,7 @@ from pipeline.canonical import canonical_json
 from pipeline.checkpoint.keeps import KeepReader
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.dag.stages.results import Verify
-from pipeline.errors import VerificationFailed
+from pipeline.errors import UnsupportedModel, VerificationFailed
 from pipeline.report.quantity import human_bytes
 from pipeline.storage.content import ContentStore
 from pipeline.verification.documents import check_documents
@@ -40,8 +40,8 @@ LIBRARIES_BYTES = 3 * 2**29  # what two processes with torch and transformers ta
 
 
 def run(stage: Verify, context: StageContext) -> Steps:
-    """Fetch the files from storage, check their bytes, weights and documents, open them in a fresh process,
-    and compare its logits with those of the checkpoint.
+    """Fetch the files from storage, check their bytes and weights, open them in a fresh process, compare its
+    logits with those of the checkpoint, and check the documents.
 
     Raises VerificationFailed, which names file and field or tensor; then there is no manifest.
     """
@@ -54,16 +54,17 @@ def run(stage: Verify, context: StageContext) -> Steps:
             yield from _fetched(context, published, directory)
             weights = _weights(context, directory)
             yield Progress(2, CHECKS, "weights")
-            digests = {file.path: file.blob.digest for file in published.files}
-            documents = check_documents(directory, digests, weights.certificates)
-            yield Progress(3, CHECKS, "documents")
             opening = _opening(context, weights, directory, aside)
             if opening.weights == "from_disk":
                 yield Note(_too_large(context, weights))
             answer = process.open(opening)
-        yield Progress(4, CHECKS, "opened")
-        opened = _opened(context, opening, answer.model)
-        yield Progress(CHECKS, CHECKS, "logits")
+        model = answer.model
+        yield Progress(3, CHECKS, "opened")
+        opened = _opened(context, opening, model)
+        yield Progress(4, CHECKS, "logits")
+        digests = {file.path: file.blob.digest for file in published.files}
+        documents = check_documents(directory, digests, weights.certificates)
+        yield Progress(CHECKS, CHECKS, "documents")
     verification = Verification(
         files=len(published.files),
         bytes=published.size,
@@ -93,7 +94,10 @@ def _fetched(context: StageContext, published: PublishedRef, directory: Path) ->
 
 def _weights(context: StageContext, directory: Path) -> CheckedWeights:
     keep, checkpoint = context.inputs.get("keep"), context.checkpoint()
-    keeps = KeepReader(context.content, checkpoint, keep) if isinstance(keep, KeepRef) else None
+    try:
+        keeps = KeepReader(context.content, checkpoint, keep) if isinstance(keep, KeepRef) else None
+    except UnsupportedModel as error:
+        raise VerificationFailed(f"config.json has another model_type than before: {error}") from error
     return check_weights(directory, CheckpointReader(context.content, checkpoint).index, keeps)
 
 

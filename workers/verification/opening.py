@@ -10,12 +10,12 @@ import torch
 import transformers
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from pipeline.artifacts.refs import AdapterRef
 from pipeline.artifacts.verification import OpenedTokenizer
 from pipeline.canonical import Frozen
-from pipeline.checkpoint.layout import has_tokenizer
+from pipeline.checkpoint.layout import CONFIG_JSON, GENERATION_CONFIG_JSON, has_tokenizer
 from pipeline.errors import VerificationFailed
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def open_model(opening: Opening) -> OpenedModel:
     """Opens everything once, on the CPU. Raises VerificationFailed, which names file and field or tensor."""
     torch.set_num_threads(opening.threads)
     config = _config(opening.directory)
+    _check_generation(opening.directory)
     model = _model(opening, config)
     tied = _tied(model)  # asked before weights on the disk come and go
     rows = int(model.get_input_embeddings().weight.shape[0])
@@ -91,7 +92,7 @@ def _config(directory: Path) -> "PreTrainedConfig":
     try:
         return AutoConfig.from_pretrained(directory, local_files_only=True)
     except Exception as error:
-        raise _cannot("config.json", error) from error
+        raise _cannot(CONFIG_JSON, error) from error
 
 
 def _model(opening: Opening, config: "PreTrainedConfig") -> "PreTrainedModel":
@@ -125,6 +126,15 @@ def _model(opening: Opening, config: "PreTrainedConfig") -> "PreTrainedModel":
             "embedding; libraries that follow the config would make another model. Set it to false"
         )
     return model.eval()
+
+
+def _check_generation(directory: Path) -> None:
+    """Reads the generation config, which loading a model passes over in silence where it is broken."""
+    if (directory / GENERATION_CONFIG_JSON).is_file():
+        try:
+            GenerationConfig.from_pretrained(directory, local_files_only=True)
+        except Exception as error:
+            raise _cannot(GENERATION_CONFIG_JSON, error) from error
 
 
 def _tied(model: "PreTrainedModel") -> bool:
@@ -211,7 +221,7 @@ def _generated(model: "PreTrainedModel", prompt_L: Tensor, *, rows: int) -> list
 
 def _adapter(opening: Opening, model: "PreTrainedModel", config: "PreTrainedConfig") -> int:
     """Loads the adapter on a model of the same shapes, and counts its matrices."""
-    from peft import PeftConfig, get_peft_model, load_peft_weights, set_peft_model_state_dict
+    from peft import PeftConfig, PeftModel, load_peft_weights, set_peft_model_state_dict
 
     assert opening.adapter is not None
     directory = opening.directory / opening.adapter
@@ -221,7 +231,7 @@ def _adapter(opening: Opening, model: "PreTrainedModel", config: "PreTrainedConf
     try:
         adapter = PeftConfig.from_pretrained(str(directory))
         matrices = load_peft_weights(str(directory), device="cpu")
-        said = set_peft_model_state_dict(get_peft_model(model, adapter), matrices)
+        said = set_peft_model_state_dict(PeftModel(model, adapter), matrices, low_cpu_mem_usage=True)
     except Exception as error:
         raise _cannot(f"the adapter ({opening.adapter}/{AdapterRef.CONFIG})", error) from error
     missing = [name for name in said.missing_keys if "lora_" in name]

@@ -1,0 +1,34 @@
+"""Opens published models within the test's process, because a process of their own imports for seconds."""
+
+from pathlib import Path
+from typing import Self
+
+import pytest
+
+from workers.stages import verify
+from workers.verification.answer import Answer, answer_to
+from workers.verification.opening import Opening
+
+
+@pytest.fixture
+def opened_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replace the fresh process of `verify` by a call of its function. `tests/workers/test_verify.py` starts
+    the real one."""
+    monkeypatch.setattr(verify, "OpeningProcess", OpeningHere)
+
+
+class OpeningHere:
+    """See OpeningProcess."""
+
+    def __init__(self, aside: Path, *, threads: int) -> None:
+        pass
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Nothing has been started."""
+
+    def open(self, opening: Opening) -> Answer:
+        """Opens the model here."""
+        return answer_to(opening)
