@@ -57,8 +57,11 @@ PLACES: dict[str, Place] = {
     "check_tasks": Place("check_tasks", memory=2 * GIB),
     "evaluate_task": Place("evaluate_task", where="worker"),
     "behave": Place("behave", where="worker"),
+    "export_target": Place("export_target", where="worker"),
     "publish": Place("publish", memory=2 * GIB),
     "verify": Place("verify", where="worker"),
+    "open_target": Place("open_target", where="worker"),
+    "measure_serving": Place("measure_serving", where="worker"),
     "report": Place("report", cpus=0),
     "report_sweep": Place("report_sweep", cpus=0),
 }

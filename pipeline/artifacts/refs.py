@@ -16,7 +16,7 @@ from pipeline.artifacts.curve import BlockFits, Curve, TokensIndex
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.mask_overlap import MaskOverlaps
 from pipeline.artifacts.remarks import ImportRemarks
-from pipeline.artifacts.serving import Serving
+from pipeline.artifacts.serving import Serving, TargetCheck
 from pipeline.artifacts.sparsity import ExpertTable, SparsityTable
 from pipeline.artifacts.tensor_index import TensorIndex
 from pipeline.artifacts.verification import Verification
@@ -208,6 +208,13 @@ class ExportRef(Artifact):
     kind: Literal["export"] = "export"
 
 
+class TargetCheckRef(Artifact):
+    """What a target made of a published model."""
+
+    kind: Literal["target_check"] = "target_check"
+    content: ClassVar = {"target.json": TargetCheck}
+
+
 class ServingRef(Artifact):
     """How fast a target is with the dense and with the final model."""
 
@@ -277,6 +284,7 @@ ArtifactRef = Annotated[
     | TaskEvaluationRef
     | HarnessRef
     | ExportRef
+    | TargetCheckRef
     | ServingRef
     | PublishedRef
     | VerificationRef

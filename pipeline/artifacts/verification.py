@@ -2,6 +2,9 @@
 
 from typing import Literal
 
+from pydantic import Field
+
+from pipeline.artifacts.serving import TargetCheck
 from pipeline.canonical import Frozen
 
 
@@ -61,7 +64,8 @@ class Verification(Frozen):
 
     `files`, `bytes`: what lies in storage, with the digests that were published. `tensors`, `values`: of the
     weights, all finite. `zeros`: number of weights that must be zero and are. `documents`: files that were
-    read and agree with the weights. `remarks`: what is no fault, but worth knowing.
+    read and agree with the weights. `remarks`: what is no fault, but worth knowing. `targets`: what the
+    targets of the spec found.
     """
 
     format: Literal["secateur-verification/1"] = "secateur-verification/1"
@@ -73,8 +77,11 @@ class Verification(Frozen):
     documents: tuple[str, ...]
     opened: Opened
     remarks: tuple[str, ...] = ()
+    # where no target was asked for, the file is that of the time before there were any
+    targets: tuple[TargetCheck, ...] = Field(default=(), exclude_if=lambda targets: not targets)
 
     @property
     def words(self) -> str:
         """The outcome in one line."""
-        return f"opens in {self.opened.library}, {self.tensors} tensors, {self.opened.logits.words}"
+        names = ", ".join([self.opened.library, *(target.target for target in self.targets)])
+        return f"opens in {names}, {self.tensors} tensors, {self.opened.logits.words}"

@@ -17,6 +17,7 @@ from pipeline.dag.pruning import (
     to_prune,
     with_own_tokens,
 )
+from pipeline.dag.serving import checks, export_nodes, exports, measure_nodes, measured, open_nodes
 from pipeline.dag.stages.pruning import MeasureBlocks, MeasureStatistics
 from pipeline.dag.stages.results import Publish, Report, ReportSweep, Verify
 from pipeline.dag.stages.sources import (
@@ -110,16 +111,20 @@ def _nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
     publish = Publish(model_name=name, spec=spec)
     if "curve" in made:  # the curve has speeds, which differ between equal jobs, so it is not published
         report_inputs["curve"] = made.pop("curve")
-    yield Node(id="publish", stage=publish, inputs={**made, **_unpruned(spec)})
+    yield from export_nodes(spec, dense=DENSE, final=made["checkpoint"])
+    yield Node(id="publish", stage=publish, inputs={**made, **_unpruned(spec), **exports(spec)})
 
     written = Input(node="publish", artifact="published")
+    yield from open_nodes(spec, written)
     asked = {name: given for name, given in made.items() if name in ("checkpoint", "keep")}
-    yield Node(id="verify", stage=Verify(), inputs={**asked, "published": written})
+    yield Node(id="verify", stage=Verify(), inputs={**asked, **checks(spec), "published": written})
+    yield from measure_nodes(spec, dense=DENSE, final=made["checkpoint"])
 
     report_inputs |= {artifact: Input(node="verify", artifact=artifact) for artifact in Verify.outputs}
     if "certificate" in publish.outputs:
         report_inputs["certificate"] = Input(node="publish", artifact="certificate")
     report_inputs |= {f"{which}_checkpoint": checkpoint for which, checkpoint in checkpoints.items()}
+    report_inputs |= measured(spec)
     if spec.recovery is not None:
         report_inputs["tokens"] = tokens
     report = Report(model_name=name, spec=spec)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pipeline.canonical import Frozen
 from pipeline.evaluation.comparison import compare
-from pipeline.evaluation.contracts import OWN, Contract, check_same_contract, unrecorded
+from pipeline.evaluation.contracts import OWN, check_same_contract, unrecorded
 from pipeline.evaluation.difference import PairedDifference
 from pipeline.evaluation.task_comparison import compare_tasks
 from pipeline.evaluation.task_pairs import paired_tasks
@@ -119,7 +119,7 @@ def _contracts(
     first: JobFigures, other: JobFigures, *, but: frozenset[str]
 ) -> Iterator[tuple[str, frozenset[str]]]:
     """Check all contracts. Yield each job with the fields that it has not recorded and the other one has."""
-    pairs: list[tuple[str, Contract, Contract]] = [
+    pairs: list[tuple[str, Frozen, Frozen]] = [
         (f"perplexity on {one.name!r}", one.contract, its.contract)
         for one, its in zip(first.final.perplexity, other.final.perplexity, strict=True)
     ]

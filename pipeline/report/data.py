@@ -17,6 +17,7 @@ from pipeline.report.sections.perplexity import PerplexityHeadline, PerplexitySe
 from pipeline.report.sections.reconstruction import ReconstructionSection
 from pipeline.report.sections.recovery import RecoveryHeadline, RecoverySection
 from pipeline.report.sections.reproduction import ReproductionHeadline, ReproductionSection
+from pipeline.report.sections.serving import ServingHeadline, ServingSection
 from pipeline.report.sections.sizes import SizesSection
 from pipeline.report.sections.source import SourceSection
 from pipeline.report.sections.spec import SpecSection
@@ -36,6 +37,7 @@ class ReportData(
     BehaviourSection,
     SizesSection,
     VocabularySection,
+    ServingSection,
     MasksSection,
     RecoverySection,
     BlocksSection,
@@ -66,6 +68,7 @@ class Summary(
     PerplexityHeadline,
     TasksHeadline,
     BehaviourHeadline,
+    ServingHeadline,
     MasksHeadline,
     RecoveryHeadline,
     BlocksHeadline,

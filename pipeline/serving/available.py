@@ -42,7 +42,7 @@ class TargetSettings(BaseModel):
 
     @field_validator("targets", mode="before")
     @classmethod
-    def _split(cls, value: object) -> object:
+    def _listed_targets(cls, value: object) -> object:
         if not isinstance(value, str):
             return value
         if value.lstrip().startswith("["):

@@ -1,6 +1,8 @@
 """What a job's result will gain in each target that its spec names."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+
+from pydantic import JsonValue
 
 from pipeline.architecture.row import Architecture
 from pipeline.canonical import Frozen
@@ -35,14 +37,16 @@ class Expectation(Frozen):
 def expected(
     targets: tuple[Target, ...],
     row: Architecture,
+    config: Mapping[str, JsonValue],
     *,
     old: Sizes,
     new: Sizes,
     pattern: Pattern | None,
 ) -> Iterator[Expectation]:
-    """One expectation for each target. `pattern`: that of the zeros, None where nothing is pruned."""
+    """One expectation for each target. `config`: config.json of the dense model. `pattern`: the pattern of
+    the zeros, None where nothing is pruned."""
     forms = tuple(_forms(old, new, pattern))
-    share = read_weights(row, new) / read_weights(row, old)
+    share = read_weights(row, config, new) / read_weights(row, config, old)
     for target in targets:
         yield Expectation(
             target=target.kind,

@@ -1,7 +1,7 @@
 """The part of a spec that names the programs which shall run the result."""
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, get_args
+from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt
 
@@ -14,12 +14,14 @@ TARGET_KINDS: tuple[TargetKind, ...] = get_args(TargetKind)
 class _Target(Frozen):
     """What is measured in a target. Each of `rounds` opens the dense and the final model once, in turn, and
     generates `generated_tokens` after a prompt of `prompt_tokens`. `threads`: CPUs that the target may use;
-    left out, those of a worker."""
+    left out, those of a worker. `reads_exports`: True if the target reads files of its own."""
 
     prompt_tokens: int = Field(default=128, ge=1, le=131_072)
     generated_tokens: int = Field(default=64, ge=2, le=131_072)
     rounds: int = Field(default=3, ge=1, le=100)
     threads: PositiveInt | None = None
+
+    reads_exports: ClassVar[bool] = True
 
     @property
     def length(self) -> int:
@@ -30,6 +32,7 @@ class _Target(Frozen):
 class Vllm(_Target):
     """vLLM reads the published checkpoint itself. `tensor_parallel`: the number of GPUs that share it."""
 
+    reads_exports: ClassVar = False
     kind: Literal["vllm"] = "vllm"
     tensor_parallel: PositiveInt = 1
 

@@ -15,14 +15,23 @@ from pipeline.verification.differences import first_difference
 ADDED_LATER = (*ManifestRef.content, *VerificationRef.content)
 
 
-def fetched(content: ContentStore, published: PublishedRef, directory: Path) -> Iterator[FileRef]:
-    """Fetches every file into `directory`, and yields each when it is there and right.
+def fetched(
+    content: ContentStore,
+    published: PublishedRef,
+    directory: Path,
+    *,
+    wanted: tuple[str, ...] | None = None,
+) -> Iterator[FileRef]:
+    """Fetches every file into `directory`, and yields each when it is there and right. `wanted`: the folders,
+    such as `onnxruntime/`, whose files are fetched; an empty text stands for the directory itself.
 
     Raises VerificationFailed for files that are missing, others than those that were published, or beside
     them; it names file, and the first field or tensor that differs.
     """
     _check_names(content, published)
     for file in published.files:
+        if wanted is not None and file.path[: file.path.rfind("/") + 1] not in wanted:
+            continue
         target = directory / file.path
         target.parent.mkdir(parents=True, exist_ok=True)
         found = _fetch(content, f"{published.prefix}/{file.path}", target)

@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from api import docs
 from api.settings import Settings, variables
+from pipeline.serving.available import TargetSettings
 from pipeline.sources.access import SourceAccess
 from pipeline.storage.options import S3Options, S3Settings
 from pipeline.storage.settings import FromEnvironment, StorageSettings
@@ -27,6 +28,8 @@ GIVEN = {
     "SECATEUR_HUB_TOKEN": "hf_hush",
     "SECATEUR_HUB_CACHE_DIR": "/cache",
     "SECATEUR_HUB_OFFLINE": "true",
+    "SECATEUR_TARGETS": "vllm, llama.cpp",
+    "SECATEUR_VLLM_PYTHON": "/opt/vllm/bin/python",
 }
 
 
@@ -37,11 +40,13 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_both_processes_read_the_same_from_the_same_variables() -> None:
-    assert set(GIVEN) == set(variables(StorageSettings) | variables(SourceAccess))
+    assert set(GIVEN) == set(variables(StorageSettings) | variables(SourceAccess) | variables(TargetSettings))
     api, worker = Settings(), WorkerSettings()
     assert api.storage_url == worker.storage_url == "s3://bucket/prefix"
     assert api.s3 == worker.s3
     assert api.access() == worker.access()
+    assert api.available == worker.available == ("vllm", "llama.cpp")
+    assert api.vllm_python == worker.vllm_python == "/opt/vllm/bin/python"
     assert api.s3 == S3Options(
         endpoint_url="http://s3.example.com",
         region="eu-1",
@@ -61,7 +66,8 @@ def test_both_processes_read_the_same_from_the_same_variables() -> None:
 
 
 def test_no_field_stands_twice() -> None:
-    models: list[type[BaseModel]] = [S3Settings, StorageSettings, SourceAccess, Settings, WorkerSettings]
+    shared: list[type[BaseModel]] = [S3Settings, StorageSettings, SourceAccess, TargetSettings]
+    models = [*shared, Settings, WorkerSettings]
     every = set(Settings.model_fields) | set(WorkerSettings.model_fields)
     fields = [name for model in models for name in vars(model)["__annotations__"] if name in every]
     assert sorted(fields) == sorted(every)
@@ -79,6 +85,7 @@ def test_what_a_driver_is_given_makes_the_settings_of_the_api(monkeypatch: pytes
         monkeypatch.setenv(name, value)
     worker = WorkerSettings()
     assert (worker.storage_url, worker.s3, worker.access()) == (api.storage_url, api.s3, api.access())
+    assert (worker.targets, worker.vllm_python) == (api.targets, api.vllm_python)
 
 
 def test_a_new_setting_is_a_field_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:

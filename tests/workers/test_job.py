@@ -59,7 +59,9 @@ def test_every_stage_runs_once_and_the_gang_never_starts_beside_a_task_that_need
         calibration={"source": "self", "prompts": ["The gardener"]},
         evaluation={"behaviour": {"prompts": ["The gardener"]}},
     )
-    every = (*own.nodes, *graph.nodes, *dag(TOURNAMENT).nodes, *sweep.nodes, *cut.nodes, *learning().nodes)
+    served = dag(target={"kind": "llama.cpp"})
+    others = (own, dag(TOURNAMENT), sweep, cut, learning(), served)
+    every = [node for one in (graph, *others) for node in one.nodes]
     assert {node.stage.kind for node in every} == set(PLACES)
     done: list[str] = []
     order = []

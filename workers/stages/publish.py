@@ -49,7 +49,9 @@ def run(stage: Publish, context: StageContext) -> Steps:
     back the weights that must be zero. Raises ZerosLost before any document says that they are zero."""
     content = context.content
     prefix = f"published/{slug(stage.model_name)}-{context.key[:12]}"
-    files = _by_path([*context.checkpoint().model_files, *_adapter(stage, context)])
+    files = _by_path(
+        [*context.checkpoint().model_files, *_adapter(stage, context), *_exports(stage, context)]
+    )
     yield from _copied(content, prefix, files, before=0)
 
     made: dict[str, ArtifactRef] = {}
@@ -104,6 +106,16 @@ def _adapter(stage: Publish, context: StageContext) -> list[FileRef]:
     kept = [file for file in adapter.files if file.path not in written]
     made = [FileRef(path=path, blob=content.put_bytes(data)) for path, data in written.items()]
     return [FileRef(path=f"{ADAPTER}/{file.path}", blob=file.blob) for file in (*kept, *made)]
+
+
+def _exports(stage: Publish, context: StageContext) -> list[FileRef]:
+    """The model in the form of each target, in a directory with the target's name."""
+    return [
+        FileRef(path=f"{target.kind}/{file.path}", blob=file.blob)
+        for target in stage.spec.target
+        if target.reads_exports
+        for file in context.inputs[f"export:{target.kind}"].files
+    ]
 
 
 def _masks(stage: Publish, context: StageContext) -> FileRef:

@@ -16,6 +16,7 @@ from pipeline.artifacts.refs import (
     PublishedRef,
     VerificationRef,
 )
+from pipeline.artifacts.serving import TargetCheck
 from pipeline.artifacts.verification import Opened, Verification
 from pipeline.blocks.logits import streamed_logits
 from pipeline.canonical import canonical_json
@@ -73,6 +74,7 @@ def run(stage: Verify, context: StageContext) -> Steps:
         documents=documents,
         opened=opened,
         remarks=_remarks(opened),
+        targets=_targets(context),
     )
     peak = peak_memory_bytes() + answer.peak_memory_bytes
     yield _manifest(context.content, published, verification, peak_memory_bytes=peak)
@@ -134,6 +136,12 @@ def _opened(context: StageContext, opening: Opening, model: OpenedModel) -> Open
         tokenizer=model.tokenizer,
         adapter_tensors=model.adapter_tensors,
     )
+
+
+def _targets(context: StageContext) -> tuple[TargetCheck, ...]:
+    """What the targets found, of the same files."""
+    names = sorted(name for name in context.inputs if name.startswith("target:"))
+    return tuple(context.load(name, TargetCheck) for name in names)
 
 
 def _remarks(opened: Opened) -> tuple[str, ...]:

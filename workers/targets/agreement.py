@@ -25,6 +25,7 @@ PROMPTS = (
     40,
 )  # tokens of each prompt: one without any context, and lengths that are no round numbers
 GENERATED = 12
+POSITIONS = 64  # enough for each prompt with its answer
 TEXTS = (
     "The gardener cuts 12 branches, and it's done.",
     "  Two spaces,\n\nan empty line, a\ttab; naïve café — 3,5 × 10.",

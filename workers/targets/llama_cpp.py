@@ -31,7 +31,7 @@ class _Session:
         params.model.path = str(exported_file(opening, ".gguf"))
         params.n_ctx = opening.length
         params.n_parallel = 1
-        params.n_gpu_layers = -1 if opening.gpus else 0
+        params.n_gpu_layers = 0
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = opening.threads
         params.verbosity = -1
         params.ctx_shift = False

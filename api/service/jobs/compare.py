@@ -9,7 +9,7 @@ from api.service.jobs.jobs import find
 from api.service.jobs.present import job_view
 from api.service.jobs.views import ComparedJob, ComparisonView, JobView
 from pipeline.artifacts.refs import ArtifactRef
-from pipeline.dag.plan import task_node
+from pipeline.dag.evaluation import task_node
 from pipeline.evaluation.contracts import UnequalContracts
 from pipeline.evaluation.job_comparison import JobFigures, compare_jobs
 from pipeline.evaluation.task_results import TaskEvaluation

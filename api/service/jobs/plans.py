@@ -70,7 +70,7 @@ def _serving(request: JobRequest, pins: Pins) -> Iterator[Expectation]:
     old = sizes_of(row, pins.facts.config)
     new = old if spec.structure is None else spec.structure.target(row, pins.facts.config)
     pattern = None if spec.prune is None else spec.prune.pattern
-    yield from expected(spec.target, row, old=old, new=new, pattern=pattern)
+    yield from expected(spec.target, row, pins.facts.config, old=old, new=new, pattern=pattern)
 
 
 def _warnings(services: Services, request: JobRequest, pins: Pins) -> Iterator[str]:

@@ -28,6 +28,7 @@ from pipeline.dag.stages.results import (
     ReportSweep,
     Verify,
 )
+from pipeline.dag.stages.serving import ExportTarget, MeasureServing, OpenTarget
 from pipeline.dag.stages.sources import (
     Calibrate,
     CalibrateSelf,
@@ -63,8 +64,11 @@ Stage = Annotated[
     | CheckTasks
     | EvaluateTask
     | Behave
+    | ExportTarget
     | Publish
+    | OpenTarget
     | Verify
+    | MeasureServing
     | Report
     | ReportSweep,
     Field(discriminator="kind"),

@@ -1,0 +1,79 @@
+"""The section of serving: how fast the targets are with the dense and with the final model."""
+
+from collections.abc import Iterable, Mapping
+from typing import Self
+
+from pipeline.artifacts.serving import Serving, Spread
+from pipeline.report.inputs import Inputs
+from pipeline.report.quantity import human_bytes
+from pipeline.report.section import Headline, ModelSection, Tile
+
+
+class ServingHeadline(Headline):
+    """How many times as many tokens a second each target generates with the final model; by target."""
+
+    serving: dict[str, float] | None = None
+
+
+class ServingSection(ModelSection):
+    """The figures of each target that the spec names."""
+
+    serving: tuple[Serving, ...] = ()
+
+    @classmethod
+    def read(cls, inputs: Inputs) -> Mapping[str, object]:
+        """Read what was measured in each target."""
+        found = [inputs.find(f"serving:{target.kind}", Serving) for target in inputs.spec.target]
+        return {"serving": tuple(one for one in found if one is not None)}
+
+    @classmethod
+    def headline(cls, report: Self) -> Headline | None:
+        """The ratios of the medians; None without a target."""
+        ratios = {one.target: round(decode_ratio(one), 3) for one in report.serving}
+        return ServingHeadline(serving=ratios or None)
+
+    @classmethod
+    def tiles(cls, report: Self) -> Iterable[Tile]:
+        """A tile for each target."""
+        for one in report.serving:
+            yield Tile(
+                f"In {one.target}",
+                f"× {decode_ratio(one):.2f}",
+                f"{one.dense.decode.median:.1f} → {one.final.decode.median:.1f} generated tokens/s",
+            )
+
+    @classmethod
+    def view(cls, report: Self) -> Mapping[str, object] | None:
+        """Rows of a table for each target; None without a target."""
+        if not report.serving:
+            return None
+        return {"targets": [(one, list(_rows(one))) for one in report.serving]}
+
+
+def decode_ratio(serving: Serving) -> float:
+    """Generated tokens per second of the final model over those of the dense one."""
+    return serving.final.decode.median / serving.dense.decode.median
+
+
+def _rows(serving: Serving) -> Iterable[tuple[str, str, str, str]]:
+    """The name of a figure, its median with least and most for the dense and for the final model, and the
+    ratio of the medians."""
+    dense, final = serving.dense, serving.final
+    for name, before, after in (
+        ("prompt, tokens/s", dense.prefill, final.prefill),
+        ("generated, tokens/s", dense.decode, final.decode),
+    ):
+        yield name, _spread(before), _spread(after), f"{after.median / before.median:.2f}"
+    before, after = dense.first_token, final.first_token
+    ratio = f"{after.median / before.median:.2f}"
+    yield "first token, ms", _spread(before, 1000), _spread(after, 1000), ratio
+    before, after = dense.memory, final.memory
+    ratio = f"{after.median / before.median:.2f}"
+    yield "peak memory", human_bytes(int(before.median)), human_bytes(int(after.median)), ratio
+    sizes = dense.file_bytes, final.file_bytes
+    yield "files", human_bytes(sizes[0]), human_bytes(sizes[1]), f"{sizes[1] / sizes[0]:.2f}"
+
+
+def _spread(spread: Spread, factor: float = 1) -> str:
+    least, median, most = (factor * value for value in (spread.least, spread.median, spread.most))
+    return f"{median:.4g} ({least:.4g} to {most:.4g})"
