@@ -1,6 +1,6 @@
 """Figures may be compared only where all models were measured under the same contract."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from pipeline.canonical import Frozen
@@ -72,3 +72,11 @@ def unrecorded(one: Contract, other: Contract) -> frozenset[str]:
     return frozenset(
         field for field in LATER & before.keys() if (before[field] is None) != (after[field] is None)
     )
+
+
+def other_devices(contracts: Mapping[str, Contract], what: str) -> Iterator[str]:
+    """A sentence if models, by name, were measured on different devices. `what`: such as `figures were`."""
+    devices = {which: contract.device or "a device not recorded" for which, contract in contracts.items()}
+    if len(set(devices.values())) > 1:
+        where = ", ".join(f"{which} on {device}" for which, device in devices.items())
+        yield f"{what} measured on different devices ({where}), which round differently"

@@ -89,22 +89,30 @@ def paired_strata(
     }
     for result in before.evaluation.results:
         names = before.samples.groups.get(result.task, (result.task,))
-        if not all(name in ours and name in theirs for name in names):
-            continue
-        if any(ours[name].documents != theirs[name].documents for name in names):
+        members = [(ours[name], theirs[name]) for name in names if name in ours and name in theirs]
+        same = all(mine.documents == its.documents for mine, its in members)
+        if len(members) < len(names) or not same:
             continue
         for metric in result.metrics:
             other = figures.get((result.task, metric.metric, metric.filter))
-            pairs = [(ours[name].of(metric), theirs[name].of(metric)) for name in names]
-            known = [(mine, its) for mine, its in pairs if mine is not None and its is not None]
-            if other is None or len(known) < len(pairs):
-                continue
-            for strata in _weightings(known):
-                if _gives(metric.value, [(one.weight, one.before) for one in strata]) and _gives(
-                    other, [(one.weight, one.after) for one in strata]
-                ):
-                    yield result, metric, strata
-                    break
+            strata = _strata(members, metric, other) if other is not None else None
+            if strata is not None:
+                yield result, metric, strata
+
+
+def _strata(
+    members: Sequence[tuple[TaskValues, TaskValues]], metric: TaskMetric, other: float
+) -> tuple[Stratum, ...] | None:
+    """The values of all members, weighted as both models' figures are; None where they are no such mean."""
+    pairs = [(mine.of(metric), its.of(metric)) for mine, its in members]
+    known = [(mine, its) for mine, its in pairs if mine is not None and its is not None]
+    if len(known) < len(pairs):
+        return None
+    for strata in _weightings(known):
+        ours = _gives(metric.value, [(one.weight, one.before) for one in strata])
+        if ours and _gives(other, [(one.weight, one.after) for one in strata]):
+            return strata
+    return None
 
 
 def _weightings(

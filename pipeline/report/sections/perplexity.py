@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from typing import Self
 
 from pipeline.evaluation.comparison import Comparison, compare
+from pipeline.evaluation.contracts import other_devices
 from pipeline.report.inputs import MODELS, Inputs
 from pipeline.report.quantity import human_perplexity, human_share
 from pipeline.report.section import Headline, ModelSection, Tile
@@ -55,14 +56,12 @@ class PerplexitySection(ModelSection):
     def remarks(cls, report: Self) -> Iterable[str]:
         """A warning where the models were evaluated on different devices."""
         evaluated = zip(MODELS, (report.dense, report.pruned, report.recovered), strict=True)
-        found = [
-            (which, result.contract.device)
+        contracts = {
+            which: evaluation.perplexity[0].contract
             for which, evaluation in evaluated
-            for result in (evaluation.perplexity[:1] if evaluation is not None else ())
-        ]
-        if len({device for _, device in found}) > 1:
-            where = ", ".join(f"{which} on {device or 'a device not recorded'}" for which, device in found)
-            yield f"perplexities were measured on different devices ({where}), which round differently"
+            if evaluation is not None and evaluation.perplexity
+        }
+        yield from other_devices(contracts, "perplexities were")
 
     @classmethod
     def view(cls, report: Self) -> Mapping[str, object] | None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Self
 
+from pipeline.evaluation.contracts import other_devices
 from pipeline.evaluation.task_comparison import TaskComparison, compare_tasks, limits_of
 from pipeline.evaluation.task_pairs import AVERAGE, TaskPair
 from pipeline.evaluation.task_results import TaskEvaluation
@@ -64,6 +65,18 @@ class TasksSection(ModelSection):
                 " → ".join(report.models) + limit,
                 wide=len(report.models) > 2,
             )
+
+    @classmethod
+    def remarks(cls, report: Self) -> Iterable[str]:
+        """A warning for the first task whose models were evaluated on different devices."""
+        by_model = (report.dense_tasks, report.pruned_tasks, report.recovered_tasks)
+        named = [(which, tasks) for which, tasks in zip(MODELS, by_model, strict=True) if tasks]
+        for i, task in enumerate(report.dense_tasks):
+            contracts = {which: tasks[i].results[0].contract for which, tasks in named}
+            found = list(other_devices(contracts, f"figures of {task.task} were"))
+            if found:
+                return found
+        return []
 
     @classmethod
     def view(cls, report: Self) -> Mapping[str, object] | None:

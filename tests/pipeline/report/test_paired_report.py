@@ -32,6 +32,14 @@ def test_another_device_is_noted_and_no_reason_to_fail() -> None:
     note = "perplexities were measured on different devices (dense on cpu, pruned on NVIDIA H200)"
     assert any(note in one for one in moved.notes)
     assert not any("devices" in one for one in data.notes)
+    (evaluation,) = data.pruned_tasks
+    (result,) = evaluation.results
+    elsewhere = result.model_copy(
+        update={"contract": result.contract.model_copy(update={"device": "NVIDIA H200"})}
+    )
+    tasks = (evaluation.model_copy(update={"results": (elsewhere,)}),)
+    notes = data.model_copy(update={"pruned_tasks": tasks}).notes
+    assert sum("figures of sciq were measured on different devices" in one for one in notes) == 1
 
 
 @pytest.mark.parametrize(
