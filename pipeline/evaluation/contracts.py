@@ -1,7 +1,7 @@
 """Figures may be compared only where all models were measured under the same contract."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from pipeline.canonical import Frozen
 from pipeline.errors import StageError
@@ -11,6 +11,15 @@ ELSEWHERE = frozenset({"device"})  # may differ within a job: what is stored may
 LATER = frozenset({"split", "device", "dataset", "documents_digest"})  # not recorded by earlier versions
 T = TypeVar("T")
 Contract = TypeVar("Contract", bound=Frozen)
+
+
+class Measured(Protocol):
+    """A contract that names the device on which a figure was measured."""
+
+    @property
+    def device(self) -> str | None:
+        """`cpu`, or the name of the GPU; None where it was not recorded."""
+        ...
 
 
 class UnequalContracts(StageError):
@@ -74,7 +83,7 @@ def unrecorded(one: Contract, other: Contract) -> frozenset[str]:
     )
 
 
-def other_devices(contracts: Mapping[str, Contract], what: str) -> Iterator[str]:
+def other_devices(contracts: Mapping[str, Measured], what: str) -> Iterator[str]:
     """A sentence if models, by name, were measured on different devices. `what`: such as `figures were`."""
     devices = {which: contract.device or "a device not recorded" for which, contract in contracts.items()}
     if len(set(devices.values())) > 1:
