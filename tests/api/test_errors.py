@@ -12,9 +12,10 @@ from api.settings import Settings
 from pipeline.errors import SourceUnreachable
 from pipeline.request.prune_spec import PruneSpec
 from pipeline.sources.pins import Pins
+from tests import bad_checkpoints
 from tests.api.bodies import body
 from tests.api.conftest import RunningApi, running
-from tests.models import tiny_checkpoint
+from tests.models import VOCABULARY, tiny_checkpoint
 
 
 def with_prune(**prune: Any) -> dict[str, Any]:
@@ -239,9 +240,7 @@ def test_sources_out_of_reach_are_the_requests_fault(make_settings: Callable[...
 def test_teacher_and_text_are_looked_at(make_settings: Callable[..., Settings], tmp_path: Path) -> None:
     """By their real files: what a spec alone cannot tell."""
     model = tiny_checkpoint("llama", tmp_path / "model")
-    teacher = tiny_checkpoint("llama", tmp_path / "teacher")
-    config = json.loads((teacher / "config.json").read_text())
-    (teacher / "config.json").write_text(json.dumps(config | {"vocab_size": config["vocab_size"] + 64}))
+    teacher = bad_checkpoints.untied(tmp_path / "teacher", vocab_size=VOCABULARY + 64)
     text = tmp_path / "text.txt"
     text.write_text("word " * 2000)
 
@@ -255,7 +254,7 @@ def test_teacher_and_text_are_looked_at(make_settings: Callable[..., Settings], 
         taught = {"kind": "distillation", "teacher": {"source": f"file:{teacher}"}}
         error = refused(api, asked(objective=taught))
         assert error["param"] == "spec.recovery.objective.teacher.source"
-        assert f"vocabulary of {config['vocab_size'] + 64}" in error["message"]
+        assert f"vocabulary of {VOCABULARY + 64}" in error["message"]
         error = refused(api, asked(global_batch_size=64))
         assert (error["code"], error["param"]) == ("text_too_short", "spec.recovery.text.epochs")
         assert "10000 bytes" in error["message"]
