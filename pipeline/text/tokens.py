@@ -35,6 +35,10 @@ class Tokenizer(Protocol):
         """The token that ends a document."""
         ...
 
+    def convert_ids_to_tokens(self, ids: int) -> str | None:
+        """Returns the text of a token."""
+        ...
+
     def __call__(self, text: str, *, add_special_tokens: bool, verbose: bool) -> Mapping[str, list[int]]:
         """Returns the `input_ids` of a text. `verbose`: warn about texts longer than the model's
         positions."""

@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 
 import secateur
+from pipeline.errors import InvalidSpec
 from pipeline.evaluation.task_results import TaskEvaluation
 from pipeline.job.events import EventBody, Message
 from pipeline.report.data import ReportDocument
-from tests.models import VOCABULARY, tiny_checkpoint, tiny_text, tiny_tokenizer
+from tests.models import VOCABULARY, tiny_checkpoint, tiny_documents, tiny_text, tiny_tokenizer
 from tests.workers.stage_runs import include, of_kind, question_file, stage_runs
 from workers.context import Note
 
@@ -123,3 +124,19 @@ def test_added_tokens_without_rows_are_said_in_the_report(tmp_path: Path) -> Non
     (note,) = [one.text for one in said if isinstance(one, Message)]
     assert "'<PRE>' 384, '<MID>' 385" in note
     assert note in pruned.report.summary.notes
+
+
+@pytest.mark.parametrize("node", ["calibrate", "prepare_text"])
+def test_a_text_with_tokens_without_rows_is_refused_where_it_is_read(tmp_path: Path, node: str) -> None:
+    model = tiny_checkpoint("llama", tmp_path / "model")
+    tokenizer = tiny_tokenizer("llama")
+    tokenizer.add_tokens(["<PRE>"])
+    tokenizer.save_pretrained(model)
+    documents = [f"{one} <PRE> {one}" for one in tiny_documents()]
+    text = {"source": f"file:{tiny_text(tmp_path, documents=documents)}", "sequence_length": 64}
+    recovery = {"text": {**text, "validation_sequences": 2}, "steps": 21, "global_batch_size": 1}
+    runs = stage_runs(tmp_path, model=model, prune=HALF, parts={"calibration": text, "recovery": recovery})
+    with pytest.raises(
+        InvalidSpec, match=r"holds tokens beyond the 384 rows of the embedding \('<PRE>' 384\)"
+    ):
+        runs.run("import_model", node)

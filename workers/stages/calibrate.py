@@ -10,6 +10,7 @@ from pipeline.dag.stages.sources import Calibrate
 from pipeline.sources import open_source
 from pipeline.spec.texts import Calibration
 from pipeline.text.documents import ChatReader, read_documents
+from pipeline.text.token_rows import check_token_rows, embedding_rows
 from pipeline.text.tokens import Tokenizer, cut_samples, materialise_tokenizer
 from workers.context import Made, StageContext, Steps
 from workers.stages.samples import put_samples
@@ -19,6 +20,13 @@ def run(stage: Calibrate, context: StageContext) -> Steps:
     """Tokenise the documents with the model's own tokenizer, and cut them as the spec says."""
     documents, tokenizer = calibration_text(stage.calibration, context)
     tokens_NL = cut_samples(documents, tokenizer, stage.calibration)
+    check_token_rows(
+        tokens_NL,
+        tokenizer,
+        rows=embedding_rows(context.checkpoint(), context.content),
+        source=stage.calibration.source,
+        field="spec.calibration.source",
+    )
     yield Made(
         {"samples": put_samples(context.content, tokens_NL)}, details={"tokens": float(tokens_NL.numel())}
     )

@@ -16,6 +16,7 @@ from pipeline.sources import open_source
 from pipeline.spec.evaluation import EvaluationResult, PerplexityContract, PerplexityResult
 from pipeline.spec.model import way_to_finite
 from pipeline.text.documents import ChatReader, read_documents
+from pipeline.text.token_rows import check_token_rows, embedding_rows
 from pipeline.text.tokens import (
     materialise_tokenizer,
     perplexity_tokens,
@@ -70,12 +71,20 @@ def cut_windows(stage: Evaluate, context: StageContext) -> list[_Windows]:
         assert isinstance(checkpoint, CheckpointRef)
         materialise_tokenizer(checkpoint, context.content, Path(directory))
         tokenizer = AutoTokenizer.from_pretrained(directory)
+    rows = embedding_rows(checkpoint, context.content)
     reader = ChatReader(tokenizer, context.order.request.spec.model.source)
     for i, text in enumerate(stage.evaluation.perplexity):
         pin = context.order.pins.of(f"spec.evaluation.perplexity.{i}.source")
         source = open_source(pin.source, access, repository="dataset")
         documents = read_documents(text, pin, source, access, reader=reader)
         tokenised = perplexity_tokens(text, documents, tokenizer)
+        check_token_rows(
+            tokenised.tokens_T,
+            tokenizer,
+            rows=rows,
+            source=text.source,
+            field=f"spec.evaluation.perplexity.{i}.source",
+        )
         windows = perplexity_windows(text, tokenised.tokens_T)
         cut.append(
             _Windows(

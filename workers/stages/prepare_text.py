@@ -5,6 +5,7 @@ from itertools import islice
 from pathlib import Path
 
 import torch
+from torch import Tensor
 from transformers import AutoTokenizer
 
 from pipeline.artifacts.artifact import FileRef
@@ -15,6 +16,7 @@ from pipeline.dag.stages.sources import PrepareText
 from pipeline.sources import open_source
 from pipeline.text.documents import ChatReader, read_documents
 from pipeline.text.sequences import Row, check_enough, shuffled_shards
+from pipeline.text.token_rows import check_token_rows, embedding_rows
 from pipeline.text.tokens import materialise_tokenizer
 from workers.context import Made, Progress, StageContext, Steps
 
@@ -22,7 +24,7 @@ from workers.context import Made, Progress, StageContext, Steps
 def run(stage: PrepareText, context: StageContext) -> Steps:
     """Tokenise as much text as needed with the model's own tokenizer. Memory holds one shard at a time."""
     content = context.content
-    _, pin = context.source(stage.files)
+    field, pin = context.source(stage.files)
     access = context.settings.access()
     source = open_source(pin.source, access, repository="dataset")
     with tempfile.TemporaryDirectory() as directory:
@@ -33,11 +35,19 @@ def run(stage: PrepareText, context: StageContext) -> Steps:
     row = Row(stage.text, tokenizer)
     sequences = row.sequences(documents)
 
+    rows = embedding_rows(context.checkpoint(), content)
+
+    def check(tokens: Tensor) -> None:
+        check_token_rows(tokens, tokenizer, rows=rows, source=stage.text.source, field=field)
+
     held_out = list(islice(sequences, stage.text.validation_sequences))
+    for sequence in held_out:
+        check(sequence)
     files: list[FileRef] = []
     shards: list[Shard] = []
     done = 0
     for tokens_NL in shuffled_shards(sequences, stage.text, wanted=stage.sequences):
+        check(tokens_NL)
         path = f"train-{len(shards):05d}.safetensors"
         files.append(put_tensors(content, path, {"tokens": tokens_NL})[0])
         shards.append(Shard(path=path, sequences=len(tokens_NL)))
