@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 MAGIC = b"GGUF"
+# The file is cut short (struct.error), or its tensors or tokens do not fit its settings (the two before it).
+UNREADABLE = (ValueError, LookupError, RuntimeError, AssertionError, struct.error)
 
 
 def convert_gguf(path: Path, out_dir: Path) -> Path:
@@ -41,16 +43,25 @@ def convert_gguf(path: Path, out_dir: Path) -> Path:
 def _save(path: Path, directory: Path) -> dict[str, str]:
     """Writes the checkpoint. Returns the digest of each of its tensors."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     try:
         stated = GGUFFile(path)
-        model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.bfloat16)
+        config = AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+        stated.complete(config)
+        model, report = AutoModelForCausalLM.from_pretrained(
+            path.parent, gguf_file=path.name, config=config, dtype=torch.bfloat16, output_loading_info=True
+        )
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    except (ValueError, LookupError, NotImplementedError, struct.error) as error:  # struct: cut short
+    except UNREADABLE as error:
         raise UnsupportedCheckpoint(f"transformers cannot read {path}: {error}") from error
     stated.check_consumed(model)
-    stated.complete(model.config)
+    missing = sorted(map(str, report["missing_keys"]))
+    if missing:
+        raise UnsupportedCheckpoint(
+            f"{path} lacks {len(missing)} tensors of the {config.model_type} that its settings describe, "
+            f"such as {missing[0]}; the file is not whole, or is one of several parts"
+        )
     # The weights are ordinary now; with these marks transformers refuses to save them.
     model.is_quantized = False
     model.hf_quantizer = None

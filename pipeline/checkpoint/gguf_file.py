@@ -25,13 +25,18 @@ STATED = {
     "feed_forward_length": "intermediate_size",
     "attention.head_count": "num_attention_heads",
     "attention.head_count_kv": "num_key_value_heads",
-    "attention.key_length": "head_dim",
     "attention.layer_norm_rms_epsilon": "rms_norm_eps",
     "expert_used_count": "num_experts_per_tok",
     "attn_logit_softcapping": "attn_logit_softcapping",
     "final_logit_softcapping": "final_logit_softcapping",
 }
 WINDOW = "attention.sliding_window"
+NOT_READ = {  # settings that transformers does not read for every type
+    "attention.key_length": "head_dim",
+    WINDOW: "sliding_window",
+    "expert_feed_forward_length": "moe_intermediate_size",
+    "expert_shared_feed_forward_length": "shared_expert_intermediate_size",
+}
 HEAD, EMBEDDING = "output.weight", "token_embd.weight"
 READ_AS = "the config that transformers makes of it has"
 
@@ -99,12 +104,12 @@ class GGUFFile:
     def complete(self, config: "PreTrainedConfig") -> None:
         """Puts into a config what transformers did not read. Raises UnsupportedCheckpoint for a setting that
         it contradicts or cannot express."""
+        for setting, field in NOT_READ.items():
+            if self.settings.get(setting) is not None and hasattr(config, field):
+                setattr(config, field, self.settings[setting])
         rope = self._rope(config)
         if rope:
             config.rope_parameters = {**config.rope_parameters, **rope}
-        window = self.settings.get(WINDOW)
-        if window is not None and getattr(config, "sliding_window", window) is None:
-            config.sliding_window = window
         for setting, field in {**STATED, WINDOW: "sliding_window"}.items():
             stated, read = self.settings.get(setting), getattr(config, field, None)
             unknown = not hasattr(config, field) and (field.endswith("softcapping") or setting == WINDOW)
