@@ -43,7 +43,7 @@ def expected(
     new: Sizes,
     pattern: Pattern | None,
 ) -> Iterator[Expectation]:
-    """One expectation for each target. `config`: config.json of the dense model. `pattern`: the pattern of the
+    """One expectation for each target. `config`: config.json of the dense model. `pattern`: that of the
     zeros, None where nothing is pruned."""
     forms = tuple(_forms(old, new, pattern))
     share = read_weights(row, config, new) / read_weights(row, config, old)
