@@ -43,8 +43,8 @@ def expected(
     new: Sizes,
     pattern: Pattern | None,
 ) -> Iterator[Expectation]:
-    """One expectation for each target. `config`: config.json of the dense model. `pattern`: the pattern of
-    the zeros, None where nothing is pruned."""
+    """One expectation for each target. `config`: config.json of the dense model. `pattern`: that of the
+    zeros, None where nothing is pruned."""
     forms = tuple(_forms(old, new, pattern))
     share = read_weights(row, config, new) / read_weights(row, config, old)
     for target in targets:

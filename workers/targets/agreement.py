@@ -8,6 +8,7 @@ the same tokens. Each chosen token must be the likeliest for transformers too, w
 
 import json
 import random
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
@@ -16,7 +17,7 @@ from pipeline.artifacts.serving import TargetCheck
 from pipeline.errors import TargetFailed
 from pipeline.spec.targets import TargetKind
 from workers.targets.consumer import Opening
-from workers.targets.opened import REFERENCE, ask
+from workers.targets.opened import REFERENCE, Answer, ask
 
 PROMPTS = (
     1,
@@ -61,7 +62,17 @@ class _Reference(BaseModel):
     tokenized: list[list[int]]
 
 
-def check_target(opening: Opening, kind: TargetKind, *, python: str = "") -> TargetCheck:
+Judge = Callable[[Opening, Mapping[str, object]], Answer]
+
+
+def in_a_fresh_process(opening: Opening, asked: Mapping[str, object]) -> Answer:
+    """What transformers makes of the answers of a target, in a process of its own."""
+    return ask(opening, asked, module=REFERENCE)
+
+
+def check_target(
+    opening: Opening, kind: TargetKind, *, python: str = "", judge: Judge = in_a_fresh_process
+) -> TargetCheck:
     """Open a model in a target and compare. Raises TargetFailed where it does not open, or disagrees."""
     config = json.loads((Path(opening.directory) / "config.json").read_bytes())
     prompts = prompts_for(config["vocab_size"], longest=opening.length - GENERATED)
@@ -73,7 +84,7 @@ def check_target(opening: Opening, kind: TargetKind, *, python: str = "") -> Tar
         {"prompt": prompt, **made.model_dump()}
         for prompt, made in zip(prompts, answers.generated, strict=True)
     ]
-    reference = _Reference.model_validate(ask(opening, {"answers": answered, "texts": own}, module=REFERENCE))
+    reference = _Reference.model_validate(judge(opening, {"answers": answered, "texts": own}))
     _check_texts(kind, own, [ids for ids in answers.tokenized if ids is not None], reference.tokenized)
     tolerance = tolerance_of(opening, kind)
     differences = list(_differences(kind, prompts, answers.generated, reference.scores, tolerance=tolerance))

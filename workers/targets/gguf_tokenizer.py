@@ -11,6 +11,7 @@ from pipeline.errors import UnsupportedCheckpoint
 from pipeline.serving.llama_cpp import splitting_of
 
 SPECIAL = ("bos", "eos", "unk", "pad")
+SPACE = "\u2581"  # SentencePiece's mark of a space
 
 
 @dataclass
@@ -98,17 +99,7 @@ def _add_habits(writer: GGUFWriter, directory: Path) -> None:
     ids = tokenizer("a").input_ids
     writer.add_add_bos_token(tokenizer.bos_token_id is not None and ids[0] == tokenizer.bos_token_id)
     writer.add_add_eos_token(tokenizer.eos_token_id is not None and ids[-1] == tokenizer.eos_token_id)
-    writer.add_add_space_prefix(_prefixes(directory))
+    first = tokenizer.tokenize("a")[0]  # what transformers does counts, whatever SentencePiece's settings say
+    writer.add_add_space_prefix(first.startswith(SPACE))
     if isinstance(tokenizer.chat_template, str):
         writer.add_chat_template(tokenizer.chat_template)
-
-
-def _prefixes(directory: Path) -> bool:
-    """Whether a text gets a space in front, which only SentencePiece's own settings tell."""
-    if not (directory / "tokenizer.model").exists():
-        return False
-    from sentencepiece import sentencepiece_model_pb2
-
-    model = sentencepiece_model_pb2.ModelProto()
-    model.ParseFromString((directory / "tokenizer.model").read_bytes())
-    return bool(model.normalizer_spec.add_dummy_prefix)

@@ -12,18 +12,15 @@ import sys
 from typing import Any
 
 
-def main() -> None:
-    """Write one line of JSON: for each answer and token, transformers' log-probabilities of the same tokens,
-    of the chosen one and of the likeliest one; and the tokens of each text."""
-    written = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
+def judged(asked: dict[str, Any]) -> dict[str, Any]:
+    """For each answer and token, transformers' log-probabilities of the same tokens, of the chosen one and of
+    the likeliest one; and the tokens of each text. The model is computed in float32, on the CPU."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    asked: dict[str, Any] = json.load(sys.stdin)
-    opening = asked["opening"]
-    torch.set_num_threads(opening["threads"])
-    model = AutoModelForCausalLM.from_pretrained(opening["directory"], dtype=torch.float32).eval()
+    directory = asked["opening"]["directory"]
+    torch.set_num_threads(asked["opening"]["threads"])
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
     scores = []
     for answer in asked["answers"]:
         prompt, tokens = answer["prompt"], answer["tokens"]
@@ -40,9 +37,16 @@ def main() -> None:
                 for row_V, token, top in zip(logprobs_NV, tokens, answer["top"], strict=True)
             ]
         )
-    tokenizer = AutoTokenizer.from_pretrained(opening["directory"]) if asked["texts"] else None
+    tokenizer = AutoTokenizer.from_pretrained(directory) if asked["texts"] else None
     tokenized = [tokenizer(text).input_ids for text in asked["texts"]] if tokenizer is not None else []
-    written.write(json.dumps({"scores": scores, "tokenized": tokenized}) + "\n")
+    return {"scores": scores, "tokenized": tokenized}
+
+
+def main() -> None:
+    """Write one line of JSON to standard output; what libraries print goes to standard error."""
+    written = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    written.write(json.dumps(judged(json.load(sys.stdin))) + "\n")
     written.flush()
     os._exit(0)
 
