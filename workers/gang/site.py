@@ -11,7 +11,7 @@ from pipeline.job.ledger import WorkOrder
 from workers.context import Made, StageContext, Step, Steps, Waited
 from workers.gang.keeper import GangKeeper
 from workers.gang.metrics import RayMetrics
-from workers.memory import peak_memory_bytes, reset_peak_memory
+from workers.memory import give_back, peak_memory_bytes, reset_peak_memory
 from workers.places import PLACES
 
 
@@ -72,3 +72,4 @@ def _run_task(stage: Stage, context: StageContext) -> Steps:
         if isinstance(step, Made) and step.peak_memory_bytes is None:
             step = replace(step, peak_memory_bytes=peak_memory_bytes())
         yield step
+    give_back()  # the next stage may run in this process

@@ -88,8 +88,9 @@ def _fetched(context: StageContext, published: PublishedRef, directory: Path) ->
             raise VerificationFailed(
                 f"{file.path} in {published.prefix} is not that of the checkpoint that was evaluated"
             )
-    for i, file in enumerate(fetched(context.content, published, directory), start=1):
-        yield Progress(i / len(published.files), CHECKS, file.path)
+    for file in fetched(context.content, published, directory):
+        yield Progress(0, CHECKS, file.path)
+    yield Progress(1, CHECKS, "files")
 
 
 def _weights(context: StageContext, directory: Path) -> CheckedWeights:
