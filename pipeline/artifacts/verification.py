@@ -60,7 +60,7 @@ class Opened(Frozen):
 
 
 class Verification(Frozen):
-    """Content of `verification.json`. It has no times, so equal results have equal files.
+    """Content of `verification.json`. It has no times: equal jobs with equal memory have equal files.
 
     `files`, `bytes`: what lies in storage, with the digests that were published. `tensors`, `values`: of the
     weights, all finite. `zeros`: number of weights that must be zero and are. `documents`: files that were

@@ -65,6 +65,7 @@ def test_actor_driver_and_api_may_die(
     assert {path for path in own if own[path] != other[path]} <= {
         "README.md",
         "secateur.json",
+        "verification.json",
         "manifest.json",
     }
 
