@@ -1,6 +1,7 @@
 """Pinning of checkpoints: their files and facts, or an error that says what is missing."""
 
 import json
+import math
 from dataclasses import dataclass
 
 from pydantic import JsonValue
@@ -82,7 +83,11 @@ class _Description:
                 f"{name} of {self.uri} has {file.size} bytes; at most {DESCRIPTION_BYTES} are read"
             )
         try:
-            value = json.loads(b"".join(self.source.read(file)))
+            value = json.loads(
+                b"".join(self.source.read(file)),
+                parse_constant=lambda word: {"__float__": word},  # as transformers itself writes Infinity
+                parse_float=_finite,
+            )
         except (ValueError, RecursionError) as error:
             raise IncompleteCheckpoint(f"{name} of {self.uri} is not JSON: {error}") from error
         if not isinstance(value, dict):
@@ -90,6 +95,13 @@ class _Description:
                 f"{name} of {self.uri} must be a JSON object, got {type(value).__name__}"
             )
         return value
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if math.isinf(value):
+        raise ValueError(f"{number} is larger than any float")
+    return value
 
 
 def _check_format(names: tuple[str, ...], *, where: str) -> None:

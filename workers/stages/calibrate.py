@@ -1,15 +1,12 @@
 """The stage that makes calibration samples from documents."""
 
-import tempfile
 from collections.abc import Iterable
-from pathlib import Path
-
-from transformers import AutoTokenizer
 
 from pipeline.dag.stages.sources import Calibrate
 from pipeline.sources import open_source
 from pipeline.text.documents import read_documents
-from pipeline.text.tokens import Tokenizer, cut_samples, materialise_tokenizer
+from pipeline.text.loading import load_tokenizer
+from pipeline.text.tokens import Tokenizer, cut_samples
 from workers.context import Made, StageContext, Steps
 from workers.stages.samples import put_samples
 
@@ -30,7 +27,5 @@ def calibration_text(context: StageContext) -> tuple[Iterable[str], Tokenizer]:
     pin = context.order.pins.of("spec.calibration.source")
     access = context.settings.access()
     source = open_source(pin.source, access, repository="dataset")
-    with tempfile.TemporaryDirectory() as directory:
-        materialise_tokenizer(context.checkpoint(), context.content, Path(directory))
-        tokenizer = AutoTokenizer.from_pretrained(directory)
+    tokenizer = load_tokenizer(context.checkpoint(), context.content)
     return read_documents(calibration, pin, source, access), tokenizer

@@ -1,22 +1,19 @@
 """The stage that measures perplexities of one checkpoint, with one of its blocks in memory at a time."""
 
 import math
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 
 from torch import Tensor
-from transformers import AutoTokenizer
 
-from pipeline.artifacts.refs import CheckpointRef, EvaluationRef
+from pipeline.artifacts.refs import EvaluationRef
 from pipeline.blocks.losses import sequence_losses
 from pipeline.dag.stages.results import Evaluate
 from pipeline.errors import NumericalError
 from pipeline.sources import open_source
 from pipeline.spec.evaluation import EvaluationResult, PerplexityContract, PerplexityResult
 from pipeline.text.documents import read_documents
+from pipeline.text.loading import load_tokenizer
 from pipeline.text.tokens import (
-    materialise_tokenizer,
     perplexity_tokens,
     perplexity_windows,
     tokenizer_digest,
@@ -63,11 +60,7 @@ def cut_windows(stage: Evaluate, context: StageContext) -> list[_Windows]:
     evaluation = context.order.request.spec.evaluation
     access = context.settings.access()
     cut = []
-    with tempfile.TemporaryDirectory() as directory:
-        checkpoint = context.checkpoint()
-        assert isinstance(checkpoint, CheckpointRef)
-        materialise_tokenizer(checkpoint, context.content, Path(directory))
-        tokenizer = AutoTokenizer.from_pretrained(directory)
+    tokenizer = load_tokenizer(context.checkpoint(), context.content)
     for i, text in enumerate(evaluation.perplexity):
         pin = context.order.pins.of(f"spec.evaluation.perplexity.{i}.source")
         documents = read_documents(text, pin, open_source(pin.source, access, repository="dataset"), access)

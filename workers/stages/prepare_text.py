@@ -1,11 +1,8 @@
 """The stage that makes training sequences from documents."""
 
-import tempfile
 from itertools import islice
-from pathlib import Path
 
 import torch
-from transformers import AutoTokenizer
 
 from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.curve import Shard, TokensIndex
@@ -14,8 +11,8 @@ from pipeline.checkpoint.writer import put_tensors
 from pipeline.dag.stages.sources import PrepareText
 from pipeline.sources import open_source
 from pipeline.text.documents import read_documents
+from pipeline.text.loading import load_tokenizer
 from pipeline.text.sequences import Row, check_enough, shuffled_shards
-from pipeline.text.tokens import materialise_tokenizer
 from workers.context import Made, Progress, StageContext, Steps
 
 
@@ -26,9 +23,7 @@ def run(stage: PrepareText, context: StageContext) -> Steps:
     access = context.settings.access()
     source = open_source(pin.source, access, repository="dataset")
     documents = read_documents(stage.text, pin, source, access)
-    with tempfile.TemporaryDirectory() as directory:
-        materialise_tokenizer(context.checkpoint(), content, Path(directory))
-        tokenizer = AutoTokenizer.from_pretrained(directory)
+    tokenizer = load_tokenizer(context.checkpoint(), content)
     row = Row(stage.text, tokenizer)
     sequences = row.sequences(documents)
 
