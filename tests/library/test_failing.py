@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import secateur
-from pipeline.errors import TextTooShort
+from pipeline.errors import InvalidSpec
 from tests.models import tiny_checkpoint, tiny_text
 from workers.context import Progress
 from workers.stages import allocate
@@ -32,14 +32,14 @@ def test_no_stage_goes_on_in_a_storage_that_is_deleted(
     monkeypatch.setattr(logging.getLogger("workers.job"), "handlers", [late])
     tiny_checkpoint("llama", tmp_path / "model")
     text = tiny_text(tmp_path)
-    (tmp_path / "short.txt").write_text("too short\n")
+    (tmp_path / "latin.txt").write_bytes(text.read_bytes() + b"caf\xe9")  # found by the stage alone
     spec = {
-        "calibration": {"source": f"file:{tmp_path}/short.txt", "sequence_length": 64},
+        "calibration": {"source": f"file:{tmp_path}/latin.txt", "sequence_length": 64},
         "prune": {"method": {"kind": "wanda"}, "pattern": {"kind": "unstructured", "sparsity": 0.5}},
         "evaluation": {"perplexity": [{"source": f"file:{text}", "sequence_length": 32, "windows": 2}]},
     }
     (tmp_path / "made").mkdir()
-    with pytest.raises(TextTooShort):
+    with pytest.raises(InvalidSpec, match="not UTF-8"):
         secateur.prune(tmp_path / "model", spec, tmp_path / "made" / "out", threads=1)
     assert [one.name for one in threading.enumerate() if one.name.startswith("stage")] == []
     assert list((tmp_path / "made").iterdir()) == []
