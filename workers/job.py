@@ -2,6 +2,7 @@
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -121,7 +122,9 @@ def _run_all(dag: Dag, attempt: "_Attempt", reporter: Reporter, site: Site) -> d
                     raise AttemptEnded(reason) from error
                 results[node.id] = future.result()
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        attempt.stop()
+        # A driver on a cluster ends its process; here, a stage must not go on in storage that is deleted.
+        pool.shutdown(wait=site.threads is not None, cancel_futures=True)
     return results
 
 
@@ -165,6 +168,10 @@ def _needed_by_gang(ahead: Collection[Node]) -> frozenset[str]:
     return frozenset(needed)
 
 
+class _StoppedError(Exception):
+    """Another stage has failed, so that nobody needs this one any more."""
+
+
 class _Attempt:
     """The order, settings, reporter and site, which all nodes of the attempt share."""
 
@@ -173,6 +180,11 @@ class _Attempt:
         self._settings = settings
         self._reporter = reporter
         self._site = site
+        self._stopped = threading.Event()
+
+    def stop(self) -> None:
+        """Have the stages that still run end at their next step."""
+        self._stopped.set()
 
     def run_node(self, node: Node, earlier: Mapping[str, NodeResult]) -> NodeResult:
         """Find the node's result in storage or make it, trying again after retryable errors."""
@@ -188,6 +200,7 @@ class _Attempt:
         self._reporter.emit(StageStarted(node=node.id, key=key))
         tries = 0
         while True:
+            self._go_on()
             tries += 1
             context = StageContext(
                 node=node.id,
@@ -207,13 +220,18 @@ class _Attempt:
                     raise
                 log.warning("stage %s: %s; %s", node.id, reason.message, decision.why)
                 self._reporter.emit(StageRetried(node=node.id, reason=reason))
-                time.sleep(decision.delay_seconds)
+                self._stopped.wait(decision.delay_seconds)
+
+    def _go_on(self) -> None:
+        if self._stopped.is_set():
+            raise _StoppedError
 
     def _make(self, node: Node, context: StageContext, content: ContentStore) -> StageResult:
         started = time.monotonic()
         made: Made | None = None
         waited = 0.0
         for step in self._site.launch(node.stage, context):
+            self._go_on()
             match step:
                 case Progress(done, total, note):
                     self._progress(node, done, total, note)

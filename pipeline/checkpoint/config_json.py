@@ -1,6 +1,7 @@
 """Reads config.json as transformers does, without transformers: the one place that knows its spellings."""
 
 import json
+import math
 import re
 from collections.abc import Mapping
 
@@ -26,7 +27,7 @@ def parse_config(data: bytes | str) -> JsonValue:
     """Returns the content of config.json. Infinity and NaN, which are Python's words and not JSON's, become
     objects such as {"__float__": "Infinity"}, which is how transformers itself writes them. Raises ValueError
     for what is no JSON."""
-    parsed: JsonValue = json.loads(data, parse_constant=lambda word: {"__float__": word})
+    parsed: JsonValue = json.loads(data, parse_constant=lambda word: {"__float__": word}, parse_float=_finite)
     return parsed
 
 
@@ -78,6 +79,13 @@ def loadable_bytes(name: str, data: bytes) -> bytes:
 def written(config: Mapping[str, JsonValue]) -> bytes:
     """Returns the bytes of a config.json."""
     return (json.dumps(config, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if math.isinf(value):
+        raise ValueError(f"{number} is larger than any float")
+    return value
 
 
 def _torch_name(stated: JsonValue) -> str | None:

@@ -74,7 +74,8 @@ def parquet_rows(text: TextSource, chunks: Iterable[bytes], reader: ChatReader |
                 for value in batch.column(0).to_pylist():
                     number += 1
                     yield document(value, text, reader, where=f"{text.source} row {number}")
-        except (pa.ArrowException, OSError) as error:  # OSError: how pyarrow reports damaged pages
+        # pyarrow reports damaged pages as OSError, and damaged strings in them as UnicodeDecodeError.
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise InvalidSpec(f"{text.source} is not a whole parquet file: {error}") from error
 
 

@@ -6,7 +6,6 @@ The structure comes through standard input: one that names every channel is long
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from pydantic import JsonValue
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
-from transformers import AutoTokenizer
 
 from pipeline.architecture.rows import row_for
 from pipeline.artifacts.refs import CheckpointRef, CutRef, StatisticsRef
@@ -44,7 +42,8 @@ from pipeline.structure.sizes import resized, sizes_of
 from pipeline.structure.target import slow_sizes
 from pipeline.tensor.needs import Needs
 from pipeline.text.documents import ChatReader, read_documents
-from pipeline.text.tokens import cut_samples, materialise_tokenizer
+from pipeline.text.loading import load_tokenizer
+from pipeline.text.tokens import cut_samples
 from workers.local.cutting import ACCESS, cutting
 from workers.local.refusal import refusing
 
@@ -138,9 +137,7 @@ def _cut(directory: Path, out: Path, structure: Structure, calibration: Calibrat
 
 def _samples(content: ContentStore, ref: CheckpointRef, calibration: Calibration) -> list[Tensor]:
     pin = resolve_text(calibration, ACCESS)
-    with tempfile.TemporaryDirectory() as directory:
-        materialise_tokenizer(ref, content, Path(directory))
-        tokenizer = AutoTokenizer.from_pretrained(directory)
+    tokenizer = load_tokenizer(ref, content)
     source = open_source(pin.source, ACCESS, repository="dataset")
     documents = read_documents(
         calibration, pin, source, ACCESS, reader=ChatReader(tokenizer, "the checkpoint")

@@ -1,17 +1,14 @@
 """The stage that makes calibration samples from documents."""
 
-import tempfile
 from collections.abc import Iterable
-from pathlib import Path
-
-from transformers import AutoTokenizer
 
 from pipeline.dag.stages.sources import Calibrate
 from pipeline.sources import open_source
 from pipeline.spec.texts import Calibration
 from pipeline.text.documents import ChatReader, read_documents
+from pipeline.text.loading import load_tokenizer
 from pipeline.text.token_rows import check_token_rows, embedding_rows
-from pipeline.text.tokens import Tokenizer, cut_samples, materialise_tokenizer
+from pipeline.text.tokens import Tokenizer, cut_samples
 from workers.context import Made, StageContext, Steps
 from workers.stages.samples import put_samples
 
@@ -37,8 +34,6 @@ def calibration_text(calibration: Calibration, context: StageContext) -> tuple[I
     pin = context.order.pins.of("spec.calibration.source")
     access = context.settings.access()
     source = open_source(pin.source, access, repository="dataset")
-    with tempfile.TemporaryDirectory() as directory:
-        materialise_tokenizer(context.checkpoint(), context.content, Path(directory))
-        tokenizer = AutoTokenizer.from_pretrained(directory)
+    tokenizer = load_tokenizer(context.checkpoint(), context.content)
     reader = ChatReader(tokenizer, context.order.request.spec.model.source)
     return read_documents(calibration, pin, source, access, reader=reader), tokenizer

@@ -1,14 +1,11 @@
 """The stage that measures perplexities of one checkpoint, with one of its blocks in memory at a time."""
 
 import math
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 
 from torch import Tensor
-from transformers import AutoTokenizer
 
-from pipeline.artifacts.refs import CheckpointRef, EvaluationRef
+from pipeline.artifacts.refs import EvaluationRef
 from pipeline.blocks.losses import sequence_losses
 from pipeline.dag.stages.results import Evaluate
 from pipeline.errors import NumericalError
@@ -16,9 +13,9 @@ from pipeline.sources import open_source
 from pipeline.spec.evaluation import EvaluationResult, PerplexityContract, PerplexityResult
 from pipeline.spec.model import way_to_finite
 from pipeline.text.documents import ChatReader, read_documents
+from pipeline.text.loading import load_tokenizer
 from pipeline.text.token_rows import check_token_rows, embedding_rows
 from pipeline.text.tokens import (
-    materialise_tokenizer,
     perplexity_tokens,
     perplexity_windows,
     tokenizer_digest,
@@ -66,11 +63,8 @@ def cut_windows(stage: Evaluate, context: StageContext) -> list[_Windows]:
     """The windows of all texts, cut with the checkpoint's own tokenizer."""
     access = context.settings.access()
     cut = []
-    with tempfile.TemporaryDirectory() as directory:
-        checkpoint = context.checkpoint()
-        assert isinstance(checkpoint, CheckpointRef)
-        materialise_tokenizer(checkpoint, context.content, Path(directory))
-        tokenizer = AutoTokenizer.from_pretrained(directory)
+    checkpoint = context.checkpoint()
+    tokenizer = load_tokenizer(checkpoint, context.content)
     rows = embedding_rows(checkpoint, context.content)
     reader = ChatReader(tokenizer, context.order.request.spec.model.source)
     for i, text in enumerate(stage.evaluation.perplexity):

@@ -1,12 +1,9 @@
 """The stage that makes training sequences from documents."""
 
-import tempfile
 from itertools import islice
-from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer
 
 from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.curve import Shard, TokensIndex
@@ -15,9 +12,9 @@ from pipeline.checkpoint.writer import put_tensors
 from pipeline.dag.stages.sources import PrepareText
 from pipeline.sources import open_source
 from pipeline.text.documents import ChatReader, read_documents
+from pipeline.text.loading import load_tokenizer
 from pipeline.text.sequences import Row, check_enough, shuffled_shards
 from pipeline.text.token_rows import check_token_rows, embedding_rows
-from pipeline.text.tokens import materialise_tokenizer
 from workers.context import Made, Progress, StageContext, Steps
 
 
@@ -27,9 +24,7 @@ def run(stage: PrepareText, context: StageContext) -> Steps:
     field, pin = context.source(stage.files)
     access = context.settings.access()
     source = open_source(pin.source, access, repository="dataset")
-    with tempfile.TemporaryDirectory() as directory:
-        materialise_tokenizer(context.checkpoint(), content, Path(directory))
-        tokenizer = AutoTokenizer.from_pretrained(directory)
+    tokenizer = load_tokenizer(context.checkpoint(), content)
     reader = ChatReader(tokenizer, context.order.request.spec.model.source)
     documents = read_documents(stage.text, pin, source, access, reader=reader)
     row = Row(stage.text, tokenizer)
