@@ -6,7 +6,7 @@ marker file. As long as the listing of a directory stays the same, none of its f
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import PurePosixPath
@@ -26,6 +26,7 @@ from pipeline.resolve.model import resolve_model
 from pipeline.sources.access import Source
 from pipeline.sources.pins import Pin
 from pipeline.sources.tree import Directory
+from pipeline.spec.targets import TARGET_KINDS
 
 State = Literal["incomplete", "unusable", "settling", "ready", "known"]
 WEIGHTS_ENDINGS = (".safetensors", ".gguf", *PICKLE_ENDINGS)
@@ -56,8 +57,11 @@ class Rules:
 
 
 def candidates(directories: Iterable[Directory]) -> tuple[Directory, ...]:
-    """The directories that hold a file of a checkpoint."""
-    return tuple(one for one in directories if any(_is_of_a_checkpoint(name) for name in one.names))
+    """The directories that hold a file of a checkpoint. A published checkpoint may keep itself in the form of
+    a target in a directory below it, which is no checkpoint."""
+    found = [one for one in directories if any(_is_of_a_checkpoint(name) for name in one.names)]
+    uris = {one.uri.rstrip("/") for one in found}
+    return tuple(one for one in found if not _is_export(one.uri, uris))
 
 
 def look(
@@ -119,6 +123,11 @@ def _finished(
     if now - since >= timedelta(seconds=rules.look_seconds):
         return "ready", None
     return "settling", f"complete; taken when it is still the same after {rules.look_seconds:g} s"
+
+
+def _is_export(uri: str, checkpoints: Collection[str]) -> bool:
+    above, _, name = uri.rstrip("/").rpartition("/")
+    return name in TARGET_KINDS and above in checkpoints
 
 
 def _is_of_a_checkpoint(name: str) -> bool:

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from api.settings import Settings, variables
+from pipeline.serving.available import TargetSettings
 from pipeline.sources.access import SourceAccess
 from pipeline.storage.settings import PREFIX, StorageSettings
 from tests.deploy.charts import CHART, PROFILES, ROOT, Helm, HelmError, Object, Rendered, schema, walk
@@ -231,7 +232,7 @@ def test_every_setting_of_the_service_is_reachable(render: Callable[..., Rendere
 def test_every_setting_of_a_worker_is_reachable(render: Callable[..., Rendered]) -> None:
     """From the API with each job, by a secret, or by rayCluster.extraEnv."""
     known = set(variables(WorkerSettings))
-    shared = variables(StorageSettings) | variables(SourceAccess)
+    shared = variables(StorageSettings) | variables(SourceAccess) | variables(TargetSettings)
     with_jobs = {name for name, (_, field) in shared.items() if "Secret" not in str(field)}
     production = render("production", "--set=storage.existingSecret=secateur-s3")
     for name, pod in production.pods():

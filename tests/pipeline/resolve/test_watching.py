@@ -217,11 +217,16 @@ def test_trees_of_files(tmp_path: Path) -> None:
         open_tree("hub:org/name", access)
 
 
-def test_masks_of_a_published_checkpoint_are_no_checkpoint(tmp_path: Path, sharded: Path) -> None:
+def test_masks_and_exports_of_a_published_checkpoint_are_no_checkpoints(
+    tmp_path: Path, sharded: Path
+) -> None:
     watcher = Watcher(tmp_path)
     shutil.copytree(sharded, tmp_path / "published")
     (tmp_path / "published" / "masks").mkdir()
     (tmp_path / "published" / "masks" / "masks.safetensors").touch()
+    for name, file in (("llama.cpp", "model.gguf"), ("openvino", "model.bin")):
+        (tmp_path / "published" / name).mkdir()
+        (tmp_path / "published" / name / file).touch()
     assert watcher.look() == {"published": "settling"}
     assert watcher.look(after=60) == {"published": "ready"}
 
