@@ -22,7 +22,7 @@ _OPENVINO = (
     "https://docs.openvino.ai/2025/api/c_cpp_api/group__ov__runtime__cpu__prop__cpp__api.html "
     "(CPU_SPARSE_WEIGHTS_DECOMPRESSION_RATE)"
 )
-_MEASURED = "docs/serving.md (python bench/serving.py)"
+_MEASURED = "docs/structure.md, Measured: with 77 % of the weights, 1.20 to 1.33 times the tokens a second"
 
 
 class Gain(Frozen):
@@ -37,7 +37,7 @@ class Gain(Frozen):
 
 def _zeros(target: TargetKind, why: str, source: str) -> Iterator[Gain]:
     for form in ZEROS:
-        yield Gain(target=target, form=form, gains="nothing", why=why, sources=(source, _MEASURED))
+        yield Gain(target=target, form=form, gains="nothing", why=why, sources=(source,))
 
 
 def _sizes(target: TargetKind) -> Iterator[Gain]:

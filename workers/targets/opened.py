@@ -54,6 +54,7 @@ def _environment(opening: Opening) -> dict[str, str]:
     found = {
         **os.environ,
         "PYTHONPATH": ROOT,
+        "PYTHONSAFEPATH": "1",  # nothing in the working directory is taken for a package
         "OMP_NUM_THREADS": str(opening.threads),
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
