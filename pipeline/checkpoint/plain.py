@@ -85,9 +85,13 @@ def _quantized(read: Mapping[str, TensorFacts], codes: list[str], others: list[s
     said = []
     if others:
         facts = read[others[0]]
-        said.append(f"{len(others)} tensors are not floating point, the first: {others[0]}, {facts.dtype}")
+        said.append(
+            f"{len(others)} tensors are not floating point, the first: {others[0]} in {facts.file}, {facts.dtype}"
+        )
     if codes:
-        said.append(f"{len(codes)} are scales or codes of a quantizer, the first: {codes[0]}")
+        said.append(
+            f"{len(codes)} are scales or codes of a quantizer, the first: {codes[0]} in {read[codes[0]].file}"
+        )
     return "; ".join(said)
 
 

@@ -61,7 +61,7 @@ class ReportData(
     def notes(self) -> tuple[str, ...]:
         """All warnings, in the order of the sections."""
         remarks = (remark for section in sections_of(ReportData) for remark in section.remarks(self))
-        return (*self.warnings, *self.pins.facts.notes, *remarks)
+        return (*self.warnings, *remarks)
 
 
 class Summary(

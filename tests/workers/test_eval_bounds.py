@@ -95,7 +95,7 @@ class TestModels:
 
     def test_likelihoods_that_are_no_numbers_fail(self, model: Path, tmp_path: Path) -> None:
         """lm-eval would count the first answer as the likeliest, and report an accuracy."""
-        broken = _scaled(model, tmp_path / "broken", by=float("nan"))
+        broken = _scaled(model, tmp_path / "broken", by=3e38)
         given = include(tmp_path / "tasks", mine=question_file("mine"))
         runs = stage_runs(tmp_path, model=broken, tasks={**given, "tasks": ["mine"]})
         with pytest.raises(NumericalError, match="not a number"):

@@ -26,7 +26,7 @@ from tests.workers.planted import (
     weights,
 )
 from tests.workers.verified_jobs import FinishedJob, finished_job
-from workers.failures import may_go_on, reason_for
+from workers.failures import reason_for
 from workers.verification.opening import Opening
 from workers.verification.process import OpeningProcess
 
@@ -160,8 +160,9 @@ def test_what_is_planted_in_the_storage_is_found_and_named(
     plant(planted.directory)
     with pytest.raises(VerificationFailed, match=message) as failed:
         planted.verify()
-    assert reason_for(failed.value, node="verify").code == "verification_failed"
-    assert not may_go_on(failed.value)
+    reason = reason_for(failed.value, node="verify")
+    assert reason.code == "verification_failed"
+    assert not reason.retryable
     assert not (planted.directory / "manifest.json").exists()
     assert not (planted.directory / "verification.json").exists()
 
@@ -212,7 +213,7 @@ def test_a_process_that_is_killed_is_tried_again(job: FinishedJob, tmp_path: Pat
         process._process.wait()
         with pytest.raises(WorkerLost, match="signal 9") as lost:
             process.open(opening)
-    assert may_go_on(lost.value)
+    assert reason_for(lost.value, node="verify").retryable
 
 
 def test_a_process_is_ended_when_an_earlier_check_fails(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.refs import ArtifactRef, CheckpointRef, KeepRef, PublishedRef
 from pipeline.artifacts.tensor_index import TensorEntry, TensorIndex
-from pipeline.checkpoint.scan import TensorScan
+from pipeline.checkpoint.scan import TensorScan, read_header
 from pipeline.dag.stages.results import Verify
 from pipeline.job.events import EventBody
 from pipeline.job.ledger import JobResult, WorkOrder
@@ -74,7 +74,8 @@ class FinishedJob:
             name = str(path.relative_to(self.directory))
             chunks = [path.read_bytes()]
             if name.endswith(".safetensors") and "/" not in name:
-                scan = TensorScan(name)
+                names = {tensor.name for tensor in read_header(path)[1]}
+                scan = TensorScan(name, unread=names)  # NaN is found by the verification alone
                 blob = content.put_stream(scan.through(chunks))
                 tensors |= scan.entries
             else:
@@ -135,8 +136,8 @@ def finished_job(
     settings = WorkerSettings.model_validate(
         {"storage_url": f"file://{root}/storage", "allowed_roots": (Path("/"),)}
     )
-    result = run_here(request, settings, Silent())
-    return _finished(root, order_for(request, settings), result)
+    order = order_for(request, settings)
+    return _finished(root, order, run_here(order, settings, Silent()))
 
 
 def _finished(root: Path, order: WorkOrder, result: JobResult) -> FinishedJob:

@@ -237,4 +237,4 @@ def test_a_cut_of_which_transformers_makes_no_model_is_refused_at_submission(tmp
     submitted(directory, inspect=inspect)
     with pytest.raises(InvalidSpec, match="factor") as caught:
         submitted(directory, inspect=inspect, structure=fewer)
-    assert caught.value.param == "spec.structure"
+    assert caught.value.param == "spec.structure.hidden_size"
