@@ -16,7 +16,8 @@ TOP = 8  # log-probabilities that are compared for each generated token
 class Opening:
     """The model to open. `directory`: the Hugging Face checkpoint; `exported`: the files that were written
     for the target, in a directory of their own. `length`: positions that prompt and answer may take together.
-    `gpus`: number of GPUs to use, 0 for the CPU."""
+    `gpus`: number of GPUs to use, 0 for the CPU. `exact`: True to compute exactly what is usually
+    rounded, such as the cache."""
 
     kind: str
     directory: str
@@ -24,6 +25,7 @@ class Opening:
     threads: int
     length: int
     gpus: int = 0
+    exact: bool = False
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,9 @@ class _Session:
         params.n_gpu_layers = 0
         params.cpuparams.n_threads = params.cpuparams_batch.n_threads = opening.threads
         params.verbosity = -1
+        if opening.exact:
+            params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+            params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
         params.ctx_shift = False
         self.version = str(xllamacpp.__version__)
         self._server = xllamacpp.Server(params)

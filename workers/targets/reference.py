@@ -1,6 +1,6 @@
 """A fresh process in which transformers says what it makes of the answers of a target.
 
-    python -m workers.targets.reference < {"opening": {...}, "answers": [...], "texts": [...]}
+    python -m workers.targets.reference < {"opening": {...}, "answers": [...], "dtype": null, "texts": [...]}
 
 An answer has a `prompt`, the generated `tokens`, and `top`, the target's log-probabilities by token for each
 of them. Shapes: N generated tokens, V vocabulary.
@@ -14,32 +14,50 @@ from typing import Any
 
 def judged(asked: dict[str, Any]) -> dict[str, Any]:
     """For each answer and token, transformers' log-probabilities of the same tokens, of the chosen one and of
-    the likeliest one; and the tokens of each text. The model is computed in float32, on the CPU."""
+    the likeliest one, computed in float32 on the CPU; and the tokens of each text. `rounding`: by how much,
+    at most, they change where transformers itself computes in the 16-bit `dtype` that is asked for."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
     directory = asked["opening"]["directory"]
     torch.set_num_threads(asked["opening"]["threads"])
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
-    scores = []
-    for answer in asked["answers"]:
-        prompt, tokens = answer["prompt"], answer["tokens"]
-        with torch.no_grad():
-            logits = model(torch.tensor([[*prompt, *tokens]]), use_cache=False).logits[0]
-        logprobs_NV = logits[len(prompt) - 1 : -1].float().log_softmax(-1)
-        scores.append(
-            [
-                {
-                    "top": {i: float(row_V[int(i)]) for i in top},
-                    "chosen": float(row_V[token]),
-                    "best": float(row_V.max()),
-                }
-                for row_V, token, top in zip(logprobs_NV, tokens, answer["top"], strict=True)
-            ]
-        )
+    exact = _logprobs(directory, asked["answers"], "float32")
+    scores = [
+        [
+            {
+                "top": {i: float(row_V[int(i)]) for i in top},
+                "chosen": float(row_V[token]),
+                "best": float(row_V.max()),
+            }
+            for row_V, token, top in zip(logprobs_NV, answer["tokens"], answer["top"], strict=True)
+        ]
+        for logprobs_NV, answer in zip(exact, asked["answers"], strict=True)
+    ]
+    rounding = 0.0
+    if asked["dtype"] is not None:
+        rounded = _logprobs(directory, asked["answers"], asked["dtype"])
+        for exact_NV, rounded_NV, answer in zip(exact, rounded, asked["answers"], strict=True):
+            for i, top in enumerate(answer["top"]):
+                ids = [int(one) for one in top]
+                rounding = max([rounding, *(exact_NV[i, ids] - rounded_NV[i, ids]).abs().tolist()])
     tokenizer = AutoTokenizer.from_pretrained(directory) if asked["texts"] else None
     tokenized = [tokenizer(text).input_ids for text in asked["texts"]] if tokenizer is not None else []
-    return {"scores": scores, "tokenized": tokenized}
+    return {"scores": scores, "rounding": rounding, "tokenized": tokenized}
+
+
+def _logprobs(directory: str, answers: list[dict[str, Any]], dtype: str) -> list[Any]:
+    """The log-probabilities before each generated token, float32 [N, V] for each answer."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, dtype)).eval()
+    found = []
+    for answer in answers:
+        prompt = answer["prompt"]
+        with torch.no_grad():
+            logits = model(torch.tensor([[*prompt, *answer["tokens"]]]), use_cache=False).logits[0]
+        found.append(logits[len(prompt) - 1 : -1].float().log_softmax(-1))
+    return found
 
 
 def main() -> None:

@@ -39,6 +39,7 @@ def opening_of(target: TargetKind, model: Path, exported: Path | None) -> Openin
         exported=None if exported is None else str(exported),
         threads=1,
         length=64,
+        exact=True,
     )
 
 
