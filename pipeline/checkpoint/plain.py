@@ -84,10 +84,9 @@ def check_plain(
 def _quantized(read: Mapping[str, TensorFacts], codes: list[str], others: list[str]) -> str:
     said = []
     if others:
-        facts = read[others[0]]
-        said.append(
-            f"{len(others)} tensors are not floating point, the first: {others[0]} in {facts.file}, {facts.dtype}"
-        )
+        name, facts = others[0], read[others[0]]
+        first = f"{name} in {facts.file}, {facts.dtype}"
+        said.append(f"{len(others)} tensors are not floating point, the first: {first}")
     if codes:
         said.append(
             f"{len(codes)} are scales or codes of a quantizer, the first: {codes[0]} in {read[codes[0]].file}"

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.artifacts.artifact import FileRef
-from pipeline.artifacts.refs import ManifestRef, PublishedRef, VerificationRef
+from pipeline.artifacts.refs import ManifestRef, PublishedRef, ReportRef, VerificationRef
 from pipeline.errors import CorruptObject, ObjectNotFound, VerificationFailed
 from pipeline.storage.content import BlobRef, ContentStore
 from pipeline.verification.differences import first_difference
 
-# An earlier verification may have written these.
-ADDED_LATER = (*ManifestRef.content, *VerificationRef.content)
+# An earlier verification, and the report after it, may have written these.
+ADDED_LATER = (*ManifestRef.content, *VerificationRef.content, ReportRef.PROVENANCE)
 
 
 def fetched(
