@@ -55,6 +55,12 @@ def two_heads(directory: Path, *, same: bool = False) -> Path:
     return directory
 
 
+def unmerged(directory: Path) -> Path:
+    """As peft's own model is saved whole: the names of its wrapper, and no adapter merged."""
+    untied(directory)
+    return edit_weights(directory, lambda t: {f"base_model.model.{name}": value for name, value in t.items()})
+
+
 def stray_biases(directory: Path) -> Path:
     """As Granite's code models: biases that config.json does not mention."""
     untied(directory, attention_bias=True, mlp_bias=True)

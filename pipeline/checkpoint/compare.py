@@ -15,7 +15,6 @@ from pipeline.checkpoint.class_config import class_config, reason
 from pipeline.checkpoint.header import TensorFacts
 from pipeline.checkpoint.leftovers import harmless, remark_on
 from pipeline.checkpoint.plain import check_plain
-from pipeline.checkpoint.wrapped import check_tensor_names
 from pipeline.errors import UnsupportedCheckpoint
 
 if TYPE_CHECKING:
@@ -53,7 +52,6 @@ def compare(config: Mapping[str, JsonValue], tensors: Mapping[str, TensorFacts],
     from pipeline.checkpoint.skeleton import locate
 
     row = row_for(str(config.get("model_type")))
-    check_tensor_names(tensors)
     check_plain(row, config, tensors, where=where)
     model = model_of(config, where=where)
     located = locate(model, tensors)

@@ -10,6 +10,7 @@ from pipeline.architecture.axes import Dimension, Size
 from pipeline.architecture.row import Architecture
 from pipeline.checkpoint.header import TensorFacts
 from pipeline.checkpoint.leftovers import harmless
+from pipeline.checkpoint.wrapped import check_tensor_names
 from pipeline.errors import UnsupportedCheckpoint
 
 FLOATS = ("F64", "F32", "BF16", "F16")
@@ -55,9 +56,10 @@ def check_plain(
 ) -> None:
     """Checks the types and shapes of all stored tensors as far as that is possible without the model's class.
 
-    Raises UnsupportedCheckpoint for quantized weights, empty tensors, and sizes other than those that
-    config.json states.
+    Raises UnsupportedCheckpoint for the names of a training library's wrapper, quantized weights, empty
+    tensors, and sizes other than those that config.json states.
     """
+    check_tensor_names(tensors)
     ignored = {*harmless(tensors)}
     read = {name: facts for name, facts in tensors.items() if name not in ignored}
     codes = [name for name in read if _CODES.search(name)]

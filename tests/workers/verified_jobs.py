@@ -62,7 +62,7 @@ class FinishedJob:
         """The same job in a store of its own, before it was verified."""
         shutil.copytree(self.root / "storage", root / "storage")
         copy = replace(self, root=root)
-        for name in ("manifest.json", "verification.json"):
+        for name in ("manifest.json", "verification.json", "provenance.json"):
             (copy.directory / name).unlink(missing_ok=True)
         return copy
 

@@ -40,6 +40,7 @@ WITHOUT_TORCH = {
         "weight_scale",
         "dequantize",
     ],
+    bad_checkpoints.unmerged: ["peft", "merge_and_unload"],
     bad_checkpoints.emptied: ["39 of 39 tensors are empty", "zero_to_fp32.py"],
 }
 WITH_TORCH = {

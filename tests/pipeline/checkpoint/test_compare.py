@@ -135,7 +135,8 @@ def test_weights_that_are_not_floating_point(dtype: str) -> None:
     message = refusal(
         config_of("llama"), changed(tensors_of("llama"), "model.layers.2.mlp.up_proj.weight", dtype=dtype)
     )
-    assert f"model.layers.2.mlp.up_proj.weight, {dtype}" in message
+    assert "the first: model.layers.2.mlp.up_proj.weight in " in message
+    assert f", {dtype};" in message
     assert "dequantize first" in message
 
 
