@@ -76,8 +76,8 @@ def _without_tags(loc: Loc, body: object) -> list[str | int]:
     path: list[str | int] = []
     here = body
     for index, part in enumerate(loc):
-        if isinstance(part, str) and " " in part:  # a tag of a union without a field that tells
-            continue
+        if isinstance(part, str) and " " in part and not (isinstance(here, dict) and part in here):
+            continue  # a tag of a union without a field that tells
         if isinstance(here, dict) and part not in here and part in (here.get("kind"), here.get("type")):
             if index < len(loc) - 1 or not isinstance(part, str):
                 continue

@@ -16,6 +16,8 @@ from pipeline.report.data import ReportDocument
 from pipeline.storage import LocalStore
 from tests.models import tiny_checkpoint, tiny_config, tiny_text, tiny_tokenizer
 
+pytestmark = pytest.mark.usefixtures("opened_here")
+
 HALF = {"prune": {"method": {"kind": "magnitude"}, "pattern": {"kind": "unstructured", "sparsity": 0.5}}}
 TEMPLATE = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
 

@@ -13,6 +13,8 @@ from pipeline.report.sweep import SweepDocument
 from tests.models import tiny_checkpoint, tiny_documents, tiny_text
 from tests.workers.stage_runs import question_file
 
+pytestmark = pytest.mark.usefixtures("opened_here")
+
 QUESTIONS = 12
 
 

@@ -13,6 +13,8 @@ from pipeline.report.data import ReportDocument
 from tests import bad_checkpoints
 from tests.models import tiny_text
 
+pytestmark = pytest.mark.usefixtures("opened_here")
+
 MAGNITUDE = {"method": {"kind": "magnitude"}, "pattern": {"kind": "unstructured", "sparsity": 0.5}}
 
 

@@ -19,6 +19,13 @@ odd = st.sampled_from(ODD)
 small_bytes = st.binary(max_size=6)
 
 
+class Drawn(bytes):
+    """The bytes of a file. hypothesis prints what it draws, and a file of weights would fill the terminal."""
+
+    def __repr__(self) -> str:
+        return f"{len(self)} bytes that begin with {bytes(self[:2000])!r}"
+
+
 @st.composite
 def mutated_json(draw: st.DrawFn, original: bytes, *, more: tuple[str, ...] = ()) -> bytes:
     """A JSON object of which one or two fields are missing or odd, or bytes that are no such object. `more`:
@@ -34,7 +41,7 @@ def mutated_json(draw: st.DrawFn, original: bytes, *, more: tuple[str, ...] = ()
     whole = st.sampled_from(
         [changed] * 6 + [b"", b"[]", b"null", b'{"a":', b"[" * 5000, b"\xff" + original, b'{"x": 1e999}']
     )
-    return draw(whole)
+    return Drawn(draw(whole))
 
 
 @st.composite
@@ -47,7 +54,7 @@ def mutated_bytes(draw: st.DrawFn, original: bytes, *, within: int | None = None
         data[at : at + length] = draw(small_bytes)
     if draw(st.integers(0, 5)) == 0:
         del data[draw(st.integers(0, len(data))) :]
-    return bytes(data)
+    return Drawn(data)
 
 
 @st.composite
@@ -73,7 +80,7 @@ def mutated_header(draw: st.DrawFn, original: bytes) -> bytes:
             moved = [[last, first], [first, last + 4], [0, 0]]
             header[name]["data_offsets"] = draw(odd | st.sampled_from(moved))
     written = json.dumps(header).encode()
-    return len(written).to_bytes(8, "little") + written + original[8 + size :]
+    return Drawn(len(written).to_bytes(8, "little") + written + original[8 + size :])
 
 
 def answered(door: Callable[[], object]) -> SecateurError | None:

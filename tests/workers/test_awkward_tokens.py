@@ -15,6 +15,8 @@ from tests.models import VOCABULARY, tiny_checkpoint, tiny_documents, tiny_text,
 from tests.workers.stage_runs import include, of_kind, question_file, stage_runs
 from workers.context import Note
 
+pytestmark = pytest.mark.usefixtures("opened_here")
+
 GENERATED = """
 task: gen
 dataset_path: json

@@ -26,6 +26,8 @@ from tests.workers.stage_runs import StageRuns, stage_runs
 from workers.job import startable
 from workers.places import on_gang, on_worker
 
+pytestmark = pytest.mark.usefixtures("opened_here")
+
 HALF = {"method": {"kind": "wanda"}, "pattern": {"kind": "unstructured", "sparsity": 0.5}}
 CANDIDATES = [{"kind": "atp"}, {"kind": "dlp"}]
 PROMPTS = ["The gardener", "A good cut <b>&", "Her neighbour, who does not believe in pruning,"]
