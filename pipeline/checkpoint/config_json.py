@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pydantic import JsonValue
 
 from pipeline.architecture.rows import ROWS
-from pipeline.checkpoint.layout import CONFIG_JSON, TOKENIZER_CONFIG_JSON
+from pipeline.checkpoint.layout import CONFIG_JSON, GENERATION_CONFIG_JSON, TOKENIZER_CONFIG_JSON
+from pipeline.errors import IncompleteCheckpoint
 
 DTYPE_BYTES = {
     "float64": 8,
@@ -20,6 +21,7 @@ DTYPE_BYTES = {
     "half": 2,
 }
 DTYPE_FIELDS = ("dtype", "torch_dtype")  # the first that a file states counts
+CONFIGS = (CONFIG_JSON, GENERATION_CONFIG_JSON, TOKENIZER_CONFIG_JSON)
 NO_DTYPE = "float32"  # a config without a dtype comes from a time when float32 was usual
 
 
@@ -66,14 +68,18 @@ def loadable(name: str, content: Mapping[str, JsonValue]) -> tuple[dict[str, Jso
 
 def loadable_bytes(name: str, data: bytes) -> bytes:
     """Returns the content of a checkpoint's file, changed only if it is a config that transformers would not
-    load. A model type without a row keeps its settings: it is refused elsewhere."""
-    if name not in (CONFIG_JSON, TOKENIZER_CONFIG_JSON):
+    load, such as one in UTF-16 or behind a byte order mark. A model type without a row keeps its settings: it
+    is refused elsewhere. Raises IncompleteCheckpoint for a config that is no JSON."""
+    if name not in CONFIGS:
         return data
-    content = parse_config(data)
+    try:
+        content = parse_config(data)
+    except (ValueError, RecursionError) as error:
+        raise IncompleteCheckpoint(f"{name} is not JSON: {error}", "spec.model.source") from error
     if not isinstance(content, dict) or (name == CONFIG_JSON and content.get("model_type") not in ROWS):
         return data
     made, _ = loadable(name, content)
-    return data if made == content else written(made)
+    return data if made == content and json.detect_encoding(data) == "utf-8" else written(made)
 
 
 def written(config: Mapping[str, JsonValue]) -> bytes:

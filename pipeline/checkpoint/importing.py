@@ -16,9 +16,9 @@ from pipeline.artifacts.refs import CheckpointRef
 from pipeline.artifacts.remarks import ImportRemarks
 from pipeline.artifacts.tensor_index import TensorEntry, TensorIndex
 from pipeline.checkpoint.compare import compare
-from pipeline.checkpoint.config_json import loadable, loadable_bytes, parse_config
+from pipeline.checkpoint.config_json import CONFIGS, loadable, loadable_bytes, parse_config
 from pipeline.checkpoint.header import read_headers
-from pipeline.checkpoint.layout import CONFIG_JSON, TOKENIZER_CONFIG_JSON
+from pipeline.checkpoint.layout import CONFIG_JSON
 from pipeline.checkpoint.scan import TensorScan
 from pipeline.checkpoint.ties import Ties, find_ties, without_tie
 from pipeline.errors import SourceChanged
@@ -156,7 +156,7 @@ def _transferred(
 
 def _loadable(file: FileRef, content: ContentStore) -> FileRef:
     """Returns a config as transformers loads it, and any other file as it is."""
-    if file.path not in (CONFIG_JSON, TOKENIZER_CONFIG_JSON):
+    if file.path not in CONFIGS:
         return file
     data = content.get_bytes(file.blob)
     made = loadable_bytes(file.path, data)

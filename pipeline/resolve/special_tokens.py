@@ -13,7 +13,7 @@ from typing import Literal
 from pydantic import JsonValue
 
 from pipeline.architecture.rows import row_for
-from pipeline.checkpoint.layout import CONFIG_JSON, TOKENIZER_CONFIG_JSON
+from pipeline.checkpoint.layout import CONFIG_JSON, GENERATION_CONFIG_JSON, TOKENIZER_CONFIG_JSON
 from pipeline.errors import IncompleteCheckpoint, InvalidSpec, UnsupportedCheckpoint
 from pipeline.request.prune_spec import PruneSpec
 from pipeline.sources.pins import MODEL, ModelFacts
@@ -29,7 +29,8 @@ Role = Literal["bos", "eos", "pad"]
 ROLES: tuple[Role, ...] = ("bos", "eos", "pad")
 SPECIAL_TOKENS_MAP = "special_tokens_map.json"
 ADDED_TOKENS = "added_tokens.json"
-READ = (TOKENIZER_JSON, TOKENIZER_CONFIG_JSON, SPECIAL_TOKENS_MAP, ADDED_TOKENS)
+OF_TOKENIZER = (TOKENIZER_JSON, TOKENIZER_CONFIG_JSON, SPECIAL_TOKENS_MAP, ADDED_TOKENS)
+READ = (*OF_TOKENIZER, GENERATION_CONFIG_JSON)
 SHOWN = 4  # added tokens that a note names
 # Classes of tokenizers that have no special tokens but those that their files name.
 PLAIN = ("PreTrainedTokenizerFast", "TokenizersBackend")
@@ -39,13 +40,15 @@ PLAIN = ("PreTrainedTokenizerFast", "TokenizersBackend")
 class SpecialTokens:
     """The special tokens that files name. `named`: role → the token's text and the file that names it;
     `missing`: roles that the tokenizer certainly does not have; `ids`: known tokens → ids; `added`: those of
-    them that were added to the vocabulary; `around`: ids that the tokenizer puts around a text."""
+    them that were added to the vocabulary; `around`: ids that the tokenizer puts around a text; `generation`:
+    the content of generation_config.json."""
 
     named: Mapping[Role, tuple[str, str]]
     missing: frozenset[Role]
     ids: Mapping[str, int]
     added: Mapping[str, int]
     around: frozenset[int]
+    generation: Mapping[str, JsonValue]
 
     def id_of(self, role: Role) -> int | None:
         """Returns the id of a role's token, as far as the files say it."""
@@ -55,7 +58,7 @@ class SpecialTokens:
 def read_special_tokens(files: Mapping[str, bytes]) -> SpecialTokens:
     """Reads the special tokens from the small files of a checkpoint, by name. Raises IncompleteCheckpoint for
     a file that is no JSON object."""
-    tokenizer, config, names, added_file = (_object(files, name) for name in READ)
+    tokenizer, config, names, added_file = (_object(files, name) for name in OF_TOKENIZER)
     added = {str(token): i for token, i in added_file.items() if isinstance(i, int)}
     decoder = config.get("added_tokens_decoder")
     for i, token in decoder.items() if isinstance(decoder, dict) else ():
@@ -83,6 +86,7 @@ def read_special_tokens(files: Mapping[str, bytes]) -> SpecialTokens:
         ids={**_vocabulary(tokenizer), **added},
         added=added,
         around=frozenset(around(processor) if isinstance(processor, dict) else ()),
+        generation=_object(files, GENERATION_CONFIG_JSON),
     )
 
 
@@ -112,7 +116,11 @@ def check_special_tokens(spec: PruneSpec, facts: ModelFacts, tokens: SpecialToke
                 rows,
                 why="the tokenizer puts it around every text",
             )
-    return tuple(_notes(tokens, rows, asks=spec.evaluation.tasks is not None))
+    stated = ((CONFIG_JSON, facts.config), (GENERATION_CONFIG_JSON, tokens.generation))
+    return (
+        *_notes(tokens, rows, asks=spec.evaluation.tasks is not None),
+        *(note for name, content in stated for note in _stated_beyond(name, content, rows)),
+    )
 
 
 def check_pad_row(facts: ModelFacts) -> None:
@@ -188,6 +196,15 @@ def _notes(tokens: SpecialTokens, rows: int, *, asks: bool) -> Iterator[str]:
             f"the tokenizer has added tokens beyond the {rows} rows of the embedding ({first}{more}); a text "
             f"that holds one of them is refused"
         )
+
+
+def _stated_beyond(name: str, content: Mapping[str, JsonValue], rows: int) -> Iterator[str]:
+    """Yields a note for each role whose ids in a config have no row. `eos_token_id` may be a list."""
+    for role in ROLES:
+        stated = content.get(f"{role}_token_id")
+        for token in stated if isinstance(stated, list) else [stated]:
+            if isinstance(token, int) and token >= rows:
+                yield f"{role}_token_id {token} in {name} has no row: the embedding has {rows}"
 
 
 def _without_row(what: str, token: int, rows: int, *, why: str) -> UnsupportedCheckpoint:

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, BloomForCausalLM
 
 import secateur
-from pipeline.errors import InvalidSpec
+from pipeline.errors import InvalidSpec, UnsupportedCheckpoint
 from pipeline.report.data import ReportDocument
 from pipeline.storage import LocalStore
 from tests.models import tiny_checkpoint, tiny_config, tiny_text, tiny_tokenizer
@@ -95,6 +95,25 @@ def test_a_config_that_transformers_would_not_load_is_written_as_it_loads(
         smaller = {"structure": {"criterion": {"kind": "magnitude"}, "intermediate_size": 64}}
         cut = secateur.prune(model, smaller, tmp_path / "cut", threads=1)
         assert AutoModelForCausalLM.from_pretrained(cut.directory).config.a_limit == float("inf")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_configs_in_other_encodings_are_written_as_transformers_reads_them(
+    tmp_path: Path, encoding: str
+) -> None:
+    model = tiny_checkpoint("llama", tmp_path / "model")
+    for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
+        (model / name).write_bytes((model / name).read_text().encode(encoding))
+    pruned = secateur.prune(model, HALF, tmp_path / "out", threads=1)
+    AutoModelForCausalLM.from_pretrained(pruned.directory)
+    AutoTokenizer.from_pretrained(pruned.directory)
+
+
+def test_a_broken_generation_config_is_named(tmp_path: Path) -> None:
+    model = tiny_checkpoint("llama", tmp_path / "model")
+    (model / "generation_config.json").write_text('{"eos_token_id":')
+    with pytest.raises(UnsupportedCheckpoint, match=r"generation_config\.json is not JSON"):
+        secateur.prune(model, HALF, tmp_path / "out", threads=1)
 
 
 def with_templates(directory: Path) -> Path:

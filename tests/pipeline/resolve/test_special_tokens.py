@@ -82,6 +82,15 @@ def test_a_negative_pad_token_is_none(tmp_path: Path) -> None:
     assert facts_of(model_with(tmp_path, tiny_tokenizer("llama"), pad_token_id=-1)).notes == ()
 
 
+def test_ids_of_the_configs_beyond_the_rows_are_notes(tmp_path: Path) -> None:
+    model = model_with(tmp_path, tiny_tokenizer("llama"), eos_token_id=VOCABULARY)
+    (model / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, VOCABULARY + 7]}))
+    assert facts_of(model).notes == (
+        f"eos_token_id {VOCABULARY} in config.json has no row: the embedding has {VOCABULARY}",
+        f"eos_token_id {VOCABULARY + 7} in generation_config.json has no row: the embedding has {VOCABULARY}",
+    )
+
+
 def test_added_tokens_beyond_the_rows_are_a_note(tmp_path: Path) -> None:
     """CodeLlama-Python has marks for filling in, and no rows for them: an ordinary text has none of them."""
     tokenizer = tiny_tokenizer("llama")
