@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing import ProcessExitedException
 from transformers import AutoModelForCausalLM
 
 from pipeline.artifacts.certificate import Certificate
@@ -19,6 +18,7 @@ from pipeline.spec.patterns import NM
 from pipeline.tensor.soft_masks import Draw, candidates, chosen, key_of, prior_logits
 from pipeline.tensor.zeros import first_bad_group
 from tests.pipeline.tensor.test_soft_masks import plain
+from tests.workers.crews import losing_a_worker
 from tests.workers.outcomes import curve_of, keeps_of, stored
 from tests.workers.training_runs import Call, Folder, Prepared, prepare, run_all, run_one
 from workers.context import Note
@@ -163,7 +163,7 @@ def test_the_likeliest_masks_of_the_first_step_are_the_prior(tiny: Prepared, tmp
 
 def test_a_killed_worker_costs_nothing_but_time(tiny: Prepared, tmp_path: Path) -> None:
     whole = run_one(tmp_path / "whole", tiny.learning(key="whole"), workers=2)
-    with pytest.raises(ProcessExitedException):
+    with losing_a_worker():
         run_one(tmp_path / "cut", tiny.learning(key="cut"), workers=2, dies_at=(1, 4))
     again = run_one(tmp_path / "cut", tiny.learning(key="cut"), workers=1)
     expected, curve = curve_of(tiny, whole), curve_of(tiny, again)

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing import ProcessExitedException
 from transformers import AutoModelForCausalLM
 
 from pipeline.artifacts.certificate import Certificate
 from pipeline.checkpoint.keeps import load_keep
 from pipeline.errors import ZerosLost
+from tests.workers.crews import losing_a_worker
 from tests.workers.outcomes import curve_of, weights_of
 from tests.workers.training_runs import Call, Folder, Outcome, Prepared, run_all, run_one
 from workers.harness.files import materialise_checkpoint
@@ -92,7 +92,7 @@ def test_a_lost_worker_costs_no_sequence_and_others_may_go_on(tiny: Prepared, tm
     """Of two workers under ZeRO 2 one is killed, then of two under ZeRO 3; one under ZeRO 1 ends it."""
     for stage, step in ((2, 4), (3, 6)):
         work = tiny.work({"steps": 8}, {"zero_stage": stage})
-        with pytest.raises(ProcessExitedException):
+        with losing_a_worker():
             run_one(tmp_path, work, workers=2, dies_at=(1, step))
     outcome = run_one(tmp_path, tiny.work({"steps": 8}), workers=1)
 
