@@ -24,8 +24,8 @@ def together(work: Callable[..., None], *args: Any, workers: int) -> None:
 
 @contextmanager
 def losing_a_worker() -> Iterator[None]:
-    """Expect that a worker is killed. torch tells of the process that is first seen to have ended, which may be
-    another one, whose connection to the killed one broke."""
+    """Expect that a worker is killed. torch tells of the process that is first seen to have ended, which may
+    be another one, whose connection to the killed one broke."""
     with pytest.raises(ProcessException) as lost:
         yield
     assert isinstance(lost.value, ProcessExitedException) or "gloo" in str(lost.value)
