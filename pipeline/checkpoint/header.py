@@ -5,12 +5,20 @@ or hub is described after a short read of each shard, before any weight is fetch
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 from pipeline.checkpoint.layout import WEIGHTS_INDEX_JSON
-from pipeline.checkpoint.scan import LENGTH_BYTES, DescribedTensor, broken, header_size, parse_header
+from pipeline.checkpoint.scan import (
+    LENGTH_BYTES,
+    DescribedTensor,
+    broken,
+    header_size,
+    parse_header,
+    read_header,
+)
 from pipeline.errors import UnsupportedCheckpoint
 from pipeline.sources.access import Source
 from pipeline.sources.pins import Pin, PinnedFile
@@ -55,6 +63,15 @@ def read_headers(pin: Pin, source: Source) -> dict[str, TensorFacts]:
     if not found:
         raise UnsupportedCheckpoint(f"{pin.source} holds no tensors", "spec.model.source")
     return found
+
+
+def read_local_headers(paths: Iterable[Path]) -> dict[str, TensorFacts]:
+    """Returns every tensor of local safetensors files by its name. Raises UnsupportedCheckpoint."""
+    return {
+        tensor.name: TensorFacts(tensor.dtype, tensor.shape, path.name)
+        for path in sorted(set(paths))
+        for tensor in read_header(path)[1]
+    }
 
 
 def _described(file: PinnedFile, source: Source) -> list[DescribedTensor]:

@@ -14,12 +14,11 @@ from torch import Tensor
 
 from pipeline.checkpoint.compare import compare
 from pipeline.checkpoint.config_json import written
-from pipeline.checkpoint.header import TensorFacts
+from pipeline.checkpoint.header import read_local_headers
 from pipeline.checkpoint.layout import CONFIG_JSON, PICKLE_ENDINGS, WEIGHTS, WEIGHTS_INDEX_JSON
 from pipeline.checkpoint.megatron.parameters import HERE, check_names, parameters_of
 from pipeline.checkpoint.megatron.weights import Facts, Weights
 from pipeline.checkpoint.reader import DTYPES
-from pipeline.checkpoint.scan import read_header
 from pipeline.checkpoint.ties import TIED, untied_remark
 from pipeline.errors import IncompleteCheckpoint, UnsupportedCheckpoint
 
@@ -35,7 +34,7 @@ class HuggingFaceDirectory:
         self._config = config
         parameters_of(config)  # raises for types and settings that Megatron does not have
         files = self._files()
-        compared = compare(config, _described(files), where=str(directory))
+        compared = compare(config, read_local_headers(files.values()), where=str(directory))
         self.remarks = compared.remarks
         self._stored = {
             _named(stored): (path, stored) for stored, path in files.items() if stored not in compared.ignored
@@ -131,15 +130,6 @@ def write_huggingface(weights: Weights, directory: Path) -> None:
 def write_config(config: Mapping[str, JsonValue], directory: Path) -> None:
     """Writes config.json."""
     (directory / CONFIG_JSON).write_bytes(written(config))
-
-
-def _described(files: Mapping[str, Path]) -> dict[str, TensorFacts]:
-    """Returns the facts of stored tensors from the headers of their files."""
-    return {
-        tensor.name: TensorFacts(tensor.dtype, tensor.shape, path.name)
-        for path in sorted(set(files.values()))
-        for tensor in read_header(path)[1]
-    }
 
 
 def _named(stored: str) -> str:

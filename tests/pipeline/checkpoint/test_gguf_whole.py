@@ -11,7 +11,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from pipeline.checkpoint.gguf import convert_gguf
 from pipeline.checkpoint.gguf_rope import llama3_scaling
@@ -128,6 +129,24 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path, monkeypatch: py
     path = written(tmp_path, monkeypatch, lambda writer: None)
     with pytest.raises(UnsupportedCheckpoint, match=r"layers.1.mlp.up_proj.weight .* 1 values that are NaN"):
         convert_gguf(path, tmp_path / "made")
+
+
+def test_what_is_written_is_compared_as_every_checkpoint_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = LlamaForCausalLM.save_pretrained
+
+    def with_one_more(self: LlamaForCausalLM, directory: Path) -> None:
+        save(self, directory)
+        weights = load_file(directory / "model.safetensors")
+        weights["model.layers.0.mlp.up_proj.bias"] = torch.zeros(128)
+        save_file(weights, directory / "model.safetensors", {"format": "pt"})
+
+    path = written(tmp_path, monkeypatch, lambda writer: None)
+    monkeypatch.setattr(LlamaForCausalLM, "save_pretrained", with_one_more)
+    with pytest.raises(UnsupportedCheckpoint, match=r"not the same model: 1 are stored .*up_proj\.bias"):
+        convert_gguf(path, tmp_path / "made")
+    assert not (tmp_path / "made").exists()
 
 
 def test_a_file_without_all_tensors_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
