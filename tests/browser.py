@@ -23,7 +23,7 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
-PATIENCE_MS = 60_000  # long enough for a busy machine
+PATIENCE_MS = 180_000  # long enough for a busy machine
 
 
 @pytest.fixture(scope="module")

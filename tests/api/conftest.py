@@ -109,7 +109,7 @@ def with_key(url: str, key: str = KEY) -> httpx.Client:
 
 def _client(url: str, headers: dict[str, str] | None = None) -> httpx.Client:
     """A client that reads no certificates: that takes longer than many a test, and no test uses TLS."""
-    return httpx.Client(base_url=url, headers=headers, trust_env=False, verify=False, timeout=30)
+    return httpx.Client(base_url=url, headers=headers, trust_env=False, verify=False, timeout=120)
 
 
 def know_key(database: Database) -> None:

@@ -122,11 +122,11 @@ def test_watch_survives_a_restart_of_the_service(
         played.start(service, job)
         watcher = threading.Thread(target=lambda: watched.append(cli("watch", job, url=service.url)))
         watcher.start()
-        assert seen.wait(60)
-    assert gone.wait(60)
+        seen.wait()
+    gone.wait()
     with running(settings) as service:
         played.succeed(service, job)
-        watcher.join(60)
+        watcher.join()
     assert watched[0].exit_code == 0, watched[0].output
     text = watched[0].stdout
     assert "the service is away, trying again" in text

@@ -24,6 +24,7 @@ from tests.api.standin import let_go
 from tests.models import tiny_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
+PATIENCE_SECONDS = 500  # a busy machine needs a part of it
 
 
 class Service:
@@ -33,7 +34,7 @@ class Service:
         self.state = state
         self.model = state / "models" / "tiny"
         self.port = free_port()
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", trust_env=False, timeout=30)
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.port}", trust_env=False, timeout=120)
         self.process: subprocess.Popen[bytes] | None = None
         tiny_checkpoint("llama", self.model)
 
@@ -56,7 +57,7 @@ class Service:
     def end(self, stop: signal.Signals) -> None:
         assert self.process is not None
         self.process.send_signal(stop)
-        self.process.wait(90)
+        self.process.wait(300)
 
     def get(self, path: str) -> dict[str, Any]:
         try:
@@ -73,7 +74,7 @@ class Service:
         return str(answer.json()["id"])
 
     def until(self, holds: Callable[[], Any]) -> None:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + PATIENCE_SECONDS
         while not holds():
             assert time.monotonic() < deadline, (self.state / "api.log").read_text()[-5000:]
             time.sleep(0.2)

@@ -17,6 +17,7 @@ from tests.api.conftest import RunningApi, running
 from tests.api.standin import JSON
 
 pytestmark = pytest.mark.e2e
+PATIENCE_SECONDS = 500  # a busy machine needs a part of it
 ENDED = ("succeeded", "failed", "cancelled")
 
 
@@ -42,13 +43,13 @@ def post(api: RunningApi, behaviour: str) -> str:
 
 
 def wait(api: RunningApi, job_id: str, *statuses: str) -> dict[str, Any]:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline:
         job: dict[str, Any] = api.client.get(f"/jobs/{job_id}").json()
         if job["status"] in statuses:
             return job
         time.sleep(0.2)
-    raise AssertionError(f"job is {job['status']} after two minutes, not {statuses}: {job}")
+    raise AssertionError(f"job is {job['status']} to the end, not {statuses}: {job}")
 
 
 def test_every_way_in_which_a_driver_ends(api: RunningApi) -> None:
@@ -105,7 +106,7 @@ def test_the_jobs_client(embedded_ray: EmbeddedRay) -> None:
     )
     client.submit(submission)
     client.submit(submission)  # Ray says 500; it is the same job
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while (found := client.find(name)) is not None and found.status in ("PENDING", "RUNNING"):
         assert time.monotonic() < deadline
         time.sleep(0.2)

@@ -115,4 +115,4 @@ def make_schedule(api: RunningApi) -> None:
 def call(case: schemathesis.Case, api: RunningApi) -> schemathesis.Response:
     """Send it with a good key, but to drivers' routes."""
     headers = {} if case.path.startswith("/internal") else AUTHORIZED
-    return case.call_and_validate(base_url=api.url, headers=headers, timeout=30, checks=CHECKS)
+    return case.call_and_validate(base_url=api.url, headers=headers, timeout=120, checks=CHECKS)

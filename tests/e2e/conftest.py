@@ -14,6 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, set_seed
 from tests.e2e.service import Service
 from tests.models import tiny_checkpoint, tiny_documents, tiny_text, tiny_tokenizer
 from tests.servers import S3Server
+from tests.storage.gate import Gate, gate_before
 
 BUCKET = "secateur-e2e"
 
@@ -80,7 +81,16 @@ def local_service(material: Path) -> Iterator[Service]:
 
 
 @pytest.fixture(scope="session")
-def cloud_service(material: Path, seaweedfs_server: S3Server, postgres_url: str) -> Iterator[Service]:
+def cloud_gate(seaweedfs_server: S3Server) -> Iterator[Gate]:
+    """The gate through which the service on S3 reaches its storage."""
+    with gate_before(seaweedfs_server) as gate:
+        yield gate
+
+
+@pytest.fixture(scope="session")
+def cloud_service(
+    material: Path, seaweedfs_server: S3Server, cloud_gate: Gate, postgres_url: str
+) -> Iterator[Service]:
     """S3 and PostgreSQL."""
     seaweedfs_server.make_bucket(BUCKET)
     plain = postgres_url.replace("postgresql+psycopg://", "postgresql://")
@@ -88,9 +98,9 @@ def cloud_service(material: Path, seaweedfs_server: S3Server, postgres_url: str)
         connection.execute("create database e2e")
     environment = {
         "SECATEUR_DATABASE_URL": make_url(postgres_url).set(database="e2e").render_as_string(False),
-        "SECATEUR_S3_ENDPOINT_URL": seaweedfs_server.endpoint,
-        "SECATEUR_S3_ACCESS_KEY": seaweedfs_server.access_key,
-        "SECATEUR_S3_SECRET_KEY": seaweedfs_server.secret_key,
+        "SECATEUR_S3_ENDPOINT_URL": cloud_gate.server.endpoint,
+        "SECATEUR_S3_ACCESS_KEY": cloud_gate.server.access_key,
+        "SECATEUR_S3_SECRET_KEY": cloud_gate.server.secret_key,
     }
     yield from _serving(material, lambda state: f"s3://{BUCKET}/{state.name}", environment)
 

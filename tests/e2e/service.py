@@ -1,11 +1,12 @@
 """`secateur serve` as a process of its own, to be used, killed and started again."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from api.key_file import read_key
 from tests.needs import needed
 from tests.ports import free_port
 
-START_SECONDS = 120
+START_SECONDS, STOP_SECONDS = 300, 120  # far beyond what a busy machine needs
 
 
 @dataclass
@@ -77,7 +78,7 @@ class Service:
         """End it as an operator would."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
-        self.process.wait(60)
+        self.process.wait(STOP_SECONDS)
 
 
 def processes_of(state_dir: Path, wanted: Callable[[str], bool]) -> Iterator[int]:
@@ -90,6 +91,23 @@ def processes_of(state_dir: Path, wanted: Callable[[str], bool]) -> Iterator[int
         environment, command = process.info["environ"] or {}, process.info["cmdline"] or ()
         if environment.get("SECATEUR_STORAGE_URL") == mark and wanted(" ".join(command)):
             yield process.pid
+
+
+def kill_all(processes: Iterable[int]) -> None:
+    """kill -9, and return when all of them are gone."""
+    killed = list(processes)
+    for process in killed:
+        with contextlib.suppress(ProcessLookupError):  # it was faster
+            os.kill(process, signal.SIGKILL)
+    wait_until_gone(killed)
+
+
+def wait_until_gone(processes: Iterable[int]) -> None:
+    """Return when none of these runs any more."""
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            while psutil.Process(process).status() != psutil.STATUS_ZOMBIE:
+                time.sleep(0.05)
 
 
 def storage_mark(state_dir: Path) -> str:

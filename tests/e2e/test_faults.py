@@ -1,8 +1,6 @@
 """Processes are killed with -9; the job finishes by itself with the digests of an undisturbed one."""
 
-import os
 import re
-import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,17 +10,28 @@ import pytest
 from api.client.client import SecateurClient
 from pipeline.job.events import Event
 from pipeline.storage import LocalStore, open_store
-from tests.e2e.service import Service, processes_of
+from tests.e2e.service import Service, kill_all, processes_of, storage_mark
 from tests.e2e.test_job import artifacts, finished, request
 from tests.servers import S3Server
+from tests.storage.gate import Gate
 
 pytestmark = pytest.mark.e2e
 
 
+def block_stored(block: int, *, stage: str = "[^/]+") -> str:
+    """The request that records a finished block of a stage, which is given by its key."""
+    return rf"PUT .*/progress/{stage}/block-{block:05d}\.json"
+
+
 def test_actor_driver_and_api_may_die(
-    local_service: Service, cloud_service: Service, seaweedfs_server: S3Server, material: Path
+    local_service: Service,
+    cloud_service: Service,
+    cloud_gate: Gate,
+    seaweedfs_server: S3Server,
+    material: Path,
 ) -> None:
-    """Undisturbed on a directory and SQLite; on S3 and PostgreSQL with one death after the other."""
+    """Undisturbed on a directory and SQLite; on S3 and PostgreSQL with one death after the other. Whoever is
+    to die is held while it records a block."""
     body = request(material, "deep")
     body["spec"]["calibration"] |= {"samples": 48, "sequence_length": 96}
     undisturbed = finished(local_service, body)
@@ -30,22 +39,30 @@ def test_actor_driver_and_api_may_die(
 
     _upload(material, cloud_service, seaweedfs_server)
     in_bucket = _in_bucket(body, cloud_service)
-    with cloud_service.client() as client:
-        job = client.submit(in_bucket).id
-        _until_block(client, job, 3)
-        actors = list(processes_of(cloud_service.state_dir, _is_sweep_actor))
-        assert actors, "no actor of the prune stage was found"
-        os.kill(actors[0], signal.SIGKILL)
+    with cloud_service.client() as client, local_service.client() as other:
+        prune = _key_of("prune", other, undisturbed.id)  # both have the same inputs
+        with cloud_gate.closed(block_stored(5, stage=prune)):
+            job = client.submit(in_bucket).id
+            cloud_gate.wait(client, job)
+            _until_block(client, job, 3)
+            actors = list(processes_of(cloud_service.state_dir, _is_sweep_actor))
+            assert actors, "no actor of the prune stage was found"
+            kill_all(actors[:1])
 
-        _until_block(client, job, 6, after_retry=True)
-        drivers = list(processes_of(cloud_service.state_dir, lambda c: "workers.driver" in c and job in c))
-        assert drivers, "no driver was found"
-        for driver in drivers:
-            os.kill(driver, signal.SIGKILL)
+            cloud_gate.close(block_stored(8, stage=prune))
+            cloud_gate.wait(client, job)
+            _until_block(client, job, 6, after_retry=True)
+            drivers = list(
+                processes_of(cloud_service.state_dir, lambda c: "workers.driver" in c and job in c)
+            )
+            assert drivers, "no driver was found"
+            kill_all(drivers)
 
-        _until_block(client, job, 9, attempt=2)
-    cloud_service.kill()
-    cloud_service.start()
+            cloud_gate.close(block_stored(12, stage=prune))
+            cloud_gate.wait(client, job)
+            _until_block(client, job, 9, attempt=2)
+            cloud_service.kill()
+            cloud_service.start()
     with cloud_service.client() as client:
         done = client.wait(job)
         told = list(_events(client, job))
@@ -71,24 +88,29 @@ def test_actor_driver_and_api_may_die(
 
 
 def test_another_number_of_workers_goes_on_from_stored_activations(
-    local_service: Service, material: Path
+    cloud_service: Service, cloud_gate: Gate, seaweedfs_server: S3Server, material: Path
 ) -> None:
     """No block is run again: what enters the next one lies in the store, whoever has to take it."""
     body = request(material, "deep")
+    body["spec"]["prune"]["allocation"] = {"kind": "uniform"}  # no other stage goes over the blocks
     body["spec"]["calibration"] |= {"samples": 16, "seed": 11}
     body["spec"]["prune"]["reconstruction"] = {"epochs": 1, "samples_per_step": 4}
-    store = LocalStore(local_service.state_dir / "storage")
+    store = open_store(storage_mark(cloud_service.state_dir), seaweedfs_server.options)
 
     def snapshots() -> list[str]:
         return [found.key for found in store.list("progress/") if "/activations-" in found.key]
 
-    with local_service.client() as client:
-        job = client.submit(body).id
-        _until_block(client, job, 3)
-        client.cancel(job)
-        client.wait(job)
-        assert any("-hidden-" in key for key in snapshots())
-        assert any("-targets-" in key for key in snapshots())
+    earlier = snapshots()
+    with cloud_service.client() as client:
+        with cloud_gate.closed(block_stored(5)):
+            job = client.submit(body).id
+            cloud_gate.wait(client, job)
+            _until_block(client, job, 3)
+            client.cancel(job)
+            assert client.wait(job).status == "cancelled"
+        taken = set(snapshots()) - set(earlier)
+        assert any("-hidden-" in key for key in taken)
+        assert any("-targets-" in key for key in taken)
         body["resources"]["workers"] = 1
         again = client.wait(client.submit(body).id)
         told = [event.body.text for event in _events(client, again.id) if event.body.type == "message"]
@@ -98,19 +120,24 @@ def test_another_number_of_workers_goes_on_from_stored_activations(
     assert len(stored) == 1
     assert int(stored[0][1]) >= 3
     assert int(stored[0][1]) - int(stored[0][2]) <= 1  # the end may have come between the two
-    assert snapshots() == []
+    assert snapshots() == earlier
 
 
-def test_a_job_that_keeps_dying_stops_with_the_reason(local_service: Service, material: Path) -> None:
-    body = request(material, "deep")
+def test_a_job_that_keeps_dying_stops_with_the_reason(
+    cloud_service: Service, cloud_gate: Gate, material: Path
+) -> None:
+    """However fast an attempt is, it is held before it stores the job's result."""
+    body = request(material, "llama")
     body["spec"]["calibration"] |= {"seed": 5}
     killed = set()
-    with local_service.client() as client:
+    with cloud_service.client() as client, cloud_gate.closed(r"PUT .*/jobs/[^/]+/result\.json"):
         job = client.submit(body).id
         while (view := client.job(job)).status not in ("failed", "succeeded"):
-            for driver in processes_of(local_service.state_dir, lambda c: "workers.driver" in c and job in c):
-                killed.add(driver)
-                _kill(driver)
+            drivers = list(
+                processes_of(cloud_service.state_dir, lambda c: "workers.driver" in c and job in c)
+            )
+            kill_all(drivers)
+            killed.update(drivers)
             time.sleep(0.2)
     assert view.status == "failed"
     assert view.attempt == 3
@@ -144,13 +171,6 @@ def _is_sweep_actor(command: str) -> bool:
     return command.startswith("ray::") and ("SweepActor" in command or "prune" in command)
 
 
-def _kill(process: int) -> None:
-    try:
-        os.kill(process, signal.SIGKILL)
-    except ProcessLookupError:
-        return  # it was faster
-
-
 def _until_block(
     client: SecateurClient, job: str, block: int, *, after_retry: bool = False, attempt: int = 1
 ) -> None:
@@ -169,6 +189,14 @@ def _until_block(
         ):
             return
     raise AssertionError("the job ended too early")
+
+
+def _key_of(node: str, client: SecateurClient, job: str) -> str:
+    """The key of one of the job's stages."""
+    for event in _events(client, job):
+        if event.body.type == "stage.started" and event.body.node == node:
+            return event.body.key
+    raise AssertionError(f"{node} was never started")
 
 
 def _events(client: SecateurClient, job: str) -> Iterator[Event]:

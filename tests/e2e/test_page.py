@@ -1,10 +1,11 @@
 """A person watches a whole real job in a real browser, from signing in to the downloaded checkpoint."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from api.key_file import read_key
 from api.service.jobs.views import ArtifactList
@@ -12,10 +13,13 @@ from pipeline.report.data import ReportDocument
 from pipeline.report.quantity import human_perplexity
 from tests.browser import visiting
 from tests.e2e.service import Service
+from tests.e2e.test_faults import block_stored
 from tests.e2e.test_job import request
+from tests.storage.gate import Gate
 
 pytestmark = pytest.mark.e2e
 
+LATE = ("prune", "evaluate:pruned", "publish", "verify", "report")
 # Keeps every state that the DAG ever showed, however short: `prune: running, 3/16 block`.
 RECORD = """() => {
   window.seen = new Set();
@@ -27,17 +31,20 @@ RECORD = """() => {
 
 
 def test_a_job_is_watched_from_the_key_to_the_checkpoint(
-    chromium: Browser, local_service: Service, material: Path
+    chromium: Browser, cloud_service: Service, cloud_gate: Gate, material: Path
 ) -> None:
+    """The job waits for the page: with its first result, then with its 4th, 9th and 13th block."""
     body = request(material, "deep")
+    body["spec"]["prune"]["allocation"] = {"kind": "uniform"}  # no other stage goes over the blocks
     body["resources"]["workers"] = 1
     body["spec"]["calibration"] |= {"seed": 23}  # nobody else's, so that its stages are not in the cache
     blocks = json.loads((material / "deep" / "config.json").read_text())["num_hidden_layers"]
-    key = read_key(local_service.state_dir)
+    key = read_key(cloud_service.state_dir)
     assert key is not None
     with (
-        local_service.client() as client,
-        visiting(chromium, local_service.url, "/jobs", allowed="401 (Unauthorized)") as page,
+        cloud_service.client() as client,
+        visiting(chromium, cloud_service.url, "/jobs", allowed="401 (Unauthorized)") as page,
+        cloud_gate.closed(r"PUT .*/stages/[^/]+\.json"),
     ):
         page.get_by_label("API key").fill(key)
         page.get_by_role("button", name="Sign in").click()
@@ -47,16 +54,29 @@ def test_a_job_is_watched_from_the_key_to_the_checkpoint(
         page.evaluate("job => { location.hash = `#/jobs/${job}` }", job)
         expect(page.get_by_role("heading", level=1)).to_have_text(job)
         page.get_by_role("tab", name="Log").click()
-        expect(page.locator(".job-head .chip")).to_have_text("succeeded", timeout=300_000)
+        cloud_gate.wait(client, job)
+        for stage in LATE:
+            expect(_stage(page, stage)).to_have_attribute("aria-label", f"{stage}: pending")
+        for held in (3, 8, 12):
+            cloud_gate.close(block_stored(held))
+            cloud_gate.wait(client, job)
+            done = "|".join(str(number) for number in range(held, blocks))
+            running = re.compile(rf"prune: running, ({done})/{blocks} block")
+            expect(_stage(page, "prune")).to_have_attribute("aria-label", running)
+        cloud_gate.open()
+        expect(page.locator(".job-head .chip")).to_have_text("succeeded", timeout=900_000)
         seen = set(page.evaluate("[...window.seen]"))
         _stages_went_on(seen, blocks)
         _figures_are_there(page, client.report(job), blocks)
         _results_can_be_fetched(page, client.artifacts(job))
 
 
+def _stage(page: Page, node: str) -> Locator:
+    return page.locator(f'.dag [data-node="{node}"]')
+
+
 def _stages_went_on(seen: set[str], blocks: int) -> None:
-    # Earlier ones may be faster than the page.
-    for stage in ("prune", "evaluate:pruned", "publish", "verify", "report"):
+    for stage in LATE:  # earlier ones may be faster than the page
         assert {f"{stage}: pending", f"{stage}: succeeded"} <= seen, sorted(seen)
     between = {f"prune: running, {done}/{blocks} block" for done in range(1, blocks)}
     assert len(between & seen) >= 3, sorted(seen)

@@ -4,6 +4,7 @@ import contextlib
 import os
 import socket
 import struct
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -64,6 +65,11 @@ def faulty_network(server: S3Server) -> Iterator[Network]:
 
     class Proxy(ThreadingHTTPServer):
         daemon_threads = True
+        request_queue_size = 128
+
+        def handle_error(self, request: object, client_address: object) -> None:
+            if not isinstance(sys.exception(), OSError):  # the client has left, or was killed
+                super().handle_error(request, client_address)
 
     with Proxy((HOST, 0), Handler) as proxy:
         network.server = replace(server, endpoint=f"http://{HOST}:{proxy.server_address[1]}")
@@ -83,9 +89,19 @@ class _Handler(BaseHTTPRequestHandler):
         raise NotImplementedError
 
     def _serve(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        chunked = self.headers.get("Transfer-Encoding", "").lower() == "chunked"  # as Arrow sends
+        body = self._chunks() if chunked else self.rfile.read(int(self.headers.get("Content-Length", 0)))
         headers = {name.lower(): value for name, value in self.headers.items()}
         self.answer(Request(self.command, self.path, headers), body)
+
+    def _chunks(self) -> bytes:
+        chunks = []
+        while size := int(self.rfile.readline().partition(b";")[0], 16):
+            chunks.append(self.rfile.read(size))
+            self.rfile.readline()
+        while self.rfile.readline().strip():
+            pass  # trailers
+        return b"".join(chunks)
 
     do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _serve
 
@@ -101,7 +117,10 @@ class _Handler(BaseHTTPRequestHandler):
             for name, value in request.headers.items():
                 if name not in HOP_BY_HOP:
                     connection.putheader(name, value)
-            connection.endheaders(body)
+            chunked = "transfer-encoding" in request.headers
+            if chunked:
+                connection.putheader("Transfer-Encoding", "chunked")
+            connection.endheaders(body, encode_chunked=chunked)
             with connection.getresponse() as response:
                 self._copy(response, fault)
 

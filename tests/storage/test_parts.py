@@ -41,15 +41,17 @@ def test_parts_are_equal_at_first_and_suffice_for_the_largest_object() -> None:
 
 def test_receipts_come_in_order_with_few_parts_in_flight() -> None:
     lock, flying, most = threading.Lock(), 0, 0
-    gate = threading.Event()
+    third_began = threading.Event()
 
     def send_one(number: int, part: bytes) -> tuple[int, bytes]:
         nonlocal flying, most
         with lock:
             flying += 1
             most = max(most, flying)
+        if number == 3:
+            third_began.set()
         if number == 1:
-            gate.wait(0.2)  # the first one ends last
+            third_began.wait()  # the first one does not end first
         with lock:
             flying -= 1
         return number, part

@@ -154,10 +154,11 @@ def _training_storage(settings: WorkerSettings) -> tuple[str, pyarrow.fs.FileSys
         Path(path).mkdir(parents=True, exist_ok=True)
         return path, pyarrow.fs.LocalFileSystem()
     s3 = settings.s3
-    options: dict[str, object] = {}
+    # As patient as pipeline/storage/s3.py; Arrow's own default is 3 s without an answer.
+    options: dict[str, object] = {"connect_timeout": 10, "request_timeout": 60}
     if s3.endpoint_url is not None:
         endpoint_scheme, _, endpoint = s3.endpoint_url.partition("://")
-        options = {"endpoint_override": endpoint.rstrip("/"), "scheme": endpoint_scheme}
+        options |= {"endpoint_override": endpoint.rstrip("/"), "scheme": endpoint_scheme}
     if s3.keys is not None:
         options |= dict(zip(("access_key", "secret_key"), s3.keys, strict=True))
     return path, pyarrow.fs.S3FileSystem(region=s3.region or os.environ.get("AWS_REGION"), **options)

@@ -198,12 +198,12 @@ def test_a_definition_from_elsewhere_stops_nobody_else(night: Scene) -> None:
 def test_it_works_in_its_thread(night: Scene, tmp_path: Path) -> None:
     shutil.copytree(night.root / "whole", tmp_path / "arrivals" / "m")
     watch = {"source": f"file:{tmp_path}/arrivals", "ready_marker": "config.json"}
-    patient = night.api.services.settings.model_copy(update={"poll_seconds": 60})
+    patient = night.api.services.settings.model_copy(update={"poll_seconds": 3600})
     scheduler = night.another("a thread", settings=patient)
     scheduler.start()
     try:
         night.create(on_new_checkpoint=watch, template=template(night.root))  # wakes it
-        deadline = time.monotonic() + 50
+        deadline = time.monotonic() + 500  # it did not wait for its next look
         while night.outcomes() != ["running"]:
             assert time.monotonic() < deadline
             time.sleep(0.05)
