@@ -29,7 +29,7 @@ from pipeline.spec.sparsity_plan import SparsityPlan
 from pipeline.storage.content import ContentStore
 from pipeline.tensor.masks import all_finite
 from pipeline.tensor.packing import pack_keep, unpack_keep
-from pipeline.tensor.statistics import Gram, LinearStatistics, hessian
+from pipeline.tensor.statistics import LinearStatistics, hessian
 
 Measured = Sequence[LinearStatistics | None] | StatisticsRef  # for each group of linears, or as stored
 
@@ -107,12 +107,12 @@ class BlockWork:
         measured: Measured | None,
         method: OneShot,
         plan: SparsityPlan,
-        grams: Sequence[Gram],
+        grams: Mapping[int, Tensor],
     ) -> None:
         """Chooses keep and values of some linears by the method, and holds the decisions in this object.
 
-        `grams` come from all workers, for methods that need Hessians; then the linears belong to one group.
-        Stored statistics already contain the Hessians.
+        `grams`: by group, Σ xᵀx over all samples [I, I], for methods that need Hessians. Stored statistics
+        already contain the Hessians.
         """
         by_linear = self._by_linear(measured, linears, method, grams)
         for name in linears:
@@ -197,7 +197,11 @@ class BlockWork:
         return measured
 
     def _by_linear(
-        self, measured: Measured | None, linears: Sequence[str], method: OneShot, grams: Sequence[Gram]
+        self,
+        measured: Measured | None,
+        linears: Sequence[str],
+        method: OneShot,
+        grams: Mapping[int, Tensor],
     ) -> dict[str, LinearStatistics]:
         if measured is None:
             return {}
@@ -213,7 +217,7 @@ class BlockWork:
             elif solves and isinstance(measured, StatisticsRef):
                 one = replace(one, hessian_II=read_hessian(self._content, measured, self.block, g))
             elif solves:
-                one = replace(one, hessian_II=hessian(grams, samples=one.samples))
+                one = replace(one, hessian_II=hessian(grams[g], samples=one.samples))
             found |= dict.fromkeys(asked, one.to(self._device))
         return found
 

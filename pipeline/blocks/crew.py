@@ -2,20 +2,27 @@
 
 The loops of this folder talk to a `Crew`. `LocalCrew` (local.py) calls its workers in this process; `RayCrew`
 (workers/gang/crew.py) calls actors of a Ray cluster. Both run the same methods of `SweepWorker`, and every
-result is merged here in the order of the samples, so that the bits do not depend on which worker did what.
+result is merged in the order of the samples, so that the bits do not depend on which worker did what.
 
     crew.tell(SweepWorker.load, block)                  every worker, without waiting
     shares = crew.all(SweepWorker.measure, ...)         every worker; their answers, in order
-    gram = crew.ask(0, SweepWorker.gram, group)         one worker; the answer may still be pending
-    crew.ask_with(1, SweepWorker.choose, [gram], ...)   one worker, with other workers' answers
-    [gram] = crew.wait([gram])                          the answers themselves
+    block = crew.ask(0, SweepWorker.store, ...)         one worker; the answer may still be pending
+    [block] = crew.wait([block])                        the answers themselves
+
+What is large goes from worker to worker, and never through the caller:
+
+    crew.sum_up(SweepWorker.gram, SweepWorker.take_gram, [1], group)    worker 1 takes the sum of all grams
+    crew.spread(SweepWorker.chosen, SweepWorker.apply, [0, 1], ...)     both take what the other one chose
 """
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Concatenate, Generic, ParamSpec, Protocol, TypeVar
+from typing import Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast
 
+from torch import Tensor
+
+from pipeline.blocks.block import ChosenLinear
 from pipeline.blocks.worker import SweepWorker
 from pipeline.tensor.needs import Needs
 from pipeline.tensor.statistics import Gram, LinearStatistics, merge, share_edges
@@ -23,7 +30,7 @@ from pipeline.tensor.statistics import Gram, LinearStatistics, merge, share_edge
 P = ParamSpec("P")
 Answer = TypeVar("Answer")
 Answer_co = TypeVar("Answer_co", covariant=True)
-Part = TypeVar("Part")
+Decisions = Mapping[str, ChosenLinear]  # by linear
 Item = TypeVar("Item")
 
 
@@ -40,7 +47,9 @@ class CrewUse:
     needed most, at the stage's peak and before the stage began. `spilled_bytes`: its activations on the local
     disk. `forwards`: how often a sample passed through a whole block, over all workers; `cut_forwards`: how
     often it passed only up to the last measured input. Forwards of fitting are not counted. `device`: `cpu`,
-    or the name of the GPU; several kinds are joined."""
+    or the name of the GPU; several kinds are joined. `carried_bytes`: the tensors in calls and answers, which
+    pass through the driver and its cluster's object store. `exchanged_bytes`: the tensors that workers sent
+    one another. Both are 0 in one process."""
 
     peak_bytes: int
     idle_bytes: int
@@ -48,6 +57,8 @@ class CrewUse:
     forwards: int
     cut_forwards: int
     device: str
+    carried_bytes: int = 0
+    exchanged_bytes: int = 0
 
     @property
     def details(self) -> Mapping[str, float]:
@@ -57,6 +68,8 @@ class CrewUse:
             "spilled_bytes": float(self.spilled_bytes),
             "forwards": float(self.forwards),
             "cut_forwards": float(self.cut_forwards),
+            "carried_bytes": float(self.carried_bytes),
+            "exchanged_bytes": float(self.exchanged_bytes),
         }
 
 
@@ -67,16 +80,20 @@ def together(uses: Sequence[CrewUse]) -> CrewUse:
         forwards=sum(one.forwards for one in uses),
         cut_forwards=sum(one.cut_forwards for one in uses),
         device=" + ".join(sorted({one.device for one in uses})),
+        carried_bytes=sum(one.carried_bytes for one in uses),
+        exchanged_bytes=sum(one.exchanged_bytes for one in uses),
     )
 
 
 class Crew(Protocol):
     """`size` workers on one checkpoint of `blocks` blocks. Each holds a contiguous share of the sequences and
-    executes its calls in their order. `label` describes the current work for people."""
+    executes its calls in their order. `label` describes the current work for people. `reproducible`: sums
+    have the same bits for any number of workers; otherwise they are made in whatever order is fastest."""
 
     size: int
     blocks: int
     label: str
+    reproducible: bool
     _told: list[Pending[None]]
 
     def ask(
@@ -89,19 +106,33 @@ class Crew(Protocol):
         """Calls a method of one worker."""
         ...
 
-    def ask_with(
+    def sum_up(
         self,
-        worker: int,
-        method: Callable[Concatenate[SweepWorker, Sequence[Part], P], Answer],
-        parts: Sequence[Pending[Part]],
+        give: Callable[Concatenate[SweepWorker, P], Gram],
+        take: Callable[Concatenate[SweepWorker, Tensor, P], None],
+        to: Sequence[int],
         *args: P.args,
         **kwargs: P.kwargs,
-    ) -> Pending[Answer]:
-        """Calls a method of one worker whose first argument is a sequence of earlier answers."""
+    ) -> None:
+        """Adds up, in sample order, the parts that `give` returns on every worker, and calls `take` with the
+        sum on the workers `to`. Does not wait; an error is raised by the next `wait`."""
+        ...
+
+    def spread(
+        self,
+        give: Callable[Concatenate[SweepWorker, P], Decisions],
+        take: Callable[[SweepWorker, Sequence[Decisions]], None],
+        to: Sequence[int],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> None:
+        """Calls `give` on every worker, and `take` on the workers `to` with what the others gave, in the
+        order of the workers. Does not wait; an error is raised by the next `wait`."""
         ...
 
     def answers(self, pending: Sequence[Pending[Answer]]) -> list[Answer]:
-        """Waits for answers. An error that a worker raised is raised here."""
+        """Waits for answers. The first error that a worker raises is raised here, also if another worker's
+        answer never comes because of it."""
         ...
 
     def use(self) -> CrewUse:
@@ -115,8 +146,9 @@ class Crew(Protocol):
     def wait(self, pending: Sequence[Pending[Answer]]) -> list[Answer]:
         """Waits for answers, and for all calls that were made with `tell` before. Raises their errors."""
         earlier, self._told = self._told, []
-        self.answers(earlier)
-        return self.answers(pending)
+        watched: list[Pending[Answer | None]] = [*earlier, *pending]
+        found = self.answers(watched)[len(earlier) :]
+        return cast(list[Answer], found)
 
     def answer(self, pending: Pending[Answer]) -> Answer:
         """Waits for one answer, like `wait`."""
@@ -139,7 +171,7 @@ class Crew(Protocol):
 
     def statistics(self, *, advance: bool, needs: Needs) -> list[LinearStatistics]:
         """Runs the loaded block on all samples and returns the statistics of each group of linears, merged in
-        sample order. Grams stay with the workers: see `grams`."""
+        sample order. Grams stay with the workers, for `sum_up`."""
         shares = self.all(SweepWorker.measure, advance=advance, needs=needs)
         return [merge(group) for group in zip(*shares, strict=True)]
 
@@ -153,10 +185,6 @@ class Crew(Protocol):
         """Runs the loaded block on all samples until a group's inputs are known, and returns their
         statistics."""
         return merge(self.all(SweepWorker.reach, group, needs=needs))
-
-    def grams(self, group: int) -> list[Pending[Gram]]:
-        """Returns every worker's part of a group's gram, in sample order."""
-        return [self.ask(worker, SweepWorker.gram, group) for worker in range(self.size)]
 
     def shared_out(self, items: Sequence[Item]) -> list[list[Item]]:
         """Splits items into contiguous shares, one per worker, as even as the tree of grams allows."""

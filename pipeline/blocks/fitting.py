@@ -20,7 +20,7 @@ from pipeline.blocks.activations import Activations
 from pipeline.checkpoint.stream import BlockStream
 from pipeline.errors import NumericalError
 from pipeline.spec.reconstruction import BlockReconstruction, batches, steps_of
-from pipeline.tensor.statistics import Gram, pushed, tree_sum
+from pipeline.tensor.statistics import Gram, pushed
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
 TINY = torch.finfo(torch.float32).tiny
@@ -78,10 +78,10 @@ class BlockFitter:
             weight.requires_grad = False
         return torch.cat([row.flatten() for row in rows])
 
-    def step(self, grams: Sequence[Gram]) -> None:
+    def step(self, gradient: Tensor) -> None:
         """Takes one step of Adam with the sum of all workers' gradients. Raises NumericalError when it is not
         finite."""
-        gradient = tree_sum(grams).to(self._device)
+        gradient = gradient.to(self._device)
         if not torch.isfinite(gradient).all():
             raise NumericalError(
                 "a gradient of reconstruction is not finite; lower learning_rate, or set compute_dtype to "
@@ -172,7 +172,7 @@ class Reconstructor:
             if 0 <= own < len(hidden):
                 gradient = self.fitter.gradient(hidden[own], self._targets[own])
                 parts = pushed(parts, (0, place), gradient)
-        return {node: part.cpu() for node, part in parts.items()}
+        return parts
 
     def end(self) -> dict[str, Tensor]:
         """Returns the fitted tensors, and frees the memory of the fit."""

@@ -8,14 +8,13 @@ from torch import Tensor
 
 from pipeline.artifacts.refs import CheckpointRef
 from pipeline.blocks.activations import MemoryBudget
-from pipeline.blocks.crew import Crew, CrewUse, Pending, shares_of, together
+from pipeline.blocks.crew import Crew, CrewUse, Decisions, Pending, shares_of, together
 from pipeline.blocks.worker import SweepWorker
 from pipeline.storage.content import ContentStore
-from pipeline.tensor.statistics import share_edges
+from pipeline.tensor.statistics import Gram, share_edges, tree_sum
 
 P = ParamSpec("P")
 Answer = TypeVar("Answer")
-Part = TypeVar("Part")
 
 
 class LocalCrew(Crew):
@@ -40,6 +39,7 @@ class LocalCrew(Crew):
     ) -> None:
         self.size = workers
         self.label = ""
+        self.reproducible = True
         self._told = []
         self._peak_memory = peak_memory
         self._idle_bytes = peak_memory() if peak_memory is not None else 0
@@ -70,17 +70,33 @@ class LocalCrew(Crew):
         with torch.no_grad():
             return Pending(method(self.workers[worker], *args, **kwargs))
 
-    def ask_with(
+    def sum_up(
         self,
-        worker: int,
-        method: Callable[Concatenate[SweepWorker, Sequence[Part], P], Answer],
-        parts: Sequence[Pending[Part]],
+        give: Callable[Concatenate[SweepWorker, P], Gram],
+        take: Callable[Concatenate[SweepWorker, Tensor, P], None],
+        to: Sequence[int],
         *args: P.args,
         **kwargs: P.kwargs,
-    ) -> Pending[Answer]:
-        """Calls a method of one worker, now, with earlier answers."""
+    ) -> None:
+        """Adds up, now, what all workers give, always in the reproducible order."""
         with torch.no_grad():
-            return Pending(method(self.workers[worker], self.answers(parts), *args, **kwargs))
+            total = tree_sum([give(worker, *args, **kwargs) for worker in self.workers])
+            for worker in to:
+                take(self.workers[worker], total, *args, **kwargs)
+
+    def spread(
+        self,
+        give: Callable[Concatenate[SweepWorker, P], Decisions],
+        take: Callable[[SweepWorker, Sequence[Decisions]], None],
+        to: Sequence[int],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> None:
+        """Hands on, now, what all workers give."""
+        with torch.no_grad():
+            given = [give(worker, *args, **kwargs) for worker in self.workers]
+            for worker in to:
+                take(self.workers[worker], [*given[:worker], *given[worker + 1 :]])
 
     def answers(self, pending: Sequence[Pending[Answer]]) -> list[Answer]:
         """Returns the answers, which are all there already."""

@@ -1,12 +1,12 @@
 """A dense sweep: measures the statistics of every linear's input, and the numbers that allocations need."""
 
 from collections.abc import Generator
-from itertools import cycle
 
 from pipeline.allocations.measures import Measure
 from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.refs import StatisticsRef
 from pipeline.blocks.crew import Crew, Pending
+from pipeline.blocks.sharing import shared_by_cost
 from pipeline.blocks.steps import Note, Progress
 from pipeline.blocks.trail import Trail
 from pipeline.blocks.worker import SweepWorker
@@ -22,15 +22,21 @@ class StoredStatistics(Frozen):
 
 
 def measure_statistics(
-    crew: Crew, needs: Needs, *, samples: int, progress: StageProgress | None = None
+    crew: Crew,
+    needs: Needs,
+    *,
+    samples: int,
+    progress: StageProgress | None = None,
+    reproducible: bool = True,
 ) -> Generator[Progress | Note, None, StatisticsRef]:
     """Runs each block once, which gives its statistics and the inputs of the next block. The last block ends
     before its output is computed, unless similarities are requested. With `progress`, finished blocks are
-    recorded, and those of an earlier attempt are found."""
+    recorded, and those of an earlier attempt are found. `reproducible`: see Crew."""
 
     def whole(block: StoredStatistics) -> bool:
         return progress is not None and all(progress.content.has(file.blob) for file in block.files)
 
+    crew.reproducible = reproducible
     with Trail(crew, progress, StoredStatistics, whole=whole, samples=samples) as trail:
         yield from trail.resume()
         for block in range(crew.blocks):
@@ -71,8 +77,10 @@ def _measured(crew: Crew, needs: Needs, *, last: bool) -> list[Pending[FileRef]]
     similarity = crew.similarity() if "similarity" in needs else None
     files = [crew.ask(0, SweepWorker.store_statistics, statistics, similarity)]
     if "hessian" in needs:
-        turns = cycle(range(crew.size))
+        shares = shared_by_cost([float(len(one.input_norm_I)) ** 2 for one in statistics], crew.size)
+        storing = {group: worker for worker, share in enumerate(shares) for group in share}
+        for group in range(len(statistics)):  # all sums first, as in pruning
+            crew.sum_up(SweepWorker.gram, SweepWorker.take_gram, [storing[group]], group)
         for group, one in enumerate(statistics):
-            grams = crew.grams(group)
-            files.append(crew.ask_with(next(turns), SweepWorker.store_hessian, grams, group, one.samples))
+            files.append(crew.ask(storing[group], SweepWorker.store_hessian, group, one.samples))
     return files

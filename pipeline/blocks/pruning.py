@@ -4,7 +4,7 @@ block's outputs.
 Every finished block is recorded, and a later attempt continues after it.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.artifacts.curve import BlockFit, BlockFits
@@ -14,6 +14,7 @@ from pipeline.blocks.block import Measured
 from pipeline.blocks.crew import Crew, Pending
 from pipeline.blocks.reconstruction import fit_block
 from pipeline.blocks.routing import MINIMUM_TOKENS
+from pipeline.blocks.sharing import Size, ranking_cost, shared_by_cost, solving_cost
 from pipeline.blocks.steps import Note, Progress
 from pipeline.blocks.trail import Trail
 from pipeline.blocks.worker import SweepWorker
@@ -26,7 +27,7 @@ from pipeline.spec.reconstruction import BlockReconstruction
 from pipeline.spec.sparsity_plan import SparsityPlan
 from pipeline.storage.content import ContentStore
 from pipeline.storage.progress import StageProgress
-from pipeline.tensor.statistics import Gram, LinearStatistics
+from pipeline.tensor.statistics import LinearStatistics
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Pruning:
 
     `samples`: the number of calibration samples that the crew holds. `statistics`: those of the dense model,
     for `propagation: dense`. `block_0`: statistics of block 0 from an earlier sweep, if any; its inputs are
-    the same in the dense model.
+    the same in the dense model. `reproducible`: see Crew.
     """
 
     method: OneShot
@@ -45,6 +46,7 @@ class Pruning:
     reconstruction: BlockReconstruction | None = None
     statistics: StatisticsRef | None = None
     block_0: tuple[LinearStatistics, ...] | None = None
+    reproducible: bool = True
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ def prune_blocks(
         blobs = (block.weights.file.blob, block.keep.blob)
         return progress is not None and all(progress.content.has(blob) for blob in blobs)
 
+    crew.reproducible = pruning.reproducible
     with Trail(crew, progress, StoredBlock, whole=whole, samples=pruning.samples) as trail:
         if pruning.reconstruction is not None:
             crew.all(SweepWorker.reconstruct, pruning.reconstruction)
@@ -115,7 +118,7 @@ def _prune_block(crew: Crew, pruning: Pruning, block: int) -> Pending[StoredBloc
     crew.tell(SweepWorker.load, block)
     if pruning.reconstruction is not None:
         crew.tell(SweepWorker.advance_targets)
-    asked = crew.ask(0, SweepWorker.linear_groups)
+    asked = crew.ask(0, SweepWorker.sized_groups)
     measured: Sequence[LinearStatistics] | StatisticsRef | None = pruning.statistics
     if not method.needs or propagation == "dense":
         _choose(crew, pruning, crew.answer(asked), measured, known=True)
@@ -149,7 +152,7 @@ def _pass_by(crew: Crew, pruning: Pruning, stored: StoredBlock) -> None:
     crew.all(SweepWorker.advance)
 
 
-def _one_by_one(crew: Crew, pruning: Pruning, groups: Sequence[Sequence[str]]) -> list[LinearStatistics]:
+def _one_by_one(crew: Crew, pruning: Pruning, groups: Sequence[Mapping[str, Size]]) -> list[LinearStatistics]:
     """Measures and prunes the groups of linears in their order, each with the earlier ones already pruned."""
     measured: list[LinearStatistics] = []
     for g, group in enumerate(groups):
@@ -162,31 +165,37 @@ def _one_by_one(crew: Crew, pruning: Pruning, groups: Sequence[Sequence[str]]) -
 def _choose(
     crew: Crew,
     pruning: Pruning,
-    groups: Sequence[Sequence[str]],
+    groups: Sequence[Mapping[str, Size]],
     measured: Measured | None,
     *,
     first: int = 0,
     known: bool = False,
 ) -> None:
-    """Distributes the linears of some groups over the workers, and applies all decisions on every worker.
-    `first`: the number of the first group. `known`: the statistics were measured before, so that there are no
-    grams."""
-    workers = range(crew.size)
-    calls: list[tuple[Sequence[str], list[Pending[Gram]]]]
-    if "hessian" in pruning.method.needs:  # a group is not split, so that its Hessian is assembled once
-        calls = [(group, [] if known else crew.grams(first + g)) for g, group in enumerate(groups)]
+    """Distributes the linears of some groups over the workers by their cost, and applies all decisions on
+    every worker. `first`: the number of the first group. `known`: the statistics were measured before, so
+    that there are no grams."""
+    solves = "hessian" in pruning.method.needs
+    if solves:  # a group is not split, so that its Hessian is assembled once
+        units = [list(group) for group in groups]
+        shares = shared_by_cost([solving_cost(group.values()) for group in groups], crew.size)
     else:
-        linears = [linear for group in groups for linear in group]
-        shares = [linears[i :: crew.size] for i in workers]
-        calls = [(share, []) for share in shares if share]
-    given = measured, pruning.method, pruning.plan
-    for i, (asked, grams) in enumerate(calls):
-        crew.hear(crew.ask_with(i % crew.size, SweepWorker.choose, grams, asked, *given))
-    decided = [linear for asked, _ in calls for linear in asked]
-    chosen = [crew.ask(i, SweepWorker.chosen, decided) for i in workers] if crew.size > 1 else []
-    storing = workers if pruning.samples else workers[:1]  # without samples only worker 0 needs the block
-    for i in storing:
-        crew.hear(crew.ask_with(i, SweepWorker.apply, [*chosen[:i], *chosen[i + 1 :]]))
+        units = [[linear] for group in groups for linear in group]
+        costs = [ranking_cost(size) for group in groups for size in group.values()]
+        shares = shared_by_cost(costs, crew.size)
+    if solves and not known:  # all sums come first, so that nobody waits for one while another worker solves
+        solver = {unit: worker for worker, share in enumerate(shares) for unit in share}
+        for unit in range(len(units)):
+            crew.sum_up(SweepWorker.gram, SweepWorker.take_gram, [solver[unit]], first + unit)
+    for worker, share in enumerate(shares):
+        mine = [units[unit] for unit in share]
+        if not solves and mine:
+            mine = [[linear for unit in mine for linear in unit]]  # one call is enough
+        for linears in mine:
+            told = crew.ask(worker, SweepWorker.choose, linears, measured, pruning.method, pruning.plan)
+            crew.hear(told)
+    decided = [linear for unit in units for linear in unit]
+    storing = range(crew.size if pruning.samples else 1)  # without samples only worker 0 needs the block
+    crew.spread(SweepWorker.chosen, SweepWorker.apply, storing, decided)
 
 
 def _expert_table(blocks: Sequence[StoredBlock]) -> ExpertTable | None:

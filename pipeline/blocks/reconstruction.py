@@ -9,13 +9,16 @@ from pipeline.blocks.worker import SweepWorker
 from pipeline.errors import NumericalError
 from pipeline.spec.reconstruction import BlockReconstruction, steps_of
 
+STEPS_AHEAD = 16  # are asked for before the loop waits, so that no worker waits for the driver
+
 
 def fit_block(crew: Crew, block: int, spec: BlockReconstruction, *, samples: int) -> BlockFit:
     """Fits the loaded block, and keeps the fitted weights if they bring it closer to the dense one."""
     before = _mean(crew.all(SweepWorker.begin_fit))
     for step in range(steps_of(spec, samples=samples)):
-        gradients = [crew.ask(i, SweepWorker.fit_gradient, step) for i in range(crew.size)]
-        crew.wait([crew.ask_with(i, SweepWorker.fit_step, gradients) for i in range(crew.size)])
+        crew.sum_up(SweepWorker.fit_gradient, SweepWorker.fit_step, range(crew.size), step)
+        if step % STEPS_AHEAD == STEPS_AHEAD - 1:
+            crew.wait([])
     after = _mean(crew.all(SweepWorker.fit_distances))
     crew.all(SweepWorker.end_fit, take=after < before)
     return BlockFit(block=block, before=before, after=min(before, after))

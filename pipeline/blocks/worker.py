@@ -6,7 +6,8 @@ Measuring, pruning and evaluating all walk the model in the same way:
     for block in range(worker.num_blocks):
         worker.load(block)
         worker.measure() / .advance()       runs the block on every sequence
-        worker.gram(group)                  returns the gram that measuring gathered, for Hessians
+        worker.gram(group)                  gives its part of a gram that measuring gathered, for Hessians
+        worker.take_gram(gram, group)       takes the sum of all workers' parts
         worker.choose(...)                  chooses new weights for some of the block's linears
         worker.apply(...)                   applies them, and those that other workers chose
     worker.losses()                         returns the cross-entropy per sequence, for evaluation
@@ -17,13 +18,14 @@ With `propagation: linear` a block runs once, and pauses where each group of lin
         worker.choose(...), .apply(...)     for that group
         worker.finish()                     replaces advance
 
-Workers never talk to each other: a Crew (crew.py) drives them and merges their answers in sequence order.
+Workers do not know each other: a Crew (crew.py) drives them, merges their answers in sequence order, and
+carries grams, gradients and decisions from one to the other.
 
 Shape legend: L tokens, O out_features, I in_features, V vocabulary, S sequences, G groups of linears that
 share an input.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -38,6 +40,7 @@ from pipeline.blocks.block import ChosenLinear, Measured
 from pipeline.blocks.fitting import Reconstructor
 from pipeline.blocks.inputs import Record, recorded_inputs
 from pipeline.blocks.pauses import PausedRuns
+from pipeline.blocks.sharing import Size
 from pipeline.blocks.walk import Walk
 from pipeline.checkpoint.statistics import put_hessian, put_statistics
 from pipeline.checkpoint.stored_block import StoredBlock
@@ -74,20 +77,25 @@ class SweepWorker(Walk):
             samples=samples,
             budget=budget,
         )
-        self._grams: dict[int, GramTree] = {}
+        self._grams: dict[int, GramTree] = {}  # by group, of this worker's samples
+        self._totals: dict[int, Tensor] = {}  # by group, of all samples
         self._similarities: list[float] = []
         self._runs: PausedRuns | None = None
         self._reconstructor: Reconstructor | None = None
 
     def load(self, block: int, stored: StoredBlock | None = None) -> None:
         """Loads one block into memory, as the checkpoint has it or as it was stored after pruning."""
-        self._grams = {}
+        self._grams, self._totals = {}, {}
         super().load(block, stored)
 
     def linear_groups(self) -> tuple[tuple[str, ...], ...]:
         """Returns the linears of the loaded block, grouped by the input, and so the statistic, that they
         share."""
         return self.work.groups
+
+    def sized_groups(self) -> list[dict[str, Size]]:
+        """Returns these groups with (out_features, in_features) of each linear."""
+        return [{name: _size(self.work.weight(name)) for name in group} for group in self.work.groups]
 
     def measure(self, *, advance: bool, needs: Needs) -> list[InputShare]:
         """Runs the block on each sequence and returns their shares of the statistics, per group of linears.
@@ -117,8 +125,12 @@ class SweepWorker(Walk):
         return self._similarities
 
     def gram(self, group: int) -> Gram:
-        """Returns this worker's part of Σ xᵀx over a group's inputs."""
-        return self._grams[group].parts()
+        """Returns this worker's part of Σ xᵀx over a group's inputs, and no longer holds it."""
+        return self._grams.pop(group).parts()
+
+    def take_gram(self, gram_II: Tensor, group: int) -> None:
+        """Takes Σ xᵀx over a group's inputs of all samples, which `choose` or `store_hessian` needs."""
+        self._totals[group] = gram_II
 
     def reach(self, group: int, *, needs: Needs) -> InputShare:
         """Runs each sequence through the block until a group's inputs are known, and returns their share of
@@ -183,9 +195,9 @@ class SweepWorker(Walk):
         """Returns the contribution of this worker's sequences to the gradient of a step."""
         return self._fits.gradient(step, self._hidden)
 
-    def fit_step(self, gradients: Sequence[Gram]) -> None:
-        """Takes a step with every worker's gradients, in sequence order."""
-        self._fits.fitter.step(gradients)
+    def fit_step(self, gradient: Tensor, step: int) -> None:
+        """Takes a step with the sum of all workers' gradients."""
+        self._fits.fitter.step(gradient)
 
     def fit_distances(self) -> list[float]:
         """Returns the distances that `begin_fit` returns, after the steps so far."""
@@ -201,7 +213,6 @@ class SweepWorker(Walk):
 
     def choose(
         self,
-        grams: Sequence[Gram],
         linears: Sequence[str],
         measured: Measured | None,
         method: OneShot,
@@ -211,13 +222,16 @@ class SweepWorker(Walk):
         needed for it and leaves memory until it has to run again, unless forwards are paused in it."""
         if self._runs is None:
             self._unload()
-        self.work.choose(linears, measured, method, plan, grams)
+        self.work.choose(linears, measured, method, plan, self._totals)
+        for g, group in enumerate(self.linear_groups()):
+            if any(name in linears for name in group):
+                self._totals.pop(g, None)
 
     def chosen(self, linears: Sequence[str] | None = None) -> dict[str, ChosenLinear]:
         """Returns the decisions so far, all or those on `linears`, for the other workers to apply."""
         return self.work.chosen(linears)
 
-    def apply(self, others: Sequence[dict[str, ChosenLinear]]) -> None:
+    def apply(self, others: Sequence[Mapping[str, ChosenLinear]]) -> None:
         """Puts this worker's and the other workers' decisions into the block."""
         fresh = self.work.apply({name: linear for part in others for name, linear in part.items()})
         if self._module is not None:
@@ -236,9 +250,10 @@ class SweepWorker(Walk):
         """Writes the statistics of the loaded block, without Hessians."""
         return put_statistics(self._content, self.work.block, statistics, similarity)
 
-    def store_hessian(self, grams: Sequence[Gram], group: int, samples: int) -> FileRef:
-        """Writes the Hessian of a group of the loaded block, from every worker's grams."""
-        return put_hessian(self._content, self.work.block, group, hessian(grams, samples=samples))
+    def store_hessian(self, group: int, samples: int) -> FileRef:
+        """Writes the Hessian of a group of the loaded block, whose gram this worker took."""
+        found = hessian(self._totals.pop(group), samples=samples).cpu()
+        return put_hessian(self._content, self.work.block, group, found)
 
     @property
     def _fits(self) -> Reconstructor:
@@ -271,6 +286,11 @@ class SweepWorker(Walk):
         if self._runs is not None:
             self.finish(advance=False)
         super()._unload()
+
+
+def _size(weight_OI: Tensor) -> Size:
+    out_features, in_features = weight_OI.shape
+    return out_features, in_features
 
 
 def _similarity(before_1LH: Tensor, after_1LH: Tensor) -> float:

@@ -42,7 +42,11 @@ def pruning_nodes(
     measures, needs = prune.allocation.measures, method.needs
     if asked := swept_for(prune):
         swept = asked if swept is None else swept
-        sweep = MeasureStatistics(needs=tuple(sorted(swept)), compute_dtype=spec.compute_dtype)
+        sweep = MeasureStatistics(
+            needs=tuple(sorted(swept)),
+            compute_dtype=spec.compute_dtype,
+            reproducible=spec.reproducible or "hessian" not in swept,
+        )
         yield Node(id="measure_statistics", stage=sweep, inputs={"checkpoint": dense, "samples": samples})
 
     for i, measure in enumerate(measures):
@@ -62,11 +66,14 @@ def pruning_nodes(
 
     def masks(node: str, plan: Input) -> Node:
         assert first is not None, "masks that are learned from nothing have none"
+        measures_hessians = "hessian" in needs and prune.propagation != "dense"
+        adds_up = measures_hessians or prune.reconstruction is not None
         stage = PruneBlocks(
             method=first,
             propagation=prune.propagation,
             reconstruction=prune.reconstruction,
             compute_dtype=spec.compute_dtype,
+            reproducible=spec.reproducible or not adds_up,
         )
         inputs = {"checkpoint": dense, "plan": plan}
         if needs and prune.propagation == "dense":

@@ -86,6 +86,15 @@ class SpecTemplate(Frozen):
     compute_dtype: Dtype = Field(
         default="float32", description="Type of weights and activations while measuring and evaluating."
     )
+    reproducible: bool = Field(
+        default=True,
+        exclude_if=bool,  # so that specs have the keys of the time before
+        description=(
+            "Hessians, and gradients of reconstruction, have the same bits for any number of workers. With "
+            "false, each worker adds up its own samples, and an all-reduce adds up the workers: their number "
+            "may then change last bits, and so masks and weights."
+        ),
+    )
 
     @model_validator(mode="after")
     def _cross_checks(self) -> Self:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pipeline.tensor.needs import Statistic
 
-LEAVES = 32  # of the tree; at most this many workers can share one gram
+LEAVES = 32  # of the tree; further workers have no samples
 
 Node = tuple[int, int]  # level from 0 at the leaves, index within the level
 Gram = Mapping[Node, Tensor]  # disjoint parts of the tree
@@ -145,11 +145,10 @@ class GramTree:
             self._close()
 
     def parts(self) -> dict[Node, Tensor]:
-        """Returns the sums so far, on the CPU. The very last leaf may be smaller; calling this completes
-        it."""
+        """Returns the sums so far. The very last leaf may be smaller; calling this completes it."""
         if self._added:
             self._close()
-        return {node: part_II.cpu() for node, part_II in self._parts.items()}
+        return dict(self._parts)
 
     def _close(self) -> None:
         self._parts = pushed(self._parts, (0, self._next), self._current_II)
@@ -157,9 +156,9 @@ class GramTree:
         self._current_II = torch.zeros_like(self._current_II)
 
 
-def hessian(grams: Sequence[Gram], *, samples: int) -> Tensor:
-    """Returns (2/n) Σ xᵀx, float32 [I, I], from the workers' parts in sample order."""
-    return tree_sum(grams) * (2 / samples)
+def hessian(gram_II: Tensor, *, samples: int) -> Tensor:
+    """Returns (2/n) Σ xᵀx, float32 [I, I], from the sum over all samples."""
+    return gram_II * (2 / samples)
 
 
 def tree_sum(grams: Sequence[Gram]) -> Tensor:

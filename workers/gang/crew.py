@@ -1,25 +1,29 @@
 """A crew of Ray actors: each holds a SweepWorker in a process of its own."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import ray
 import torch
 from ray.actor import ActorHandle
 from torch import Tensor
+from torch.distributed import Store  # type: ignore[attr-defined] # torch exports it by a star
 
 from pipeline.artifacts.refs import CheckpointRef
 from pipeline.blocks.activations import MemoryBudget
-from pipeline.blocks.crew import Crew, CrewUse, Pending, together
+from pipeline.blocks.crew import Crew, CrewUse, Decisions, Pending, together
 from pipeline.blocks.worker import SweepWorker
 from pipeline.spec.model import Dtype
 from pipeline.tensor.dtypes import TORCH_DTYPES
+from pipeline.tensor.statistics import Gram
+from workers.gang.answers import fetched, tensor_bytes
+from workers.gang.peers import MeetingPlace, Peers, join, meeting_place
 from workers.memory import give_back, peak_memory_bytes, reset_peak_memory
 from workers.settings import WorkerSettings
 
 P = ParamSpec("P")
 Answer = TypeVar("Answer")
-Part = TypeVar("Part")
 
 
 @ray.remote
@@ -31,8 +35,22 @@ class SweepActor:
         torch.set_grad_enabled(False)
         self._device = torch.device("cuda" if cuda else "cpu")
         self._worker: SweepWorker | None = None
+        self._peers = Peers()
+        self._store: Store | None = None
+        self._failure: BaseException | None = None
+        self._carried_bytes = 0
         reset_peak_memory()
         self._idle_memory = peak_memory_bytes()
+
+    def meet(self) -> MeetingPlace:
+        """Open the place at which the gang's actors become one process group; the first actor does so."""
+        self._store, place = meeting_place(ray.util.get_node_ip_address())
+        return place
+
+    def join(self, place: MeetingPlace, *, rank: int, size: int, whole_gpus: bool) -> None:
+        """Become a member of the gang's process group, once all others do."""
+        host = ray.util.get_node_ip_address()
+        self._peers = join(place, rank=rank, size=size, host=host, whole_gpus=whole_gpus, store=self._store)
 
     def open(
         self,
@@ -51,6 +69,8 @@ class SweepActor:
         """
         self.close()
         reset_peak_memory()
+        self._failure = None
+        self._carried_bytes, self._peers.sent_bytes = tensor_bytes(sequences), 0
         budget = None
         if self._device.type == "cpu":
             budget = MemoryBudget(left=max(memory - self._idle_memory, 0) // 2)
@@ -70,14 +90,42 @@ class SweepActor:
         self._worker = None
         give_back()
 
-    def call(self, method: Callable[..., Any], parts: int | None, *args: Any, **kwargs: Any) -> Any:
-        """Call one of SweepWorker's methods. Ray replaces object references among `args` by their values. The
-        first `parts` of them become one list, the method's first argument."""
-        given = args if parts is None else (list(args[:parts]), *args[parts:])
-        try:
-            return method(self._worker, *given, **kwargs)
-        finally:
-            give_back()
+    def call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call one of SweepWorker's methods."""
+        with self._working():
+            answer = method(self._worker, *args, **kwargs)
+            self._carried_bytes += tensor_bytes((args, kwargs, answer))
+            return answer
+
+    def sum_up(
+        self,
+        give: Callable[..., Gram],
+        take: Callable[..., None],
+        to: Sequence[int],
+        reproducible: bool,
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        """Do this actor's part of Crew.sum_up."""
+        with self._working(together=True):
+            part = give(self._worker, *args, **kwargs)
+            total = self._peers.sum_up(part, to=to, reproducible=reproducible)
+            if total is not None:
+                take(self._worker, total, *args, **kwargs)
+
+    def spread(
+        self,
+        give: Callable[..., Decisions],
+        take: Callable[..., None],
+        to: Sequence[int],
+        *args: Any,
+        **kwargs: Any,
+    ) -> None:
+        """Do this actor's part of Crew.spread."""
+        with self._working(together=True):
+            others = self._peers.spread(give(self._worker, *args, **kwargs), to=to)
+            if self._peers.rank in to:
+                take(self._worker, others)
 
     def use(self) -> CrewUse:
         """The resources that this process has used since the stage began."""
@@ -90,7 +138,23 @@ class SweepActor:
             runs["whole"],
             runs["cut"],
             self._worker.device_name,
+            self._carried_bytes,
+            self._peers.sent_bytes,
         )
+
+    @contextmanager
+    def _working(self, *, together: bool = False) -> Iterator[None]:
+        """Notes a failure. After one, this actor takes no part in what all do together, because it may hold
+        something else than its peers expect; the failure is raised again."""
+        if together and self._failure is not None:
+            raise self._failure
+        try:
+            yield
+        except BaseException as error:
+            self._failure = self._failure or error
+            raise
+        finally:
+            give_back()
 
 
 class RayCrew(Crew):
@@ -98,9 +162,10 @@ class RayCrew(Crew):
     fetches them. `title` names the stage in the Ray dashboard."""
 
     def __init__(self, actors: Sequence[ActorHandle[SweepActor]], *, title: str) -> None:
-        self._actors = tuple(actors)
+        self._actors: tuple[Any, ...] = tuple(actors)  # Ray's types know no options of methods
         self._title = title
         self._told = []
+        self.reproducible = True
         self.size = len(actors)
         self.label = ""
         [self.blocks, *_] = self.all(SweepWorker.start)
@@ -113,30 +178,48 @@ class RayCrew(Crew):
         **kwargs: P.kwargs,
     ) -> Pending[Answer]:
         """Call a method of one actor's worker."""
-        return Pending(self._called(worker, method).remote(method, None, *args, **kwargs))
+        call = self._actors[worker].call.options(name=self._name(method))
+        return Pending(call.remote(method, *args, **kwargs))
 
-    def ask_with(
+    def sum_up(
         self,
-        worker: int,
-        method: Callable[Concatenate[SweepWorker, Sequence[Part], P], Answer],
-        parts: Sequence[Pending[Part]],
+        give: Callable[Concatenate[SweepWorker, P], Gram],
+        take: Callable[Concatenate[SweepWorker, Tensor, P], None],
+        to: Sequence[int],
         *args: P.args,
         **kwargs: P.kwargs,
-    ) -> Pending[Answer]:
-        """Call a method of one actor's worker with earlier answers, which go from actor to actor."""
-        held = [part.held for part in parts]
-        return Pending(self._called(worker, method).remote(method, len(held), *held, *args, **kwargs))
+    ) -> None:
+        """Have the actors add up in their process group."""
+        for actor in self._actors:
+            call = actor.sum_up.options(name=self._name(give))
+            self.hear(Pending(call.remote(give, take, to, self.reproducible, *args, **kwargs)))
+
+    def spread(
+        self,
+        give: Callable[Concatenate[SweepWorker, P], Decisions],
+        take: Callable[[SweepWorker, Sequence[Decisions]], None],
+        to: Sequence[int],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> None:
+        """Have the actors send in their process group."""
+        for actor in self._actors:
+            call = actor.spread.options(name=self._name(give))
+            self.hear(Pending(call.remote(give, take, to, *args, **kwargs)))
 
     def answers(self, pending: Sequence[Pending[Answer]]) -> list[Answer]:
-        """Fetch the answers."""
-        references = [cast("ray.ObjectRef[Answer]", one.held) for one in pending]
-        found: list[Answer] = ray.get(references)
-        return found
+        """Fetch the answers. If one actor fails, all end: the others may wait for it, and whoever waits for
+        them must not wait for ever."""
+        try:
+            return fetched([cast("ray.ObjectRef[Answer]", one.held) for one in pending])
+        except BaseException:
+            for actor in self._actors if self.size > 1 else ():
+                ray.kill(actor)
+            raise
 
     def use(self) -> CrewUse:
         """The resources that all actors have used."""
         return together(ray.get([actor.use.remote() for actor in self._actors]))
 
-    def _called(self, worker: int, method: Callable[..., Any]) -> Any:
-        name = " ".join(filter(None, (self._title, method.__name__, self.label)))
-        return self._actors[worker].call.options(name=name)
+    def _name(self, method: Callable[..., Any]) -> str:
+        return " ".join(filter(None, (self._title, method.__name__, self.label)))

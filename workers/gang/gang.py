@@ -1,6 +1,7 @@
 """The gang of an attempt: as many actors as the job's resources say, in the places reserved for them."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import ray
 from ray.actor import ActorHandle
@@ -11,19 +12,33 @@ from pipeline.blocks.crew import shares_of
 from pipeline.spec.model import Dtype
 from pipeline.tensor.statistics import share_edges
 from workers.context import StageContext
+from workers.gang.answers import fetched
 from workers.gang.crew import RayCrew, SweepActor
 
 
 class Gang:
     """The actors, which stay from stage to stage. For each stage they become a RayCrew."""
 
-    def __init__(self, group: PlacementGroup, actors: Sequence[ActorHandle[SweepActor]]) -> None:
+    def __init__(
+        self, group: PlacementGroup, actors: Sequence[ActorHandle[SweepActor]], *, whole_gpus: bool
+    ) -> None:
         self._group = group
         self._actors = tuple(actors)
+        self._whole_gpus = whole_gpus
 
     def ready(self) -> None:
-        """Wait until the processes of all actors have started."""
-        ray.get([actor.__ray_ready__.remote() for actor in self._actors])
+        """Wait until the processes of all actors have started and become one process group."""
+        fetched([actor.__ray_ready__.remote() for actor in self._actors])
+        size = len(self._actors)
+        if size > 1:
+            first: Any = self._actors[0]  # Ray's types lose what its methods return
+            place = fetched([first.meet.remote()])[0]
+            fetched(
+                [
+                    actor.join.remote(place, rank=rank, size=size, whole_gpus=self._whole_gpus)
+                    for rank, actor in enumerate(self._actors)
+                ]
+            )
 
     def open(self, context: StageContext, sequences: Sequence[Tensor], dtype: Dtype) -> RayCrew:
         """Begin a stage on all actors: each gets a contiguous share of the sequences."""

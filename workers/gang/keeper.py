@@ -93,7 +93,8 @@ class GangKeeper:
         self._wanted = False
         if self._gang is None:
             group = yield from self._reserve()
-            self._gang = Gang(group, self._hire(group))
+            whole_gpus = self._order.request.resources.gpus_per_worker >= 1
+            self._gang = Gang(group, self._hire(group), whole_gpus=whole_gpus)
             self._gang.ready()
         return self._gang
 

@@ -13,7 +13,11 @@ def run(stage: MeasureStatistics, context: StageContext, keeper: Keeper) -> Step
     with keeper.turn() as turn:
         crew = yield from turn.open(context, samples, dtype=stage.compute_dtype)
         statistics = yield from measure_statistics(
-            crew, frozenset(stage.needs), samples=len(samples), progress=context.progress
+            crew,
+            frozenset(stage.needs),
+            samples=len(samples),
+            progress=context.progress,
+            reproducible=stage.reproducible,
         )
         use = crew.use()
     yield made_by(use, {"statistics": statistics})

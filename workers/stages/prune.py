@@ -27,6 +27,7 @@ def run(stage: PruneBlocks, context: StageContext, keeper: Keeper) -> Steps:
         reconstruction=stage.reconstruction,
         statistics=statistics,
         block_0=_measured_before(stage, context),
+        reproducible=stage.reproducible,
     )
     with keeper.turn() as turn:
         crew = yield from turn.open(context, samples, dtype=stage.compute_dtype)

@@ -2,6 +2,8 @@
 
 from typing import ClassVar, Literal
 
+from pydantic import Field
+
 from pipeline.allocations import Candidate, Contest
 from pipeline.allocations.measures import Measure
 from pipeline.dag.stages.base import BaseStage
@@ -14,13 +16,15 @@ from pipeline.tensor.needs import Statistic
 
 
 class MeasureStatistics(BaseStage):
-    """A dense sweep over all blocks, which measures statistics of every linear's input. `needs` is sorted."""
+    """A dense sweep over all blocks, which measures statistics of every linear's input. `needs` is sorted.
+    `reproducible`: see PruneSpec; it matters for Hessians only."""
 
     kind: Literal["measure_statistics"] = "measure_statistics"
     outputs: ClassVar = ("statistics",)
     unit: ClassVar = "block"
     needs: tuple[Statistic, ...]
     compute_dtype: Dtype
+    reproducible: bool = Field(default=True, exclude_if=bool)
 
 
 class MeasureBlocks(BaseStage):
@@ -61,7 +65,8 @@ class ChoosePlan(BaseStage):
 
 class PruneBlocks(BaseStage):
     """Masks block by block; each finished block is stored, so that a later attempt continues after it. Takes
-    `samples` if blocks must be run, and with `propagation: dense` the `statistics` of a dense sweep."""
+    `samples` if blocks must be run, and with `propagation: dense` the `statistics` of a dense sweep.
+    `reproducible`: see PruneSpec; it matters where Hessians are measured, or blocks are reconstructed."""
 
     kind: Literal["prune"] = "prune"
     version: ClassVar = 2
@@ -71,6 +76,7 @@ class PruneBlocks(BaseStage):
     propagation: Propagation
     reconstruction: BlockReconstruction | None
     compute_dtype: Dtype
+    reproducible: bool = Field(default=True, exclude_if=bool)
 
 
 class CompareMasks(BaseStage):

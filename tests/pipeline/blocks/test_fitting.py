@@ -12,6 +12,7 @@ from pipeline.methods.magnitude import Magnitude
 from pipeline.methods.wanda import Wanda
 from pipeline.spec.patterns import NM, Unstructured
 from pipeline.spec.reconstruction import BlockReconstruction, batches, steps_of
+from pipeline.tensor.statistics import tree_sum
 from tests.checkpoints import imported
 from tests.models import tiny_checkpoint
 from tests.pipeline.blocks.test_sweep import samples
@@ -70,7 +71,7 @@ def test_the_steps_are_those_of_torchs_adam_on_the_relative_distance() -> None:
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, T_max=steps_of(spec, samples=4))
     for step in range(steps_of(spec, samples=4)):
         batch = batches(4, 2)[step % 2]
-        fitter.step([{(0, i): fitter.gradient(xs[s], ys[s])} for i, s in enumerate(batch)])
+        fitter.step(tree_sum([{(0, i): fitter.gradient(xs[s], ys[s])} for i, s in enumerate(batch)]))
         with torch.enable_grad():
             used = reference * keep
             loss = sum(
@@ -133,4 +134,4 @@ def test_gradients_that_are_not_finite_are_named() -> None:
         device=torch.device("cpu"),
     )
     with pytest.raises(NumericalError, match="lower learning_rate"):
-        fitter.step([{(0, 0): torch.full((4,), torch.nan)}])
+        fitter.step(torch.full((4,), torch.nan))

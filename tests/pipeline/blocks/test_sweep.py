@@ -234,7 +234,7 @@ def test_linear_propagation_measures_behind_the_pruned_linears(kind: str, tmp_pa
             measured = [
                 merge([one]) for one in worker.measure(advance=False, needs=frozenset({"input_norm"}))
             ]
-            worker.choose([], group, measured, Wanda(), got.plan)
+            worker.choose(group, measured, Wanda(), got.plan)
             worker.apply([])
             for name in group:
                 tensor = worker.work.tensor_name(name)

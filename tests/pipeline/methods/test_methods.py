@@ -30,7 +30,7 @@ from pipeline.methods.single import Single
 from pipeline.methods.sparsegpt import SparseGPT
 from pipeline.methods.wanda import Wanda
 from pipeline.spec.patterns import NM, Pattern, Unstructured
-from pipeline.tensor.statistics import GramTree, InputShare, LinearStatistics, hessian, merge
+from pipeline.tensor.statistics import GramTree, InputShare, LinearStatistics, hessian, merge, tree_sum
 from tests import oracles
 from tests.unions import members
 
@@ -89,7 +89,7 @@ def measured(samples: Sequence[torch.Tensor]) -> LinearStatistics:
     for i, x_TI in enumerate(samples):
         share.record(i, x_TI)
         tree.add(x_TI)
-    return replace(merge([share]), hessian_II=hessian([tree.parts()], samples=len(samples)))
+    return replace(merge([share]), hessian_II=hessian(tree_sum([tree.parts()]), samples=len(samples)))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=named)

@@ -15,6 +15,7 @@ from pipeline.tensor.statistics import (
     leaf_size,
     merge,
     share_edges,
+    tree_sum,
 )
 
 CPU = torch.device("cpu")
@@ -36,7 +37,7 @@ def shared(samples: Sequence[torch.Tensor], workers: int) -> tuple[LinearStatist
             tree.add(x_TI)
         shares.append(share)
         grams.append(tree.parts())
-    return merge(shares), hessian(grams, samples=len(samples))
+    return merge(shares), hessian(tree_sum(grams), samples=len(samples))
 
 
 @given(seed=st.integers(0, 10_000), count=st.integers(1, 150), workers=st.integers(2, 40))
@@ -93,5 +94,5 @@ def test_a_part_per_level_is_in_memory_and_read_only_parts_are_left_alone() -> N
     parts = tree.parts()
     assert sorted(parts) == [(0, 6), (1, 2), (2, 0)]
     before = {node: part_II.clone() for node, part_II in parts.items()}
-    hessian([parts], samples=7)
+    tree_sum([parts, {(0, 7): parts[0, 6]}])
     assert all(parts[node].equal(before[node]) for node in parts)
