@@ -128,7 +128,7 @@ def bare_loop(data: DemoData, steps: int, *, guarded: bool) -> dict[str, float]:
         hook = Guard._hook
         Guard._hook = lambda self, name: clocked(hook(self, name))  # type: ignore[method-assign]
         ours = Engine(model, config, adam)
-        guard = Guard(ours, keeps)
+        guard = Guard(ours, keeps.items())
         engine = ours._engine
     else:
         optimizer = torch.optim.AdamW(model.parameters(), **adam)  # type: ignore[arg-type]

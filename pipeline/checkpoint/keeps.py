@@ -4,7 +4,7 @@ weight.
 Shape legend: O out_features, I in_features.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -107,21 +107,37 @@ def put_keep(
     reader = CheckpointReader(content, checkpoint)
     row = row_for(str(reader.config["model_type"]))
     files, linears = [], []
-    for block, held in _by_block(held_tensors(row, reader.index.tensors), keeps):
-        packed = {one.name: pack_keep(turned(keeps[one.name], row).cpu()) for one in held}
-        files.append(put_block_keep(content, block, packed))
-        for one in held:
-            weight = reader.tensor(one.name)
-            linears.append(
-                LinearSparsity(
-                    block=block,
-                    linear=one.linear,
-                    pruned=int((~keeps[one.name]).sum()),
-                    zeros=weight.numel() - int(torch.count_nonzero(weight)),
-                    weights=weight.numel(),
-                )
-            )
+    for held in _by_block(held_tensors(row, reader.index.tensors), keeps):
+        file, counted = put_block_keeps(content, held, keeps, reader.tensor, row=row)
+        files.append(file)
+        linears += counted
     return keep_ref(content, files, linears)
+
+
+def put_block_keeps(
+    content: ContentStore,
+    held: Sequence[HeldTensor],
+    keeps: Mapping[str, Tensor],
+    weight: Callable[[str], Tensor],
+    *,
+    row: Architecture,
+) -> tuple[FileRef, list[LinearSparsity]]:
+    """Stores the keep tensors of one block, oriented like the stored weights, and counts the zeros of its
+    linears. `weight`: gives a weight by its checkpoint name."""
+    packed = {one.name: pack_keep(turned(keeps[one.name], row).cpu()) for one in held}
+    linears = []
+    for one in held:
+        values = weight(one.name)
+        linears.append(
+            LinearSparsity(
+                block=one.block,
+                linear=one.linear,
+                pruned=int((~keeps[one.name]).sum()),
+                zeros=values.numel() - int(torch.count_nonzero(values)),
+                weights=values.numel(),
+            )
+        )
+    return put_block_keep(content, held[0].block, packed), linears
 
 
 def put_block_keep(content: ContentStore, block: int, packed: Mapping[str, Tensor]) -> FileRef:
@@ -176,13 +192,11 @@ def _path(block: int) -> str:
     return f"keep-{block:05d}.safetensors"
 
 
-def _by_block(
-    held: Iterable[HeldTensor], keeps: Mapping[str, Tensor]
-) -> Iterator[tuple[int, list[HeldTensor]]]:
+def _by_block(held: Iterable[HeldTensor], keeps: Mapping[str, Tensor]) -> Iterator[list[HeldTensor]]:
     blocks: dict[int, list[HeldTensor]] = {}
     for one in held:
         if one.name in keeps:
             blocks.setdefault(one.block, []).append(one)
     unknown = set(keeps) - {one.name for held in blocks.values() for one in held}
     assert not unknown, f"keep tensors of weights that the checkpoint does not have: {sorted(unknown)[:3]}"
-    yield from blocks.items()
+    yield from blocks.values()

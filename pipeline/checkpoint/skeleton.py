@@ -138,6 +138,16 @@ def disk_names(model: "PreTrainedModel", reader: CheckpointReader) -> dict[str, 
     return dict(located.names)
 
 
+def stored_parts(model: "PreTrainedModel", names: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """Maps each parameter to the checkpoint names of the tensors that it consists of, one after the other in
+    memory. Only fused experts have more than one. `names`: as disk_names gives them."""
+    row = row_for(model.config.model_type)
+    return {
+        name: tuple(names[one] for one in _as_stored(row, name, parameter.shape)[0])
+        for name, parameter in model.named_parameters()
+    }
+
+
 def _as_stored(row: Architecture, name: str, shape: torch.Size) -> tuple[list[str], tuple[int, ...]]:
     """Returns the stored names of a parameter, and the shape of each."""
     block = re.match(rf"{re.escape(row.blocks)}\.\d+\.", name)

@@ -27,13 +27,17 @@ def certify(
     at: Moment,
     step: int | None = None,
     patterns: Sequence[Pattern] | None = None,
+    share: tuple[int, int] = (0, 1),
 ) -> Certified:
     """Checks a stored checkpoint against its keep tensors; every byte is read and verified.
 
-    `patterns`: one per block; where it is N:M, every group is checked. Raises ZerosLost, which names tensor,
+    `patterns`: one per block; where it is N:M, every group is checked. `share`: with (r, n), only every n-th
+    block is checked, from block r on. Raises ZerosLost, which names tensor,
     position and step.
     """
     keeps = KeepReader(content, checkpoint, keep)
+    first, every = share
+    keeps.tensors = {name: one for name, one in keeps.tensors.items() if one.block % every == first}
     reader = CheckpointReader(content, checkpoint)
     weights = ((name, reader.tensor(name)) for name in keeps.tensors)
     return certify_tensors(weights, keeps, at=at, step=step, patterns=patterns)

@@ -34,12 +34,10 @@ def check_against_model(spec: PruneSpec, facts: ModelFacts) -> None:
             one.prune.allocation.check(one.prune.pattern, blocks=blocks)
     _check_lengths(spec, facts)
     if spec.learns_masks:
-        check_trainable(facts.model_type, "spec.prune.method.kind", remedy="use a one-shot method")
+        check_masks_learnable(facts.model_type, "spec.prune.method.kind")
     recovery = spec.recovery
     if recovery is None:
         return
-    if recovery.trains.kind != "reconstruction":
-        check_trainable(facts.model_type, "spec.recovery.trains")
     if isinstance(recovery.trains, Lora):
         _check_linears(recovery.trains, row.linear_names, model_type=facts.model_type)
     objective = recovery.objective
@@ -88,17 +86,12 @@ def _check_structure(
     return new
 
 
-BLOCKWISE = "use recovery.trains.kind reconstruction, or leave recovery out"
-
-
-def check_trainable(model_type: str, field: str, *, remedy: str = BLOCKWISE) -> None:
-    """Refuse, for training end to end, models with experts: transformers holds them fused in one parameter,
-    and keep tensors, adapters and stored weights follow the matrices of a checkpoint."""
+def check_masks_learnable(model_type: str, field: str) -> None:
+    """Refuse models with experts where masks are learned: transformers holds all experts of a block in one
+    parameter, and learned masks replace linears."""
     if row_for(model_type).experts is not None:
         raise InvalidSpec(
-            f"{model_type} has experts, and training end to end neither trains nor loads such models yet; "
-            f"{remedy}",
-            field,
+            f"{model_type} has experts, and their masks cannot be learned yet; use a one-shot method", field
         )
 
 
@@ -108,8 +101,6 @@ def check_teacher(spec: PruneSpec, pins: Pins) -> None:
     if recovery is None or teacher is None:
         return
     assert isinstance(recovery.objective, Distillation), "no other objective names a teacher"
-    if recovery.trains.kind != "reconstruction":
-        check_trainable(teacher.model_type, TEACHER)
     if None not in (ours.vocabulary, teacher.vocabulary) and ours.vocabulary != teacher.vocabulary:
         raise InvalidSpec(
             f"the teacher has a vocabulary of {teacher.vocabulary} tokens and the model one of "

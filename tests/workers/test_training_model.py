@@ -6,28 +6,20 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from pipeline.errors import InvalidSpec
 from tests.checkpoints import imported
-from tests.model_configs import EVERY, MIXTURES, Kind, kind_of
+from tests.model_configs import EVERY
 from tests.models import tiny_checkpoint
 from workers.training.model import load_model
 
 
-@pytest.mark.parametrize("name", [name for name in EVERY if kind_of(name) not in MIXTURES])
+@pytest.mark.parametrize("name", EVERY)
 def test_the_model_that_is_trained(name: str, tmp_path: Path) -> None:
     directory = tiny_checkpoint(name, tmp_path / "model")
     content, checkpoint = imported(directory, tmp_path / "store")
-    model, names = load_model(content, checkpoint, dtype=torch.float32, device=torch.device("cpu"))
-    assert names.keys() == {key for key, _ in model.named_parameters()}
+    loaded = load_model(content, checkpoint, dtype=torch.float32, device=torch.device("cpu"))
+    model = loaded.model
+    assert loaded.stored.keys() == {key for key, _ in model.named_parameters()}
     whole = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
     tokens = torch.arange(48).reshape(2, 24)
     with torch.no_grad():
         assert torch.equal(model.train()(input_ids=tokens).logits, whole(input_ids=tokens).logits)
-
-
-@pytest.mark.parametrize("kind", MIXTURES)
-def test_experts_are_refused_instead_of_broken(kind: Kind, tmp_path: Path) -> None:
-    content, checkpoint = imported(tiny_checkpoint(kind, tmp_path / "model"), tmp_path / "store")
-    with pytest.raises(InvalidSpec, match=f"{kind} has experts") as caught:
-        load_model(content, checkpoint, dtype=torch.float32, device=torch.device("cpu"))
-    assert caught.value.param == "spec.recovery.trains"

@@ -71,7 +71,7 @@ def train_blocks(work: Work, runtime: TrainingRuntime) -> TrainingResult:
             note = f"distance {fit.before:.4g} → {fit.after:.4g}"
             runtime.tell(Progress(float(len(done)), float(blocks), note))
     peak = int(ranks.largest([float(peak_memory_bytes())], work.device)[0])
-    artifacts = ranks.from_first(lambda: _artifacts(work, done))
+    artifacts = _artifacts(work, done)
     return TrainingResult(
         artifacts=artifacts,
         tokens=recovery.sequences * data.index.sequence_length,
@@ -81,13 +81,14 @@ def train_blocks(work: Work, runtime: TrainingRuntime) -> TrainingResult:
 
 
 def _artifacts(work: Work, done: list[FittedBlock]) -> dict[str, ArtifactRef]:
+    """The artifacts of all fitted blocks. All workers call it."""
     content, recipe = work.settings.content(), work.stage.recipe
-    checkpoint = fitted_checkpoint(work, [block.weights for block in done])
+    checkpoint = ranks.from_first(lambda: fitted_checkpoint(work, [block.weights for block in done]))
     steps = recipe.total_steps
     curve = Curve(blocks=tuple(block.fit for block in done), total_steps=steps, result_step=steps)
     artifacts: dict[str, ArtifactRef] = {
         "checkpoint": checkpoint,
-        "curve": CurveRef.made(content, curve),
+        "curve": ranks.from_first(lambda: CurveRef.made(content, curve)),
     }
     stored = Stored(step=steps, checkpoint=checkpoint, keep=work.keep)
     return artifacts | certified(work, stored, checks=())

@@ -141,6 +141,19 @@ class Engine:
             flat[fragment.start : fragment.start + fragment.length] = fragment.parts[MASTER].to(self.device)
         return ranks.add_up(whole)
 
+    def collected(self, name: str, start: int, length: int, worker: int) -> Tensor | None:
+        """Flattened elements of a trained parameter's master weights, float32 [length], on `worker`; None on
+        all others. All workers call it."""
+        whole = torch.zeros(length, dtype=torch.float32, device=self.device)
+        fragment = self._fragment(name, self._parameters[name])
+        if fragment is not None:
+            low = max(start, fragment.start)
+            high = min(start + length, fragment.start + fragment.length)
+            if low < high:
+                own = fragment.parts[MASTER][low - fragment.start : high - fragment.start]
+                whole[low - start : high - start] = own.to(self.device)
+        return ranks.added_on(worker, whole)
+
     def zero_out(self, name: str, where: Tensor) -> None:
         """Set elements of a trained parameter to 0, in working weights, master weights and moments. `where`:
         bool, in the parameter's shape."""

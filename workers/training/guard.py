@@ -1,13 +1,14 @@
 """The guard holds pruned weights at zero.
 
-Shapes: keep tensors are bool in the shape of the stored weight, True = kept.
+Shapes: keep tensors are bool in the shape of the parameter, True = kept. They are held packed, and shared out
+over the workers (held.py).
 
 Pruned weights enter the engine as zeros. Their gradients are cleared as they come, so that AdamW's moments,
 its decay and therefore master and working weights stay zero as well, for every ZeRO stage. `check` verifies
 that by reading all of them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -16,22 +17,37 @@ from pipeline.artifacts.certificate import Check
 from pipeline.errors import ZerosLost
 from workers.training import ranks
 from workers.training.engine import Engine
+from workers.training.held import HeldKeep
 
 
 class Guard:
-    """Holds the keep tensors of an engine's parameters, by parameter name."""
+    """Holds the keep tensors of an engine's parameters, by parameter name. All workers call its methods."""
 
-    def __init__(self, engine: Engine, keeps: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        keeps: Iterable[tuple[str, Tensor]],
+        *,
+        linears: Mapping[str, int] | None = None,
+    ) -> None:
+        """`keeps`: parameter names and keep tensors, equal on all workers; only one is needed at a time.
+        `linears`: the number of linears that a parameter consists of, where it is not 1."""
         self._engine = engine
-        self._keeps = {name: keep.to(engine.device) for name, keep in keeps.items()}
+        self._linears = linears or {}
+        self._keeps: dict[str, HeldKeep] = {}
         self._gradients: dict[str, Tensor] | None = None
-        for name in self._keeps:
+        for name, keep in keeps:
+            self._keeps[name] = HeldKeep(keep, engine.device)
             engine.parameters[name].register_hook(self._hook(name))
 
     @property
-    def keeps(self) -> dict[str, Tensor]:
+    def keeps(self) -> dict[str, HeldKeep]:
         """The keep tensors as they are now."""
         return dict(self._keeps)
+
+    def linears(self, name: str) -> int:
+        """The number of linears that a parameter consists of, one after the other."""
+        return self._linears.get(name, 1)
 
     def collect(self) -> None:
         """Sum up whole gradients from now on, those of pruned weights included."""
@@ -47,8 +63,8 @@ class Guard:
         """Set a new keep tensor: weights that it drops become zero everywhere, and those that it grows start
         from zero."""
         keep = keep.to(self._engine.device)
-        self._engine.zero_out(name, ~(keep & self._keeps[name]))
-        self._keeps[name] = keep
+        self._engine.zero_out(name, ~(keep & self._keeps[name].whole()))
+        self._keeps[name] = HeldKeep(keep, self._engine.device)
 
     def check(self, step: int) -> Check:
         """Check that every pruned weight is zero in working weights, master weights and moments. Each worker
@@ -57,11 +73,13 @@ class Guard:
         Raises ZerosLost on all workers with tensor, position, place and step of the first that is not zero.
         """
         held, found = 0, None
-        for fragment in self._engine.fragments():
-            keep = self._keeps.get(fragment.name)
-            if keep is None:
+        fragments = {fragment.name: fragment for fragment in self._engine.fragments()}
+        for name, keep in self._keeps.items():
+            fragment = fragments.get(name)
+            start, length = (0, 0) if fragment is None else (fragment.start, fragment.length)
+            own = ~keep.range(start, length)  # every worker takes part, whatever it has of the parameter
+            if fragment is None:
                 continue
-            own = ~keep.reshape(-1)[fragment.start : fragment.start + fragment.length]
             held += int(own.sum())
             for place, values in {**fragment.parts, "working": fragment.working}.items():
                 found = found or self._revived(fragment.name, place, values, own, start=fragment.start)
@@ -87,8 +105,6 @@ class Guard:
                 whole = gradient.float()
                 held = self._gradients.get(name)
                 self._gradients[name] = whole.clone() if held is None else held.add_(whole)
-            # In place is safe, as the gradient of a linear is a tensor of its own. masked_fill takes five
-            # times as long.
-            return gradient.mul_(self._keeps[name])
+            return self._keeps[name].clear(gradient)
 
         return clear

@@ -104,7 +104,7 @@ class _Training:
         """Store the weights, read them back and certify them."""
         best = self._history.best
         stored = best.stored if best is not None else self._student.store(step=self._history.step)
-        artifacts = ranks.from_first(lambda: self._artifacts(stored))
+        artifacts = self._artifacts(stored)
         return TrainingResult(
             artifacts=artifacts,
             tokens=self._history.step * self._recipe.global_batch_size * self._data.index.sequence_length,
@@ -235,7 +235,7 @@ class _Training:
         moves = self._student.keep_rule.kind != "held" and self._guard is not None
         state = self._history.state(workers=ranks.workers(), scaler=self._engine.scaler_state())
         with tempfile.TemporaryDirectory(prefix="secateur-training-") as name:
-            saving.save(Path(name), self._engine, state, self._guard.keeps if moves and self._guard else None)
+            saving.save(Path(name), self._engine, state, self._guard if moves else None)
             self._runtime.save(Path(name), step=self._history.step)
 
     def _stop_if_diverged(self, step: int, loss: float) -> None:
@@ -256,9 +256,9 @@ class _Training:
         return f"{kept}; lower learning_rate.peak, lengthen warmup_steps or set precision float32"
 
     def _artifacts(self, stored: Stored) -> dict[str, ArtifactRef]:
-        """The result's artifacts and its curve. Rank 0 calls it."""
+        """The result's artifacts and its curve."""
         content = self._work.settings.content()
-        curve = CurveRef.made(content, self._history.curve(result_step=stored.step))
+        curve = ranks.from_first(lambda: CurveRef.made(content, self._history.curve(result_step=stored.step)))
         return {"curve": curve, **self._student.artifacts(stored, self._history.checks)}
 
     def _tell(self, step: Step) -> None:

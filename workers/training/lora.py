@@ -31,24 +31,26 @@ from pipeline.artifacts.refs import AdapterRef
 from pipeline.checkpoint.keeps import turned
 from pipeline.errors import InvalidSpec
 from pipeline.spec.recovery import Lora
+from workers.training.held import HeldKeep, cleared
 
 ADAPTER = "default"
 A, B = f".lora_A.{ADAPTER}.weight", f".lora_B.{ADAPTER}.weight"
 
 
 class MaskedLinear(Linear):
-    """peft's LoRA layer of one linear (or Conv1D, whose weight is [I, O]). `keep`: None keeps everything."""
+    """peft's LoRA layer of one linear (or Conv1D, whose weight is [I, O]). `held`: its keep tensor; None
+    keeps everything."""
 
-    keep: Tensor | None
+    held: HeldKeep | None = None
 
-    def hold(self, keep: Tensor | None) -> None:
+    def hold(self, keep: Tensor | None, device: torch.device) -> None:
         """Mask the update with a keep tensor, in the orientation of the weight."""
-        self.register_buffer("keep", keep, persistent=False)
+        self.held = None if keep is None else HeldKeep(keep, device)
 
     def get_delta_weight(self, adapter: str) -> Tensor:
         """The masked update, in the orientation of the weight; peft's own merge uses it too."""
         update: Tensor = super().get_delta_weight(adapter)
-        return update if self.keep is None else update.masked_fill(~self.keep, 0)
+        return update if self.held is None else cleared(update, self.held)
 
     def forward(self, x: Tensor) -> Tensor:
         """The layer's output, with dropout on the update's path only. The base weight is read by its own
@@ -86,7 +88,7 @@ def apply_lora(
         if isinstance(module, MaskedLinear):
             weight = next(module.base_layer.parameters())
             keep = keeps.get(names[f"{path}.weight"])
-            module.hold(None if keep is None else keep.to(weight.device))
+            module.hold(keep, weight.device)
     model.enable_input_require_grads()  # gradient checkpointing passes over inputs that need no gradient
     return model
 
@@ -107,12 +109,18 @@ def merged_state(
     """
     for path, a_RI, b_OR in _pairs(trained):
         name = names[f"{path}.weight"]
-        base = weight(name)
-        update = turned(b_OR @ a_RI, row) * (lora.alpha / lora.rank)
-        merged = base.float() + update.to(base.device)
-        if name in keeps:
-            merged = merged.masked_fill(~keeps[name].to(base.device), 0)
-        yield name, merged.to(base.dtype).contiguous()
+        yield name, merged_weight(weight(name), a_RI, b_OR, lora, keeps.get(name), row=row)
+
+
+def merged_weight(
+    base: Tensor, a_RI: Tensor, b_OR: Tensor, lora: Lora, keep: Tensor | None, *, row: Architecture
+) -> Tensor:
+    """A base weight with the update of its adapter, exactly 0 where it is pruned, in its own type."""
+    update = turned(b_OR @ a_RI, row) * (lora.alpha / lora.rank)
+    merged = base.float() + update.to(base.device)
+    if keep is not None:
+        merged = merged.masked_fill(~keep.to(base.device), 0)
+    return merged.to(base.dtype).contiguous()
 
 
 def adapter_files(

@@ -81,7 +81,7 @@ def learn_blocks(work: Work, runtime: TrainingRuntime) -> TrainingResult:
             note = f"distance {fit.before:.4g} → {fit.after:.4g}"
             runtime.tell(Progress(float(len(done)), float(blocks), note))
     peak = int(ranks.largest([float(peak_memory_bytes())], device)[0])
-    artifacts = ranks.from_first(lambda: _artifacts(work, done))
+    artifacts = _artifacts(work, done)
     return TrainingResult(
         artifacts=artifacts,
         tokens=training.sequences * data.index.sequence_length,
@@ -164,9 +164,9 @@ def _artifacts(work: Work, done: list[LearnedBlock]) -> dict[str, ArtifactRef]:
     """Assemble, certify and store what was learned. Rank 0 calls it."""
     assert isinstance(work.stage, LearnMasks)
     training, content = work.stage.training, work.settings.content()
-    checkpoint = fitted_checkpoint(work, [block.weights for block in done])
+    checkpoint = ranks.from_first(lambda: fitted_checkpoint(work, [block.weights for block in done]))
     packed = KeepRef(files=tuple(block.keep for block in done))
-    keep = put_keep(content, checkpoint, load_keep(content, checkpoint, packed))
+    keep = ranks.from_first(lambda: put_keep(content, checkpoint, load_keep(content, checkpoint, packed)))
     steps = training.total_steps
     record = MaskRecord(
         step=steps,
@@ -181,6 +181,6 @@ def _artifacts(work: Work, done: list[LearnedBlock]) -> dict[str, ArtifactRef]:
     same = kept_as_they_were(content, work.checkpoint, stored)
     return {
         "checkpoint": checkpoint,
-        "curve": CurveRef.made(content, curve),
+        "curve": ranks.from_first(lambda: CurveRef.made(content, curve)),
         **certified(work, stored, checks=(same,)),
     }

@@ -13,8 +13,11 @@ from torch import Tensor
 from pipeline.artifacts.certificate import Check
 from pipeline.artifacts.curve import BlockMasks, MaskRecord
 from pipeline.artifacts.refs import ArtifactRef
+from pipeline.checkpoint.assemble import StoredTensors
 from pipeline.checkpoint.keeps import put_keep, turned
+from pipeline.checkpoint.writer import put_tensors
 from pipeline.dag.stages.training import LearnMasks
+from pipeline.resolve.model_checks import check_masks_learnable
 from pipeline.spec.recovery import EarlyStop, Held, KeepRule
 from pipeline.tensor.soft_masks import (
     Likelihood,
@@ -29,7 +32,7 @@ from workers.training.first_masks import FirstMasks
 from workers.training.guard import Guard
 from workers.training.masked import LOGITS, draw_at, prunable, put_masks, stored_weight
 from workers.training.model import load_student
-from workers.training.shares import parts_of, store_shares
+from workers.training.shares import by_shares, checkpoint_of, parts_of
 from workers.training.stored import Stored
 from workers.training.student import adam_arguments
 from workers.training.work import Work
@@ -48,6 +51,7 @@ class MaskStudent:
         self._training = training = work.stage.training
         self._content = work.settings.content()
         self._begin = FirstMasks(work)
+        check_masks_learnable(work.row.model_type, "spec.prune.method.kind")
         loaded = load_student(work, training, config)
         self._reader, self._names, self._every_name = loaded.reader, loaded.names, loaded.every_name
         self._prunable = dict(prunable(self._names, work.row.blocks, work.row.linear_names))
@@ -97,24 +101,22 @@ class MaskStudent:
             keep_OI = chosen(self._logits(name), self._begin.candidates(block), self._begin.shape(disk))
             keeps[disk] = turned(keep_OI.cpu(), self._work.row).contiguous()
 
-        def now(disk: str) -> Tensor:
-            dense = self._reader.tensor(disk)
-            return stored_weight(dense, keeps[disk]) if disk in keeps else dense
+        def write(number: int, part: Mapping[str, None]) -> tuple[StoredTensors, int]:
+            tensors = {disk: self._reader.tensor(disk) for disk in part}
+            masked = {disk: stored_weight(tensors[disk], keeps[disk]) for disk in part if disk in keeps}
+            put = put_tensors(self._content, "part.safetensors", {**tensors, **masked})
+            return StoredTensors.of(put), sum(int((~keeps[disk]).sum()) for disk in masked)
 
-        checkpoint, held = store_shares(
-            self._content,
-            self._work.checkpoint,
-            parts_of(self._every_name, self._work.row.blocks),
-            now,
-            lambda disk, tensor: int((~keeps[disk]).sum()) if disk in keeps else 0,
-        )
+        parts = parts_of(self._every_name, self._work.row.blocks)
+        written = by_shares(parts, lambda disk, worker: None, write)
+        checkpoint = checkpoint_of(self._content, self._work.checkpoint, [tensors for tensors, _ in written])
+        held = sum(count for _, count in written)
         keep = ranks.from_first(lambda: put_keep(self._content, checkpoint, keeps))
         check = Check(at="gather", step=step, tensors=len(keeps), held=held, zeros=held)
         return Stored(step=step, checkpoint=checkpoint, keep=keep, check=check)
 
     def artifacts(self, stored: Stored, checks: Sequence[Check]) -> dict[str, ArtifactRef]:
-        """Read the stored weights back and certify zeros, whole groups and unchanged kept weights. Rank 0
-        calls it."""
+        """Read the stored weights back and certify zeros, whole groups and unchanged kept weights."""
         assert stored.keep is not None
         same = kept_as_they_were(self._content, self._work.checkpoint, stored)
         return {"checkpoint": stored.checkpoint, **certified(self._work, stored, checks=(*checks, same))}

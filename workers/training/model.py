@@ -1,5 +1,5 @@
-"""Student and teacher are filled tensor by tensor. Under ZeRO 3 each tensor is partitioned as soon as it is
-filled.
+"""Student and teacher are filled tensor by tensor, each of which one worker reads for all. Under ZeRO 3 each
+parameter is partitioned as soon as it is filled.
 
 Dropout is off, so that the same data gives the same gradients however the work is split, and after a restart.
 """
@@ -14,11 +14,11 @@ from transformers import PreTrainedModel
 
 from pipeline.artifacts.refs import CheckpointRef
 from pipeline.checkpoint.reader import CheckpointReader
-from pipeline.checkpoint.skeleton import disk_names, skeleton
-from pipeline.resolve.model_checks import check_trainable
+from pipeline.checkpoint.skeleton import disk_names, skeleton, stored_parts
 from pipeline.spec.training_recipe import TrainingRecipe
 from pipeline.storage.content import ContentStore
 from pipeline.tensor.dtypes import TORCH_DTYPES
+from workers.training.turns import Turns
 from workers.training.work import Work
 
 DROPOUTS = (
@@ -35,31 +35,34 @@ DROPOUTS = (
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model that is to be trained. `names`: the checkpoint name of each parameter; `every_name`: the one of
-    each tensor of its state dict."""
+    """A model with its weights. `stored`: the checkpoint names of the tensors that each parameter
+    consists of, one after the other; `every_name`: the one of each tensor of its state dict."""
 
     model: PreTrainedModel
     reader: CheckpointReader
-    names: dict[str, str]
+    stored: dict[str, tuple[str, ...]]
     every_name: dict[str, str]
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The checkpoint name of each parameter that is one stored tensor; fused experts are not among
+        them."""
+        return {name: disks[0] for name, disks in self.stored.items() if len(disks) == 1}
 
 
 def load_student(work: Work, recipe: TrainingRecipe, config: Mapping[str, object]) -> Loaded:
     """Load the model of a training in training mode, partitioned under ZeRO 3."""
-    content = work.settings.content()
-    model, names = load_model(
-        content,
+    loaded = load_model(
+        work.settings.content(),
         work.checkpoint,
         dtype=TORCH_DTYPES[recipe.precision],
         device=work.device,
         partition=config if work.resources.zero_stage == 3 else None,
     )
-    reader = CheckpointReader(content, work.checkpoint)
-    every_name = disk_names(model, reader)
-    model.train()
+    loaded.model.train()
     if work.resources.gradient_checkpointing:
-        model.activation_checkpointing_enable({"use_reentrant": False})
-    return Loaded(model, reader, names, every_name)
+        loaded.model.activation_checkpointing_enable({"use_reentrant": False})
+    return loaded
 
 
 def load_model(
@@ -69,24 +72,30 @@ def load_model(
     dtype: torch.dtype,
     device: torch.device,
     partition: Mapping[str, object] | None = None,
-) -> tuple[PreTrainedModel, dict[str, str]]:
-    """Load the model; return it with the checkpoint name of each of its parameters.
+) -> Loaded:
+    """Load a model for forward passes, each tensor on one worker, which sends it to the others. All workers
+    call it.
 
     `partition`: a DeepSpeed configuration of ZeRO 3 under which the parameters are partitioned over the
-    workers while they are loaded. Raises InvalidSpec for a model with experts.
+    workers while they are loaded.
     """
     reader = CheckpointReader(content, ref)
-    check_trainable(str(reader.config["model_type"]), "spec.recovery.trains")
     model = skeleton(reader, dtype, changes=dict.fromkeys(DROPOUTS, 0.0))
     names = disk_names(model, reader)
+    stored = stored_parts(model, names)
     owners = _owners(model)
-    for name, parameter in list(model.named_parameters()):
-        filled = nn.Parameter(reader.tensor(names[name]).to(device, dtype), requires_grad=False)
-        for module, leaf in owners[parameter]:
-            setattr(module, leaf, filled)
-        if partition is not None:
-            module, leaf = owners[parameter][0]
-            _partition(module, leaf, partition)
+    with Turns(reader.tensor, [disk for disks in stored.values() for disk in disks]) as turns:
+        for name, parameter in list(model.named_parameters()):
+            filled = nn.Parameter(
+                torch.empty(parameter.shape, dtype=dtype, device=device), requires_grad=False
+            )
+            for part in filled.view(len(stored[name]), -1):
+                turns.fill(part)
+            for module, leaf in owners[parameter]:
+                setattr(module, leaf, filled)
+            if partition is not None:
+                module, leaf = owners[parameter][0]
+                _partition(module, leaf, partition)
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
             module._buffers[name] = buffer.to(device)
@@ -94,7 +103,7 @@ def load_model(
         if name in names:
             buffer.copy_(reader.tensor(names[name]))
     model.config.use_cache = False
-    return model, {name: names[name] for name, _ in model.named_parameters()}
+    return Loaded(model, reader, stored, names)
 
 
 def _owners(model: nn.Module) -> dict[Tensor, list[tuple[nn.Module, str]]]:

@@ -1,5 +1,6 @@
 """Zeros that move while training: dynamic (drop and grow weights) and gradual (prune more and more)."""
 
+import torch
 from torch import Tensor
 
 from pipeline.artifacts.curve import KeepUpdate
@@ -17,8 +18,11 @@ class Mover:
         self._engine = engine
         self._guard = guard
         self._total = total_steps
-        keeps = guard.keeps if guard is not None else {}
-        self._first = {name: 1 - float(keep.float().mean()) for name, keep in keeps.items()}
+        self._first: dict[str, list[float]] = {}  # the first sparsity of each linear of a parameter
+        if isinstance(rule, Gradual) and guard is not None:
+            for name, keep in guard.keeps.items():
+                each = keep.whole().view(guard.linears(name), -1)
+                self._first[name] = [1 - float(one.float().mean()) for one in each]
 
     def before(self, step: int) -> None:
         """Prepare for a step before its backward passes."""
@@ -36,7 +40,8 @@ class Mover:
         if not taken:
             return None
         dropped = grown = zeros = 0
-        for name, keep in self._guard.keeps.items():
+        for name, held in self._guard.keeps.items():
+            keep = held.whole()
             new = self._moved(name, keep, step, gradients)
             dropped += int((keep & ~new).sum())
             grown += int((new & ~keep).sum())
@@ -45,13 +50,24 @@ class Mover:
         return KeepUpdate(step=step, dropped=dropped, grown=grown, zeros=zeros)
 
     def _moved(self, name: str, keep: Tensor, step: int, gradients: dict[str, Tensor]) -> Tensor:
+        """The new keep tensor of a parameter. Each of its linears moves by itself: fused experts are many."""
+        assert self._guard is not None
         weight = self._engine.full(name)
+        gradient = gradients.get(name, weight)  # Gradual needs none
+        shape = (self._guard.linears(name), -1, keep.shape[-1])
+        linears = zip(*(one.reshape(shape) for one in (weight, keep, gradient)), strict=True)
+        moved = [self._moved_linear(name, number, step, *tensors) for number, tensors in enumerate(linears)]
+        return torch.stack(moved).view(keep.shape)
+
+    def _moved_linear(
+        self, name: str, number: int, step: int, weight: Tensor, keep: Tensor, gradient: Tensor
+    ) -> Tensor:
         rule = self._rule
         if isinstance(rule, Dynamic):
             share = decayed_share(rule.share, step, total=self._total, until=rule.until)
-            return regrow(weight, keep, gradients[name], share)
+            return regrow(weight, keep, gradient, share)
         assert isinstance(rule, Gradual)
-        start = self._first[name]
+        start = self._first[name][number]
         target = cubic_sparsity(step, total=self._total, until=rule.until, start=start, end=rule.sparsity)
         return prune_to(weight, keep, target)
 

@@ -19,9 +19,10 @@ from pipeline.artifacts.certificate import Check
 from pipeline.artifacts.curve import Curve
 from pipeline.canonical import Frozen
 from pipeline.errors import CorruptObject
-from pipeline.tensor.packing import pack_keep, unpack_keep
+from pipeline.tensor.packing import unpack_keep
 from workers.training import ranks
 from workers.training.engine import MASTER, Engine
+from workers.training.guard import Guard
 from workers.training.stored import Stored
 
 STATE_JSON = "state.json"
@@ -47,19 +48,22 @@ class TrainingState(Frozen):
     stale: int = 0  # validations since the best
 
 
-def save(
-    directory: Path, engine: Engine, state: TrainingState, keeps: Mapping[str, Tensor] | None = None
-) -> None:
-    """Write this worker's part. `keeps`: the keep tensors, given where training moves zeros."""
+def save(directory: Path, engine: Engine, state: TrainingState, guard: Guard | None = None) -> None:
+    """Write this worker's part. `guard`: given where training moves zeros."""
     held = {
         f"{part}|{fragment.name}|{fragment.start}": values.detach().cpu().contiguous().clone()
         for fragment in engine.fragments()
         for part, values in fragment.parts.items()
     }
     save_file(held, directory / f"rank-{ranks.rank():05d}.safetensors")
+    keeps: dict[str, Tensor] = {}
+    for name, keep in (guard.keeps if guard is not None else {}).items():
+        packed = keep.packed()  # from all workers
+        if ranks.rank() == 0:
+            keeps[name] = packed.cpu().clone()
     if ranks.rank() == 0:
-        if keeps is not None:
-            save_file({name: pack_keep(keep.cpu()) for name, keep in keeps.items()}, directory / KEEP)
+        if guard is not None:
+            save_file(keeps, directory / KEEP)
         (directory / STATE_JSON).write_text(state.model_dump_json())
 
 

@@ -1,14 +1,21 @@
-"""A trained model becomes a stored checkpoint: every worker writes some of its blocks."""
+"""A trained model becomes a stored checkpoint: every worker writes some of its blocks.
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+Collectives only move tensors. What takes long (merging, checking, hashing and storing) is done by a thread of
+the worker that writes the block, while the next blocks are collected.
+"""
 
-from torch import Tensor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Generic, TypeVar
 
 from pipeline.artifacts.refs import CheckpointRef
 from pipeline.checkpoint.assemble import StoredTensors, assemble
-from pipeline.checkpoint.writer import put_tensors
+from pipeline.errors import SecateurError
 from pipeline.storage.content import ContentStore
 from workers.training import ranks
+
+Part = TypeVar("Part")
+Written = TypeVar("Written")
 
 
 def parts_of(names: Mapping[str, str], blocks: str) -> Iterator[list[str]]:
@@ -21,33 +28,69 @@ def parts_of(names: Mapping[str, str], blocks: str) -> Iterator[list[str]]:
         yield sorted(names[name] for name in inside if name.startswith(f"{prefix}{block}."))
 
 
-def store_shares(
-    content: ContentStore,
-    base: CheckpointRef,
+def by_shares(
     parts: Iterable[list[str]],
-    now: Callable[[str], Tensor],
-    held: Callable[[str, Tensor], int],
-) -> tuple[CheckpointRef, int]:
-    """Store a checkpoint with the tensors that `now(name)` gives; return it with the sum of
-    `held(name, tensor)` over them. All workers get the same result.
+    collect: Callable[[str, int], Part],
+    write: Callable[[int, Mapping[str, Part]], Written],
+) -> list[Written]:
+    """Write every part on one worker; return what `write` gave for them, in order, on all workers.
 
-    Every worker calls `now` for every name in the same order, since collectives may be behind it, and stores
-    every n-th part. `base` gives config and tokenizer.
+    All workers call `collect(name, worker)` for every name in the same order, since collectives may be behind
+    it; it gives `worker` the tensor. `write(number, collected)` is called in a thread of that worker; it must
+    use no collectives. At most two parts are in memory. A SecateurError of `write` is raised on all workers,
+    after all parts.
     """
-    own: dict[int, StoredTensors] = {}
-    counted = 0
-    for number, names in enumerate(parts):
-        mine = number % ranks.workers() == ranks.rank()
-        tensors: dict[str, Tensor] = {}
-        for name in names:
-            tensor = now(name)
-            if mine:
-                tensors[name] = tensor
-                counted += held(name, tensor)
-        if mine:
-            own[number] = StoredTensors.of(put_tensors(content, "part.safetensors", tensors))
-    found = ranks.gathered((own, counted))
-    stored = {number: part for shares, _ in found for number, part in shares.items()}
-    in_order = [stored[number] for number in sorted(stored)]
-    checkpoint = ranks.from_first(lambda: assemble(content, base, in_order))
-    return checkpoint, sum(count for _, count in found)
+    with _Writer(write) as writer:
+        for number, names in enumerate(parts):
+            worker = number % ranks.workers()
+            collected = {name: collect(name, worker) for name in names}
+            if worker == ranks.rank():
+                writer.put(number, collected)
+        own, error = writer.end()
+    ranks.raise_together(error)
+    every = {number: one for (written,) in ranks.gathered((own,)) for number, one in written.items()}
+    return [every[number] for number in sorted(every)]
+
+
+def checkpoint_of(
+    content: ContentStore, base: CheckpointRef, parts: Sequence[StoredTensors]
+) -> CheckpointRef:
+    """The checkpoint of these parts, with config and tokenizer of `base`. All workers call it."""
+    return ranks.from_first(lambda: assemble(content, base, parts))
+
+
+class _Writer(Generic[Part, Written]):
+    """Writes one part at a time in a thread. After an error it writes no more."""
+
+    def __init__(self, write: Callable[[int, Mapping[str, Part]], Written]) -> None:
+        self._write = write
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="write")
+        self._pending: tuple[int, Future[Written]] | None = None
+        self._done: dict[int, Written] = {}
+        self._error: SecateurError | None = None
+
+    def __enter__(self) -> "_Writer[Part, Written]":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._thread.shutdown(cancel_futures=True)
+
+    def put(self, number: int, part: Mapping[str, Part]) -> None:
+        """Begin to write a part, as soon as the one before is written."""
+        self._wait()
+        if self._error is None:
+            self._pending = (number, self._thread.submit(self._write, number, part))
+
+    def end(self) -> tuple[dict[int, Written], SecateurError | None]:
+        """Wait for the last part; return all, and the first error."""
+        self._wait()
+        return self._done, self._error
+
+    def _wait(self) -> None:
+        if self._pending is None:
+            return
+        (number, pending), self._pending = self._pending, None
+        try:
+            self._done[number] = pending.result()
+        except SecateurError as error:
+            self._error = error

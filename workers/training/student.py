@@ -1,34 +1,33 @@
 """The model that is trained: it is loaded, wrapped, guarded, and at the end stored as a checkpoint."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
 
 from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.certificate import Check
 from pipeline.artifacts.curve import MaskRecord
-from pipeline.artifacts.refs import AdapterRef, ArtifactRef, CheckpointRef
-from pipeline.checkpoint.keeps import load_keep, put_keep
-from pipeline.checkpoint.reader import DTYPES
+from pipeline.artifacts.refs import AdapterRef, ArtifactRef
+from pipeline.checkpoint.keeps import keep_ref
 from pipeline.dag.stages.training import Recover
-from pipeline.errors import InvalidSpec, ZerosLost
+from pipeline.errors import InvalidSpec
 from pipeline.spec.recovery import EarlyStop, KeepRule, Lora, Recovery
 from pipeline.spec.training_recipe import TrainingRecipe
 from pipeline.tensor.dtypes import TORCH_DTYPES
-from pipeline.tensor.zeros import first_revived
 from workers.training import ranks
-from workers.training.certified import certified, check_digests, tensor_digest
+from workers.training.certified import certified, check_digests
 from workers.training.config import teacher_config
 from workers.training.engine import Engine, Teacher
 from workers.training.guard import Guard
-from workers.training.lora import adapter_files, apply_lora, merged_state
+from workers.training.held import AllKept, StartingKeeps, keep_of_parameter
+from workers.training.lora import adapter_files, apply_lora
 from workers.training.model import load_model, load_student
-from workers.training.shares import parts_of, store_shares
+from workers.training.shares import by_shares, checkpoint_of, parts_of
 from workers.training.stored import Stored
+from workers.training.storing import Storing
 from workers.training.work import Work
 
 
@@ -82,7 +81,7 @@ class Trainee(Protocol):
         ...
 
     def artifacts(self, stored: Stored, checks: Sequence[Check]) -> dict[str, ArtifactRef]:
-        """The artifacts of the stored weights, certified. Rank 0 calls it."""
+        """The artifacts of the stored weights, certified. All workers call it."""
         ...
 
 
@@ -99,29 +98,22 @@ class Student:
         self.early_stop = recovery.early_stop
         loaded = load_student(work, recovery, config)
         model = loaded.model
-        self._reader, self._names, self._every_name = loaded.reader, loaded.names, loaded.every_name
+        self._reader, self._stored, self._every_name = loaded.reader, loaded.stored, loaded.every_name
         self._keeps = self._starting_keeps()  # by checkpoint name
-        if isinstance(recovery.trains, Lora):
-            model = apply_lora(
-                model, recovery.trains, self._keeps, names=self._names, seed=recovery.text.seed
-            )
+        self._lora = recovery.trains if isinstance(recovery.trains, Lora) else None
+        if self._lora is not None:
+            names, seed = loaded.names, recovery.text.seed
+            model = apply_lora(model, self._lora, self._keeps, names=names, seed=seed)
         else:
             _choose_trained(model, recovery)
         self.engine = Engine(model, config, adam_arguments(recovery))
-        held = {
-            name: self._keeps[disk]
-            for name, disk in self._names.items()
-            if disk in self._keeps and name in self.engine.parameters
-        }
-        self.guard = Guard(self.engine, held) if held else None
+        held = [
+            name
+            for name, disks in self._stored.items()
+            if name in self.engine.parameters and any(disk in self._keeps for disk in disks)
+        ]
+        self.guard = self._guard(held) if held else None
         self.teacher = _load_teacher(work)
-
-    @property
-    def keeps(self) -> dict[str, Tensor]:
-        """The keep tensors by checkpoint name, as they are now."""
-        if self.guard is None:
-            return self._keeps
-        return {**self._keeps, **{self._names[name]: keep for name, keep in self.guard.keeps.items()}}
 
     def before(self, step: int) -> None:
         """Nothing needs preparation: the optimizer alone changes weights."""
@@ -143,95 +135,68 @@ class Student:
         """Store the weights as they are now, in the types of the checkpoint. All workers take part, each
         stores some of the blocks, and all get the result.
 
-        Raises ZerosLost when a pruned weight is not zero in the gathered tensors, and CorruptObject unless
-        what is stored are the trained parameters, by their digests.
+        Raises ZerosLost when a pruned weight is not zero in the collected tensors, and CorruptObject unless
+        what is stored are the trained parameters, by their digests; both on all workers.
         """
-        merged = self._merged() if isinstance(self._recovery.trains, Lora) else {}
-        trained = frozenset(merged) or {self._names[name] for name in self.engine.parameters}
-        keeps, digests = self.keeps, dict[str, str]()
-
-        def now(disk: str) -> Tensor:
-            return self._now(disk, merged).to("cpu", DTYPES[self._reader.index.tensors[disk].dtype])
-
-        def handed_over(disk: str, tensor: Tensor) -> int:
-            if disk in trained:
-                digests[disk] = tensor_digest(tensor)
-            return _checked(disk, tensor, keeps[disk]) if disk in keeps else 0
-
-        checkpoint, held = store_shares(
-            self._content,
-            self._work.checkpoint,
-            parts_of(self._every_name, self._work.row.blocks),
-            now,
-            handed_over,
+        moving = self.guard if self.keep_rule.kind != "held" else None
+        storing = Storing(
+            self._work,
+            self._reader,
+            self.engine,
+            stored=self._stored,
+            keeps=self._keeps,
+            moving=moving,
+            lora=self._lora,
         )
-        check_digests(self._content, checkpoint, ranks.gathered(digests), trained=trained)
-        return ranks.from_first(lambda: self._stored(step, checkpoint, held=held))
+        parts = parts_of(self._every_name, self._work.row.blocks)
+        written = by_shares(parts, storing.collect, storing.write)
+        checkpoint = checkpoint_of(self._content, self._work.checkpoint, [one.tensors for one in written])
+        check_digests(self._content, checkpoint, [one.digests for one in written], trained=storing.trained)
+        keep = self._work.keep
+        if moving is not None:
+            files = [one.keep for one in written if one.keep is not None]
+            linears = [linear for one in written for linear in one.linears]
+            keep = ranks.from_first(lambda: keep_ref(self._content, files, linears))
+        held = sum(one.held for one in written)
+        tensors = len(self._keeps)
+        check = Check(at="gather", step=step, tensors=tensors, held=held, zeros=held) if tensors else None
+        return Stored(step=step, checkpoint=checkpoint, keep=keep, adapter=self._adapter(), check=check)
 
     def artifacts(self, stored: Stored, checks: Sequence[Check]) -> dict[str, ArtifactRef]:
-        """The checkpoint, its adapter if there is one, and its certificate. Rank 0 calls it."""
+        """The checkpoint, its adapter if there is one, and its certificate."""
         certificate = certified(self._work, stored, checks=checks, held=self.keep_rule.kind == "held")
         adapter = {} if stored.adapter is None else {"adapter": stored.adapter}
         return {"checkpoint": stored.checkpoint, **adapter, **certificate}
 
-    def _stored(self, step: int, checkpoint: CheckpointRef, *, held: int) -> Stored:
-        """The record of a stored checkpoint. Rank 0 calls it."""
-        keeps, keep = self.keeps, self._work.keep
-        if keeps and self.keep_rule.kind != "held":
-            keep = put_keep(self._content, checkpoint, keeps)
-        check = Check(at="gather", step=step, tensors=len(keeps), held=held, zeros=held) if keeps else None
-        return Stored(step=step, checkpoint=checkpoint, keep=keep, adapter=self._adapter, check=check)
+    def _guard(self, held: Sequence[str]) -> Guard:
+        """The guard of parameters that have keep tensors."""
+        shapes = self.engine.shapes
+        keeps = ((name, keep_of_parameter(self._stored[name], self._keeps, shapes[name])) for name in held)
+        return Guard(self.engine, keeps, linears={name: len(self._stored[name]) for name in held})
 
-    def _starting_keeps(self) -> dict[str, Tensor]:
-        if self._work.keep is not None:
-            return load_keep(self._content, self._work.checkpoint, self._work.keep)
-        if self.keep_rule.kind != "gradual":
-            return {}
-        row = self._work.row
-        linears = {f"{linear}.weight" for linear in row.linear_names}
-        return {
-            disk: torch.ones(self._reader.index.tensors[disk].shape, dtype=torch.bool)
-            for name, disk in self._names.items()
-            if name.startswith(f"{row.blocks}.") and _within_block(name, row.blocks) in linears
-        }
+    def _adapter(self) -> AdapterRef | None:
+        """Store the adapter, if there is one. All workers call it."""
+        lora = self._lora
+        if lora is None:
+            return None
+        collected = {}
+        for name in self.engine.parameters:
+            shape = self.engine.shapes[name]
+            whole = self.engine.collected(name, 0, math.prod(shape), 0)
+            if whole is not None:
+                collected[name] = whole.view(shape)
 
-    def _now(self, disk: str, merged: Mapping[str, Tensor]) -> Tensor:
-        if disk in merged:
-            return merged[disk]
-        name = self._parameter_names.get(disk)
-        if name is None or name not in self.engine.parameters:
-            return self._reader.tensor(disk)
-        return self.engine.full(name)
-
-    @cached_property
-    def _parameter_names(self) -> dict[str, str]:
-        return {disk: name for name, disk in self._names.items()}
-
-    def _merged(self) -> dict[str, Tensor]:
-        lora = self._recovery.trains
-        assert isinstance(lora, Lora)
-        trained = {name: self.engine.full(name) for name in self.engine.parameters}
-        row = self._work.row
-        self._adapter = None
-        if ranks.rank() == 0:
-            files = adapter_files(trained, lora, row=row, base_model=self._work.model_name)
+        def put() -> AdapterRef:
+            files = adapter_files(collected, lora, row=self._work.row, base_model=self._work.model_name)
             refs = [FileRef(path=path, blob=self._content.put_bytes(data)) for path, data in files.items()]
-            self._adapter = AdapterRef(files=tuple(sorted(refs, key=lambda file: file.path)))
-        merged = merged_state(trained, self._reader.tensor, lora, self._keeps, names=self._names, row=row)
-        return dict(merged)
+            return AdapterRef(files=tuple(sorted(refs, key=lambda file: file.path)))
 
-    _adapter: AdapterRef | None = None
+        return ranks.from_first(put)
 
-
-def _checked(disk: str, tensor: Tensor, keep: Tensor) -> int:
-    """Count the zeros that are held. Raises ZerosLost when a pruned weight is not zero."""
-    position = first_revived(tensor, keep.cpu())
-    if position is not None:
-        raise ZerosLost(
-            f"{disk}{list(position)} is {float(tensor[position]):g} after the shares of all workers were put "
-            f"together: a pruned weight has come back; nothing is published"
-        )
-    return int((~keep).sum())
+    def _starting_keeps(self) -> Mapping[str, Tensor]:
+        if self._work.keep is not None:
+            return StartingKeeps(self._content, self._work.checkpoint, self._work.keep)
+        return AllKept(self._reader, self._work.row) if self.keep_rule.kind == "gradual" else {}
 
 
 def adam_arguments(recipe: TrainingRecipe) -> dict[str, object]:
@@ -253,13 +218,13 @@ def _load_teacher(work: Work) -> Teacher | None:
     config = None
     if work.resources.teacher != "whole":
         config = teacher_config(work.resources, workers=ranks.workers(), precision=precision)
-    model, _ = load_model(
+    model = load_model(
         work.settings.content(),
         work.teacher,
         dtype=TORCH_DTYPES[precision],
         device=work.device,
         partition=config,
-    )
+    ).model
     return Teacher(model.eval(), config)
 
 
@@ -270,7 +235,3 @@ def _choose_trained(model: nn.Module, recovery: Recovery) -> None:
         raise InvalidSpec("the model has neither norms with weights nor biases", "spec.recovery.trains.kind")
     for parameter in chosen:
         parameter.requires_grad_(True)
-
-
-def _within_block(name: str, blocks: str) -> str:
-    return name.removeprefix(f"{blocks}.").partition(".")[2]

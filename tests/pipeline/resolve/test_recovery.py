@@ -86,19 +86,18 @@ class TestRecovery:
         assert "mlp.down_proj" in message
 
     @pytest.mark.parametrize("kind", MIXTURES)
-    def test_experts_are_not_trained_end_to_end(self, place: Place, kind: Kind) -> None:
+    def test_models_with_experts_are_trained_in_every_way(self, place: Place, kind: Kind) -> None:
         tiny_checkpoint(kind, place.root / "experts")
-        teacher = recovering(place, **distilled(teacher={"source": f"file:{place.root}/experts"}))
-        message = place.refusal(InvalidSpec, "spec.recovery.objective.teacher.source", **teacher)
-        assert f"{kind} has experts" in message
+        place.resolve(**recovering(place, **distilled(teacher={"source": f"file:{place.root}/experts"})))
         model = {"model": {"source": f"file:{place.root}/experts"}}
-        for trains in ("full", "lora", "norms_and_biases"):
+        for trains in ("full", "lora", "norms_and_biases", "reconstruction"):
             asked = recovering(place, trains={"kind": trains})
-            message = place.refusal(InvalidSpec, "spec.recovery.trains", **asked, **model)
-            assert f"{kind} has experts" in message
-            assert "reconstruction" in message
-        asked = recovering(place, trains={"kind": "reconstruction"})
-        assert place.resolve(**asked, **model).facts.model_type == kind
+            assert place.resolve(**asked, **model).facts.model_type == kind
+        lora = {"kind": "lora", "linears": ["mlp.experts.0.up_proj"]}
+        asked = recovering(place, trains=lora)
+        assert "has no linear" in place.refusal(
+            InvalidSpec, "spec.recovery.trains.linears.0", **asked, **model
+        )
 
     def test_sequences_longer_than_the_models_positions(self, place: Place) -> None:
         asked = recovering(place, text={"sequence_length": POSITIONS + 1, "validation_sequences": 1})
