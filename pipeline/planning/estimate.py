@@ -194,7 +194,13 @@ def _walk(stage: PruneBlocks) -> Walk:
     runs = {"pruned": 2, "linear": 1, "dense": 0}[stage.propagation] if measures else 0
     if stage.reconstruction is not None:
         runs = max(runs, 1)
-    return Walk(runs=runs, measures=measures, method=stage.method, reconstruction=stage.reconstruction)
+    return Walk(
+        runs=runs,
+        pauses=stage.propagation == "linear" and bool(measures),
+        measures=measures,
+        method=stage.method,
+        reconstruction=stage.reconstruction,
+    )
 
 
 def _count(text: PerplexityText, size: int) -> int | None:

@@ -22,10 +22,12 @@ ADAM_PASSES = 7  # reads and writes of a float32 vector: weights, gradients and 
 
 @dataclass(frozen=True)
 class Walk:
-    """What is done with each block. `runs`: how often each sample passes through it. `measures`: statistics
-    that are gathered in one of these runs. `method`: the one that decides the linears, if any does."""
+    """What is done with each block. `runs`: how often each sample passes through it. `pauses`: the samples
+    wait in their forward passes while linears are decided. `measures`: statistics that are gathered in one of
+    the runs. `method`: the one that decides the linears, if any does."""
 
     runs: int = 1
+    pauses: bool = False
     measures: Needs = frozenset()
     method: OneShot | None = None
     reconstruction: BlockReconstruction | None = None
@@ -41,7 +43,7 @@ def walk_cost(shape: ModelShape, samples: Samples, place: Place, walk: Walk) -> 
     for block in shape.blocks:
         for name, seconds in known[block][1].items():
             parts[name] = parts.get(name, 0.0) + seconds
-    device = max(_memory(block, samples, place, walk) for block in known)
+    device = max(_memory(shape, block, samples, place, walk) for block in known)
     device = max(device, shape.embedding * place.width)
     held = place.share(samples.count) * samples.length * shape.hidden * place.width
     largest = max(block.weights for block in known)
@@ -130,7 +132,7 @@ def _fit(block: BlockShape, samples: Samples, place: Place, spec: BlockReconstru
     return 3 * _forward(block, samples, place) + steps * (gradients + update + exchanged)
 
 
-def _memory(block: BlockShape, samples: Samples, place: Place, walk: Walk) -> int:
+def _memory(shape: ModelShape, block: BlockShape, samples: Samples, place: Place, walk: Walk) -> int:
     """The highest bytes on the device: the block, twice while its new weights are chosen, and what runs,
     measuring, solving or fitting takes. Activations between blocks may lie elsewhere and do not count."""
     weights = block.weights * place.width
@@ -138,6 +140,9 @@ def _memory(block: BlockShape, samples: Samples, place: Place, walk: Walk) -> in
         (group.in_features + sum(group.out_features)) * group.share * group.count for group in block.groups
     )
     running = math.ceil(samples.length * inner * place.width) if samples.count else 0
+    if walk.pauses:  # every sample holds its input of the linears, and twice its hidden states
+        held = block.widest + 2 * shape.hidden
+        running += place.share(samples.count) * samples.length * held * place.width
     measured = grams(block) if "hessian" in walk.measures else 0
     if walk.method is None:
         return weights + measured + running

@@ -72,13 +72,13 @@ def _with_memory(
 ) -> Cost:
     """The cost with the memory of one worker: on its GPU, or beside what is offloaded in the host's memory.
     Logits over the vocabulary are not counted where `needed` does not count activations, so that the sum is
-    the least."""
+    the least. Activations of training by block may lie in the host's memory."""
     asked = resources.recovery
     activations = needed.activations or _activations(shape, recipe, resources, place)
     whole = needed.total - needed.activations + activations
     if place.machine.memory is None:
         return Cost(cost.seconds, cost.parts, gpu=0, host=place.idle + whole)
-    offloaded = 0
+    offloaded = activations if _by_block(recipe) else 0
     if asked.offload.optimizer:
         offloaded += needed.optimizer
     if asked.offload.parameters:
@@ -87,6 +87,13 @@ def _with_memory(
         offloaded += needed.teacher
     gpu = whole - offloaded + place.machine.context
     return Cost(cost.seconds, cost.parts, gpu=gpu, host=place.idle + offloaded)
+
+
+def _by_block(recipe: TrainingRecipe) -> bool:
+    """Tells whether blocks are trained one by one."""
+    if isinstance(recipe, MaskTraining):
+        return recipe.scope == "block"
+    return isinstance(recipe, Recovery) and isinstance(recipe.trains, Reconstruction)
 
 
 def _activations(shape: ModelShape, recipe: TrainingRecipe, resources: Resources, place: Place) -> int:

@@ -49,6 +49,11 @@ class BlockShape:
         """The group whose solver needs the most memory."""
         return max(self.groups, key=lambda group: (group.in_features, max(group.out_features)))
 
+    @cached_property
+    def widest(self) -> int:
+        """The most numbers that a token has as the input of one group."""
+        return max(group.in_features for group in self.groups)
+
     def flop(self, tokens: int, *, length: int) -> float:
         """The FLOP of a forward pass: two per weight and token, and attention's two products, of which causal
         attention computes half."""

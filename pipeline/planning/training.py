@@ -55,8 +55,11 @@ def training_cost(
         "validation": validations * _forward(shape, held_out) / rate,
         "store": saves * storing(CHECKPOINT_BYTES * trained / nodes) + storing(shape.weights * place.stored),
     }
-    hidden = min(parts["compute"], parts["exchange"])
-    return Cost(seconds=sum(parts.values()) - hidden, parts={name: one for name, one in parts.items() if one})
+    beside = sum(one for name, one in parts.items() if name not in ("compute", "exchange"))
+    return Cost(
+        seconds=max(parts["compute"], parts["exchange"]) + beside,
+        parts={name: one for name, one in parts.items() if one},
+    )
 
 
 def by_block_cost(shape: ModelShape, recipe: TrainingRecipe, place: Place, *, epochs: int) -> Cost:
