@@ -37,6 +37,7 @@ from pipeline.job.ledger import (
     job_result_key,
     stage_result_key,
 )
+from pipeline.planning.fits import checked_estimates
 from pipeline.storage.content import ContentStore
 from workers.context import Made, Note, Progress, StageContext, Trained, Validated, Waited
 from workers.failures import reason_for
@@ -79,7 +80,12 @@ def run_job(order: WorkOrder, settings: WorkerSettings, reporter: Reporter, site
 
 
 def _check_sizes(order: WorkOrder) -> None:
-    """Raise AttemptEnded when the spec asks for sizes of which transformers makes no model."""
+    """Raise AttemptEnded when a stage cannot fit the declared GPUs, or the spec asks for sizes of which
+    transformers makes no model."""
+    try:
+        checked_estimates(order.request, order.pins)
+    except InvalidRequest as error:
+        raise AttemptEnded(reason_for(error, node=None)) from error
     structure = order.request.spec.structure
     if structure is None or structure.beside_vocabulary is None:
         return

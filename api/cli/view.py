@@ -110,14 +110,16 @@ def job_details(job: JobView, url: str) -> RenderableType:
 
 
 def plan_view(planned: PlanView) -> RenderableType:
-    """The stages of a plan, its inputs and its warnings."""
+    """The stages of a plan with the time that they are expected to take, its inputs and its warnings."""
+    expected = {one.node: human_seconds(one.seconds) for one in planned.estimates if one.seconds is not None}
     nodes = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("stage", "state", "needs", "key"):
-        nodes.add_column(name)
+    for name in ("stage", "state", "expected", "needs", "key"):
+        nodes.add_column(name, justify="right" if name == "expected" else "left")
     for node in planned.nodes:
         nodes.add_row(
             Text(node.node),
             Text("cached", style="green") if node.cached else Text("runs"),
+            Text("" if node.cached else expected.get(node.node, "")),
             Text(", ".join(node.needs)),
             Text(node.key[:12] if node.key else ""),
         )

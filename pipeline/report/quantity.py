@@ -37,6 +37,12 @@ def human_seconds(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def human_error(estimate: float, actual: float) -> str:
+    """Format how far an estimate was off, as a share of what was measured: 90 for 100 → `-10 %`. Where
+    nothing was measured there is no share: `–`."""
+    return f"{100 * (estimate - actual) / actual:+.0f} %" if actual > 0 else "–"
+
+
 def human_perplexity(value: float) -> str:
     """Format a perplexity: two decimals below 1000, fewer for larger values."""
     if value < 1000:

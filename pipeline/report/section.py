@@ -13,6 +13,7 @@ from pydantic import Field
 from pipeline.artifacts.environment import Environment
 from pipeline.artifacts.sparsity import SparsityTable
 from pipeline.canonical import Frozen
+from pipeline.job.estimate import Estimate
 from pipeline.job.ledger import NodeResult
 from pipeline.report.inputs import MODELS, Inputs
 from pipeline.request.prune_spec import PruneSpec
@@ -39,7 +40,8 @@ class Tile:
 
 class Section(Frozen):
     """A section of a report, with the facts of its job. `stages`: the nodes that were done before the report,
-    in plan order. `declared_memory_bytes`: declared memory of each worker.
+    in plan order; `estimates`: what some of them were expected to cost. `declared_memory_bytes`: declared
+    memory of each worker.
 
     The template is the file `<module>.html.j2` beside the section's own, unless `template` has its text. It
     sees the report as `data`, the section's headline as `headline`, and the names of `view`.
@@ -53,6 +55,7 @@ class Section(Frozen):
     spec: PruneSpec
     pins: Pins
     stages: tuple[NodeResult, ...]
+    estimates: tuple[Estimate, ...] = ()
     environment: Environment
     declared_memory_bytes: int | None = None
 

@@ -16,6 +16,7 @@ from api.service.jobs import journal
 from pipeline.canonical import digest_of
 from pipeline.job.events import JobCancelled, JobCancelRequested, JobQueued
 from pipeline.job.state import TERMINAL, JobState
+from pipeline.planning.fits import checked_estimates
 from pipeline.request.prune_spec import JobRequest
 from pipeline.sources.pins import Pins
 
@@ -35,7 +36,7 @@ def submit(services: Services, request: JobRequest, *, idempotency_key: str | No
     """Pin the sources and store the job. A stored job is never lost.
 
     A repeated idempotency key returns the job of its first use. Raises ApiError 409 when the body differs,
-    and InvalidRequest when a source is wrong.
+    and InvalidRequest when a source is wrong or a stage cannot fit the declared GPUs.
     """
     digest = digest_of(request)
     if idempotency_key is not None:
@@ -44,6 +45,7 @@ def submit(services: Services, request: JobRequest, *, idempotency_key: str | No
         if earlier is not None:
             return earlier
     pins = services.resolve(request.spec)
+    checked_estimates(request, pins)
     try:
         with services.database.write() as session:
             job = add(session, request, pins, digest=digest, idempotency_key=idempotency_key)

@@ -1,4 +1,5 @@
-"""POST /plans: the nodes that a job would have, which of them are stored already, and warnings."""
+"""POST /plans: the nodes that a job would have, which of them are stored already, what they would cost, and
+warnings."""
 
 import os
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pipeline.artifacts.refs import ArtifactRef
 from pipeline.dag.nodes import node_key
 from pipeline.dag.plan import plan
 from pipeline.job.ledger import find_result
+from pipeline.planning.fits import checked_estimates
 from pipeline.report.quantity import human_bytes
 from pipeline.request.prune_spec import JobRequest, PruneSpec
 from pipeline.resolve.mask_memory import mask_memory
@@ -29,12 +31,14 @@ from pipeline.structure.target import slow_sizes
 def preview(services: Services, request: JobRequest) -> PlanView:
     """Plan a request without submitting it. Raises InvalidRequest as POST /jobs would."""
     pins = services.resolve(request.spec)
+    expected_costs = checked_estimates(request, pins)
     inputs = tuple(_inputs(request, pins))
     return PlanView(
         nodes=tuple(_nodes(services, request, pins)),
         inputs=inputs,
         bytes=sum(given.size for given in inputs),
         resources=request.resources,
+        estimates=expected_costs,
         serving=tuple(_serving(request, pins)),
         warnings=tuple(_warnings(services, request, pins)),
     )

@@ -7,6 +7,7 @@ from pydantic import Field
 from pipeline.canonical import Frozen
 from pipeline.errors import Blame
 from pipeline.evaluation.job_comparison import JobComparison
+from pipeline.job.estimate import Estimate
 from pipeline.job.events import Event
 from pipeline.job.state import StageStatus, Status
 from pipeline.request.prune_spec import PruneSpec
@@ -161,13 +162,15 @@ class InputView(Frozen):
 
 
 class PlanView(Frozen):
-    """The plan of a job that is not run. `bytes` is the size of all inputs together. `serving`: what the
-    result will gain in each target of the spec."""
+    """The plan of a job that is not run. `bytes` is the size of all inputs together. `estimates`: the time
+    and memory that stages are expected to take if nothing is cached. `serving`: what the result will gain in
+    each target of the spec."""
 
     object: Literal["plan"] = "plan"
     nodes: tuple[PlanNodeView, ...]
     inputs: tuple[InputView, ...]
     bytes: int
     resources: Resources
+    estimates: tuple[Estimate, ...] = ()
     serving: tuple[Expectation, ...] = ()
     warnings: tuple[str, ...]

@@ -4,8 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Self
 
 from pipeline.job.ledger import NodeResult
-from pipeline.report.quantity import human_bytes, human_seconds
+from pipeline.report.quantity import human_bytes, human_error, human_seconds
 from pipeline.report.section import Headline, Section, Tile
+
+GPU_PEAK = "gpu_peak_bytes"  # the name of the highest GPU memory among a stage's details
 
 
 class StagesHeadline(Headline):
@@ -50,9 +52,33 @@ class StagesSection(Section):
 
     @classmethod
     def view(cls, report: Self) -> Mapping[str, object] | None:
-        """The time of the slowest stage that ran, which scales the bars."""
+        """The time of the slowest stage that ran, which scales the bars, and what each stage was expected to
+        cost: by node, its time and its memory, each with the error of the estimate."""
         ran = [stage.measured.seconds for stage in report.stages if not stage.cached]
-        return {"slowest": max(ran, default=0.0)}
+        return {"slowest": max(ran, default=0.0), "expected": _expected(report)}
+
+
+def _expected(report: StagesSection) -> dict[str, tuple[str, str]]:
+    """The estimate of each node that has one, in words. A cached stage may have been made with other
+    resources, so its estimate is not compared."""
+    measured = {stage.node: stage.measured for stage in report.stages if not stage.cached}
+    found = {}
+    for one in report.estimates:
+        if one.node not in measured:
+            continue
+        actual = measured[one.node]
+        seconds = memory = "–"
+        if one.seconds is not None:
+            seconds = f"{human_seconds(one.seconds)} ({human_error(one.seconds, actual.seconds)})"
+        if one.memory_bytes is not None and actual.peak_memory_bytes is not None:
+            error = human_error(one.memory_bytes, actual.peak_memory_bytes)
+            memory = f"{human_bytes(one.memory_bytes)} ({error})"
+        if one.gpu_memory_bytes is not None:
+            memory += f", GPU {human_bytes(one.gpu_memory_bytes)}"
+            peak = actual.details.get(GPU_PEAK)
+            memory += "" if peak is None else f" ({human_error(one.gpu_memory_bytes, peak)})"
+        found[one.node] = (seconds, memory)
+    return found
 
 
 def _cost(stages: Sequence[NodeResult]) -> StagesHeadline:
