@@ -93,7 +93,7 @@ class StageContext:
     @property
     def progress(self) -> StageProgress:
         """The finished parts of this stage."""
-        return StageProgress(self.content, self.key)
+        return StageProgress(self.content, self.key, self.settings.snapshot_seconds)
 
     def read(self, name: str, path: str) -> bytes:
         """Read one file of an input."""

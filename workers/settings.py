@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 
 from pipeline.serving.available import TargetSettings
 from pipeline.sources.access import SourceAccess
+from pipeline.storage.content import ContentStore
 from pipeline.storage.settings import FromEnvironment, StorageSettings
 
 
@@ -17,6 +18,10 @@ class WorkerSettings(StorageSettings, SourceAccess, TargetSettings, FromEnvironm
     report_deadline_seconds: float = Field(
         default=900, description="How long a driver keeps trying to deliver."
     )
+
+    def content(self) -> ContentStore:
+        """Opens the storage, with the node's cache in front of a remote one."""
+        return self.cached_content()
 
     @field_validator("storage_url")
     @classmethod

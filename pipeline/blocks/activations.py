@@ -13,19 +13,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pipeline.blocks.snapshot_copy import SnapshotCopy, StoredPart, tensor_bytes
 from pipeline.canonical import Frozen, sha256_hex
 from pipeline.errors import CorruptObject
 from pipeline.storage.base import Store
-
-
-class StoredPart(Frozen):
-    """Consecutive sequences of one worker, from `first` on, stored in one object with `size` bytes per
-    sequence."""
-
-    key: str
-    first: int
-    size: int
-    digests: tuple[str, ...]
 
 
 class StoredActivations(Frozen):
@@ -57,6 +48,7 @@ class Activations(Sequence[Tensor]):
         self._like: list[Tensor] = []  # the shape and type of each, without memory
         self._device = torch.device("cpu")
         self._descriptor: int | None = None
+        self._copy: SnapshotCopy | None = None
         self.spilled_bytes = 0
         for one in hidden:
             self._append(one)
@@ -75,29 +67,19 @@ class Activations(Sequence[Tensor]):
         return _tensor(data, like).to(self._device)
 
     def __setitem__(self, i: int, hidden: Tensor) -> None:
+        if self._copy is not None:
+            self._copy.wait_for(i)
         held = self._held[i]
         if isinstance(held, Tensor):
             held.copy_(hidden)
             return
-        _write(self._file(), _bytes(hidden), held)
+        _write(self._file(), tensor_bytes(hidden), held)
 
-    def store(self, store: Store, key: str, *, first: int) -> StoredPart | None:
-        """Writes all hidden states as one object and returns its description, or None if there are none."""
-        if not self._held:
-            return None
-        digests: list[str] = []
-
-        def chunks() -> Iterator[bytes]:
-            for hidden in self:
-                data = bytes(_bytes(hidden))
-                digests.append(sha256_hex(data))
-                yield data
-
-        store.put(key, chunks())
-        like = self._like[0]
-        return StoredPart(
-            key=key, first=first, size=like.numel() * like.element_size(), digests=tuple(digests)
-        )
+    def copy(self, *, first: int) -> "SnapshotCopy":
+        """Begins a copy of all hidden states as they are now, which another thread makes. Until one is
+        copied, it is not replaced."""
+        self._copy = SnapshotCopy(self, first=first)
+        return self._copy
 
     def restore(self, store: Store, parts: Sequence[StoredPart], *, first: int) -> None:
         """Replaces every hidden state by the stored one, whichever worker stored it. Raises CorruptObject."""
@@ -120,7 +102,7 @@ class Activations(Sequence[Tensor]):
             self._held.append(hidden)
             return
         self._held.append(self.spilled_bytes)
-        _write(self._file(), _bytes(hidden), self.spilled_bytes)
+        _write(self._file(), tensor_bytes(hidden), self.spilled_bytes)
         self.spilled_bytes += size
 
     def _file(self) -> int:
@@ -130,10 +112,6 @@ class Activations(Sequence[Tensor]):
             os.unlink(path)
             weakref.finalize(self, os.close, self._descriptor)
         return self._descriptor
-
-
-def _bytes(tensor: Tensor) -> memoryview:
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def _tensor(data: bytearray, like: Tensor) -> Tensor:

@@ -18,7 +18,6 @@ from pipeline.blocks.measures import Part, measure_linears
 from pipeline.blocks.routing import indifferent, neglected, tokens_per_expert
 from pipeline.checkpoint.assemble import StoredTensors
 from pipeline.checkpoint.keeps import put_block_keep, turned
-from pipeline.checkpoint.reader import CheckpointReader, read_tensor
 from pipeline.checkpoint.statistics import read_hessian, read_statistics
 from pipeline.checkpoint.stored_block import StoredBlock
 from pipeline.checkpoint.stream import BlockStream
@@ -51,12 +50,11 @@ class BlockWork:
     def __init__(
         self,
         content: ContentStore,
-        reader: CheckpointReader,
         stream: BlockStream,
         block: int,
+        tensors: dict[str, Tensor],
         *,
         device: torch.device,
-        stored: StoredBlock | None = None,
     ) -> None:
         self._content = content
         self._device = device
@@ -66,14 +64,7 @@ class BlockWork:
         self._applied: set[str] = set()
         self.block = block
         self.groups = stream.groups(block)
-        if stored is None:
-            self.tensors = {name: reader.tensor(disk) for name, disk in self._names.items()}
-        else:
-            blob, entries = stored.weights.file.blob, stored.weights.tensors
-            self.tensors = {
-                name: read_tensor(content, blob, entries[disk], name=disk)
-                for name, disk in self._names.items()
-            }
+        self.tensors = tensors
 
     def tensor_name(self, linear: str) -> str:
         """Returns the checkpoint's name of a linear's weight."""
@@ -157,13 +148,14 @@ class BlockWork:
             for name, one in self._chosen.items()
         }
 
-    def store(
+    def storing(
         self, measured: Sequence[LinearStatistics] | StatisticsRef | None, fit: BlockFit | None
-    ) -> StoredBlock:
-        """Writes the block with its new weights and keep tensors. `measured`: the statistics by which it was
+    ) -> Callable[[], StoredBlock]:
+        """Returns a function that writes the block with its present weights and keep tensors. It needs no
+        more of this object, and may run in another thread. `measured`: the statistics by which the block was
         pruned."""
+        content, block, experts, groups = self._content, self.block, self._row.experts, self.groups
         tensors = {disk: self.tensors[name] for name, disk in self._names.items()}
-        file = put_tensors(self._content, f"block-{self.block:05d}.safetensors", tensors)
         packed = {self.tensor_name(name): linear.packed_keep for name, linear in self._chosen.items()}
         linears = tuple(
             LinearSparsity(
@@ -177,16 +169,21 @@ class BlockWork:
             for group in self.groups
             for name in group
         )
-        if isinstance(measured, StatisticsRef):
-            measured = read_statistics(self._content, measured, self.block)
-        return StoredBlock(
-            block=self.block,
-            weights=StoredTensors.of(file),
-            keep=put_block_keep(self._content, self.block, packed),
-            linears=linears,
-            expert_tokens=tokens_per_expert(self._row.experts, self.groups, measured),
-            fit=fit,
-        )
+
+        def put() -> StoredBlock:
+            known = measured
+            if isinstance(known, StatisticsRef):
+                known = read_statistics(content, known, block)
+            return StoredBlock(
+                block=block,
+                weights=StoredTensors.of(put_tensors(content, f"block-{block:05d}.safetensors", tensors)),
+                keep=put_block_keep(content, block, packed),
+                linears=linears,
+                expert_tokens=tokens_per_expert(experts, groups, known),
+                fit=fit,
+            )
+
+        return put
 
     def _on_device(self, linear: str) -> Part:
         return lambda: self.weight(linear).to(self._device)

@@ -13,7 +13,7 @@ def sequence_losses(crew: Crew, scored: Sequence[int]) -> Generator[Progress, No
     units = crew.blocks + 1  # the head counts as one more
     for block in range(crew.blocks):
         crew.label = f"block {block + 1}/{crew.blocks}"
-        crew.tell(SweepWorker.load, block)
+        crew.tell(SweepWorker.load, block, then=(block + 1, None) if block + 1 < crew.blocks else None)
         crew.all(SweepWorker.advance)
         yield Progress(block + 1, units)
     crew.label = "head"

@@ -1,6 +1,6 @@
 """A dense sweep: measures the statistics of every linear's input, and the numbers that allocations need."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 
 from pipeline.allocations.measures import Measure
 from pipeline.artifacts.artifact import FileRef
@@ -37,21 +37,26 @@ def measure_statistics(
         return progress is not None and all(progress.content.has(file.blob) for file in block.files)
 
     crew.reproducible = reproducible
+    hessians: list[Pending[FileRef]] = []  # those of the last measured block, whose files are being stored
     with Trail(crew, progress, StoredStatistics, whole=whole, samples=samples) as trail:
         yield from trail.resume()
         for block in range(crew.blocks):
             crew.label = f"block {block + 1}/{crew.blocks}"
-            if trail.reached <= block < len(trail.done):
-                crew.tell(SweepWorker.load, block)
+            if block >= trail.reached:
+                crew.tell(SweepWorker.load, block, then=trail.ahead(block))
+            if trail.reached <= block < trail.found:
                 crew.all(SweepWorker.advance)
-            elif block >= len(trail.done):
-                crew.tell(SweepWorker.load, block)
+            elif block >= trail.found:
                 last = block == crew.blocks - 1 and "similarity" not in needs
-                files = _measured(crew, needs, last=last)
-                taken = trail.snapshot(block)
-                trail.add(block, StoredStatistics(files=tuple(crew.wait(files))), taken)
-            yield Progress(block + 1, crew.blocks)
-        trail.end()
+                begun = _measured(crew, needs, last=last)
+                if block > trail.found:
+                    trail.add(_stored(crew, block - 1, hessians))
+                hessians = begun
+                trail.enter(block + 1)
+            yield from trail.told()
+        if crew.blocks > trail.found:
+            trail.add(_stored(crew, crew.blocks - 1, hessians))
+        yield from trail.end()
         return StatisticsRef(files=tuple(file for block in trail.done for file in block.files))
 
 
@@ -63,7 +68,11 @@ def measure_values(
     asked = []
     for block in range(crew.blocks):
         crew.label = f"block {block + 1}/{crew.blocks}"
-        asked.append(crew.ask(block % crew.size, SweepWorker.measured, block, measure, statistics))
+        following = block + crew.size
+        ahead = (following, None) if following < crew.blocks else None
+        asked.append(
+            crew.ask(block % crew.size, SweepWorker.measured, block, measure, statistics, then=ahead)
+        )
     values: list[dict[str, float]] = []
     for one in asked:
         values += crew.wait([one])
@@ -72,10 +81,11 @@ def measure_values(
 
 
 def _measured(crew: Crew, needs: Needs, *, last: bool) -> list[Pending[FileRef]]:
-    """Returns the files of the loaded block, which workers are writing."""
+    """Measures the loaded block, and begins to store what was found. Returns the files of its Hessians."""
     statistics = crew.statistics(advance=not last, needs=needs)
     similarity = crew.similarity() if "similarity" in needs else None
-    files = [crew.ask(0, SweepWorker.store_statistics, statistics, similarity)]
+    crew.hear(crew.ask(0, SweepWorker.store_statistics, statistics, similarity))
+    files = []
     if "hessian" in needs:
         shares = shared_by_cost([float(len(one.input_norm_I)) ** 2 for one in statistics], crew.size)
         storing = {group: worker for worker, share in enumerate(shares) for group in share}
@@ -84,3 +94,9 @@ def _measured(crew: Crew, needs: Needs, *, last: bool) -> list[Pending[FileRef]]
         for group, one in enumerate(statistics):
             files.append(crew.ask(storing[group], SweepWorker.store_hessian, group, one.samples))
     return files
+
+
+def _stored(crew: Crew, block: int, hessians: Sequence[Pending[FileRef]]) -> StoredStatistics:
+    """Returns the record of a block when all its files are stored."""
+    vectors = crew.ask(0, SweepWorker.stored_statistics, block)
+    return StoredStatistics(files=tuple(crew.wait([vectors, *hessians])))

@@ -4,7 +4,7 @@ block's outputs.
 Every finished block is recorded, and a later attempt continues after it.
 """
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.artifacts.curve import BlockFit, BlockFits
@@ -74,21 +74,22 @@ def prune_blocks(
     with Trail(crew, progress, StoredBlock, whole=whole, samples=pruning.samples) as trail:
         if pruning.reconstruction is not None:
             crew.all(SweepWorker.reconstruct, pruning.reconstruction)
-        outer = crew.ask(0, SweepWorker.store_outer)
+        crew.hear(crew.ask(0, SweepWorker.begin_outer))
         yield from trail.resume()
         for block in range(crew.blocks):
             crew.label = f"block {block + 1}/{crew.blocks}"
-            if trail.reached <= block < len(trail.done):
-                _pass_by(crew, pruning, trail.done[block])
-            elif block >= len(trail.done):
-                stored = crew.answer(_prune_block(crew, pruning, block))
-                trail.add(block, stored, trail.snapshot(block))
-                for linear in stored.linears:
-                    if linear.note is not None:
-                        yield Note(f"block {block} {linear.linear}: {linear.note}", level="warning")
-            yield Progress(block + 1, crew.blocks)
-        outer_tensors = crew.answer(outer)
-        trail.end()
+            if trail.reached <= block < trail.found:
+                _pass_by(crew, pruning, trail, block)
+            elif block >= trail.found:
+                before = _prune_block(crew, pruning, trail, block)
+                if before is not None:
+                    yield from _finished(trail, crew.answer(before))
+                trail.enter(block + 1)
+            yield from trail.told()
+        if trail.found < crew.blocks:
+            yield from _finished(trail, crew.answer(_stored(crew, pruning, crew.blocks - 1)))
+        outer_tensors = crew.answer(crew.ask(0, SweepWorker.outer))
+        yield from trail.end()
         experts = _expert_table(trail.done)
         if experts is not None and experts.note is not None:
             yield Note(experts.note, level="warning")
@@ -109,13 +110,33 @@ def pruned_keep(content: ContentStore, pruned: PrunedBlocks) -> KeepRef:
     return keep_ref(content, keeps, linears, experts=pruned.experts, fits=fits)
 
 
-def _prune_block(crew: Crew, pruning: Pruning, block: int) -> Pending[StoredBlock]:
-    """Prunes and stores one block, and advances the activations past it, which may take longer than the
-    answer."""
+def _finished(trail: Trail[StoredBlock], stored: StoredBlock) -> Iterator[Note]:
+    """Has a finished block recorded, and reports its notes."""
+    trail.add(stored)
+    for linear in stored.linears:
+        if linear.note is not None:
+            yield Note(f"block {stored.block} {linear.linear}: {linear.note}", level="warning")
+
+
+def _storer(crew: Crew, pruning: Pruning, block: int) -> int:
+    """Returns the worker that stores a block. They take turns, unless only worker 0 has the block."""
+    return block % crew.size if pruning.samples else 0
+
+
+def _stored(crew: Crew, pruning: Pruning, block: int) -> Pending[StoredBlock]:
+    """Returns the record of a block, once it is stored."""
+    return crew.ask(_storer(crew, pruning, block), SweepWorker.stored, block)
+
+
+def _prune_block(
+    crew: Crew, pruning: Pruning, trail: Trail[StoredBlock], block: int
+) -> Pending[StoredBlock] | None:
+    """Prunes one block, begins to store it, and advances the activations past it. Returns the record of the
+    block before, if this attempt pruned it, which may be there earlier than the advanced activations."""
     method, propagation = pruning.method, pruning.propagation
     runs_on = pruning.samples > 0 and block < crew.blocks - 1
     pauses = False
-    crew.tell(SweepWorker.load, block)
+    crew.tell(SweepWorker.load, block, then=trail.ahead(block))
     if pruning.reconstruction is not None:
         crew.tell(SweepWorker.advance_targets)
     asked = crew.ask(0, SweepWorker.sized_groups)
@@ -135,20 +156,24 @@ def _prune_block(crew: Crew, pruning: Pruning, block: int) -> Pending[StoredBloc
     fit: BlockFit | None = None
     if pruning.reconstruction is not None:
         fit = fit_block(crew, block, pruning.reconstruction, samples=pruning.samples)
-    stored = crew.ask(0, SweepWorker.store, measured, fit)
+    crew.hear(crew.ask(_storer(crew, pruning, block), SweepWorker.store, measured, fit))
+    before = _stored(crew, pruning, block - 1) if block > trail.found else None
     if pauses:
         crew.tell(SweepWorker.finish, advance=True)
     elif runs_on:
         crew.tell(SweepWorker.advance)
-    return stored
+    return before
 
 
-def _pass_by(crew: Crew, pruning: Pruning, stored: StoredBlock) -> None:
+def _pass_by(crew: Crew, pruning: Pruning, trail: Trail[StoredBlock], block: int) -> None:
     """Advances the activations past a block that an earlier attempt has finished."""
+    stored = trail.done[block]
+    ahead = trail.ahead(block)
     if pruning.reconstruction is not None:
-        crew.tell(SweepWorker.load, stored.block)
+        crew.tell(SweepWorker.load, block, then=(block, stored))
         crew.tell(SweepWorker.advance_targets)
-    crew.tell(SweepWorker.load, stored.block, stored)
+        ahead = None if ahead is None else (ahead[0], None)  # the dense block comes first
+    crew.tell(SweepWorker.load, block, stored, then=ahead)
     crew.all(SweepWorker.advance)
 
 

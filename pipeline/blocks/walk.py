@@ -4,19 +4,19 @@ Shape legend: L tokens, V vocabulary.
 """
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.artifacts.refs import CheckpointRef
-from pipeline.blocks.activations import Activations, MemoryBudget, StoredActivations, StoredPart
+from pipeline.blocks.activations import Activations, MemoryBudget, StoredActivations
+from pipeline.blocks.beside import Ahead, BlockReader
 from pipeline.blocks.block import BlockWork
-from pipeline.checkpoint.assemble import StoredTensors
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.stored_block import StoredBlock
 from pipeline.checkpoint.stream import BlockStream
-from pipeline.checkpoint.writer import copy_tensors
 from pipeline.storage.content import ContentStore
 from pipeline.tensor.devices import device_name
 
@@ -47,6 +47,10 @@ class Walk:
         self._budget = budget
         self._reader = CheckpointReader(content, checkpoint)
         self._stream = BlockStream(self._reader, dtype=dtype, device=device)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="blocks")
+        self._blocks = BlockReader(
+            content, self._reader, self._stream, self._thread, pinned=device.type == "cuda"
+        )
         self._sequences = list(sequences)
         self._activations = {"hidden": Activations(iter(()), budget=None)}
         self._work: BlockWork | None = None
@@ -76,13 +80,15 @@ class Walk:
             self._activations["hidden"] = Activations(embedded, budget=self._budget)
         return self.num_blocks
 
-    def load(self, block: int, stored: StoredBlock | None = None) -> None:
-        """Loads one block into memory, as the checkpoint has it or as it was stored after pruning."""
+    def load(self, block: int, stored: StoredBlock | None = None, *, then: Ahead | None = None) -> None:
+        """Loads one block into memory, as the checkpoint has it or as it was stored after pruning. `then`:
+        the block that is loaded next, which is read while this one is at work."""
         self._unload()
         self._work = None  # frees it before the next is loaded
-        self._work = BlockWork(
-            self._content, self._reader, self._stream, block, device=self._device, stored=stored
-        )
+        tensors = self._blocks.read(block, stored)
+        self._work = BlockWork(self._content, self._stream, block, tensors, device=self._device)
+        if then is not None:
+            self._blocks.expect(then)
 
     def advance(self) -> None:
         """Runs the block, in its present state, on each sequence; its outputs become the next block's
@@ -92,16 +98,6 @@ class Walk:
             self._hidden[i] = self._stream.run(self.work.block, hidden)
         self.runs["whole"] += len(self._hidden)
 
-    def store_activations(self, key: str) -> dict[str, StoredPart]:
-        """Writes all activations of this worker, by name, as objects whose keys begin with `key`."""
-        stored = {
-            name: activations.store(
-                self._content.store, f"{key}-{name}-{self._first:06d}.bin", first=self._first
-            )
-            for name, activations in self._activations.items()
-        }
-        return {name: part for name, part in stored.items() if part is not None}
-
     def restore_activations(self, stored: StoredActivations) -> None:
         """Replaces this worker's activations by its share of those that an earlier attempt stored."""
         for name, activations in self._activations.items():
@@ -110,11 +106,6 @@ class Walk:
     def spilled(self) -> int:
         """Returns the bytes of activations on the local disk."""
         return sum(activations.spilled_bytes for activations in self._activations.values())
-
-    def store_outer(self) -> StoredTensors:
-        """Writes all tensors outside the blocks, unchanged, with one chunk in memory at a time."""
-        names = self._stream.outer_tensors()
-        return StoredTensors.of(copy_tensors(self._content, "outer.safetensors", self._reader, names))
 
     def losses(self, scored: Sequence[int]) -> list[tuple[float, int]]:
         """Returns for each sequence the cross-entropy in nats, summed over its last `scored` predictions, and

@@ -33,27 +33,27 @@ from torch.nn import functional
 
 from pipeline.allocations.measures import Measure
 from pipeline.artifacts.artifact import FileRef
-from pipeline.artifacts.curve import BlockFit
 from pipeline.artifacts.refs import CheckpointRef, StatisticsRef
 from pipeline.blocks.activations import Activations, MemoryBudget
+from pipeline.blocks.beside import Ahead
 from pipeline.blocks.block import ChosenLinear, Measured
 from pipeline.blocks.fitting import Reconstructor
 from pipeline.blocks.inputs import Record, recorded_inputs
 from pipeline.blocks.pauses import PausedRuns
 from pipeline.blocks.sharing import Size
-from pipeline.blocks.walk import Walk
-from pipeline.checkpoint.statistics import put_hessian, put_statistics
+from pipeline.blocks.storing import StoringWalk
+from pipeline.checkpoint.statistics import put_hessian
 from pipeline.checkpoint.stored_block import StoredBlock
 from pipeline.methods import OneShot
 from pipeline.spec.reconstruction import BlockReconstruction
 from pipeline.spec.sparsity_plan import SparsityPlan
 from pipeline.storage.content import ContentStore
 from pipeline.tensor.needs import Needs
-from pipeline.tensor.statistics import Gram, GramTree, InputShare, LinearStatistics, hessian, leaf_size
+from pipeline.tensor.statistics import Gram, GramTree, InputShare, hessian, leaf_size
 
 
-class SweepWorker(Walk):
-    """The worker that the module's docstring describes; see also Walk."""
+class SweepWorker(StoringWalk):
+    """The worker that the module's docstring describes; see also StoringWalk and Walk."""
 
     def __init__(
         self,
@@ -83,10 +83,11 @@ class SweepWorker(Walk):
         self._runs: PausedRuns | None = None
         self._reconstructor: Reconstructor | None = None
 
-    def load(self, block: int, stored: StoredBlock | None = None) -> None:
-        """Loads one block into memory, as the checkpoint has it or as it was stored after pruning."""
+    def load(self, block: int, stored: StoredBlock | None = None, *, then: Ahead | None = None) -> None:
+        """Loads one block into memory, as the checkpoint has it or as it was stored after pruning. `then`:
+        the block that is loaded next, which is read while this one is at work."""
         self._grams, self._totals = {}, {}
-        super().load(block, stored)
+        super().load(block, stored, then=then)
 
     def linear_groups(self) -> tuple[tuple[str, ...], ...]:
         """Returns the linears of the loaded block, grouped by the input, and so the statistic, that they
@@ -161,9 +162,11 @@ class SweepWorker(Walk):
         self.runs["whole" if advance else "cut"] += len(self._hidden)
         self._runs = None
 
-    def measured(self, block: int, measure: Measure, statistics: StatisticsRef | None) -> dict[str, float]:
+    def measured(
+        self, block: int, measure: Measure, statistics: StatisticsRef | None, *, then: Ahead | None = None
+    ) -> dict[str, float]:
         """Measures what an allocation needs to know of a block: see BlockWork.measure. No block is run."""
-        self.load(block)
+        self.load(block, then=then)
         return self.work.measure(measure, statistics)
 
     def reconstruct(self, spec: BlockReconstruction) -> None:
@@ -236,19 +239,6 @@ class SweepWorker(Walk):
         fresh = self.work.apply({name: linear for part in others for name, linear in part.items()})
         if self._module is not None:
             self._stream.replace(self.work.block, fresh)
-
-    def store(
-        self, measured: Sequence[LinearStatistics] | StatisticsRef | None, fit: BlockFit | None = None
-    ) -> StoredBlock:
-        """Writes the block with its new weights and keep tensors. `measured`: the statistics by which it was
-        pruned."""
-        return self.work.store(measured, fit)
-
-    def store_statistics(
-        self, statistics: Sequence[LinearStatistics], similarity: float | None = None
-    ) -> FileRef:
-        """Writes the statistics of the loaded block, without Hessians."""
-        return put_statistics(self._content, self.work.block, statistics, similarity)
 
     def store_hessian(self, group: int, samples: int) -> FileRef:
         """Writes the Hessian of a group of the loaded block, whose gram this worker took."""

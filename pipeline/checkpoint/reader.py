@@ -2,7 +2,9 @@
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -31,6 +33,15 @@ DTYPES = {
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
+@dataclass(frozen=True)
+class Place:
+    """The place of one tensor in storage, and its name for messages."""
+
+    name: str
+    blob: BlobRef
+    entry: TensorEntry
+
+
 class CheckpointReader:
     """Reads a checkpoint that lies in a content store. Holds no weights."""
 
@@ -55,11 +66,16 @@ class CheckpointReader:
         """The number of values in all stored tensors."""
         return sum(math.prod(entry.shape) for entry in self.index.tensors.values())
 
+    def place(self, name: str) -> Place:
+        """Returns the place of one tensor."""
+        entry = self.index.tensors[name]
+        return Place(name, self._ref.file(entry.file), entry)
+
     def tensor(self, name: str) -> Tensor:
         """Returns one tensor in its stored type, on the CPU. Raises CorruptObject when its bytes have
         changed."""
-        entry = self.index.tensors[name]
-        return read_tensor(self._content, self._ref.file(entry.file), entry, name=name)
+        place = self.place(name)
+        return read_tensor(self._content, place.blob, place.entry, name=name)
 
     def rows(self, name: str, wanted: Sequence[int]) -> Tensor:
         """Returns some rows of a tensor, by ascending index, without holding the others."""
@@ -76,7 +92,8 @@ class CheckpointReader:
                 at += 1
             del passing[: whole * row_bytes]
             first += whole
-        return _tensor(kept, entry, shape=(len(wanted), *entry.shape[1:]), name=name)
+        dtype, shape = _dtype(entry, name), (len(wanted), *entry.shape[1:])
+        return torch.frombuffer(kept, dtype=dtype).reshape(shape) if kept else torch.empty(shape, dtype=dtype)
 
     def chunks(self, name: str) -> Iterator[bytes]:
         """Yields a tensor's bytes as they are stored; raises CorruptObject at their end when they have
@@ -85,19 +102,42 @@ class CheckpointReader:
         return _verified_chunks(self._content, self._ref.file(entry.file), entry, name=name)
 
 
-def read_tensor(content: ContentStore, blob: BlobRef, entry: TensorEntry, *, name: str) -> Tensor:
-    """Returns one tensor from the blob that holds it, verified. Memory holds its bytes once."""
-    data = bytearray(entry.length)
-    at = 0
+def read_tensor(
+    content: ContentStore, blob: BlobRef, entry: TensorEntry, *, name: str, pinned: bool = False
+) -> Tensor:
+    """Returns one tensor from the blob that holds it, verified. Memory holds its bytes once; if they are
+    `pinned`, it is page-locked, so that a GPU can fetch them by itself."""
+    dtype = _dtype(entry, name)
+    held = torch.empty(entry.length, dtype=torch.uint8, pin_memory=pinned)
+    data, at = held.numpy().data, 0
     for chunk in _verified_chunks(content, blob, entry, name=name):
         data[at : at + len(chunk)] = chunk
         at += len(chunk)
-    return _tensor(data, entry, shape=entry.shape, name=name)
+    return held.view(dtype).reshape(entry.shape)
+
+
+def read_tensors(
+    content: ContentStore, places: Mapping[str, Place], *, pinned: bool = False
+) -> dict[str, Tensor]:
+    """Returns several tensors by the keys of `places`: see `read_tensor`. They are read at once, over
+    as many connections as `content` says."""
+
+    def read(place: Place) -> Tensor:
+        return read_tensor(content, place.blob, place.entry, name=place.name, pinned=pinned)
+
+    if content.connections == 1:
+        return {key: read(place) for key, place in places.items()}
+    with ThreadPoolExecutor(content.connections, thread_name_prefix="tensors") as pool:
+        return dict(zip(places, pool.map(read, places.values()), strict=True))
 
 
 def _verified_chunks(
     content: ContentStore, blob: BlobRef, entry: TensorEntry, *, name: str
 ) -> Iterator[bytes]:
+    return content.cached(entry.sha256, entry.length, lambda: _stored_chunks(content, blob, entry, name=name))
+
+
+def _stored_chunks(content: ContentStore, blob: BlobRef, entry: TensorEntry, *, name: str) -> Iterator[bytes]:
     digest = hashlib.sha256()
     for chunk in content.store.get(content.key(blob), start=entry.start, length=entry.length):
         digest.update(chunk)
@@ -109,11 +149,9 @@ def _verified_chunks(
         )
 
 
-def _tensor(data: bytearray, entry: TensorEntry, *, shape: tuple[int, ...], name: str) -> Tensor:
+def _dtype(entry: TensorEntry, name: str) -> torch.dtype:
     if entry.dtype not in DTYPES:
         raise UnsupportedCheckpoint(
             f"tensor {name} has type {entry.dtype}; allowed: {', '.join(DTYPES)}", "spec.model.source"
         )
-    if not data:
-        return torch.empty(shape, dtype=DTYPES[entry.dtype])
-    return torch.frombuffer(data, dtype=DTYPES[entry.dtype]).reshape(shape)
+    return DTYPES[entry.dtype]

@@ -1,5 +1,6 @@
 """Writes tensors to a safetensors blob and returns its index entries. Equal tensors give equal bytes."""
 
+import hashlib
 import json
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -10,9 +11,11 @@ from torch import Tensor
 
 from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.tensor_index import TensorEntry
-from pipeline.canonical import sha256_hex
 from pipeline.checkpoint.reader import DTYPE_NAMES, DTYPES, CheckpointReader
+from pipeline.storage.base import Chunk
 from pipeline.storage.content import BlobRef, ContentStore
+
+PIECE_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,31 @@ class _Source:
     dtype: str
     shape: tuple[int, ...]
     length: int
-    read: Callable[[], Iterable[bytes]]
+    read: Callable[[], Iterable[Chunk]]
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """A safetensors file that is to be written: its header and its tensors."""
+
+    header: bytes
+    sources: Mapping[str, _Source]
+
+    @property
+    def ordered(self) -> list[tuple[str, _Source]]:
+        """The tensors as they lie in the file: by the size of their values, which keeps data aligned."""
+        return _in_order(self.sources)
+
+    @property
+    def size(self) -> int:
+        """The bytes of the whole file."""
+        return len(self.header) + sum(source.length for source in self.sources.values())
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Yields the bytes of the file; may be called again."""
+        yield self.header
+        for _, source in self.ordered:
+            yield from source.read()
 
 
 @dataclass(frozen=True)
@@ -36,11 +63,20 @@ class LaterBytes:
 def put_tensors(
     content: ContentStore, path: str, tensors: Mapping[str, Tensor]
 ) -> tuple[FileRef, dict[str, TensorEntry]]:
-    """Stores `tensors` as the safetensors file `path`."""
-    sources = {name: _from_memory(tensor) for name, tensor in tensors.items()}
-    file, starts = _put(path, sources, content.put_repeatable)
-    digests = {name: sha256_hex(_tensor_bytes(tensor)) for name, tensor in tensors.items()}
-    return file, _entries(path, sources, starts, digests)
+    """Stores `tensors` as the safetensors file `path`. One pass over their bytes gives the digest of the file
+    and those of the tensors; nothing is copied, and if the file exists, nothing is read again."""
+    laid = _laid_out({name: _from_memory(tensor) for name, tensor in tensors.items()})
+    whole, digests = hashlib.sha256(laid.header), {}
+    for name, source in laid.ordered:
+        own = hashlib.sha256()
+        for chunk in source.read():
+            for piece in _pieces(chunk):
+                own.update(piece)
+                whole.update(piece)
+        digests[name] = own.hexdigest()
+    ref = BlobRef(digest=whole.hexdigest(), size=laid.size)
+    content.put_known(ref, laid.chunks)
+    return FileRef(path=path, blob=ref), _entries(path, laid, digests)
 
 
 def copy_tensors(
@@ -48,10 +84,9 @@ def copy_tensors(
 ) -> tuple[FileRef, dict[str, TensorEntry]]:
     """Stores tensors of another checkpoint as the safetensors file `path`, with one chunk in memory at a
     time."""
-    sources = {name: _from_checkpoint(reader, name) for name in names}
-    file, starts = _put(path, sources, lambda chunks: content.put_stream(chunks()))
+    laid = _laid_out({name: _from_checkpoint(reader, name) for name in names})
     digests = {name: reader.index.tensors[name].sha256 for name in names}
-    return file, _entries(path, sources, starts, digests)
+    return FileRef(path=path, blob=content.put_stream(laid.chunks())), _entries(path, laid, digests)
 
 
 def put_later(
@@ -59,42 +94,31 @@ def put_later(
 ) -> FileRef:
     """Stores tensors that are computed one at a time, by name, as the safetensors file `path`, with
     `metadata` in its header."""
-    sources = {name: _from_later(name, tensor) for name, tensor in tensors.items()}
-    return _put(path, sources, lambda chunks: content.put_stream(chunks()), metadata=metadata)[0]
+    laid = _laid_out({name: _from_later(name, tensor) for name, tensor in tensors.items()}, metadata)
+    return FileRef(path=path, blob=content.put_stream(laid.chunks()))
 
 
-def _put(
-    path: str,
-    sources: Mapping[str, _Source],
-    put: Callable[[Callable[[], Iterable[bytes]]], BlobRef],
-    *,
-    metadata: Mapping[str, str] | None = None,
-) -> tuple[FileRef, dict[str, int]]:
-    """Returns the file, and the position at which each tensor begins."""
+def _laid_out(sources: Mapping[str, _Source], metadata: Mapping[str, str] | None = None) -> _Layout:
     fields: dict[str, object] = {"__metadata__": {"format": "pt", **(metadata or {})}}
-    starts: dict[str, int] = {}
     offset = 0
-    ordered = sorted(sources.items(), key=lambda item: (-_item_size(item[1]), item[0]))  # keeps data aligned
-    for name, source in ordered:
-        starts[name] = offset
+    for name, source in _in_order(sources):
         end = offset + source.length
         fields[name] = {"dtype": source.dtype, "shape": source.shape, "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(fields, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the format requires data aligned to 8 bytes
-    header = struct.pack("<Q", len(text)) + text
-
-    def chunks() -> Iterator[bytes]:
-        yield header
-        for _, source in ordered:
-            yield from source.read()
-
-    return FileRef(path=path, blob=put(chunks)), {name: len(header) + at for name, at in starts.items()}
+    return _Layout(header=struct.pack("<Q", len(text)) + text, sources=sources)
 
 
-def _entries(
-    path: str, sources: Mapping[str, _Source], starts: Mapping[str, int], digests: Mapping[str, str]
-) -> dict[str, TensorEntry]:
+def _in_order(sources: Mapping[str, _Source]) -> list[tuple[str, _Source]]:
+    return sorted(sources.items(), key=lambda item: (-_item_size(item[1]), item[0]))
+
+
+def _entries(path: str, laid: _Layout, digests: Mapping[str, str]) -> dict[str, TensorEntry]:
+    starts, start = {}, len(laid.header)
+    for name, source in laid.ordered:
+        starts[name] = start
+        start += source.length
     return {
         name: TensorEntry(
             file=path,
@@ -104,7 +128,7 @@ def _entries(
             shape=source.shape,
             sha256=digests[name],
         )
-        for name, source in sources.items()
+        for name, source in laid.sources.items()
     }
 
 
@@ -132,7 +156,7 @@ def _from_checkpoint(reader: CheckpointReader, name: str) -> _Source:
 
 
 def _from_later(name: str, tensor: LaterBytes) -> _Source:
-    def read() -> Iterable[bytes]:
+    def read() -> Iterable[Chunk]:
         made = tensor.make()
         assert made.dtype == torch.uint8, f"{name} is made of bytes, got {made.dtype}"
         assert made.shape == (tensor.length,), f"{name} was to have {tensor.length} bytes, got {made.shape}"
@@ -141,6 +165,14 @@ def _from_later(name: str, tensor: LaterBytes) -> _Source:
     return _Source(dtype="U8", shape=(tensor.length,), length=tensor.length, read=read)
 
 
-def _tensor_bytes(tensor: Tensor) -> bytes:
+def _tensor_bytes(tensor: Tensor) -> memoryview:
+    """Returns a tensor's bytes without a copy, if it lies contiguous in the CPU's memory."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
+    return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
+
+
+def _pieces(chunk: Chunk) -> Iterator[memoryview]:
+    """Cuts a chunk so that a second digest finds each piece in the processor's cache."""
+    view = memoryview(chunk)
+    for start in range(0, len(view), PIECE_BYTES):
+        yield view[start : start + PIECE_BYTES]

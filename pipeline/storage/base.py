@@ -13,6 +13,7 @@ from typing import Protocol, runtime_checkable
 CHUNK_BYTES = 8 * 1024 * 1024
 MAX_KEY_LENGTH = 900  # S3 allows 1024, including the prefix of the store
 MAX_PART_LENGTH = 255  # the limit of file systems
+Chunk = bytes | memoryview  # what may be stored; a view of tensors saves a copy
 INCOMING = ".incoming"  # no key begins with this part: LocalStore keeps half-written files there
 
 
@@ -28,7 +29,7 @@ class ObjectInfo:
 class Store(Protocol):
     """The interface of local directories and S3 buckets."""
 
-    def put(self, key: str, chunks: Iterable[bytes]) -> None:
+    def put(self, key: str, chunks: Iterable[Chunk]) -> None:
         """Stores the concatenated chunks under `key`, in bounded memory; replaces an existing object."""
         ...
 

@@ -15,7 +15,8 @@ from pydantic import BaseModel, Field, ValidationError
 
 from pipeline.canonical import Frozen, canonical_json, digest_of
 from pipeline.errors import CorruptObject, ObjectNotFound, SourceChanged
-from pipeline.storage.base import CHUNK_BYTES, Store
+from pipeline.storage.base import CHUNK_BYTES, Chunk, Store
+from pipeline.storage.cache import NodeCache
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -28,11 +29,21 @@ class BlobRef(Frozen):
 
 
 class ContentStore:
-    """Blobs and records in a store. Streams of unknown length are spooled in `spool_dir`."""
+    """Blobs and records in a store. Streams of unknown length are spooled in `spool_dir`. `cache` keeps what
+    was read from a remote store; `connections` says how many reads at once are worth while."""
 
-    def __init__(self, store: Store, *, spool_dir: Path | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        spool_dir: Path | None = None,
+        cache: NodeCache | None = None,
+        connections: int = 1,
+    ) -> None:
         self.store = store
+        self.connections = connections
         self._spool_dir = None if spool_dir is None else str(spool_dir)
+        self._cache = cache
 
     def __repr__(self) -> str:
         return f"ContentStore({self.store!r})"
@@ -61,7 +72,7 @@ class ContentStore:
                 self.store.put(self.key(ref), _unchanged(_chunks(file), ref, path=path))
         return ref
 
-    def put_stream(self, chunks: Iterable[bytes]) -> BlobRef:
+    def put_stream(self, chunks: Iterable[Chunk]) -> BlobRef:
         """Stores a stream, unless it exists. It waits in a temporary file until its digest is known."""
         digest, size = hashlib.sha256(), 0
         with tempfile.SpooledTemporaryFile(max_size=CHUNK_BYTES, dir=self._spool_dir) as spool:
@@ -75,7 +86,7 @@ class ContentStore:
                 self.store.put(self.key(ref), _chunks(spool))
         return ref
 
-    def put_repeatable(self, chunks: Callable[[], Iterable[bytes]]) -> BlobRef:
+    def put_repeatable(self, chunks: Callable[[], Iterable[Chunk]]) -> BlobRef:
         """Stores a stream that can be read again, unless it exists: it is read once for its digest and once
         to be stored, without a temporary file."""
         digest, size = hashlib.sha256(), 0
@@ -83,9 +94,13 @@ class ContentStore:
             digest.update(chunk)
             size += len(chunk)
         ref = BlobRef(digest=digest.hexdigest(), size=size)
+        self.put_known(ref, chunks)
+        return ref
+
+    def put_known(self, ref: BlobRef, chunks: Callable[[], Iterable[Chunk]]) -> None:
+        """Stores a stream whose digest its maker has computed, unless it exists."""
         if not self.has(ref):
             self.store.put(self.key(ref), chunks())
-        return ref
 
     def get_bytes(self, ref: BlobRef) -> bytes:
         """Returns a whole blob, verified. It must fit into memory."""
@@ -95,6 +110,14 @@ class ContentStore:
         """Streams a blob chunk by chunk. Raises CorruptObject before the first chunk when the size is wrong,
         and instead of the end when the digest is wrong: callers that act on the chunks must wait for the
         end."""
+        return self.cached(ref.digest, ref.size, lambda: self._verified(ref))
+
+    def cached(self, sha256: str, size: int, fetch: Callable[[], Iterator[bytes]]) -> Iterator[bytes]:
+        """Streams the bytes with this digest from the node's cache, if there is one, and otherwise from
+        `fetch`, which must verify them: see NodeCache.stream."""
+        return fetch() if self._cache is None else self._cache.stream(sha256, size, fetch)
+
+    def _verified(self, ref: BlobRef) -> Iterator[bytes]:
         key = self.key(ref)
         found = self.store.stat(key)
         if found is None:

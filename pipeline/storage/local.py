@@ -14,6 +14,7 @@ from pipeline.errors import CorruptObject, ObjectNotFound, StorageError, Storage
 from pipeline.storage.base import (
     CHUNK_BYTES,
     INCOMING,
+    Chunk,
     ObjectInfo,
     check_key,
     check_prefix,
@@ -36,7 +37,7 @@ class LocalStore:
     def __repr__(self) -> str:
         return f"LocalStore({str(self.root)!r})"
 
-    def put(self, key: str, chunks: Iterable[bytes]) -> None:
+    def put(self, key: str, chunks: Iterable[Chunk]) -> None:
         """See Store. The file is on disk before it gets its name; a killed writer leaves only files in
         `.incoming`."""
         target = self.root / check_key(key)
@@ -88,7 +89,7 @@ class LocalStore:
         if not os.access(nearest, os.R_OK | os.W_OK | os.X_OK):
             raise StorageError(f"storage directory {self.root} cannot be written: no permission on {nearest}")
 
-    def _write(self, path: Path, chunks: Iterable[bytes], *, key: str) -> None:
+    def _write(self, path: Path, chunks: Iterable[Chunk], *, key: str) -> None:
         with self._translated(key):
             file = path.open("xb", buffering=0)
         with file:
@@ -154,7 +155,7 @@ class LocalStore:
         directory = self.root / INCOMING
         _make_directory(directory)
         if not self._swept:
-            _remove_abandoned(directory)
+            remove_abandoned(directory)
             self._swept = True
         return directory / uuid.uuid4().hex
 
@@ -190,7 +191,7 @@ def _flush_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def _remove_abandoned(directory: Path) -> None:
+def remove_abandoned(directory: Path) -> None:
     """Removes old files of killed writers."""
     oldest = time.time() - ABANDONED_SECONDS
     for path in directory.iterdir():

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from pipeline.storage.base import Chunk
+
 PART_BYTES = 16 * 1024 * 1024
 MAX_PARTS = 10_000  # S3's limit
 EQUAL_PARTS = 5_000  # some servers require equal parts: up to 78 GiB all parts are equal
@@ -20,7 +22,7 @@ def part_bytes(index: int) -> int:
     return PART_BYTES << doublings
 
 
-def cut(chunks: Iterable[bytes]) -> Iterator[bytes]:
+def cut(chunks: Iterable[Chunk]) -> Iterator[bytes]:
     """Yields the same bytes in parts of `part_bytes`; the last part is the remainder, and an empty stream
     gives no part.
 

@@ -21,10 +21,12 @@ def progress_key(key: str, part: str) -> str:
 
 @dataclass(frozen=True)
 class StageProgress:
-    """The finished parts of one stage. `key` is the stage's key."""
+    """The finished parts of one stage. `key` is the stage's key. `snapshot_seconds`: from one snapshot of its
+    activations to the next; 0 takes one after every block."""
 
     content: ContentStore
     key: str
+    snapshot_seconds: float = 60
 
     def put_block(self, block: int, stored: BaseModel) -> None:
         """Records that a block is finished."""

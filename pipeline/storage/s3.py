@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from itertools import islice
 
 from pipeline.errors import CorruptObject, ObjectNotFound, StorageError, StorageUnavailable
-from pipeline.storage.base import ObjectInfo, check_key, check_prefix, check_range, is_key
+from pipeline.storage.base import Chunk, ObjectInfo, check_key, check_prefix, check_range, is_key
 from pipeline.storage.options import S3Options
 from pipeline.storage.parts import MAX_PARTS, cut, drained, send
 from pipeline.storage.resume import Body, read_resuming
@@ -45,7 +45,7 @@ class S3Store:
     def __reduce__(self) -> tuple[type["S3Store"], tuple[str, str, S3Options]]:
         return type(self), (self.bucket, self.prefix.rstrip("/"), self.options)
 
-    def put(self, key: str, chunks: Iterable[bytes]) -> None:
+    def put(self, key: str, chunks: Iterable[Chunk]) -> None:
         """See Store. More than one part of 16 MiB becomes a multipart upload with three parts in flight."""
         check_key(key)
         parts = cut(chunks)

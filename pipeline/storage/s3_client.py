@@ -32,6 +32,7 @@ from pipeline.storage.s3_answers import meaning
 __all__ = ["BaseClient", "ClientError", "chunks", "code_of", "connect", "translated"]
 
 READ_BYTES = 1024 * 1024  # the most that a broken connection has to read again
+MAX_CONNECTIONS = 32  # of one client: those that read, and those that send the parts of several objects
 CONNECTING = threading.Lock()  # clients may be shared between threads, but not created in parallel
 
 
@@ -52,6 +53,7 @@ def connect(options: S3Options, *, connect_seconds: float, read_seconds: float, 
                 connect_timeout=connect_seconds,
                 read_timeout=read_seconds,
                 tcp_keepalive=True,
+                max_pool_connections=MAX_CONNECTIONS,
                 # Our SHA-256 travels in a header: trailing checksums confuse some servers. Digests are
                 # verified in content.py: botocore's check crashes on a 5xx that carries a checksum.
                 request_checksum_calculation="when_required",

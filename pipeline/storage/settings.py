@@ -1,13 +1,20 @@
 """The location of a deployment's storage, and the reading of settings. The API and the workers inherit
 both."""
 
+import os
+import tempfile
+from pathlib import Path
+from urllib.parse import urlsplit
+
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipeline.storage import ContentStore, open_store
+from pipeline.storage.cache import NodeCache
 from pipeline.storage.options import S3Settings
 
 PREFIX = "SECATEUR_"
+CONNECTIONS = 8  # of one worker to a remote store, for reading
 
 
 class FromEnvironment(BaseSettings):
@@ -36,6 +43,31 @@ class StorageSettings(S3Settings):
         "`s3://bucket/prefix`. Left out: `storage` in the state directory.",
     )
 
+    cache_dir: str = Field(
+        default="",
+        description="Directory on the own disk of each node that runs workers, for verified bytes that were "
+        "read from S3. Left out: `secateur-cache-<user id>` where temporary files lie.",
+    )
+    cache_bytes: int = Field(
+        default=20 * 2**30, ge=0, description="Most bytes in that directory; 0 turns the cache off."
+    )
+    snapshot_seconds: float = Field(
+        default=60,
+        ge=0,
+        description="Seconds from one snapshot of a walk's activations to the next. A restart repeats the "
+        "forward passes since the last one. 0 takes one after every block.",
+    )
+
     def content(self) -> ContentStore:
         """Opens the storage."""
         return ContentStore(open_store(self.storage_url, self.s3))
+
+    def cached_content(self) -> ContentStore:
+        """Opens the storage as workers do: a remote one is read over several connections, and what was read
+        stays in the node's cache."""
+        if urlsplit(self.storage_url).scheme == "file":
+            return self.content()
+        directory = Path(self.cache_dir or Path(tempfile.gettempdir()) / f"secateur-cache-{os.getuid()}")
+        cache = NodeCache(directory, limit=self.cache_bytes) if self.cache_bytes else None
+        store = open_store(self.storage_url, self.s3)
+        return ContentStore(store, cache=cache, connections=CONNECTIONS)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pipeline.blocks.activations import Activations, MemoryBudget, StoredActivations
+from pipeline.blocks.snapshot_copy import StoredPart
 from pipeline.blocks.worker import SweepWorker
 from pipeline.errors import CorruptObject
 from pipeline.storage import LocalStore
@@ -19,6 +20,12 @@ from tests.pipeline.blocks.test_sweep import samples
 def made(count: int, *, dtype: torch.dtype = torch.float32, seed: int = 0) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return [torch.randn(1, 5, 3, generator=generator).to(dtype) for _ in range(count)]
+
+
+def stored(hidden: Activations, store: LocalStore, key: str, *, first: int) -> StoredPart | None:
+    copy = hidden.copy(first=first)
+    copy.make()
+    return copy.store(store, key)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -47,10 +54,10 @@ def test_other_workers_go_on_from_what_was_stored(tmp_path: Path) -> None:
     edges = share_edges(7, 2)
     parts = []
     for first, end in itertools.pairwise(edges):
-        part = Activations(iter(hidden[first:end]), budget=None).store(store, f"a/{first}", first=first)
+        part = stored(Activations(iter(hidden[first:end]), budget=None), store, f"a/{first}", first=first)
         assert part is not None
         parts.append(part)
-    assert Activations(iter(()), budget=None).store(store, "a/none", first=7) is None
+    assert stored(Activations(iter(()), budget=None), store, "a/none", first=7) is None
     for workers in (1, 3, 7):
         edges = share_edges(7, workers)
         for first, end in itertools.pairwise(edges):
@@ -90,8 +97,12 @@ def test_a_walk_with_no_memory_and_one_that_was_interrupted_give_the_same_bits(t
 
     plain, spilled = walked(worker(), 0, 4), walked(worker(budget=MemoryBudget(left=0)), 0, 4)
     assert (plain.spilled(), spilled.spilled() > 0) == (0, True)
-    stored = walked(worker(), 0, 2).store_activations("progress/x/activations-00002")
-    record = StoredActivations(block=2, parts={name: (part,) for name, part in stored.items()})
+    interrupted = walked(worker(), 0, 2)
+    interrupted.begin_snapshot("progress/x/activations-00002")
+    walked(interrupted, 2, 4)  # what goes on meanwhile does not change what is stored
+    parts = interrupted.snapshot(wait=True)
+    assert parts is not None
+    record = StoredActivations(block=2, parts={name: (part,) for name, part in parts.items()})
     halves = [worker(0, 3), worker(3, 6)]
     for half in halves:
         half.restore_activations(record)

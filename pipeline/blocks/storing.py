@@ -1,0 +1,123 @@
+"""What a worker stores: blocks, statistics, the tensors outside the blocks, and snapshots of its activations.
+
+Threads do it while the worker goes on. A call begins to store something, and another one returns its record
+when it is stored, or raises the error of storing it.
+"""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from pipeline.artifacts.artifact import FileRef
+from pipeline.artifacts.curve import BlockFit
+from pipeline.artifacts.refs import CheckpointRef, StatisticsRef
+from pipeline.blocks.activations import MemoryBudget
+from pipeline.blocks.beside import Storing
+from pipeline.blocks.snapshot_copy import SnapshotCopy, StoredPart
+from pipeline.blocks.walk import Walk
+from pipeline.checkpoint.assemble import StoredTensors
+from pipeline.checkpoint.statistics import put_statistics
+from pipeline.checkpoint.stored_block import StoredBlock
+from pipeline.checkpoint.writer import copy_tensors
+from pipeline.storage.content import ContentStore
+from pipeline.tensor.statistics import LinearStatistics
+
+
+class StoringWalk(Walk):
+    """See the module's docstring, and Walk."""
+
+    def __init__(
+        self,
+        content: ContentStore,
+        checkpoint: CheckpointRef,
+        sequences: Sequence[Tensor],
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        first: int = 0,
+        samples: int | None = None,
+        budget: MemoryBudget | None = None,
+    ) -> None:
+        super().__init__(
+            content,
+            checkpoint,
+            sequences,
+            dtype=dtype,
+            device=device,
+            first=first,
+            samples=samples,
+            budget=budget,
+        )
+        self._blocks_stored: Storing[StoredBlock] = Storing(self._thread)
+        self._statistics_stored: Storing[FileRef] = Storing(self._thread)
+        self._aside = ThreadPoolExecutor(2, thread_name_prefix="aside")  # the outer tensors, and one snapshot
+        self._outer: Future[StoredTensors] | None = None
+        self._snapshot: Future[dict[str, StoredPart]] | None = None
+
+    def store(
+        self, measured: Sequence[LinearStatistics] | StatisticsRef | None, fit: BlockFit | None = None
+    ) -> None:
+        """Begins to write the block with its new weights and keep tensors. `measured`: the statistics by
+        which it was pruned."""
+        self._blocks_stored.begin(self.work.block, self.work.storing(measured, fit))
+
+    def stored(self, block: int) -> StoredBlock:
+        """Returns the record of a block that `store` began to write."""
+        return self._blocks_stored.made(block)
+
+    def store_statistics(
+        self, statistics: Sequence[LinearStatistics], similarity: float | None = None
+    ) -> None:
+        """Begins to write the statistics of the loaded block, without Hessians."""
+        put = partial(put_statistics, self._content, self.work.block, statistics, similarity)
+        self._statistics_stored.begin(self.work.block, put)
+
+    def stored_statistics(self, block: int) -> FileRef:
+        """Returns the file that `store_statistics` began to write."""
+        return self._statistics_stored.made(block)
+
+    def begin_outer(self) -> None:
+        """Begins to write all tensors outside the blocks, unchanged, with one chunk in memory at a time."""
+        names = self._stream.outer_tensors()
+        put = partial(copy_tensors, self._content, "outer.safetensors", self._reader, names)
+        self._outer = self._aside.submit(lambda: StoredTensors.of(put()))
+
+    def outer(self) -> StoredTensors:
+        """Returns the record of these tensors when they are written. Raises the error of writing them."""
+        assert self._outer is not None, "begin_outer() comes first"
+        return self._outer.result()
+
+    def begin_snapshot(self, key: str) -> None:
+        """Begins to store all activations as they are now, by name, as objects whose keys begin with `key`.
+        The walk goes on meanwhile."""
+        copies = {name: one.copy(first=self._first) for name, one in self._activations.items()}
+        self._snapshot = self._aside.submit(self._stored, copies, key)
+
+    def snapshot(self, *, wait: bool = False) -> dict[str, StoredPart] | None:
+        """Returns what `begin_snapshot` has stored, or None if it is not done yet; with `wait`, it will be.
+        Raises the error of storing it."""
+        assert self._snapshot is not None, "begin_snapshot(key) comes first"
+        return self._snapshot.result() if wait or self._snapshot.done() else None
+
+    def end_snapshot(self) -> None:
+        """Waits until nothing is being stored any more; what was stored is of no interest, nor its error."""
+        if self._snapshot is not None:
+            self._snapshot.exception()
+            self._snapshot = None
+
+    def _stored(self, copies: Mapping[str, SnapshotCopy], key: str) -> dict[str, StoredPart]:
+        """Makes all copies before it sends the first, because the walk waits for copies alone."""
+        try:
+            for copy in copies.values():
+                copy.make()
+        finally:
+            for copy in copies.values():
+                copy.end()
+        stored = {
+            name: copy.store(self._content.store, f"{key}-{name}-{self._first:06d}.bin")
+            for name, copy in copies.items()
+        }
+        return {name: part for name, part in stored.items() if part is not None}
