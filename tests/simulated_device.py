@@ -145,7 +145,7 @@ class SimulatedGpu(TorchDispatchMode):
             return func(*args, **kwargs)
         self._count(name, args, tensors, on_gpu, target)
         plain_args, plain_kwargs = tree_map(_held, (args, kwargs))
-        made = func(*plain_args, **plain_kwargs)
+        made = _histc(*plain_args, **plain_kwargs) if name == "histc" else func(*plain_args, **plain_kwargs)
         if name == "copy_" and not isinstance(args[0], GpuTensor):
             return args[0]
         if target.type != "cuda":
@@ -171,7 +171,8 @@ class SimulatedGpu(TorchDispatchMode):
         if name in WAITING:
             self.waits[name] += 1
         if name in INDEXING:
-            self.waits[name] += sum(one.dtype == torch.bool for one in args[1] if one is not None)
+            masks = [one for one in args[1] if one is not None and one.dtype == torch.bool]
+            self.waits.update(name for _ in masks)
             self.uploads += len(apart)
         self.kernels += 1
 
@@ -195,6 +196,11 @@ def _held(one: object) -> object:
     return one.held if isinstance(one, GpuTensor) else one
 
 
+def _histc(values: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """CUDA counts integers too, the CPU does not."""
+    return torch.ops.aten.histc(values.float(), *args, **kwargs).to(values.dtype)
+
+
 @contextmanager
 def simulated_gpu() -> Iterator[SimulatedGpu]:
     """The simulated device, while the block of code runs. Tensors that it made cannot be used afterwards."""
@@ -205,6 +211,7 @@ def simulated_gpu() -> Iterator[SimulatedGpu]:
 
     instead: dict[str, Callable[..., object]] = {
         "_lazy_init": lambda: None,
+        "get_device_capability": lambda device=None: (9, 0),
         "get_device_name": lambda device=None: NAME,
         "max_memory_allocated": lambda device=None: gpu.peak_bytes,
         "reset_peak_memory_stats": reset,
