@@ -26,7 +26,8 @@ from pipeline.errors import InvalidSpec, NumericalError
 from pipeline.methods import OneShot
 from pipeline.spec.sparsity_plan import SparsityPlan
 from pipeline.storage.content import ContentStore
-from pipeline.tensor.masks import all_finite
+from pipeline.tensor.devices import read_together
+from pipeline.tensor.masks import finite
 from pipeline.tensor.packing import pack_keep, unpack_keep
 from pipeline.tensor.statistics import LinearStatistics, hessian
 
@@ -106,6 +107,8 @@ class BlockWork:
         already contain the Hessians.
         """
         by_linear = self._by_linear(measured, linears, method, grams)
+        chosen: dict[str, ChosenLinear] = {}
+        facts: list[Tensor] = []  # the numbers of kept weights, and whether all new ones are finite
         for name in linears:
             where = f"block {self.block} {name}"
             weight_OI = self.weight(name).to(self._device)
@@ -114,14 +117,18 @@ class BlockWork:
                 keep_OI, new_OI, note = method.choose(weight_OI, by_linear.get(name), pattern)
             except (NumericalError, InvalidSpec) as error:
                 raise type(error)(f"{where}: {error.message}", error.param) from error
-            if not all_finite(new_OI):
-                raise NumericalError(f"{where}: method {method.kind} made non-finite weights")
-            self._chosen[name] = ChosenLinear(
-                packed_keep=pack_keep(keep_OI.cpu()),
-                pruned=keep_OI.numel() - int(torch.count_nonzero(keep_OI)),
+            chosen[name] = ChosenLinear(
+                packed_keep=pack_keep(keep_OI).cpu(),
+                pruned=keep_OI.numel(),
                 weight_OI=new_OI.to(weight_OI.dtype).cpu().contiguous(),
                 note=note,
             )
+            facts += [torch.count_nonzero(keep_OI), finite(new_OI).long()]
+        found = read_together(facts)  # once for all linears: a device would wait after each otherwise
+        for (name, one), kept, sound in zip(chosen.items(), found[::2], found[1::2], strict=True):
+            if not sound:
+                raise NumericalError(f"block {self.block} {name}: method {method.kind} made non-finite weights")
+            self._chosen[name] = replace(one, pruned=one.pruned - int(kept))
 
     def chosen(self, linears: Sequence[str] | None = None) -> dict[str, ChosenLinear]:
         """Returns the decisions so far, all or those on `linears`, for the other workers to apply."""

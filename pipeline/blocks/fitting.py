@@ -20,6 +20,7 @@ from pipeline.blocks.activations import Activations
 from pipeline.checkpoint.stream import BlockStream
 from pipeline.errors import NumericalError
 from pipeline.spec.reconstruction import BlockReconstruction, batches, steps_of
+from pipeline.tensor.devices import read_together
 from pipeline.tensor.statistics import Gram, pushed
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8
@@ -59,10 +60,10 @@ class BlockFitter:
         self._second = {name: torch.zeros_like(weight) for name, weight in self._weights.items()}
         self._done = 0
 
-    def distance(self, hidden_1LH: Tensor, target_1LH: Tensor) -> float:
-        """The distance of one sample: the mean over its tokens of the squared distance divided by the
+    def distance(self, hidden_1LH: Tensor, target_1LH: Tensor) -> Tensor:
+        """The distance of one sample, []: the mean over its tokens of the squared distance divided by the
         target's square."""
-        return float(self._distance(self._weights, hidden_1LH, target_1LH))
+        return self._distance(self._weights, hidden_1LH, target_1LH)
 
     def gradient(self, hidden_1LH: Tensor, target_1LH: Tensor) -> Tensor:
         """The gradient of one sample's distance, with all weights flattened into one vector."""
@@ -161,7 +162,8 @@ class Reconstructor:
 
     def distances(self, hidden: Sequence[Tensor]) -> list[float]:
         """Returns the distance of each sample: see BlockFitter.distance."""
-        return [self.fitter.distance(*pair) for pair in zip(hidden, self._targets, strict=True)]
+        pairs = zip(hidden, self._targets, strict=True)
+        return read_together([self.fitter.distance(*pair) for pair in pairs])
 
     def gradient(self, step: int, hidden: Sequence[Tensor]) -> Gram:
         """Returns the contribution of this worker's samples to the gradient of a step."""

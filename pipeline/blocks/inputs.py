@@ -6,6 +6,7 @@ Shape legend: T tokens, I in_features, K experts of a token, H hidden size.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -84,11 +85,21 @@ def _experts_hook(
     def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
         x_TH, chosen_TK = args[:2]
         activation = module.get_submodule("act_fn")
-        for expert in range(len(module.get_parameter(DOWN))):
-            own_TH = x_TH[(chosen_TK == expert).any(dim=-1)]
+        count = len(module.get_parameter(DOWN))
+        for expert, own_TH in enumerate(_by_expert(x_TH, chosen_TK, count)):
             record(numbers[experts.entering(expert)[0]], own_TH)
             gate_up = module.get_parameter(GATE_UP)[expert]  # read late: recording may have changed it
             gate, up = functional.linear(own_TH, gate_up).chunk(2, dim=-1)
             record(numbers[experts.leaving(expert)[0]], activation(gate) * up)
 
     return hook
+
+
+def _by_expert(x_TH: Tensor, chosen_TK: Tensor, count: int) -> tuple[Tensor, ...]:
+    """Returns the tokens that are routed to each of `count` experts, in their order. The host waits once for
+    the numbers of tokens, not for every expert."""
+    flat_P = chosen_TK.reshape(-1)  # P pairs of a token and an expert
+    places_P = flat_P.sort(stable=True).indices // chosen_TK.shape[1]
+    experts_E1 = torch.arange(count, device=flat_P.device)[:, None]
+    tokens_E: list[int] = (flat_P == experts_E1).sum(dim=1).tolist()
+    return x_TH[places_P[: sum(tokens_E)]].split(tokens_E)

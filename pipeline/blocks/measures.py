@@ -3,6 +3,7 @@
 Shape legend: O out_features, I in_features, N eigenvalues.
 """
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -12,6 +13,8 @@ from pipeline.allocations.measures import HillAlpha, Measure, OutlierRatio
 from pipeline.errors import NumericalError
 from pipeline.tensor.masks import all_finite
 from pipeline.tensor.outliers import outlier_ratio
+
+INFINITE = 0x7F800000  # the bits of infinity in float32
 
 Part = Callable[[], Tensor]  # computes a linear's part at every call, so that memory holds only one
 
@@ -54,14 +57,17 @@ def median(saliencies: Sequence[Part]) -> float:
     """Returns the lower median of all saliencies together, found by bisecting the range of float32 bit
     patterns, so that nothing of the block's size is allocated. Saliencies are not negative, so their bits
     sort like their values."""
-    count = sum(saliency().numel() for saliency in saliencies)
-    wanted = (count + 1) // 2
-    low, high = 0, int(torch.tensor(torch.inf).view(torch.int32).item())
-    while low < high:
+    if not saliencies:
+        return 0.0
+    wanted = (sum(saliency().numel() for saliency in saliencies) + 1) // 2
+    low = torch.zeros((), dtype=torch.int64, device=saliencies[0]().device)
+    high = torch.full_like(low, INFINITE)
+    for _ in range(INFINITE.bit_length()):  # each halves the range, without waiting for the device
         middle = (low + high) // 2
-        below = sum(int((saliency().view(torch.int32) <= middle).sum()) for saliency in saliencies)
-        low, high = (low, middle) if below >= wanted else (middle + 1, high)
-    found = torch.tensor(low, dtype=torch.int32).view(torch.float32).item()
-    if not torch.isfinite(torch.tensor(found)):
+        counts = [(saliency().view(torch.int32) <= middle).sum() for saliency in saliencies]
+        enough = torch.stack(counts).sum() >= wanted
+        low, high = torch.where(enough, low, middle + 1), torch.where(enough, middle, high)
+    found = float(low.int().view(torch.float32))
+    if not math.isfinite(found):
         raise NumericalError("the median saliency is not finite: check weights and calibration texts")
     return found

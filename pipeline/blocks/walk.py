@@ -18,7 +18,7 @@ from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.stored_block import StoredBlock
 from pipeline.checkpoint.stream import BlockStream
 from pipeline.storage.content import ContentStore
-from pipeline.tensor.devices import device_name
+from pipeline.tensor.devices import device_name, read_together
 
 LOSS_ROWS = 256  # logits are turned into losses this many tokens at a time
 
@@ -111,16 +111,22 @@ class Walk:
         """Returns for each sequence the cross-entropy in nats, summed over its last `scored` predictions, and
         their number."""
         self._stream.load_head()
-        results = []
+        counts: list[int] = []
+        parts: list[list[Tensor]] = []
         for tokens_L, hidden, count in zip(self._sequences, self._hidden, scored, strict=True):
             logits_LV = self._stream.logits(tokens_L, hidden)[:-1][-count:]
             targets_L = tokens_L[1:][-count:].to(logits_LV.device)
-            total = sum(
-                functional.cross_entropy(rows.float(), targets, reduction="sum").double().item()
-                for rows, targets in zip(logits_LV.split(LOSS_ROWS), targets_L.split(LOSS_ROWS), strict=True)
+            counts.append(len(targets_L))
+            parts.append(
+                [
+                    functional.cross_entropy(rows.float(), targets, reduction="sum").double()
+                    for rows, targets in zip(
+                        logits_LV.split(LOSS_ROWS), targets_L.split(LOSS_ROWS), strict=True
+                    )
+                ]
             )
-            results.append((total, len(targets_L)))
-        return results
+        found = iter(read_together([part for one in parts for part in one]))
+        return [(sum(next(found) for _ in one), count) for one, count in zip(parts, counts, strict=True)]
 
     @property
     def _hidden(self) -> Activations:

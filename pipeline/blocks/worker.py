@@ -48,8 +48,9 @@ from pipeline.methods import OneShot
 from pipeline.spec.reconstruction import BlockReconstruction
 from pipeline.spec.sparsity_plan import SparsityPlan
 from pipeline.storage.content import ContentStore
+from pipeline.tensor.devices import read_together
 from pipeline.tensor.needs import Needs
-from pipeline.tensor.statistics import Gram, GramTree, InputShare, hessian, leaf_size
+from pipeline.tensor.statistics import Gram, GramTree, InputShare, hessian, leaf_size, to_cpu
 
 
 class SweepWorker(StoringWalk):
@@ -79,7 +80,7 @@ class SweepWorker(StoringWalk):
         )
         self._grams: dict[int, GramTree] = {}  # by group, of this worker's samples
         self._totals: dict[int, Tensor] = {}  # by group, of all samples
-        self._similarities: list[float] = []
+        self._similarities: list[Tensor] = []
         self._runs: PausedRuns | None = None
         self._reconstructor: Reconstructor | None = None
 
@@ -118,12 +119,13 @@ class SweepWorker(StoringWalk):
             if advance:
                 self._hidden[i] = output
         self.runs["whole" if advance else "cut"] += len(self._hidden)
+        to_cpu(shares)
         return shares
 
     def similarities(self) -> list[float]:
         """Returns for each sequence the mean over its tokens of cos(input, output) of the block, as `measure`
         found it."""
-        return self._similarities
+        return read_together(self._similarities)
 
     def gram(self, group: int) -> Gram:
         """Returns this worker's part of Σ xᵀx over a group's inputs, and no longer holds it."""
@@ -141,13 +143,13 @@ class SweepWorker(StoringWalk):
             forwards = [self._forward(i) for i in range(len(self._hidden))]
             self._runs = PausedRuns(module, self.linear_groups(), forwards, experts=experts)
             self._grams = {}
-        self._grams.pop(group - 1, None)
         share = self._share(group, needs)
 
         def record(sample: int, x_TI: Tensor) -> None:
             self._into({group: share}, sample)(group, x_TI)
 
         self._runs.reach(group, record)
+        to_cpu([share])
         return share
 
     def finish(self, *, advance: bool) -> None:
@@ -262,7 +264,7 @@ class SweepWorker(StoringWalk):
             tree = GramTree(features, leaf=leaf_size(self._samples), first=self._first, device=self._device)
             self._grams[group] = tree
         channel = self._stream.channel_of(linear) if "channel_score" in needs else 0
-        return InputShare(len(self._hidden), features, needs, channel=channel)
+        return InputShare(len(self._hidden), features, needs, channel=channel, device=self._device)
 
     def _into(self, shares: Sequence[InputShare] | dict[int, InputShare], sample: int) -> Record:
         def record(group: int, x_TI: Tensor) -> None:
@@ -283,5 +285,5 @@ def _size(weight_OI: Tensor) -> Size:
     return out_features, in_features
 
 
-def _similarity(before_1LH: Tensor, after_1LH: Tensor) -> float:
-    return float(functional.cosine_similarity(before_1LH.float(), after_1LH.float(), dim=-1).mean())
+def _similarity(before_1LH: Tensor, after_1LH: Tensor) -> Tensor:
+    return functional.cosine_similarity(before_1LH.float(), after_1LH.float(), dim=-1).mean()

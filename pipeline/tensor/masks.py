@@ -89,19 +89,19 @@ def keep_by_row_share(saliency_OI: Tensor, pattern: Unstructured) -> Tensor:
     check_finite(saliency_OI)
     if pattern.sparsity == 0 or saliency_OI.numel() == 0:
         return torch.ones_like(saliency_OI, dtype=torch.bool)
-    # The sums run on the CPU, in float64: the order of additions on CUDA changes from run to run.
-    ascending = saliency_OI.cpu().sort(dim=1, stable=True)
-    summed_OI = ascending.values.cumsum(dim=1, dtype=torch.float64)
+    ascending = saliency_OI.sort(dim=1, stable=True)
+    summed_OI = _running_sums(ascending.values)
     if pattern.rounding == "floor":
         counts_O = _count_by_alpha_search(ascending.values, summed_OI, pattern.sparsity)
-        prune_sorted_OI = torch.arange(summed_OI.shape[1]) < counts_O[:, None]
+        places_I = torch.arange(summed_OI.shape[1], device=summed_OI.device)
+        prune_sorted_OI = places_I < counts_O[:, None]
         prune_OI = torch.empty_like(prune_sorted_OI).scatter_(1, ascending.indices, prune_sorted_OI)
     else:
         # A row of zeros has no shares; with 0 its weights are pruned first, which costs nothing.
         share_sorted_OI = torch.nan_to_num(summed_OI / summed_OI[:, -1:], nan=0.0)
         share_OI = torch.empty_like(share_sorted_OI).scatter_(1, ascending.indices, share_sorted_OI)
         prune_OI = _exact_share(share_OI.reshape(1, -1), pattern.sparsity).reshape(share_OI.shape)
-    return ~prune_OI.to(saliency_OI.device)
+    return ~prune_OI
 
 
 def all_kept(weight_OI: Tensor) -> Tensor:
@@ -121,8 +121,16 @@ def check_finite(values_OI: Tensor, *, what: str = "saliencies") -> None:
 
 
 def all_finite(values: Tensor) -> bool:
-    """Tells whether all values are finite. One pass is enough, because inf and NaN show in the extremes."""
-    return values.numel() == 0 or bool(torch.isfinite(torch.stack(values.aminmax())).all())
+    """Tells whether all values are finite."""
+    return bool(finite(values))
+
+
+def finite(values: Tensor) -> Tensor:
+    """Tells the same as a bool tensor, [], which is not read from its device yet. One pass is enough, because
+    inf and NaN show in the extremes."""
+    if values.numel() == 0:
+        return torch.ones((), dtype=torch.bool, device=values.device)
+    return torch.isfinite(torch.stack(values.aminmax())).all()
 
 
 def zeroed(weight_OI: Tensor, keep_OI: Tensor) -> Tensor:
@@ -203,6 +211,17 @@ def _kth_smallest(x_RC: Tensor, k: int) -> Tensor:
     for from_RC, to_R1 in zip(x_RC.split(rows), found_R1.split(rows), strict=True):
         to_R1.copy_(torch.from_numpy(np.partition(from_RC.numpy(), k - 1, axis=1)[:, k - 1 : k]))
     return found_R1
+
+
+def _running_sums(x_OI: Tensor) -> Tensor:
+    """The sums of each row's entries up to each, float64 [O, I], added from left to right on every device.
+    CUDA's cumsum adds in an order of its own, which may change from run to run."""
+    if x_OI.device.type == "cpu":
+        return x_OI.cumsum(dim=1, dtype=torch.float64)
+    sums_IO = x_OI.t().to(torch.float64, memory_format=torch.contiguous_format, copy=True)
+    for before_O, sum_O in zip(sums_IO, sums_IO[1:], strict=False):
+        sum_O += before_O
+    return sums_IO.t().contiguous()
 
 
 def _count_by_alpha_search(ascending_OI: Tensor, summed_OI: Tensor, sparsity: float) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import NumericalError
+from pipeline.tensor.devices import read_together
 
 MAX_FLOAT32 = torch.finfo(torch.float32).max
 
@@ -26,12 +27,12 @@ def outlier_ratio(saliencies: Sequence[Tensor], multiplier: float) -> float:
     weights = sum(saliency_OI.numel() for saliency_OI in saliencies)
     if weights == 0:
         raise NumericalError("outlier ratio of a block without weights")
-    total = sum(saliency_OI.sum(dtype=torch.float64).item() for saliency_OI in saliencies)
+    total = sum(read_together([saliency_OI.sum(dtype=torch.float64) for saliency_OI in saliencies]))
     if not math.isfinite(total):
         raise NumericalError(
             f"the saliencies of a block sum to {total}; the weights or the activations hold inf or NaN: "
             f"check the checkpoint, or raise compute_dtype (float16 overflows above 65504)"
         )
     threshold = min(multiplier * total / weights, MAX_FLOAT32)
-    outliers = sum(int((saliency_OI > threshold).sum()) for saliency_OI in saliencies)
+    outliers = sum(read_together([(saliency_OI > threshold).sum() for saliency_OI in saliencies]))
     return outliers / weights * 100

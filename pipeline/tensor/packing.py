@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from pipeline.errors import CorruptObject
 
@@ -19,8 +20,11 @@ from pipeline.errors import CorruptObject
 def pack_keep(keep_OI: Tensor) -> Tensor:
     """Packs a bool tensor of any shape into bits: uint8 [B], B = ceil(number of weights / 8)."""
     assert keep_OI.dtype == torch.bool, f"keep tensors are bool, got {keep_OI.dtype}"
-    packed_B = np.packbits(keep_OI.cpu().numpy(), axis=None, bitorder="little")
-    return torch.from_numpy(packed_B).to(keep_OI.device)
+    if keep_OI.device.type == "cpu":
+        return torch.from_numpy(np.packbits(keep_OI.numpy(), axis=None, bitorder="little"))
+    bits = functional.pad(keep_OI.reshape(-1).view(torch.uint8), (0, -keep_OI.numel() % 8))
+    places_8 = torch.arange(8, dtype=torch.uint8, device=keep_OI.device)
+    return (bits.view(-1, 8) << places_8).sum(dim=1, dtype=torch.uint8)
 
 
 def unpack_keep(packed_B: Tensor, shape: Sequence[int]) -> Tensor:

@@ -60,15 +60,23 @@ class LinearStatistics:
 
 class InputShare:
     """The contribution of one worker's samples to the statistics of a linear's input. All memory is allocated
-    at once: small results allocated between a block's temporary tensors would keep that memory from being
-    freed. `channel`: the number of features that make up one scored channel, 0 if none is scored."""
+    at once, where the block runs: small results allocated between a block's temporary tensors would keep that
+    memory from being freed. `channel`: the number of features that make up one scored channel, 0 if none is
+    scored. `tokens_S` is on the CPU, because shapes are known without waiting for a device."""
 
     def __init__(
-        self, sequences: int, in_features: int, needs: Iterable[Statistic], *, channel: int = 0
+        self,
+        sequences: int,
+        in_features: int,
+        needs: Iterable[Statistic],
+        *,
+        channel: int = 0,
+        device: torch.device | None = None,
     ) -> None:
         self.channel = channel
-        self.squares_SI = torch.zeros(sequences, in_features)
-        self.sums_SI = torch.zeros(sequences, in_features) if "input_mean" in needs else None
+        self.squares_SI = torch.zeros(sequences, in_features, device=device)
+        sums_SI = torch.zeros(sequences, in_features, device=device) if "input_mean" in needs else None
+        self.sums_SI = sums_SI
         self.tokens_S = torch.zeros(sequences, dtype=torch.long)
 
     def record(self, sample: int, x_TI: Tensor) -> None:
@@ -78,6 +86,23 @@ class InputShare:
         self.squares_SI[sample] = x_TI.square().sum(dim=0)
         if self.sums_SI is not None:
             self.sums_SI[sample] = x_TI.sum(dim=0)
+
+
+def to_cpu(shares: Sequence[InputShare]) -> None:
+    """Moves the sums of all shares to the CPU, in one copy for all of them."""
+    sums = [part for one in shares for part in (one.squares_SI, one.sums_SI) if part is not None]
+    if not sums or sums[0].device.type == "cpu":
+        return
+    together = torch.cat([part.flatten() for part in sums]).cpu()
+    moved = [
+        part.view_as(there)
+        for part, there in zip(together.split([one.numel() for one in sums]), sums, strict=True)
+    ]
+    arrived = iter(moved)
+    for share in shares:
+        share.squares_SI = next(arrived)
+        if share.sums_SI is not None:
+            share.sums_SI = next(arrived)
 
 
 def merge(shares: Sequence[InputShare]) -> LinearStatistics:
@@ -145,7 +170,8 @@ class GramTree:
             self._close()
 
     def parts(self) -> dict[Node, Tensor]:
-        """Returns the sums so far. The very last leaf may be smaller; calling this completes it."""
+        """Returns the sums so far, on the device of the samples. The very last leaf may be smaller; calling
+        this completes it."""
         if self._added:
             self._close()
         return dict(self._parts)

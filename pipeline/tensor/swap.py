@@ -5,7 +5,7 @@ The expected change that pruning makes to an output is Σ W_j·E[x_j] over its r
 regrows the weight that lowers this error most relative to its input's variance, and prunes the least salient
 kept weight whose contribution has the opposite sign.
 
-Shape legend: O out_features, I in_features.
+Shape legend: O out_features, I in_features, R rows that still change, B those of them that a swap improves.
 """
 
 import torch
@@ -56,8 +56,9 @@ def swap(
         before_R = error_O[rows_R]
         possible_R = (~kept_RI).any(dim=1) & lowers_RI.any(dim=1)
         better_R = possible_R & ((before_R + change_R).abs() < before_R.abs())
-        rows_R, change_R = rows_R[better_R], change_R[better_R]
-        keep_OI[rows_R, grown_R1[better_R, 0]] = True
-        keep_OI[rows_R, pruned_R1[better_R, 0]] = False
-        error_O[rows_R] += change_R
+        better_B = better_R.nonzero()[:, 0]  # the only place in a cycle, beside its first line, that waits
+        rows_R = rows_R[better_B]
+        keep_OI[rows_R, grown_R1[better_B, 0]] = True
+        keep_OI[rows_R, pruned_R1[better_B, 0]] = False
+        error_O[rows_R] += change_R[better_B]
     return keep_OI
