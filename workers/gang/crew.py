@@ -14,6 +14,7 @@ from pipeline.blocks.crew import Crew, CrewUse, Pending, together
 from pipeline.blocks.worker import SweepWorker
 from pipeline.spec.model import Dtype
 from pipeline.tensor.dtypes import TORCH_DTYPES
+from workers.kills import Began, began_here
 from workers.memory import give_back, peak_memory_bytes, reset_peak_memory
 from workers.settings import WorkerSettings
 
@@ -33,6 +34,10 @@ class SweepActor:
         self._worker: SweepWorker | None = None
         reset_peak_memory()
         self._idle_memory = peak_memory_bytes()
+
+    def began(self) -> Began:
+        """The place where this process began."""
+        return began_here()
 
     def open(
         self,

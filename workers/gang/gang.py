@@ -12,6 +12,7 @@ from pipeline.spec.model import Dtype
 from pipeline.tensor.statistics import share_edges
 from workers.context import StageContext
 from workers.gang.crew import RayCrew, SweepActor
+from workers.kills import Began
 
 
 class Gang:
@@ -20,22 +21,21 @@ class Gang:
     def __init__(self, group: PlacementGroup, actors: Sequence[ActorHandle[SweepActor]]) -> None:
         self._group = group
         self._actors = tuple(actors)
+        self.began: list[Began] = []
 
     def ready(self) -> None:
         """Wait until the processes of all actors have started."""
-        ray.get([actor.__ray_ready__.remote() for actor in self._actors])
+        self.began = ray.get([actor.began.remote() for actor in self._actors])
 
     def open(self, context: StageContext, sequences: Sequence[Tensor], dtype: Dtype) -> RayCrew:
         """Begin a stage on all actors: each gets a contiguous share of the sequences."""
         edges = share_edges(len(sequences), len(self._actors))
         args = context.settings, context.checkpoint()
-        resources = context.order.request.resources
+        memory = context.order.request.resources.of("pruning").memory_bytes
         shares = shares_of(sequences, len(self._actors))
         ray.get(
             [
-                actor.open.remote(
-                    *args, share, dtype, first=first, samples=len(sequences), memory=resources.memory_bytes
-                )
+                actor.open.remote(*args, share, dtype, first=first, samples=len(sequences), memory=memory)
                 for actor, share, first in zip(self._actors, shares, edges, strict=False)
             ]
         )
