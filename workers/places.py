@@ -26,8 +26,8 @@ class Place:
     on the gang; `training` has the gang's places to itself. `worker` is one Ray task with the job's resources
     of a worker, in the place of one. `asker` is a call of an actor of that size, which keeps the checkpoint
     that it has loaded for the next stage. `driver` is for stages too small to be worth a process. `module`,
-    below `workers.stages`, holds the runner. Only the process that runs it imports it, because some runners import
-    libraries for seconds that the others do without.
+    below `workers.stages`, holds the runner. Only the process that runs it imports it, because some runners
+    import libraries for seconds that the others do without.
     """
 
     module: str

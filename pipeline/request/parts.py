@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field
 from pipeline.canonical import Frozen
 
 Part = Literal["pruning", "recovery", "evaluation"]
+PARTS: tuple[Part, ...] = ("pruning", "recovery", "evaluation")
 UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
 

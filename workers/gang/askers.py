@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import ray
@@ -41,15 +41,18 @@ class Askers:
         self._changing = threading.Lock()
 
     @contextmanager
-    def one(self, checkpoint: str) -> Iterator[Any]:
+    def one(self, checkpoint: str) -> Iterator[tuple[Any, Callable[[], None]]]:
         """An actor for the length of a `with` block: one that has loaded the checkpoint with this digest if
-        it is free, else another free one, else a new one. An actor whose stage fails is ended."""
-        actor = self._free(checkpoint) or self._hired()
-        try:
-            yield actor
-        except BaseException:
-            ray.kill(actor)
-            raise
+        it is free, else another free one, else a new one. The function that comes with it is called once the
+        actor has a place. An actor whose stage fails is ended."""
+        actor = self._free(checkpoint)
+        with nullcontext(_nothing) if actor is not None else self.making_room() as begun:
+            actor = actor or self._hired()
+            try:
+                yield actor, begun
+            except BaseException:
+                ray.kill(actor)
+                raise
         with self._changing:
             if self._wanted:
                 ray.kill(actor)
@@ -92,3 +95,7 @@ class Askers:
             accelerator_type=share.accelerator_type,
         ).remote()
         return actor
+
+
+def _nothing() -> None:
+    """An actor that has worked before has its place."""

@@ -22,8 +22,8 @@ from pipeline.spec.model import Dtype
 from workers.context import Note, StageContext, Waited
 from workers.gang.crew import RayCrew, SweepActor
 from workers.gang.gang import Gang
-from workers.gang.waiting import PATIENCE_SECONDS, check_possible, gave_up, why_waiting
 from workers.kills import ended_by_kernel, killed_for_memory
+from workers.waiting import PATIENCE_SECONDS, check_possible, gave_up, why_waiting
 
 P = ParamSpec("P")
 Answer = TypeVar("Answer")

@@ -15,9 +15,9 @@ from workers.gang.askers import Askers
 from workers.gang.keeper import GangKeeper
 from workers.gang.measured import measured
 from workers.gang.metrics import RayMetrics
-from workers.gang.waiting import PATIENCE_SECONDS, check_possible, gave_up, why_waiting
 from workers.kills import Began, began_here, ended_by_kernel, killed_for_memory
 from workers.places import PLACES
+from workers.waiting import PATIENCE_SECONDS, check_possible, gave_up, why_waiting
 
 
 class RaySite:
@@ -51,30 +51,26 @@ class RaySite:
             return
         if place.cpus:
             self._keeper.let_go()
+        share = None if place.part is None else self._resources.of(place.part)
+        if share is not None:
+            check_possible(share, workers=1)
         if place.where == "asker":
-            share = self._resources.of("evaluation")
-            check_possible(share, workers=1)
-            with self._askers.one(context.checkpoint().digest) as actor:
+            with self._askers.one(context.checkpoint().digest) as (actor, begun):
                 asked = actor.run.options(name=context.title, num_returns="streaming")
-                with self._askers.making_room() as served:
-                    yield from _followed(asked.remote(stage, context), stage, share, served)
+                yield from _followed(asked.remote(stage, context), stage, share, begun)
             return
-        if place.where == "worker":
-            share = self._resources.of("evaluation")
-            check_possible(share, workers=1)
-            task = _run_gpu_task if share.gpus_per_worker else _run_task
-            task = task.options(
-                name=context.title,
-                num_cpus=share.cpus_per_worker,
-                num_gpus=share.gpus_per_worker,
-                memory=share.memory_bytes,
-                accelerator_type=share.accelerator_type,
-            )
-        else:
-            share = None
-            task = _run_task.options(name=context.title, num_cpus=place.cpus, memory=place.memory)
-        with self._askers.making_room() as served:
-            yield from _followed(task.remote(stage, context), stage, share, served)
+        with self._askers.making_room() as begun:
+            if share is None:
+                task = _run_task.options(name=context.title, num_cpus=place.cpus, memory=place.memory)
+            else:
+                task = (_run_gpu_task if share.gpus_per_worker else _run_task).options(
+                    name=context.title,
+                    num_cpus=share.cpus_per_worker,
+                    num_gpus=share.gpus_per_worker,
+                    memory=share.memory_bytes,
+                    accelerator_type=share.accelerator_type,
+                )
+            yield from _followed(task.remote(stage, context), stage, share, begun)
 
 
 def _followed(
