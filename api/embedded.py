@@ -106,6 +106,7 @@ class EmbeddedRay:
             *("--dashboard-agent-grpc-port", str(agent_grpc)),
             *("--ray-client-server-port", str(client), "--metrics-export-port", str(metrics)),
             *("--num-cpus", str(self._num_cpus)),
+            *("--labels", "secateur/cluster=fixed"),  # no node joins: what is too large is refused at once
         ]
         environment = os.environ | {
             "RAY_AUTH_MODE": "token",

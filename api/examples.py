@@ -23,7 +23,7 @@ REQUEST_EXAMPLES: dict[str, Any] = {
                 },
                 "evaluation": {"perplexity": [WIKITEXT], "tasks": {"suite": "openba"}},
             },
-            "resources": {"workers": 4, "gpus_per_worker": 1, "memory_per_worker": "64GiB"},
+            "resources": {"workers": 4, "gpus_per_worker": 1, "memory_per_worker": "48GiB"},
             "labels": {"team": "serving"},
             "name": "llama-7b-owl-70",
         },
@@ -64,7 +64,7 @@ REQUEST_EXAMPLES: dict[str, Any] = {
             "resources": {
                 "workers": 4,
                 "gpus_per_worker": 1,
-                "memory_per_worker": "64GiB",
+                "memory_per_worker": "48GiB",
                 "recovery": {
                     "zero_stage": 2,
                     "micro_batch_size": 2,
@@ -95,7 +95,7 @@ SCHEDULE_EXAMPLES: dict[str, Any] = {
                         "tasks": {"tasks": ["arc_easy"]},
                     },
                 },
-                "resources": {"workers": 4, "gpus_per_worker": 1, "memory_per_worker": "64GiB"},
+                "resources": {"workers": 4, "gpus_per_worker": 1, "memory_per_worker": "48GiB"},
                 "labels": {"team": "serving"},
             },
             "gates": ["perplexity.wikitext <= 1.2 * dense", "arc_easy >= dense - 0.02"],

@@ -13,6 +13,7 @@ import httpx
 import torch
 
 from pipeline.errors import MachineFailed, OutOfMemory, SecateurError
+from pipeline.request.parts import WorkerShare
 
 HOME = Path(__file__).resolve().parents[1]
 PACKAGES = ("pipeline", "workers", "secateur", "api")
@@ -24,6 +25,8 @@ _PASSING = (ConnectionError, TimeoutError, httpx.TransportError, torch.distribut
 # Libraries that raise a plain RuntimeError or OSError tell it only by their words.
 _PASSING_WORDS = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "AWS Error")
 _MEMORY_WORDS = ("out of memory", "DefaultCPUAllocator", "CUBLAS_STATUS_ALLOC_FAILED")
+
+_DEVICE_WORDS = ("CUDA", "CUBLAS", "HIP", "GPU")
 
 _MEMORY_FIELDS: Mapping[str, tuple[str, str]] = {  # stage → the field that helps most, and what to do
     "recover": (
@@ -38,25 +41,45 @@ _MEMORY_FIELDS: Mapping[str, tuple[str, str]] = {  # stage → the field that he
     ),
     "evaluate_task": ("spec.evaluation.tasks.batch_size", "lower it"),
 }
-_OTHER_MEMORY_FIELD = ("resources.memory_per_worker", "raise it, or lower the sequence_length of the texts")
 
 
-def classified(error: BaseException, *, stage: str | None = None, trace: str | None = None) -> SecateurError:
+def classified(
+    error: BaseException,
+    *,
+    stage: str | None = None,
+    share: WorkerShare | None = None,
+    trace: str | None = None,
+) -> SecateurError:
     """The error of pipeline/errors.py that stands for an exception. `stage`: the kind of stage that raised
-    it, for the remedy. `trace`: its traceback as text, where it comes from another process."""
+    it, and `share`: the workers that it has, for the remedy. `trace`: its traceback as text, where it comes
+    from another process."""
     if isinstance(error, SecateurError):
         return error
     said = f"{type(error).__name__}: {error}".rstrip(": ")[:2000]
     if _is_memory(error):
-        field, remedy = _MEMORY_FIELDS.get(stage or "", _OTHER_MEMORY_FIELD)
-        first = said.splitlines()[0]
-        return OutOfMemory(
-            f"the worker ran out of memory: {first}; change {field}: {remedy}, or larger workers",
-            field,
-        )
+        device = isinstance(error, torch.OutOfMemoryError) or any(word in said for word in _DEVICE_WORDS)
+        return out_of_memory(said.splitlines()[0], stage=stage, share=share, device=device)
     if _is_passing(error):
         return MachineFailed(said)
     return bug(said, trace if trace is not None else "".join(traceback.format_exception(error)))
+
+
+def out_of_memory(said: str, *, stage: str | None, share: WorkerShare | None, device: bool) -> OutOfMemory:
+    """The error of a stage whose worker ran out of memory, of its GPU (`device`) or of the machine. `said`:
+    what was needed, as far as it is known. It names the limit and the field to change."""
+    memory = "resources.memory_per_worker" if share is None else share.field("memory_per_worker")
+    kind = "resources.accelerator_type" if share is None else share.field("accelerator_type")
+    larger = "ask for GPUs with more memory by accelerator_type" if device else f"raise {memory}"
+    if stage is not None and stage in _MEMORY_FIELDS:
+        field, remedy = _MEMORY_FIELDS[stage]
+        change = f"change {field}: {remedy}, or {larger}"
+    elif device:
+        field, change = kind, f"change {kind}: ask for GPUs with more memory, or lower the sequence_length"
+    else:
+        field, change = memory, f"change {memory}: raise it, or lower the sequence_length of the texts"
+    who = "the worker" if stage is None else f"a worker of stage {stage}"
+    limit = "" if share is None else f"; each of {share}"
+    return OutOfMemory(f"{who} ran out of {'GPU ' if device else ''}memory: {said}{limit}; {change}", field)
 
 
 def bug(said: str, trace: str) -> SecateurError:

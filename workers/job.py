@@ -41,7 +41,7 @@ from pipeline.planning.fits import checked_estimates
 from pipeline.storage.content import ContentStore
 from workers.context import Made, Note, Progress, StageContext, Trained, Validated, Waited
 from workers.failures import reason_for
-from workers.places import on_gang, on_worker, places_needed
+from workers.places import PLACES, on_gang, on_worker, places_needed
 from workers.reporter import Reporter
 from workers.settings import WorkerSettings
 from workers.site import Site
@@ -112,20 +112,16 @@ def _run_all(dag: Dag, attempt: "_Attempt", reporter: Reporter, site: Site) -> d
                 running[pool.submit(attempt.run_node, node, earlier)] = node
             finished, _ = wait(running, timeout=2, return_when=FIRST_COMPLETED)
             if reporter.revoked:
-                reason = FailureReason(
-                    code="attempt_revoked",
-                    message="the API has ended this attempt",
-                    retryable=False,
-                    blame="machine",
+                message = "the API has ended this attempt"
+                raise AttemptEnded(
+                    FailureReason(code="attempt_revoked", message=message, retryable=False, blame="machine")
                 )
-                raise AttemptEnded(reason)
             for future in finished:
                 node = running.pop(future)
                 error = future.exception()
                 if error is not None:
                     log.error("stage %s failed", node.id, exc_info=error)
-                    reason = reason_for(error, node=node.id, stage=node.stage.kind)
-                    raise AttemptEnded(reason) from error
+                    raise AttemptEnded(attempt.reason(error, node)) from error
                 results[node.id] = future.result()
     finally:
         attempt.stop()
@@ -220,13 +216,19 @@ class _Attempt:
             try:
                 return self._finished(node, self._make(node, context, content), cached=False)
             except Exception as error:
-                reason = reason_for(error, node=node.id, stage=node.stage.kind)
+                reason = self.reason(error, node)
                 decision = decide(reason, tries=tries, limit=MAX_STAGE_TRIES)
                 if decision.action == "fail":
                     raise
                 log.warning("stage %s: %s; %s", node.id, reason.message, decision.why)
                 self._reporter.emit(StageRetried(node=node.id, reason=reason))
                 self._stopped.wait(decision.delay_seconds)
+
+    def reason(self, error: BaseException, node: Node) -> FailureReason:
+        """The reason of a failed node, with the workers that it had."""
+        part = PLACES[node.stage.kind].part
+        share = None if part is None else self._order.request.resources.of(part)
+        return reason_for(error, node=node.id, stage=node.stage.kind, share=share)
 
     def _go_on(self) -> None:
         if self._stopped.is_set():

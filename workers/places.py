@@ -6,9 +6,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.dag.stages import Stage
+from pipeline.request.parts import Part
 from workers.context import Steps
 
 GIB = 2**30
+PARTS: dict[str, Part] = {
+    "gang": "pruning",
+    "training": "recovery",
+    "worker": "evaluation",
+    "asker": "evaluation",
+}
 
 
 @dataclass(frozen=True)
@@ -17,15 +24,22 @@ class Place:
 
     `where`: `task` is one Ray task of this size. With `gang` the runner stays in the driver and takes a turn
     on the gang; `training` has the gang's places to itself. `worker` is one Ray task with the job's resources
-    of a worker, in the place of one. `driver` is for stages too small to be worth a process. `module`, below
-    `workers.stages`, holds the runner. Only the process that runs it imports it, because some runners import
-    libraries for seconds that the others do without.
+    of a worker, in the place of one. `asker` is a call of an actor of that size, which keeps the checkpoint
+    that it has loaded for the next stage. `driver` is for stages too small to be worth a process. `module`,
+    below `workers.stages`, holds the runner. Only the process that runs it imports it, because some runners
+    import libraries for seconds that the others do without.
     """
 
     module: str
-    where: Literal["task", "gang", "training", "worker", "driver"] = "task"
+    where: Literal["task", "gang", "training", "worker", "asker", "driver"] = "task"
     cpus: float = 1
     memory: int = GIB
+
+    @property
+    def part(self) -> Part | None:
+        """The part of the job's resources that the stage takes its workers from; None for stages whose size
+        is fixed."""
+        return PARTS.get(self.where)
 
     @property
     def run(self) -> Callable[..., Steps]:
@@ -55,7 +69,7 @@ PLACES: dict[str, Place] = {
     "learn_masks": Place("recover", where="training"),
     "evaluate": Place("evaluate", where="gang"),
     "check_tasks": Place("check_tasks", memory=2 * GIB),
-    "evaluate_task": Place("evaluate_task", where="worker"),
+    "evaluate_task": Place("evaluate_task", where="asker"),
     "behave": Place("behave", where="worker"),
     "export_target": Place("export_target", where="worker"),
     "publish": Place("publish", memory=2 * GIB),
@@ -74,7 +88,7 @@ def on_gang(stage: Stage) -> bool:
 
 def on_worker(stage: Stage) -> bool:
     """Tells whether a stage takes the place of one worker."""
-    return PLACES[stage.kind].where == "worker"
+    return PLACES[stage.kind].where in ("worker", "asker")
 
 
 def places_needed(stage: Stage) -> bool:

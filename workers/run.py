@@ -23,6 +23,7 @@ from workers.job import AttemptEnded, leave, run_job
 from workers.local.job import order_again, order_for, run_here
 from workers.reporter import LinesReporter
 from workers.settings import WorkerSettings
+from workers.waiting import FIXED
 
 
 def main() -> None:
@@ -78,7 +79,13 @@ def _start_ray(directory: Path) -> None:
     """Start a Ray that ends with this process, whatever else runs on this machine."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    ray.init(address="local", _temp_dir=str(directory), include_dashboard=False, log_to_driver=False)
+    ray.init(
+        address="local",
+        labels=FIXED,
+        _temp_dir=str(directory),
+        include_dashboard=False,
+        log_to_driver=False,
+    )
 
 
 if __name__ == "__main__":

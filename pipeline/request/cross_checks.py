@@ -119,13 +119,13 @@ def check_training(recovery: Recovery, resources: Resources) -> None:
 
 def check_split(recipe: TrainingRecipe, resources: Resources, *field: str) -> None:
     """Check the training at `field` of the request against its split over workers."""
-    gpus = resources.gpus_per_worker
+    share = resources.of("recovery")
+    gpus = share.gpus_per_worker
     if gpus not in (0, 1):
         raise refusal(
             f"got {gpus:g}: each worker of a training drives one whole GPU, or none; use 1 (and more "
-            f"workers) or 0",
-            "resources",
-            "gpus_per_worker",
+            f"workers) or 0, here or in resources.recovery for training alone",
+            *share.field("gpus_per_worker").split("."),
             got=gpus,
         )
     if recipe.precision == "float16" and not gpus:

@@ -1,15 +1,26 @@
 """The share of the cluster that a job may use. It changes where and how fast a job runs, never its bits."""
 
-import re
+import math
 from typing import Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from pipeline.canonical import Frozen
+from pipeline.request.parts import (
+    AcceleratorType,
+    Cpus,
+    Gpus,
+    Memory,
+    Part,
+    PartResources,
+    Workers,
+    WorkerShare,
+    bytes_of,
+)
 from pipeline.spec.field_error import refusal
 from pipeline.spec.texts import is_unset
 
-UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
+CPUS_PER_GPU = 4  # to read, check and store what one GPU computes
 
 
 class Offload(Frozen):
@@ -19,13 +30,14 @@ class Offload(Frozen):
     parameters: bool = False
 
 
-class TrainingResources(Frozen):
-    """The split of training (recovery, and the learning of masks) over workers, in DeepSpeed's terms. It
-    changes speed and memory only.
+class TrainingResources(PartResources):
+    """The workers of training (recovery, and the learning of masks), and the split of the work among them, in
+    DeepSpeed's terms. It changes speed and memory only.
 
-    `workers`: by default, all workers of the job. `min_workers`: training continues with that many when nodes
-    are lost; by default it waits for all. micro_batch_size · gradient_accumulation_steps · workers is the
-    global_batch_size of the spec; by default, gradient_accumulation_steps follows from it. `teacher`: in
+    Each worker drives one GPU, or none. `one_node`: all workers are on one node, whose GPUs are connected
+    best; by default they fill one node after the other. `min_workers`: training continues with that many when
+    nodes are lost; by default it waits for all. micro_batch_size · gradient_accumulation_steps · workers is
+    the global_batch_size of the spec; by default, gradient_accumulation_steps follows from it. `teacher`: in
     recovery, the teacher is `whole` on every worker, `sharded` over them (ZeRO 3), or sharded and `offloaded`
     to the CPU's memory. `save_every_steps`: steps between checkpoints, and so the most that are repeated when
     a worker is lost.
@@ -34,8 +46,8 @@ class TrainingResources(Frozen):
     zero_stage: Literal[1, 2, 3] = 1
     micro_batch_size: int = Field(default=1, ge=1)
     gradient_accumulation_steps: int | None = Field(default=None, ge=1)
-    workers: int | None = Field(default=None, ge=1, le=4096)
     min_workers: int | None = Field(default=None, ge=1, le=4096)
+    one_node: bool = Field(default=False, exclude_if=lambda asked: not asked)
     offload: Offload = Field(default_factory=Offload)
     gradient_checkpointing: bool = False
     teacher: Literal["whole", "sharded", "offloaded"] = "whole"
@@ -54,36 +66,47 @@ class TrainingResources(Frozen):
         return self
 
 
+def _says_nothing(part: PartResources) -> bool:
+    return part == PartResources()
+
+
 class Resources(Frozen):
     """The CPUs, GPUs and memory that each worker of a stage reserves on the Ray cluster.
 
-    `memory_per_worker`: on CPUs, activations take up to half of the memory that an idle process leaves free;
-    the rest of them lie on the local disk. `memory_per_gpu`: the memory of each GPU; work that cannot fit it
-    is refused before a GPU is taken. Threads follow `cpus_per_worker`: on one kind of hardware, equal thread
-    counts give equal bits, however many workers share the samples.
+    `pruning` has the stages that walk the model block by block, perplexities among them. `recovery` has those
+    that train. `evaluation` has those that need the whole model in one worker: tasks, continuations of
+    prompts, exports, and the check of what is published. The fields of a part count before those of
+    `resources` itself.
+
+    `cpus_per_worker`: by default 1, or 4 for each GPU. Threads follow it: on one kind of hardware, equal
+    thread counts give equal bits, however many workers share the samples. `memory_per_worker`: on CPUs,
+    activations take up to half of the memory that an idle process leaves free; the rest of them lies on the
+    local disk. `memory_per_gpu`: the memory of each GPU; work that cannot fit it is refused before a GPU is
+    taken. `placement_timeout_seconds`: a stage waits so long for its workers, which may need nodes that the
+    cluster has to start first.
     """
 
-    workers: int = Field(default=1, ge=1, le=4096)
-    cpus_per_worker: int = Field(default=1, ge=1, le=1024)
-    gpus_per_worker: float = Field(default=0, ge=0, le=64)
-    memory_per_worker: str = Field(default="2GiB", examples=["64GiB"])
-    memory_per_gpu: str | None = Field(default=None, examples=["80GiB"], exclude_if=is_unset)
-    placement_timeout_seconds: int = Field(default=600, ge=1, le=604_800)
+    workers: Workers = 1
+    cpus_per_worker: Cpus = 1
+    gpus_per_worker: Gpus = 0
+    memory_per_worker: Memory = Field(default="2GiB", examples=["64GiB"])
+    memory_per_gpu: Memory | None = Field(default=None, examples=["80GiB"], exclude_if=is_unset)
+    accelerator_type: AcceleratorType | None = Field(default=None, exclude_if=lambda kind: kind is None)
+    placement_timeout_seconds: int = Field(default=1800, ge=1, le=604_800)
+    pruning: PartResources = Field(default=PartResources(), exclude_if=_says_nothing)
     recovery: TrainingResources = Field(default_factory=TrainingResources)
+    evaluation: PartResources = Field(default=PartResources(), exclude_if=_says_nothing)
 
-    @field_validator("memory_per_worker", "memory_per_gpu")
+    @model_validator(mode="before")
     @classmethod
-    def _parses(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"[1-9]\d*(KiB|MiB|GiB|TiB)", value):
-            raise ValueError(f"got {value!r}; write a whole number with KiB, MiB, GiB or TiB, such as 64GiB")
-        return value
-
-    @field_validator("gpus_per_worker")
-    @classmethod
-    def _whole_or_fraction(cls, value: float) -> float:
-        if value > 1 and value != int(value):
-            raise ValueError(f"got {value}; a worker takes a fraction of one GPU, or a whole number of them")
-        return value
+    def _cpus_of_gpus(cls, given: object) -> object:
+        """Fill in the CPUs of workers with GPUs where they are left out. Stored requests name them."""
+        if not isinstance(given, dict) or "cpus_per_worker" in given:
+            return given
+        gpus = given.get("gpus_per_worker")
+        if isinstance(gpus, (int, float)) and 0 < gpus <= 64:
+            return {**given, "cpus_per_worker": math.ceil(CPUS_PER_GPU * gpus)}
+        return given
 
     @model_validator(mode="after")
     def _enough_workers(self) -> Self:
@@ -97,21 +120,30 @@ class Resources(Frozen):
             )
         return self
 
+    def of(self, part: Part) -> WorkerShare:
+        """The workers of a part of the job."""
+        own: PartResources = getattr(self, part)
+        values = {name: getattr(own, name) for name in PartResources.model_fields}
+        chosen = {name: value for name, value in values.items() if value is not None}
+        whole = {name: getattr(self, name) for name in PartResources.model_fields}
+        return WorkerShare(
+            **{**whole, **chosen},
+            part=part,
+            placement_timeout_seconds=self.placement_timeout_seconds,
+            set_here=frozenset(chosen),
+        )
+
     @property
     def memory_bytes(self) -> int:
         """memory_per_worker in bytes."""
-        return _bytes(self.memory_per_worker)
+        return bytes_of(self.memory_per_worker)
 
     @property
     def gpu_memory_bytes(self) -> int | None:
         """memory_per_gpu in bytes, if it is declared."""
-        return None if self.memory_per_gpu is None else _bytes(self.memory_per_gpu)
+        return None if self.memory_per_gpu is None else bytes_of(self.memory_per_gpu)
 
     @property
     def training_workers(self) -> int:
         """The number of workers that train."""
         return self.recovery.workers or self.workers
-
-
-def _bytes(size: str) -> int:
-    return int(size[:-3]) * UNITS[size[-3:]]

@@ -13,6 +13,7 @@ from pipeline.job.ledger import WorkOrder
 from pipeline.request.prune_spec import JobRequest
 from pipeline.resolve.resolve import resolve
 from workers.context import Made, StageContext, Step
+from workers.harness.asker import Asker
 from workers.places import PLACES
 from workers.settings import WorkerSettings
 
@@ -28,6 +29,7 @@ class StageRuns:
     dag: Dag
     made: dict[str, dict[str, ArtifactRef]] = field(default_factory=dict)
     said: list[Step] = field(default_factory=list)
+    asker: Asker = field(default_factory=Asker)
 
     def run(self, *nodes: str) -> "StageRuns":
         """Run some nodes, in this order."""
@@ -40,7 +42,9 @@ class StageRuns:
             context = StageContext(
                 node=name, key=key, order=self.order, inputs=inputs, earlier=(), settings=self.settings
             )
-            for step in PLACES[node.stage.kind].run(node.stage, context):
+            place = PLACES[node.stage.kind]
+            given = (self.asker,) if place.where == "asker" else ()
+            for step in place.run(node.stage, context, *given):
                 if isinstance(step, Made):
                     self.made[name] = dict(step.artifacts)
                 else:

@@ -74,7 +74,7 @@ def test_every_exception_has_one_class_also_out_of_a_ray_task(error: Exception, 
     [
         ("recover", "resources.recovery.micro_batch_size"),
         ("evaluate_task", "spec.evaluation.tasks.batch_size"),
-        ("prune", "resources.memory_per_worker"),
+        ("prune", "resources.accelerator_type"),
     ],
 )
 def test_out_of_memory_names_the_field_that_helps(stage: str, field: str) -> None:

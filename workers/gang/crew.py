@@ -19,6 +19,7 @@ from pipeline.tensor.dtypes import TORCH_DTYPES
 from pipeline.tensor.statistics import Gram
 from workers.gang.answers import fetched, tensor_bytes
 from workers.gang.peers import MeetingPlace, Peers, join, meeting_place
+from workers.kills import Began, began_here
 from workers.memory import give_back, peak_memory_bytes, reset_peak_memory
 from workers.settings import WorkerSettings
 
@@ -51,6 +52,9 @@ class SweepActor:
         """Become a member of the gang's process group, once all others do."""
         host = ray.util.get_node_ip_address()
         self._peers = join(place, rank=rank, size=size, host=host, whole_gpus=whole_gpus, store=self._store)
+    def began(self) -> Began:
+        """The place where this process began."""
+        return began_here()
 
     def open(
         self,

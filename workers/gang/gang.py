@@ -14,6 +14,7 @@ from pipeline.tensor.statistics import share_edges
 from workers.context import StageContext
 from workers.gang.answers import fetched
 from workers.gang.crew import RayCrew, SweepActor
+from workers.kills import Began
 
 
 class Gang:
@@ -25,10 +26,11 @@ class Gang:
         self._group = group
         self._actors = tuple(actors)
         self._whole_gpus = whole_gpus
+        self.began: list[Began] = []
 
     def ready(self) -> None:
         """Wait until the processes of all actors have started and become one process group."""
-        fetched([actor.__ray_ready__.remote() for actor in self._actors])
+        self.began = fetched([actor.began.remote() for actor in self._actors])
         size = len(self._actors)
         if size > 1:
             first: Any = self._actors[0]  # Ray's types lose what its methods return
@@ -44,13 +46,11 @@ class Gang:
         """Begin a stage on all actors: each gets a contiguous share of the sequences."""
         edges = share_edges(len(sequences), len(self._actors))
         args = context.settings, context.checkpoint()
-        resources = context.order.request.resources
+        memory = context.order.request.resources.of("pruning").memory_bytes
         shares = shares_of(sequences, len(self._actors))
         ray.get(
             [
-                actor.open.remote(
-                    *args, share, dtype, first=first, samples=len(sequences), memory=resources.memory_bytes
-                )
+                actor.open.remote(*args, share, dtype, first=first, samples=len(sequences), memory=memory)
                 for actor, share, first in zip(self._actors, shares, edges, strict=False)
             ]
         )

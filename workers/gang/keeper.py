@@ -12,20 +12,21 @@ from typing import Any, ParamSpec, TypeVar
 
 import ray
 from ray.actor import ActorHandle
+from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from torch import Tensor
 
-from pipeline.errors import ResourcesUnavailable
 from pipeline.job.ledger import WorkOrder
 from pipeline.spec.model import Dtype
 from workers.context import Note, StageContext, Waited
 from workers.gang.crew import RayCrew, SweepActor
 from workers.gang.gang import Gang
+from workers.kills import ended_by_kernel, killed_for_memory
+from workers.waiting import PATIENCE_SECONDS, check_possible, gave_up, why_waiting
 
 P = ParamSpec("P")
 Answer = TypeVar("Answer")
-PATIENCE_SECONDS = 5  # before a note says that the attempt waits
 
 
 class GangKeeper:
@@ -33,8 +34,10 @@ class GangKeeper:
 
     def __init__(self, order: WorkOrder) -> None:
         self._order = order
+        self._share = order.request.resources.of("pruning")
         self._turns = threading.Lock()
         self._gang: Gang | None = None
+        self._node: str | None = None
         self._wanted = False
         self._common: dict[str, Any] = {}
         self._asking = threading.Lock()
@@ -48,6 +51,12 @@ class GangKeeper:
                 yield GangTurn(self, started)
                 if self._gang is not None:
                     self._gang.close()
+            except RayError as error:
+                memory = self._gang is not None and killed_for_memory(error, self._gang.began)
+                self._dismiss()
+                if memory:
+                    raise ended_by_kernel(self._node, self._share) from error
+                raise
             except BaseException:
                 self._dismiss()
                 raise
@@ -87,52 +96,45 @@ class GangKeeper:
             finally:
                 self._turns.release()
 
-    def gang(self) -> Generator[Note, None, Gang]:
-        """The gang, once its processes have started; it is hired if there is none. Call it only within a
-        turn."""
+    def gang(self, node: str) -> Generator[Note, None, Gang]:
+        """The gang for a node, once its processes have started; it is hired if there is none. Call it only
+        within a turn."""
+        self._node = node
         self._wanted = False
         if self._gang is None:
             group = yield from self._reserve()
-            whole_gpus = self._order.request.resources.gpus_per_worker >= 1
+            whole_gpus = self._share.gpus_per_worker >= 1
             self._gang = Gang(group, self._hire(group), whole_gpus=whole_gpus)
             self._gang.ready()
         return self._gang
 
     def _reserve(self) -> Generator[Note, None, PlacementGroup]:
-        """Reserve the places. Raises ResourcesUnavailable when the cluster does not give them in time."""
-        resources = self._order.request.resources
-        bundle: dict[str, float] = {"CPU": resources.cpus_per_worker, "memory": resources.memory_bytes}
-        if resources.gpus_per_worker:
-            bundle["GPU"] = resources.gpus_per_worker
+        """Reserve the places. Raises ResourcesUnavailable when the cluster does not give them in time, or
+        never can."""
+        share = self._share
+        check_possible(share)
         name = f"{self._order.job}-{self._order.attempt}"
-        group: PlacementGroup = placement_group([bundle] * resources.workers, strategy="PACK", name=name)
-        if group.wait(timeout_seconds=min(PATIENCE_SECONDS, resources.placement_timeout_seconds)):
+        group: PlacementGroup = placement_group([share.bundle] * share.workers, strategy="PACK", name=name)
+        limit = share.placement_timeout_seconds
+        if group.wait(timeout_seconds=min(PATIENCE_SECONDS, limit)):
             return group
-        asked = (
-            f"{resources.workers} workers with {resources.cpus_per_worker} CPUs, "
-            f"{resources.gpus_per_worker:g} GPUs and {resources.memory_per_worker} each"
-        )
-        yield Note(f"waiting for {asked}; free now: {_readable(ray.available_resources())}")
-        if group.wait(timeout_seconds=resources.placement_timeout_seconds):
+        yield Note(why_waiting(share))
+        if group.wait(timeout_seconds=limit):
             return group
         remove_placement_group(group)
-        raise ResourcesUnavailable(
-            f"the cluster did not give {asked} within {resources.placement_timeout_seconds} s; "
-            f"it has {_readable(ray.cluster_resources())} in all; lower workers or what each asks for",
-            "resources.workers",
-        )
+        raise gave_up(share)
 
     def _hire(self, group: PlacementGroup) -> list[ActorHandle[SweepActor]]:
-        resources = self._order.request.resources
+        share = self._share
         hired: Any = SweepActor  # Ray's types say that its decorator returns the plain class
         return [
             hired.options(
                 name=f"{self._order.job}-{self._order.attempt} worker {i} {group.id.hex()[:8]}",
-                num_cpus=resources.cpus_per_worker,
-                num_gpus=resources.gpus_per_worker,
-                memory=resources.memory_bytes,
+                num_cpus=share.cpus_per_worker,
+                num_gpus=share.gpus_per_worker,
+                memory=share.memory_bytes,
                 scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=i),
-            ).remote(threads=resources.cpus_per_worker, cuda=resources.gpus_per_worker > 0)
+            ).remote(threads=share.cpus_per_worker, cuda=share.gpus_per_worker > 0)
             for i in range(group.bundle_count)
         ]
 
@@ -153,13 +155,6 @@ class GangTurn:
         self, context: StageContext, sequences: Sequence[Tensor], *, dtype: Dtype
     ) -> Generator[Note | Waited, None, RayCrew]:
         """The gang as a crew, with the stage's sequences embedded."""
-        gang = yield from self._keeper.gang()
+        gang = yield from self._keeper.gang(context.node)
         yield Waited(time.monotonic() - self._asked_at)
         return gang.open(context, sequences, dtype)
-
-
-def _readable(resources: dict[str, float]) -> str:
-    return (
-        f"{resources.get('CPU', 0):g} CPUs, {resources.get('GPU', 0):g} GPUs, "
-        f"{resources.get('memory', 0) / 2**30:.1f} GiB memory"
-    )

@@ -12,11 +12,11 @@ from lm_eval.loggers import EvaluationTracker
 
 from pipeline.dag.stages.results import EvaluateTask
 from pipeline.errors import StageError
-from pipeline.request.resources import Resources
 from pipeline.spec.eval_tasks import CheckedTask
 from pipeline.tensor.devices import device_name
+from workers.harness.asker import Loaded
 from workers.harness.figures import Samples
-from workers.harness.model import Tell, TellingModel
+from workers.harness.model import Tell
 from workers.harness.tasks import known_tasks
 
 RANDOM_SEED, OTHER_SEED = 0, 1234  # lm-eval's defaults; only tasks that sample answers depend on them
@@ -40,29 +40,19 @@ def ask(
     stage: EvaluateTask,
     checked: CheckedTask,
     *,
-    model: Path,
+    loaded: Loaded,
     directory: Path,
-    resources: Resources,
     tell: Tell,
 ) -> Answers:
     """Evaluate a task as lm-eval's command line does with the same options. `directory`: the task's own
     files."""
-    torch.set_num_threads(resources.cpus_per_worker)
-    named = {"pretrained": str(model), "dtype": stage.compute_dtype}
-    begun = {} if stage.bos is None else {"add_bos_token": True}
-    lm = TellingModel(
-        tell=tell,
-        **named,
-        **begun,
-        batch_size=stage.batch_size,
-        device="cuda" if resources.gpus_per_worker else "cpu",
-        parallelize=resources.gpus_per_worker > 1,
-    )
+    lm = loaded.for_task(tell)
+    named = {name: str(loaded.options[name]) for name in ("pretrained", "dtype")}
     with tempfile.TemporaryDirectory(prefix="secateur-lm-eval-") as output:
         tracker = EvaluationTracker(output_path=output)
         results = simple_evaluate(
             model=lm,
-            model_args={**named, **begun},
+            model_args=dict(loaded.options),
             tasks=[checked.name],
             num_fewshot=stage.task.num_fewshot,
             limit=stage.task.limit,

@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from pipeline.artifacts.refs import CheckpointRef
 from pipeline.errors import InvalidSpec, NumericalError, SequenceTooLong
-from pipeline.request.resources import Resources
+from pipeline.request.parts import WorkerShare
 from pipeline.spec.model import Dtype
 from pipeline.storage.content import ContentStore
 from pipeline.tensor.dtypes import TORCH_DTYPES
@@ -106,7 +106,7 @@ class Writer:
 
 @contextmanager
 def writer(
-    ref: CheckpointRef, content: ContentStore, *, dtype: Dtype, resources: Resources
+    ref: CheckpointRef, content: ContentStore, *, dtype: Dtype, resources: WorkerShare
 ) -> Iterator[Writer]:
     """Load a checkpoint into the memory of a worker, or onto its GPUs, for the time of a context."""
     torch.set_num_threads(resources.cpus_per_worker)

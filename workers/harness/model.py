@@ -15,18 +15,22 @@ Tokens = tuple[tuple[str, str] | None, list[int], list[int]]  # texts, question,
 
 
 class TellingModel(HFLM):
-    """HFLM, unchanged in what it computes. `tell` receives the numbers of finished and of all requests.
+    """HFLM, unchanged in what it computes.
 
     `notes`: what differs from lm-eval's command line, which would fail there: a pad token without a row, or
     a tokenizer with neither BOS nor EOS.
     """
 
-    def __init__(self, *, tell: Tell, **options: object) -> None:
+    def __init__(self, **options: object) -> None:
         super().__init__(**options)  # the options of HFLM
         self.notes = tuple(_padded_within(self.tokenizer, self.model.get_input_embeddings().num_embeddings))
         if self.tokenizer.bos_token_id is None and self.tokenizer.eos_token_id is None:
             self.custom_prefix_token_id = 0
             self.notes += ("the tokenizer has neither BOS nor EOS: texts without a question follow token 0",)
+        self.tell_to(lambda done, total: None)
+
+    def tell_to(self, tell: Tell) -> None:
+        """Have `tell` receive the numbers of finished and of all requests, from zero on."""
         self._hook = _CountingHook(tell)
         self.set_cache_hook(self._hook)
 

@@ -19,6 +19,7 @@ from pipeline.request.resources import Resources
 from pipeline.spec.model import Dtype
 from pipeline.tensor.dtypes import TORCH_DTYPES
 from workers.context import Made, Note, StageContext, Steps, Waited
+from workers.harness.asker import Asker
 from workers.memory import give_back, peak_memory_bytes, reset_peak_memory
 from workers.places import PLACES
 
@@ -39,6 +40,7 @@ class LocalSite:
     def __init__(self, order: WorkOrder) -> None:
         self._resources = order.request.resources
         self._keeper = LocalKeeper(self._resources)
+        self._asker = Asker()
         self.metrics = _NoMetrics()
 
     def prepare(self, stages: Sequence[Stage]) -> None:
@@ -55,8 +57,12 @@ class LocalSite:
         """Run a stage here. Its peak memory is that of this process."""
         place = PLACES[stage.kind]
         reset_peak_memory()
-        given: tuple[Any, ...] = (self._keeper,) if place.where == "gang" else ()
-        with _threads(self._resources.cpus_per_worker):
+        if place.where != "asker":
+            self._asker.forget()
+        helpers = {"gang": (self._keeper,), "asker": (self._asker,)}
+        given: tuple[Any, ...] = helpers.get(place.where, ())
+        cpus = self._resources.cpus_per_worker
+        with _threads(cpus if place.part is None else self._resources.of(place.part).cpus_per_worker):
             for step in place.run(stage, context, *given):
                 if isinstance(step, Made) and step.peak_memory_bytes is None:
                     step = replace(step, peak_memory_bytes=peak_memory_bytes())
@@ -95,8 +101,9 @@ class LocalTurn:
     ) -> Generator[Note | Waited, None, LocalCrew]:
         """A crew of one worker. As on a cluster, activations on a CPU take up to half of the declared memory
         that is not used yet; further ones go to the local disk."""
-        cuda = self._resources.gpus_per_worker > 0
-        left = max(self._resources.memory_bytes - peak_memory_bytes(), 0) // 2
+        share = self._resources.of("pruning")
+        cuda = share.gpus_per_worker > 0
+        left = max(share.memory_bytes - peak_memory_bytes(), 0) // 2
         yield from ()
         return LocalCrew(
             context.content,

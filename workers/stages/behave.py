@@ -15,7 +15,7 @@ FIELD = "spec.evaluation.behaviour"
 
 def run(stage: Behave, context: StageContext) -> Steps:
     """Continue each prompt by itself, so that no padding changes its bits."""
-    checkpoint, resources = context.checkpoint(), context.order.request.resources
+    checkpoint, resources = context.checkpoint(), context.order.request.resources.of("evaluation")
     asked = stage.behaviour
     yield Progress(0, 1, "loads the checkpoint")
     with writer(checkpoint, context.content, dtype=stage.compute_dtype, resources=resources) as model:

@@ -20,7 +20,7 @@ FIELD = "spec.calibration"
 def run(stage: CalibrateSelf, context: StageContext) -> Steps:
     """Continue the prompts in batches until they fill the samples. Equal seeds draw equal tokens on equal
     machines."""
-    asked, resources = stage.calibration, context.order.request.resources
+    asked, resources = stage.calibration, context.order.request.resources.of("evaluation")
     yield Progress(0, 1, "loads the checkpoint")
     with writer(
         context.checkpoint(), context.content, dtype=stage.compute_dtype, resources=resources

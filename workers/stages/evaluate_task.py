@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+import torch
+
 from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.refs import HarnessRef, TaskEvaluationRef, TaskRef
 from pipeline.dag.evaluation import task_node
@@ -18,48 +20,42 @@ from pipeline.evaluation.task_samples import Judged, TaskSamples
 from pipeline.spec.eval_tasks import CheckedTask
 from pipeline.text.tokens import tokenizer_digest
 from workers.context import Made, Note, Progress, StageContext, Steps
+from workers.harness.asker import Asker
 from workers.harness.installed import check_installed
 
 Answer = TypeVar("Answer")
 REPORT_SECONDS = 1.0
 
 
-def run(stage: EvaluateTask, context: StageContext) -> Steps:
-    """Evaluate the checkpoint, which is loaded whole, as lm-eval's command line does it."""
+def run(stage: EvaluateTask, context: StageContext, asker: Asker) -> Steps:
+    """Evaluate the checkpoint, which the asker loads whole, as lm-eval's command line does it."""
     check_installed(stage.harness_version)
     from workers.harness.asking import Answers, ask  # lm-eval takes seconds to import
     from workers.harness.confined import confined
     from workers.harness.figures import task_results, task_samples
-    from workers.harness.files import materialise_checkpoint, write_blob
+    from workers.harness.files import write_blob
 
     content, checkpoint, task = context.content, context.checkpoint(), context.inputs["task"]
     checked = task.load(content, CheckedTask)
+    share = context.order.request.resources.of("evaluation")
     done = (0, 0)
 
     def tell(finished: int, total: int) -> None:
         nonlocal done
         done = (finished, total)
 
-    with tempfile.TemporaryDirectory(prefix="secateur-evaluate-") as name:
-        model, directory = Path(name) / "model", Path(name) / "tasks"
-        model.mkdir()
-        directory.mkdir()
+    with tempfile.TemporaryDirectory(prefix="secateur-tasks-") as name:
+        directory = Path(name)
         yield Progress(0, 1, "loads the checkpoint")
-        materialise_checkpoint(checkpoint, content, model)
         for file in task.files:
             if file.path.startswith(TaskRef.FOLDER):
                 write_blob(content, file.blob, directory / file.path.removeprefix(TaskRef.FOLDER))
 
         def answered() -> Answers:
+            torch.set_num_threads(share.cpus_per_worker)  # each thread has a number of its own
+            loaded = asker.load(stage, checkpoint, content, share)
             with _in_one_process(), confined(context.settings.access(), directory, checked.commits):
-                return ask(
-                    stage,
-                    checked,
-                    model=model,
-                    directory=directory,
-                    resources=context.order.request.resources,
-                    tell=tell,
-                )
+                return ask(stage, checked, loaded=loaded, directory=directory, tell=tell)
 
         try:
             answers = yield from _beside(answered, lambda: Progress(*done) if done[1] else None)

@@ -20,7 +20,7 @@ MODELS: tuple[Which, ...] = ("dense", "final")
 def run(stage: MeasureServing, context: StageContext) -> Steps:
     """Open both models in turn, round by round. Raises TargetFailed."""
     target = stage.target
-    threads = target.threads or context.order.request.resources.cpus_per_worker
+    threads = target.threads or context.order.request.resources.of("evaluation").cpus_per_worker
     with tempfile.TemporaryDirectory(prefix="secateur-serving-") as name:
         openings = {
             which: Opening(

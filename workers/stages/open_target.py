@@ -31,7 +31,7 @@ def run(stage: OpenTarget, context: StageContext) -> Steps:
             kind=stage.target,
             directory=str(directory),
             exported=str(exported) if exported.is_dir() else None,
-            threads=context.order.request.resources.cpus_per_worker,
+            threads=context.order.request.resources.of("evaluation").cpus_per_worker,
             length=min(POSITIONS, _positions(directory)),
             gpus=gpus_for(context, stage.tensor_parallel) if stage.target == "vllm" else 0,
             exact=True,
@@ -43,7 +43,7 @@ def run(stage: OpenTarget, context: StageContext) -> Steps:
 
 def gpus_for(context: StageContext, asked: int) -> int:
     """The GPUs that a target may use: as many as it shares a model among, if the job's workers have them."""
-    return min(asked, int(context.order.request.resources.gpus_per_worker))
+    return min(asked, int(context.order.request.resources.of("evaluation").gpus_per_worker))
 
 
 def python_for(context: StageContext, target: str) -> str:

@@ -11,17 +11,19 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.artifacts.refs import KeepRef, TokensRef
 from pipeline.dag.stages.training import LearnMasks, Recover
-from pipeline.errors import ResourcesUnavailable, WorkerLost
+from pipeline.errors import WorkerLost
 from pipeline.job.ledger import progress_key
 from pipeline.spec.patterns import Pattern
 from pipeline.spec.sparsity_plan import SparsityPlan
 from workers.context import Made, Note, StageContext, Step, Steps, Waited
 from workers.failures import error_for, reason_for
+from workers.training.final import FAILURE, Failure
 from workers.training.mailbox import Mailbox
 from workers.training.tracked import tracked
-from workers.training.under_ray import FAILURE, RESULT, Failure, forget_training, trainer_for
+from workers.training.under_ray import RESULT, forget_training, trainer_for
 from workers.training.work import TrainingResult, Work
 from workers.turns import Places
+from workers.waiting import check_possible, gave_up, why_waiting
 
 LISTEN_SECONDS = 1.0
 PATIENCE_SECONDS = 15.0  # waiting time before a note says so
@@ -64,7 +66,7 @@ def _work(stage: Recover | LearnMasks, context: StageContext) -> Work:
         patterns=_patterns(context),
         teacher=context.checkpoint("teacher") if "teacher" in context.inputs else None,
         model_name=context.order.request.spec.model.source,
-        cuda=resources.gpus_per_worker > 0,
+        cuda=resources.of("recovery").gpus_per_worker > 0,
     )
 
 
@@ -90,6 +92,8 @@ def _trained(work: Work, context: StageContext, *, asked_at: float) -> Iterator[
 
     thread = threading.Thread(target=target, name="trainer", daemon=True)
     thread.start()
+    share = resources.of("recovery")
+    check_possible(share, workers=resources.recovery.min_workers)
     begun, noted = False, False
     while True:
         alive = thread.is_alive()
@@ -103,14 +107,9 @@ def _trained(work: Work, context: StageContext, *, asked_at: float) -> Iterator[
             break
         if not begun and not noted and waited > PATIENCE_SECONDS:
             noted = True
-            yield Note(f"waiting for {resources.training_workers} workers for training")
-        if not begun and waited > resources.placement_timeout_seconds:
-            raise ResourcesUnavailable(
-                f"training did not begin within {resources.placement_timeout_seconds} s: the cluster did not "
-                f"give {resources.training_workers} workers with {resources.cpus_per_worker} CPUs, "
-                f"{resources.gpus_per_worker:g} GPUs and {resources.memory_per_worker} each",
-                "resources.workers",
-            )
+            yield Note(f"training: {why_waiting(share)}")
+        if not begun and waited > share.placement_timeout_seconds:
+            raise gave_up(share)
     failure = context.content.find_model(progress_key(context.key, FAILURE), Failure)
     if failure is not None:
         raise error_for(failure.reason)

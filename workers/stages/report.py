@@ -40,6 +40,7 @@ def section_fields(
 ) -> dict[str, object]:
     """The fields that the sections of a report read, and the facts of the job that all of them know."""
     request = context.order.request
+    walks = request.resources.of("pruning")
     return {
         "model_name": stage.model_name,
         "job": context.order.job,
@@ -49,10 +50,10 @@ def section_fields(
         "stages": context.earlier,
         "estimates": checked_estimates(request, context.order.pins),
         "environment": environment(
-            threads=request.resources.cpus_per_worker,
+            threads=walks.cpus_per_worker,
             training=stage.spec.recovery is not None or stage.spec.learns_masks,
         ),
-        "declared_memory_bytes": request.resources.memory_bytes,
+        "declared_memory_bytes": walks.memory_bytes,
         "reproduction": _reproduction(context),
         **read_sections(report, _ReportInputs(stage.spec, context)),
     }

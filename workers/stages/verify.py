@@ -104,7 +104,7 @@ def _weights(context: StageContext, directory: Path) -> CheckedWeights:
 
 def _opening(context: StageContext, weights: CheckedWeights, directory: Path, aside: Path) -> Opening:
     adapter = next(directory.rglob(AdapterRef.CONFIG), None)
-    fits = weights.bytes + LIBRARIES_BYTES <= context.order.request.resources.memory_bytes
+    fits = weights.bytes + LIBRARIES_BYTES <= _memory(context)
     return Opening(
         directory=directory,
         aside=aside,
@@ -117,9 +117,12 @@ def _opening(context: StageContext, weights: CheckedWeights, directory: Path, as
 def _too_large(context: StageContext, weights: CheckedWeights) -> str:
     return (
         f"the weights take {human_bytes(weights.bytes)}, and the declared memory is "
-        f"{human_bytes(context.order.request.resources.memory_bytes)}: transformers fetches each part from "
-        f"the disk when it is used"
+        f"{human_bytes(_memory(context))}: transformers fetches each part from the disk when it is used"
     )
+
+
+def _memory(context: StageContext) -> int:
+    return context.order.request.resources.of("evaluation").memory_bytes
 
 
 def _opened(context: StageContext, opening: Opening, model: OpenedModel) -> Opened:

@@ -51,7 +51,7 @@ def run_params(request: JobRequest) -> dict[str, str | int | float]:
     spec["resources"] = {
         **resources.recovery.model_dump(mode="json"),
         "workers": resources.training_workers,
-        "gpus_per_worker": resources.gpus_per_worker,
+        "gpus_per_worker": resources.of("recovery").gpus_per_worker,
     }
     return dict(_flat(spec))
 

@@ -15,25 +15,19 @@ from ray.actor import ActorHandle
 from ray.train import Checkpoint, CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 
-from pipeline.canonical import Frozen
-from pipeline.job.events import FailureReason
 from pipeline.job.ledger import progress_key
+from pipeline.request.parts import WorkerShare
 from pipeline.request.resources import Resources
 from workers.context import Step
 from workers.failures import reason_for
+from workers.kills import began_here
 from workers.settings import WorkerSettings
+from workers.training.final import FAILURE, Failure, NoSecondTry, began_key
 from workers.training.mailbox import Mailbox
 from workers.training.work import TrainingResult, Work
 
-RESULT, FAILURE = "trained", "failed"  # names below the stage's progress key
+RESULT = "trained"  # a name below the stage's progress key
 FOLDER = "training"
-
-
-class Failure(Frozen):
-    """The reason why training cannot continue. It is kept until the driver has read it, so that no worker
-    tries again."""
-
-    reason: FailureReason
 
 
 @dataclass(frozen=True)
@@ -41,7 +35,7 @@ class Assignment:
     """The arguments that every worker is started with."""
 
     work: Work
-    threads: int
+    share: WorkerShare
     mailbox: ActorHandle[Mailbox]
 
 
@@ -80,20 +74,17 @@ def trainer_for(
     """The training run of a stage. Its name is the stage key, so that a run that is started again continues
     from its last checkpoint."""
     path, filesystem = _training_storage(settings)
-    asked = resources.recovery
-    workers = resources.training_workers
+    asked, share = resources.recovery, resources.of("recovery")
+    workers = share.workers
     count: Any = workers if asked.min_workers in (None, workers) else (asked.min_workers, workers)
     return TorchTrainer(
         train_loop_per_worker=_on_worker,
-        train_loop_config={"assignment": Assignment(work, resources.cpus_per_worker, mailbox)},
+        train_loop_config={"assignment": Assignment(work, share, mailbox)},
         scaling_config=ScalingConfig(
             num_workers=count,
             use_gpu=work.cuda,
-            resources_per_worker={
-                "CPU": resources.cpus_per_worker,
-                "memory": resources.memory_bytes,
-                **({"GPU": resources.gpus_per_worker} if work.cuda else {}),
-            },
+            resources_per_worker=share.bundle,
+            placement_strategy="STRICT_PACK" if asked.one_node else "PACK",
         ),
         run_config=RunConfig(
             name=work.key,
@@ -102,8 +93,9 @@ def trainer_for(
             failure_config=FailureConfig(max_failures=asked.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=2),
             worker_runtime_env={  # type: ignore[call-arg]  # an argument of Train V2; mypy sees V1
-                "env_vars": _environment(work, threads=resources.cpus_per_worker)
+                "env_vars": _environment(work, threads=share.cpus_per_worker)
             },
+            callbacks=[NoSecondTry(work, share)],  # type: ignore[list-item]  # mypy sees V1
         ),
     )
 
@@ -121,15 +113,17 @@ def _on_worker(config: dict[str, Assignment]) -> None:
     content = work.settings.content()
     if content.find_model(progress_key(work.key, FAILURE), Failure) is not None:
         return  # another worker has stored why training cannot continue; the driver reads it
-    torch.set_num_threads(assignment.threads)
+    torch.set_num_threads(assignment.share.cpus_per_worker)
+    rank = ray_train.get_context().get_world_rank()
+    content.put_model(began_key(work, rank), began_here())
     try:
         result = _started(assignment)
     except Exception as error:
-        reason = reason_for(error, node=None, stage=work.stage.kind)
+        reason = reason_for(error, node=None, stage=work.stage.kind, share=assignment.share)
         if not reason.retryable:
             content.put_model(progress_key(work.key, FAILURE), Failure(reason=reason))
         raise
-    if ray_train.get_context().get_world_rank() == 0:
+    if rank == 0:
         content.put_model(progress_key(work.key, RESULT), result)
 
 

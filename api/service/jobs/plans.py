@@ -13,6 +13,7 @@ from pipeline.dag.plan import plan
 from pipeline.job.ledger import find_result
 from pipeline.planning.fits import checked_estimates
 from pipeline.report.quantity import human_bytes
+from pipeline.request.parts import PARTS
 from pipeline.request.prune_spec import JobRequest, PruneSpec
 from pipeline.resolve.mask_memory import mask_memory
 from pipeline.resolve.training_memory import TrainingMemory, training_memory
@@ -83,11 +84,12 @@ def _warnings(services: Services, request: JobRequest, pins: Pins) -> Iterator[s
     if not spec.evaluation.perplexity:
         yield "spec.evaluation.perplexity is empty: the report will have no perplexities to compare"
     size = pins.of(MODEL).size
-    if size > resources.memory_bytes:
+    share = resources.of("evaluation")
+    if size > share.memory_bytes:
         for what in _loads_whole(spec):
             yield (
-                f"resources.memory_per_worker is {resources.memory_per_worker}, and {what} loads the whole "
-                f"model, whose files have {human_bytes(size)}"
+                f"{share.field('memory_per_worker')} is {share.memory_per_worker}, and {what} loads the "
+                f"whole model, whose files have {human_bytes(size)}"
             )
     if spec.calibration is not None and not any(one.needs_calibration for one in (spec, *spec.members)):
         why = (
@@ -110,11 +112,25 @@ def _warnings(services: Services, request: JobRequest, pins: Pins) -> Iterator[s
         yield "resources.recovery is not used: there is no spec.recovery, and no masks are learned"
     settings = services.settings
     cpus = settings.ray_num_cpus or os.cpu_count() or 1
-    if settings.embedded and resources.workers * resources.cpus_per_worker > cpus:
-        yield (
-            f"resources ask for {resources.workers} x {resources.cpus_per_worker} CPUs and this machine has "
-            f"{cpus}: workers would wait for each other"
-        )
+    if settings.embedded:
+        yield from _too_many(request, cpus)
+
+
+def _too_many(request: JobRequest, cpus: int) -> Iterator[str]:
+    """Warn of parts whose workers do not fit into a Ray of `cpus` CPUs, which never grows. Of those that hold
+    a whole model, one at a time is enough."""
+    for part in PARTS:
+        share = request.resources.of(part)
+        trains = request.spec.recovery is not None or request.spec.learns_masks
+        if part == "recovery" and not trains:
+            continue
+        workers = 1 if part == "evaluation" else share.workers
+        if workers * share.cpus_per_worker > cpus:
+            yield (
+                f"resources ask for {workers} x {share.cpus_per_worker} CPUs for {part} and this machine has "
+                f"{cpus}: the job will be refused; lower {share.field('workers')} or "
+                f"{share.field('cpus_per_worker')}"
+            )
 
 
 def _loads_whole(spec: PruneSpec) -> Iterator[str]:
@@ -157,14 +173,14 @@ def _without_validation(recipe: TrainingRecipe, field: str) -> Iterator[str]:
 def _too_little(
     request: JobRequest, pins: Pins, needed: TrainingMemory, *, what: str, easier: str
 ) -> Iterator[str]:
-    resources = request.resources
-    if resources.gpus_per_worker or pins.facts.parameters is None:
+    share = request.resources.of("recovery")
+    if share.gpus_per_worker or pins.facts.parameters is None:
         return  # the memory of a GPU is not known here
-    if needed.total > resources.memory_bytes:
+    if needed.total > share.memory_bytes:
         parts = ", ".join(f"{name} {human_bytes(size)}" for name, size in needed.parts().items())
         counted = "" if needed.activations else ", activations not counted"
         yield (
-            f"resources.memory_per_worker is {resources.memory_per_worker}, and {what} needs about "
-            f"{human_bytes(needed.total)} on each of {resources.training_workers} workers ({parts})"
+            f"{share.field('memory_per_worker')} is {share.memory_per_worker}, and {what} needs about "
+            f"{human_bytes(needed.total)} on each of {share.workers} workers ({parts})"
             f"{counted}: raise it, or use more workers with {easier}"
         )

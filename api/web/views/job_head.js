@@ -8,6 +8,9 @@ import { setDuration, setTime, timeNode } from "../live.js";
 import { mayChange } from "../session.js";
 import { chip, ENDED, setChip, tone } from "../status.js";
 
+const SIZES = ["workers", "cpus_per_worker", "gpus_per_worker", "memory_per_worker", "accelerator_type"];
+const PARTS = ["pruning", "recovery", "evaluation"];
+
 /** Makes the head. `changed` is called after a button has changed the job. Returns {node, update(job)}. */
 export function jobHead(changed) {
   let job = null;
@@ -157,10 +160,23 @@ function described(job) {
 }
 
 function resources({ resources: asked, priority }) {
-  const gpus = asked.gpus_per_worker ? `, ${plain(asked.gpus_per_worker)} GPU` : "";
-  const each = `${asked.cpus_per_worker} CPU${gpus}, ${asked.memory_per_worker}`;
   const urgent = priority ? ` · priority ${priority}` : "";
-  return `${asked.workers} ${asked.workers === 1 ? "worker" : "workers"} × ${each}${urgent}`;
+  return [workers(asked), ...PARTS.flatMap((part) => ofPart(part, asked))].join(" · ") + urgent;
+}
+
+/** What a part of the job sets for itself, with the fields that it leaves out. */
+function ofPart(part, asked) {
+  const own = asked[part] ?? {};
+  if (SIZES.every((field) => own[field] == null)) return [];
+  const values = SIZES.map((field) => [field, own[field] ?? asked[field]]);
+  return [`${part} ${workers(Object.fromEntries(values))}`];
+}
+
+function workers(size) {
+  const kind = size.accelerator_type ? `${size.accelerator_type} ` : "";
+  const gpus = size.gpus_per_worker ? `, ${plain(size.gpus_per_worker)} ${kind}GPU` : "";
+  const each = `${size.cpus_per_worker} CPU${gpus}, ${size.memory_per_worker}`;
+  return `${size.workers} ${size.workers === 1 ? "worker" : "workers"} × ${each}`;
 }
 
 function fact(name, value, className) {

@@ -7,6 +7,7 @@ cpus: 4
 memory: 16Gi
 gpus: 0
 gpuResource: nvidia.com/gpu
+acceleratorType: ""
 sharedMemory: 2Gi
 scratch: 50Gi
 idleTimeoutSeconds: 300
@@ -30,6 +31,13 @@ priorityClassName: ""
 {{- $shared := include "secateur.bytes" .sharedMemory | int64 -}}
 memory: {{ sub $all $shared | quote }}
 {{ include "secateur.objectStore" . }}
+{{- end }}
+
+{{- /* The kind of GPU as a resource that jobs ask for, which the autoscaler has to know before a pod is there. */ -}}
+{{- define "secateur.rayAccelerator" -}}
+{{- with .acceleratorType }}
+resources: {{ printf "'\"{\\\"accelerator_type:%s\\\": 1}\"'" . }}
+{{- end }}
 {{- end }}
 
 {{- /* The object store and its headers must fit into /dev/shm. */ -}}
