@@ -20,6 +20,7 @@ from pipeline.planning.recovering import learning_cost, recovery_cost
 from pipeline.planning.shape import ModelShape, shape_of
 from pipeline.planning.solving import FLOAT, RANKING_PASSES
 from pipeline.planning.storing import WRITTEN, reading
+from pipeline.request.parts import Part
 from pipeline.request.prune_spec import JobRequest
 from pipeline.resolve.training_memory import WIDTH
 from pipeline.sources.pins import TEACHER, ModelFacts, Pins
@@ -107,11 +108,11 @@ class _Estimator:
                 found = perplexity_cost(shape, windows or NONE, place)
                 return (found if windows is not None else replace(found, seconds=None, parts={})), place
             case EvaluateTask() | Behave():
-                place = replace(self._place(stage.compute_dtype), workers=1)
-                gpus = math.ceil(self.request.resources.gpus_per_worker)
+                place = replace(self._place(stage.compute_dtype, "evaluation"), workers=1)
+                gpus = math.ceil(self.request.resources.of("evaluation").gpus_per_worker)
                 return whole_model_cost(shape, place, gpus=gpus), place
             case Recover():
-                place = self._training_place(stage.recovery.precision)
+                place = self._place(stage.recovery.precision, "recovery")
                 resources = self.request.resources
                 teacher = self._teacher() if stage.recovery.needs_teacher else None
                 pins, sparse = self.pins, stage.sparse
@@ -119,7 +120,7 @@ class _Estimator:
                     shape, stage.recovery, resources, place, pins=pins, sparse=sparse, teacher=teacher
                 ), place
             case LearnMasks():
-                place = self._training_place(stage.training.precision)
+                place = self._place(stage.training.precision, "recovery")
                 prune = self.request.spec.prune
                 assert prune is not None, "masks are learned for it"
                 facts, resources = self.pins.facts, self.request.resources
@@ -134,17 +135,10 @@ class _Estimator:
         given = node.inputs.get("checkpoint")
         return self.dense if given is None or given.node in ("import_model", "cut_vocabulary") else self.cut
 
-    def _place(self, dtype: Dtype) -> Place:
-        resources = self.request.resources
-        machine = (
-            gpu_of(resources.gpu_memory_bytes)
-            if resources.gpus_per_worker
-            else cpus(resources.cpus_per_worker)
-        )
-        return Place(machine, workers=resources.workers, width=WIDTH[dtype], stored=self._stored)
-
-    def _training_place(self, precision: Dtype) -> Place:
-        return replace(self._place(precision), workers=self.request.resources.training_workers)
+    def _place(self, dtype: Dtype, part: Part = "pruning") -> Place:
+        share = self.request.resources.of(part)
+        machine = gpu_of(share.gpu_memory_bytes) if share.gpus_per_worker else cpus(share.cpus_per_worker)
+        return Place(machine, workers=share.workers, width=WIDTH[dtype], stored=self._stored)
 
     def _copied(self, size: int) -> tuple[Cost, Place]:
         place = replace(self._place("float32"), workers=1)

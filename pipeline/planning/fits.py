@@ -1,6 +1,6 @@
 """Refuses work that no GPU of the declared size can hold, before one is taken."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from pipeline.dag.nodes import Node
 from pipeline.dag.plan import plan
@@ -8,11 +8,17 @@ from pipeline.errors import InvalidSpec
 from pipeline.job.estimate import Estimate
 from pipeline.planning.estimate import estimates
 from pipeline.report.quantity import human_bytes
+from pipeline.request.parts import Part
 from pipeline.request.prune_spec import JobRequest
 from pipeline.request.resources import Resources
 from pipeline.sources.pins import Pins
 
-FIELD = "resources.memory_per_gpu"
+_PARTS: Mapping[str, Part] = {
+    "recover": "recovery",
+    "learn_masks": "recovery",
+    "evaluate_task": "evaluation",
+    "behave": "evaluation",
+}  # all other stages walk the blocks
 _REMEDIES = {
     "recover": (
         "use more workers with resources.recovery.zero_stage 3 or offload.optimizer, a smaller "
@@ -39,18 +45,18 @@ def checked_estimates(request: JobRequest, pins: Pins) -> tuple[Estimate, ...]:
 def check_fits(resources: Resources, nodes: Sequence[Node], estimates: Iterable[Estimate]) -> None:
     """Raises InvalidSpec for the first stage that needs more on one GPU than `memory_per_gpu` declares.
     Without a declared size, nothing is refused."""
-    declared = resources.gpu_memory_bytes
-    if declared is None or not resources.gpus_per_worker:
-        return
-    limit = int(declared * min(resources.gpus_per_worker, 1))
     kinds = {node.id: node.stage.kind for node in nodes}
     for estimate in estimates:
-        need = estimate.gpu_memory_bytes
-        if need is not None and need > limit:
-            remedy = _REMEDIES.get(kinds[estimate.node], _OF_A_WALK)
-            share = f" for {resources.gpus_per_worker:g} of it" if resources.gpus_per_worker < 1 else ""
+        kind, need = kinds[estimate.node], estimate.gpu_memory_bytes
+        share = resources.of(_PARTS.get(kind, "pruning"))
+        declared = share.gpu_memory_bytes
+        if need is None or declared is None or not share.gpus_per_worker:
+            continue
+        if need > int(declared * min(share.gpus_per_worker, 1)):
+            field, remedy = share.field("memory_per_gpu"), _REMEDIES.get(kind, _OF_A_WALK)
+            of_it = f" for {share.gpus_per_worker:g} of it" if share.gpus_per_worker < 1 else ""
             raise InvalidSpec(
-                f"{estimate.node} needs at least {human_bytes(need)} on each GPU, and {FIELD} is "
-                f"{resources.memory_per_gpu}{share}: take larger GPUs, or {remedy}",
-                FIELD,
+                f"{estimate.node} needs at least {human_bytes(need)} on each GPU, and {field} is "
+                f"{share.memory_per_gpu}{of_it}: take larger GPUs, or {remedy}",
+                field,
             )

@@ -38,6 +38,7 @@ def _left_out(value: object) -> bool:
 class PartResources(Frozen):
     """The workers of one part of a job. What is left out is as the fields of `resources` itself say.
 
+    `memory_per_gpu`: the memory of each GPU; work that cannot fit it is refused before a GPU is taken.
     `accelerator_type`: the name by which Ray knows the GPU, such as A100-80G or H100.
     """
 
@@ -45,6 +46,7 @@ class PartResources(Frozen):
     cpus_per_worker: Cpus | None = Field(default=None, exclude_if=_left_out)
     gpus_per_worker: Gpus | None = Field(default=None, exclude_if=_left_out)
     memory_per_worker: Memory | None = Field(default=None, exclude_if=_left_out)
+    memory_per_gpu: Memory | None = Field(default=None, exclude_if=_left_out)
     accelerator_type: AcceleratorType | None = Field(default=None, exclude_if=_left_out)
 
 
@@ -57,6 +59,7 @@ class WorkerShare(Frozen):
     cpus_per_worker: int
     gpus_per_worker: float
     memory_per_worker: str
+    memory_per_gpu: str | None
     accelerator_type: str | None
     placement_timeout_seconds: int
     set_here: frozenset[str] = frozenset()
@@ -65,6 +68,11 @@ class WorkerShare(Frozen):
     def memory_bytes(self) -> int:
         """memory_per_worker in bytes."""
         return bytes_of(self.memory_per_worker)
+
+    @property
+    def gpu_memory_bytes(self) -> int | None:
+        """memory_per_gpu in bytes, if it is declared."""
+        return None if self.memory_per_gpu is None else bytes_of(self.memory_per_gpu)
 
     @property
     def size(self) -> tuple[object, ...]:

@@ -139,11 +139,6 @@ class Resources(Frozen):
         return bytes_of(self.memory_per_worker)
 
     @property
-    def gpu_memory_bytes(self) -> int | None:
-        """memory_per_gpu in bytes, if it is declared."""
-        return None if self.memory_per_gpu is None else bytes_of(self.memory_per_gpu)
-
-    @property
     def training_workers(self) -> int:
         """The number of workers that train."""
         return self.recovery.workers or self.workers

@@ -52,6 +52,7 @@ class SweepActor:
         """Become a member of the gang's process group, once all others do."""
         host = ray.util.get_node_ip_address()
         self._peers = join(place, rank=rank, size=size, host=host, whole_gpus=whole_gpus, store=self._store)
+
     def began(self) -> Began:
         """The place where this process began."""
         return began_here()
