@@ -30,7 +30,7 @@ from tests.needs import needed
 from tests.ports import HOST, free_ports
 
 GRPC_OFFSET = 10000  # SeaweedFS puts each gRPC port this far above its HTTP port
-START_SECONDS = 60.0
+START_SECONDS = 300.0
 STOP_SECONDS = 15.0
 PORT_ATTEMPTS = 3  # another process may take a free port before the server does
 Server = TypeVar("Server")
@@ -242,14 +242,14 @@ def _accepts_queries(url: str) -> bool:
 
 
 def _client(server: S3Server) -> Any:
-    retries, style = {"total_max_attempts": 1}, {"addressing_style": "path"}
+    retries, style = {"total_max_attempts": 3}, {"addressing_style": "path"}
     return boto3.client(
         "s3",
         endpoint_url=server.endpoint,
         aws_access_key_id=server.access_key,
         aws_secret_access_key=server.secret_key,
         region_name="us-east-1",
-        config=Config(connect_timeout=2, read_timeout=10, retries=retries, s3=style),
+        config=Config(connect_timeout=10, read_timeout=60, retries=retries, s3=style),
     )
 
 

@@ -20,7 +20,7 @@ from tests.deploy.charts import Rendered
 from tests.deploy.dockerfile import DOCKER, PACKAGES, read
 
 API, WORKER = read(DOCKER / "api.Dockerfile"), read(DOCKER / "worker.Dockerfile")
-START_SECONDS = 120.0
+START_SECONDS = 300.0
 TOKEN = "t" * 40
 # What the secrets hold that the chart refers to.
 SECRETS = {

@@ -68,7 +68,7 @@ def test_training_is_drawn_while_it_goes_on(page: Page, site: Site) -> None:
     panels = ["loss", "minimised", "rate", "norm", "speed"]
     expect(card.locator("[data-panel]")).to_have_count(len(panels))
     loss = card.locator('[data-panel="loss"]')
-    assert loss.get_attribute("aria-label").startswith("120 of 400 steps; cross-entropy from 3.8")
+    expect(loss).to_have_attribute("aria-label", re.compile(r"^120 of 400 steps; cross-entropy from 3\.8"))
     expect(loss.locator("circle.validation")).to_have_count(3)  # before the first step, at 50 and 100
     expect(loss.locator("line.reference title")).to_have_text("went on at step 51")
     job.trained(121, 150, started=2)

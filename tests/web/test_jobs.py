@@ -87,7 +87,7 @@ def test_what_was_made_and_asked_for_is_at_hand(page: Page, site: Site) -> None:
     assert asked.labels == {"team": "serving"}
     page.get_by_role("tab", name="Spec").press("ArrowRight")
     expect(page.get_by_role("tab", name="Events")).to_be_focused()
-    assert page.evaluate("location.hash") == f"#/jobs/{site.done.id}/events"
+    expect(page).to_have_url(f"{site.url}/#/jobs/{site.done.id}/events")
 
 
 def test_a_failure_says_what_where_and_shows_the_log(page: Page, site: Site) -> None:

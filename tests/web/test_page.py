@@ -111,14 +111,15 @@ def test_viewers_have_no_buttons(chromium: Browser, site: Site) -> None:
 def test_schedules_show_what_became_of_each_night(page: Page, site: Site) -> None:
     go(page, "/schedules")
     row = page.locator('[data-schedule="nightly"]')
-    expect(row).to_contain_text("30 2 * * * (America/New_York)")
+    expect(row).to_contain_text("30 4 * * * (America/New_York)")
     expect(row).to_contain_text("missed")
     alias = page.locator('[data-alias="nightly"]')
     expect(alias.get_by_role("link", name=site.done.id)).to_be_visible()
     row.get_by_role("link", name="nightly").click()
-    expect(page.locator("main .facts")).to_contain_text("02:30:00 America/New_York")
+    expect(page.locator("main .facts")).to_contain_text("04:30:00 America/New_York")
     expect(page.locator('[data-candidate$="step-5000"]')).to_contain_text("safetensors is missing")
     firings = page.locator("[data-firing]")
+    expect(firings).to_have_count(3)
     assert [chips(firing)[0] for firing in firings.all()] == ["missed", "held", "promoted"]
     held = firings.nth(1)
     assert chips(held)[1:] == ["passed", "failed"]

@@ -72,7 +72,8 @@ class Scene:
     settings: Settings
 
     def dispatcher(self, **changes: Any) -> Dispatcher:
-        settings = self.settings.model_copy(update=changes)
+        """One more dispatcher, whose leases last until the test ends them."""
+        settings = self.settings.model_copy(update={"lease_seconds": 600, **changes})
         services = replace(self.api.services, ray=cast(RayJobsClient, self.ray), settings=settings)
         return Dispatcher(services)
 

@@ -39,7 +39,7 @@ def serve(rank: int, size: int, store: str, pipe: Connection) -> None:
     torch.set_num_threads(1)
     _on_cpu()
     torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{store}", rank=rank, world_size=size, timeout=timedelta(seconds=60)
+        "gloo", init_method=f"file://{store}", rank=rank, world_size=size, timeout=timedelta(seconds=600)
     )
     parallel_state.initialize_model_parallel(tensor_model_parallel_size=size)
     pipe.send("ready")
