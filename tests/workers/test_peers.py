@@ -123,9 +123,12 @@ def _spreads(rank: int, port: int, directory: Path) -> None:
 
 def _dies(rank: int, port: int, directory: Path) -> None:
     peers = joined(rank, port)
+    part = parts_of(9, 4, MEMBERS)[rank]
     if rank == 1:
+        peers.sum_up(part, to=[0], reproducible=True)
         dist.destroy_process_group()
         return  # the process ends, and with it its connections
     with pytest.raises(PeersLost, match="lost its connection"):
-        peers.sum_up(parts_of(9, 4, MEMBERS)[rank], to=[0], reproducible=True)
+        for _ in range(2):
+            peers.sum_up(part, to=[0], reproducible=True)
     (directory / f"{rank}.lost").touch()

@@ -216,7 +216,7 @@ class RayCrew(Crew):
         """Fetch the answers. If one actor fails, all end: the others may wait for it, and whoever waits for
         them must not wait for ever."""
         try:
-            return fetched([cast("ray.ObjectRef[Answer]", one.held) for one in pending])
+            return fetched(_references(pending), beside=_references([*self._told]))
         except BaseException:
             for actor in self._actors if self.size > 1 else ():
                 ray.kill(actor)
@@ -228,3 +228,7 @@ class RayCrew(Crew):
 
     def _name(self, method: Callable[..., Any]) -> str:
         return " ".join(filter(None, (self._title, method.__name__, self.label)))
+
+
+def _references(pending: Sequence[Pending[Answer]]) -> list["ray.ObjectRef[Answer]"]:
+    return [cast("ray.ObjectRef[Answer]", one.held) for one in pending]

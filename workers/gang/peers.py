@@ -32,6 +32,7 @@ from pipeline.tensor.statistics import Gram, Node, tree_sum
 
 MEETING = timedelta(minutes=10)
 UNLIMITED = timedelta(days=365)
+LENGTH_BYTES, SHORT = 8, 1016  # the parts of a message whose size everybody knows
 Flow = dict[int, list[Tensor]]  # by member: flat tensors that go there or come from there, in their order
 
 
@@ -148,16 +149,23 @@ class Peers:
                     work.wait()
 
     def _told(self, own: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Returns what every member says, as JSON."""
-        said = torch.frombuffer(bytearray(json.dumps(own).encode()), dtype=torch.uint8)
-        lengths = [torch.zeros(1, dtype=torch.long) for _ in range(self.size)]
+        """Returns what every member says, as JSON: at once if it is short, and the rest in a second turn."""
+        said = json.dumps(own).encode()
+        heard = self._all_gathered(len(said).to_bytes(LENGTH_BYTES) + said[:SHORT], LENGTH_BYTES + SHORT)
+        lengths = [int.from_bytes(one[:LENGTH_BYTES]) for one in heard]
+        texts = [one[LENGTH_BYTES:] for one in heard]
+        if (rest := max(lengths) - SHORT) > 0:
+            more = self._all_gathered(said[SHORT:], rest)
+            texts = [text + further for text, further in zip(texts, more, strict=True)]
+        return [json.loads(text[:length]) for text, length in zip(texts, lengths, strict=True)]
+
+    def _all_gathered(self, own: bytes, size: int) -> list[bytes]:
+        """Returns every member's bytes, with zeros after them up to `size`."""
+        mine = torch.frombuffer(bytearray(own.ljust(size, b"\0")), dtype=torch.uint8)
+        found = [torch.empty_like(mine) for _ in range(self.size)]
         with _connected():
-            dist.all_gather(lengths, torch.tensor([len(said)]))
-            longest = int(torch.cat(lengths).max())
-            heard = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.size)]
-            dist.all_gather(heard, torch.nn.functional.pad(said, (0, longest - len(said))))
-        cut = [text[: int(length)] for text, length in zip(heard, lengths, strict=True)]
-        return [json.loads(text.numpy().tobytes()) for text in cut]
+            dist.all_gather(found, mine)
+        return [one.numpy().tobytes() for one in found]
 
     def _empty(self, part: slice) -> Tensor:
         return torch.empty(part.stop - part.start, device=self._device)
@@ -200,9 +208,10 @@ def join(
 
 
 def _interface(host: str) -> str | None:
-    """The name of the network interface that has this address."""
+    """The name of the network interface that has this address; every address of 127.0.0.0/8 is loopback."""
+    wanted = "127.0.0.1" if host.startswith("127.") else host
     for name, addresses in psutil.net_if_addrs().items():
-        if any(address.address == host for address in addresses):
+        if any(address.address == wanted for address in addresses):
             return str(name)
     return None
 

@@ -1,0 +1,173 @@
+"""Actors of a real Ray exchange what is large among themselves; a failure of one ends the turn of all."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import ray
+import torch
+from ray.exceptions import RayActorError
+from ray.util.placement_group import placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from torch import Tensor
+
+from pipeline.allocations import Uniform
+from pipeline.artifacts.refs import CheckpointRef
+from pipeline.blocks.crew import CrewUse
+from pipeline.blocks.local import LocalCrew
+from pipeline.blocks.pruning import PrunedBlocks, Pruning, prune_blocks
+from pipeline.blocks.steps import run_through
+from pipeline.blocks.worker import SweepWorker
+from pipeline.checkpoint.prunable import prunable_weights
+from pipeline.errors import NumericalError, SecateurError
+from pipeline.methods.sparsegpt import SparseGPT
+from pipeline.spec.patterns import Unstructured
+from pipeline.spec.reconstruction import BlockReconstruction
+from pipeline.storage.content import ContentStore
+from pipeline.tensor.statistics import Gram, share_edges
+from tests.checkpoints import imported
+from tests.models import tiny_checkpoint
+from tests.pipeline.blocks.test_sweep import samples
+from workers.failures import error_of
+from workers.gang.crew import RayCrew, SweepActor
+from workers.gang.gang import Gang
+from workers.settings import WorkerSettings
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster", "one_thread", "no_gradients")]
+
+Opened = Callable[..., RayCrew]
+WORKERS = 2
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    ray.init(num_cpus=WORKERS, include_dashboard=False, log_to_driver=False, configure_logging=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> tuple[ContentStore, CheckpointRef]:
+    return imported(tiny_checkpoint("llama", tmp_path / "model"), tmp_path / "store")
+
+
+@pytest.fixture
+def gang() -> Iterator[Gang]:
+    """A gang of its own for each test, whose actors have met."""
+    group = placement_group([{"CPU": 1}] * WORKERS)
+    ray.get(group.ready())
+    hiring = SweepActor.options(num_cpus=1, scheduling_strategy=PlacementGroupSchedulingStrategy(group))
+    hired = [hiring.remote(threads=1, cuda=False) for _ in range(WORKERS)]
+    found = Gang(group, hired, whole_gpus=False)
+    found.ready()
+    yield found
+    found.dismiss()
+
+
+@pytest.fixture
+def opened(gang: Gang, model: tuple[ContentStore, CheckpointRef], tmp_path: Path) -> Opened:
+    """Opens the gang for a stage on the model."""
+    settings = WorkerSettings.model_validate(
+        {"storage_url": f"file://{tmp_path}/store", "allowed_roots": (tmp_path,)}
+    )
+    tokens = samples()
+    edges = share_edges(len(tokens), WORKERS)
+
+    def crew() -> RayCrew:
+        shared = {"samples": len(tokens), "memory": 2**30}
+        for actor, first, end in zip(gang._actors, edges[:-1], edges[1:], strict=True):
+            given = settings, model[1], tokens[first:end], "float32"
+            ray.get(actor.open.remote(*given, first=first, **shared))
+        return RayCrew(gang._actors, title="test")
+
+    return crew
+
+
+def pruning(model: tuple[ContentStore, CheckpointRef], *, epochs: int, reproducible: bool = True) -> Pruning:
+    pattern = Unstructured(sparsity=0.5)
+    return Pruning(
+        method=SparseGPT(),
+        plan=Uniform().plan(pattern, prunable_weights(*model), measured=()),
+        propagation="pruned",
+        samples=len(samples()),
+        reconstruction=BlockReconstruction(epochs=epochs, samples_per_step=4),
+        reproducible=reproducible,
+    )
+
+
+def pruned(crew: RayCrew | LocalCrew, asked: Pruning) -> tuple[PrunedBlocks, CrewUse]:
+    made = run_through(prune_blocks(crew, asked))
+    return made, crew.use()
+
+
+def test_the_bits_of_one_process_and_neither_grams_nor_gradients_in_ray(
+    opened: Opened, model: tuple[ContentStore, CheckpointRef]
+) -> None:
+    alone, local = pruned(LocalCrew(*model, samples()), pruning(model, epochs=2))
+    made, use = pruned(opened(), pruning(model, epochs=2))
+    assert made.blocks == alone.blocks
+    assert (local.carried_bytes, local.exchanged_bytes) == (0, 0)
+
+    _, less = pruned(opened(), pruning(model, epochs=1))
+    assert use.carried_bytes == less.carried_bytes  # whatever goes through Ray, gradients do not
+    assert use.exchanged_bytes > less.exchanged_bytes
+    worker = SweepWorker(*model, [], dtype=torch.float32, device=torch.device("cpu"))
+    worker.load(0)
+    widths = [next(iter(group.values()))[1] for group in worker.sized_groups()]
+    vectors = 4 * sum(widths)
+    tokens = sum(one.nbytes for one in samples())
+    shares = len(samples()) * (vectors + 8 * len(widths))
+    calls = len(widths) + 1  # `choose` of each group, and `store`, are told the merged statistics
+    assert use.carried_bytes == tokens + len(made.blocks) * (shares + calls * vectors)
+    assert less.exchanged_bytes > len(made.blocks) * sum(4 * width**2 for width in widths)
+
+
+def test_sums_in_any_order_prune_as_well(opened: Opened, model: tuple[ContentStore, CheckpointRef]) -> None:
+    alone, _ = pruned(LocalCrew(*model, samples()), pruning(model, epochs=1))
+    made, _ = pruned(opened(), pruning(model, epochs=1, reproducible=False))
+    for one, other in zip(made.blocks, alone.blocks, strict=True):
+        assert one.fit is not None
+        assert other.fit is not None
+        assert one.fit.after == pytest.approx(other.fit.after, rel=0.1)
+
+
+def test_the_error_of_one_is_raised_while_another_waits_for_it(opened: Opened) -> None:
+    crew = opened()
+    crew.tell(SweepWorker.load, 0)
+    crew.ask(1, _fails)
+    crew.sum_up(_part, _take, range(WORKERS))
+    with pytest.raises(Exception, match="planted") as raised:
+        crew.wait([])
+    assert isinstance(error_of(raised.value), NumericalError)
+    with pytest.raises(RayActorError):  # nobody may wait for actors that wait for ever
+        ray.get([actor.use.remote() for actor in crew._actors])
+
+
+def test_the_death_of_one_is_raised_while_another_waits_for_it(opened: Opened) -> None:
+    crew = opened()
+    crew.sum_up(_dies, _take, range(WORKERS))
+    with pytest.raises(Exception) as raised:  # noqa: PT011 - Ray's or gloo's, by what is noticed first
+        crew.wait([])
+    known: SecateurError = error_of(raised.value)
+    assert known.retryable, known
+    assert known.code in ("worker_lost", "machine_failed")
+
+
+def _part(worker: SweepWorker) -> Gram:
+    return {(0, worker._first): torch.ones(3)}
+
+
+def _take(worker: SweepWorker, total: Tensor) -> None:
+    assert total.shape == (3,)
+
+
+def _fails(worker: SweepWorker) -> None:
+    raise NumericalError("planted")
+
+
+def _dies(worker: SweepWorker) -> Gram:
+    if worker._first > 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return _part(worker)
