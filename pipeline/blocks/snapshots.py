@@ -60,7 +60,8 @@ class Snapshots:
             self._look(wait=every_block)
         elif self._underway is not None:
             self._asked = self._ask(wait=False)
-        if self._underway is None and time.monotonic() - self._taken_at >= self._seconds:
+        due = time.monotonic() - self._taken_at >= self._seconds
+        if due and self._underway is None and block < self._crew.blocks:
             self._underway, self._taken_at = block, time.monotonic()
             # A name of its own: an attempt that is believed dead may still be writing.
             self._crew.tell(SweepWorker.begin_snapshot, f"{self._prefix}{block:05d}-{uuid.uuid4().hex[:8]}")

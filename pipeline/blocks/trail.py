@@ -88,7 +88,7 @@ class Trail(Generic[Part]):
     def enter(self, block: int) -> None:
         """Is called when all calls were made after which the activations enter `block`. Takes a snapshot of
         them if one is due."""
-        if self._snapshots is not None and block < self._crew.blocks:
+        if self._snapshots is not None:
             self._snapshots.enter(block)
 
     def told(self) -> Iterator[Progress]:

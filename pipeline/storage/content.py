@@ -43,7 +43,7 @@ class ContentStore:
         self.store = store
         self.connections = connections
         self._spool_dir = None if spool_dir is None else str(spool_dir)
-        self._cache = cache
+        self.cache = cache
 
     def __repr__(self) -> str:
         return f"ContentStore({self.store!r})"
@@ -115,7 +115,7 @@ class ContentStore:
     def cached(self, sha256: str, size: int, fetch: Callable[[], Iterator[bytes]]) -> Iterator[bytes]:
         """Streams the bytes with this digest from the node's cache, if there is one, and otherwise from
         `fetch`, which must verify them: see NodeCache.stream."""
-        return fetch() if self._cache is None else self._cache.stream(sha256, size, fetch)
+        return fetch() if self.cache is None else self.cache.stream(sha256, size, fetch)
 
     def _verified(self, ref: BlobRef) -> Iterator[bytes]:
         key = self.key(ref)

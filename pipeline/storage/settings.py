@@ -65,9 +65,9 @@ class StorageSettings(S3Settings):
     def cached_content(self) -> ContentStore:
         """Opens the storage as workers do: a remote one is read over several connections, and what was read
         stays in the node's cache."""
+        store = open_store(self.storage_url, self.s3)
         if urlsplit(self.storage_url).scheme == "file":
-            return self.content()
+            return ContentStore(store)
         directory = Path(self.cache_dir or Path(tempfile.gettempdir()) / f"secateur-cache-{os.getuid()}")
         cache = NodeCache(directory, limit=self.cache_bytes) if self.cache_bytes else None
-        store = open_store(self.storage_url, self.s3)
         return ContentStore(store, cache=cache, connections=CONNECTIONS)

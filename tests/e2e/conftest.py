@@ -76,8 +76,9 @@ def deep_checkpoint(directory: Path) -> None:
 
 @pytest.fixture(scope="session")
 def local_service(material: Path) -> Iterator[Service]:
-    """Embedded defaults."""
-    yield from _serving(material, lambda state: f"file://{state}/storage", {})
+    """Embedded defaults, but activations are stored after every block, for tests that count blocks."""
+    environment = {"SECATEUR_SNAPSHOT_SECONDS": "0"}
+    yield from _serving(material, lambda state: f"file://{state}/storage", environment)
 
 
 @pytest.fixture(scope="session")
@@ -116,6 +117,7 @@ def _serving(material, storage_url, environment) -> Iterator[Service]:
             "SECATEUR_POLL_SECONDS": "0.3",
             "SECATEUR_LEASE_SECONDS": "3",
             "SECATEUR_RAY_NUM_CPUS": "2",
+            "SECATEUR_CACHE_DIR": str(state / "cache"),
             **environment,
         },
     )
