@@ -39,7 +39,7 @@ def objective_loss(
     blocks; `teacher_hiddens`: those of the teacher's blocks that `matching_blocks` names, equally many. They
     count at all L positions, and only when hidden_weight is above 0.
     """
-    targets_T = functional.pad(tokens_BL[:, 1:], (0, 1), value=NOTHING).flatten()
+    targets_T = targets_of(tokens_BL)
     student_TV = student_logits_BLV.flatten(0, 1)
     if isinstance(objective, LanguageModelling):
         lm_loss = functional.cross_entropy(_wide(student_TV), targets_T, ignore_index=NOTHING)
@@ -47,14 +47,26 @@ def objective_loss(
     assert teacher_logits_BLV is not None, "distillation needs the teacher's logits"
     teacher_TV = teacher_logits_BLV.flatten(0, 1)
     loss, lm_loss = _Distilled.apply(student_TV, teacher_TV, targets_T, objective)
-    if objective.hidden_weight > 0:
-        distances = [
-            hidden_distance(student.flatten(0, 1), teacher.flatten(0, 1))
-            for student, teacher in zip(student_hiddens, teacher_hiddens, strict=True)
-        ]
-        assert distances, "hidden_weight needs the hidden states of both models"
-        loss = loss + objective.hidden_weight * torch.stack(distances).mean()
-    return loss, lm_loss
+    return loss + hidden_loss(objective, student_hiddens, teacher_hiddens), lm_loss
+
+
+def hidden_loss(
+    objective: Objective, student_hiddens: Sequence[Tensor], teacher_hiddens: Sequence[Tensor]
+) -> Tensor | float:
+    """The part of the loss that compares hidden states; 0 where hidden_weight is 0. See objective_loss."""
+    if isinstance(objective, LanguageModelling) or objective.hidden_weight == 0:
+        return 0.0
+    distances = [
+        hidden_distance(student.flatten(0, 1), teacher.flatten(0, 1))
+        for student, teacher in zip(student_hiddens, teacher_hiddens, strict=True)
+    ]
+    assert distances, "hidden_weight needs the hidden states of both models"
+    return objective.hidden_weight * torch.stack(distances).mean()
+
+
+def targets_of(tokens_BL: Tensor) -> Tensor:
+    """The next token of each position, int64 [B·L]; NOTHING at the end of each sequence."""
+    return functional.pad(tokens_BL[:, 1:], (0, 1), value=NOTHING).flatten()
 
 
 def divergence_each(
@@ -90,6 +102,28 @@ def divergence_each(
         mixture_TK = torch.logaddexp(student_TK, teacher_TK) - math.log(2)
         each_T = (_kl(teacher_TK, mixture_TK) + _kl(student_TK, mixture_TK)) / 2
     return each_T * temperature**2
+
+
+def summed_losses(
+    student_TV: Tensor, teacher_TV: Tensor | None, targets_T: Tensor, objective: Objective
+) -> tuple[Tensor, Tensor]:
+    """The objective without its hidden-state term, and its cross-entropy, each summed over tokens.
+    `teacher_TV`: the teacher's logits, in distillation."""
+    student = _wide(student_TV).log_softmax(-1)
+    lm_loss = functional.nll_loss(student, targets_T, ignore_index=NOTHING, reduction="sum")
+    if isinstance(objective, LanguageModelling) or objective.lm_weight == 1:
+        return lm_loss, lm_loss
+    assert teacher_TV is not None, "distillation needs the teacher's logits"
+    each_T = divergence_each(
+        student,
+        teacher_TV,
+        objective.divergence,
+        temperature=objective.temperature,
+        top_k=objective.top_k,
+        normalized=True,
+    )
+    divergence = torch.where(targets_T != NOTHING, each_T, 0).sum()
+    return objective.lm_weight * lm_loss + (1 - objective.lm_weight) * divergence, lm_loss
 
 
 def hidden_distance(student_TH: Tensor, teacher_TH: Tensor) -> Tensor:
@@ -142,7 +176,9 @@ class _Distilled(torch.autograd.Function):
             rows = slice(start, start + ROWS)
             with torch.set_grad_enabled(wanted):
                 part_TV = student_TV[rows].detach().requires_grad_(wanted)
-                both = torch.stack(_losses(part_TV, teacher_TV[rows], targets_T[rows], objective)) / count
+                both = (
+                    torch.stack(summed_losses(part_TV, teacher_TV[rows], targets_T[rows], objective)) / count
+                )
                 if gradient_TV is not None:
                     (gradient_TV[rows],) = torch.autograd.grad(both[0], part_TV)
             sums.append(both.detach())
@@ -155,26 +191,6 @@ class _Distilled(torch.autograd.Function):
         gradient, ctx.gradient = ctx.gradient, None
         assert gradient is not None, "backward can run only once"
         return gradient.mul_(loss).to(ctx.dtype), None, None, None
-
-
-def _losses(
-    student_TV: Tensor, teacher_TV: Tensor, targets_T: Tensor, objective: Distillation
-) -> tuple[Tensor, Tensor]:
-    """The objective without its hidden-state term, and its cross-entropy, each summed over tokens."""
-    student = _wide(student_TV).log_softmax(-1)
-    lm_loss = functional.nll_loss(student, targets_T, ignore_index=NOTHING, reduction="sum")
-    if objective.lm_weight == 1:
-        return lm_loss, lm_loss
-    each_T = divergence_each(
-        student,
-        teacher_TV,
-        objective.divergence,
-        temperature=objective.temperature,
-        top_k=objective.top_k,
-        normalized=True,
-    )
-    divergence = torch.where(targets_T != NOTHING, each_T, 0).sum()
-    return objective.lm_weight * lm_loss + (1 - objective.lm_weight) * divergence, lm_loss
 
 
 def _coarse(logits_TV: Tensor, chosen_TK: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ zeros are checked without gathering anything. This file alone knows how DeepSpee
 import os
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -236,6 +237,16 @@ class Teacher:
     def __call__(self, **inputs: object) -> Any:
         with torch.no_grad():
             return self._model(**inputs)
+
+
+@contextmanager
+def whole_parameter(parameter: Tensor) -> Iterator[None]:
+    """Make a parameter whole that ZeRO 3 may have partitioned. All workers do so at the same time."""
+    if not hasattr(parameter, "ds_id"):
+        yield
+        return
+    with deepspeed.zero.GatheredParameters([parameter]):
+        yield
 
 
 def prepare_process(*, cuda: bool) -> None:

@@ -58,7 +58,7 @@ class _Training:
         )
         self._student = student = _student_for(work, config)
         self._engine, self._guard = student.engine, student.guard
-        self._losses = Losses(self._engine, student.teacher, recipe.objective)
+        self._losses = Losses(self._engine, student.teacher, recipe.objective, student.head)
         self._mover = Mover(student.keep_rule, self._engine, self._guard, total_steps=self._total)
         self._history = History(total_steps=self._total, deepspeed=config)
 

@@ -30,6 +30,7 @@ from workers.training.certified import certified, kept_as_they_were
 from workers.training.engine import Engine
 from workers.training.first_masks import FirstMasks
 from workers.training.guard import Guard
+from workers.training.heads import LossHead
 from workers.training.masked import LOGITS, draw_at, prunable, put_masks, stored_weight
 from workers.training.model import load_student
 from workers.training.shares import by_shares, checkpoint_of, parts_of
@@ -42,6 +43,7 @@ class MaskStudent:
     """See Trainee. Its teacher is the model itself without masks, so that memory holds the weights once."""
 
     guard: Guard | None = None
+    head: LossHead | None = None
     keep_rule: KeepRule = Held()
     early_stop: EarlyStop | None = None
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.certificate import Check
@@ -14,6 +15,7 @@ from pipeline.artifacts.refs import AdapterRef, ArtifactRef
 from pipeline.checkpoint.keeps import keep_ref
 from pipeline.dag.stages.training import Recover
 from pipeline.errors import InvalidSpec
+from pipeline.resolve.training_activations import is_fused
 from pipeline.spec.recovery import EarlyStop, KeepRule, Lora, Recovery
 from pipeline.spec.training_recipe import TrainingRecipe
 from pipeline.tensor.dtypes import TORCH_DTYPES
@@ -22,6 +24,7 @@ from workers.training.certified import certified, check_digests
 from workers.training.config import teacher_config
 from workers.training.engine import Engine, Teacher
 from workers.training.guard import Guard
+from workers.training.heads import HiddenHead, LossHead
 from workers.training.held import AllKept, StartingKeeps, keep_of_parameter
 from workers.training.lora import adapter_files, apply_lora
 from workers.training.model import load_model, load_student
@@ -52,6 +55,11 @@ class Trainee(Protocol):
     @property
     def early_stop(self) -> EarlyStop | None:
         """The rule by which training ends before its last step, if there is one."""
+        ...
+
+    @property
+    def head(self) -> LossHead | None:
+        """The head of the model, where it gives the loss: then the teacher's gives hidden states."""
         ...
 
     @property
@@ -113,7 +121,7 @@ class Student:
             if name in self.engine.parameters and any(disk in self._keeps for disk in disks)
         ]
         self.guard = self._guard(held) if held else None
-        self.teacher = _load_teacher(work)
+        self.teacher, self.head = self._taught(model)
 
     def before(self, step: int) -> None:
         """Nothing needs preparation: the optimizer alone changes weights."""
@@ -168,6 +176,22 @@ class Student:
         adapter = {} if stored.adapter is None else {"adapter": stored.adapter}
         return {"checkpoint": stored.checkpoint, **adapter, **certificate}
 
+    def _taught(self, model: PreTrainedModel) -> tuple[Teacher | None, LossHead | None]:
+        """The teacher, if there is one, and the student's head, where logits are too large to stand whole."""
+        work, precision = self._work, self._recovery.precision
+        tokens = work.resources.micro_batch_size * self._recovery.text.sequence_length
+        fused = is_fused(tokens=tokens, vocabulary=model.config.vocab_size)
+        teacher, hidden = None, None
+        if work.teacher is not None:
+            config = None
+            if work.resources.teacher != "whole":
+                config = teacher_config(work.resources, workers=ranks.workers(), precision=precision)
+            dtype, device = TORCH_DTYPES[precision], work.device
+            loaded = load_model(self._content, work.teacher, dtype=dtype, device=device, partition=config)
+            hidden = HiddenHead(loaded.model) if fused else None
+            teacher = Teacher(loaded.model.eval(), config)
+        return teacher, LossHead(model, hidden) if fused else None
+
     def _guard(self, held: Sequence[str]) -> Guard:
         """The guard of parameters that have keep tensors."""
         shapes = self.engine.shapes
@@ -209,23 +233,6 @@ def adam_arguments(recipe: TrainingRecipe) -> dict[str, object]:
         "weight_decay": optimizer.weight_decay,
         "fused": True,
     }
-
-
-def _load_teacher(work: Work) -> Teacher | None:
-    if work.teacher is None:
-        return None
-    precision = work.stage.recipe.precision
-    config = None
-    if work.resources.teacher != "whole":
-        config = teacher_config(work.resources, workers=ranks.workers(), precision=precision)
-    model = load_model(
-        work.settings.content(),
-        work.teacher,
-        dtype=TORCH_DTYPES[precision],
-        device=work.device,
-        partition=config,
-    ).model
-    return Teacher(model.eval(), config)
 
 
 def _choose_trained(model: nn.Module, recovery: Recovery) -> None:
