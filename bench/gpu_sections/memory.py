@@ -6,7 +6,7 @@ from gpu_sections.setting import Setting, llama, stored_model, tokens
 from pipeline.blocks.local import LocalCrew
 from pipeline.errors import OutOfMemory
 from pipeline.methods.wanda import Wanda
-from workers.failures import error_of
+from workers.classified import classified
 
 LEFT = 512 << 20  # bytes; less than a block as wide as 7B's
 
@@ -27,7 +27,7 @@ def out_of_memory(setting: Setting) -> dict[str, object]:
             worker.load(0)
             worker.measure(advance=True, needs=Wanda().needs)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is named
-            named = error_of(error, stage="prune")
+            named = classified(error, stage="prune")
             assert isinstance(named, OutOfMemory), f"{type(named).__name__}: {named.message}"
             return {"taken_bytes": taken.nbytes, "error": named.message, "field": named.param}
     raise AssertionError(f"a walk ended well with {LEFT} bytes")
