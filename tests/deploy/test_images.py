@@ -69,7 +69,7 @@ def worker_image(built: Builder) -> Box:
     box = built.box("worker")
     mount_environment(box)
     for one in WORKER[-1].instructions:
-        if not one.flags.get("from"):
+        if not one.flags.get("from") and "apt-get install" not in one.text:  # the compiler is this machine's
             built.carry_out(box, one)
     return box
 

@@ -52,6 +52,11 @@ def shown() -> Iterator[tuple[str, dict[str, Any]]]:
                 yield f"{path.name} {i + 1}", document
     for name, example in REQUEST_EXAMPLES.items():
         yield f"api: {name}", example["value"]
+    (parts,) = re.findall(
+        r"```yaml\n(resources:.*?)```", (ROOT / "docs" / "resources.md").read_text(), re.DOTALL
+    )
+    prune = {"method": {"kind": "magnitude"}, "pattern": {"kind": "unstructured", "sparsity": 0.5}}
+    yield "resources.md", {"spec": {"model": {"source": "file:/m"}, "prune": prune}, **yaml.safe_load(parts)}
     (night,) = re.findall(
         r"\$URL/schedules .*? -d '(\{.*?\n\})'", (ROOT / "README.md").read_text(), re.DOTALL
     )
