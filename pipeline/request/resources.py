@@ -56,8 +56,9 @@ class TrainingResources(Frozen):
 class Resources(Frozen):
     """The CPUs, GPUs and memory that each worker of a stage reserves on the Ray cluster.
 
-    `memory_per_worker`: on CPUs, activations take up to half of the memory that an idle process leaves free;
-    the rest of them lie on the local disk. Threads follow `cpus_per_worker`: on one kind of hardware, equal
+    `memory_per_worker`: activations take up to half of the memory that an idle process leaves free; the rest of
+    them lie on the local disk. On a GPU they take up to half of `memory_per_gpu` before that, by default of the
+    memory that is free there, or of a worker's share of it; a worker cannot take more than it declares. Threads follow `cpus_per_worker`: on one kind of hardware, equal
     thread counts give equal bits, however many workers share the samples.
     """
 
@@ -65,13 +66,14 @@ class Resources(Frozen):
     cpus_per_worker: int = Field(default=1, ge=1, le=1024)
     gpus_per_worker: float = Field(default=0, ge=0, le=64)
     memory_per_worker: str = Field(default="2GiB", examples=["64GiB"])
+    memory_per_gpu: str | None = Field(default=None, examples=["80GiB"])
     placement_timeout_seconds: int = Field(default=600, ge=1, le=604_800)
     recovery: TrainingResources = Field(default_factory=TrainingResources)
 
-    @field_validator("memory_per_worker")
+    @field_validator("memory_per_worker", "memory_per_gpu")
     @classmethod
-    def _parses(cls, value: str) -> str:
-        if not re.fullmatch(r"[1-9]\d*(KiB|MiB|GiB|TiB)", value):
+    def _parses(cls, value: str | None) -> str | None:
+        if value is not None and not re.fullmatch(r"[1-9]\d*(KiB|MiB|GiB|TiB)", value):
             raise ValueError(f"got {value!r}; write a whole number with KiB, MiB, GiB or TiB, such as 64GiB")
         return value
 
@@ -97,9 +99,18 @@ class Resources(Frozen):
     @property
     def memory_bytes(self) -> int:
         """memory_per_worker in bytes."""
-        return int(self.memory_per_worker[:-3]) * UNITS[self.memory_per_worker[-3:]]
+        return _bytes(self.memory_per_worker)
+
+    @property
+    def gpu_memory_bytes(self) -> int | None:
+        """memory_per_gpu in bytes, if it is declared."""
+        return None if self.memory_per_gpu is None else _bytes(self.memory_per_gpu)
 
     @property
     def training_workers(self) -> int:
         """The number of workers that train."""
         return self.recovery.workers or self.workers
+
+
+def _bytes(size: str) -> int:
+    return int(size[:-3]) * UNITS[size[-3:]]

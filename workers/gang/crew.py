@@ -9,11 +9,13 @@ from ray.actor import ActorHandle
 from torch import Tensor
 
 from pipeline.artifacts.refs import CheckpointRef
-from pipeline.blocks.activations import MemoryBudget
 from pipeline.blocks.crew import Crew, CrewUse, Pending, together
 from pipeline.blocks.worker import SweepWorker
+from pipeline.request.resources import Resources
 from pipeline.spec.model import Dtype
+from pipeline.tensor.devices import exact_products, free_gpu
 from pipeline.tensor.dtypes import TORCH_DTYPES
+from workers.budget import activation_budget
 from workers.memory import give_back, peak_memory_bytes, reset_peak_memory
 from workers.settings import WorkerSettings
 
@@ -29,6 +31,7 @@ class SweepActor:
     def __init__(self, *, threads: int, cuda: bool) -> None:
         torch.set_num_threads(threads)
         torch.set_grad_enabled(False)
+        exact_products()
         self._device = torch.device("cuda" if cuda else "cpu")
         self._worker: SweepWorker | None = None
         reset_peak_memory()
@@ -43,17 +46,13 @@ class SweepActor:
         *,
         first: int,
         samples: int,
-        memory: int,
+        resources: Resources,
     ) -> None:
-        """Begin a stage with a new worker on a checkpoint, which gets its share of the sequences. Activations
-        take up to half of the declared `memory` beyond that of an idle process; further ones go to the local
-        disk.
+        """Begin a stage with a new worker on a checkpoint, which gets its share of the sequences. `resources`
+        limit its activations: see activation_budget.
         """
         self.close()
         reset_peak_memory()
-        budget = None
-        if self._device.type == "cpu":
-            budget = MemoryBudget(left=max(memory - self._idle_memory, 0) // 2)
         self._worker = SweepWorker(
             settings.content(),
             checkpoint,
@@ -62,13 +61,14 @@ class SweepActor:
             device=self._device,
             first=first,
             samples=samples,
-            budget=budget,
+            budget=activation_budget(resources, self._device, used=self._idle_memory),
         )
 
     def close(self) -> None:
         """End a stage, and free the worker's memory."""
         self._worker = None
         give_back()
+        free_gpu(self._device)
 
     def call(self, method: Callable[..., Any], parts: int | None, *args: Any, **kwargs: Any) -> Any:
         """Call one of SweepWorker's methods. Ray replaces object references among `args` by their values. The
@@ -90,6 +90,7 @@ class SweepActor:
             runs["whole"],
             runs["cut"],
             self._worker.device_name,
+            self._worker.gpu_peak(),
         )
 
 

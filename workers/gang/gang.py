@@ -34,7 +34,7 @@ class Gang:
         ray.get(
             [
                 actor.open.remote(
-                    *args, share, dtype, first=first, samples=len(sequences), memory=resources.memory_bytes
+                    *args, share, dtype, first=first, samples=len(sequences), resources=resources
                 )
                 for actor, share, first in zip(self._actors, shares, edges, strict=False)
             ]
