@@ -1,5 +1,5 @@
-"""A simulated GPU: tensors that claim to be on `cuda:0` while the CPU computes them, so that code for GPUs runs
-in tests of machines without one, and gives the bits of the CPU.
+"""A simulated GPU: tensors that claim to be on `cuda:0` while the CPU computes them, so that code for GPUs
+runs in tests on machines without one, and gives the bits of the CPU.
 
 Within `simulated_gpu()` every operation passes through `SimulatedGpu`, which
 
@@ -140,7 +140,7 @@ class SimulatedGpu(TorchDispatchMode):
         asked = kwargs.get("device")
         target = GPU if on_gpu else CPU
         if asked is not None and not (on_gpu and asked == CPU and name != "_to_copy"):
-            target = torch.device(asked)  # (`new_zeros` and the like name the device that torch's own code sees)
+            target = torch.device(asked)  # but `new_zeros` names the device that torch's own code sees
         if target.type == "cuda":
             kwargs |= {"device": CPU} if asked is not None else {}
         if kwargs.pop("pin_memory", None) and name != "_to_copy":
@@ -170,7 +170,7 @@ class SimulatedGpu(TorchDispatchMode):
                 self.waits[name] += 1
         elif on_gpu and name not in ALLOWED_APART and any(one.dim() for one in apart):
             raise RuntimeError(
-                f"expected all tensors to be on the same device, but {name} got some on cuda:0 and some on cpu"
+                f"expected all tensors to be on the same device, but {name} got some on cuda:0, some on cpu"
             )
         if name in WAITING:
             self.waits[name] += 1
@@ -207,8 +207,8 @@ def _histc(values: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 
 @contextmanager
 def simulated_gpu(total: int = 1 << 30) -> Iterator[SimulatedGpu]:
-    """The simulated device with `total` bytes, while the block of code runs. Tensors that it made cannot be used
-    afterwards."""
+    """The simulated device with `total` bytes, while the block of code runs. Tensors that it made cannot be
+    used afterwards."""
     gpu = SimulatedGpu()
 
     def reset(device: object = None) -> None:

@@ -58,7 +58,7 @@ class AttemptEnded(Exception):
 
 def run_job(order: WorkOrder, settings: WorkerSettings, reporter: Reporter, site: Site) -> JobResult:
     """Run all stages that the order asks for. Raises AttemptEnded after reporting why."""
-    dag = plan(order.request.spec, order.pins)
+    dag = plan(order.request.spec, order.pins, gpus=order.request.resources.gpus_per_worker)
     planned = tuple(
         NodePlanned(node=n.id, stage=n.stage.kind, needs=tuple(sorted(n.needs))) for n in dag.nodes
     )
@@ -250,6 +250,7 @@ class _Attempt:
             seconds=time.monotonic() - started - waited,
             peak_memory_bytes=made.peak_memory_bytes,
             details={"waited_seconds": waited, **made.details},
+            device=made.device,
         )
         result = StageResult(
             kind=node.stage.kind,

@@ -1,6 +1,6 @@
-"""Hidden states of a worker's sequences. They lie where the blocks run up to a limit, then, if that is a GPU, in
-the host's memory up to another, and beyond in a file on the local disk. They can be stored, so that a later
-attempt continues from them with any number of workers.
+"""Hidden states of a worker's sequences. They lie where the blocks run up to a limit, then, if that is a GPU,
+in the host's memory up to another, and beyond in a file on the local disk. They can be stored, so that a
+later attempt continues from them with any number of workers.
 
 Shape legend: L tokens of a sequence, H hidden size.
 """
@@ -44,16 +44,16 @@ class StoredActivations(Frozen):
 
 @dataclass
 class MemoryBudget:
-    """The number of bytes that activations may still take in the host's memory, `left`, and in that of the GPU
-    that the blocks run on, `on_gpu` (None: as many as there are). Several Activations may share it."""
+    """The number of bytes that activations may still take in the host's memory, `left`, and in that of the
+    GPU that the blocks run on, `on_gpu` (None: as many as there are). Several Activations may share it."""
 
     left: int
     on_gpu: int | None = None
 
 
 class Activations(Sequence[Tensor]):
-    """Hidden states [1, L, H] by sequence, on the device of `hidden`. `budget` limits those that stay there, and
-    those that stay in memory; with None all stay where they are."""
+    """Hidden states [1, L, H] by sequence, on the device of `hidden`. `budget` limits those that stay there,
+    and those that stay in memory; with None all stay where they are."""
 
     def __init__(self, hidden: Iterator[Tensor], *, budget: MemoryBudget | None) -> None:
         self._budget = budget

@@ -136,7 +136,8 @@ class BlockWork:
         found = read_together(facts)  # once for all linears: a device would wait after each otherwise
         for (name, one), kept, sound in zip(chosen.items(), found[::2], found[1::2], strict=True):
             if not sound:
-                raise NumericalError(f"block {self.block} {name}: method {method.kind} made non-finite weights")
+                where = f"block {self.block} {name}"
+                raise NumericalError(f"{where}: method {method.kind} made non-finite weights")
             self._chosen[name] = replace(one, pruned=one.pruned - int(kept))
 
     def chosen(self, linears: Sequence[str] | None = None) -> dict[str, ChosenLinear]:

@@ -40,8 +40,8 @@ class CrewUse:
     needed most, at the stage's peak and before the stage began. `spilled_bytes`: its activations on the local
     disk. `forwards`: how often a sample passed through a whole block, over all workers; `cut_forwards`: how
     often it passed only up to the last measured input. Forwards of fitting are not counted. `device`: `cpu`,
-    or the name of the GPU; several kinds are joined. `gpu_bytes`: the most that tensors held on the GPU of the
-    worker that needed most, 0 on a CPU."""
+    or the name of the GPU; several kinds are joined. `gpu_bytes`: the most that tensors held on the GPU of
+    the worker that needed most, 0 on a CPU."""
 
     peak_bytes: int
     idle_bytes: int

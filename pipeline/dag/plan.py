@@ -31,6 +31,7 @@ from pipeline.dag.stages.sources import (
 from pipeline.dag.stages.structure import CountTokens, CutVocabulary, Slice
 from pipeline.dag.stages.training import Recover
 from pipeline.request.bos import with_bos
+from pipeline.request.compute_dtype import with_compute_dtype
 from pipeline.request.prune_spec import PruneSpec
 from pipeline.sources.pins import MODEL, TEACHER, Pin, Pins
 from pipeline.spec.recovery import Recovery
@@ -43,9 +44,10 @@ from pipeline.spec.vocabulary import VocabularySize
 from pipeline.tensor.needs import Statistic
 
 
-def plan(spec: PruneSpec, pins: Pins) -> Dag:
-    """Plan all stages of a job with their inputs. Stages that the spec does not need are left out."""
-    spec = with_bos(spec, pins.facts.model_type)
+def plan(spec: PruneSpec, pins: Pins, *, gpus: float = 0) -> Dag:
+    """Plan all stages of a job with their inputs. Stages that the spec does not need are left out. `gpus`:
+    those of each worker, which decide about the number type where the spec leaves it open."""
+    spec = with_compute_dtype(with_bos(spec, pins.facts.model_type), pins.facts.config, gpus=gpus)
     return Dag(nodes=tuple(_nodes(spec, pins) if spec.sweep is None else _sweep_nodes(spec, pins)))
 
 
@@ -214,7 +216,7 @@ def _calibrating(calibration: AnyCalibration, spec: PruneSpec, pins: Pins) -> Ca
         files=prompt_files(calibration.prompts, "spec.calibration.prompts", pins),
         calibration=calibration,
         begins=row_for(pins.facts.model_type).bos is not None,
-        compute_dtype=spec.compute_dtype,
+        compute_dtype=spec.dtype,
     )
 
 
@@ -240,7 +242,7 @@ def _slicing_nodes(spec: PruneSpec) -> Iterator[Node]:
     whole = with_own_tokens(spec)
     inputs = {"checkpoint": whole}
     if structure.needs_samples:
-        sweep = MeasureStatistics(needs=("channel_score", "similarity"), compute_dtype=spec.compute_dtype)
+        sweep = MeasureStatistics(needs=("channel_score", "similarity"), compute_dtype=spec.dtype)
         samples = Input(node="calibrate", artifact="samples")
         yield Node(id="measure_structure", stage=sweep, inputs={"checkpoint": whole, "samples": samples})
         inputs["statistics"] = Input(node="measure_structure", artifact="statistics")

@@ -42,7 +42,7 @@ def pruning_nodes(
     measures, needs = prune.allocation.measures, method.needs
     if asked := swept_for(prune):
         swept = asked if swept is None else swept
-        sweep = MeasureStatistics(needs=tuple(sorted(swept)), compute_dtype=spec.compute_dtype)
+        sweep = MeasureStatistics(needs=tuple(sorted(swept)), compute_dtype=spec.dtype)
         yield Node(id="measure_statistics", stage=sweep, inputs={"checkpoint": dense, "samples": samples})
 
     for i, measure in enumerate(measures):
@@ -66,7 +66,7 @@ def pruning_nodes(
             method=first,
             propagation=prune.propagation,
             reconstruction=prune.reconstruction,
-            compute_dtype=spec.compute_dtype,
+            compute_dtype=spec.dtype,
         )
         inputs = {"checkpoint": dense, "plan": plan}
         if needs and prune.propagation == "dense":
@@ -94,7 +94,7 @@ def pruning_nodes(
                 "checkpoint": Input(node=f"prune:{i}", artifact="checkpoint"),
                 "samples": Input(node="hold_out", artifact="samples"),
             }
-            score = ScoreHeldOut(compute_dtype=spec.compute_dtype)
+            score = ScoreHeldOut(compute_dtype=spec.dtype)
             yield Node(id=f"judge:{i}", stage=score, inputs=scoring)
             scored[f"score:{i}"] = Input(node=f"judge:{i}", artifact="score")
         yield Node(id="allocate", stage=ChoosePlan(tournament=prune.allocation), inputs=scored)

@@ -1,4 +1,5 @@
-"""The share of the cluster that a job may use. It changes where and how fast a job runs, never its bits."""
+"""The share of the cluster that a job may use. It changes where and how fast a job runs, never its bits, but
+for one: a spec without `compute_dtype` computes in the checkpoint's own type on GPUs (compute_dtype.py)."""
 
 import re
 from typing import Literal, Self
@@ -56,10 +57,11 @@ class TrainingResources(Frozen):
 class Resources(Frozen):
     """The CPUs, GPUs and memory that each worker of a stage reserves on the Ray cluster.
 
-    `memory_per_worker`: activations take up to half of the memory that an idle process leaves free; the rest of
-    them lie on the local disk. On a GPU they take up to half of `memory_per_gpu` before that, by default of the
-    memory that is free there, or of a worker's share of it; a worker cannot take more than it declares. Threads follow `cpus_per_worker`: on one kind of hardware, equal
-    thread counts give equal bits, however many workers share the samples.
+    `memory_per_worker`: activations take up to half of the memory that an idle process leaves free; the rest
+    of them lie on the local disk. Before that, they take up to half of the GPU's memory: of `memory_per_gpu`,
+    which a worker cannot exceed, or by default of what is free there (or of the worker's share of that).
+    Threads follow `cpus_per_worker`: on one kind of hardware, equal thread counts give equal bits, however
+    many workers share the samples.
     """
 
     workers: int = Field(default=1, ge=1, le=4096)

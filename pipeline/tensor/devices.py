@@ -15,8 +15,8 @@ def device_name(device: torch.device) -> str:
 
 
 def exact_products() -> None:
-    """Makes products of float32 matrices exact to float32 in this process: TF32, which rounds their factors to
-    10 bits, stays off on every GPU."""
+    """Makes products of float32 matrices exact to float32 in this process: TF32, which rounds their factors
+    to 10 bits, stays off on every GPU."""
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = False
 
@@ -37,8 +37,8 @@ def settle(device: torch.device) -> None:
 
 
 def gpu_room(device: torch.device, *, share: float, declared: int | None) -> int:
-    """Returns the bytes of GPU memory that a worker may take: `declared`, or the worker's `share` (at most 1) of
-    what the device says is free. Declared memory becomes the limit of this process: taking more is an
+    """Returns the bytes of GPU memory that a worker may take: `declared`, or the worker's `share` (at most 1)
+    of what the device says is free. Declared memory becomes the limit of this process: taking more is an
     out-of-memory error, as on a smaller GPU."""
     if device.type != "cuda":
         return 0

@@ -149,7 +149,8 @@ def succeed(database: Database, lease: Lease, live: LiveAttempt, result: JobResu
         job, _ = _end(session, lease, live)
         state = journal.state_of(job)
         if not state.stages:
-            nodes = plan(live.request.spec, live.pins).nodes
+            gpus = live.request.resources.gpus_per_worker
+            nodes = plan(live.request.spec, live.pins, gpus=gpus).nodes
             planned = (
                 NodePlanned(node=n.id, stage=n.stage.kind, needs=tuple(sorted(n.needs))) for n in nodes
             )

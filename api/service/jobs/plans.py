@@ -42,7 +42,7 @@ def preview(services: Services, request: JobRequest) -> PlanView:
 
 def _nodes(services: Services, request: JobRequest, pins: Pins) -> Iterator[PlanNodeView]:
     made: dict[str, dict[str, ArtifactRef]] = {}
-    for node in plan(request.spec, pins).nodes:
+    for node in plan(request.spec, pins, gpus=request.resources.gpus_per_worker).nodes:
         key = node_key(node, made)
         stored = find_result(services.content, key) if key is not None and node.stage.reusable else None
         if stored is not None:

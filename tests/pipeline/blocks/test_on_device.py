@@ -19,6 +19,7 @@ from pipeline.blocks.steps import run_through
 from pipeline.methods import OneShot
 from pipeline.methods.admm import Admm
 from pipeline.methods.magnitude import Magnitude
+from pipeline.methods.sparsegpt import SparseGPT
 from pipeline.methods.wanda import Wanda
 from pipeline.spec.patterns import Unstructured
 from pipeline.spec.propagation import Propagation
@@ -61,8 +62,8 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.parametrize("number", range(len(KINDS)), ids=KINDS)
 def test_every_architecture_gives_the_bits_of_the_cpu(number: int, tmp_path: Path, on_gpu) -> None:
-    """Every method, pattern and allocation meets some architectures; test_methods_on_device.py has the pairs of
-    methods and patterns."""
+    """Every method, pattern and allocation meets some architectures; test_methods_on_device.py has the pairs
+    of methods and patterns."""
     content, checkpoint = stored(KINDS[number], tmp_path)
     pattern = PATTERNS[number % len(PATTERNS)]
     blocks = LocalCrew(content, checkpoint, []).blocks
@@ -75,7 +76,8 @@ def test_every_architecture_gives_the_bits_of_the_cpu(number: int, tmp_path: Pat
     there = on_gpu(content, checkpoint, samples(3), **options)
     here = prune_in_process(content, checkpoint, samples(3), **options)
     assert there.blocks == here.blocks
-    assert there.measured == here.measured
+    # Spectra follow from matrix products, whose last bit depends on where a matrix begins in memory.
+    assert there.measured == pytest.approx(here.measured, rel=1e-12)
 
 
 @pytest.mark.parametrize("kind", ["llama", "mixtral"])
@@ -93,9 +95,15 @@ def test_reconstruction_gives_the_bits_of_the_cpu(kind, propagation, tmp_path: P
     assert there.blocks == prune_in_process(content, checkpoint, samples(5), **options).blocks
 
 
-def statistics(content: ContentStore, checkpoint: CheckpointRef, count: int, device: torch.device):
+def statistics(
+    content: ContentStore, checkpoint: CheckpointRef, count: int, device: torch.device, needs=NEEDS
+):
     crew = LocalCrew(content, checkpoint, samples(count), device=device)
-    return run_through(measure_statistics(crew, NEEDS, samples=count))
+    return run_through(measure_statistics(crew, needs, samples=count))
+
+
+def small_statistics(content: ContentStore, checkpoint: CheckpointRef, count: int, device: torch.device):
+    return statistics(content, checkpoint, count, device, NEEDS - {"hessian"})
 
 
 def losses(content: ContentStore, checkpoint: CheckpointRef, count: int, device: torch.device):
@@ -131,15 +139,19 @@ def waits_of_pruning(
 
 
 @pytest.mark.parametrize("propagation", ["pruned", "linear"])
-@pytest.mark.parametrize(
-    ("method", "budget"), [(Magnitude(), 30), (Wanda(), 40), (Wanda(variant=True), 40), (Admm(), 400)]
-)
+@pytest.mark.parametrize(("method", "budget"), [(Magnitude(), 36), (Wanda(), 43), (Wanda(variant=True), 43)])
 def test_waits_of_a_block_do_not_depend_on_the_samples(method, budget, propagation, tmp_path: Path) -> None:
-    """The budgets are those of seven linears in four groups: a few waits each, to check and to fetch results."""
+    """The budgets are for seven linears in four groups: a few waits each, to check and to fetch results."""
     stores = stored("llama", tmp_path)
     few, many = (waits_of_pruning(stores, count, method, propagation) for count in (2, 7))
     assert few == many
     assert max(few) <= budget
+
+
+@pytest.mark.parametrize(("method", "budget"), [(SparseGPT(), 100), (Admm(), 300)])
+def test_solvers_wait_for_each_gram_and_factor_only(method, budget, tmp_path: Path) -> None:
+    """A gram has a part for each bit of the number of samples; selections wait once more where values tie."""
+    assert max(waits_of_pruning(stored("llama", tmp_path), 3, method, "pruned")) <= budget
 
 
 def test_a_block_of_experts_waits_once_more_per_sample(tmp_path: Path) -> None:
@@ -148,17 +160,15 @@ def test_a_block_of_experts_waits_once_more_per_sample(tmp_path: Path) -> None:
     assert [b - a for a, b in zip(few, many, strict=True)] == [5] * len(few)
 
 
-@pytest.mark.parametrize("walk", [statistics, losses])
-def test_waits_of_a_sweep_do_not_depend_on_the_samples(walk, tmp_path: Path) -> None:
-    """Embedding a sample waits once; nothing waits after that, per sample."""
+@pytest.mark.parametrize(("walk", "outside"), [(small_statistics, 1), (losses, 2)])
+def test_only_the_embedding_and_the_head_wait_for_every_sample(walk, outside, tmp_path: Path) -> None:
+    """There, transformers looks at the positions to decide about masks; blocks take what was captured."""
     stores = stored("llama", tmp_path)
     waits = []
     for count in (2, 7):
         with simulated_gpu() as gpu:
-            LocalCrew(*stores, samples(count), device=GPU)
-            embedding = gpu.syncs
             walk(*stores, count, GPU)
-            waits.append(gpu.syncs - 2 * embedding)
+            waits.append(gpu.syncs - outside * count)
     assert waits[0] == waits[1]
 
 
@@ -171,7 +181,8 @@ def test_measures_wait_a_few_times_per_block(measure: Measure, tmp_path: Path) -
         before = gpu.syncs
         there = sweeping.measured_values(crew, measure, found)
         waits = gpu.syncs - before
-    assert there == sweeping.measured_values(LocalCrew(content, checkpoint, []), measure, found)
+    here = sweeping.measured_values(LocalCrew(content, checkpoint, []), measure, found)
+    assert there == (pytest.approx(here, rel=1e-12) if isinstance(measure, HillAlpha) else here)
     assert waits <= (28 if isinstance(measure, HillAlpha) else 2) * crew.blocks
 
 
