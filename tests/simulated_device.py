@@ -1,5 +1,5 @@
-"""A simulated GPU: tensors that claim to be on `cuda:0` while the CPU computes them, so that code for GPUs runs
-in tests of machines without one, and gives the bits of the CPU.
+"""A simulated GPU: tensors that claim to be on `cuda:0` while the CPU computes them, so that code for GPUs
+runs in tests on machines without one, and gives the bits of the CPU.
 
 Within `simulated_gpu()` every operation passes through `SimulatedGpu`, which
 
@@ -121,8 +121,10 @@ class SimulatedGpu(TorchDispatchMode):
         self.uploads = 0
         self.downloads = 0
         self.waits: Counter[str] = Counter()
+        self.pinned = 0  # tensors of the host whose memory is pinned
         self.bytes = 0
         self.peak_bytes = 0
+        self.fractions: list[float] = []  # the limits that the process has set itself
         self._storages: dict[int, int] = {}
 
     @property
@@ -138,9 +140,11 @@ class SimulatedGpu(TorchDispatchMode):
         asked = kwargs.get("device")
         target = GPU if on_gpu else CPU
         if asked is not None and not (on_gpu and asked == CPU and name != "_to_copy"):
-            target = torch.device(asked)  # (`new_zeros` and the like name the device that torch's own code sees)
+            target = torch.device(asked)  # but `new_zeros` names the device that torch's own code sees
         if target.type == "cuda":
             kwargs |= {"device": CPU} if asked is not None else {}
+        if kwargs.pop("pin_memory", None) and name != "_to_copy":
+            self.pinned += 1
         if not on_gpu and target.type != "cuda":
             return func(*args, **kwargs)
         self._count(name, args, tensors, on_gpu, target)
@@ -166,7 +170,7 @@ class SimulatedGpu(TorchDispatchMode):
                 self.waits[name] += 1
         elif on_gpu and name not in ALLOWED_APART and any(one.dim() for one in apart):
             raise RuntimeError(
-                f"expected all tensors to be on the same device, but {name} got some on cuda:0 and some on cpu"
+                f"expected all tensors to be on the same device, but {name} got some on cuda:0, some on cpu"
             )
         if name in WAITING:
             self.waits[name] += 1
@@ -202,8 +206,9 @@ def _histc(values: Tensor, *args: Any, **kwargs: Any) -> Tensor:
 
 
 @contextmanager
-def simulated_gpu() -> Iterator[SimulatedGpu]:
-    """The simulated device, while the block of code runs. Tensors that it made cannot be used afterwards."""
+def simulated_gpu(total: int = 1 << 30) -> Iterator[SimulatedGpu]:
+    """The simulated device with `total` bytes, while the block of code runs. Tensors that it made cannot be
+    used afterwards."""
     gpu = SimulatedGpu()
 
     def reset(device: object = None) -> None:
@@ -216,6 +221,9 @@ def simulated_gpu() -> Iterator[SimulatedGpu]:
         "max_memory_allocated": lambda device=None: gpu.peak_bytes,
         "reset_peak_memory_stats": reset,
         "empty_cache": lambda: None,
+        "mem_get_info": lambda device=None: (total - gpu.bytes, total),
+        "synchronize": lambda device=None: gpu.waits.update(["synchronize"]),
+        "set_per_process_memory_fraction": lambda fraction, device=None: gpu.fractions.append(fraction),
     }
     made_by_torch = torch.tensor
 

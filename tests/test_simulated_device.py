@@ -12,8 +12,9 @@ def test_tensors_move_compute_and_come_back() -> None:
     expected = functional.silu(x @ x.t()).sum(dim=0)
     with simulated_gpu() as gpu:
         there = x.to(GPU)
-        assert there.device == GPU and there.is_cuda
-        assert torch.zeros(3, device=GPU).device == there.new_zeros(2).device == torch.empty_like(there).device
+        for one in (there, torch.zeros(3, device=GPU), there.new_zeros(2), torch.empty_like(there)):
+            assert one.device == GPU
+            assert one.is_cuda
         assert torch.arange(3, device=there.device).is_cuda
         product = functional.silu(there @ there.t()).sum(dim=0)
         assert product.is_cuda

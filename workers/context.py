@@ -61,6 +61,7 @@ class Made:
     artifacts: Mapping[str, ArtifactRef]
     peak_memory_bytes: int | None = None
     details: Mapping[str, float] = field(default_factory=dict)
+    device: str | None = None
 
 
 Step = Progress | Note | Trained | Validated | Waited | Made

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pipeline.artifacts.curve import StepRecord, Validation
 from pipeline.dag.next_actions import MAX_STAGE_TRIES, decide, next_actions
 from pipeline.dag.nodes import Dag, Node, node_key, resolve_inputs
-from pipeline.dag.plan import plan
+from pipeline.dag.plan import plan_of
 from pipeline.errors import InvalidRequest
 from pipeline.job.events import (
     AttemptFailed,
@@ -59,7 +59,7 @@ class AttemptEnded(Exception):
 
 def run_job(order: WorkOrder, settings: WorkerSettings, reporter: Reporter, site: Site) -> JobResult:
     """Run all stages that the order asks for. Raises AttemptEnded after reporting why."""
-    dag = plan(order.request.spec, order.pins)
+    dag = plan_of(order.request, order.pins)
     planned = tuple(
         NodePlanned(node=n.id, stage=n.stage.kind, needs=tuple(sorted(n.needs))) for n in dag.nodes
     )
@@ -258,6 +258,7 @@ class _Attempt:
             seconds=time.monotonic() - started - waited,
             peak_memory_bytes=made.peak_memory_bytes,
             details={"waited_seconds": waited, **made.details},
+            device=made.device,
         )
         result = StageResult(
             kind=node.stage.kind,

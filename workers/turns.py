@@ -48,4 +48,9 @@ class Keeper(Protocol):
 
 def made_by(use: CrewUse, artifacts: Mapping[str, ArtifactRef], **details: float) -> Made:
     """Return the artifacts of a stage with the resources that its crew took."""
-    return Made(artifacts, peak_memory_bytes=use.peak_bytes, details={**use.details, **details})
+    return Made(
+        artifacts,
+        peak_memory_bytes=use.peak_bytes,
+        details={**use.details, **details},
+        device=None if use.device == "cpu" else use.device,
+    )

@@ -1,5 +1,6 @@
-"""Hidden states of a worker's sequences: in memory up to a limit, beyond it in a file on the local disk. They
-can be stored, so that a later attempt continues from them with any number of workers.
+"""Hidden states of a worker's sequences. They lie where the blocks run up to a limit, then, if that is a GPU,
+in the host's memory up to another, and beyond in a file on the local disk. They can be stored, so that a
+later attempt continues from them with any number of workers.
 
 Shape legend: L tokens of a sequence, H hidden size.
 """
@@ -17,6 +18,7 @@ from pipeline.blocks.snapshot_copy import SnapshotCopy, StoredPart, tensor_bytes
 from pipeline.canonical import Frozen, sha256_hex
 from pipeline.errors import CorruptObject
 from pipeline.storage.base import Store
+from pipeline.tensor.devices import settle
 
 
 class StoredActivations(Frozen):
@@ -33,14 +35,16 @@ class StoredActivations(Frozen):
 
 @dataclass
 class MemoryBudget:
-    """The number of bytes that activations may still take in memory; several Activations may share it."""
+    """The number of bytes that activations may still take in the host's memory, `left`, and in that of the
+    GPU that the blocks run on, `on_gpu` (None: as many as there are). Several Activations may share it."""
 
     left: int
+    on_gpu: int | None = None
 
 
 class Activations(Sequence[Tensor]):
-    """Hidden states [1, L, H] by sequence. `budget` limits those that stay in memory; with None all stay
-    there."""
+    """Hidden states [1, L, H] by sequence, on the device of `hidden`. `budget` limits those that stay there,
+    and those that stay in memory; with None all stay where they are."""
 
     def __init__(self, hidden: Iterator[Tensor], *, budget: MemoryBudget | None) -> None:
         self._budget = budget
@@ -59,25 +63,22 @@ class Activations(Sequence[Tensor]):
     def __getitem__(self, i: int) -> Tensor:  # type: ignore[override]
         held = self._held[i]
         if isinstance(held, Tensor):
-            return held
-        like = self._like[i]
-        data = bytearray(like.numel() * like.element_size())
-        read = os.preadv(self._file(), [data], held)
-        assert read == len(data), "the file of spilled activations is shorter than what was written"
-        return _tensor(data, like).to(self._device)
+            return held.to(self._device, non_blocking=True)
+        return self._read(held, self._like[i]).to(self._device)
 
     def __setitem__(self, i: int, hidden: Tensor) -> None:
         if self._copy is not None:
             self._copy.wait_for(i)
         held = self._held[i]
         if isinstance(held, Tensor):
-            held.copy_(hidden)
+            held.copy_(hidden, non_blocking=True)  # whoever reads it on the CPU calls settle() before
             return
         _write(self._file(), tensor_bytes(hidden), held)
 
     def copy(self, *, first: int) -> "SnapshotCopy":
         """Begins a copy of all hidden states as they are now, which another thread makes. Until one is
         copied, it is not replaced."""
+        settle(self._device)
         self._copy = SnapshotCopy(self, first=first)
         return self._copy
 
@@ -96,14 +97,40 @@ class Activations(Sequence[Tensor]):
         self._device = hidden.device
         self._like.append(torch.empty_like(hidden, device="meta"))
         size = hidden.numel() * hidden.element_size()
-        if self._budget is None or size <= self._budget.left:
-            if self._budget is not None:
-                self._budget.left -= size
+        if self._stays(hidden, size):
             self._held.append(hidden)
+            return
+        if self._budget is not None and hidden.device.type != "cpu" and size <= self._budget.left:
+            self._budget.left -= size
+            pinned = torch.empty(hidden.shape, dtype=hidden.dtype, device="cpu", pin_memory=True)
+            self._held.append(pinned.copy_(hidden, non_blocking=True))
             return
         self._held.append(self.spilled_bytes)
         _write(self._file(), tensor_bytes(hidden), self.spilled_bytes)
         self.spilled_bytes += size
+
+    def _stays(self, hidden: Tensor, size: int) -> bool:
+        """Tells whether there is room for it where it is, and takes that room."""
+        if self._budget is None:
+            return True
+        on_cpu = hidden.device.type == "cpu"
+        room = self._budget.left if on_cpu else self._budget.on_gpu
+        if room is None:
+            return True
+        if size > room:
+            return False
+        if on_cpu:
+            self._budget.left -= size
+        else:
+            self._budget.on_gpu = room - size
+        return True
+
+    def _read(self, at: int, like: Tensor) -> Tensor:
+        """Returns a hidden state from the file, on the CPU."""
+        data = bytearray(like.numel() * like.element_size())
+        read = os.preadv(self._file(), [data], at)
+        assert read == len(data), "the file of spilled activations is shorter than what was written"
+        return _tensor(data, like)
 
     def _file(self) -> int:
         """Returns a file without a name that lives as long as this object."""

@@ -47,9 +47,10 @@ class CrewUse:
     needed most, at the stage's peak and before the stage began. `spilled_bytes`: its activations on the local
     disk. `forwards`: how often a sample passed through a whole block, over all workers; `cut_forwards`: how
     often it passed only up to the last measured input. Forwards of fitting are not counted. `device`: `cpu`,
-    or the name of the GPU; several kinds are joined. `carried_bytes`: the tensors in calls and answers, which
-    pass through the driver and its cluster's object store. `exchanged_bytes`: the tensors that workers sent
-    one another. Both are 0 in one process."""
+    or the name of the GPU; several kinds are joined. `gpu_bytes`: the most that tensors held on the GPU of
+    the worker that needed most, 0 on a CPU. `carried_bytes`: the tensors in calls and answers, which pass
+    through the driver and its cluster's object store. `exchanged_bytes`: the tensors that workers sent one
+    another. Both are 0 in one process."""
 
     peak_bytes: int
     idle_bytes: int
@@ -57,13 +58,16 @@ class CrewUse:
     forwards: int
     cut_forwards: int
     device: str
+    gpu_bytes: int = 0
     carried_bytes: int = 0
     exchanged_bytes: int = 0
 
     @property
     def details(self) -> Mapping[str, float]:
         """These figures as a stage's result stores them."""
+        on_gpu = {"gpu_memory_bytes": float(self.gpu_bytes)} if self.gpu_bytes else {}
         return {
+            **on_gpu,
             "idle_memory_bytes": float(self.idle_bytes),
             "spilled_bytes": float(self.spilled_bytes),
             "forwards": float(self.forwards),
@@ -80,6 +84,7 @@ def together(uses: Sequence[CrewUse]) -> CrewUse:
         forwards=sum(one.forwards for one in uses),
         cut_forwards=sum(one.cut_forwards for one in uses),
         device=" + ".join(sorted({one.device for one in uses})),
+        gpu_bytes=max(one.gpu_bytes for one in uses),
         carried_bytes=sum(one.carried_bytes for one in uses),
         exchanged_bytes=sum(one.exchanged_bytes for one in uses),
     )

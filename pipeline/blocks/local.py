@@ -114,6 +114,7 @@ class LocalCrew(Crew):
                     one.runs["whole"],
                     one.runs["cut"],
                     one.device_name,
+                    one.gpu_peak(),
                 )
                 for one in self.workers
             ]

@@ -18,7 +18,7 @@ from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.stored_block import StoredBlock
 from pipeline.checkpoint.stream import BlockStream
 from pipeline.storage.content import ContentStore
-from pipeline.tensor.devices import device_name, read_together
+from pipeline.tensor.devices import device_name, peak_gpu_bytes, read_together
 
 LOSS_ROWS = 256  # logits are turned into losses this many tokens at a time
 
@@ -67,6 +67,10 @@ class Walk:
     def device_name(self) -> str:
         """The device that the blocks run on."""
         return device_name(self._device)
+
+    def gpu_peak(self) -> int:
+        """Returns the most bytes that tensors held on the GPU, 0 on a CPU."""
+        return peak_gpu_bytes(self._device)
 
     @property
     def num_blocks(self) -> int:

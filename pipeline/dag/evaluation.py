@@ -17,7 +17,7 @@ def evaluation_nodes(which: str, checkpoint: Input, spec: PruneSpec, pins: Pins)
     evaluate = Evaluate(
         texts=tuple(pin.files for pin in texts),
         evaluation=_named(spec.evaluation),
-        compute_dtype=spec.compute_dtype,
+        compute_dtype=spec.dtype,
     )
     yield Node(id=f"evaluate:{which}", stage=evaluate, inputs={"checkpoint": checkpoint})
     tasks = spec.evaluation.tasks
@@ -27,7 +27,7 @@ def evaluation_nodes(which: str, checkpoint: Input, spec: PruneSpec, pins: Pins)
             task=task,
             batch_size=tasks.batch_size,
             seed=tasks.seed,
-            compute_dtype=spec.compute_dtype,
+            compute_dtype=spec.dtype,
             bos=row_for(pins.facts.model_type).bos,
         )
         asked = Input(node="check_tasks", artifact=task.name)
@@ -45,7 +45,7 @@ def behaviour_nodes(checkpoints: dict[str, Input], spec: PruneSpec, pins: Pins) 
         files=prompt_files(behaviour.prompts, "spec.evaluation.behaviour.prompts", pins),
         behaviour=behaviour,
         bos=row_for(pins.facts.model_type).bos,
-        compute_dtype=spec.compute_dtype,
+        compute_dtype=spec.dtype,
     )
     for which in ("dense", list(checkpoints)[-1]):
         yield Node(id=f"behaviour:{which}", stage=stage, inputs={"checkpoint": checkpoints[which]})

@@ -31,7 +31,8 @@ from pipeline.dag.stages.sources import (
 from pipeline.dag.stages.structure import CountTokens, CutVocabulary, Slice
 from pipeline.dag.stages.training import Recover
 from pipeline.request.bos import with_bos
-from pipeline.request.prune_spec import PruneSpec
+from pipeline.request.compute_dtype import with_compute_dtype
+from pipeline.request.prune_spec import JobRequest, PruneSpec
 from pipeline.sources.pins import MODEL, TEACHER, Pin, Pins
 from pipeline.spec.recovery import Recovery
 from pipeline.spec.self_calibration import AnyCalibration
@@ -43,10 +44,16 @@ from pipeline.spec.vocabulary import VocabularySize
 from pipeline.tensor.needs import Statistic
 
 
-def plan(spec: PruneSpec, pins: Pins) -> Dag:
-    """Plan all stages of a job with their inputs. Stages that the spec does not need are left out."""
-    spec = with_bos(spec, pins.facts.model_type)
+def plan(spec: PruneSpec, pins: Pins, *, gpus: float = 0) -> Dag:
+    """Plan all stages of a job with their inputs. Stages that the spec does not need are left out. `gpus`:
+    those of each worker, which decide about the number type where the spec leaves it open."""
+    spec = with_compute_dtype(with_bos(spec, pins.facts.model_type), pins.facts.config, gpus=gpus)
     return Dag(nodes=tuple(_nodes(spec, pins) if spec.sweep is None else _sweep_nodes(spec, pins)))
+
+
+def plan_of(request: JobRequest, pins: Pins) -> Dag:
+    """Plan all stages of a job, on the workers that it asks for."""
+    return plan(request.spec, pins, gpus=request.resources.of("pruning").gpus_per_worker)
 
 
 def _nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
@@ -214,7 +221,7 @@ def _calibrating(calibration: AnyCalibration, spec: PruneSpec, pins: Pins) -> Ca
         files=prompt_files(calibration.prompts, "spec.calibration.prompts", pins),
         calibration=calibration,
         begins=row_for(pins.facts.model_type).bos is not None,
-        compute_dtype=spec.compute_dtype,
+        compute_dtype=spec.dtype,
     )
 
 
@@ -240,7 +247,7 @@ def _slicing_nodes(spec: PruneSpec) -> Iterator[Node]:
     whole = with_own_tokens(spec)
     inputs = {"checkpoint": whole}
     if structure.needs_samples:
-        sweep = MeasureStatistics(needs=("channel_score", "similarity"), compute_dtype=spec.compute_dtype)
+        sweep = MeasureStatistics(needs=("channel_score", "similarity"), compute_dtype=spec.dtype)
         samples = Input(node="calibrate", artifact="samples")
         yield Node(id="measure_structure", stage=sweep, inputs={"checkpoint": whole, "samples": samples})
         inputs["statistics"] = Input(node="measure_structure", artifact="statistics")

@@ -44,7 +44,7 @@ def pruning_nodes(
         swept = asked if swept is None else swept
         sweep = MeasureStatistics(
             needs=tuple(sorted(swept)),
-            compute_dtype=spec.compute_dtype,
+            compute_dtype=spec.dtype,
             reproducible=spec.reproducible or "hessian" not in swept,
         )
         yield Node(id="measure_statistics", stage=sweep, inputs={"checkpoint": dense, "samples": samples})
@@ -72,7 +72,7 @@ def pruning_nodes(
             method=first,
             propagation=prune.propagation,
             reconstruction=prune.reconstruction,
-            compute_dtype=spec.compute_dtype,
+            compute_dtype=spec.dtype,
             reproducible=spec.reproducible or not adds_up,
         )
         inputs = {"checkpoint": dense, "plan": plan}
@@ -101,7 +101,7 @@ def pruning_nodes(
                 "checkpoint": Input(node=f"prune:{i}", artifact="checkpoint"),
                 "samples": Input(node="hold_out", artifact="samples"),
             }
-            score = ScoreHeldOut(compute_dtype=spec.compute_dtype)
+            score = ScoreHeldOut(compute_dtype=spec.dtype)
             yield Node(id=f"judge:{i}", stage=score, inputs=scoring)
             scored[f"score:{i}"] = Input(node=f"judge:{i}", artifact="score")
         yield Node(id="allocate", stage=ChoosePlan(tournament=prune.allocation), inputs=scored)

@@ -22,11 +22,13 @@ from pipeline.storage.content import ContentStore
 
 
 class Measured(Frozen):
-    """The cost of a stage. It is never part of a digest."""
+    """The cost of a stage. It is never part of a digest. `device`: the GPU that it ran on, by its driver's
+    name; a stage on CPUs has none."""
 
     seconds: float
     peak_memory_bytes: int | None = None
     details: dict[str, float] = Field(default_factory=dict)
+    device: str | None = Field(default=None, exclude_if=lambda device: device is None)
 
 
 class StageResult(Frozen):

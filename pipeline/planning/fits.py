@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from pipeline.dag.nodes import Node
-from pipeline.dag.plan import plan
+from pipeline.dag.plan import plan_of
 from pipeline.errors import InvalidSpec
 from pipeline.job.estimate import Estimate
 from pipeline.planning.estimate import estimates
@@ -36,7 +36,7 @@ _OF_A_WALK = "set compute_dtype to bfloat16, or use a shorter sequence_length"
 
 def checked_estimates(request: JobRequest, pins: Pins) -> tuple[Estimate, ...]:
     """The expected costs of all stages. Raises InvalidSpec as `check_fits` does."""
-    nodes = plan(request.spec, pins).nodes
+    nodes = plan_of(request, pins).nodes
     found = estimates(request, pins, nodes)
     check_fits(request.resources, nodes, found)
     return found

@@ -83,8 +83,10 @@ class SpecTemplate(Frozen):
     evaluation: Evaluation = Field(default_factory=Evaluation)
     # specs without a target have the keys of the time before there were any
     target: Targets = Field(default=(), exclude_if=lambda targets: not targets)
-    compute_dtype: Dtype = Field(
-        default="float32", description="Type of weights and activations while measuring and evaluating."
+    compute_dtype: Dtype | None = Field(
+        default=None,
+        description="Type of weights and activations while measuring and evaluating. By default it is that "
+        "of the checkpoint on GPUs, and float32 on CPUs.",
     )
     reproducible: bool = Field(
         default=True,
@@ -113,6 +115,11 @@ class SpecTemplate(Frozen):
         if self.cuts_vocabulary:
             check_whole_texts(self.evaluation)
         return self
+
+    @property
+    def dtype(self) -> Dtype:
+        """compute_dtype, which `plan` fills in (compute_dtype.py); float32 before that."""
+        return self.compute_dtype or "float32"
 
     def _measures(self) -> str:
         """The first part of the spec that needs calibration, as error messages name it."""

@@ -1,4 +1,5 @@
-"""The share of the cluster that a job may use. It changes where and how fast a job runs, never its bits."""
+"""The share of the cluster that a job may use. It changes where and how fast a job runs, never its bits, but
+for one: a spec without `compute_dtype` computes in the checkpoint's own type on GPUs (compute_dtype.py)."""
 
 import math
 from typing import Literal, Self
@@ -79,11 +80,12 @@ class Resources(Frozen):
     `resources` itself.
 
     `cpus_per_worker`: by default 1, or 4 for each GPU. Threads follow it: on one kind of hardware, equal
-    thread counts give equal bits, however many workers share the samples. `memory_per_worker`: on CPUs,
-    activations take up to half of the memory that an idle process leaves free; the rest of them lies on the
-    local disk. `memory_per_gpu`: the memory of each GPU; work that cannot fit it is refused before a GPU is
-    taken. `placement_timeout_seconds`: a stage waits so long for its workers, which may need nodes that the
-    cluster has to start first.
+    thread counts give equal bits, however many workers share the samples. `memory_per_worker`: activations
+    take up to half of the memory that an idle process leaves free; the rest of them lies on the local disk.
+    `memory_per_gpu`: the memory of each GPU, which a worker cannot exceed; work that cannot fit it is refused
+    before a GPU is taken. Activations take up to half of it before they take memory of the machine; by
+    default, half of what is free there. `placement_timeout_seconds`: a stage waits so long for its workers,
+    which may need nodes that the cluster has to start first.
     """
 
     workers: Workers = 1

@@ -6,6 +6,8 @@ matrix), C competitors in each (or columns of a column block), M position within
 Among equal saliencies the lowest index (row-major) is pruned first, on every device.
 """
 
+import itertools
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -219,7 +221,7 @@ def _running_sums(x_OI: Tensor) -> Tensor:
     if x_OI.device.type == "cpu":
         return x_OI.cumsum(dim=1, dtype=torch.float64)
     sums_IO = x_OI.t().to(torch.float64, memory_format=torch.contiguous_format, copy=True)
-    for before_O, sum_O in zip(sums_IO, sums_IO[1:], strict=False):
+    for before_O, sum_O in itertools.pairwise(sums_IO):
         sum_O += before_O
     return sums_IO.t().contiguous()
 

@@ -126,10 +126,11 @@ class Likelihood:
 def likelihood(logits_CG: Tensor, scale: float) -> Likelihood:
     """Evaluates softmax(scale · logits), the distribution of the mask that is largest in a draw
     (Gumbel-max)."""
-    entropy = certainty = 0.0
+    sums_2 = torch.zeros(2, dtype=torch.float64, device=logits_CG.device)  # of entropies and certainties
     for _, p_Cn in probabilities(logits_CG, Draw(scale, 1.0, None)):
-        entropy -= float(torch.special.xlogy(p_Cn, p_Cn).sum(dtype=torch.float64))
-        certainty += float(p_Cn.amax(dim=0).sum(dtype=torch.float64))
+        sums_2[0] -= torch.special.xlogy(p_Cn, p_Cn).sum(dtype=torch.float64)
+        sums_2[1] += p_Cn.amax(dim=0).sum(dtype=torch.float64)
+    entropy, certainty = sums_2.tolist()
     groups = logits_CG.shape[1]
     return Likelihood(entropy / groups, certainty / groups, groups)
 

@@ -11,12 +11,14 @@ from torch import Tensor
 from torch.distributed import Store  # type: ignore[attr-defined] # torch exports it by a star
 
 from pipeline.artifacts.refs import CheckpointRef
-from pipeline.blocks.activations import MemoryBudget
 from pipeline.blocks.crew import Crew, CrewUse, Decisions, Pending, together
 from pipeline.blocks.worker import SweepWorker
+from pipeline.request.parts import WorkerShare
 from pipeline.spec.model import Dtype
+from pipeline.tensor.devices import exact_products, free_gpu
 from pipeline.tensor.dtypes import TORCH_DTYPES
 from pipeline.tensor.statistics import Gram
+from workers.budget import activation_budget
 from workers.gang.answers import fetched, tensor_bytes
 from workers.gang.peers import MeetingPlace, Peers, join, meeting_place
 from workers.kills import Began, began_here
@@ -34,6 +36,7 @@ class SweepActor:
     def __init__(self, *, threads: int, cuda: bool) -> None:
         torch.set_num_threads(threads)
         torch.set_grad_enabled(False)
+        exact_products()
         self._device = torch.device("cuda" if cuda else "cpu")
         self._worker: SweepWorker | None = None
         self._peers = Peers()
@@ -66,19 +69,14 @@ class SweepActor:
         *,
         first: int,
         samples: int,
-        memory: int,
+        share: WorkerShare,
     ) -> None:
-        """Begin a stage with a new worker on a checkpoint, which gets its share of the sequences. Activations
-        take up to half of the declared `memory` beyond that of an idle process; further ones go to the local
-        disk.
-        """
+        """Begin a stage with a new worker on a checkpoint, which gets its share of the sequences. `share`
+        limits its activations: see activation_budget."""
         self.close()
         reset_peak_memory()
         self._failure = None
         self._carried_bytes, self._peers.sent_bytes = tensor_bytes(sequences), 0
-        budget = None
-        if self._device.type == "cpu":
-            budget = MemoryBudget(left=max(memory - self._idle_memory, 0) // 2)
         self._worker = SweepWorker(
             settings.content(),
             checkpoint,
@@ -87,13 +85,14 @@ class SweepActor:
             device=self._device,
             first=first,
             samples=samples,
-            budget=budget,
+            budget=activation_budget(share, self._device, used=self._idle_memory),
         )
 
     def close(self) -> None:
         """End a stage, and free the worker's memory."""
         self._worker = None
         give_back()
+        free_gpu(self._device)
 
     def call(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call one of SweepWorker's methods."""
@@ -143,6 +142,7 @@ class SweepActor:
             runs["whole"],
             runs["cut"],
             self._worker.device_name,
+            self._worker.gpu_peak(),
             self._carried_bytes,
             self._peers.sent_bytes,
         )

@@ -46,12 +46,12 @@ class Gang:
         """Begin a stage on all actors: each gets a contiguous share of the sequences."""
         edges = share_edges(len(sequences), len(self._actors))
         args = context.settings, context.checkpoint()
-        memory = context.order.request.resources.of("pruning").memory_bytes
+        share = context.order.request.resources.of("pruning")
         shares = shares_of(sequences, len(self._actors))
         ray.get(
             [
-                actor.open.remote(*args, share, dtype, first=first, samples=len(sequences), memory=memory)
-                for actor, share, first in zip(self._actors, shares, edges, strict=False)
+                actor.open.remote(*args, own, dtype, first=first, samples=len(sequences), share=share)
+                for actor, own, first in zip(self._actors, shares, edges, strict=False)
             ]
         )
         return RayCrew(self._actors, title=context.node)

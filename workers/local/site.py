@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from pipeline.artifacts.curve import StepRecord, Validation
-from pipeline.blocks.activations import MemoryBudget
 from pipeline.blocks.local import LocalCrew
 from pipeline.dag.stages import Stage
 from pipeline.dag.stages.training import LearnMasks, Recover
@@ -17,7 +16,9 @@ from pipeline.errors import InvalidSpec
 from pipeline.job.ledger import WorkOrder
 from pipeline.request.resources import Resources
 from pipeline.spec.model import Dtype
+from pipeline.tensor.devices import exact_products, free_gpu
 from pipeline.tensor.dtypes import TORCH_DTYPES
+from workers.budget import activation_budget
 from workers.context import Made, Note, StageContext, Steps, Waited
 from workers.harness.asker import Asker
 from workers.memory import give_back, peak_memory_bytes, reset_peak_memory
@@ -99,19 +100,19 @@ class LocalTurn:
     def open(
         self, context: StageContext, sequences: Sequence[Tensor], *, dtype: Dtype
     ) -> Generator[Note | Waited, None, LocalCrew]:
-        """A crew of one worker. As on a cluster, activations on a CPU take up to half of the declared memory
-        that is not used yet; further ones go to the local disk."""
+        """A crew of one worker, whose activations are limited as on a cluster."""
         share = self._resources.of("pruning")
-        cuda = share.gpus_per_worker > 0
-        left = max(share.memory_bytes - peak_memory_bytes(), 0) // 2
+        device = torch.device("cuda" if share.gpus_per_worker > 0 else "cpu")
+        exact_products()
+        free_gpu(device)
         yield from ()
         return LocalCrew(
             context.content,
             context.checkpoint(),
             sequences,
             dtype=TORCH_DTYPES[dtype],
-            device=torch.device("cuda" if cuda else "cpu"),
-            budget=None if cuda else MemoryBudget(left=left),
+            device=device,
+            budget=activation_budget(share, device, used=peak_memory_bytes()),
             peak_memory=peak_memory_bytes,
         )
 

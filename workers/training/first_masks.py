@@ -26,6 +26,7 @@ class FirstMasks:
         assert isinstance(work.stage, LearnMasks)
         self._stage = work.stage
         self._row = work.row
+        self._device = work.device
         content = work.settings.content()
         self._reader = CheckpointReader(content, work.checkpoint)
         self._prior = None if work.prior is None else KeepReader(content, work.checkpoint, work.prior)
@@ -54,7 +55,7 @@ class FirstMasks:
         pattern, masks_CM, shape = self.patterns[block], self.candidates(block), self.shape(name)
         pattern.check_in_features(shape[1], linear=name)
         if self._prior is not None:
-            keep_OI = self._prior.matrix(name)
+            keep_OI = self._prior.matrix(name).to(self._device)
             return soft_masks.prior_logits(keep_OI, masks_CM, strength=self._stage.prior_strength)
         seed = soft_masks.key_of(self._stage.training.text.seed, "first", name) % 2**63
         return soft_masks.random_logits(math.prod(shape) // pattern.group, masks_CM, seed=seed)

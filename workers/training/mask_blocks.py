@@ -156,8 +156,8 @@ class _Masks:
     def _keep(self, name: str, logits_CG: Tensor) -> Tensor:
         """The likeliest keep tensor, in the orientation of the stored weight."""
         shape = turned(self._stored[name], self._row).shape
-        keep_OI = chosen(logits_CG.cpu(), self._candidates_CM.cpu(), (shape[0], shape[1]))
-        return turned(keep_OI, self._row)
+        keep_OI = chosen(logits_CG, self._candidates_CM, (shape[0], shape[1]))
+        return turned(keep_OI.cpu(), self._row)
 
 
 def _artifacts(work: Work, done: list[LearnedBlock]) -> dict[str, ArtifactRef]:

@@ -63,7 +63,7 @@ class MaskStudent:
         self._first: dict[str, Tensor] = {}  # on rank 0: each group's first mask
         if ranks.rank() == 0:
             for name, block in self._prunable.items():
-                self._first[name] = chosen_codes(self._begin.logits(self._names[name], block))
+                self._first[name] = chosen_codes(self._begin.logits(self._names[name], block)).cpu()
 
     def before(self, step: int) -> None:
         """Draw new masks, the same on every worker."""
@@ -86,7 +86,7 @@ class MaskStudent:
         for name, block in self._prunable.items():
             logits_CG = self._logits(name)  # a collective: every worker takes part
             if ranks.rank() == 0:
-                changed = int((chosen_codes(logits_CG.cpu()) != self._first[name]).sum())
+                changed = int((chosen_codes(logits_CG).cpu() != self._first[name]).sum())
                 found.setdefault(block, []).append((likelihood(logits_CG, scale), changed))
         return MaskRecord(
             step=step,

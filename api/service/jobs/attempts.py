@@ -15,7 +15,7 @@ from api.db.models import Attempt, Job
 from api.service.ids import submission_id
 from api.service.jobs import journal
 from pipeline.dag.next_actions import decide
-from pipeline.dag.plan import plan
+from pipeline.dag.plan import plan_of
 from pipeline.job.events import (
     AttemptFailed,
     AttemptStarted,
@@ -149,7 +149,7 @@ def succeed(database: Database, lease: Lease, live: LiveAttempt, result: JobResu
         job, _ = _end(session, lease, live)
         state = journal.state_of(job)
         if not state.stages:
-            nodes = plan(live.request.spec, live.pins).nodes
+            nodes = plan_of(live.request, live.pins).nodes
             planned = (
                 NodePlanned(node=n.id, stage=n.stage.kind, needs=tuple(sorted(n.needs))) for n in nodes
             )

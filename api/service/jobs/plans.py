@@ -9,7 +9,7 @@ from api.service.jobs.views import InputView, PlanNodeView, PlanView
 from pipeline.architecture.rows import row_for
 from pipeline.artifacts.refs import ArtifactRef
 from pipeline.dag.nodes import node_key
-from pipeline.dag.plan import plan
+from pipeline.dag.plan import plan_of
 from pipeline.job.ledger import find_result
 from pipeline.planning.fits import checked_estimates
 from pipeline.report.quantity import human_bytes
@@ -47,7 +47,7 @@ def preview(services: Services, request: JobRequest) -> PlanView:
 
 def _nodes(services: Services, request: JobRequest, pins: Pins) -> Iterator[PlanNodeView]:
     made: dict[str, dict[str, ArtifactRef]] = {}
-    for node in plan(request.spec, pins).nodes:
+    for node in plan_of(request, pins).nodes:
         key = node_key(node, made)
         stored = find_result(services.content, key) if key is not None and node.stage.reusable else None
         if stored is not None:

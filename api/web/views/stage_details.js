@@ -24,6 +24,7 @@ function made({ key, cached, artifacts, measured }) {
   return [
     [cached ? "Cost when it was made" : "Cost", seconds(measured.seconds)],
     measured.peak_memory_bytes !== null && ["Peak memory", bytes(measured.peak_memory_bytes)],
+    measured.device && ["GPU", measured.device],
     figures.length > 0 && ["Measured", figures.join(", "), "wide"],
     ["Artifacts", Object.entries(artifacts).map(sized).join(", ") || "none", "wide"],
     ["Stage key", h("code", null, key), "wide"],
