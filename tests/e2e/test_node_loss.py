@@ -5,6 +5,8 @@ import contextlib
 import os
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,9 @@ from pipeline.request.prune_spec import JobRequest
 from pipeline.resolve.resolve import resolve
 from pipeline.spec.patterns import Unstructured
 from pipeline.storage.content import ContentStore
-from tests.e2e.test_recovery import recovery_request
+from tests.e2e.conftest import BUCKET
+from tests.e2e.test_recovery import BLOBS, recovery_request
+from tests.storage.gate import Gate
 from tests.sweeping import prune_in_process
 from workers.settings import WorkerSettings
 
@@ -35,6 +39,8 @@ pytestmark = pytest.mark.e2e
 NODE = {"num_cpus": 1, "memory": 4 * 2**30}
 HEAD, GOING, COMING = "127.0.0.2", "127.0.0.3", "127.0.0.4"  # Ray asks 127.0.0.1 for its public address
 STEPS = 24
+TRAINING_BEGINS = r"GET .*/progress/[^/]+/failed\.json"
+NOTICE_SECONDS = 10  # Ray looks for notices every second (below), and training asks every 5 s
 
 
 @pytest.fixture
@@ -48,31 +54,40 @@ def cluster() -> Iterator[Cluster]:
 
 
 def test_training_saves_when_a_node_is_drained_and_goes_on_without_it(
-    cluster: Cluster, material: Path, tmp_path: Path
+    cluster: Cluster, cloud_gate: Gate, material: Path
 ) -> None:
-    """Nothing but the notice makes it save: `save_every_steps` is beyond the end."""
+    """Nothing but the notice makes it save: `save_every_steps` is beyond the end. Training waits for the
+    notice where it first stores weights, which were better than ever on held-out text."""
+    cloud_gate.server.make_bucket(BUCKET)
     going = cluster.add_node(**NODE, node_ip_address=GOING)
-    settings = WorkerSettings(storage_url=f"file://{tmp_path}/storage", allowed_roots=str(material))  # type: ignore[call-arg]
+    settings = WorkerSettings(  # type: ignore[call-arg]
+        storage_url=f"s3://{BUCKET}/two-nodes", s3=cloud_gate.server.options, allowed_roots=str(material)
+    )
+    store = settings.content().store
     seen: list[StepRecord] = []
     results: dict[str, NodeResult] = {}
-    drained = gone = replaced = False
-    with contextlib.closing(driven(asked(material), settings, cluster)) as events:
+    gone = replaced = False
+    with (
+        cloud_gate.closed(BLOBS, after=TRAINING_BEGINS),
+        noticed(cloud_gate, cluster, going.node_id) as drained,
+        contextlib.closing(driven(asked(material), settings, cluster)) as events,
+    ):
         for body in events:
             if body.type == "stage.finished":
                 results[body.result.node] = body.result
             if body.type != "training.step":
                 continue
             seen.append(body.record)
-            if not drained:
-                drain(cluster, going.node_id)
-                drained = True
-            elif not gone and list(tmp_path.glob("storage/training/*/checkpoint_manager_snapshot.json")):
+            saved = (
+                found.key.endswith("/checkpoint_manager_snapshot.json") for found in store.list("training/")
+            )
+            if not gone and any(saved):
                 cluster.remove_node(going, allow_graceful=False)
                 gone = True
             elif not replaced and body.record.started == 2:
                 cluster.add_node(**NODE, node_ip_address=COMING)  # what comes after training needs two again
                 replaced = True
-    assert (drained, gone, replaced) == (True, True, True)
+    assert (drained.is_set(), gone, replaced) == (True, True, True)
 
     content = settings.content()
     as_in_one_process(content, results)
@@ -94,7 +109,9 @@ def test_training_saves_when_a_node_is_drained_and_goes_on_without_it(
 
 def asked(material: Path) -> JobRequest:
     """Two workers, or one when the other stays away."""
-    body: dict[str, Any] = recovery_request(material, steps=STEPS, validate_every_steps=12)
+    body: dict[str, Any] = recovery_request(
+        material, steps=STEPS, validate_every_steps=4, early_stop={"patience": STEPS}
+    )
     body["spec"]["calibration"] |= {"samples": 8, "sequence_length": 32}
     half = {"kind": "unstructured", "sparsity": 0.5}
     body["spec"]["prune"] = {"method": {"kind": "sparsegpt"}, "pattern": half}
@@ -140,6 +157,10 @@ def driven(request: JobRequest, settings: WorkerSettings, cluster: Cluster) -> G
         "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "1",
         "OMP_WAIT_POLICY": "PASSIVE",
         "SECATEUR_STORAGE_URL": settings.storage_url,
+        "SECATEUR_S3_ENDPOINT_URL": str(settings.s3.endpoint_url),
+        **dict(
+            zip(("SECATEUR_S3_ACCESS_KEY", "SECATEUR_S3_SECRET_KEY"), settings.s3.keys or (), strict=True)
+        ),
         "SECATEUR_ALLOWED_ROOTS": os.pathsep.join(map(str, settings.allowed_roots)),
     }
     command = [sys.executable, "-m", "workers.driver", "--job", order.job, "--attempt", str(order.attempt)]
@@ -153,8 +174,32 @@ def driven(request: JobRequest, settings: WorkerSettings, cluster: Cluster) -> G
             driver.kill()
 
 
+@contextlib.contextmanager
+def noticed(gate: Gate, cluster: Cluster, node_id: str) -> Iterator[threading.Event]:
+    """Drains a node as soon as the gate holds a request, and opens the gate when Ray knows. The event tells
+    that this was done."""
+    drained, over = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        while not gate.holds():
+            if over.is_set():
+                return
+        drain(cluster, node_id)
+        time.sleep(NOTICE_SECONDS)
+        drained.set()
+        gate.open()
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield drained
+    finally:
+        over.set()
+        thread.join()
+
+
 def drain(cluster: Cluster, node_id: str) -> None:
     """What an autoscaler or a cloud's interruption notice comes to."""
     command = [Path(sys.executable).parent / "ray", "drain-node", "--address", cluster.address]
     command += ["--node-id", node_id, "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
-    subprocess.run([*command, "--deadline-remaining-seconds", "60"], check=True, capture_output=True)
+    subprocess.run([*command, "--deadline-remaining-seconds", "600"], check=True, capture_output=True)
