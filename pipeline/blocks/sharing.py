@@ -6,7 +6,15 @@ The shares follow from the sizes alone, and who chooses a mask never changes it.
 import heapq
 from collections.abc import Iterable, Sequence
 
+from torch import Tensor
+
 Size = tuple[int, int]  # out_features, in_features
+
+
+def size_of(weight_OI: Tensor) -> Size:
+    """Returns the size of a linear."""
+    out_features, in_features = weight_OI.shape
+    return out_features, in_features
 
 
 def solving_cost(sizes: Iterable[Size]) -> float:

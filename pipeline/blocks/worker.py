@@ -40,7 +40,7 @@ from pipeline.blocks.block import ChosenLinear, Measured
 from pipeline.blocks.fitting import Reconstructor
 from pipeline.blocks.inputs import Record, recorded_inputs
 from pipeline.blocks.pauses import PausedRuns
-from pipeline.blocks.sharing import Size
+from pipeline.blocks.sharing import Size, size_of
 from pipeline.blocks.storing import StoringWalk
 from pipeline.checkpoint.statistics import put_hessian
 from pipeline.checkpoint.stored_block import StoredBlock
@@ -97,7 +97,7 @@ class SweepWorker(StoringWalk):
 
     def sized_groups(self) -> list[dict[str, Size]]:
         """Returns these groups with (out_features, in_features) of each linear."""
-        return [{name: _size(self.work.weight(name)) for name in group} for group in self.work.groups]
+        return [{name: size_of(self.work.weight(name)) for name in group} for group in self.work.groups]
 
     def measure(self, *, advance: bool, needs: Needs) -> list[InputShare]:
         """Runs the block on each sequence and returns their shares of the statistics, per group of linears.
@@ -278,11 +278,6 @@ class SweepWorker(StoringWalk):
         if self._runs is not None:
             self.finish(advance=False)
         super()._unload()
-
-
-def _size(weight_OI: Tensor) -> Size:
-    out_features, in_features = weight_OI.shape
-    return out_features, in_features
 
 
 def _similarity(before_1LH: Tensor, after_1LH: Tensor) -> Tensor:

@@ -123,11 +123,8 @@ def test_the_bits_of_one_process_and_neither_grams_nor_gradients_in_ray(
     assert use.carried_bytes == tokens + len(made.blocks) * (shares + calls * vectors)
     assert less.exchanged_bytes > len(made.blocks) * sum(4 * width**2 for width in widths)
 
-
-def test_sums_in_any_order_prune_as_well(opened: Opened, model: tuple[ContentStore, CheckpointRef]) -> None:
-    alone, _ = pruned(LocalCrew(*model, samples()), pruning(model, epochs=1))
-    made, _ = pruned(opened(), pruning(model, epochs=1, reproducible=False))
-    for one, other in zip(made.blocks, alone.blocks, strict=True):
+    in_any_order, _ = pruned(opened(), pruning(model, epochs=2, reproducible=False))
+    for one, other in zip(in_any_order.blocks, alone.blocks, strict=True):
         assert one.fit is not None
         assert other.fit is not None
         assert one.fit.after == pytest.approx(other.fit.after, rel=0.1)

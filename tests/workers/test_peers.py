@@ -125,10 +125,14 @@ def _dies(rank: int, port: int, directory: Path) -> None:
     peers = joined(rank, port)
     part = parts_of(9, 4, MEMBERS)[rank]
     if rank == 1:
-        peers.sum_up(part, to=[0], reproducible=True)
+        _sum_up(peers, part, times=1)
         dist.destroy_process_group()
         return  # the process ends, and with it its connections
     with pytest.raises(PeersLost, match="lost its connection"):
-        for _ in range(2):
-            peers.sum_up(part, to=[0], reproducible=True)
+        _sum_up(peers, part, times=2)
     (directory / f"{rank}.lost").touch()
+
+
+def _sum_up(peers: Peers, part: Gram, *, times: int) -> None:
+    for _ in range(times):
+        peers.sum_up(part, to=[0], reproducible=True)
