@@ -50,7 +50,6 @@ Answer = TypeVar("Answer")
 BUCKET = "bench"
 LATENCY, BYTES_PER_SECOND = 0.02, 100e6
 BOUND = 1.3
-THREADS = 2
 READS, WRITES = {"load"}, {"stored", "outer", "begin_snapshot", "snapshot", "end_snapshot"}
 
 
@@ -58,6 +57,7 @@ def main() -> None:
     """Print a table and one line of JSON; exit 1 when the bound does not hold."""
     parser = parser_of(__doc__, quick="4 samples of 256 tokens, one round")
     parser.add_argument("--rounds", type=int, default=None, help="how often both prune; medians are shown")
+    parser.add_argument("--threads", type=int, default=2, help="of the process that prunes")
     parser.add_argument("--one", nargs=3, metavar=("CHECKPOINT", "SAMPLES", "LENGTH"), help="used by itself")
     arguments = parser.parse_args()
     if arguments.one:
@@ -73,7 +73,8 @@ def main() -> None:
         rounds: dict[str, list[dict[str, Any]]] = defaultdict(list)
         for _ in range(arguments.rounds or (1 if arguments.quick else 3)):
             for place, environment in found.items():
-                rounds[place].append(_alone(Path(name), environment, samples=samples, length=length))
+                given = {"OMP_NUM_THREADS": str(arguments.threads), **environment}
+                rounds[place].append(_alone(Path(name), given, samples=samples, length=length))
     figures = {place: _together(measured) for place, measured in rounds.items()}
     equal = len({one["digest"] for measured in rounds.values() for one in measured}) == 1
     ratio = figures["S3"]["seconds"] / figures["directory"]["seconds"]
@@ -114,7 +115,6 @@ def places(model: Path, directory: Path) -> Iterator[dict[str, dict[str, str]]]:
 
 def prune(checkpoint: CheckpointRef, *, samples: int, length: int) -> dict[str, Any]:
     """Prune in this process, and return the seconds of all kinds of calls."""
-    torch.set_num_threads(THREADS)
     content = WorkerSettings().content()
     generator = torch.Generator().manual_seed(0)
     tokens = [torch.randint(0, 40_000, (length,), generator=generator) for _ in range(samples)]
@@ -191,8 +191,8 @@ def _alone(directory: Path, environment: dict[str, str], *, samples: int, length
         str(length),
     ]
     with tempfile.TemporaryDirectory(dir=directory) as cache:
-        own = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(THREADS), **environment}
-        own["SECATEUR_CACHE_DIR"] = cache
+        own = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+        own |= {"SECATEUR_CACHE_DIR": cache, "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000"}
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, cwd=ROOT, env=own)
     measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     print(measured, file=sys.stderr, flush=True)
