@@ -3,19 +3,26 @@
 The usual account (Rajbhandari et al., arXiv 1910.02054), with P weights, T of them trained, W workers, and w
 bytes of a weight in `precision`:
 
-    weights     w·P                   over the workers at ZeRO stage 3
-    gradients   w·T                   over the workers from stage 2 on
-    optimizer   12·T                  master weights and two moments in float32, over the workers
-    keep        P                     a byte a weight, where zeros are held
-    teacher     w·P of the teacher    over the workers unless it is `whole`
+    weights      w·P                  over the workers at ZeRO stage 3
+    gradients    w·T                  over the workers from stage 2 on
+    optimizer    12·T                 master weights and two moments in float32, over the workers
+    step         4·T                  while the optimizer steps: gradients in float32, over the workers; none
+                                      where w is 4
+    keep         P / 8                a bit a weight, where zeros are held, over the workers
+    teacher      w·P of the teacher   over the workers unless it is `whole`
+    buckets      w·2·bucket           what is on its way between workers (communication.py), on GPUs
+    live         w·2·bucket           weights of the blocks that are computed, at ZeRO stage 3
+    activations, vocabulary           training_activations.py
 
-Activations come on top: they follow micro_batch_size, sequence_length and gradient_checkpointing.
+On GPUs, what `resources.recovery.offload` and `teacher: offloaded` name lies in the memory of the CPUs.
 """
 
 from dataclasses import dataclass
 
 from pipeline.architecture.rows import row_for
 from pipeline.request.resources import Resources
+from pipeline.resolve.communication import bucket_of
+from pipeline.resolve.training_activations import activation_bytes, logits_bytes
 from pipeline.sources.pins import TEACHER, ModelFacts, Pins
 from pipeline.spec.model import Dtype
 from pipeline.spec.recovery import Lora, Recovery
@@ -26,9 +33,9 @@ OPTIMIZER_WIDTH = 12
 
 @dataclass(frozen=True)
 class TrainingMemory:
-    """Bytes of one worker. `masked`, `logits`, `step` and `libraries` belong to mask learning
-    (mask_memory.py). `activations` belongs to mask learning, and to reconstruction, which works block by
-    block and holds the activations of all its sequences."""
+    """Bytes of one worker. `masked`, `logits` and `libraries` belong to mask learning (mask_memory.py).
+    Reconstruction works block by block and holds the `activations` of all its sequences. `vocabulary`: the
+    logits over it. `host`: what lies in the memory of the CPUs, while the rest lies on a GPU."""
 
     weights: int
     gradients: int
@@ -40,11 +47,20 @@ class TrainingMemory:
     step: int = 0
     activations: int = 0
     libraries: int = 0
+    buckets: int = 0
+    live: int = 0
+    vocabulary: int = 0
+    host: int = 0
 
     @property
     def total(self) -> int:
         """The sum of all parts in bytes."""
         return sum(vars(self).values())
+
+    @property
+    def device(self) -> int:
+        """The bytes that lie on the worker's GPU, if it has one."""
+        return self.total - self.host
 
     def parts(self) -> dict[str, int]:
         """The parts that are not zero, by name."""
@@ -61,13 +77,28 @@ def training_memory(recovery: Recovery, resources: Resources, *, pins: Pins, spa
     workers, asked = resources.training_workers, resources.recovery
     width = WIDTH[recovery.precision]
     trained = _trained(recovery, facts)
-    teacher = width * _taught_by(recovery, pins)
+    gpus = resources.gpus_per_worker > 0
+    weights = share(width * parameters, workers if asked.zero_stage == 3 else 1)
+    optimizer = share(OPTIMIZER_WIDTH * trained, workers)
+    teacher = share(width * _taught_by(recovery, pins), 1 if asked.teacher == "whole" else workers)
+    kept = (
+        0 if gpus and asked.offload.parameters else weights,
+        0 if gpus and asked.offload.optimizer else optimizer,
+        0 if gpus and asked.teacher == "offloaded" else teacher,
+    )
+    block = bucket_of(share(parameters, max(facts.blocks, 1)))
     return TrainingMemory(
-        weights=share(width * parameters, workers if asked.zero_stage == 3 else 1),
+        weights=kept[0],
         gradients=share(width * trained, workers if asked.zero_stage >= 2 else 1),
-        optimizer=share(OPTIMIZER_WIDTH * trained, workers),
-        keep=parameters if sparse else 0,
-        teacher=share(teacher, 1 if asked.teacher == "whole" else workers),
+        optimizer=kept[1],
+        step=share(WIDTH["float32"] * trained, workers) if width < WIDTH["float32"] else 0,
+        keep=share(parameters, 8 * workers) if sparse else 0,
+        teacher=kept[2],
+        buckets=2 * width * min(block, trained) if gpus else 0,
+        live=2 * width * min(block, parameters) if asked.zero_stage == 3 else 0,
+        activations=activation_bytes(recovery, asked, facts, width=width),
+        vocabulary=logits_bytes(recovery, asked, facts, width=width),
+        host=weights + optimizer + teacher - sum(kept),
     )
 
 

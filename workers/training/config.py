@@ -1,13 +1,20 @@
 """A spec and its resources become a DeepSpeed configuration, which the report shows."""
 
 from pipeline.request.resources import TrainingResources
+from pipeline.resolve.communication import Communication
 from pipeline.spec.training_recipe import TrainingRecipe
 
 
 def deepspeed_config(
-    recipe: TrainingRecipe, resources: TrainingResources, *, workers: int, accumulation: int
+    recipe: TrainingRecipe,
+    resources: TrainingResources,
+    *,
+    workers: int,
+    accumulation: int,
+    sends: Communication | None = None,
 ) -> dict[str, object]:
     """The configuration of the student's engine on `workers` ranks with `accumulation` micro-batches a step.
+    `sends`: the communication on GPUs; CPUs have DeepSpeed's defaults, which take no memory there.
 
     torch's AdamW is used everywhere: DeepSpeed's own would be compiled at the first use, and rounds
     differently. The training loop sets the learning rate at every step, so that it depends on the step alone.
@@ -17,6 +24,7 @@ def deepspeed_config(
         "stage": resources.zero_stage,
         "contiguous_gradients": True,
         "overlap_comm": False,
+        **({} if sends is None else sends.zero(resources.zero_stage)),
     }
     if resources.offload.optimizer:
         zero["offload_optimizer"] = {"device": "cpu"}

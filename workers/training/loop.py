@@ -14,8 +14,11 @@ import torch
 
 from pipeline.artifacts.curve import StepRecord, Validation
 from pipeline.artifacts.refs import ArtifactRef, CurveRef
+from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.dag.stages.training import Recover
 from pipeline.errors import TrainingDiverged
+from pipeline.resolve.communication import Communication, communication
+from pipeline.structure.sizes import sizes_of
 from workers.context import Note, Progress, Step, Trained, Validated
 from workers.memory import peak_memory_bytes, reset_peak_memory
 from workers.training import ranks, saving
@@ -53,14 +56,16 @@ class _Training:
         self._recipe = recipe = work.stage.recipe
         self._total = recipe.total_steps
         self._data = TrainingData(work.settings.content(), work.tokens, seed=recipe.text.seed)
+        sends = sent_between_gpus(work) if work.cuda else None
         config = deepspeed_config(
-            recipe, work.resources, workers=ranks.workers(), accumulation=len(self._share(0))
+            recipe, work.resources, workers=ranks.workers(), accumulation=len(self._share(0)), sends=sends
         )
         self._student = student = _student_for(work, config)
         self._engine, self._guard = student.engine, student.guard
         self._losses = Losses(self._engine, student.teacher, recipe.objective, student.head)
         self._mover = Mover(student.keep_rule, self._engine, self._guard, total_steps=self._total)
         self._history = History(total_steps=self._total, deepspeed=config)
+        self._tell_the_split(sends, fused=student.head is not None)
 
     def restore(self) -> None:
         """Continue after the last training checkpoint, if there is one."""
@@ -156,6 +161,17 @@ class _Training:
             skipped=not taken,
             started=self._history.starts,
         )
+
+    def _tell_the_split(self, sends: Communication | None, *, fused: bool) -> None:
+        """Tell what rules have chosen, where they have chosen something else than the usual."""
+        asked = self._work.resources
+        if sends is not None:
+            split = (
+                f"ZeRO {asked.zero_stage}, {len(self._share(0))} micro-batches of {asked.micro_batch_size}"
+            )
+            self._tell(Note(f"each of {ranks.workers()} workers: {split}; {sends.sentence()}"))
+        if fused:
+            self._tell(Note("the logits of a micro-batch are large: the loss takes them in chunks"))
 
     def _share(self, step: int) -> list[MicroBatch]:
         """This worker's micro-batches of a step, counted from 0."""
@@ -264,6 +280,13 @@ class _Training:
     def _tell(self, step: Step) -> None:
         if ranks.rank() == 0:
             self._runtime.tell(step)
+
+
+def sent_between_gpus(work: Work) -> Communication:
+    """The communication of a training, by the sizes of its model."""
+    reader = CheckpointReader(work.settings.content(), work.checkpoint)
+    blocks = sizes_of(work.row, reader.config).num_hidden_layers
+    return communication(parameters=reader.weights, blocks=blocks, workers=ranks.workers())
 
 
 def _student_for(work: Work, config: Mapping[str, object]) -> Trainee:
