@@ -4,6 +4,8 @@ Ray Train starts a group of workers again whatever ended it. A worker that fails
 One that was ended for want of memory cannot; Ray Train's controller then stores it in its place.
 """
 
+import logging
+
 from ray.train import UserCallback
 
 from pipeline.canonical import Frozen
@@ -14,6 +16,7 @@ from workers.failures import reason_for
 from workers.kills import Began, ended_by_kernel, killed_for_memory
 from workers.training.work import Work
 
+log = logging.getLogger(__name__)
 FAILURE = "failed"  # a name below the stage's progress key
 
 
@@ -32,13 +35,17 @@ class NoSecondTry(UserCallback):
         self._share = share
 
     def after_exception(self, run_context: object, worker_exceptions: dict[int, Exception]) -> None:
-        """See UserCallback; it is called before the workers start again."""
-        for rank, error in worker_exceptions.items():
-            reason = self._reason(rank, getattr(error, "health_check_failure", error))
-            if reason.code == "out_of_memory":
-                content = self._work.settings.content()
-                content.put_model(progress_key(self._work.key, FAILURE), Failure(reason=reason))
-                return
+        """See UserCallback; it is called before the workers start again. If the reason cannot be found out or
+        stored, they start again as after any other death."""
+        try:
+            for rank, error in worker_exceptions.items():
+                reason = self._reason(rank, getattr(error, "health_check_failure", error))
+                if reason.code == "out_of_memory":
+                    content = self._work.settings.content()
+                    content.put_model(progress_key(self._work.key, FAILURE), Failure(reason=reason))
+                    return
+        except Exception:
+            log.exception("the reason of a lost worker could not be found out or stored")
 
     def _reason(self, rank: int, error: Exception) -> FailureReason:
         kind = self._work.stage.kind
