@@ -48,9 +48,8 @@ class Walk:
         self._reader = CheckpointReader(content, checkpoint)
         self._stream = BlockStream(self._reader, dtype=dtype, device=device)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="blocks")
-        self._blocks = BlockReader(
-            content, self._reader, self._stream, self._thread, pinned=device.type == "cuda"
-        )
+        pinned = device.type == "cuda" and torch.cuda.is_available()  # a simulated GPU has no pinned memory
+        self._blocks = BlockReader(content, self._reader, self._stream, self._thread, pinned=pinned)
         self._sequences = list(sequences)
         self._activations = {"hidden": Activations(iter(()), budget=None)}
         self._work: BlockWork | None = None

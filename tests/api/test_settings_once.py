@@ -16,6 +16,9 @@ from workers.settings import WorkerSettings
 
 GIVEN = {
     "SECATEUR_STORAGE_URL": "s3://bucket/prefix",
+    "SECATEUR_CACHE_DIR": "/disk",
+    "SECATEUR_CACHE_BYTES": "1000",
+    "SECATEUR_SNAPSHOT_SECONDS": "7.5",
     "SECATEUR_S3_ENDPOINT_URL": "http://s3.example.com",
     "SECATEUR_S3_REGION": "eu-1",
     "SECATEUR_S3_ACCESS_KEY": "AKID",
@@ -43,6 +46,8 @@ def test_both_processes_read_the_same_from_the_same_variables() -> None:
     assert set(GIVEN) == set(variables(StorageSettings) | variables(SourceAccess) | variables(TargetSettings))
     api, worker = Settings(), WorkerSettings()
     assert api.storage_url == worker.storage_url == "s3://bucket/prefix"
+    assert (api.cache_dir, api.cache_bytes, api.snapshot_seconds) == ("/disk", 1000, 7.5)
+    assert (worker.cache_dir, worker.cache_bytes, worker.snapshot_seconds) == ("/disk", 1000, 7.5)
     assert api.s3 == worker.s3
     assert api.access() == worker.access()
     assert api.available == worker.available == ("vllm", "llama.cpp")
