@@ -16,14 +16,9 @@ pytestmark = pytest.mark.slow
 
 CALLS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "plain": ({}, {"zero_stage": 1, "micro_batch_size": 2}),
-    "sharded": ({}, {"zero_stage": 3, "gradient_checkpointing": True}),
     "distilled": (
-        {"objective": {"kind": "distillation", "hidden_weight": 0.5, "temperature": 2.0}},
-        {"zero_stage": 2},
-    ),
-    "sharded teacher": (
-        {"objective": {"kind": "distillation", "divergence": "reverse", "top_k": 20}},
-        {"zero_stage": 3, "teacher": "sharded"},
+        {"objective": {"kind": "distillation", "hidden_weight": 0.5, "top_k": 20}},
+        {"zero_stage": 3, "teacher": "sharded", "gradient_checkpointing": True},
     ),
     "lora": (
         {"trains": {"kind": "lora", "rank": 4}, "learning_rate": {"peak": 2e-2, "warmup_steps": 2}},
@@ -45,16 +40,21 @@ def plant_fused() -> None:
     LossHead._loss = loss  # type: ignore[method-assign]
 
 
-@pytest.mark.parametrize(("kind", "workers"), [("llama", 2), ("gemma2", 1), ("opt", 1)])
-def test_the_loss_without_logits_trains_alike(kind: Kind, workers: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "workers", "names"), [("llama", 2, tuple(CALLS)), ("gemma2", 1, ("plain",))]
+)
+def test_the_loss_without_logits_trains_alike(
+    kind: Kind, workers: int, names: tuple[str, ...], tmp_path: Path
+) -> None:
     tiny = prepare(tmp_path / "model", kind)
     calls = []
     for way, plant in (("whole", None), ("fused", plant_fused)):
-        for name, (recovery, resources) in CALLS.items():
-            work = tiny.work(recovery, resources, key=f"{way}-{name}")
+        for name in names:
+            recovery, resources = CALLS[name]
+            work = tiny.work({"steps": 3, **recovery}, resources, key=f"{way}-{name}")
             calls.append(Call(work, Folder(tmp_path / way / name), plant))
     outcomes = run_all(tmp_path, calls, workers=workers)
-    for name, whole, fused in zip(CALLS, outcomes, outcomes[len(CALLS) :], strict=False):
+    for name, whole, fused in zip(names, outcomes, outcomes[len(names) :], strict=False):
         ours, theirs = curve_of(tiny, fused), curve_of(tiny, whole)
         assert [s.loss for s in ours.steps] == pytest.approx([s.loss for s in theirs.steps], abs=2e-5), name
         for one, other in zip(ours.validations, theirs.validations, strict=True):
