@@ -82,16 +82,13 @@ def run_job(order: WorkOrder, settings: WorkerSettings, reporter: Reporter, site
 def _check_sizes(order: WorkOrder) -> None:
     """Raise AttemptEnded when a stage cannot fit the declared GPUs, or the spec asks for sizes of which
     transformers makes no model."""
+    structure = order.request.spec.structure
     try:
         checked_estimates(order.request, order.pins)
-    except InvalidRequest as error:
-        raise AttemptEnded(reason_for(error, node=None)) from error
-    structure = order.request.spec.structure
-    if structure is None or structure.beside_vocabulary is None:
-        return
-    from pipeline.checkpoint.constructs import check_constructs  # loads transformers
+        if structure is None or structure.beside_vocabulary is None:
+            return
+        from pipeline.checkpoint.constructs import check_constructs  # loads transformers
 
-    try:
         check_constructs(structure, order.pins.facts.config)
     except InvalidRequest as error:
         raise AttemptEnded(reason_for(error, node=None)) from error

@@ -121,6 +121,6 @@ def one_step(
     if teacher is not None:
         with torch.no_grad():
             taught_BLV = teacher(input_ids=tokens_BL).logits
-    loss = objective_loss(objective, logits_BLV, tokens_BL, teacher_logits_BLV=taught_BLV).loss
+    loss, *_ = objective_loss(objective, logits_BLV, tokens_BL, teacher_logits_BLV=taught_BLV)
     engine.backward(loss)
     engine.step(1e-5)

@@ -7,11 +7,12 @@ from datetime import UTC, datetime
 from pipeline.artifacts.artifact import Document, FileRef
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.refs import ArtifactRef, ManifestRef, ReportRef
+from pipeline.dag.plan import plan
 from pipeline.dag.stages.results import Report, ReportSweep
 from pipeline.job.compare import compare_jobs
 from pipeline.job.ledger import JobResult, NodeResult, job_result_key
 from pipeline.job.reproduction import Reproduction
-from pipeline.planning.fits import checked_estimates
+from pipeline.planning.estimate import estimates
 from pipeline.report.data import ReportData, report_json
 from pipeline.report.page import render_html
 from pipeline.report.provenance import names_manifest, provenance
@@ -48,7 +49,7 @@ def section_fields(
         "spec": stage.spec,
         "pins": context.order.pins,
         "stages": context.earlier,
-        "estimates": checked_estimates(request, context.order.pins),
+        "estimates": estimates(request, context.order.pins, plan(request.spec, context.order.pins).nodes),
         "environment": environment(
             threads=walks.cpus_per_worker,
             training=stage.spec.recovery is not None or stage.spec.learns_masks,
