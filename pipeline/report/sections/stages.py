@@ -7,7 +7,7 @@ from pipeline.job.ledger import NodeResult
 from pipeline.report.quantity import human_bytes, human_error, human_seconds
 from pipeline.report.section import Headline, Section, Tile
 
-GPU_PEAK = "gpu_peak_bytes"  # the name of the highest GPU memory among a stage's details
+GPU_PEAK = "gpu_memory_bytes"  # the name of the highest GPU memory among a stage's details
 
 
 class StagesHeadline(Headline):
