@@ -37,7 +37,6 @@ from pipeline.job.ledger import (
     job_result_key,
     stage_result_key,
 )
-from pipeline.planning.fits import checked_estimates
 from pipeline.storage.content import ContentStore
 from workers.context import Made, Note, Progress, StageContext, Trained, Validated, Waited
 from workers.failures import reason_for
@@ -45,6 +44,7 @@ from workers.places import PLACES, on_gang, on_worker, places_needed
 from workers.reporter import Reporter
 from workers.settings import WorkerSettings
 from workers.site import Site
+from workers.sizes import check_sizes
 
 log = logging.getLogger(__name__)
 
@@ -68,8 +68,12 @@ def run_job(order: WorkOrder, settings: WorkerSettings, reporter: Reporter, site
         reporter.emit(Message(level="warning", text=note))
     attempt = _Attempt(order, settings, reporter, site)
     try:
-        _check_sizes(order)
+        check_sizes(order)
         results = _run_all(dag, attempt, reporter, site)
+    except InvalidRequest as error:
+        reason = reason_for(error, node=None)
+        reporter.emit(AttemptFailed(reason=reason))
+        raise AttemptEnded(reason) from error
     except AttemptEnded as end:
         reporter.emit(AttemptFailed(reason=end.reason))
         raise
@@ -77,21 +81,6 @@ def run_job(order: WorkOrder, settings: WorkerSettings, reporter: Reporter, site
     settings.content().put_model(job_result_key(order.job), result)
     reporter.emit(AttemptFinished())
     return result
-
-
-def _check_sizes(order: WorkOrder) -> None:
-    """Raise AttemptEnded when a stage cannot fit the declared GPUs, or the spec asks for sizes of which
-    transformers makes no model."""
-    structure = order.request.spec.structure
-    try:
-        checked_estimates(order.request, order.pins)
-        if structure is None or structure.beside_vocabulary is None:
-            return
-        from pipeline.checkpoint.constructs import check_constructs  # loads transformers
-
-        check_constructs(structure, order.pins.facts.config)
-    except InvalidRequest as error:
-        raise AttemptEnded(reason_for(error, node=None)) from error
 
 
 def _run_all(dag: Dag, attempt: "_Attempt", reporter: Reporter, site: Site) -> dict[str, NodeResult]:
