@@ -132,7 +132,8 @@ def test_storage_that_stays_is_gone_on_from(material: Path, tmp_path: Path) -> N
     assert not (tmp_path / "out").exists()
     said: list[object] = []
     secateur.prune(material / "model", asked, tmp_path / "out", threads=1, storage=storage, told=said.append)
-    assert any("2 of 4 blocks are stored already" in str(event) for event in said)
+    # The records are written by a thread, so more blocks may be recorded than were told of.
+    assert any(re.search("[234] of 4 blocks are stored already", str(event)) for event in said)
     secateur.prune(material / "model", asked, tmp_path / "again", threads=1)
     for file in (tmp_path / "out").glob("*.safetensors"):
         assert file.read_bytes() == (tmp_path / "again" / file.name).read_bytes()
