@@ -78,7 +78,7 @@ def out_of_memory(said: str, *, stage: str | None, share: WorkerShare | None, de
     else:
         field, change = memory, f"change {memory}: raise it, or lower the sequence_length of the texts"
     who = "the worker" if stage is None else f"a worker of stage {stage}"
-    limit = "" if share is None else f"; each of {share}"
+    limit = "" if share is None else f"; the stage has {share}"
     return OutOfMemory(f"{who} ran out of {'GPU ' if device else ''}memory: {said}{limit}; {change}", field)
 
 
