@@ -114,15 +114,6 @@ def check_training(recovery: Recovery, resources: Resources) -> None:
             "teacher",
             got=resources.recovery.teacher,
         )
-    if resources.recovery.compile and recovery.trains.kind in ("lora", "reconstruction"):
-        raise refusal(
-            f"is not possible with trains kind {recovery.trains.kind}: adapters under masks and single "
-            f"blocks are not compiled; leave it out, or use trains kind full or norms_and_biases",
-            "resources",
-            "recovery",
-            "compile",
-            got=True,
-        )
     check_split(recovery, resources, "spec", "recovery")
 
 

@@ -41,8 +41,7 @@ class TrainingResources(PartResources):
     the global_batch_size of the spec; by default, gradient_accumulation_steps follows from it. `teacher`: in
     recovery, the teacher is `whole` on every worker, `sharded` over them (ZeRO 3), or sharded and `offloaded`
     to the CPU's memory. `save_every_steps`: steps between checkpoints, and so the most that are repeated when
-    a worker is lost. `compile`: torch.compile turns each block into
-    fewer, larger kernels, which takes minutes at the start, and rounds differently; ZeRO stages 1 and 2.
+    a worker is lost.
     """
 
     zero_stage: Literal[1, 2, 3] = 1
@@ -52,7 +51,6 @@ class TrainingResources(PartResources):
     one_node: bool = Field(default=False, exclude_if=lambda asked: not asked)
     offload: Offload = Field(default_factory=Offload)
     gradient_checkpointing: bool = False
-    compile: bool = False
     teacher: Literal["whole", "sharded", "offloaded"] = "whole"
     save_every_steps: int = Field(default=200, ge=1)
     max_failures: int = Field(default=3, ge=0, le=1000, description="Lost workers before the stage gives up.")
@@ -65,12 +63,6 @@ class TrainingResources(PartResources):
                 f"parameter on every worker; use zero_stage 3, or offload.optimizer alone",
                 "offload",
                 "parameters",
-            )
-        if self.compile and self.zero_stage == 3:
-            raise refusal(
-                "compile needs zero_stage 1 or 2: stage 3 makes weights whole and takes them apart within "
-                "each block, which torch.compile cannot follow; leave compile out, or use another stage",
-                "compile",
             )
         return self
 

@@ -114,9 +114,6 @@ class Student:
             model = apply_lora(model, self._lora, self._keeps, names=names, seed=seed)
         else:
             _choose_trained(model, recovery)
-        if work.resources.compile:
-            for block in model.get_submodule(work.row.blocks).children():
-                block.compile()
         self.engine = Engine(model, config, adam_arguments(recovery))
         held = [
             name
