@@ -51,21 +51,30 @@ def go(page: "Page", path: str) -> None:
 
 @contextlib.contextmanager
 def visiting(
-    browser: "Browser", url: str, path: str = "", *, key: str | None = None, allowed: str = "", **options: Any
+    browser: "Browser",
+    url: str,
+    path: str = "",
+    *,
+    key: str | None = None,
+    allowed: str = "",
+    storage: str | None = None,
+    **options: Any,
 ) -> Iterator["Page"]:
     """Opens `#path` of the service at `url`, signed in with `key`, and yields the page.
 
     Fails at the end if the console showed an error or warning that does not contain `allowed`, if a script
-    failed, or if the page made a request to another site. `options` are those of the browser's context.
+    failed, or if the page made a request to another site than the service and, for downloads, its `storage`.
+    `options` are those of the browser's context.
     """
     problems: list[str] = []
+    sites = (f"{url}/", "data:", *([] if storage is None else [f"{storage}/"]))
 
     def said(message: "ConsoleMessage") -> None:
         if message.type in ("error", "warning") and not (allowed and allowed in message.text):
             problems.append(message.text)
 
     def asked(request: "Request") -> None:
-        if not request.url.startswith((f"{url}/", "data:")):
+        if not request.url.startswith(sites):
             problems.append(f"a request to {request.url}")
 
     context = browser.new_context(**options)

@@ -40,7 +40,7 @@ def test_actor_driver_and_api_may_die(
     _upload(material, cloud_service, seaweedfs_server)
     in_bucket = _in_bucket(body, cloud_service)
     with cloud_service.client() as client, local_service.client() as other:
-        prune = _key_of("prune", other, undisturbed.id)  # both have the same inputs
+        prune = key_of("prune", other, undisturbed.id)  # both have the same inputs
         with cloud_gate.closed(block_stored(5, stage=prune)):
             job = client.submit(in_bucket).id
             cloud_gate.wait(client, job)
@@ -191,7 +191,7 @@ def _until_block(
     raise AssertionError("the job ended too early")
 
 
-def _key_of(node: str, client: SecateurClient, job: str) -> str:
+def key_of(node: str, client: SecateurClient, job: str) -> str:
     """The key of one of the job's stages."""
     for event in _events(client, job):
         if event.body.type == "stage.started" and event.body.node == node:

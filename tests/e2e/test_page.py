@@ -13,7 +13,7 @@ from pipeline.report.data import ReportDocument
 from pipeline.report.quantity import human_perplexity
 from tests.browser import visiting
 from tests.e2e.service import Service
-from tests.e2e.test_faults import block_stored
+from tests.e2e.test_faults import block_stored, key_of
 from tests.e2e.test_job import request
 from tests.storage.gate import Gate
 
@@ -33,9 +33,8 @@ RECORD = """() => {
 def test_a_job_is_watched_from_the_key_to_the_checkpoint(
     chromium: Browser, cloud_service: Service, cloud_gate: Gate, material: Path
 ) -> None:
-    """The job waits for the page: with its first result, then with its 4th, 9th and 13th block."""
+    """The job waits for the page: while it measures, then with the 4th, 9th and 13th block that it prunes."""
     body = request(material, "deep")
-    body["spec"]["prune"]["allocation"] = {"kind": "uniform"}  # no other stage goes over the blocks
     body["resources"]["workers"] = 1
     body["spec"]["calibration"] |= {"seed": 23}  # nobody else's, so that its stages are not in the cache
     blocks = json.loads((material / "deep" / "config.json").read_text())["num_hidden_layers"]
@@ -43,8 +42,14 @@ def test_a_job_is_watched_from_the_key_to_the_checkpoint(
     assert key is not None
     with (
         cloud_service.client() as client,
-        visiting(chromium, cloud_service.url, "/jobs", allowed="401 (Unauthorized)") as page,
-        cloud_gate.closed(r"PUT .*/stages/[^/]+\.json"),
+        visiting(
+            chromium,
+            cloud_service.url,
+            "/jobs",
+            allowed="401 (Unauthorized)",
+            storage=cloud_gate.server.endpoint,
+        ) as page,
+        cloud_gate.closed(block_stored(0)),
     ):
         page.get_by_label("API key").fill(key)
         page.get_by_role("button", name="Sign in").click()
@@ -57,8 +62,9 @@ def test_a_job_is_watched_from_the_key_to_the_checkpoint(
         cloud_gate.wait(client, job)
         for stage in LATE:
             expect(_stage(page, stage)).to_have_attribute("aria-label", f"{stage}: pending")
+        measuring = key_of("measure_statistics", client, job)  # the other stage that goes over the blocks
         for held in (3, 8, 12):
-            cloud_gate.close(block_stored(held))
+            cloud_gate.close(block_stored(held, stage=f"(?!{measuring})[^/]+"))
             cloud_gate.wait(client, job)
             done = "|".join(str(number) for number in range(held, blocks))
             running = re.compile(rf"prune: running, ({done})/{blocks} block")
