@@ -6,13 +6,12 @@ from pipeline.planning.place import Cost, Place
 from pipeline.planning.shape import ModelShape
 from pipeline.planning.training import by_block_cost, training_cost
 from pipeline.request.resources import Resources
-from pipeline.resolve.mask_memory import KEPT_BY_A_BLOCK, mask_memory
+from pipeline.resolve.mask_memory import mask_memory
 from pipeline.resolve.training_memory import TrainingMemory, training_memory
 from pipeline.sources.pins import ModelFacts, Pins
 from pipeline.spec.mask_training import MaskTraining
 from pipeline.spec.patterns import NM, Pattern
 from pipeline.spec.recovery import Lora, Reconstruction, Recovery
-from pipeline.spec.training_recipe import TrainingRecipe
 
 
 def recovery_cost(
@@ -35,7 +34,7 @@ def recovery_cost(
     if pins.facts.parameters is None:
         return cost
     needed = training_memory(recovery, resources, pins=pins, sparse=sparse)
-    return _with_memory(cost, needed, shape, recovery, resources, place)
+    return _with_memory(cost, needed, place, by_block=isinstance(recovery.trains, Reconstruction))
 
 
 def learning_cost(
@@ -59,51 +58,17 @@ def learning_cost(
     if facts.parameters is None:
         return cost
     needed = mask_memory(training, pattern, resources, facts=facts)
-    return _with_memory(cost, needed, shape, training, resources, place)
+    return _with_memory(cost, needed, place, by_block=training.scope == "block")
 
 
-def _with_memory(
-    cost: Cost,
-    needed: TrainingMemory,
-    shape: ModelShape,
-    recipe: TrainingRecipe,
-    resources: Resources,
-    place: Place,
-) -> Cost:
-    """The cost with the memory of one worker: on its GPU, or beside what is offloaded in the host's memory.
-    Logits over the vocabulary are not counted where `needed` does not count activations, so that the sum is
-    the least. Activations of training by block may lie in the host's memory."""
-    asked = resources.recovery
-    activations = needed.activations or _activations(shape, recipe, resources, place)
-    whole = needed.total - needed.activations + activations
+def _with_memory(cost: Cost, needed: TrainingMemory, place: Place, *, by_block: bool) -> Cost:
+    """The cost with the memory of one worker: on its GPU, and what is offloaded in the host's memory.
+    Activations of training by block may lie in the host's memory, so the GPU's is the least."""
     if place.machine.memory is None:
-        return Cost(cost.seconds, cost.parts, gpu=0, host=place.idle + whole)
-    offloaded = activations if _by_block(recipe) else 0
-    if asked.offload.optimizer:
-        offloaded += needed.optimizer
-    if asked.offload.parameters:
-        offloaded += needed.weights
-    if asked.teacher == "offloaded":
-        offloaded += needed.teacher
-    gpu = whole - offloaded + place.machine.context
+        return Cost(cost.seconds, cost.parts, gpu=0, host=place.idle + needed.total)
+    offloaded = needed.host + (needed.activations if by_block else 0)
+    gpu = needed.total - offloaded + place.machine.context
     return Cost(cost.seconds, cost.parts, gpu=gpu, host=place.idle + offloaded)
-
-
-def _by_block(recipe: TrainingRecipe) -> bool:
-    """Tells whether blocks are trained one by one."""
-    if isinstance(recipe, MaskTraining):
-        return recipe.scope == "block"
-    return isinstance(recipe, Recovery) and isinstance(recipe.trains, Reconstruction)
-
-
-def _activations(shape: ModelShape, recipe: TrainingRecipe, resources: Resources, place: Place) -> int:
-    """The bytes that a micro-batch keeps between forward and backward pass (see mask_memory.py)."""
-    asked, blocks = resources.recovery, len(shape.blocks)
-    tokens = asked.micro_batch_size * recipe.text.sequence_length
-    kept = KEPT_BY_A_BLOCK * blocks
-    if asked.gradient_checkpointing:
-        kept = KEPT_BY_A_BLOCK + blocks
-    return place.width * tokens * kept * shape.hidden
 
 
 def _trained(shape: ModelShape, recovery: Recovery) -> int:

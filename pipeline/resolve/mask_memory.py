@@ -45,15 +45,23 @@ def mask_memory(
         weights = masked = share(masked, facts.blocks)
     logits = masked * math.comb(pattern.group, pattern.keep) // pattern.group
     in_float32 = 0 if training.precision == "float32" else WIDTH["float32"]
+    frozen = share(width * weights, workers if whole and asked.zero_stage == 3 else 1)
+    optimizer = share(OPTIMIZER_WIDTH * logits, workers if whole else 1)
+    offloads = whole and resources.of("recovery").gpus_per_worker > 0
+    kept = (
+        0 if offloads and asked.offload.parameters else frozen,
+        0 if offloads and asked.offload.optimizer else optimizer,
+    )
     return TrainingMemory(
         libraries=LIBRARIES,
-        weights=share(width * weights, workers if whole and asked.zero_stage == 3 else 1),
+        weights=kept[0],
         masked=width * (share(masked, facts.blocks) if whole and asked.gradient_checkpointing else masked),
         logits=share(width * logits, workers if whole and asked.zero_stage == 3 else 1),
         gradients=share(width * logits, workers if whole and asked.zero_stage >= 2 else 1),
-        optimizer=share(OPTIMIZER_WIDTH * logits, workers if whole else 1),
+        optimizer=kept[1],
         step=share((width + in_float32) * logits, workers) if whole else 0,
         activations=width * (_numbers if whole else _numbers_by_block)(training, resources, facts),
+        host=frozen + optimizer - sum(kept),
     )
 
 

@@ -77,7 +77,7 @@ def training_memory(recovery: Recovery, resources: Resources, *, pins: Pins, spa
     workers, asked = resources.training_workers, resources.recovery
     width = WIDTH[recovery.precision]
     trained = _trained(recovery, facts)
-    gpus = resources.gpus_per_worker > 0
+    gpus = resources.of("recovery").gpus_per_worker > 0
     weights = share(width * parameters, workers if asked.zero_stage == 3 else 1)
     optimizer = share(OPTIMIZER_WIDTH * trained, workers)
     teacher = share(width * _taught_by(recovery, pins), 1 if asked.teacher == "whole" else workers)

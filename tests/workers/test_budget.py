@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from pipeline.request.parts import WorkerShare
 from pipeline.request.resources import Resources
 from tests.simulated_device import GPU, simulated_gpu
 from workers.budget import activation_budget
@@ -10,10 +11,14 @@ from workers.budget import activation_budget
 GIB = 2**30
 
 
+def share(**asked) -> WorkerShare:
+    return Resources(**asked).of("pruning")
+
+
 def test_on_a_cpu_they_take_half_of_the_memory_that_is_left() -> None:
-    budget = activation_budget(Resources(memory_per_worker="4GiB"), torch.device("cpu"), used=GIB)
+    budget = activation_budget(share(memory_per_worker="4GiB"), torch.device("cpu"), used=GIB)
     assert (budget.left, budget.on_gpu) == (3 * GIB // 2, 0)
-    assert activation_budget(Resources(), torch.device("cpu"), used=5 * GIB).left == 0
+    assert activation_budget(share(), torch.device("cpu"), used=5 * GIB).left == 0
 
 
 @pytest.mark.parametrize(
@@ -28,6 +33,6 @@ def test_on_a_cpu_they_take_half_of_the_memory_that_is_left() -> None:
 )
 def test_on_a_gpu_they_take_half_of_what_is_declared_or_free(asked, on_gpu: int, limits: list[float]) -> None:
     with simulated_gpu(total=8 * GIB) as gpu:
-        budget = activation_budget(Resources(memory_per_worker="4GiB", **asked), GPU, used=0)
+        budget = activation_budget(share(memory_per_worker="4GiB", **asked), GPU, used=0)
     assert (budget.left, budget.on_gpu) == (2 * GIB, on_gpu)
     assert gpu.fractions == limits

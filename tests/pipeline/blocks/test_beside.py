@@ -184,7 +184,7 @@ def test_beside_the_block_at_work_one_other_is_in_memory(
 def _choose_all(one: SweepWorker, content: ContentStore, checkpoint: CheckpointRef) -> None:
     plan = Uniform().plan(Unstructured(sparsity=0.5), prunable_weights(content, checkpoint), measured=())
     linears = [name for group in one.linear_groups() for name in group]
-    one.choose([], linears, None, Magnitude(), plan)
+    one.choose(linears, None, Magnitude(), plan)
     one.apply([])
 
 

@@ -14,7 +14,7 @@ from pipeline.spec.patterns import NM, Pattern, Unstructured
 from pipeline.tensor.needs import Statistic
 from pipeline.tensor.packing import pack_keep
 from pipeline.tensor.soft_masks import candidates, chosen, likelihood, prior_logits
-from pipeline.tensor.statistics import GramTree, InputShare, LinearStatistics, hessian, merge
+from pipeline.tensor.statistics import GramTree, InputShare, LinearStatistics, hessian, merge, tree_sum
 from tests.pipeline.blocks.test_sweep import METHODS, PATTERNS
 from tests.simulated_device import GPU, simulated_gpu
 
@@ -50,7 +50,7 @@ def measured(samples: list[Tensor], device: torch.device) -> LinearStatistics:
         found.tokens,
         found.input_mean_I,
         found.input_variance_I,
-        hessian([tree.parts()], samples=len(samples)),
+        hessian(tree_sum([tree.parts()]), samples=len(samples)),
     )
     return whole.to(device)
 

@@ -33,7 +33,7 @@ def test_a_type_that_is_set_stays() -> None:
 
 
 def test_memory_of_a_gpu_is_a_size() -> None:
-    assert Resources().gpu_memory_bytes is None
-    assert Resources(memory_per_gpu="80GiB").gpu_memory_bytes == 80 * 2**30
+    assert Resources().of("pruning").gpu_memory_bytes is None
+    assert Resources(memory_per_gpu="80GiB").of("pruning").gpu_memory_bytes == 80 * 2**30
     with pytest.raises(ValueError, match="write a whole number with KiB"):
         Resources(memory_per_gpu="80 GB")
