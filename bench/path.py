@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -30,7 +30,7 @@ import torch
 from jobs import ROOT, parser_of
 from pipeline.allocations import Uniform
 from pipeline.artifacts.refs import CheckpointRef
-from pipeline.blocks.crew import Pending
+from pipeline.blocks.crew import Decisions, Pending
 from pipeline.blocks.local import LocalCrew
 from pipeline.blocks.pruning import Pruning, prune_blocks, pruned_checkpoint, pruned_keep
 from pipeline.blocks.steps import run_through
@@ -39,6 +39,7 @@ from pipeline.checkpoint.prunable import prunable_weights
 from pipeline.methods.wanda import Wanda
 from pipeline.spec.patterns import Unstructured
 from pipeline.storage.progress import StageProgress
+from pipeline.tensor.statistics import Gram
 from tests.checkpoints import imported
 from tests.servers import seaweedfs
 from tests.slow_network import slow_network
@@ -165,19 +166,17 @@ class TimedCrew(LocalCrew):
         self.seconds[method.__name__] += time.monotonic() - began
         return answer
 
-    def ask_with(
-        self,
-        worker: int,
-        method: Callable[Concatenate[SweepWorker, Sequence[Any], P], Answer],
-        parts: Sequence[Pending[Any]],
-        *args: P.args,
-        **kwargs: P.kwargs,
-    ) -> Pending[Answer]:
+    def sum_up(self, give: Callable[..., Gram], *args: Any, **kwargs: Any) -> None:
         """See LocalCrew."""
         began = time.monotonic()
-        answer = super().ask_with(worker, method, parts, *args, **kwargs)
-        self.seconds[method.__name__] += time.monotonic() - began
-        return answer
+        super().sum_up(give, *args, **kwargs)
+        self.seconds[give.__name__] += time.monotonic() - began
+
+    def spread(self, give: Callable[..., Decisions], *args: Any, **kwargs: Any) -> None:
+        """See LocalCrew."""
+        began = time.monotonic()
+        super().spread(give, *args, **kwargs)
+        self.seconds[give.__name__] += time.monotonic() - began
 
 
 def _alone(directory: Path, environment: dict[str, str], *, samples: int, length: int) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def trained(setting: Setting, stage: int, *, teaches: bool) -> dict[str, float]:
     weights = sum(one.numel() for one in student.parameters())
     arguments = adam_arguments(recipe)
     engine = Engine(student, deepspeed_config(recipe, split, workers=1, accumulation=1), arguments)
-    guard = Guard(engine, keeps)
+    guard = Guard(engine, keeps.items())
     tokens_BL = torch.randint(config.vocab_size, (batch, length), device=setting.device)
 
     def step() -> None:

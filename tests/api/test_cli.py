@@ -185,7 +185,7 @@ def test_show_cancel_retry(sqlite_api: RunningApi) -> None:
 
 def test_plan(sqlite_api: RunningApi, spec_file: Path) -> None:
     shown = cli("plan", str(spec_file), url=sqlite_api.url).stdout
-    assert re.search(r"evaluate:pruned +runs +prune", shown)
+    assert re.search(r"evaluate:pruned +runs +[\dm.s ]*prune", shown)
     assert "warning: spec.evaluation.perplexity is empty" in shown
     assert json.loads(cli("plan", str(spec_file), "--json", url=sqlite_api.url).stdout)["object"] == "plan"
 

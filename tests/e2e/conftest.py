@@ -76,9 +76,8 @@ def deep_checkpoint(directory: Path) -> None:
 
 @pytest.fixture(scope="session")
 def local_service(material: Path) -> Iterator[Service]:
-    """Embedded defaults, but activations are stored after every block, for tests that count blocks."""
-    environment = {"SECATEUR_SNAPSHOT_SECONDS": "0"}
-    yield from _serving(material, lambda state: f"file://{state}/storage", environment)
+    """Embedded defaults."""
+    yield from _serving(material, lambda state: f"file://{state}/storage", {})
 
 
 @pytest.fixture(scope="session")
@@ -118,6 +117,7 @@ def _serving(material, storage_url, environment) -> Iterator[Service]:
             "SECATEUR_LEASE_SECONDS": "3",
             "SECATEUR_RAY_NUM_CPUS": "2",
             "SECATEUR_CACHE_DIR": str(state / "cache"),
+            "SECATEUR_SNAPSHOT_SECONDS": "0",  # after every block, for tests that count blocks
             **environment,
         },
     )

@@ -23,6 +23,7 @@ from pipeline.blocks.worker import SweepWorker
 from pipeline.checkpoint.prunable import prunable_weights
 from pipeline.errors import NumericalError, SecateurError
 from pipeline.methods.sparsegpt import SparseGPT
+from pipeline.request.resources import Resources
 from pipeline.spec.patterns import Unstructured
 from pipeline.spec.reconstruction import BlockReconstruction
 from pipeline.storage.content import ContentStore
@@ -76,7 +77,7 @@ def opened(gang: Gang, model: tuple[ContentStore, CheckpointRef], tmp_path: Path
     edges = share_edges(len(tokens), WORKERS)
 
     def crew() -> RayCrew:
-        shared = {"samples": len(tokens), "memory": 2**30}
+        shared = {"samples": len(tokens), "share": Resources(memory_per_worker="1GiB").of("pruning")}
         for actor, first, end in zip(gang._actors, edges[:-1], edges[1:], strict=True):
             given = settings, model[1], tokens[first:end], "float32"
             ray.get(actor.open.remote(*given, first=first, **shared))
