@@ -141,6 +141,8 @@ class NodeCache:
         if self._ready:
             return
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self.directory.stat().st_uid != os.geteuid():  # its owner could change bytes after their check
+            raise PermissionError(f"{self.directory} belongs to another user")
         for name in ("held", "incoming", "turns"):
             (self.directory / name).mkdir(exist_ok=True)
         remove_abandoned(self.directory / "incoming")

@@ -153,6 +153,18 @@ def test_a_disk_that_refuses_is_no_error(
     assert "the cache in" in caplog.text
 
 
+def test_a_directory_of_another_user_is_not_used(
+    store: Counted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = content_of(store, tmp_path)
+    ref = content.put_bytes(b"a" * 300)
+    (tmp_path / "cache").mkdir()
+    monkeypatch.setattr(os, "geteuid", lambda: (tmp_path / "cache").stat().st_uid + 1)
+    assert content.get_bytes(ref) == b"a" * 300
+    assert "is not used" in caplog.text
+    assert not list((tmp_path / "cache").iterdir())
+
+
 def test_of_several_that_miss_at_once_one_fetches(tmp_path: Path) -> None:
     cache = NodeCache(tmp_path / "cache", limit=1000)
     fetches: list[int] = []
