@@ -18,6 +18,7 @@ from pipeline.storage import ContentStore, open_store
 from workers.demo_data import DemoData
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT))  # some benches take models and servers from tests/, which is not installed
 EVALUATED_CHARACTERS = 400_000  # of the encyclopedia; benches may train on the text after them
 
 
