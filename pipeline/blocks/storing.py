@@ -8,13 +8,9 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
-import torch
-from torch import Tensor
-
 from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.curve import BlockFit
-from pipeline.artifacts.refs import CheckpointRef, StatisticsRef
-from pipeline.blocks.activations import MemoryBudget
+from pipeline.artifacts.refs import StatisticsRef
 from pipeline.blocks.beside import Storing
 from pipeline.blocks.snapshot_copy import SnapshotCopy, StoredPart
 from pipeline.blocks.walk import Walk
@@ -22,35 +18,14 @@ from pipeline.checkpoint.assemble import StoredTensors
 from pipeline.checkpoint.statistics import put_statistics
 from pipeline.checkpoint.stored_block import StoredBlock
 from pipeline.checkpoint.writer import copy_tensors
-from pipeline.storage.content import ContentStore
 from pipeline.tensor.statistics import LinearStatistics
 
 
 class StoringWalk(Walk):
     """See the module's docstring, and Walk."""
 
-    def __init__(
-        self,
-        content: ContentStore,
-        checkpoint: CheckpointRef,
-        sequences: Sequence[Tensor],
-        *,
-        dtype: torch.dtype,
-        device: torch.device,
-        first: int = 0,
-        samples: int | None = None,
-        budget: MemoryBudget | None = None,
-    ) -> None:
-        super().__init__(
-            content,
-            checkpoint,
-            sequences,
-            dtype=dtype,
-            device=device,
-            first=first,
-            samples=samples,
-            budget=budget,
-        )
+    def _prepare(self) -> None:
+        super()._prepare()
         self._blocks_stored: Storing[StoredBlock] = Storing(self._thread)
         self._statistics_stored: Storing[FileRef] = Storing(self._thread)
         self._aside = ThreadPoolExecutor(2, thread_name_prefix="aside")  # the outer tensors, and one snapshot

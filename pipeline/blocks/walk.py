@@ -55,6 +55,10 @@ class Walk:
         self._work: BlockWork | None = None
         self._module: nn.Module | None = None
         self.runs = {"whole": 0, "cut": 0}  # how often a sequence passed through a block, or a part of one
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Sets up what a kind of walk holds beside this; a subclass calls its parent's first."""
 
     @property
     def work(self) -> BlockWork:

@@ -27,14 +27,13 @@ share an input.
 
 from collections.abc import Callable, Mapping, Sequence
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
 from pipeline.allocations.measures import Measure
 from pipeline.artifacts.artifact import FileRef
-from pipeline.artifacts.refs import CheckpointRef, StatisticsRef
-from pipeline.blocks.activations import Activations, MemoryBudget
+from pipeline.artifacts.refs import StatisticsRef
+from pipeline.blocks.activations import Activations
 from pipeline.blocks.beside import Ahead
 from pipeline.blocks.block import ChosenLinear, Measured
 from pipeline.blocks.fitting import Reconstructor
@@ -47,7 +46,6 @@ from pipeline.checkpoint.stored_block import StoredBlock
 from pipeline.methods import OneShot
 from pipeline.spec.reconstruction import BlockReconstruction
 from pipeline.spec.sparsity_plan import SparsityPlan
-from pipeline.storage.content import ContentStore
 from pipeline.tensor.devices import read_together
 from pipeline.tensor.needs import Needs
 from pipeline.tensor.statistics import Gram, GramTree, InputShare, hessian, leaf_size, to_cpu
@@ -56,28 +54,8 @@ from pipeline.tensor.statistics import Gram, GramTree, InputShare, hessian, leaf
 class SweepWorker(StoringWalk):
     """The worker that the module's docstring describes; see also StoringWalk and Walk."""
 
-    def __init__(
-        self,
-        content: ContentStore,
-        checkpoint: CheckpointRef,
-        sequences: Sequence[Tensor],
-        *,
-        dtype: torch.dtype,
-        device: torch.device,
-        first: int = 0,
-        samples: int | None = None,
-        budget: MemoryBudget | None = None,
-    ) -> None:
-        super().__init__(
-            content,
-            checkpoint,
-            sequences,
-            dtype=dtype,
-            device=device,
-            first=first,
-            samples=samples,
-            budget=budget,
-        )
+    def _prepare(self) -> None:
+        super()._prepare()
         self._grams: dict[int, GramTree] = {}  # by group, of this worker's samples
         self._totals: dict[int, Tensor] = {}  # by group, of all samples
         self._similarities: list[Tensor] = []

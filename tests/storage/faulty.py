@@ -6,6 +6,7 @@ import socket
 import struct
 import sys
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from http.client import HTTPConnection, HTTPResponse
@@ -82,11 +83,12 @@ def faulty_network(server: S3Server) -> Iterator[Network]:
             thread.join()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(BaseHTTPRequestHandler, ABC):
     protocol_version = "HTTP/1.1"
 
+    @abstractmethod
     def answer(self, request: Request, body: bytes) -> None:
-        raise NotImplementedError
+        """Answers a request."""
 
     def _serve(self) -> None:
         chunked = self.headers.get("Transfer-Encoding", "").lower() == "chunked"  # as Arrow sends
