@@ -5,8 +5,9 @@ and the papers' way (papers_way.py). SparseGPT at 2:4: ours and ModelOpt, which 
 samples and threads, and perplexity is measured on the same windows. Medians are shown, with the least and the
 most of all rounds. Memory is counted beyond that of a process that has imported its libraries.
 
-The libraries live in environments of their own below `--environments`, which this bench makes with pip. One
-that cannot be installed, or that fails, is named with its reason, and the others go on.
+The libraries live in environments of their own below `--environments`, which this bench makes with pip; the
+version of torch is the one that runs here. A library that cannot be installed, or that fails, is named with
+its reason, and the others go on.
 
 `--quick`: 4 samples of 256 tokens instead of 16 of 512. Exits with 1 when a target is missed.
 """
@@ -44,7 +45,7 @@ PAPERS = "papers' way"
 # name → what pip installs beside torch, and the program
 PEERS = {
     "llm-compressor": (("llmcompressor",), "llmcompressor_way.py"),
-    "modelopt 2:4": (("nvidia-modelopt", "transformers"), "modelopt_way.py"),
+    "modelopt 2:4": (("nvidia-modelopt", "transformers", "accelerate", "requests"), "modelopt_way.py"),
 }
 STAGES = ("measure_statistics", "measure_blocks", "allocate", "prune")
 TARGETS = {"ours": 0.8, "ours linear": 0.5}  # shares of the papers' time
@@ -191,8 +192,12 @@ def environment(directory: Path, packages: tuple[str, ...]) -> Path:
         subprocess.run(
             [sys.executable, "-m", "venv", str(directory)], check=True, capture_output=True, text=True
         )
+        same_torch = f"torch=={torch.__version__.partition('+')[0]}"
         subprocess.run(
-            [str(python), "-m", "pip", "install", "-q", *packages], check=True, capture_output=True, text=True
+            [str(python), "-m", "pip", "install", "-q", same_torch, *packages],
+            check=True,
+            capture_output=True,
+            text=True,
         )
         (directory / "complete").touch()
     return python

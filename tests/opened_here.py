@@ -6,8 +6,8 @@ from typing import Self
 import pytest
 
 from workers.stages import verify
-from workers.verification.answer import Answer, answer_to
-from workers.verification.opening import Opening
+from workers.verification.answer import Answer, Opening
+from workers.verification.opening import answer_to
 
 
 @pytest.fixture

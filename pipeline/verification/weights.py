@@ -16,6 +16,7 @@ from pipeline.checkpoint.layout import WEIGHTS, WEIGHTS_INDEX_JSON
 from pipeline.checkpoint.scan import read_header
 from pipeline.errors import UnsupportedCheckpoint, VerificationFailed, ZerosLost
 from pipeline.masks.certify import certify_tensors
+from pipeline.tensor.masks import all_finite
 
 
 @dataclass(frozen=True)
@@ -150,10 +151,9 @@ def _finite(
 
 
 def _check_finite(tensor: Tensor, *, name: str, file: str) -> None:
-    bad = ~torch.isfinite(tensor)
-    count = int(bad.sum())
-    if count:
-        first = bad.nonzero()[0].tolist()
+    if not all_finite(tensor):
+        bad = (~torch.isfinite(tensor)).nonzero()
         raise VerificationFailed(
-            f"tensor {name} in {file} has {count} values that are NaN or infinite, the first at {first}"
+            f"tensor {name} in {file} has {len(bad)} values that are NaN or infinite, the first at "
+            f"{bad[0].tolist()}"
         )

@@ -17,8 +17,9 @@ def test_every_stage_has_a_runner() -> None:
     [
         ("workers.places, workers.stages.import_model, workers.training.mailbox", "torch"),
         ("workers.driver, workers.stages.prune, workers.stages.evaluate", "transformers.modeling_utils"),
+        ("workers.stages.verify", "transformers"),  # so that the process which imports it starts at once
     ],
-    ids=["task", "driver"],
+    ids=["task", "driver", "verify"],
 )
 def test_processes_start_without_what_others_need(needed: str, spared: str) -> None:
     """They are many: each second of imports is one for every task, actor and driver of every job."""

@@ -27,7 +27,7 @@ from tests.workers.planted import (
 )
 from tests.workers.verified_jobs import FinishedJob, finished_job
 from workers.failures import reason_for
-from workers.verification.opening import Opening
+from workers.verification.answer import Opening
 from workers.verification.process import OpeningProcess
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -12,7 +12,8 @@ from tests.model_configs import DENSE
 from tests.models import Kind, tiny_checkpoint
 from tests.workers.test_lora import names_of, pruned_model
 from workers.training.lora import adapter_files, apply_lora
-from workers.verification.opening import Opening, open_model
+from workers.verification.answer import Opening
+from workers.verification.opening import open_model
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),

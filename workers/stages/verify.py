@@ -32,7 +32,7 @@ from pipeline.verification.logits import compare_logits
 from pipeline.verification.weights import CheckedWeights, check_weights
 from workers.context import Made, Note, Progress, StageContext, Step, Steps
 from workers.memory import peak_memory_bytes
-from workers.verification.opening import LOGITS, OpenedModel, Opening
+from workers.verification.answer import LOGITS, OpenedModel, Opening
 from workers.verification.process import OpeningProcess
 
 CHECKS = 5
@@ -53,6 +53,7 @@ def run(stage: Verify, context: StageContext) -> Steps:
         with OpeningProcess(aside, threads=torch.get_num_threads()) as process:
             yield from _fetched(context, published, directory)
             weights = _weights(context, directory)
+            _import_libraries()
             yield Progress(2, CHECKS, "weights")
             opening = _opening(context, weights, directory, aside)
             if opening.weights == "from_disk":
@@ -91,6 +92,11 @@ def _fetched(context: StageContext, published: PublishedRef, directory: Path) ->
     for file in fetched(context.content, published, directory):
         yield Progress(0, CHECKS, file.path)
     yield Progress(1, CHECKS, "files")
+
+
+def _import_libraries() -> None:
+    """Imports what the streamed logits need, while the process imports the same for itself."""
+    from transformers import PreTrainedModel  # noqa: F401
 
 
 def _weights(context: StageContext, directory: Path) -> CheckedWeights:

@@ -4,8 +4,8 @@ to the file."""
 import sys
 from pathlib import Path
 
-from workers.verification.answer import answer_to
-from workers.verification.opening import Opening
+from workers.verification.answer import Opening
+from workers.verification.opening import answer_to
 
 if __name__ == "__main__":
     asked = sys.stdin.buffer.read()  # libraries are imported by now: this process was started early

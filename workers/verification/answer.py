@@ -1,9 +1,47 @@
-"""The answer of a process that opens a model."""
+"""What the fresh process is asked, and what it answers. No library is imported here but pydantic, so that
+whoever starts the process does not wait for others first.
 
+Shape legend: L tokens of the prompt, V vocabulary.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pipeline.artifacts.verification import OpenedTokenizer
 from pipeline.canonical import Frozen
 from pipeline.errors import VerificationFailed
-from workers.memory import peak_memory_bytes
-from workers.verification.opening import OpenedModel, Opening, open_model
+
+LOGITS = "logits"
+
+
+class Opening(Frozen):
+    """What to open. `directory`: the fetched files; `aside`: an empty directory for the logits, and for
+    weights that the library rearranges. `adapter`: the directory of a LoRA adapter below `directory`."""
+
+    directory: Path
+    aside: Path
+    weights: Literal["in_memory", "from_disk"]
+    threads: int
+    adapter: str | None = None
+
+    @property
+    def logits(self) -> Path:
+        """The file that gets the logits [L, V] of the prompt."""
+        return self.aside / "logits.safetensors"
+
+
+class OpenedModel(Frozen):
+    """What was found; see `Opened`. `prompt`: ids of the tokens whose logits were stored."""
+
+    version: str
+    model_class: str
+    tensors: int
+    tied: bool
+    dtype: str
+    prompt: tuple[int, ...]
+    generated: int
+    tokenizer: OpenedTokenizer | None
+    adapter_tensors: int | None
 
 
 class Answer(Frozen):
@@ -19,11 +57,3 @@ class Answer(Frozen):
         if self.opened is None:
             raise VerificationFailed(self.failure or "the published model does not open")
         return self.opened
-
-
-def answer_to(opening: Opening) -> Answer:
-    """Opens a model in this process."""
-    try:
-        return Answer(opened=open_model(opening), peak_memory_bytes=peak_memory_bytes())
-    except VerificationFailed as error:
-        return Answer(failure=error.message, peak_memory_bytes=peak_memory_bytes())

@@ -4,58 +4,45 @@ Shape legend: L tokens of the prompt, V vocabulary.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 import transformers
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+# PreTrainedModel brings what transformers would import when it opens the first model. That takes a second, in
+# which files are being fetched.
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+)
 
 from pipeline.artifacts.refs import AdapterRef
 from pipeline.artifacts.verification import OpenedTokenizer
-from pipeline.canonical import Frozen
 from pipeline.checkpoint.layout import CONFIG_JSON, GENERATION_CONFIG_JSON, has_tokenizer
 from pipeline.errors import VerificationFailed
+from workers.memory import peak_memory_bytes
+from workers.verification.answer import LOGITS, Answer, OpenedModel, Opening
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 PROMPT = "In winter 12 old apple trees are pruned, so that fewer but larger apples grow in autumn."
 PROMPT_TOKENS = 32
 NEW_TOKENS = 8
-LOGITS = "logits"
 OWN_FIELDS = ("bos_token", "eos_token")
 
 
-class Opening(Frozen):
-    """What to open. `directory`: the fetched files; `aside`: an empty directory for the logits, and for
-    weights that the library rearranges. `adapter`: the directory of a LoRA adapter below `directory`."""
-
-    directory: Path
-    aside: Path
-    weights: Literal["in_memory", "from_disk"]
-    threads: int
-    adapter: str | None = None
-
-    @property
-    def logits(self) -> Path:
-        """The file that gets the logits [L, V] of the prompt."""
-        return self.aside / "logits.safetensors"
-
-
-class OpenedModel(Frozen):
-    """What was found; see `Opened`. `prompt`: ids of the tokens whose logits were stored."""
-
-    version: str
-    model_class: str
-    tensors: int
-    tied: bool
-    dtype: str
-    prompt: tuple[int, ...]
-    generated: int
-    tokenizer: OpenedTokenizer | None
-    adapter_tensors: int | None
+def answer_to(opening: Opening) -> Answer:
+    """Opens a model in this process."""
+    try:
+        return Answer(opened=open_model(opening), peak_memory_bytes=peak_memory_bytes())
+    except VerificationFailed as error:
+        return Answer(failure=error.message, peak_memory_bytes=peak_memory_bytes())
 
 
 def open_model(opening: Opening) -> OpenedModel:
@@ -95,7 +82,7 @@ def _config(directory: Path) -> "PreTrainedConfig":
         raise _cannot(CONFIG_JSON, error) from error
 
 
-def _model(opening: Opening, config: "PreTrainedConfig") -> "PreTrainedModel":
+def _model(opening: Opening, config: "PreTrainedConfig") -> PreTrainedModel:
     """Loads the model as users do, but that differences are reported instead of warned about."""
     placed = {"device_map": {"": "disk"}, "offload_folder": str(opening.aside)}
     try:
@@ -137,7 +124,7 @@ def _check_generation(directory: Path) -> None:
             raise _cannot(GENERATION_CONFIG_JSON, error) from error
 
 
-def _tied(model: "PreTrainedModel") -> bool:
+def _tied(model: PreTrainedModel) -> bool:
     """Tells whether head and embedding are one tensor, or two with the same values."""
     head = model.get_output_embeddings()
     if head is None:
@@ -199,7 +186,7 @@ def _prompt(tokenizer: "PreTrainedTokenizerBase | None", config: "PreTrainedConf
     return torch.tensor(ids[: max(1, min(PROMPT_TOKENS, positions - NEW_TOKENS))])
 
 
-def _generated(model: "PreTrainedModel", prompt_L: Tensor, *, rows: int) -> list[int]:
+def _generated(model: PreTrainedModel, prompt_L: Tensor, *, rows: int) -> list[int]:
     """The ids that follow the prompt, each the likeliest."""
     pad = model.generation_config.pad_token_id
     try:
@@ -219,7 +206,7 @@ def _generated(model: "PreTrainedModel", prompt_L: Tensor, *, rows: int) -> list
     return ids
 
 
-def _adapter(opening: Opening, model: "PreTrainedModel", config: "PreTrainedConfig") -> int:
+def _adapter(opening: Opening, model: PreTrainedModel, config: "PreTrainedConfig") -> int:
     """Loads the adapter on a model of the same shapes, and counts its matrices."""
     from peft import PeftConfig, PeftModel, load_peft_weights, set_peft_model_state_dict
 

@@ -8,8 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from pipeline.errors import VerificationFailed, WorkerLost
-from workers.verification.answer import Answer
-from workers.verification.opening import Opening
+from workers.verification.answer import Answer, Opening
 
 ALONE = {
     "CUDA_VISIBLE_DEVICES": "",  # logits are compared on the CPU
