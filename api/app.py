@@ -109,8 +109,8 @@ def create_app(settings: Settings, *, resolver: Resolver | None = None, dispatch
 
 
 def _resolved(spec: PruneSpec, settings: Settings, inspect: Inspector | None) -> Pins:
-    """Pin the sources of a spec whose targets the workers have."""
-    check_available(spec.target, settings)
+    """Pin the sources of a spec whose targets and engine the workers have."""
+    check_available(spec.target, settings, tasks=spec.evaluation.tasks)
     return resolve(spec, settings.access(), inspect=inspect)
 
 

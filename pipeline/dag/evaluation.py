@@ -29,6 +29,7 @@ def evaluation_nodes(which: str, checkpoint: Input, spec: PruneSpec, pins: Pins)
             seed=tasks.seed,
             compute_dtype=spec.dtype,
             bos=row_for(pins.facts.model_type).bos,
+            engine=None if tasks.engine == "transformers" else tasks.engine,
         )
         asked = Input(node="check_tasks", artifact=task.name)
         yield Node(

@@ -28,7 +28,8 @@ class TaskContract(Frozen):
     `documents_digest` a digest over all documents that were asked, in order; both are None for a group.
     `max_length`: tokens after which questions are cut at their left end. `num_fewshot` is None for a group
     whose members differ. `bos` is None where the tokenizer alone decides on BOS. `device`: `cpu`, or the name
-    of the GPU. Fields that are None in figures of earlier versions were not recorded then.
+    of the GPU. `engine`: the program that computed, with its version; None for transformers. Other fields
+    that are None in figures of earlier versions were not recorded then.
     """
 
     harness_version: str
@@ -48,6 +49,7 @@ class TaskContract(Frozen):
     split: str | None = None
     documents_digest: str | None = None
     device: str | None = None
+    engine: str | None = None
 
 
 class TaskResult(Frozen):

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pydantic import BaseModel, Field, field_validator
 
 from pipeline.errors import InvalidSpec
+from pipeline.spec.eval_tasks import EvalTasks
 from pipeline.spec.targets import TARGET_KINDS, Target, TargetKind
 
 EXTRA = "pip install 'secateur[targets]'"
@@ -59,17 +60,25 @@ class TargetSettings(BaseModel):
         )
 
 
-def check_available(targets: Iterable[Target], settings: TargetSettings) -> None:
-    """Raises InvalidSpec for a target that the workers do not have, which names what to install."""
+def check_available(
+    targets: Iterable[Target], settings: TargetSettings, *, tasks: EvalTasks | None = None
+) -> None:
+    """Raises InvalidSpec for a target, or an engine of `tasks`, that the workers do not have. It names what
+    to install."""
     for i, target in enumerate(targets):
-        if target.kind not in settings.available:
-            has = ", ".join(settings.available) or "none"
-            raise InvalidSpec(
-                f"the workers do not have {target.kind} (they have: {has}); on the workers, "
-                f"{INSTALL[target.kind]}, and where SECATEUR_TARGETS is set, list {target.kind} there; or "
-                f"leave the target out",
-                f"spec.target.{i}.kind",
-            )
+        _check(target.kind, settings, f"spec.target.{i}.kind", "leave the target out")
+    if tasks is not None and tasks.engine == "vllm":
+        _check(tasks.engine, settings, "spec.evaluation.tasks.engine", "use engine transformers")
+
+
+def _check(kind: TargetKind, settings: TargetSettings, field: str, otherwise: str) -> None:
+    if kind not in settings.available:
+        has = ", ".join(settings.available) or "none"
+        raise InvalidSpec(
+            f"the workers do not have {kind} (they have: {has}); on the workers, {INSTALL[kind]}, and where "
+            f"SECATEUR_TARGETS is set, list {kind} there; or {otherwise}",
+            field,
+        )
 
 
 def _installed(kind: TargetKind) -> bool:

@@ -44,7 +44,7 @@ def check_target(
     if isinstance(target, LlamaCpp):
         check_gguf(model_type, config, field=field)
     elif isinstance(target, Vllm):
-        _check_shares(sizes, target.tensor_parallel, field=f"{field}.tensor_parallel")
+        check_shares(sizes, target.tensor_parallel, field=f"{field}.tensor_parallel")
     else:
         _check_exported(target, model_type, config, field=field)
     positions = config.get("max_position_embeddings") or config.get("n_positions")
@@ -96,7 +96,8 @@ def _check_exported(target: Target, model_type: str, config: Mapping[str, JsonVa
         )
 
 
-def _check_shares(sizes: Sizes, ranks: int, *, field: str) -> None:
+def check_shares(sizes: Sizes, ranks: int, *, field: str) -> None:
+    """Raises InvalidSpec unless vLLM can share a model of these sizes among `ranks` GPUs."""
     padded = -(-sizes.vocab_size // VOCABULARY_PADDING) * VOCABULARY_PADDING
     shared = {
         "num_attention_heads": sizes.num_attention_heads,

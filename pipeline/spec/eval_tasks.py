@@ -17,6 +17,7 @@ LM_EVAL_VERSION = "0.4.13"  # it is part of every figure's contract; workers ref
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:()+-]{0,127}")
 
 Suite = Literal["openba"]
+Engine = Literal["transformers", "vllm"]
 SUITES: dict[Suite, dict[str, int]] = {  # task → few-shot examples
     "openba": {
         "sciq": 0,
@@ -49,6 +50,10 @@ def _named(value: object) -> object:
     return value
 
 
+def _is_usual(engine: object) -> bool:
+    return engine == "transformers"
+
+
 class EvalTask(Frozen):
     """One task, group or tag of lm-eval.
 
@@ -68,6 +73,9 @@ class EvalTasks(Frozen):
     the named tasks (a suite brings its own), `limit` that of all. `include`: a directory whose files are task
     definitions in lm-eval's YAML format with the data that they read; it may not hold code. `seed` draws the
     few-shot examples.
+
+    `engine`: the program that computes: transformers, as lm-eval's command line does, or vLLM, which shares
+    the model among the GPUs of an evaluation worker by tensor parallelism. It is part of a figure's contract.
     """
 
     suite: Suite | None = None
@@ -79,6 +87,7 @@ class EvalTasks(Frozen):
     limit: int | None = Field(default=None, ge=1)
     batch_size: int = Field(default=8, ge=1, le=65_536)
     seed: int = Field(default=1234, ge=0, le=2**32 - 1)
+    engine: Engine = Field(default="transformers", exclude_if=_is_usual)
 
     @field_validator("include")
     @classmethod

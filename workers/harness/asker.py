@@ -42,13 +42,20 @@ class Asker:
         self._loaded: Loaded | None = None
 
     def load(
-        self, stage: EvaluateTask, checkpoint: CheckpointRef, content: ContentStore, share: WorkerShare
+        self,
+        stage: EvaluateTask,
+        checkpoint: CheckpointRef,
+        content: ContentStore,
+        share: WorkerShare,
+        *,
+        vllm_python: str,
     ) -> Loaded:
-        """The checkpoint as lm-eval's command line loads it, on the CPU, a GPU, or divided over several."""
+        """The checkpoint as lm-eval's command line loads it, on the CPU, a GPU, or divided over several; or
+        in vLLM, which `vllm_python` has (this Python if empty)."""
         from workers.harness.files import materialise_checkpoint
         from workers.harness.model import TellingModel  # lm-eval takes seconds to import
 
-        key = (checkpoint.digest, stage.compute_dtype, stage.bos, stage.batch_size)
+        key = (checkpoint.digest, stage.compute_dtype, stage.bos, stage.batch_size, stage.engine)
         if self._loaded is not None and self._loaded.key == key:
             return self._loaded
         self.forget()
@@ -57,17 +64,31 @@ class Asker:
             options: dict[str, str | bool] = {"pretrained": name, "dtype": stage.compute_dtype}
             if stage.bos is not None:
                 options["add_bos_token"] = True
-            model = TellingModel(
-                **options,
-                batch_size=stage.batch_size,
-                device="cuda" if share.gpus_per_worker else "cpu",
-                parallelize=share.gpus_per_worker > 1,
-            )
+            if stage.engine == "vllm":
+                from workers.harness.vllm_model import VllmModel
+
+                model: TellingModel = VllmModel(
+                    name,
+                    dtype=stage.compute_dtype,
+                    gpus=int(share.gpus_per_worker),
+                    threads=share.cpus_per_worker,
+                    batch_size=stage.batch_size,
+                    bos=stage.bos is not None,
+                    python=vllm_python,
+                )
+            else:
+                model = TellingModel(
+                    **options,
+                    batch_size=stage.batch_size,
+                    device="cuda" if share.gpus_per_worker else "cpu",
+                    parallelize=share.gpus_per_worker > 1,
+                )
         self._loaded = Loaded(key, model, options)
         return self._loaded
 
     def forget(self) -> None:
         """Free the memory of the loaded checkpoint."""
         if self._loaded is not None:
+            self._loaded.model.close()
             self._loaded = None
             torch.cuda.empty_cache()  # nothing where no GPU was used

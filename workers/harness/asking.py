@@ -26,13 +26,15 @@ RANDOM_SEED, OTHER_SEED = 0, 1234  # lm-eval's defaults; only tasks that sample 
 class Answers:
     """The results of a task. `results`: lm-eval's dictionary. `samples`: its records of each document, by
     question set. `written`: the bytes of its results file. `max_length`: the number of tokens that the model
-    takes. `device`: the one it ran on. `notes`: sentences that a user should read."""
+    takes. `device`: the one it ran on. `engine`: what computed, with its version, where it is not
+    transformers. `notes`: sentences that a user should read."""
 
     results: Mapping[str, Any]
     samples: Samples
     written: bytes
     max_length: int
     device: str
+    engine: str | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -80,5 +82,6 @@ def ask(
         written=written[0],
         max_length=lm.max_length,
         device=device_name(torch.device(lm.device)),
+        engine=lm.engine,
         notes=lm.notes,
     )

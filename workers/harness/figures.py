@@ -27,6 +27,7 @@ def task_results(
     tokenizer_digest: str,
     max_length: int,
     device: str,
+    engine: str | None = None,
 ) -> tuple[TaskResult, ...]:
     """The results of a task: groups first, each before its members. Raises NumericalError for a figure that
     is not finite."""
@@ -56,6 +57,7 @@ def task_results(
             split=_split(results, name),
             documents_digest=digest_of(list(asked)) if asked is not None else None,
             device=device,
+            engine=engine,
         )
         found.append(
             TaskResult(

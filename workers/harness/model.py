@@ -34,6 +34,11 @@ class TellingModel(HFLM):
         self._hook = _CountingHook(tell)
         self.set_cache_hook(self._hook)
 
+    engine: str | None = None  # what computes, where it is not transformers
+
+    def close(self) -> None:
+        """Free what is not memory of this process."""
+
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """See LM."""
         self._hook.expect(len(requests))
@@ -55,6 +60,10 @@ class TellingModel(HFLM):
         return None if tokens is None else super().tok_decode(tokens, skip_special_tokens)
 
     def _loglikelihood_tokens(self, requests: list[Tokens], **options: Any) -> list[tuple[float, bool]]:
+        self._check_answers(requests)
+        return super()._loglikelihood_tokens(requests, **options)
+
+    def _check_answers(self, requests: list[Tokens]) -> None:
         """Check what lm-eval only asserts: questions may be cut at their left end, answers never. Raises
         SequenceTooLong."""
         longest = max((len(answer) for _, _, answer in requests), default=0)
@@ -63,7 +72,6 @@ class TellingModel(HFLM):
                 f"an answer of the task has {longest} tokens, and the model takes {self.max_length}; leave "
                 f"the task out"
             )
-        return super()._loglikelihood_tokens(requests, **options)
 
 
 def _padded_within(tokenizer: Any, rows: int) -> Iterator[str]:

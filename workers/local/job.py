@@ -20,8 +20,9 @@ AGAIN = "-again-"  # in the ids of jobs that reproduce others
 def order_for(request: JobRequest, settings: WorkerSettings) -> WorkOrder:
     """The order of a job without a service, stored so that the job can be reproduced. Raises the errors of
     `POST /jobs` for sources that cannot be used."""
-    check_available(request.spec.target, settings)
-    pins = resolve(request.spec, settings.access(), inspect=inspect)
+    spec = request.spec
+    check_available(spec.target, settings, tasks=spec.evaluation.tasks)
+    pins = resolve(spec, settings.access(), inspect=inspect)
     order = WorkOrder(job=f"local-{digest_of(request)[:12]}", attempt=1, request=request, pins=pins)
     return _stored(order, settings)
 

@@ -53,7 +53,7 @@ def run(stage: EvaluateTask, context: StageContext, asker: Asker) -> Steps:
 
         def answered() -> Answers:
             torch.set_num_threads(share.cpus_per_worker)  # each thread has a number of its own
-            loaded = asker.load(stage, checkpoint, content, share)
+            loaded = asker.load(stage, checkpoint, content, share, vllm_python=context.settings.vllm_python)
             with _in_one_process(), confined(context.settings.access(), directory, checked.commits):
                 return ask(stage, checked, loaded=loaded, directory=directory, tell=tell)
 
@@ -85,6 +85,7 @@ def run(stage: EvaluateTask, context: StageContext, asker: Asker) -> Steps:
             tokenizer_digest=tokenizer_digest(checkpoint),
             max_length=answers.max_length,
             device=answers.device,
+            engine=answers.engine,
         ),
     )
     yield from _remarks(stage, evaluation)

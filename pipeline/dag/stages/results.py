@@ -29,7 +29,8 @@ class Evaluate(BaseStage):
 
 class EvaluateTask(BaseStage):
     """The evaluation of one checkpoint on one task (or group, or tag) by lm-eval. `bos`: set for model types
-    that need BOS in front of every text, whether their tokenizer adds it or not."""
+    that need BOS in front of every text, whether their tokenizer adds it or not. `engine`: what computes,
+    where it is not transformers."""
 
     kind: Literal["evaluate_task"] = "evaluate_task"
     version: ClassVar = 2
@@ -41,6 +42,7 @@ class EvaluateTask(BaseStage):
     compute_dtype: Dtype
     harness_version: str = LM_EVAL_VERSION
     bos: Literal["every_window"] | None = Field(default=None, exclude_if=is_unset)
+    engine: Literal["vllm"] | None = Field(default=None, exclude_if=is_unset)
 
 
 class Behave(BaseStage):

@@ -5,6 +5,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from pipeline.errors import InvalidSpec
 from pipeline.serving.available import TargetSettings, check_available
+from pipeline.spec.eval_tasks import EvalTask, EvalTasks
 from pipeline.spec.targets import Target, Targets
 
 TARGETS: TypeAdapter[tuple[Target, ...]] = TypeAdapter(Targets)
@@ -29,6 +30,14 @@ def test_a_list_of_targets_may_be_written_in_two_ways(text: str) -> None:
         check_available(TARGETS.validate_python([{"kind": "vllm"}, {"kind": "onnxruntime"}]), settings)
     assert "secateur[targets]" in refused.value.message
     assert refused.value.param == "spec.target.1.kind"
+
+
+def test_an_engine_of_tasks_must_be_there_too() -> None:
+    tasks = EvalTasks(tasks=(EvalTask(name="sciq"),), engine="vllm")
+    check_available((), TargetSettings(targets=("vllm",)), tasks=tasks)
+    with pytest.raises(InvalidSpec, match=r"do not have vllm.*or use engine transformers") as refused:
+        check_available((), TargetSettings(targets=()), tasks=tasks)
+    assert refused.value.param == "spec.evaluation.tasks.engine"
 
 
 def test_a_target_that_nobody_knows_is_no_setting() -> None:
