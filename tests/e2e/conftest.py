@@ -1,4 +1,5 @@
-"""Two whole services: one on a local directory and SQLite, one on SeaweedFS and PostgreSQL."""
+"""Two whole services: one on a local directory and SQLite, one on SeaweedFS and PostgreSQL. They end after
+the last test of this folder, because idle ones compute too."""
 
 import json
 import shutil
@@ -76,13 +77,13 @@ def deep_checkpoint(directory: Path) -> None:
     tokenizer.save_pretrained(directory)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def local_service(material: Path) -> Iterator[Service]:
     """Embedded defaults."""
     yield from _serving(material, lambda state: f"file://{state}/storage", {})
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def small_job(local_service: Service, material: Path) -> JobView:
     """A job that has succeeded, with one worker, and nothing but OWL, Wanda and perplexities."""
     done = finished(local_service, request(material, "mistral", workers=1))
@@ -97,7 +98,7 @@ def cloud_gate(seaweedfs_server: S3Server) -> Iterator[Gate]:
         yield gate
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cloud_service(
     material: Path, seaweedfs_server: S3Server, cloud_gate: Gate, postgres_url: str
 ) -> Iterator[Service]:
