@@ -12,7 +12,6 @@ from tests import needs
 
 pytest_plugins = [
     "tests.servers",
-    "tests.ray_server",
     "tests.eval_slices",
     "tests.browser",
     "tests.in_this_process",

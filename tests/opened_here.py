@@ -1,5 +1,6 @@
 """Opens published models within the test's process, because a process of their own imports for seconds."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
@@ -15,6 +16,14 @@ def opened_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace the fresh process of `verify` by a call of its function. `tests/workers/test_verify.py` starts
     the real one."""
     monkeypatch.setattr(verify, "OpeningProcess", OpeningHere)
+
+
+@pytest.fixture(scope="module")
+def all_opened_here() -> Iterator[None]:
+    """`opened_here` for a whole file: for its module's fixtures too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verify, "OpeningProcess", OpeningHere)
+        yield
 
 
 class OpeningHere:

@@ -19,9 +19,11 @@ from fastapi import FastAPI
 from api.app import create_app
 from api.client.client import SecateurClient
 from api.db.engine import Database
+from api.embedded import EmbeddedRay
 from api.service.context import Services
 from api.service.keys import keys
 from api.settings import Settings
+from tests.idle import IDLE_RAY
 from tests.made_pins import made_pins
 from tests.needs import needed
 from tests.ports import free_port
@@ -181,3 +183,16 @@ def shared_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningApi]
     state = tmp_path_factory.mktemp("api")
     with running(Settings(state_dir=state, port=free_port(), ray_address="http://127.0.0.1:9")) as started:
         yield started
+
+
+@pytest.fixture(scope="package")
+def embedded_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedRay]:
+    """A running Ray head, ended after the last test of this folder, because an idle one computes too;
+    `endpoint()` returns its address and token."""
+    needed("ray")
+    ray = EmbeddedRay(tmp_path_factory.mktemp("ray"), environment=IDLE_RAY)
+    ray.ensure()
+    try:
+        yield ray
+    finally:
+        ray.stop()

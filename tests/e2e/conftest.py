@@ -1,4 +1,5 @@
-"""Two whole services: one on a local directory and SQLite, one on SeaweedFS and PostgreSQL."""
+"""Two whole services: one on a local directory and SQLite, one on SeaweedFS and PostgreSQL. They end after
+the last test of this folder, because idle ones compute too."""
 
 import json
 import shutil
@@ -11,7 +12,9 @@ import pytest
 from sqlalchemy import make_url
 from transformers import LlamaConfig, LlamaForCausalLM, set_seed
 
+from api.service.jobs.views import JobView
 from tests.e2e.service import Service
+from tests.e2e.test_job import finished, request
 from tests.models import tiny_checkpoint, tiny_documents, tiny_text, tiny_tokenizer
 from tests.servers import S3Server
 from tests.storage.gate import Gate, gate_before
@@ -55,15 +58,15 @@ def eval_tasks(directory: Path) -> None:
 
 
 def deep_checkpoint(directory: Path) -> None:
-    """16 blocks, wide enough for a block to take a noticeable time."""
+    """16 blocks. A test that interrupts something holds it at the gate, so they may be small and fast."""
     tokenizer = tiny_tokenizer("llama")
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=256,
-        intermediate_size=768,
+        hidden_size=64,
+        intermediate_size=128,
         num_hidden_layers=16,
-        num_attention_heads=8,
-        num_key_value_heads=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
         max_position_embeddings=256,
         tie_word_embeddings=True,
         bos_token_id=tokenizer.bos_token_id,
@@ -74,10 +77,18 @@ def deep_checkpoint(directory: Path) -> None:
     tokenizer.save_pretrained(directory)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def local_service(material: Path) -> Iterator[Service]:
     """Embedded defaults."""
     yield from _serving(material, lambda state: f"file://{state}/storage", {})
+
+
+@pytest.fixture(scope="package")
+def small_job(local_service: Service, material: Path) -> JobView:
+    """A job that has succeeded, with one worker, and nothing but OWL, Wanda and perplexities."""
+    done = finished(local_service, request(material, "mistral", workers=1))
+    assert done.status == "succeeded", done.error
+    return done
 
 
 @pytest.fixture(scope="session")
@@ -87,7 +98,7 @@ def cloud_gate(seaweedfs_server: S3Server) -> Iterator[Gate]:
         yield gate
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cloud_service(
     material: Path, seaweedfs_server: S3Server, cloud_gate: Gate, postgres_url: str
 ) -> Iterator[Service]:

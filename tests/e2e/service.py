@@ -14,6 +14,7 @@ import psutil
 
 from api.client.client import SecateurClient, ServiceAwayError
 from api.key_file import read_key
+from tests.idle import IDLE_RAY
 from tests.needs import needed
 from tests.ports import free_port
 
@@ -46,6 +47,7 @@ class Service:
             "SECATEUR_STATE_DIR": str(self.state_dir),
             "SECATEUR_PORT": str(self.port),
             "SECATEUR_INSPECT_MODELS": "off",
+            **IDLE_RAY,
             **self.environment,
         }
         self.process = subprocess.Popen(

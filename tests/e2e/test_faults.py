@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from api.client.client import SecateurClient
+from api.service.jobs.views import JobView
 from pipeline.job.events import Event
 from pipeline.storage import LocalStore, open_store
 from tests.e2e.service import Service, kill_all, processes_of, storage_mark
@@ -33,7 +34,6 @@ def test_actor_driver_and_api_may_die(
     """Undisturbed on a directory and SQLite; on S3 and PostgreSQL with one death after the other. Whoever is
     to die is held while it records a block."""
     body = request(material, "deep")
-    body["spec"]["calibration"] |= {"samples": 48, "sequence_length": 96}
     undisturbed = finished(local_service, body)
     assert undisturbed.status == "succeeded", undisturbed.error
 
@@ -127,7 +127,7 @@ def test_a_job_that_keeps_dying_stops_with_the_reason(
     cloud_service: Service, cloud_gate: Gate, material: Path
 ) -> None:
     """However fast an attempt is, it is held before it stores the job's result."""
-    body = request(material, "llama")
+    body = request(material, "llama", workers=1)
     body["spec"]["calibration"] |= {"seed": 5}
     killed = set()
     with cloud_service.client() as client, cloud_gate.closed(r"PUT .*/jobs/[^/]+/result\.json"):
@@ -147,20 +147,16 @@ def test_a_job_that_keeps_dying_stops_with_the_reason(
     assert view.error.log
 
 
-def test_an_altered_blob_is_named(local_service: Service, material: Path) -> None:
-    body = request(material, "mistral", evaluation={})
-    body["spec"]["calibration"] |= {"seed": 9}
-    body["spec"]["prune"]["allocation"] = {"kind": "uniform"}
-    first = finished(local_service, body)
-    assert first.status == "succeeded", first.error
-    keep = artifacts(local_service, first)["calibrate", "samples"].files[0]
+def test_an_altered_blob_is_named(local_service: Service, small_job: JobView, material: Path) -> None:
+    keep = artifacts(local_service, small_job)["calibrate", "samples"].files[0]
     store = LocalStore(local_service.state_dir / "storage")
     key = f"blobs/sha256/{keep.sha256[:2]}/{keep.sha256}"
-    data = bytearray(b"".join(store.get(key)))
-    data[-1] ^= 1
-    store.put(key, [bytes(data)])
+    data = b"".join(store.get(key))
+    store.put(key, [data[:-1] + bytes([data[-1] ^ 1])])
+    body = request(material, "mistral", workers=1)
     body["spec"]["prune"]["pattern"]["sparsity"] = 0.55
     second = finished(local_service, body)
+    store.put(key, [data])
     assert second.status == "failed"
     assert second.error is not None
     assert second.error.code == "corrupt_object"

@@ -19,8 +19,9 @@ pytestmark = pytest.mark.e2e
 TASKS = ("trees", "garden", "apples")
 
 
-def request(material: Path, model: str, **changes: object) -> dict:
-    """OWL and Wanda at one half, judged on 8 windows."""
+def request(material: Path, model: str, *, workers: int = 2, **changes: object) -> dict:
+    """OWL and Wanda at one half, judged on 8 windows. A second worker takes as long to start as all stages of
+    a tiny model: only tests that are about several workers, or that kill one, ask for it."""
     text = f"file:{material}/text.txt"
     spec = {
         "model": {"source": f"file:{material}/{model}"},
@@ -37,7 +38,7 @@ def request(material: Path, model: str, **changes: object) -> dict:
     }
     return {
         "spec": spec,
-        "resources": {"workers": 2, "memory_per_worker": "1GiB"},
+        "resources": {"workers": workers, "memory_per_worker": "1GiB"},
         "labels": {"suite": "e2e"},
     }
 
@@ -185,7 +186,7 @@ def test_the_same_job_again_finds_everything(local_service: Service, material: P
 def test_another_sparsity_shares_what_does_not_depend_on_it(
     local_service: Service, material: Path, job: JobView
 ) -> None:
-    body = request(material, "llama")
+    body = request(material, "llama", workers=1)
     body["spec"]["prune"] = {
         "method": {"kind": "magnitude"},
         "allocation": {"kind": "uniform"},
@@ -256,7 +257,7 @@ TOO_WIDE = {
 def test_what_only_the_run_can_know_fails_at_once_with_the_field(
     local_service: Service, material: Path, prune: dict, code: str, param: str
 ) -> None:
-    done = finished(local_service, request(material, "llama", prune=prune))
+    done = finished(local_service, request(material, "llama", workers=1, prune=prune))
     assert done.status == "failed"
     assert done.attempt == 1  # nothing to be gained by another
     assert done.error is not None

@@ -133,7 +133,7 @@ def definition(night: Path, source: str) -> dict[str, Any]:
                     "tasks": {"tasks": ["endings"], "include": f"file:{night}/tasks"},
                 },
             },
-            "resources": {"workers": 2, "memory_per_worker": "1GiB"},
+            "resources": {"workers": 1, "memory_per_worker": "1GiB"},
         },
         "gates": ["perplexity <= 2 * dense", "perplexity < 50", "endings >= dense - 0.3", "endings >= 0.6"],
         "alias": "nightly",

@@ -1,20 +1,18 @@
 """A job on a real Ray is reproduced: other processes, other keys, the same bytes. Its provenance is there."""
 
 import json
-from pathlib import Path
 
 import pytest
 
+from api.service.jobs.views import JobView
 from tests.attestations import check_statement
 from tests.e2e.service import Service
-from tests.e2e.test_job import finished, request
 
 pytestmark = pytest.mark.e2e
 
 
-def test_a_job_gives_the_same_bytes_again(local_service: Service, material: Path, tmp_path: Path) -> None:
-    first = finished(local_service, request(material, "mistral"))
-    assert first.status == "succeeded", first.error
+def test_a_job_gives_the_same_bytes_again(local_service: Service, small_job: JobView) -> None:
+    first = small_job
     with local_service.client() as client:
         again = client.wait(client.reproduce(first.id).id)
         assert again.status == "succeeded", again.error

@@ -14,8 +14,8 @@ pytestmark = pytest.mark.e2e
 CANDIDATES = [{"kind": "owl", "multiplier": 3, "spread": 0.1}, {"kind": "dlp"}, {"kind": "alpha_pruning"}]
 
 
-def asked(material: Path, **prune: object) -> dict:
-    body = request(material, "llama")
+def asked(material: Path, *, workers: int = 1, **prune: object) -> dict:
+    body = request(material, "llama", workers=workers)
     body["spec"]["prune"] |= prune
     return body
 
@@ -24,6 +24,7 @@ def asked(material: Path, **prune: object) -> dict:
 def tournament(local_service: Service, material: Path) -> JobView:
     body = asked(
         material,
+        workers=2,
         allocation={"kind": "tournament", "candidates": CANDIDATES, "samples": 4},
         propagation="linear",
         reconstruction={"epochs": 2, "samples_per_step": 4, "learning_rate": 0.001},

@@ -66,7 +66,7 @@ def test_a_smaller_vocabulary_is_counted_cut_proved_and_judged_by_the_byte(
 ) -> None:
     """With fewer channels, 2:4 zeros and lm-eval's questions; the oracle is plain transformers."""
     text = f"file:{material}/text.txt"
-    body = with_tasks(request(material, "llama"), material)
+    body = with_tasks(request(material, "llama", workers=1), material)
     spec = body["spec"]
     spec["structure"] = {
         "vocabulary": {"size": 300, "multiple_of": 32, "texts": [{"source": text}]},

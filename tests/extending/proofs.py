@@ -26,6 +26,8 @@ from tests.made_pins import made_pins
 from tests.models import VOCABULARY, tiny_checkpoint, tiny_documents, tiny_text
 from tests.pipeline.report.made_learned import learned_report, learned_spec
 
+pytestmark = pytest.mark.usefixtures("all_opened_here")
+
 HALF = {"kind": "unstructured", "sparsity": 0.5}
 TWO_OF_FOUR = {"kind": "nm", "keep": 2, "group": 4}
 MINE, TILTED = {"kind": "mine"}, {"kind": "tilted", "by": 0.2}

@@ -12,6 +12,8 @@ import secateur
 from tests.attestations import check_statement
 from tests.models import tiny_checkpoint, tiny_text
 
+pytestmark = pytest.mark.usefixtures("all_opened_here")
+
 SECRETS = {
     "SECATEUR_HUB_TOKEN": "hf_secretsecretsecret",
     "SECATEUR_S3__ACCESS_KEY_ID": "AKIASECRETSECRET",

@@ -13,6 +13,8 @@ from tests.models import tiny_checkpoint, tiny_text
 from tests.mutations.made import answered, mutated_bytes, mutated_header, mutated_json
 from tests.mutations.test_submission import CONFIG, Replaced
 
+pytestmark = pytest.mark.usefixtures("all_opened_here")
+
 FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "text.txt")
 
 

@@ -19,6 +19,8 @@ from tests.models import tiny_checkpoint, tiny_text
 from workers.local.job import order_again, order_for, run_here
 from workers.settings import WorkerSettings
 
+pytestmark = pytest.mark.usefixtures("all_opened_here")
+
 
 class Seen:
     """A reporter that keeps what was reported."""

@@ -30,7 +30,7 @@ from tests.workers.planted import (
 from tests.workers.verified_jobs import FinishedJob, finished_job
 
 pytestmark = [
-    pytest.mark.usefixtures("one_thread", "opened_here"),
+    pytest.mark.usefixtures("one_thread", "all_opened_here"),
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning"),  # peft asks
 ]
 
@@ -44,12 +44,7 @@ INDEX = "model.safetensors.index.json"
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory) -> FinishedJob:
     """A pruned model."""
-    with pytest.MonkeyPatch.context() as patch:
-        from tests.opened_here import OpeningHere
-        from workers.stages import verify
-
-        patch.setattr(verify, "OpeningProcess", OpeningHere)
-        return finished_job(tmp_path_factory.mktemp("published"), "llama")
+    return finished_job(tmp_path_factory.mktemp("published"), "llama")
 
 
 def missing(name: str) -> Plant:
