@@ -48,6 +48,19 @@ def target_sizes(
     return new
 
 
+def check_fixed(row: Architecture, config: Mapping[str, JsonValue], old: Sizes, new: Sizes) -> None:
+    """Raises InvalidSpec, which names a size that changes although the row says that it must not."""
+    for fixed in row.fixed:
+        changed = [size for size in fixed.sizes if getattr(new, size) != getattr(old, size)]
+        if changed and fixed.holds(config):
+            has = f" with {fixed.where} (config.json)" if fixed.where is not None else ""
+            raise InvalidSpec(
+                f"structure.{changed[0]}={getattr(new, changed[0])} is refused for {row.model_type}{has}: "
+                f"{fixed.why}; leave it at {getattr(old, changed[0])}",
+                f"spec.structure.{changed[0]}",
+            )
+
+
 def check_shares(old: Sizes, new: Sizes, tensor_parallel: int) -> None:
     """Raises InvalidSpec, which names a size that the given number of ranks cannot share evenly."""
     for size in (
