@@ -1,4 +1,4 @@
-"""Checkpoints of the Llama-like types, whose biases and norms are random too, so that none of them is idle."""
+"""Checkpoints of the Llama-like types, whose biases and norms are random too, so that none is idle."""
 
 from pathlib import Path
 

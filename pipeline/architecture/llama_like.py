@@ -32,7 +32,7 @@ _BY_EACH_HEAD = Fixed(
     ("hidden_size", *_HEADS), "each of its heads has a norm in a module of its own", where="qk_layernorm"
 )
 _BY_HIDDEN = Fixed(
-    ("hidden_size", "num_attention_heads"),
+    ("hidden_size", *_HEADS),
     "the width of its norms of queries and keys is hidden_size / num_attention_heads, whatever head_dim is",
     where="qk_layernorm",
 )

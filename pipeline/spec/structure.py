@@ -99,7 +99,7 @@ class Structure(Frozen):
             if self.drop_blocks is not None:
                 kept = self.drop_blocks.counted(old.num_hidden_layers)
                 new = new.model_copy(update={"num_hidden_layers": kept})
-        check_fixed(row, config, old, new)
+        check_fixed(row, config, old, new, self.asked)
         check_shares(old, new, self.tensor_parallel)
         return new
 

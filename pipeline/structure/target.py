@@ -48,17 +48,22 @@ def target_sizes(
     return new
 
 
-def check_fixed(row: Architecture, config: Mapping[str, JsonValue], old: Sizes, new: Sizes) -> None:
-    """Raises InvalidSpec, which names a size that changes although the row says that it must not."""
+def check_fixed(
+    row: Architecture, config: Mapping[str, JsonValue], old: Sizes, new: Sizes, asked: Asked
+) -> None:
+    """Raises InvalidSpec if a size changes that the row leaves alone. The error names the size that was asked
+    for, from which others follow."""
     for fixed in row.fixed:
         changed = [size for size in fixed.sizes if getattr(new, size) != getattr(old, size)]
-        if changed and fixed.holds(config):
-            has = f" with {fixed.where} (config.json)" if fixed.where is not None else ""
-            raise InvalidSpec(
-                f"structure.{changed[0]}={getattr(new, changed[0])} is refused for {row.model_type}{has}: "
-                f"{fixed.why}; leave it at {getattr(old, changed[0])}",
-                f"spec.structure.{changed[0]}",
-            )
+        if not changed or not fixed.holds(config):
+            continue
+        size = next((size for size in changed if size in asked), changed[0])
+        has = f" with {fixed.where} (config.json)" if fixed.where is not None else ""
+        raise InvalidSpec(
+            f"{row.model_type}{has} keeps its {size}={getattr(old, size)}, and this structure would leave "
+            f"{getattr(new, size)}: {fixed.why}; leave {', '.join(fixed.sizes)} out",
+            f"spec.structure.{size if size in asked else next(iter(asked), 'criterion')}",
+        )
 
 
 def check_shares(old: Sizes, new: Sizes, tensor_parallel: int) -> None:
