@@ -151,3 +151,10 @@ LLAMA_LIKE = (
         {**_FUSED_LABELS, "self_attn.qkv_proj": ("qkv", "hidden")},
     ),
 )
+
+# The layouts by the names that they have here, for whoever proposes a line.
+LAYOUTS = {
+    "GATED": (GATED, GATED_LABELS),
+    "_FUSED": (_FUSED, _FUSED_LABELS),
+    "_PLAIN": (_PLAIN, _PLAIN_LABELS),
+}
