@@ -1,4 +1,5 @@
-"""`python -m api.docs` writes docs/ on settings, spec and API, and the schema of the chart's values.
+"""`python -m api.docs` writes docs/ on settings, spec, API and model types, and the schema of the chart's
+values.
 
 A test fails when a page is stale.
 """
@@ -14,6 +15,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from api.app import create_app
+from api.model_types import models_page
 from api.settings import ClientSettings, Settings, variables
 from pipeline.request.schema import request_schema
 from pipeline.storage.settings import PREFIX
@@ -26,6 +28,7 @@ def pages() -> dict[str, str]:
     """Maps the path of each page in the repository to its content."""
     return {
         "docs/settings.md": settings_page(),
+        "docs/models.md": models_page((ROOT / "docs/models.md").read_text()),
         "docs/prune-spec.schema.json": _pretty(request_schema()),
         "docs/openapi.json": _pretty(create_app(_nowhere(), dispatch=False).openapi()),
         "deploy/helm/values.schema.json": values_schema(),

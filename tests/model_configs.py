@@ -4,6 +4,8 @@ from typing import Any, Literal, get_args
 
 from transformers import AutoConfig, PretrainedConfig
 
+from tests.llama_like_configs import LLAMA_LIKE
+
 Kind = Literal[
     "llama",
     "mistral",
@@ -52,14 +54,19 @@ VARIANTS: dict[str, tuple[Kind, dict[str, Any]]] = {
 EVERY: tuple[str, ...] = (*KINDS, *VARIANTS)
 
 
-def kind_of(name: str) -> Kind:
+def kind_of(name: str) -> str:
     """The model type of a kind or variant."""
-    return VARIANTS[name][0] if name in VARIANTS else next(kind for kind in KINDS if kind == name)
+    if name in LLAMA_LIKE:
+        return LLAMA_LIKE[name][0]
+    return VARIANTS[name][0] if name in VARIANTS else _kind(name)
+
+
+def _kind(name: str) -> Kind:
+    return next(kind for kind in KINDS if kind == name)
 
 
 def tiny_config(name: str) -> PretrainedConfig:
     """A model of hidden size 64 with 2 or 4 blocks. Llama, Gemma, Falcon and BLOOM tie embeddings."""
-    kind = kind_of(name)
     common: dict[str, Any] = {
         "vocab_size": VOCABULARY,
         "bos_token_id": 0,
@@ -67,8 +74,11 @@ def tiny_config(name: str) -> PretrainedConfig:
         "pad_token_id": 1,
         "initializer_range": 0.1,  # weights as small as the default make all logits equal
     }
-    changed = VARIANTS[name][1] if name in VARIANTS else {}
-    return AutoConfig.for_model(kind, **{**common, **_own(kind), **changed})
+    if name in LLAMA_LIKE:
+        kind, changed = LLAMA_LIKE[name]
+        return AutoConfig.for_model(kind, **{**common, **changed})
+    base, changed = VARIANTS.get(name) or (_kind(name), {})
+    return AutoConfig.for_model(base, **{**common, **_own(base), **changed})
 
 
 def _own(kind: Kind) -> dict[str, Any]:

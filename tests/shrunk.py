@@ -119,8 +119,10 @@ def _only_hidden(model: PreTrainedModel, blocks: nn.ModuleList, stays_H: Tensor,
         return (args[0] * mask_H, *args[1:])
 
     blocks[0].register_forward_pre_hook(masked)
-    for module in model.modules():
+    for name, module in model.named_modules():
         weight = getattr(module, "weight", None)
+        if "self_attn." in name:
+            continue  # its norms are of queries and keys
         if "Norm" in type(module).__name__ and weight is not None and weight.shape == (hidden,):
             module.forward = _norm_over(module, stays_H)
 
@@ -150,10 +152,13 @@ def _norm_over(module: nn.Module, stays_H: Tensor) -> Callable[[Tensor], Tensor]
     def forward(hidden_BLH: Tensor) -> Tensor:
         kept = hidden_BLH[..., stays_H]
         weight = module.weight[stays_H]
-        if isinstance(module, nn.LayerNorm) or kind == "BloomLayerNorm":
+        if "LayerNorm" in kind:
             mean = kept.mean(-1, keepdim=True)
             variance = (kept - mean).pow(2).mean(-1, keepdim=True)
-            kept = (kept - mean) / torch.sqrt(variance + epsilon) * weight + module.bias[stays_H]
+            weight = 1 + weight if kind.endswith("1P") else weight
+            kept = (kept - mean) / torch.sqrt(variance + epsilon) * weight
+            bias = getattr(module, "bias", None)
+            kept = kept if bias is None else kept + bias[stays_H]
         else:
             root = torch.rsqrt(kept.pow(2).mean(-1, keepdim=True) + epsilon)
             kept = kept * root * (1 + weight if kind.startswith("Gemma") else weight)

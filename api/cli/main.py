@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 from api.cli import compare as cli_compare
 from api.cli import convert as cli_convert
 from api.cli import demo as cli_demo
+from api.cli import doctor as cli_doctor
 from api.cli import keys as cli_keys
 from api.cli import local as cli_local
 from api.cli import masks as cli_masks
@@ -242,6 +243,7 @@ app.add_typer(cli_schedules.app, name="schedules")
 app.command()(cli_schedules.aliases)
 app.command()(cli_local.serve)
 app.command("import-gguf")(cli_local.import_gguf)
+app.command()(cli_doctor.doctor)
 app.command("slice")(cli_structure.slice_checkpoint)
 app.command()(cli_convert.convert)
 app.command("vocab")(cli_structure.cut_vocabulary)

@@ -15,6 +15,8 @@ Dimension = Literal[
     "key_value",  # key-value heads × head_dim
     "qkv",  # all query heads, all keys, all values, × head_dim
     "qkv_by_group",  # for each key-value head its query heads, its key, its value, × head_dim
+    "query_heads",
+    "key_value_heads",
     "head_dim",
     "ffn",
     "gate_up",  # the gate's FFN channels, then as many of the other half
@@ -59,6 +61,8 @@ _NORMS = (
     "post_attention_layernorm",
     "pre_feedforward_layernorm",
     "post_feedforward_layernorm",
+    "post_self_attn_layernorm",
+    "post_mlp_layernorm",
 )
 NORMS: Labels = dict.fromkeys(_NORMS, ("hidden",))
 ROUTER: Labels = {"mlp.gate": ("experts", "hidden")}
@@ -72,6 +76,14 @@ OUTER: Labels = {
     "model.embed_tokens": ("vocabulary", "hidden"),
     "model.norm": ("hidden",),
     "lm_head": ("vocabulary", "hidden"),
+}
+
+# The names of Llama-like types whose MLP has no gate.
+UP_DOWN: Labels = {name: labels for name, labels in MLP.items() if name != "mlp.gate_proj"}
+# Phi-3's and GLM's name of gate and up in one matrix.
+GATE_UP: Labels = {
+    "mlp.gate_up_proj": ("gate_up", "hidden"),
+    "mlp.down_proj": ("hidden", "ffn"),
 }
 
 # NeoX's names, which Falcon and BLOOM took over from Megatron.

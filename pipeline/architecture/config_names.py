@@ -47,6 +47,19 @@ def _defaults(hidden: int, blocks: int, heads: int, ffn: int, tokens: int, posit
 
 _TIED = {"tie_word_embeddings": True}
 
+
+def _llama_like(
+    *sizes: int, groups: int | None = None, head_dim: int | None = None, tied: bool = False
+) -> ConfigNames:
+    """Returns the entry of a type that reads Llama's names. `sizes`: the arguments of _defaults."""
+    defaults: dict[str, int | bool] = {**_defaults(*sizes), **(_TIED if tied else {})}
+    if groups is not None:
+        defaults["num_key_value_heads"] = groups
+    if head_dim is not None:
+        defaults["head_dim"] = head_dim
+    return ConfigNames(defaults=defaults)
+
+
 CONFIG_NAMES: Mapping[str, ConfigNames] = {
     "llama": ConfigNames(defaults=_defaults(4096, 32, 32, 11008, 32000, 2048)),
     "mistral": ConfigNames(
@@ -79,6 +92,28 @@ CONFIG_NAMES: Mapping[str, ConfigNames] = {
         }
     ),
     "phi3": ConfigNames(defaults=_defaults(3072, 32, 32, 8192, 32064, 4096)),
+    "ministral": _llama_like(4096, 32, 32, 14336, 32000, 131072, groups=8),
+    "ministral3": _llama_like(4096, 34, 32, 14336, 131072, 262144, groups=8, head_dim=128),
+    "gemma": _llama_like(3072, 28, 16, 24576, 256000, 8192, groups=16, head_dim=256, tied=True),
+    "olmo2": _llama_like(4096, 32, 32, 11008, 50304, 2048),
+    "olmo3": _llama_like(4096, 32, 32, 11008, 50304, 2048),
+    "smollm3": _llama_like(2048, 36, 16, 11008, 128256, 32768, groups=4, tied=True),
+    "granite": _llama_like(4096, 32, 32, 11008, 32000, 2048),
+    "seed_oss": _llama_like(4096, 64, 80, 27648, 155136, 524288, groups=8, head_dim=128),
+    "ernie4_5": _llama_like(1024, 18, 16, 3072, 103424, 131072, groups=2, head_dim=128, tied=True),
+    "exaone4": _llama_like(4096, 32, 32, 16384, 102400, 2048, groups=32),
+    "cohere": _llama_like(8192, 40, 64, 22528, 256000, 8192, tied=True),
+    "cohere2": _llama_like(8192, 40, 64, 22528, 256000, 8192, tied=True),
+    "helium": _llama_like(2560, 24, 20, 7040, 48000, 4096, groups=20, head_dim=128),
+    "hunyuan_v1_dense": _llama_like(4096, 32, 32, 11008, 290943, 2048),
+    "stablelm": _llama_like(2560, 32, 32, 6912, 50304, 4096, groups=32),
+    "glm": _llama_like(4096, 40, 32, 13696, 151552, 131072, groups=2, head_dim=128),
+    "glm4": _llama_like(4096, 40, 32, 13696, 151552, 131072, groups=2, head_dim=128),
+    "nemotron": _llama_like(6144, 32, 48, 24576, 256000, 4096),
+    "arcee": _llama_like(2560, 32, 32, 18432, 32000, 4096),
+    "apertus": _llama_like(4096, 32, 32, 14336, 131072, 65536),
+    "starcoder2": _llama_like(3072, 30, 24, 12288, 49152, 4096, groups=2, tied=True),
+    "phi": _llama_like(2048, 24, 32, 8192, 51200, 2048),
     "mixtral": ConfigNames(
         {"num_local_experts": ("num_experts", "num_local_experts")},
         {

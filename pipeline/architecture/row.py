@@ -1,5 +1,6 @@
 """The structure of a row of pipeline/architecture/rows.py, and the facts that follow from it."""
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -9,6 +10,8 @@ from pydantic import JsonValue
 from pipeline.architecture.axes import Dimension, Labels, Size
 from pipeline.architecture.config_names import CONFIG_NAMES, ConfigNames
 from pipeline.errors import UnsupportedCheckpoint
+
+_NUMBER = re.compile(r"\.\d+$")
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,20 @@ class Experts:
 
 
 @dataclass(frozen=True)
+class Fixed:
+    """Sizes that a cut leaves as they are, and why. `where`: the flag of config.json without which they may
+    change; None for every model of the type."""
+
+    sizes: tuple[Size, ...]
+    why: str
+    where: str | None = None
+
+    def holds(self, config: Mapping[str, JsonValue]) -> bool:
+        """Tells whether the sizes of the model with this config.json are fixed."""
+        return self.where is None or bool(config.get(self.where))
+
+
+@dataclass(frozen=True)
 class Architecture:
     """One model type.
 
@@ -58,11 +75,13 @@ class Architecture:
     `in_tuple`: a block returns its hidden states as the first item of a tuple.
 
     `inner`, `outer`: labels of the dimensions of every parameter, by module (pipeline/architecture/axes.py).
+    The modules of a list share the labels under the list's name.
     `sizes`: their names in config.json. `positions_key`: the name of the longest sequence length in
     config.json. `head_dim`: `free` if config.json may state it whatever the other sizes are, `divides` if in
     addition the heads must divide hidden_size, `tied` if it is hidden_size / heads. `follows_hidden`: fields
     that change with hidden_size if they equal it. `grouped`: the flag without which there are no key-value
-    groups; `one_key_value`: the flag that then selects a single key-value head.
+    groups; `one_key_value`: the flag that then selects a single key-value head. `fixed`: sizes that cannot be
+    cut. `by_block`: fields of config.json that have a value for each block.
 
     `bos`: where the type needs BOS although its tokenizer does not put it there, the place that texts get by
     default (pipeline/request/bos.py). `pads_embedding`: the class takes `pad_token_id` of config.json as a
@@ -84,6 +103,8 @@ class Architecture:
     follows_hidden: tuple[str, ...] = ()
     grouped: str | None = None
     one_key_value: str | None = None
+    fixed: tuple[Fixed, ...] = ()
+    by_block: tuple[str, ...] = ("layer_types",)
     bos: Literal["every_window"] | None = None
     pads_embedding: bool = True
 
@@ -120,7 +141,10 @@ class Architecture:
         parameters outside of the blocks. Raises UnsupportedCheckpoint for a parameter that the row does not
         know."""
         module, _, kind = name.rpartition(".")
-        known = self.inner.get(module) or self.outer.get(module) or self._expert_labels(module)
+        if name in self.inner:  # a parameter that is labelled by itself, such as a number without dimensions
+            return self.inner[name]
+        one_of_a_list = _NUMBER.sub("", module)
+        known = self.inner.get(one_of_a_list) or self.outer.get(module) or self._expert_labels(module)
         if known is None:
             raise UnsupportedCheckpoint(
                 f"parameter {name} of {self.model_type} has no labels in pipeline/architecture/rows.py",

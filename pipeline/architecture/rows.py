@@ -1,15 +1,15 @@
 """The blocks, linears and dimensions of each model type: one row of data each.
 
-A new type is a new row. Modules are named relative to the causal language model (`blocks`, `outer`) or to one
-decoder block (`linears`, `inner`).
+A new type is a new row; one that resembles Llama is a line of llama_like.py. Modules are named relative to
+the causal language model (`blocks`, `outer`) or to one decoder block (`linears`, `inner`).
 """
 
-from typing import Literal
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from pipeline.architecture.axes import (
     ATTENTION,
     FOUR_H,
-    MLP,
     NORMS,
     OUTER,
     ROUTER,
@@ -18,18 +18,9 @@ from pipeline.architecture.axes import (
     UNGROUPED,
     Labels,
 )
+from pipeline.architecture.llama_like import ATTENTION_LINEARS, GATED, GATED_LABELS, LLAMA_LIKE
 from pipeline.architecture.row import Architecture, Experts
 from pipeline.errors import UnsupportedModel
-
-_GATED = (
-    ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-    ("self_attn.o_proj",),
-    ("mlp.gate_proj", "mlp.up_proj"),
-    ("mlp.down_proj",),
-)
-_GATED_LABELS: Labels = {**ATTENTION, **MLP, **NORMS}
-
-_ATTENTION = _GATED[:2]
 
 # The config decides whether attention and MLP of NeoX and Falcon share an input: separate groups are right
 # in any case. (BLOOM's never share one.)
@@ -45,44 +36,14 @@ _EMBEDDINGS: Labels = {
     "lm_head": ("vocabulary", "hidden"),
 }
 
-
-def _llama_like(
-    model_type: str,
-    head_dim: Literal["free", "divides"] = "free",
-    bos: Literal["every_window"] | None = None,
-) -> Architecture:
-    return Architecture(
-        model_type, "model.layers", _GATED, _GATED_LABELS, OUTER, SIZES, head_dim=head_dim, bos=bos
-    )
-
-
 ROWS = {
     row.model_type: row
     for row in (
-        _llama_like("llama", "divides"),
-        _llama_like("mistral"),
-        _llama_like("qwen2"),
-        _llama_like("qwen3"),
-        _llama_like("gemma2", bos="every_window"),  # Gemma's loss without BOS is that of noise
-        _llama_like("gemma3_text", bos="every_window"),
-        Architecture(
-            "phi3",
-            "model.layers",
-            (("self_attn.qkv_proj",), ("self_attn.o_proj",), ("mlp.gate_up_proj",), ("mlp.down_proj",)),
-            {
-                "self_attn.qkv_proj": ("qkv", "hidden"),
-                "self_attn.o_proj": ("hidden", "query"),
-                "mlp.gate_up_proj": ("gate_up", "hidden"),
-                "mlp.down_proj": ("hidden", "ffn"),
-                **NORMS,
-            },
-            OUTER,
-            SIZES,
-        ),
+        *LLAMA_LIKE,
         Architecture(
             "mixtral",
             "model.layers",
-            _ATTENTION,
+            ATTENTION_LINEARS,
             {**ATTENTION, **ROUTER, **NORMS},
             OUTER,
             {
@@ -97,11 +58,11 @@ ROWS = {
             "qwen2_moe",
             "model.layers",
             (
-                *_GATED,
+                *GATED,
                 ("mlp.shared_expert.gate_proj", "mlp.shared_expert.up_proj"),
                 ("mlp.shared_expert.down_proj",),
             ),
-            {**_GATED_LABELS, **ROUTER, **SHARED_EXPERT},
+            {**GATED_LABELS, **ROUTER, **SHARED_EXPERT},
             OUTER,
             {
                 **SIZES,
@@ -114,8 +75,8 @@ ROWS = {
         Architecture(
             "qwen3_moe",
             "model.layers",
-            _GATED,
-            {**_GATED_LABELS, **ROUTER},
+            GATED,
+            {**GATED_LABELS, **ROUTER},
             OUTER,
             {**SIZES, "moe_intermediate_size": "moe_intermediate_size", "num_experts": "num_local_experts"},
             experts=Experts(),
@@ -230,6 +191,17 @@ ROWS = {
         ),
     )
 }
+
+
+@contextmanager
+def trying(row: Architecture) -> Iterator[None]:
+    """Makes a row that is proposed known while the block runs, to this process only."""
+    assert row.model_type not in ROWS, "a known type has nothing to try"
+    ROWS[row.model_type] = row
+    try:
+        yield
+    finally:
+        del ROWS[row.model_type]
 
 
 def row_for(model_type: str) -> Architecture:

@@ -54,9 +54,12 @@ def slice_checkpoint(
 
 def full_config(config: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
     """Returns config.json with the per-block fields that transformers' class derives."""
-    config = dict(config)
-    types = getattr(class_config(config), "layer_types", None)
-    return {**config, "layer_types": list(types)} if types is not None else config
+    config, read = dict(config), class_config(config)
+    for field in row_for(str(config["model_type"])).by_block:
+        values = getattr(read, field, None)
+        if values is not None:
+            config[field] = list(values)
+    return config
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,10 @@ class Dense:
             staying(label, cut, block, self.sizes, length=length, expert=expert)
             for label, length in zip(self.row.labels(name), shape, strict=True)
         ]
-        tensor = self.reader.tensor(disk) if wanted[0] is None else self.reader.rows(disk, wanted[0])
+        if not wanted or wanted[0] is None:
+            tensor = self.reader.tensor(disk)
+        else:
+            tensor = self.reader.rows(disk, wanted[0])
         for dimension, places in enumerate(wanted[1:], start=1):
             if places is not None:
                 tensor = tensor.index_select(dimension, torch.tensor(places, dtype=torch.long))

@@ -16,7 +16,7 @@ from pipeline.structure.criteria import Activation, Criterion, Explicit
 from pipeline.structure.cut import Cut, sizes_after
 from pipeline.structure.depth import DropBlocks
 from pipeline.structure.sizes import Sizes, sizes_of
-from pipeline.structure.target import check_shares, target_sizes
+from pipeline.structure.target import check_fixed, check_shares, target_sizes
 
 
 class Structure(Frozen):
@@ -99,6 +99,7 @@ class Structure(Frozen):
             if self.drop_blocks is not None:
                 kept = self.drop_blocks.counted(old.num_hidden_layers)
                 new = new.model_copy(update={"num_hidden_layers": kept})
+        check_fixed(row, config, old, new, self.asked)
         check_shares(old, new, self.tensor_parallel)
         return new
 

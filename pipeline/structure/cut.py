@@ -90,6 +90,10 @@ def staying(
         return cut.vocabulary
     if block is None:
         return None
+    if dimension == "query_heads":
+        return block.heads
+    if dimension == "key_value_heads":
+        return block.key_value_heads
     if dimension in ("query", "key_value", "qkv", "qkv_by_group"):
         return _attention(dimension, block, sizes)
     if dimension == "gate_up":

@@ -102,9 +102,10 @@ def _by_block(
 ) -> dict[str, JsonValue]:
     """Returns the fields that refer to blocks by their numbers, or by how many there are."""
     changed: dict[str, JsonValue] = {}
-    types = config.get("layer_types")
-    if isinstance(types, list):
-        changed["layer_types"] = [types[block] for block in blocks]
+    for field in row.by_block:
+        values = config.get(field)
+        if isinstance(values, list):
+            changed[field] = [values[block] for block in blocks]
     first_sliding = _number(config, "max_window_layers", least=0)
     if first_sliding is not None:
         changed["max_window_layers"] = sum(block < first_sliding for block in blocks)

@@ -48,6 +48,24 @@ def target_sizes(
     return new
 
 
+def check_fixed(
+    row: Architecture, config: Mapping[str, JsonValue], old: Sizes, new: Sizes, asked: Asked
+) -> None:
+    """Raises InvalidSpec if a size changes that the row leaves alone. The error names the size that was asked
+    for, from which others follow."""
+    for fixed in row.fixed:
+        changed = [size for size in fixed.sizes if getattr(new, size) != getattr(old, size)]
+        if not changed or not fixed.holds(config):
+            continue
+        size = next((size for size in changed if size in asked), changed[0])
+        has = f" with {fixed.where} (config.json)" if fixed.where is not None else ""
+        raise InvalidSpec(
+            f"{row.model_type}{has} keeps its {size}={getattr(old, size)}, and this structure would leave "
+            f"{getattr(new, size)}: {fixed.why}; leave {', '.join(fixed.sizes)} out",
+            f"spec.structure.{size if size in asked else next(iter(asked), 'criterion')}",
+        )
+
+
 def check_shares(old: Sizes, new: Sizes, tensor_parallel: int) -> None:
     """Raises InvalidSpec, which names a size that the given number of ranks cannot share evenly."""
     for size in (

@@ -176,16 +176,13 @@ def additions() -> list[Addition]:
         ),
         Addition(
             "model type",
-            files=2,
+            files=1,
             edits={
-                "pipeline/architecture/rows.py": (
+                "pipeline/architecture/llama_like.py": (
                     (
-                        '        _llama_like("qwen3"),\n',
-                        '        _llama_like("qwen3"),\n        _llama_like("smollm3"),\n',
+                        '    llama_like("qwen3"),\n',
+                        '    llama_like("qwen3"),\n    llama_like("olmo"),\n',
                     ),
-                ),
-                "docs/models.md": (
-                    ("| `qwen3` |", "| `smollm3` | the same | some blocks without positions |\n| `qwen3` |"),
                 ),
             },
         ),

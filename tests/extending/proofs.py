@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, SmolLM3Config
+from transformers import AutoModelForCausalLM, OlmoConfig
 
 import secateur
 from api.docs import pages
@@ -210,7 +210,7 @@ def test_a_section_is_on_the_page_and_in_the_json(material: Path, tmp_path: Path
 
 
 def test_the_model_type_is_pruned(material: Path, tmp_path: Path) -> None:
-    config = SmolLM3Config(
+    config = OlmoConfig(
         vocab_size=VOCABULARY,
         hidden_size=32,
         intermediate_size=64,
@@ -227,6 +227,7 @@ def test_the_model_type_is_pruned(material: Path, tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     weight = model.model.layers[3].mlp.down_proj.weight
     assert int((weight == 0).sum()) * 2 == weight.numel()
+    assert "| `olmo` |" in pages()["docs/models.md"]
 
 
 def test_the_setting_is_read(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,9 +27,11 @@ DROPOUTS = (
     "attn_pdrop",
     "dropout",
     "embd_pdrop",
+    "embedding_dropout",
     "hidden_dropout",
     "layerdrop",
     "resid_pdrop",
+    "residual_dropout",
 )
 
 

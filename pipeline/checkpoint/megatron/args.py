@@ -10,7 +10,7 @@ from pydantic import JsonValue
 
 from pipeline.architecture.rows import row_for
 from pipeline.checkpoint.class_config import class_config
-from pipeline.checkpoint.megatron.mapping import MODEL_TYPES
+from pipeline.checkpoint.megatron.known import MODEL_TYPES
 from pipeline.checkpoint.megatron.parallel import MULTIPLE, padded_vocabulary
 from pipeline.errors import UnsupportedCheckpoint, UnsupportedModel
 from pipeline.structure.sizes import Sizes, sizes_of

@@ -17,7 +17,6 @@ from torch import Tensor
 from pipeline.architecture.axes import ATTENTION, MLP, NORMS, OUTER, Dimension, Labels
 from pipeline.structure.sizes import Sizes
 
-MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 BLOCKS = "decoder.layers."  # the prefix of a block's number
 LABELS: Labels = {**ATTENTION, **MLP, **NORMS, **OUTER}
 

@@ -9,7 +9,10 @@ from pipeline.architecture.rows import ROWS, row_for
 from pipeline.checkpoint.class_config import class_config
 from pipeline.errors import UnsupportedCheckpoint
 from pipeline.structure.sizes import resized, sizes_of
+from tests.llama_like_configs import LLAMA_LIKE_TYPES
 from tests.model_configs import KINDS, tiny_config
+
+EVERY_TYPE = (*KINDS, *LLAMA_LIKE_TYPES)
 
 # Names that hub repositories use for sizes. A class reads some of them, and ignores others.
 SPELLINGS = {
@@ -44,7 +47,7 @@ def test_every_row_has_an_entry() -> None:
     assert all(row.config_names.defaults for row in ROWS.values())
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY_TYPE)
 def test_an_empty_config_has_the_class_s_defaults(kind: str) -> None:
     read = AutoConfig.for_model(kind)
     for field in fields_of(kind):
@@ -82,7 +85,7 @@ def test_where_a_file_has_several_names_the_class_decides(kind: str, data: st.Da
         assert row.read(config, field) == getattr(AutoConfig.for_model(kind, **config), field)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", EVERY_TYPE)
 @given(data=st.data())
 @settings(max_examples=15, deadline=None)
 def test_sizes_are_the_class_s_whatever_is_left_out(kind: str, data: st.DataObject) -> None:

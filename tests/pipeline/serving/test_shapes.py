@@ -101,7 +101,7 @@ def test_a_window_that_hides_nothing_is_no_obstacle(config: dict[str, Any]) -> N
 
 
 def test_every_model_type_that_is_exported_has_a_row_and_no_experts() -> None:
-    assert set(EXPORTED) == {name for name, row in ROWS.items() if row.experts is None}
+    assert set(EXPORTED) <= {name for name, row in ROWS.items() if row.experts is None}
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -15,7 +15,8 @@ from pipeline.checkpoint.megatron import torch_dist
 from pipeline.checkpoint.megatron.args import args_of
 from pipeline.checkpoint.megatron.config import config_of
 from pipeline.checkpoint.megatron.convert import convert, open_weights
-from pipeline.checkpoint.megatron.mapping import INNER, MODEL_TYPES, ROWS, join, merged, part, share
+from pipeline.checkpoint.megatron.known import MODEL_TYPES
+from pipeline.checkpoint.megatron.mapping import INNER, ROWS, join, merged, part, share
 from pipeline.errors import UnsupportedCheckpoint
 from pipeline.structure.sizes import Sizes
 from tests.models import tiny_tokenizer

@@ -1,0 +1,110 @@
+"""Wanda as a loop over the whole model in transformers, as the reference of walks over single blocks."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from pipeline.architecture.rows import row_for
+from pipeline.spec.patterns import Unstructured
+from tests import oracles
+
+HALF = Unstructured(sparsity=0.5, comparison_group="row")
+
+
+def whole_model(directory: Path) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+
+
+def pruned_by_loops(model: PreTrainedModel, kind: str, sequences: list[Tensor]) -> dict[str, Tensor]:
+    """Wanda on the whole model, block after block, each measured with the blocks before it pruned."""
+    row = row_for(kind)
+    keeps = {}
+    for number, block in enumerate(model.get_submodule(row.blocks)):
+        inside = dict(block.named_modules())
+        linears = {name: inside[name] for name in row.linear_names if name in inside}
+        inputs = inputs_of(model, linears, sequences)
+        weights = {name: one.weight.t() if row.transposed else one.weight for name, one in linears.items()}
+        if "mlp.experts" in inside:
+            experts = inside["mlp.experts"]
+            matrices, routed = matrices_of(experts, kind), inputs_of_experts(model, experts, kind, sequences)
+            weights, inputs = weights | matrices, inputs | routed
+        for name, weight in weights.items():
+            norm_I = norms(inputs[name])
+            if ".experts." in name and sum(len(x_TI) for x_TI in inputs[name]) < 32:
+                norm_I = np.ones_like(norm_I)
+            saliency = oracles.wanda_saliency(weight.numpy(), norm_I)
+            keep = torch.from_numpy(oracles.keep_rows_exact(saliency, HALF.sparsity))
+            weight.masked_fill_(~keep, 0)
+            keeps[f"{row.blocks}.{number}.{name}.weight"] = keep
+    return keeps
+
+
+def matrices_of(experts: nn.Module, kind: str) -> dict[str, Tensor]:
+    """Views of what the module holds fused, by stored names inside the block."""
+    found = {}
+    for e, (gate_up, down) in enumerate(zip(experts.gate_up_proj, experts.down_proj, strict=True)):
+        half = len(gate_up) // 2
+        for which, matrix in {"gate": gate_up[:half], "up": gate_up[half:], "down": down}.items():
+            found[expert_name(kind, e, which)] = matrix
+    return found
+
+
+def inputs_of_experts(
+    model: PreTrainedModel, experts: nn.Module, kind: str, sequences: list[Tensor]
+) -> dict[str, list[np.ndarray]]:
+    """Of each sequence what each matrix of each expert sees, token by token, [T, I]."""
+    matrices = matrices_of(experts, kind)
+    inputs: dict[str, list[np.ndarray]] = {name: [] for name in matrices}
+
+    def hook(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+        x_TH, chosen_TK, _weights = args
+        for e in range(len(experts.down_proj)):
+            gate, up, down = (expert_name(kind, e, which) for which in ("gate", "up", "down"))
+            outer, inner = [np.zeros((0, x_TH.shape[1]))], [np.zeros((0, matrices[down].shape[1]))]
+            for x_H, chosen_K in zip(x_TH, chosen_TK.tolist(), strict=True):
+                if e in chosen_K:
+                    opened = matrices[gate] @ x_H
+                    outer.append(x_H[None].numpy())
+                    inner.append((opened * torch.sigmoid(opened) * (matrices[up] @ x_H))[None].numpy())
+            inputs[gate].append(np.concatenate(outer))
+            inputs[up].append(np.concatenate(outer))
+            inputs[down].append(np.concatenate(inner))
+
+    handle = experts.register_forward_pre_hook(hook)
+    for tokens in sequences:
+        model(input_ids=tokens[None], use_cache=False)
+    handle.remove()
+    return inputs
+
+
+def expert_name(kind: str, expert: int, which: str) -> str:
+    if kind == "mixtral":
+        which = {"gate": "w1", "up": "w3", "down": "w2"}[which]
+        return f"block_sparse_moe.experts.{expert}.{which}"
+    return f"mlp.experts.{expert}.{which}_proj"
+
+
+def inputs_of(
+    model: PreTrainedModel, linears: dict[str, nn.Module], sequences: list[Tensor]
+) -> dict[str, list[np.ndarray]]:
+    """What each linear sees of each sequence, [T, I]."""
+    inputs: dict[str, list[np.ndarray]] = {name: [] for name in linears}
+    hooks = [
+        module.register_forward_pre_hook(
+            lambda _, args, name=name: inputs[name].append(args[0].flatten(0, -2).numpy().copy())
+        )
+        for name, module in linears.items()
+    ]
+    for tokens in sequences:
+        model(input_ids=tokens[None], use_cache=False)
+    for hook in hooks:
+        hook.remove()
+    return inputs
+
+
+def norms(samples: list[np.ndarray]) -> np.ndarray:
+    """oracles.input_norm, faster."""
+    return np.sqrt(np.mean([np.square(x.astype(np.float64)).sum(axis=0) for x in samples], axis=0))
