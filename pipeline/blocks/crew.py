@@ -140,6 +140,10 @@ class Crew(Protocol):
         answer never comes because of it."""
         ...
 
+    def leaving(self) -> bool:
+        """Tells whether the machine of one of the workers is about to be taken away."""
+        ...
+
     def use(self) -> CrewUse:
         """Returns the resources that the crew has used since it was opened."""
         ...

@@ -52,6 +52,9 @@ def measure_statistics(
                 if block > trail.found:
                     trail.add(_stored(crew, block - 1, hessians))
                 hessians = begun
+                if trail.must_leave(block + 1):
+                    trail.add(_stored(crew, block, hessians))
+                    trail.leave(block + 1)
                 trail.enter(block + 1)
             yield from trail.told()
         if crew.blocks > trail.found:

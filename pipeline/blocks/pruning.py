@@ -84,6 +84,9 @@ def prune_blocks(
                 before = _prune_block(crew, pruning, trail, block)
                 if before is not None:
                     yield from _finished(trail, crew.answer(before))
+                if trail.must_leave(block + 1):
+                    yield from _finished(trail, crew.answer(_stored(crew, pruning, block)))
+                    trail.leave(block + 1)
                 trail.enter(block + 1)
             yield from trail.told()
         if trail.found < crew.blocks:

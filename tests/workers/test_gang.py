@@ -1,7 +1,12 @@
 """Actors of a real Ray exchange what is large among themselves; a failure of one ends the turn of all."""
 
+import contextlib
 import os
+import re
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,15 +23,16 @@ from pipeline.artifacts.refs import CheckpointRef
 from pipeline.blocks.crew import CrewUse
 from pipeline.blocks.local import LocalCrew
 from pipeline.blocks.pruning import PrunedBlocks, Pruning, prune_blocks
-from pipeline.blocks.steps import run_through
+from pipeline.blocks.steps import Note, Progress, run_through
 from pipeline.blocks.worker import SweepWorker
 from pipeline.checkpoint.prunable import prunable_weights
-from pipeline.errors import NumericalError, SecateurError
+from pipeline.errors import NumericalError, SecateurError, WorkerLost
 from pipeline.methods.sparsegpt import SparseGPT
 from pipeline.request.resources import Resources
 from pipeline.spec.patterns import Unstructured
 from pipeline.spec.reconstruction import BlockReconstruction
 from pipeline.storage.content import ContentStore
+from pipeline.storage.progress import StageProgress
 from pipeline.tensor.statistics import Gram, share_edges
 from tests.checkpoints import imported
 from tests.models import tiny_checkpoint
@@ -34,6 +40,7 @@ from tests.pipeline.blocks.test_sweep import samples
 from workers.failures import error_of
 from workers.gang.crew import RayCrew, SweepActor
 from workers.gang.gang import Gang
+from workers.leaving import leaving_nodes
 from workers.settings import WorkerSettings
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster", "one_thread", "no_gradients")]
@@ -56,12 +63,19 @@ def model(tmp_path: Path) -> tuple[ContentStore, CheckpointRef]:
 
 @pytest.fixture
 def gang() -> Iterator[Gang]:
-    """A gang of its own for each test, whose actors have met."""
-    group = placement_group([{"CPU": 1}] * WORKERS)
+    """A gang of its own for each test."""
+    with hired() as found:
+        yield found
+
+
+@contextlib.contextmanager
+def hired(**elsewhere: float) -> Iterator[Gang]:
+    """A gang whose actors have met. `elsewhere`: what its second actor needs beside a CPU."""
+    group = placement_group([{"CPU": 1}, {"CPU": 1, **elsewhere}])
     ray.get(group.ready())
     hiring = SweepActor.options(num_cpus=1, scheduling_strategy=PlacementGroupSchedulingStrategy(group))
-    hired = [hiring.remote(threads=1, cuda=False) for _ in range(WORKERS)]
-    found = Gang(group, hired, whole_gpus=False)
+    actors = [hiring.remote(threads=1, cuda=False) for _ in range(WORKERS)]
+    found = Gang(group, actors, whole_gpus=False)
     found.ready()
     yield found
     found.dismiss()
@@ -70,20 +84,21 @@ def gang() -> Iterator[Gang]:
 @pytest.fixture
 def opened(gang: Gang, model: tuple[ContentStore, CheckpointRef], tmp_path: Path) -> Opened:
     """Opens the gang for a stage on the model."""
+    return lambda: crew_of(gang, model[1], tmp_path)
+
+
+def crew_of(gang: Gang, checkpoint: CheckpointRef, tmp_path: Path) -> RayCrew:
+    """The gang as the crew of a stage."""
     settings = WorkerSettings.model_validate(
         {"storage_url": f"file://{tmp_path}/store", "allowed_roots": (tmp_path,)}
     )
     tokens = samples()
     edges = share_edges(len(tokens), WORKERS)
-
-    def crew() -> RayCrew:
-        shared = {"samples": len(tokens), "share": Resources(memory_per_worker="1GiB").of("pruning")}
-        for actor, first, end in zip(gang._actors, edges[:-1], edges[1:], strict=True):
-            given = settings, model[1], tokens[first:end], "float32"
-            ray.get(actor.open.remote(*given, first=first, **shared))
-        return RayCrew(gang._actors, title="test")
-
-    return crew
+    shared = {"samples": len(tokens), "share": Resources(memory_per_worker="1GiB").of("pruning")}
+    for actor, first, end in zip(gang._actors, edges[:-1], edges[1:], strict=True):
+        given = settings, checkpoint, tokens[first:end], "float32"
+        ray.get(actor.open.remote(*given, first=first, **shared))
+    return gang.crew(title="test")
 
 
 def pruning(model: tuple[ContentStore, CheckpointRef], *, epochs: int, reproducible: bool = True) -> Pruning:
@@ -151,6 +166,54 @@ def test_the_death_of_one_is_raised_while_another_waits_for_it(opened: Opened) -
     known: SecateurError = error_of(raised.value)
     assert known.retryable, known
     assert known.code in ("worker_lost", "machine_failed")
+
+
+def test_before_a_node_is_taken_away_what_is_done_is_stored_and_none_of_it_is_done_again(
+    model: tuple[ContentStore, CheckpointRef], tmp_path: Path
+) -> None:
+    """The node gets the signal that Kubernetes sends to a pod, and ends by itself once nobody needs it."""
+    asked = pruning(model, epochs=1)
+    alone, undisturbed = pruned(LocalCrew(*model, samples()), asked)
+    progress = StageProgress(model[0], "0" * 64, snapshot_seconds=3600)
+    with joined("going") as node:
+        with hired(going=1) as gang:
+            crew = crew_of(gang, model[1], tmp_path)
+            loop = prune_blocks(crew, asked, progress=progress)
+            assert any(isinstance(step, Progress) for step in loop)  # the first block is stored
+            assert not crew.leaving()
+            node.terminate()
+            while not leaving_nodes():
+                assert node.poll() is None
+                time.sleep(0.1)
+            with pytest.raises(WorkerLost, match="about to be taken away") as left:
+                run_through(loop)
+            before = crew.use()
+        node.wait()
+    with hired() as gang:
+        crew = crew_of(gang, model[1], tmp_path)
+        said: list[Progress | Note] = []
+        made = run_through(prune_blocks(crew, asked, progress=progress), said.append)
+        after = crew.use()
+    assert made.blocks == alone.blocks
+    assert before.forwards + after.forwards == undisturbed.forwards
+    assert before.cut_forwards + after.cut_forwards == undisturbed.cut_forwards
+    stored = re.search(r"(\d) of 4 blocks are stored", left.value.message)
+    assert stored
+    assert f"going on from block {stored[1]}" in said[0].text
+
+
+@contextlib.contextmanager
+def joined(resource: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """One more node, which has one CPU and a resource. Yields the process that began it."""
+    address = ray.get_runtime_context().gcs_address
+    command = [Path(sys.executable).parent / "ray", "start", "--block", f"--address={address}"]
+    command += ["--num-cpus=1", f'--resources={{"{resource}": 1}}', f"--object-store-memory={80 * 2**20}"]
+    environment = {**os.environ, "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "600"}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL) as node:
+        try:
+            yield node
+        finally:
+            node.kill()
 
 
 def _part(worker: SweepWorker) -> Gram:

@@ -1,6 +1,6 @@
 """A crew of Ray actors: each holds a SweepWorker in a process of its own."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
@@ -22,6 +22,7 @@ from workers.budget import activation_budget
 from workers.gang.answers import fetched, tensor_bytes
 from workers.gang.peers import MeetingPlace, Peers, join, meeting_place
 from workers.kills import Began, began_here
+from workers.leaving import leaving_nodes
 from workers.memory import give_back, peak_memory_bytes, reset_peak_memory
 from workers.settings import WorkerSettings
 
@@ -164,11 +165,15 @@ class SweepActor:
 
 class RayCrew(Crew):
     """The actors of a gang while they work for one stage. Answers are object references until the loop
-    fetches them. `title` names the stage in the Ray dashboard."""
+    fetches them. `title` names the stage in the Ray dashboard. `nodes`: the ids of the nodes with the
+    actors."""
 
-    def __init__(self, actors: Sequence[ActorHandle[SweepActor]], *, title: str) -> None:
+    def __init__(
+        self, actors: Sequence[ActorHandle[SweepActor]], *, title: str, nodes: Collection[str] = ()
+    ) -> None:
         self._actors: tuple[Any, ...] = tuple(actors)  # Ray's types know no options of methods
         self._title = title
+        self._nodes = frozenset(nodes)
         self._told = []
         self.reproducible = True
         self.size = len(actors)
@@ -221,6 +226,10 @@ class RayCrew(Crew):
             for actor in self._actors if self.size > 1 else ():
                 ray.kill(actor)
             raise
+
+    def leaving(self) -> bool:
+        """Tells whether one of the nodes is about to be taken away."""
+        return not self._nodes.isdisjoint(leaving_nodes())
 
     def use(self) -> CrewUse:
         """The resources that all actors have used."""
