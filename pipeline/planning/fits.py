@@ -7,6 +7,7 @@ from pipeline.dag.plan import plan_of
 from pipeline.errors import InvalidSpec
 from pipeline.job.estimate import Estimate
 from pipeline.planning.estimate import estimates
+from pipeline.planning.micro_batch import settled
 from pipeline.report.quantity import human_bytes
 from pipeline.request.parts import Part
 from pipeline.request.prune_spec import JobRequest
@@ -36,6 +37,7 @@ _OF_A_WALK = "set compute_dtype to bfloat16, or use a shorter sequence_length"
 
 def checked_estimates(request: JobRequest, pins: Pins) -> tuple[Estimate, ...]:
     """The expected costs of all stages. Raises InvalidSpec as `check_fits` does."""
+    request = settled(request, pins).request
     nodes = plan_of(request, pins).nodes
     found = estimates(request, pins, nodes)
     check_fits(request.resources, nodes, found)

@@ -1,6 +1,6 @@
 """A crew of Ray actors: each holds a SweepWorker in a process of its own."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributed import Store  # type: ignore[attr-defined] # torch exports it by a star
 
 from pipeline.artifacts.refs import CheckpointRef
-from pipeline.blocks.crew import Crew, CrewUse, Decisions, Pending, together
+from pipeline.blocks.crew import Crew, CrewUse, Parcel, Pending, together
 from pipeline.blocks.worker import SweepWorker
 from pipeline.request.parts import WorkerShare
 from pipeline.spec.model import Dtype
@@ -120,7 +120,7 @@ class SweepActor:
 
     def spread(
         self,
-        give: Callable[..., Decisions],
+        give: Callable[..., Mapping[str, Any]],
         take: Callable[..., None],
         to: Sequence[int],
         *args: Any,
@@ -206,8 +206,8 @@ class RayCrew(Crew):
 
     def spread(
         self,
-        give: Callable[Concatenate[SweepWorker, P], Decisions],
-        take: Callable[[SweepWorker, Sequence[Decisions]], None],
+        give: Callable[Concatenate[SweepWorker, P], Mapping[str, Parcel]],
+        take: Callable[[SweepWorker, Sequence[Mapping[str, Parcel]]], None],
         to: Sequence[int],
         *args: P.args,
         **kwargs: P.kwargs,

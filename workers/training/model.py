@@ -62,6 +62,9 @@ def load_student(work: Work, recipe: TrainingRecipe, config: Mapping[str, object
     loaded.model.train()
     if work.resources.gradient_checkpointing:
         loaded.model.activation_checkpointing_enable({"use_reentrant": False})
+    if work.resources.compile:
+        for block in loaded.model.get_submodule(work.row.blocks).children():
+            block.compile()
     return loaded
 
 

@@ -1,8 +1,6 @@
-"""A walk whose workers are about to be taken away stores what it has done, and the next one repeats nothing."""
+"""A walk whose workers are about to be taken away stores what it has done, and the next repeats nothing."""
 
 import re
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -28,7 +26,6 @@ from tests.pipeline.blocks.test_sweep import samples
 pytestmark = pytest.mark.usefixtures("one_thread", "no_gradients")
 
 BLOCKS = 4
-Loop = Callable[[LocalCrew, StageProgress], object]
 
 
 class LeavingCrew(LocalCrew):
