@@ -31,7 +31,7 @@ from pipeline.tensor.statistics import Gram, InputShare, share_edges
 P = ParamSpec("P")
 Answer = TypeVar("Answer")
 Answer_co = TypeVar("Answer_co", covariant=True)
-Parcel = TypeVar("Parcel", ChosenLinear, InputShare)  # what workers send one another, by name
+Parcel = TypeVar("Parcel", bound=ChosenLinear | InputShare)  # what workers send one another, by name
 Item = TypeVar("Item")
 
 

@@ -18,6 +18,10 @@ Shares = Mapping[str, InputShare]  # by the number of the group, of one worker
 class MeasuredWalk(Walk):
     """See the module's docstring, and Walk."""
 
+    _shares: Shares
+    _statistics: dict[int, LinearStatistics]  # by group, of all samples
+    _totals: dict[int, Tensor]  # grams by group, of all samples
+
     def _prepare(self) -> None:
         super()._prepare()
         self._forget()
@@ -43,9 +47,7 @@ class MeasuredWalk(Walk):
         return [self._statistics.get(group) for group in range(len(self.linear_groups()))]
 
     def _forget(self) -> None:
-        self._shares: Shares = {}
-        self._statistics: dict[int, LinearStatistics] = {}  # by group, of all samples
-        self._totals: dict[int, Tensor] = {}  # grams by group, of all samples
+        self._shares, self._statistics, self._totals = {}, {}, {}
 
     def _sharing(self, groups: Iterable[int], shares: Sequence[InputShare]) -> Shares:
         """Returns what this worker has measured in some groups, for the others."""
