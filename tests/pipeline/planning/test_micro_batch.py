@@ -65,10 +65,10 @@ def test_without_gpus_it_is_the_memory_of_the_machine() -> None:
 
 
 def test_masks_and_recovery_of_one_job_share_a_size() -> None:
-    training = {"text": TEXT, "steps": 100, "global_batch_size": 24, "precision": "bfloat16"}
+    training = {"text": TEXT, "steps": 100, "global_batch_size": 32, "precision": "bfloat16"}
     prune = {**PRUNE, "method": {"kind": "maskllm", "training": training}}
-    given = asked({"gradient_checkpointing": True}, spec={"prune": prune, "calibration": None})
-    assert size_of(settled(given, pins_of(given))) == 1  # the shares are 8 and 3 sequences
+    given = asked({"gradient_checkpointing": True}, spec={"prune": prune}, memory_per_gpu="1TiB")
+    assert size_of(settled(given, pins_of(given))) == 4  # a worker's shares are 8 and 4 sequences
 
 
 @pytest.mark.parametrize("trains", [{"kind": "reconstruction"}, {"kind": "full"}])
