@@ -11,7 +11,7 @@ from tests.workers.training_runs import Call, Folder, prepare, run_all
 
 pytestmark = pytest.mark.slow
 
-SPLIT = {"zero_stage": 2, "micro_batch_size": 2, "gradient_checkpointing": True}
+SPLIT = {"zero_stage": 2, "micro_batch_size": 2}
 
 
 def plant_compiled() -> None:
