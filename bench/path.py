@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -30,7 +30,7 @@ import torch
 from jobs import ROOT, parser_of
 from pipeline.allocations import Uniform
 from pipeline.artifacts.refs import CheckpointRef
-from pipeline.blocks.crew import Decisions, Pending
+from pipeline.blocks.crew import Parcel, Pending
 from pipeline.blocks.local import LocalCrew
 from pipeline.blocks.pruning import Pruning, prune_blocks, pruned_checkpoint, pruned_keep
 from pipeline.blocks.steps import run_through
@@ -172,7 +172,7 @@ class TimedCrew(LocalCrew):
         super().sum_up(give, *args, **kwargs)
         self.seconds[give.__name__] += time.monotonic() - began
 
-    def spread(self, give: Callable[..., Decisions], *args: Any, **kwargs: Any) -> None:
+    def spread(self, give: Callable[..., Mapping[str, Parcel]], *args: Any, **kwargs: Any) -> None:
         """See LocalCrew."""
         began = time.monotonic()
         super().spread(give, *args, **kwargs)

@@ -37,6 +37,7 @@ from pipeline.job.ledger import (
     job_result_key,
     stage_result_key,
 )
+from pipeline.planning.micro_batch import settled
 from pipeline.storage.content import ContentStore
 from workers.context import Made, Note, Progress, StageContext, Trained, Validated, Waited
 from workers.failures import reason_for
@@ -59,6 +60,8 @@ class AttemptEnded(Exception):
 
 def run_job(order: WorkOrder, settings: WorkerSettings, reporter: Reporter, site: Site) -> JobResult:
     """Run all stages that the order asks for. Raises AttemptEnded after reporting why."""
+    chosen = settled(order.request, order.pins)
+    order = order.model_copy(update={"request": chosen.request})
     dag = plan_of(order.request, order.pins)
     planned = tuple(
         NodePlanned(node=n.id, stage=n.stage.kind, needs=tuple(sorted(n.needs))) for n in dag.nodes
@@ -66,6 +69,8 @@ def run_job(order: WorkOrder, settings: WorkerSettings, reporter: Reporter, site
     reporter.emit(AttemptStarted(nodes=planned))
     for note in order.pins.facts.notes:
         reporter.emit(Message(level="warning", text=note))
+    if chosen.note is not None:
+        reporter.emit(Message(level="info", text=chosen.note))
     attempt = _Attempt(order, settings, reporter, site)
     try:
         check_sizes(order)

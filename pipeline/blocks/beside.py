@@ -5,7 +5,7 @@ The thread does one thing after the other. A block is stored before the next but
 the block at work there is at most one other in memory.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
@@ -70,19 +70,19 @@ class BlockReader:
 
 
 class Storing(Generic[Made]):
-    """What a thread is storing, by a number that its owner gives it."""
+    """What a thread is storing, by a name that its owner gives it."""
 
     def __init__(self, thread: ThreadPoolExecutor) -> None:
         self._thread = thread
-        self._underway: dict[int, Future[Made]] = {}
+        self._underway: dict[Hashable, Future[Made]] = {}
 
-    def begin(self, number: int, put: Callable[[], Made]) -> None:
+    def begin(self, name: Hashable, put: Callable[[], Made]) -> None:
         """Begins to store something."""
-        self._underway[number] = self._thread.submit(put)
+        self._underway[name] = self._thread.submit(put)
 
-    def made(self, number: int) -> Made:
+    def made(self, name: Hashable) -> Made:
         """Waits until it is stored, and returns its record. Raises the error of storing it."""
-        return self._underway.pop(number).result()
+        return self._underway.pop(name).result()
 
 
 def _stored_place(stored: StoredBlock, disk: str) -> Place:

@@ -157,9 +157,7 @@ class BlockWork:
             for name, one in self._chosen.items()
         }
 
-    def storing(
-        self, measured: Sequence[LinearStatistics] | StatisticsRef | None, fit: BlockFit | None
-    ) -> Callable[[], StoredBlock]:
+    def storing(self, measured: Measured | None, fit: BlockFit | None) -> Callable[[], StoredBlock]:
         """Returns a function that writes the block with its present weights and keep tensors. It needs no
         more of this object, and may run in another thread. `measured`: the statistics by which the block was
         pruned."""
@@ -183,12 +181,13 @@ class BlockWork:
             known = measured
             if isinstance(known, StatisticsRef):
                 known = read_statistics(content, known, block)
+            counted = None if known is None else [one for one in known if one is not None]
             return StoredBlock(
                 block=block,
                 weights=StoredTensors.of(put_tensors(content, f"block-{block:05d}.safetensors", tensors)),
                 keep=put_block_keep(content, block, packed),
                 linears=linears,
-                expert_tokens=tokens_per_expert(experts, groups, known),
+                expert_tokens=tokens_per_expert(experts, groups, counted),
                 fit=fit,
             )
 

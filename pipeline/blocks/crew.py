@@ -5,7 +5,7 @@ The loops of this folder talk to a `Crew`. `LocalCrew` (local.py) calls its work
 result is merged in the order of the samples, so that the bits do not depend on which worker did what.
 
     crew.tell(SweepWorker.load, block)                  every worker, without waiting
-    shares = crew.all(SweepWorker.measure, ...)         every worker; their answers, in order
+    parts = crew.all(SweepWorker.similarities)          every worker; their answers, in order
     block = crew.ask(0, SweepWorker.store, ...)         one worker; the answer may still be pending
     [block] = crew.wait([block])                        the answers themselves
 
@@ -13,6 +13,7 @@ What is large goes from worker to worker, and never through the caller:
 
     crew.sum_up(SweepWorker.gram, SweepWorker.take_gram, [1], group)    worker 1 takes the sum of all grams
     crew.spread(SweepWorker.chosen, SweepWorker.apply, [0, 1], ...)     both take what the other one chose
+    crew.measure(...)                                                   all take what the others measured
 """
 
 import itertools
@@ -25,12 +26,12 @@ from torch import Tensor
 from pipeline.blocks.block import ChosenLinear
 from pipeline.blocks.worker import SweepWorker
 from pipeline.tensor.needs import Needs
-from pipeline.tensor.statistics import Gram, LinearStatistics, merge, share_edges
+from pipeline.tensor.statistics import Gram, InputShare, share_edges
 
 P = ParamSpec("P")
 Answer = TypeVar("Answer")
 Answer_co = TypeVar("Answer_co", covariant=True)
-Decisions = Mapping[str, ChosenLinear]  # by linear
+Parcel = TypeVar("Parcel", bound=ChosenLinear | InputShare)  # what workers send one another, by name
 Item = TypeVar("Item")
 
 
@@ -125,8 +126,8 @@ class Crew(Protocol):
 
     def spread(
         self,
-        give: Callable[Concatenate[SweepWorker, P], Decisions],
-        take: Callable[[SweepWorker, Sequence[Decisions]], None],
+        give: Callable[Concatenate[SweepWorker, P], Mapping[str, Parcel]],
+        take: Callable[[SweepWorker, Sequence[Mapping[str, Parcel]]], None],
         to: Sequence[int],
         *args: P.args,
         **kwargs: P.kwargs,
@@ -138,6 +139,10 @@ class Crew(Protocol):
     def answers(self, pending: Sequence[Pending[Answer]]) -> list[Answer]:
         """Waits for answers. The first error that a worker raises is raised here, also if another worker's
         answer never comes because of it."""
+        ...
+
+    def leaving(self) -> bool:
+        """Tells whether the machine of one of the workers is about to be taken away."""
         ...
 
     def use(self) -> CrewUse:
@@ -174,22 +179,21 @@ class Crew(Protocol):
         """Calls a method of every worker at once and returns their answers, in the order of the workers."""
         return self.wait([self.ask(worker, method, *args, **kwargs) for worker in range(self.size)])
 
-    def statistics(self, *, advance: bool, needs: Needs) -> list[LinearStatistics]:
-        """Runs the loaded block on all samples and returns the statistics of each group of linears, merged in
-        sample order. Grams stay with the workers, for `sum_up`."""
-        shares = self.all(SweepWorker.measure, advance=advance, needs=needs)
-        return [merge(group) for group in zip(*shares, strict=True)]
+    def measure(self, *, advance: bool, needs: Needs) -> None:
+        """Runs the loaded block on all samples, after which every worker has the statistics of each group of
+        linears, merged in sample order. Grams stay where they were made, for `sum_up`."""
+        self.spread(SweepWorker.measure, SweepWorker.merge, range(self.size), advance=advance, needs=needs)
 
     def similarity(self) -> float:
-        """Returns the mean cosine similarity of the block's input and output over all samples; `statistics`
-        measured it."""
+        """Returns the mean cosine similarity of the block's input and output over all samples; `measure`
+        found it."""
         found = [one for share in self.all(SweepWorker.similarities) for one in share]
         return sum(found) / len(found)
 
-    def reached(self, group: int, *, needs: Needs) -> LinearStatistics:
-        """Runs the loaded block on all samples until a group's inputs are known, and returns their
-        statistics."""
-        return merge(self.all(SweepWorker.reach, group, needs=needs))
+    def reach(self, group: int, *, needs: Needs) -> None:
+        """Runs the loaded block on all samples until a group's inputs are known, after which every worker has
+        their statistics."""
+        self.spread(SweepWorker.reach, SweepWorker.merge, range(self.size), group, needs=needs)
 
     def shared_out(self, items: Sequence[Item]) -> list[list[Item]]:
         """Splits items into contiguous shares, one per worker, as even as the tree of grams allows."""

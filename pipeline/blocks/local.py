@@ -1,6 +1,6 @@
 """A crew in this process: its workers execute each call at once, one after the other."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Concatenate, ParamSpec, TypeVar, cast
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pipeline.artifacts.refs import CheckpointRef
 from pipeline.blocks.activations import MemoryBudget
-from pipeline.blocks.crew import Crew, CrewUse, Decisions, Pending, shares_of, together
+from pipeline.blocks.crew import Crew, CrewUse, Parcel, Pending, shares_of, together
 from pipeline.blocks.worker import SweepWorker
 from pipeline.storage.content import ContentStore
 from pipeline.tensor.statistics import Gram, share_edges, tree_sum
@@ -86,8 +86,8 @@ class LocalCrew(Crew):
 
     def spread(
         self,
-        give: Callable[Concatenate[SweepWorker, P], Decisions],
-        take: Callable[[SweepWorker, Sequence[Decisions]], None],
+        give: Callable[Concatenate[SweepWorker, P], Mapping[str, Parcel]],
+        take: Callable[[SweepWorker, Sequence[Mapping[str, Parcel]]], None],
         to: Sequence[int],
         *args: P.args,
         **kwargs: P.kwargs,
@@ -101,6 +101,10 @@ class LocalCrew(Crew):
     def answers(self, pending: Sequence[Pending[Answer]]) -> list[Answer]:
         """Returns the answers, which are all there already."""
         return [cast(Answer, one.held) for one in pending]
+
+    def leaving(self) -> bool:
+        """Tells nothing: nobody announces the end of a process to it in time."""
+        return False
 
     def use(self) -> CrewUse:
         """Returns the resources that this process has used for the crew."""

@@ -5,7 +5,7 @@ from collections.abc import Generator, Sequence
 from pipeline.allocations.measures import Measure
 from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.refs import StatisticsRef
-from pipeline.blocks.crew import Crew, Pending
+from pipeline.blocks.crew import Crew
 from pipeline.blocks.sharing import shared_by_cost
 from pipeline.blocks.steps import Note, Progress
 from pipeline.blocks.trail import Trail
@@ -37,7 +37,7 @@ def measure_statistics(
         return progress is not None and all(progress.content.has(file.blob) for file in block.files)
 
     crew.reproducible = reproducible
-    hessians: list[Pending[FileRef]] = []  # those of the last measured block, whose files are being stored
+    storers: list[int] = []  # of the last measured block: who stores the Hessian of each group
     with Trail(crew, progress, StoredStatistics, whole=whole, samples=samples) as trail:
         yield from trail.resume()
         for block in range(crew.blocks):
@@ -50,12 +50,15 @@ def measure_statistics(
                 last = block == crew.blocks - 1 and "similarity" not in needs
                 begun = _measured(crew, needs, last=last)
                 if block > trail.found:
-                    trail.add(_stored(crew, block - 1, hessians))
-                hessians = begun
+                    trail.add(_stored(crew, block - 1, storers))
+                storers = begun
+                if trail.must_leave(block + 1):
+                    trail.add(_stored(crew, block, storers))
+                    trail.leave(block + 1)
                 trail.enter(block + 1)
             yield from trail.told()
         if crew.blocks > trail.found:
-            trail.add(_stored(crew, crew.blocks - 1, hessians))
+            trail.add(_stored(crew, crew.blocks - 1, storers))
         yield from trail.end()
         return StatisticsRef(files=tuple(file for block in trail.done for file in block.files))
 
@@ -80,23 +83,29 @@ def measure_values(
     return values
 
 
-def _measured(crew: Crew, needs: Needs, *, last: bool) -> list[Pending[FileRef]]:
-    """Measures the loaded block, and begins to store what was found. Returns the files of its Hessians."""
-    statistics = crew.statistics(advance=not last, needs=needs)
+def _measured(crew: Crew, needs: Needs, *, last: bool) -> list[int]:
+    """Measures the loaded block, and begins to store what was found. Returns the worker that stores the
+    Hessian of each group, if there are any."""
+    asked = crew.ask(0, SweepWorker.sized_groups)
+    crew.measure(advance=not last, needs=needs)
     similarity = crew.similarity() if "similarity" in needs else None
-    crew.hear(crew.ask(0, SweepWorker.store_statistics, statistics, similarity))
-    files = []
-    if "hessian" in needs:
-        shares = shared_by_cost([float(len(one.input_norm_I)) ** 2 for one in statistics], crew.size)
-        storing = {group: worker for worker, share in enumerate(shares) for group in share}
-        for group in range(len(statistics)):  # all sums first, as in pruning
-            crew.sum_up(SweepWorker.gram, SweepWorker.take_gram, [storing[group]], group)
-        for group, one in enumerate(statistics):
-            files.append(crew.ask(storing[group], SweepWorker.store_hessian, group, one.samples))
-    return files
+    crew.hear(crew.ask(0, SweepWorker.store_statistics, similarity))
+    if "hessian" not in needs:
+        return []
+    sizes = [next(iter(group.values())) for group in crew.answer(asked)]
+    shares = shared_by_cost([float(in_features) ** 2 for _, in_features in sizes], crew.size)
+    storing = {group: worker for worker, share in enumerate(shares) for group in share}
+    storers = [storing[group] for group in range(len(sizes))]
+    for group, worker in enumerate(storers):  # all sums first, as in pruning
+        crew.sum_up(SweepWorker.gram, SweepWorker.take_gram, [worker], group)
+    for group, worker in enumerate(storers):
+        crew.hear(crew.ask(worker, SweepWorker.store_hessian, group))
+    return storers
 
 
-def _stored(crew: Crew, block: int, hessians: Sequence[Pending[FileRef]]) -> StoredStatistics:
-    """Returns the record of a block when all its files are stored."""
-    vectors = crew.ask(0, SweepWorker.stored_statistics, block)
-    return StoredStatistics(files=tuple(crew.wait([vectors, *hessians])))
+def _stored(crew: Crew, block: int, storers: Sequence[int]) -> StoredStatistics:
+    """Returns the record of a block when all its files are stored. It is asked for when the next block's
+    calls were made, because a worker that is asked waits for the storage."""
+    files = [crew.ask(0, SweepWorker.stored_statistics, block)]
+    files += [crew.ask(worker, SweepWorker.stored_hessian, block, g) for g, worker in enumerate(storers)]
+    return StoredStatistics(files=tuple(crew.wait(files)))

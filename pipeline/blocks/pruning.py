@@ -84,6 +84,9 @@ def prune_blocks(
                 before = _prune_block(crew, pruning, trail, block)
                 if before is not None:
                     yield from _finished(trail, crew.answer(before))
+                if trail.must_leave(block + 1):
+                    yield from _finished(trail, crew.answer(_stored(crew, pruning, block)))
+                    trail.leave(block + 1)
                 trail.enter(block + 1)
             yield from trail.told()
         if trail.found < crew.blocks:
@@ -140,18 +143,19 @@ def _prune_block(
     if pruning.reconstruction is not None:
         crew.tell(SweepWorker.advance_targets)
     asked = crew.ask(0, SweepWorker.sized_groups)
-    measured: Sequence[LinearStatistics] | StatisticsRef | None = pruning.statistics
+    measured: Measured | None = pruning.statistics
     if not method.needs or propagation == "dense":
         _choose(crew, pruning, crew.answer(asked), measured, known=True)
     elif propagation == "linear":
-        measured = _one_by_one(crew, pruning, crew.answer(asked))
+        measured = None
+        _one_by_one(crew, pruning, crew.answer(asked))
         pauses = runs_on and pruning.reconstruction is None  # the forward continues after the pruning
         if not pauses:
             crew.tell(SweepWorker.finish, advance=False)
     else:
         measured = pruning.block_0 if block == 0 else None
         if measured is None:
-            measured = crew.statistics(advance=False, needs=method.needs)
+            crew.measure(advance=False, needs=method.needs)
         _choose(crew, pruning, crew.answer(asked), measured)
     fit: BlockFit | None = None
     if pruning.reconstruction is not None:
@@ -177,14 +181,11 @@ def _pass_by(crew: Crew, pruning: Pruning, trail: Trail[StoredBlock], block: int
     crew.all(SweepWorker.advance)
 
 
-def _one_by_one(crew: Crew, pruning: Pruning, groups: Sequence[Mapping[str, Size]]) -> list[LinearStatistics]:
+def _one_by_one(crew: Crew, pruning: Pruning, groups: Sequence[Mapping[str, Size]]) -> None:
     """Measures and prunes the groups of linears in their order, each with the earlier ones already pruned."""
-    measured: list[LinearStatistics] = []
     for g, group in enumerate(groups):
-        measured.append(crew.reached(g, needs=pruning.method.needs))
-        known = [*(None for _ in range(g)), measured[g], *(None for _ in groups[g + 1 :])]
-        _choose(crew, pruning, [group], known, first=g)
-    return measured
+        crew.reach(g, needs=pruning.method.needs)
+        _choose(crew, pruning, [group], None, first=g)
 
 
 def _choose(
@@ -197,8 +198,8 @@ def _choose(
     known: bool = False,
 ) -> None:
     """Distributes the linears of some groups over the workers by their cost, and applies all decisions on
-    every worker. `first`: the number of the first group. `known`: the statistics were measured before, so
-    that there are no grams."""
+    every worker. `measured`: statistics from an earlier walk; without them, those of this one count. `first`:
+    the number of the first group. `known`: nothing was measured now, so that there are no grams."""
     solves = "hessian" in pruning.method.needs
     if solves:  # a group is not split, so that its Hessian is assembled once
         units = [list(group) for group in groups]

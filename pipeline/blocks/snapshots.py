@@ -62,9 +62,14 @@ class Snapshots:
             self._asked = self._ask(wait=False)
         due = time.monotonic() - self._taken_at >= self._seconds
         if due and self._underway is None and block < self._crew.blocks:
-            self._underway, self._taken_at = block, time.monotonic()
-            # A name of its own: an attempt that is believed dead may still be writing.
-            self._crew.tell(SweepWorker.begin_snapshot, f"{self._prefix}{block:05d}-{uuid.uuid4().hex[:8]}")
+            self._begin(block)
+
+    def take(self, block: int) -> None:
+        """Takes a snapshot of the activations that enter `block`, and returns when it is recorded."""
+        self._finish()
+        self._begin(block)
+        self._finish()
+        self._settle()
 
     def forget(self) -> None:
         """Deletes all snapshots when the stage is done. Raises the error of recording one."""
@@ -73,6 +78,16 @@ class Snapshots:
         self._stored = self._underway = None
         for found in self._content.store.list(self._prefix):
             self._content.store.delete(found.key)
+
+    def _begin(self, block: int) -> None:
+        self._underway, self._taken_at = block, time.monotonic()
+        # A name of its own: an attempt that is believed dead may still be writing.
+        self._crew.tell(SweepWorker.begin_snapshot, f"{self._prefix}{block:05d}-{uuid.uuid4().hex[:8]}")
+
+    def _finish(self) -> None:
+        """Waits until the snapshot is stored that is underway, if there is one."""
+        while self._underway is not None:
+            self._look(wait=True)
 
     def _ask(self, *, wait: bool) -> list[Pending[Parts | None]]:
         return [self._crew.ask(i, SweepWorker.snapshot, wait=wait) for i in range(self._crew.size)]

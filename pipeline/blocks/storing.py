@@ -4,55 +4,63 @@ Threads do it while the worker goes on. A call begins to store something, and an
 when it is stored, or raises the error of storing it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
 from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.curve import BlockFit
-from pipeline.artifacts.refs import StatisticsRef
 from pipeline.blocks.beside import Storing
+from pipeline.blocks.block import Measured
+from pipeline.blocks.measured import MeasuredWalk
 from pipeline.blocks.snapshot_copy import SnapshotCopy, StoredPart
-from pipeline.blocks.walk import Walk
 from pipeline.checkpoint.assemble import StoredTensors
-from pipeline.checkpoint.statistics import put_statistics
+from pipeline.checkpoint.statistics import put_hessian, put_statistics
 from pipeline.checkpoint.stored_block import StoredBlock
 from pipeline.checkpoint.writer import copy_tensors
-from pipeline.tensor.statistics import LinearStatistics
+from pipeline.tensor.statistics import hessian
 
 
-class StoringWalk(Walk):
-    """See the module's docstring, and Walk."""
+class StoringWalk(MeasuredWalk):
+    """See the module's docstring, MeasuredWalk and Walk."""
 
     def _prepare(self) -> None:
         super()._prepare()
         self._blocks_stored: Storing[StoredBlock] = Storing(self._thread)
         self._statistics_stored: Storing[FileRef] = Storing(self._thread)
+        self._hessians_stored: Storing[FileRef] = Storing(self._thread)
         self._aside = ThreadPoolExecutor(2, thread_name_prefix="aside")  # the outer tensors, and one snapshot
         self._outer: Future[StoredTensors] | None = None
         self._snapshot: Future[dict[str, StoredPart]] | None = None
 
-    def store(
-        self, measured: Sequence[LinearStatistics] | StatisticsRef | None, fit: BlockFit | None = None
-    ) -> None:
-        """Begins to write the block with its new weights and keep tensors. `measured`: the statistics by
-        which it was pruned."""
-        self._blocks_stored.begin(self.work.block, self.work.storing(measured, fit))
+    def store(self, measured: Measured | None, fit: BlockFit | None = None) -> None:
+        """Begins to write the block with its new weights and keep tensors. `measured`: the statistics of an
+        earlier walk by which it was pruned, if it was not by those of this one."""
+        self._blocks_stored.begin(self.work.block, self.work.storing(self._known(measured), fit))
 
     def stored(self, block: int) -> StoredBlock:
         """Returns the record of a block that `store` began to write."""
         return self._blocks_stored.made(block)
 
-    def store_statistics(
-        self, statistics: Sequence[LinearStatistics], similarity: float | None = None
-    ) -> None:
+    def store_statistics(self, similarity: float | None = None) -> None:
         """Begins to write the statistics of the loaded block, without Hessians."""
-        put = partial(put_statistics, self._content, self.work.block, statistics, similarity)
+        found = [one for one in self.statistics if one is not None]
+        put = partial(put_statistics, self._content, self.work.block, found, similarity)
         self._statistics_stored.begin(self.work.block, put)
 
     def stored_statistics(self, block: int) -> FileRef:
         """Returns the file that `store_statistics` began to write."""
         return self._statistics_stored.made(block)
+
+    def store_hessian(self, group: int) -> None:
+        """Begins to write the Hessian of a group of the loaded block, whose gram this worker took."""
+        block, samples = self.work.block, self._statistics[group].samples
+        found = hessian(self._totals.pop(group), samples=samples).cpu()
+        self._hessians_stored.begin((block, group), partial(put_hessian, self._content, block, group, found))
+
+    def stored_hessian(self, block: int, group: int) -> FileRef:
+        """Returns the file that `store_hessian` began to write."""
+        return self._hessians_stored.made((block, group))
 
     def begin_outer(self) -> None:
         """Begins to write all tensors outside the blocks, unchanged, with one chunk in memory at a time."""

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import Generic, NoReturn, TypeVar
 
 from pydantic import BaseModel
 
@@ -17,6 +17,7 @@ from pipeline.blocks.crew import Crew
 from pipeline.blocks.snapshots import Snapshots
 from pipeline.blocks.steps import Note, Progress
 from pipeline.checkpoint.stored_block import StoredBlock
+from pipeline.errors import WorkerLost
 from pipeline.storage.progress import StageProgress
 
 Part = TypeVar("Part", bound=BaseModel)
@@ -90,6 +91,26 @@ class Trail(Generic[Part]):
         them if one is due."""
         if self._snapshots is not None:
             self._snapshots.enter(block)
+
+    def must_leave(self, block: int) -> bool:
+        """Tells whether the loop has to leave its workers before `block`, because the machine of one of them
+        is about to be taken away."""
+        return self._progress is not None and block < self._crew.blocks and self._crew.leaving()
+
+    def leave(self, block: int) -> NoReturn:
+        """Stores the activations that enter `block`, when all blocks before it were added, and ends the loop.
+        Whoever goes on runs no block again.
+
+        Raises WorkerLost.
+        """
+        for recording in self._recording:
+            recording.result()
+        if self._snapshots is not None:
+            self._snapshots.take(block)
+        raise WorkerLost(
+            f"the machine of a worker is about to be taken away; {block} of {self._crew.blocks} blocks are "
+            f"stored, and the stage goes on from there elsewhere"
+        )
 
     def told(self) -> Iterator[Progress]:
         """Reports the blocks that were recorded since the last call. Raises the error of recording one."""

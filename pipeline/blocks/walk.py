@@ -60,6 +60,9 @@ class Walk:
     def _prepare(self) -> None:
         """Sets up what a kind of walk holds beside this; a subclass calls its parent's first."""
 
+    def _forget(self) -> None:
+        """Frees what a kind of walk holds beside this of the block that was at work."""
+
     @property
     def work(self) -> BlockWork:
         """The loaded block."""
@@ -91,6 +94,7 @@ class Walk:
         """Loads one block into memory, as the checkpoint has it or as it was stored after pruning. `then`:
         the block that is loaded next, which is read while this one is at work."""
         self._unload()
+        self._forget()
         self._work = None  # frees it before the next is loaded
         tensors = self._blocks.read(block, stored)
         self._work = BlockWork(self._content, self._stream, block, tensors, device=self._device)

@@ -6,6 +6,7 @@ Measuring, pruning and evaluating all walk the model in the same way:
     for block in range(worker.num_blocks):
         worker.load(block)
         worker.measure() / .advance()       runs the block on every sequence
+        worker.merge(...)                   merges it with what the other workers measured
         worker.gram(group)                  gives its part of a gram that measuring gathered, for Hessians
         worker.take_gram(gram, group)       takes the sum of all workers' parts
         worker.choose(...)                  chooses new weights for some of the block's linears
@@ -14,12 +15,12 @@ Measuring, pruning and evaluating all walk the model in the same way:
 
 With `propagation: linear` a block runs once, and pauses where each group of linears is to be pruned:
 
-        worker.reach(group)                 replaces measure: the inputs of one group
+        worker.reach(group)                 replaces measure: the inputs of one group; merge follows
         worker.choose(...), .apply(...)     for that group
         worker.finish()                     replaces advance
 
-Workers do not know each other: a Crew (crew.py) drives them, merges their answers in sequence order, and
-carries grams, gradients and decisions from one to the other.
+Workers do not know each other: a Crew (crew.py) drives them, and carries what they measured, gradients and
+decisions from one to the other.
 
 Shape legend: L tokens, O out_features, I in_features, V vocabulary, S sequences, G groups of linears that
 share an input.
@@ -31,24 +32,22 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.allocations.measures import Measure
-from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.refs import StatisticsRef
 from pipeline.blocks.activations import Activations
 from pipeline.blocks.beside import Ahead
 from pipeline.blocks.block import ChosenLinear, Measured
 from pipeline.blocks.fitting import Reconstructor
 from pipeline.blocks.inputs import Record, recorded_inputs
+from pipeline.blocks.measured import Shares
 from pipeline.blocks.pauses import PausedRuns
 from pipeline.blocks.sharing import Size, size_of
 from pipeline.blocks.storing import StoringWalk
-from pipeline.checkpoint.statistics import put_hessian
-from pipeline.checkpoint.stored_block import StoredBlock
 from pipeline.methods import OneShot
 from pipeline.spec.reconstruction import BlockReconstruction
 from pipeline.spec.sparsity_plan import SparsityPlan
 from pipeline.tensor.devices import read_together
 from pipeline.tensor.needs import Needs
-from pipeline.tensor.statistics import Gram, GramTree, InputShare, hessian, leaf_size, to_cpu
+from pipeline.tensor.statistics import Gram, GramTree, InputShare, leaf_size
 
 
 class SweepWorker(StoringWalk):
@@ -56,29 +55,21 @@ class SweepWorker(StoringWalk):
 
     def _prepare(self) -> None:
         super()._prepare()
-        self._grams: dict[int, GramTree] = {}  # by group, of this worker's samples
-        self._totals: dict[int, Tensor] = {}  # by group, of all samples
         self._similarities: list[Tensor] = []
         self._runs: PausedRuns | None = None
         self._reconstructor: Reconstructor | None = None
 
-    def load(self, block: int, stored: StoredBlock | None = None, *, then: Ahead | None = None) -> None:
-        """Loads one block into memory, as the checkpoint has it or as it was stored after pruning. `then`:
-        the block that is loaded next, which is read while this one is at work."""
-        self._grams, self._totals = {}, {}
-        super().load(block, stored, then=then)
-
-    def linear_groups(self) -> tuple[tuple[str, ...], ...]:
-        """Returns the linears of the loaded block, grouped by the input, and so the statistic, that they
-        share."""
-        return self.work.groups
+    def _forget(self) -> None:
+        super()._forget()
+        self._grams: dict[int, GramTree] = {}  # by group, of this worker's samples
 
     def sized_groups(self) -> list[dict[str, Size]]:
-        """Returns these groups with (out_features, in_features) of each linear."""
+        """Returns the groups of linears with (out_features, in_features) of each linear."""
         return [{name: size_of(self.work.weight(name)) for name in group} for group in self.work.groups]
 
-    def measure(self, *, advance: bool, needs: Needs) -> list[InputShare]:
-        """Runs the block on each sequence and returns their shares of the statistics, per group of linears.
+    def measure(self, *, advance: bool, needs: Needs) -> Shares:
+        """Runs the block on each sequence and returns their shares of the statistics of each group of
+        linears; `merge` makes statistics of them.
 
         With `advance` the outputs become the next block's inputs; without, each forward ends when the inputs
         of the last linears are known. Grams stay in this worker, and so do similarities, which need the
@@ -97,8 +88,7 @@ class SweepWorker(StoringWalk):
             if advance:
                 self._hidden[i] = output
         self.runs["whole" if advance else "cut"] += len(self._hidden)
-        to_cpu(shares)
-        return shares
+        return self._sharing(range(len(groups)), shares)
 
     def similarities(self) -> list[float]:
         """Returns for each sequence the mean over its tokens of cos(input, output) of the block, as `measure`
@@ -109,13 +99,10 @@ class SweepWorker(StoringWalk):
         """Returns this worker's part of Σ xᵀx over a group's inputs, and no longer holds it."""
         return self._grams.pop(group).parts()
 
-    def take_gram(self, gram_II: Tensor, group: int) -> None:
-        """Takes Σ xᵀx over a group's inputs of all samples, which `choose` or `store_hessian` needs."""
-        self._totals[group] = gram_II
-
-    def reach(self, group: int, *, needs: Needs) -> InputShare:
+    def reach(self, group: int, *, needs: Needs) -> Shares:
         """Runs each sequence through the block until a group's inputs are known, and returns their share of
-        its statistics. Groups must come in their order, each after the earlier ones were pruned."""
+        its statistics, like `measure`. Groups must come in their order, each after the earlier ones were
+        pruned."""
         if self._runs is None:
             module, experts = self._loaded(), self._stream.row.experts
             forwards = [self._forward(i) for i in range(len(self._hidden))]
@@ -127,8 +114,7 @@ class SweepWorker(StoringWalk):
             self._into({group: share}, sample)(group, x_TI)
 
         self._runs.reach(group, record)
-        to_cpu([share])
-        return share
+        return self._sharing([group], [share])
 
     def finish(self, *, advance: bool) -> None:
         """Ends the forwards that `reach` began; with `advance` their outputs become the next block's
@@ -201,11 +187,12 @@ class SweepWorker(StoringWalk):
         method: OneShot,
         plan: SparsityPlan,
     ) -> None:
-        """Chooses keep and values of some linears by the method: see BlockWork.choose. The module is not
-        needed for it and leaves memory until it has to run again, unless forwards are paused in it."""
+        """Chooses keep and values of some linears by the method: see BlockWork.choose. `measured`: statistics
+        from an earlier walk; without them, those of this one count. The module is not needed and leaves
+        memory until it has to run again, unless forwards are paused in it."""
         if self._runs is None:
             self._unload()
-        self.work.choose(linears, measured, method, plan, self._totals)
+        self.work.choose(linears, self._known(measured), method, plan, self._totals)
         for g, group in enumerate(self.linear_groups()):
             if any(name in linears for name in group):
                 self._totals.pop(g, None)
@@ -219,11 +206,6 @@ class SweepWorker(StoringWalk):
         fresh = self.work.apply({name: linear for part in others for name, linear in part.items()})
         if self._module is not None:
             self._stream.replace(self.work.block, fresh)
-
-    def store_hessian(self, group: int, samples: int) -> FileRef:
-        """Writes the Hessian of a group of the loaded block, whose gram this worker took."""
-        found = hessian(self._totals.pop(group), samples=samples).cpu()
-        return put_hessian(self._content, self.work.block, group, found)
 
     @property
     def _fits(self) -> Reconstructor:
@@ -242,7 +224,9 @@ class SweepWorker(StoringWalk):
             tree = GramTree(features, leaf=leaf_size(self._samples), first=self._first, device=self._device)
             self._grams[group] = tree
         channel = self._stream.channel_of(linear) if "channel_score" in needs else 0
-        return InputShare(len(self._hidden), features, needs, channel=channel, device=self._device)
+        return InputShare.empty(
+            len(self._hidden), features, needs, first=self._first, channel=channel, device=self._device
+        )
 
     def _into(self, shares: Sequence[InputShare] | dict[int, InputShare], sample: int) -> Record:
         def record(group: int, x_TI: Tensor) -> None:

@@ -8,6 +8,7 @@ from pipeline.errors import InvalidSpec
 from pipeline.job.estimate import Estimate
 from pipeline.planning.engine import check_engine
 from pipeline.planning.estimate import estimates
+from pipeline.planning.micro_batch import settled
 from pipeline.report.quantity import human_bytes
 from pipeline.request.parts import Part
 from pipeline.request.prune_spec import JobRequest
@@ -38,6 +39,7 @@ _OF_A_WALK = "set compute_dtype to bfloat16, or use a shorter sequence_length"
 def checked_estimates(request: JobRequest, pins: Pins) -> tuple[Estimate, ...]:
     """The expected costs of all stages. Raises InvalidSpec as `check_engine` and `check_fits` do."""
     check_engine(request, pins)
+    request = settled(request, pins).request
     nodes = plan_of(request, pins).nodes
     found = estimates(request, pins, nodes)
     check_fits(request.resources, nodes, found)

@@ -90,7 +90,7 @@ def _exchange(
     workers = place.workers
     if workers == 1:
         return 0.0
-    micro = math.ceil(micro_batches / asked.micro_batch_size)
+    micro = math.ceil(micro_batches / asked.micro_batch)
     gathered = 2 * micro * shape.weights if asked.zero_stage == 3 else trained
     size = (workers - 1) / workers * place.width * (trained + gathered)
     return size / place.machine.link(workers)

@@ -172,7 +172,8 @@ def _check_moves(recovery: Recovery, pattern: Pattern | None) -> None:
 def _check_batch(size: int, resources: Resources, *field: str) -> None:
     """Check that the global batch size is the product of the parts that each worker takes."""
     asked, workers = resources.recovery, resources.training_workers
-    at_once = asked.micro_batch_size * workers
+    micro = 1 if asked.micro_batch_size == "auto" else asked.micro_batch_size  # what divides by 1 has a rule
+    at_once = micro * workers
     steps = asked.gradient_accumulation_steps
     if size == at_once * steps if steps is not None else size % at_once == 0:
         return

@@ -2,7 +2,7 @@
 for one: a spec without `compute_dtype` computes in the checkpoint's own type on GPUs (compute_dtype.py)."""
 
 import math
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -38,19 +38,22 @@ class TrainingResources(PartResources):
     Each worker drives one GPU, or none. `one_node`: all workers are on one node, whose GPUs are connected
     best; by default they fill one node after the other. `min_workers`: training continues with that many when
     nodes are lost; by default it waits for all. micro_batch_size · gradient_accumulation_steps · workers is
-    the global_batch_size of the spec; by default, gradient_accumulation_steps follows from it. `teacher`: in
-    recovery, the teacher is `whole` on every worker, `sharded` over them (ZeRO 3), or sharded and `offloaded`
-    to the CPU's memory. `save_every_steps`: steps between checkpoints, and so the most that are repeated when
-    a worker is lost.
+    the global_batch_size of the spec; by default, gradient_accumulation_steps follows from it.
+    `micro_batch_size: auto` takes as many sequences as the memory holds, by the account of memory that
+    POST /plans shows. `compile`: the blocks are compiled by torch.compile, which takes minutes at the first
+    steps and makes the others faster; ZeRO stage 3 cannot have it. `teacher`: in recovery, the teacher is
+    `whole` on every worker, `sharded` over them (ZeRO 3), or sharded and `offloaded` to the CPU's memory.
+    `save_every_steps`: steps between checkpoints, and so the most that are repeated when a worker is lost.
     """
 
     zero_stage: Literal[1, 2, 3] = 1
-    micro_batch_size: int = Field(default=1, ge=1)
+    micro_batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] = 1
     gradient_accumulation_steps: int | None = Field(default=None, ge=1)
     min_workers: int | None = Field(default=None, ge=1, le=4096)
     one_node: bool = Field(default=False, exclude_if=lambda asked: not asked)
     offload: Offload = Field(default_factory=Offload)
     gradient_checkpointing: bool = False
+    compile: bool = Field(default=False, exclude_if=lambda asked: not asked)
     teacher: Literal["whole", "sharded", "offloaded"] = "whole"
     save_every_steps: int = Field(default=200, ge=1)
     max_failures: int = Field(default=3, ge=0, le=1000, description="Lost workers before the stage gives up.")
@@ -64,7 +67,25 @@ class TrainingResources(PartResources):
                 "offload",
                 "parameters",
             )
+        if self.compile and self.zero_stage == 3:
+            raise refusal(
+                "compile needs zero_stage 1 or 2, got 3: that stage fetches each weight when a block asks "
+                "for it, which cannot be compiled; use another stage, or leave compile out",
+                "compile",
+            )
+        if self.micro_batch_size == "auto" and self.gradient_accumulation_steps is not None:
+            raise refusal(
+                f"got {self.gradient_accumulation_steps}, and micro_batch_size is auto, from which it "
+                f"follows; leave it out, or give micro_batch_size a number",
+                "gradient_accumulation_steps",
+            )
         return self
+
+    @property
+    def micro_batch(self) -> int:
+        """micro_batch_size, once `auto` has been replaced (pipeline/planning/micro_batch.py)."""
+        assert self.micro_batch_size != "auto"
+        return self.micro_batch_size
 
 
 def _says_nothing(part: PartResources) -> bool:
@@ -134,6 +155,18 @@ class Resources(Frozen):
             placement_timeout_seconds=self.placement_timeout_seconds,
             set_here=frozenset(chosen),
         )
+
+    @model_validator(mode="after")
+    def _known_memory(self) -> Self:
+        share = self.of("recovery")
+        if self.recovery.micro_batch_size == "auto" and share.gpus_per_worker and not share.memory_per_gpu:
+            raise refusal(
+                "micro_batch_size auto needs to know the memory of each GPU: set memory_per_gpu, or give "
+                "micro_batch_size a number",
+                "recovery",
+                "micro_batch_size",
+            )
+        return self
 
     @property
     def memory_bytes(self) -> int:

@@ -74,7 +74,7 @@ def prunable(facts: ModelFacts) -> int:
 
 def _numbers(training: MaskTraining, resources: Resources, facts: ModelFacts) -> int:
     """The count of activations that a micro-batch keeps from the forward to the backward pass."""
-    tokens = resources.recovery.micro_batch_size * training.text.sequence_length
+    tokens = resources.recovery.micro_batch * training.text.sequence_length
     of_a_block = KEPT_BY_A_BLOCK * (facts.hidden_size or 0)
     kept = of_a_block * facts.blocks
     if resources.recovery.gradient_checkpointing:

@@ -33,7 +33,7 @@ def is_fused(*, tokens: int, vocabulary: int) -> bool:
 def activation_bytes(recovery: Recovery, asked: TrainingResources, facts: ModelFacts, *, width: int) -> int:
     """The activations that a micro-batch keeps. `width`: bytes of a number. Sizes that the model's config
     does not give count as zero."""
-    tokens = asked.micro_batch_size * recovery.text.sequence_length
+    tokens = asked.micro_batch * recovery.text.sequence_length
     hidden = facts.hidden_size or 0
     of_a_block = 12 * hidden + 2 * _keys(facts) + 4 * _channels(facts)
     if asked.gradient_checkpointing:
@@ -43,7 +43,7 @@ def activation_bytes(recovery: Recovery, asked: TrainingResources, facts: ModelF
 
 def logits_bytes(recovery: Recovery, asked: TrainingResources, facts: ModelFacts, *, width: int) -> int:
     """The logits of a micro-batch, with what the loss makes of them."""
-    tokens = asked.micro_batch_size * recovery.text.sequence_length
+    tokens = asked.micro_batch * recovery.text.sequence_length
     vocabulary, hidden = facts.vocabulary or 0, facts.hidden_size or 0
     if is_fused(tokens=tokens, vocabulary=vocabulary):
         by_weights = vocabulary * hidden if recovery.trains.kind == "full" else 0

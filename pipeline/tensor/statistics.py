@@ -58,26 +58,36 @@ class LinearStatistics:
         )
 
 
+@dataclass
 class InputShare:
-    """The contribution of one worker's samples to the statistics of a linear's input. All memory is allocated
-    at once, where the block runs: small results allocated between a block's temporary tensors would keep that
-    memory from being freed. `channel`: the number of features that make up one scored channel, 0 if none is
-    scored. `tokens_S` is on the CPU, because shapes are known without waiting for a device."""
+    """The contribution of one worker's samples, from the sample `first` on, to the statistics of a linear's
+    input. `channel`: the number of features that make up one scored channel, 0 if none is scored. `tokens_S`
+    is on the CPU, because shapes are known without waiting for a device."""
 
-    def __init__(
-        self,
+    squares_SI: Tensor
+    sums_SI: Tensor | None
+    tokens_S: Tensor
+    first: int = 0
+    channel: int = 0
+
+    @classmethod
+    def empty(
+        cls,
         sequences: int,
         in_features: int,
         needs: Iterable[Statistic],
         *,
+        first: int = 0,
         channel: int = 0,
         device: torch.device | None = None,
-    ) -> None:
-        self.channel = channel
-        self.squares_SI = torch.zeros(sequences, in_features, device=device)
+    ) -> "InputShare":
+        """Returns a share to which samples are added. All its memory is allocated at once, where the block
+        runs: small results allocated between a block's temporary tensors would keep that memory from being
+        freed."""
+        squares_SI = torch.zeros(sequences, in_features, device=device)
         sums_SI = torch.zeros(sequences, in_features, device=device) if "input_mean" in needs else None
-        self.sums_SI = sums_SI
-        self.tokens_S = torch.zeros(sequences, dtype=torch.long)
+        tokens_S = torch.zeros(sequences, dtype=torch.long)
+        return cls(squares_SI, sums_SI, tokens_S, first, channel)
 
     def record(self, sample: int, x_TI: Tensor) -> None:
         """Adds one sample's inputs."""
@@ -106,11 +116,12 @@ def to_cpu(shares: Sequence[InputShare]) -> None:
 
 
 def merge(shares: Sequence[InputShare]) -> LinearStatistics:
-    """Combines the workers' shares, in sample order.
+    """Combines the shares of all workers, in sample order.
 
     They are summed in float64 in that order, so that any distribution of the samples over workers gives the
     same bits.
     """
+    shares = sorted(shares, key=lambda share: share.first)
     squares_SI = torch.cat([share.squares_SI for share in shares])
     samples = len(squares_SI)
     total_I = squares_SI.double().sum(dim=0)

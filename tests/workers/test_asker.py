@@ -7,6 +7,7 @@ import pytest
 
 from pipeline.evaluation.task_results import TaskEvaluation
 from tests.workers.stage_runs import StageRuns, include, question_file, stage_runs
+from workers.context import Progress
 from workers.harness.asker import Asker
 
 TASKS = ["first", "second"]
@@ -45,6 +46,8 @@ def test_the_second_task_finds_the_checkpoint_loaded(runs: StageRuns) -> None:
     runs.run("tasks:dense:second")
     assert figures(runs, "second") == alone
     assert figures(runs, "first").results[0].contract != alone.results[0].contract
+    loads = [step for step in runs.said if isinstance(step, Progress) and step.note == "loads the checkpoint"]
+    assert len(loads) == 2  # of three tasks
 
 
 @pytest.mark.slow

@@ -1,6 +1,6 @@
 """A crew of Ray actors: each holds a SweepWorker in a process of its own."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributed import Store  # type: ignore[attr-defined] # torch exports it by a star
 
 from pipeline.artifacts.refs import CheckpointRef
-from pipeline.blocks.crew import Crew, CrewUse, Decisions, Pending, together
+from pipeline.blocks.crew import Crew, CrewUse, Parcel, Pending, together
 from pipeline.blocks.worker import SweepWorker
 from pipeline.request.parts import WorkerShare
 from pipeline.spec.model import Dtype
@@ -22,6 +22,7 @@ from workers.budget import activation_budget
 from workers.gang.answers import fetched, tensor_bytes
 from workers.gang.peers import MeetingPlace, Peers, join, meeting_place
 from workers.kills import Began, began_here
+from workers.leaving import leaving_nodes
 from workers.memory import give_back, peak_memory_bytes, reset_peak_memory
 from workers.settings import WorkerSettings
 
@@ -119,7 +120,7 @@ class SweepActor:
 
     def spread(
         self,
-        give: Callable[..., Decisions],
+        give: Callable[..., Mapping[str, Any]],
         take: Callable[..., None],
         to: Sequence[int],
         *args: Any,
@@ -164,11 +165,15 @@ class SweepActor:
 
 class RayCrew(Crew):
     """The actors of a gang while they work for one stage. Answers are object references until the loop
-    fetches them. `title` names the stage in the Ray dashboard."""
+    fetches them. `title` names the stage in the Ray dashboard. `nodes`: the ids of the nodes with the
+    actors."""
 
-    def __init__(self, actors: Sequence[ActorHandle[SweepActor]], *, title: str) -> None:
+    def __init__(
+        self, actors: Sequence[ActorHandle[SweepActor]], *, title: str, nodes: Collection[str] = ()
+    ) -> None:
         self._actors: tuple[Any, ...] = tuple(actors)  # Ray's types know no options of methods
         self._title = title
+        self._nodes = frozenset(nodes)
         self._told = []
         self.reproducible = True
         self.size = len(actors)
@@ -201,8 +206,8 @@ class RayCrew(Crew):
 
     def spread(
         self,
-        give: Callable[Concatenate[SweepWorker, P], Decisions],
-        take: Callable[[SweepWorker, Sequence[Decisions]], None],
+        give: Callable[Concatenate[SweepWorker, P], Mapping[str, Parcel]],
+        take: Callable[[SweepWorker, Sequence[Mapping[str, Parcel]]], None],
         to: Sequence[int],
         *args: P.args,
         **kwargs: P.kwargs,
@@ -221,6 +226,10 @@ class RayCrew(Crew):
             for actor in self._actors if self.size > 1 else ():
                 ray.kill(actor)
             raise
+
+    def leaving(self) -> bool:
+        """Tells whether one of the nodes is about to be taken away."""
+        return not self._nodes.isdisjoint(leaving_nodes())
 
     def use(self) -> CrewUse:
         """The resources that all actors have used."""

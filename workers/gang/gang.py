@@ -54,7 +54,11 @@ class Gang:
                 for actor, own, first in zip(self._actors, shares, edges, strict=False)
             ]
         )
-        return RayCrew(self._actors, title=context.node)
+        return self.crew(title=context.node)
+
+    def crew(self, *, title: str) -> RayCrew:
+        """The actors, which a stage was begun on, as a crew. `title` names the stage."""
+        return RayCrew(self._actors, title=title, nodes={one.node for one in self.began})
 
     def close(self) -> None:
         """End a stage on all actors."""

@@ -1,4 +1,4 @@
-"""The process group of a gang: its actors send one another grams, gradients and decisions.
+"""The process group of a gang: its actors send one another grams, gradients, statistics and decisions.
 
 torch.distributed carries them: NCCL those of whole GPUs, gloo all others. Every member calls the same
 operations in the same order. No limit of time ends an operation, because the slowest member may solve for
@@ -15,7 +15,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from typing import Any
 
@@ -26,13 +26,14 @@ from torch import Tensor
 from torch.distributed import Store, TCPStore  # type: ignore[attr-defined] # torch exports it by a star
 
 from pipeline.blocks.block import ChosenLinear
-from pipeline.blocks.crew import Decisions
+from pipeline.blocks.crew import Parcel
 from pipeline.errors import MachineFailed
-from pipeline.tensor.statistics import Gram, Node, tree_sum
+from pipeline.tensor.statistics import Gram, InputShare, Node, tree_sum
 
 MEETING = timedelta(minutes=10)
 UNLIMITED = timedelta(days=365)
 LENGTH_BYTES, SHORT = 8, 1016  # the parts of a message whose size everybody knows
+PARCELS = {kind.__name__: kind for kind in (ChosenLinear, InputShare)}
 Flow = dict[int, list[Tensor]]  # by member: flat tensors that go there or come from there, in their order
 
 
@@ -79,15 +80,15 @@ class Peers:
             total = self._reduced(flat, math.prod(shape), to)
         return None if total is None else total.view(shape)
 
-    def spread(self, own: Decisions, *, to: Sequence[int]) -> list[Decisions]:
-        """Returns what the other members decided, in their order, if this member is one of `to`. Raises
+    def spread(self, own: Mapping[str, Parcel], *, to: Sequence[int]) -> list[Mapping[str, Parcel]]:
+        """Returns what the other members give, in their order, if this member is one of `to`. Raises
         PeersLost."""
         if self.size == 1:
             return []
         told = self._told({name: _described(one) for name, one in own.items()})
         bytes_of = [tensor for one in own.values() for tensor in _tensors(one).values()]
         leaving = [_bytes(tensor.to(self._device)) for tensor in bytes_of]
-        coming: list[dict[str, ChosenLinear]] = [{} for _ in told]
+        coming: list[dict[str, Parcel]] = [{} for _ in told]
         arriving: Flow = {}
         for peer in self._others if self.rank in to else ():
             for name, described in told[peer].items():
@@ -96,7 +97,8 @@ class Peers:
                     for field, (dtype, shape) in described["tensors"].items()
                 }
                 arriving.setdefault(peer, []).extend(_bytes(one) for one in buffers.values())
-                coming[peer][name] = ChosenLinear(**described["plain"], **buffers)
+                kind: Any = PARCELS[described["kind"]]
+                coming[peer][name] = kind(**described["plain"], **buffers)
         self._exchange({peer: leaving for peer in to if peer != self.rank}, arriving)
         return [{name: _on_cpu(one) for name, one in coming[peer].items()} for peer in self._others]
 
@@ -227,20 +229,21 @@ def _connected() -> Iterator[None]:
         raise PeersLost(f"a worker lost its connection to another one: {error}") from error
 
 
-def _described(linear: ChosenLinear) -> dict[str, Any]:
-    tensors = _tensors(linear)
+def _described(parcel: Parcel) -> dict[str, Any]:
+    tensors = _tensors(parcel)
     return {
+        "kind": type(parcel).__name__,
         "tensors": {
             name: (str(one.dtype).removeprefix("torch."), [*one.shape]) for name, one in tensors.items()
         },
         "plain": {
-            field.name: getattr(linear, field.name) for field in fields(linear) if field.name not in tensors
+            field.name: getattr(parcel, field.name) for field in fields(parcel) if field.name not in tensors
         },
     }
 
 
-def _tensors(linear: ChosenLinear) -> dict[str, Tensor]:
-    values = {field.name: getattr(linear, field.name) for field in fields(linear)}
+def _tensors(parcel: Parcel) -> dict[str, Tensor]:
+    values = {field.name: getattr(parcel, field.name) for field in fields(parcel)}
     return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
 
@@ -249,7 +252,7 @@ def _bytes(tensor: Tensor) -> Tensor:
     return tensor.reshape(-1).view(torch.uint8)
 
 
-def _on_cpu(linear: ChosenLinear) -> ChosenLinear:
-    """Decisions lie in main memory until they are stored."""
-    moved = {name: tensor.cpu() for name, tensor in _tensors(linear).items()}
-    return ChosenLinear(**{field.name: getattr(linear, field.name) for field in fields(linear)} | moved)
+def _on_cpu(parcel: Parcel) -> Parcel:
+    """Decisions lie in main memory until they are stored, and statistics are merged there."""
+    moved: dict[str, Any] = {name: tensor.cpu() for name, tensor in _tensors(parcel).items()}
+    return replace(parcel, **moved)

@@ -41,6 +41,10 @@ class Asker:
     def __init__(self) -> None:
         self._loaded: Loaded | None = None
 
+    def holds(self, stage: EvaluateTask, checkpoint: CheckpointRef) -> bool:
+        """Tells whether the checkpoint is loaded as the stage needs it."""
+        return self._loaded is not None and self._loaded.key == _key(stage, checkpoint)
+
     def load(
         self,
         stage: EvaluateTask,
@@ -55,8 +59,7 @@ class Asker:
         from workers.harness.files import materialise_checkpoint
         from workers.harness.model import TellingModel  # lm-eval takes seconds to import
 
-        key = (checkpoint.digest, stage.compute_dtype, stage.bos, stage.batch_size, stage.engine)
-        if self._loaded is not None and self._loaded.key == key:
+        if self._loaded is not None and self.holds(stage, checkpoint):
             return self._loaded
         self.forget()
         with tempfile.TemporaryDirectory(prefix="secateur-evaluate-") as name:
@@ -83,7 +86,7 @@ class Asker:
                     device="cuda" if share.gpus_per_worker else "cpu",
                     parallelize=share.gpus_per_worker > 1,
                 )
-        self._loaded = Loaded(key, model, options)
+        self._loaded = Loaded(_key(stage, checkpoint), model, options)
         return self._loaded
 
     def forget(self) -> None:
@@ -92,3 +95,7 @@ class Asker:
             self._loaded.model.close()
             self._loaded = None
             torch.cuda.empty_cache()  # nothing where no GPU was used
+
+
+def _key(stage: EvaluateTask, checkpoint: CheckpointRef) -> tuple[object, ...]:
+    return (checkpoint.digest, stage.compute_dtype, stage.bos, stage.batch_size, stage.engine)

@@ -46,7 +46,8 @@ def run(stage: EvaluateTask, context: StageContext, asker: Asker) -> Steps:
 
     with tempfile.TemporaryDirectory(prefix="secateur-tasks-") as name:
         directory = Path(name)
-        yield Progress(0, 1, "loads the checkpoint")
+        if not asker.holds(stage, checkpoint):
+            yield Progress(0, 1, "loads the checkpoint")
         for file in task.files:
             if file.path.startswith(TaskRef.FOLDER):
                 write_blob(content, file.blob, directory / file.path.removeprefix(TaskRef.FOLDER))

@@ -56,7 +56,7 @@ def train_blocks(work: Work, runtime: TrainingRuntime) -> TrainingResult:
         pruned=work.checkpoint,
         keep=work.keep,
         sequence=lambda index: data.sequences([index])[0],
-        micro_batch_size=work.resources.micro_batch_size,
+        micro_batch_size=work.resources.micro_batch,
         dtype=TORCH_DTYPES[recovery.precision],
         device=work.device,
         done=[block.weights for block in done],

@@ -31,9 +31,9 @@ def deepspeed_config(
     if resources.offload.parameters:
         zero["offload_param"] = {"device": "cpu"}
     return {
-        "train_micro_batch_size_per_gpu": resources.micro_batch_size,
+        "train_micro_batch_size_per_gpu": resources.micro_batch,
         "gradient_accumulation_steps": accumulation,
-        "train_batch_size": resources.micro_batch_size * accumulation * workers,
+        "train_batch_size": resources.micro_batch * accumulation * workers,
         "gradient_clipping": optimizer.gradient_clipping or 0.0,
         "zero_optimization": zero,
         "zero_force_ds_cpu_optimizer": False,
@@ -50,8 +50,8 @@ def teacher_config(resources: TrainingResources, *, workers: int, precision: str
     if resources.teacher == "offloaded":
         zero["offload_param"] = {"device": "cpu"}
     return {
-        "train_micro_batch_size_per_gpu": resources.micro_batch_size,
-        "train_batch_size": resources.micro_batch_size * workers,
+        "train_micro_batch_size_per_gpu": resources.micro_batch,
+        "train_batch_size": resources.micro_batch * workers,
         "zero_optimization": zero,
         "bf16": {"enabled": precision == "bfloat16"},
         "fp16": {"enabled": precision == "float16"},

@@ -226,6 +226,22 @@ class Engine:
         return Fragment(name, start, length, held, shard.data[:length])
 
 
+class Partitioner:
+    """Cuts parameters into shards as ZeRO 3 does, before they have values. `config`: DeepSpeed's, of ZeRO 3.
+    DeepSpeed's own way would send every whole parameter from worker 0 to all others first."""
+
+    def __init__(self, config: Mapping[str, object]) -> None:
+        self._init = deepspeed.zero.Init(config_dict_or_path=dict(config))
+
+    def shard(self, parameter: nn.Parameter) -> Tensor:
+        """Free the memory of a parameter, and return this worker's shard of it, [n] without values: worker r
+        has the flattened elements from r·n on, of which the last worker may have fewer."""
+        self._init._convert_to_deepspeed_param(parameter)
+        parameter.partition()  # type: ignore[attr-defined]
+        shard: Tensor = parameter.ds_tensor.data  # type: ignore[attr-defined]
+        return shard
+
+
 class Teacher:
     """A model for forward passes only. It is whole on every worker, or partitioned by ZeRO 3."""
 

@@ -166,9 +166,7 @@ class _Training:
         """Tell what rules have chosen, where they have chosen something else than the usual."""
         asked = self._work.resources
         if sends is not None:
-            split = (
-                f"ZeRO {asked.zero_stage}, {len(self._share(0))} micro-batches of {asked.micro_batch_size}"
-            )
+            split = f"ZeRO {asked.zero_stage}, {len(self._share(0))} micro-batches of {asked.micro_batch}"
             self._tell(Note(f"each of {ranks.workers()} workers: {split}; {sends.sentence()}"))
         if fused:
             self._tell(Note("the logits of a micro-batch are large: the loss takes them in chunks"))
@@ -180,7 +178,7 @@ class _Training:
             rank=ranks.rank(),
             workers=ranks.workers(),
             global_batch_size=self._recipe.global_batch_size,
-            micro_batch_size=self._work.resources.micro_batch_size,
+            micro_batch_size=self._work.resources.micro_batch,
         )
 
     def _record(self, record: StepRecord) -> bool:
@@ -226,7 +224,7 @@ class _Training:
             return
         with self._student.as_stored():
             loss = self._losses.validation(
-                self._data.validation(), micro_batch_size=self._work.resources.micro_batch_size
+                self._data.validation(), micro_batch_size=self._work.resources.micro_batch
             )
         if not math.isfinite(loss):
             raise TrainingDiverged(

@@ -55,7 +55,7 @@ def learn_blocks(work: Work, runtime: TrainingRuntime) -> TrainingResult:
         runtime.tell(Note(f"the masks of {len(done)} blocks are learned already"))
     device = work.device
     setting = Setting(
-        training, training.epochs, work.resources.micro_batch_size, TORCH_DTYPES[training.precision], device
+        training, training.epochs, work.resources.micro_batch, TORCH_DTYPES[training.precision], device
     )
     fitted = fit_blocks(
         setting,

@@ -1,5 +1,5 @@
-"""Student and teacher are filled tensor by tensor, each of which one worker reads for all. Under ZeRO 3 each
-parameter is partitioned as soon as it is filled.
+"""Student and teacher are filled tensor by tensor, each of which one worker reads for all. Under ZeRO 3 it
+sends each worker no more than its shard.
 
 Dropout is off, so that the same data gives the same gradients however the work is split, and after a restart.
 """
@@ -7,7 +7,6 @@ Dropout is off, so that the same data gives the same gradients however the work 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import deepspeed
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -18,6 +17,8 @@ from pipeline.checkpoint.skeleton import disk_names, skeleton, stored_parts
 from pipeline.spec.training_recipe import TrainingRecipe
 from pipeline.storage.content import ContentStore
 from pipeline.tensor.dtypes import TORCH_DTYPES
+from workers.training import ranks
+from workers.training.engine import Partitioner
 from workers.training.turns import Turns
 from workers.training.work import Work
 
@@ -64,6 +65,9 @@ def load_student(work: Work, recipe: TrainingRecipe, config: Mapping[str, object
     loaded.model.train()
     if work.resources.gradient_checkpointing:
         loaded.model.activation_checkpointing_enable({"use_reentrant": False})
+    if work.resources.compile:
+        for block in loaded.model.get_submodule(work.row.blocks).children():
+            block.compile()
     return loaded
 
 
@@ -79,8 +83,9 @@ def load_model(
     call it.
 
     `partition`: a DeepSpeed configuration of ZeRO 3 under which the parameters are partitioned over the
-    workers while they are loaded.
+    workers, each of which gets its shard alone.
     """
+    partitioner = None if partition is None else Partitioner(partition)
     reader = CheckpointReader(content, ref)
     model = skeleton(reader, dtype, changes=dict.fromkeys(DROPOUTS, 0.0))
     names = disk_names(model, reader)
@@ -91,13 +96,14 @@ def load_model(
             filled = nn.Parameter(
                 torch.empty(parameter.shape, dtype=dtype, device=device), requires_grad=False
             )
-            for part in filled.view(len(stored[name]), -1):
-                turns.fill(part)
             for module, leaf in owners[parameter]:
                 setattr(module, leaf, filled)
-            if partition is not None:
-                module, leaf = owners[parameter][0]
-                _partition(module, leaf, partition)
+            if partitioner is None:
+                for part in filled.view(len(stored[name]), -1):
+                    turns.fill(part)
+            else:
+                size = filled.numel()
+                _fill_shard(turns, partitioner.shard(filled), size, parts=len(stored[name]), device=device)
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
             module._buffers[name] = buffer.to(device)
@@ -118,8 +124,10 @@ def _owners(model: nn.Module) -> dict[Tensor, list[tuple[nn.Module, str]]]:
     return owners
 
 
-def _partition(module: nn.Module, leaf: str, config: Mapping[str, object]) -> None:
-    """Partition one parameter over the workers, and free the memory of the whole."""
-    holder = nn.Module()
-    holder.register_parameter(leaf, module._parameters[leaf])
-    deepspeed.zero.Init(module=holder, config_dict_or_path=dict(config))
+def _fill_shard(turns: Turns, shard: Tensor, size: int, *, parts: int, device: torch.device) -> None:
+    """Fill this worker's shard of a parameter of `size` elements, which is stored in equal parts."""
+    each, own = size // parts, len(shard)
+    for first in range(0, size, each):
+        edges = [min(max(worker * own - first, 0), each) for worker in range(ranks.workers() + 1)]
+        low, high = (first + edge - ranks.rank() * own for edge in edges[ranks.rank() : ranks.rank() + 2])
+        turns.hand_out(shard[low:high], edges, device)

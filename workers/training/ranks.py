@@ -60,6 +60,24 @@ def sent_from(worker: int, tensor: Tensor) -> None:
         dist.broadcast(tensor.view(-1).view(torch.uint8), src=worker)
 
 
+def handed_out(worker: int, whole: Tensor | None, own: Tensor, edges: Sequence[int]) -> None:
+    """Fill the flat tensor `own` of each worker r with the elements of `whole` from edges[r] to edges[r + 1].
+    `whole`: the flat tensor of `worker`; the others have none."""
+    asked = []
+    if whole is None:
+        if len(own):
+            asked.append(dist.P2POp(dist.irecv, own.view(torch.uint8), worker))
+    else:
+        for other in range(workers()):
+            part = whole[edges[other] : edges[other + 1]]
+            if other == worker:
+                own.copy_(part)
+            elif len(part):
+                asked.append(dist.P2POp(dist.isend, part.view(torch.uint8), other))
+    for work in dist.batch_isend_irecv(asked) if asked else ():
+        work.wait()
+
+
 def joined(own: Tensor) -> Tensor:
     """Every worker's tensor, in the order of ranks, on all of them: [workers · n] from [n]."""
     if workers() == 1:

@@ -179,7 +179,7 @@ class Student:
     def _taught(self, model: PreTrainedModel) -> tuple[Teacher | None, LossHead | None]:
         """The teacher, if there is one, and the student's head, where logits are too large to stand whole."""
         work, precision = self._work, self._recovery.precision
-        tokens = work.resources.micro_batch_size * self._recovery.text.sequence_length
+        tokens = work.resources.micro_batch * self._recovery.text.sequence_length
         fused = is_fused(tokens=tokens, vocabulary=model.config.vocab_size)
         teacher, hidden = None, None
         if work.teacher is not None:

@@ -1,4 +1,5 @@
-"""A checkpoint is read once by all workers together: one of them reads a tensor and sends it to the others.
+"""A checkpoint is read once by all workers together: one of them reads a tensor, and sends it to the others,
+or to each its share.
 
 Every worker reads its next tensor ahead, while the others send theirs, so that a model comes in as fast as
 all workers together can read and verify it.
@@ -8,6 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
+import torch
 from torch import Tensor
 
 from pipeline.errors import SecateurError
@@ -38,18 +40,36 @@ class Turns:
         Raises the error of the worker that could not read it, on all of them.
         """
         reader = self._taken % ranks.workers()
+        self._take(place if reader == ranks.rank() else None, place.device)
+        ranks.sent_from(reader, place)
+
+    def hand_out(self, own: Tensor, edges: Sequence[int], device: torch.device) -> None:
+        """Hand out the next tensor of the order, flattened: worker r gets its elements from edges[r] to
+        edges[r + 1] into the flat tensor `own`. They are sent from and to memory of `device`. All workers
+        call it.
+
+        Raises the error of the worker that could not read it, on all of them.
+        """
+        reader = self._taken % ranks.workers()
+        whole = torch.empty(edges[-1], dtype=own.dtype, device=device) if reader == ranks.rank() else None
+        self._take(whole, device)
+        arrived = torch.empty_like(own, device=device)
+        ranks.handed_out(reader, whole, arrived, edges)
+        own.copy_(arrived)
+
+    def _take(self, place: Tensor | None, device: torch.device) -> None:
+        """Read the next tensor into `place`, on the worker that has one."""
         self._taken += 1
         failed: SecateurError | None = None
-        if reader == ranks.rank():
-            assert self._next is not None, "fill is called once for each name"
+        if place is not None:
+            assert self._next is not None, "each name is taken once"
             try:
                 place.view(-1).copy_(self._next.result().reshape(-1))
             except SecateurError as error:
                 failed = error
             self._next = self._begin()
-        if ranks.largest([float(failed is not None)], place.device)[0]:
+        if ranks.largest([float(failed is not None)], device)[0]:
             ranks.raise_together(failed)
-        ranks.sent_from(reader, place)
 
     def _begin(self) -> Future[Tensor] | None:
         name = next(self._own, None)

@@ -12,6 +12,7 @@ from pipeline.dag.nodes import node_key
 from pipeline.dag.plan import plan_of
 from pipeline.job.ledger import find_result
 from pipeline.planning.fits import checked_estimates
+from pipeline.planning.micro_batch import settled
 from pipeline.report.quantity import human_bytes
 from pipeline.request.parts import PARTS
 from pipeline.request.prune_spec import JobRequest, PruneSpec
@@ -32,6 +33,7 @@ from pipeline.structure.target import slow_sizes
 def preview(services: Services, request: JobRequest) -> PlanView:
     """Plan a request without submitting it. Raises InvalidRequest as POST /jobs would."""
     pins = services.resolve(request.spec)
+    request = settled(request, pins).request
     expected_costs = checked_estimates(request, pins)
     inputs = tuple(_inputs(request, pins))
     return PlanView(

@@ -100,6 +100,10 @@ spec:
         - {name: OMP_WAIT_POLICY, value: PASSIVE}
         - {name: GOMP_SPINCOUNT, value: "10000"}
         - {name: RAY_USAGE_STATS_ENABLED, value: "0"}
+        {{- if eq .node "worker" }}
+        # At the end of the pod Ray tells jobs that the node leaves, and waits until they have left it.
+        - {name: RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S, value: {{ max 1 (sub (int .spec.terminationGracePeriodSeconds) 20) | quote }}}
+        {{- end }}
         {{- range $name, $value := $ray.extraEnv }}
         - {name: {{ $name }}, value: {{ include "secateur.text" $value | quote }}}
         {{- end }}
@@ -117,10 +121,12 @@ spec:
         - {name: metrics, containerPort: 8080}
       securityContext:
         {{- include "secateur.containerSecurity" .root | nindent 8 }}
+      {{- if eq .node "head" }}
       lifecycle:
-        preStop: # the daemons end in order, and the head is notified that the node leaves
+        preStop: # the daemons end in order
           exec:
             command: [/bin/sh, -c, ray stop]
+      {{- end }}
       resources: # requests are limits: Ray plans with the latter
         {{- range list "requests" "limits" }}
         {{ . }}:

@@ -80,7 +80,8 @@ def test_shapes_follow_no_routing_and_no_token_gives_zeros(kind: Kind, tmp_path:
     worker = SweepWorker(content, checkpoint, [sequence], dtype=torch.float32, device=torch.device("cpu"))
     worker.start()
     worker.load(0)
-    shares = dict(zip(worker.linear_groups(), worker.measure(advance=False, needs=NEEDS), strict=True))
+    measured = worker.measure(advance=False, needs=NEEDS)
+    shares = dict(zip(worker.linear_groups(), measured.values(), strict=True))
     experts = row_for(kind).experts
     assert experts is not None
     tokens = [merge([shares[experts.entering(e)]]).tokens for e in range(4)]

@@ -67,11 +67,11 @@ def test_a_gram_is_freed_where_it_was_measured(tmp_path: Path) -> None:
     content, checkpoint = imported(tiny_checkpoint("llama", tmp_path / "model"), tmp_path / "store")
     crew = LocalCrew(content, checkpoint, samples(), workers=2)
     crew.tell(SweepWorker.load, 0)
-    crew.statistics(advance=False, needs=frozenset({"hessian"}))
+    crew.measure(advance=False, needs=frozenset({"hessian"}))
     crew.sum_up(SweepWorker.gram, SweepWorker.take_gram, [1], 0)
     with pytest.raises(KeyError):
         crew.workers[0].gram(0)
-    stored = crew.workers[1].store_hessian(0, len(samples()))
-    assert stored.path.endswith("safetensors")
+    crew.workers[1].store_hessian(0)
     with pytest.raises(KeyError):
-        crew.workers[1].store_hessian(0, len(samples()))
+        crew.workers[1].store_hessian(0)
+    assert crew.workers[1].stored_hessian(0, 0).path.endswith("safetensors")

@@ -16,7 +16,6 @@ from pipeline.methods.dsnot import Dsnot
 from pipeline.methods.sparsegpt import SparseGPT
 from pipeline.methods.wanda import Wanda
 from pipeline.spec.patterns import NM, Pattern, Unstructured
-from pipeline.tensor.statistics import merge
 from tests.checkpoints import imported
 from tests.covering import pairwise
 from tests.models import KINDS, VOCABULARY, tiny_checkpoint
@@ -231,10 +230,9 @@ def test_linear_propagation_measures_behind_the_pruned_linears(kind: str, tmp_pa
     for stored in got.blocks:
         worker.load(stored.block)
         for g, group in enumerate(worker.linear_groups()):
-            measured = [
-                merge([one]) for one in worker.measure(advance=False, needs=frozenset({"input_norm"}))
-            ]
-            worker.choose(group, measured, Wanda(), got.plan)
+            worker.measure(advance=False, needs=frozenset({"input_norm"}))
+            worker.merge([])
+            worker.choose(group, None, Wanda(), got.plan)
             worker.apply([])
             for name in group:
                 tensor = worker.work.tensor_name(name)

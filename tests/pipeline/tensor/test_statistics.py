@@ -30,7 +30,7 @@ def shared(samples: Sequence[torch.Tensor], workers: int) -> tuple[LinearStatist
     """Norms and means, and the Hessian, as so many workers gather them."""
     shares, grams = [], []
     for first, end in itertools.pairwise(share_edges(len(samples), workers)):
-        share = InputShare(end - first, 6, ("input_norm", "input_mean"))
+        share = InputShare.empty(end - first, 6, ("input_norm", "input_mean"))
         tree = GramTree(6, leaf=leaf_size(len(samples)), first=first, device=CPU)
         for i, x_TI in enumerate(samples[first:end]):
             share.record(i, x_TI)
