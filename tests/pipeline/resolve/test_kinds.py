@@ -105,7 +105,7 @@ def test_a_new_type_is_no_slip_of_the_pen(base: Path, tmp_path: Path, model_type
     message = refused(changed(base, tmp_path / "model", model_type=model_type))
     assert f"{model_type!r}" in message
     assert "did you mean" not in message
-    assert "known types: bloom" in message
+    assert "known types: apertus" in message
 
 
 def test_a_wrapper_around_an_unknown_type_names_both(base: Path, tmp_path: Path) -> None:

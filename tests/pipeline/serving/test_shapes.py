@@ -19,6 +19,7 @@ from pipeline.serving.weights import read_weights
 from pipeline.spec.patterns import NM
 from pipeline.spec.targets import TARGET_KINDS, Target, Targets
 from pipeline.structure.sizes import Sizes, sizes_of
+from tests.llama_like_configs import LLAMA_LIKE_TYPES
 from tests.model_configs import KINDS, tiny_config
 
 TARGET: TypeAdapter[Target] = TypeAdapter(Target)
@@ -104,7 +105,7 @@ def test_every_model_type_that_is_exported_has_a_row_and_no_experts() -> None:
     assert set(EXPORTED) <= {name for name, row in ROWS.items() if row.experts is None}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, *LLAMA_LIKE_TYPES])
 def test_the_weights_that_a_token_reads_are_those_of_the_matrices(kind: str) -> None:
     """Compared with transformers' own model: all matrices but the embedding, and the head."""
     import torch

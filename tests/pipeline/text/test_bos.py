@@ -158,7 +158,7 @@ class TestHabits:
         }
     )
 
-    @pytest.mark.parametrize("model_type", ["gemma2", "gemma3_text"])
+    @pytest.mark.parametrize("model_type", ["gemma", "gemma2", "gemma3_text"])
     def test_gemma_begins_every_window(self, model_type: str) -> None:
         filled = with_bos(self.SPEC, model_type)
         assert filled.calibration is not None
