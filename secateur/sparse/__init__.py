@@ -4,7 +4,9 @@ This package needs torch, numpy and safetensors, and transformers where a model 
 jobs, clusters and the API.
 """
 
+from secateur.sparse.errors import SparseError
 from secateur.sparse.linear import SparseLinear
+from secateur.sparse.loading import load
 from secateur.sparse.packed import Packed, pack
 
-__all__ = ["Packed", "SparseLinear", "pack"]
+__all__ = ["Packed", "SparseError", "SparseLinear", "load", "pack"]

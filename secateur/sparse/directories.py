@@ -14,18 +14,24 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from secateur.sparse.errors import SparseError
-from secateur.sparse.files import GROUP, PackedFile, Values, is_packed, pack_file, unpack_file
+from secateur.sparse.files import PackedFile, Values, is_packed, pack_file, unpack_file
 
 FOLDER = "sparse"  # beside an ordinary checkpoint
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
 WEIGHT_ENDINGS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".onnx", ".data", ".h5", ".msgpack")
+# transformers knows no packed weights: it would fill their places at random, with a warning. With this field in
+# config.json it refuses them, and says why.
+GUARD = (
+    b'{\n  "transformers_weights": "packed by Secateur; open them with secateur.sparse.load, or make an ordinary '
+    b'checkpoint with secateur unpack",'
+)
 BESIDE_BYTES = 32 * 2**20  # the most of a file that is carried; the largest tokenizer in use has 20 MB
 TEMPLATES = "additional_chat_templates"  # the only folder that belongs to a tokenizer
 
 
 @dataclass(frozen=True)
 class PackedDirectory:
-    """What `pack` wrote: its files by name."""
+    """What `pack_directory` wrote: its files by name."""
 
     files: dict[str, PackedFile]
 
@@ -50,13 +56,15 @@ class PackedDirectory:
         return all(one.lossless for one in self.files.values())
 
 
-def pack(directory: Path, out: Path, *, values: Values, group: int = GROUP) -> PackedDirectory:
+def pack_directory(directory: Path, out: Path, *, values: Values, group: int | None = None) -> PackedDirectory:
     """Write the checkpoint in `directory` with packed weights into `out`, which must not exist.
 
     Raises SparseError for a directory that is no checkpoint in safetensors, and for one whose weights do not
     become smaller: then nothing is written.
     """
     files = weight_files(directory)
+    if not (directory / CONFIG).is_file():
+        raise SparseError(f"{directory} has no {CONFIG}: name the directory of a checkpoint")
     with _new_directory(out) as written:
         made = {}
         for name in files:
@@ -65,7 +73,22 @@ def pack(directory: Path, out: Path, *, values: Values, group: int = GROUP) -> P
         result = PackedDirectory(made)
         check_smaller(result, values)
         _carry(directory, written)
+        config = written / CONFIG
+        config.write_bytes(guarded(config.read_bytes()))
     return result
+
+
+def guarded(config: bytes) -> bytes:
+    """A config.json with which no library takes packed weights for ordinary ones."""
+    start, brace, rest = config.partition(b"{")
+    if not brace or start.strip():
+        raise SparseError("config.json is no JSON object; correct it before the weights are packed")
+    return start + GUARD + rest
+
+
+def unguarded(config: bytes) -> bytes:
+    """The config.json that was guarded, byte by byte."""
+    return config.replace(GUARD, b"{", 1)
 
 
 def check_smaller(made: PackedDirectory, values: Values) -> None:
@@ -79,7 +102,7 @@ def check_smaller(made: PackedDirectory, values: Values) -> None:
         )
 
 
-def unpack(source: Path, out: Path, *, lossy: bool = False) -> None:
+def unpack_directory(source: Path, out: Path, *, lossy: bool = False) -> None:
     """Write the ordinary checkpoint of a packed directory, or of one that has `sparse/`, into `out`; or the
     ordinary file of one packed file. `out` must not exist. Raises SparseError where not every bit comes back,
     unless `lossy`."""
@@ -96,6 +119,8 @@ def unpack(source: Path, out: Path, *, lossy: bool = False) -> None:
             (written / name).parent.mkdir(parents=True, exist_ok=True)
             unpack_file(directory / name, written / name, lossy=lossy)
         _carry(directory, written)
+        config = written / CONFIG
+        config.write_bytes(unguarded(config.read_bytes()))
 
 
 def packed_directory(directory: Path) -> Path | None:

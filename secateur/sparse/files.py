@@ -25,7 +25,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from secateur.sparse.errors import SparseError
-from secateur.sparse.packed import Packed
+from secateur.sparse.packed import GROUP, Packed, pack
 from secateur.sparse.tensor_file import (
     DTYPE_NAMES,
     DTYPES,
@@ -41,7 +41,6 @@ Values = Literal["float32", "bf16", "int8"]
 VALUES: tuple[Values, ...] = get_args(Values)
 TYPES: dict[Values, torch.dtype] = {"float32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
 FORMAT, VERSION = "secateur-sparse", "1"
-GROUP = 128  # columns that share a scale in int8
 BITS, PACKED_VALUES, SCALES = ".bits", ".values", ".scales"
 LEAST_ZEROS = 0.1  # a matrix with a smaller share of zeros was not pruned, and stays as it is
 FLOATS = ("F32", "BF16", "F16")
@@ -60,18 +59,18 @@ class PackedFile:
     lossless: bool
 
 
-def pack_file(source: Path, target: Path, *, values: Values, group: int = GROUP) -> PackedFile:
+def pack_file(source: Path, target: Path, *, values: Values, group: int | None = None) -> PackedFile:
     """Write the tensors of the safetensors file `source` into the new file `target`.
 
     A matrix in a floating-point type is packed if a tenth of it or more is zero, and it becomes smaller by that.
-    A value is what has bits other than those of +0. `group`: columns that share a scale, for int8. Reads every
-    tensor twice: its count of values must be known before the first byte is written. Raises SparseError for a
-    file that cannot be read, or is packed already.
+    A value is what has bits other than those of +0. `group`: columns that share a scale, for int8; a multiple of
+    64, by default 128. Reads every tensor twice, because its count of values must be known before the first byte
+    is written. Raises SparseError for a file that cannot be read, or is packed already.
     """
     dense = read_header(source)
     if dense.metadata.get("format") == FORMAT:
         raise SparseError(f"{source} is packed already; unpack it first to get other values")
-    dtype, group = TYPES[values], group if values == "int8" else 0
+    dtype, group = TYPES[values], (group or GROUP) if values == "int8" else None
     with safe_open(source, framework="pt") as tensors:
         parts: dict[str, tuple[str, tuple[int, ...]]] = {}
         packed: set[str] = set()
@@ -90,7 +89,7 @@ def pack_file(source: Path, target: Path, *, values: Values, group: int = GROUP)
             "format": FORMAT,
             "format_version": VERSION,
             "values": values,
-            "group": str(group),
+            "group": str(group or 0),
             "lossless": str(lossless).lower(),
             "header": dense.text.decode(),
         }
@@ -101,7 +100,7 @@ def pack_file(source: Path, target: Path, *, values: Values, group: int = GROUP)
                 if name not in packed:
                     writer.write(name, tensor)
                     continue
-                made = Packed.pack(tensor, values=dtype, group=group)
+                made = _made(name, tensor, dtype, group, source)
                 writer.write(name + BITS, made.bits)
                 writer.write(name + PACKED_VALUES, made.values)
                 if made.scales is not None:
@@ -143,7 +142,7 @@ class SparseFile:
         self.values: Values = next(one for one in VALUES if one == values)
         self.lossless = metadata.get("lossless") == "true"
         self.dense: Header = parse_header(metadata.get("header", "").encode(), named=f"the ordinary file in {path}")
-        self._group = int(metadata.get("group", "0"))
+        self._group = int(metadata.get("group", "0")) or None
         self._check_parts()
 
     @cached_property
@@ -159,15 +158,17 @@ class SparseFile:
     def packed(self, name: str) -> Packed:
         """One packed matrix. Raises SparseError when its bits and its values do not agree."""
         rows, columns = self.dense.tensors[name].shape
-        bits, values = self._get(name + BITS), self._get(name + PACKED_VALUES)
         scales = self._get(name + SCALES) if self.values == "int8" else None
-        if int(bit_counts(bits).sum()) != values.numel():
-            raise SparseError(
-                f"{name} in {self.path} has {values.numel()} values, and its bits name {int(bit_counts(bits).sum())}"
+        try:
+            return Packed(
+                shape=(rows, columns),
+                bits=self._get(name + BITS),
+                values=self._get(name + PACKED_VALUES),
+                scales=scales,
+                group=self._group,
             )
-        if columns % 8 and bool((bits[:, -1] >> (columns % 8)).any()):
-            raise SparseError(f"{name} in {self.path} has bits beyond its {columns} columns")
-        return Packed(shape=(rows, columns), bits=bits, values=values, scales=scales, group=self._group)
+        except ValueError as error:
+            raise SparseError(f"{name} in {self.path}: {error}") from error
 
     def tensor(self, name: str) -> Tensor:
         """One tensor of the ordinary file, in its type and shape there."""
@@ -198,13 +199,6 @@ class SparseFile:
                 )
 
 
-def bit_counts(bits: Tensor) -> Tensor:
-    """The number of set bits of each byte: uint8 → uint8 of the same shape."""
-    pairs = bits - ((bits >> 1) & 0x55)
-    fours = (pairs & 0x33) + ((pairs >> 2) & 0x33)
-    return (fours + (fours >> 4)) & 0x0F
-
-
 def value_count(weight: Tensor) -> int:
     """The number of values of a floating-point tensor: of what has other bits than +0."""
     return int(torch.count_nonzero(weight.view(AS_INTEGERS[weight.dtype])))
@@ -215,7 +209,7 @@ def _may_pack(one: Described) -> bool:
 
 
 def _parts(
-    name: str, one: Described, tensor: Tensor, dtype: torch.dtype, group: int
+    name: str, one: Described, tensor: Tensor, dtype: torch.dtype, group: int | None
 ) -> Mapping[str, tuple[str, tuple[int, ...]]] | None:
     """The parts of a matrix by name, or None where it is not packed."""
     count = value_count(tensor)
@@ -228,7 +222,7 @@ def _parts(
 
 
 def _described(
-    name: str, one: Described, values: Values, group: int, count: int
+    name: str, one: Described, values: Values, group: int | None, count: int
 ) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Type and shape of each part of a matrix with `count` values."""
     rows, columns = one.shape
@@ -237,8 +231,15 @@ def _described(
         name + PACKED_VALUES: (DTYPE_NAMES[TYPES[values]], (count,)),
     }
     if values == "int8":
-        parts[name + SCALES] = ("F32", (rows, -(-columns // group) if group else 1))
+        parts[name + SCALES] = ("F32", (rows, -(-columns // (group or GROUP))))
     return parts
+
+
+def _made(name: str, weight: Tensor, dtype: torch.dtype, group: int | None, source: Path) -> Packed:
+    try:
+        return pack(weight, values=dtype, group=group)
+    except ValueError as error:
+        raise SparseError(f"{name} in {source}: {error}") from error
 
 
 def _keeps_bits(weight: Tensor, dtype: torch.dtype) -> bool:
@@ -252,5 +253,3 @@ def _keeps_bits(weight: Tensor, dtype: torch.dtype) -> bool:
 def is_packed(path: Path) -> bool:
     """Tells whether a safetensors file has packed weights, by its header alone."""
     return read_header(path).metadata.get("format") == FORMAT
-
-

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from secateur.sparse.directories import packed_directory, weight_files
 from secateur.sparse.errors import SparseError
-from secateur.sparse.files import GROUP, TYPES, SparseFile, Values, value_count
+from secateur.sparse.files import TYPES, SparseFile, Values, value_count
 from secateur.sparse.linear import SparseLinear
-from secateur.sparse.packed import Packed
+from secateur.sparse.operators import backend
+from secateur.sparse.packed import Packed, pack
 from secateur.sparse.report import LoadedLinear, SparseReport
 from secateur.sparse.tensor_file import DTYPES, read_header
 from secateur.sparse.worth import worth
@@ -48,6 +49,8 @@ def load(
     packed = packed_directory(directory)
     opened = packed or directory
     config = AutoConfig.from_pretrained(opened, local_files_only=True)
+    if packed and hasattr(config, "transformers_weights"):
+        del config.transformers_weights  # it keeps transformers away from packed weights (directories.py)
     with ExitStack() as stack:
         stored = _packed_tensors(opened) if packed else _dense_tensors(opened, stack)
         plan = _plan(config, stored, values)
@@ -85,7 +88,7 @@ class _Stored:
 
     def packed(self, values: Values) -> Packed:
         """The matrix in packed form, with values of this type."""
-        return Packed.pack(self.dense(), values=TYPES[values], group=GROUP if values == "int8" else 0)
+        return pack(self.dense(), values=TYPES[values])
 
 
 class _InOrdinaryFile(_Stored):
@@ -190,7 +193,7 @@ def _plan(config: Any, stored: Mapping[str, _Stored], values: Values | None) -> 
         one = stored[name]
         density = one.density()
         rows, columns = one.shape
-        if not worth((rows, columns), density):
+        if not worth((rows, columns), density, backend()):
             why = f"with {1 - density:.0%} zeros the dense product is as fast"
             plan.linears.append(LoadedLinear(linear, (rows, columns), density, None, why))
             continue

@@ -40,7 +40,7 @@ class SparseReport:
     @property
     def lines(self) -> tuple[str, ...]:
         """The report in sentences: a count of what is sparse, and of each reason why something is not."""
-        from secateur.sparse.linear import backend
+        from secateur.sparse.operators import backend
 
         lines = [f"{len(self.sparse)} of {len(self.linears)} matrices are sparse"]
         if self.density is not None:
