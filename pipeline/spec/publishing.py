@@ -5,6 +5,7 @@ from typing import Literal
 from pipeline.canonical import Frozen
 
 PackedValues = Literal["float32", "bf16", "int8"]
+PACKED_FOLDER = "sparse"  # the packed checkpoint, in the published directory
 
 
 class Publishing(Frozen):

@@ -3,7 +3,7 @@
 Shape legend: L tokens, V vocabulary.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from inspect import signature
@@ -110,13 +110,20 @@ class Answerer:
         """The ids of an answer, without the one that ends it."""
         drawn = torch.Generator()
         drawn.manual_seed(options.seed) if options.seed is not None else drawn.seed()
-        given, cache = list(prompt), None
-        for _ in range(options.most):
-            logits_V, cache = self._step(given, cache)
-            token = _chosen(logits_V, options, drawn)
+        for token, _ in self.steps(prompt, options.most, lambda logits_V: _chosen(logits_V, options, drawn)):
             if token in self.ends:
                 return
             yield token
+
+    def steps(
+        self, prompt: Sequence[int], count: int, choose: Callable[[Tensor], int]
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Each of `count` tokens, with the logits [V] that it was chosen by."""
+        given, cache = list(prompt), None
+        for _ in range(count):
+            logits_V, cache = self._step(given, cache)
+            token = choose(logits_V)
+            yield token, logits_V
             given = [token]
 
     def pieces(self, prompt: Sequence[int], options: Options) -> Iterator[Piece]:

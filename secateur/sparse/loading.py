@@ -48,7 +48,11 @@ def load(
     directory = Path(directory)
     packed = packed_directory(directory)
     opened = packed or directory
-    config = AutoConfig.from_pretrained(opened, local_files_only=True)
+    weight_files(opened)  # says what is no checkpoint, before transformers looks for one
+    try:
+        config = AutoConfig.from_pretrained(opened, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise SparseError(f"transformers cannot read config.json in {opened}: {error}") from error
     if packed and hasattr(config, "transformers_weights"):
         del config.transformers_weights  # it keeps transformers away from packed weights (directories.py)
     with ExitStack() as stack:

@@ -7,7 +7,7 @@ from pipeline.artifacts.refs import ExportRef, ServingRef
 from pipeline.checkpoint.export import export_checkpoint
 from pipeline.checkpoint.layout import CONFIG_JSON
 from pipeline.dag.stages.serving import MeasureServing
-from pipeline.spec.targets import Vllm
+from pipeline.spec.targets import SecateurSparse, Vllm
 from workers.context import Made, Progress, StageContext, Steps
 from workers.environment import environment
 from workers.stages.open_target import gpus_for, python_for
@@ -30,6 +30,7 @@ def run(stage: MeasureServing, context: StageContext) -> Steps:
                 threads=threads,
                 length=target.length,
                 gpus=gpus_for(context, target.tensor_parallel) if isinstance(target, Vllm) else 0,
+                values=target.values if isinstance(target, SecateurSparse) else None,
             )
             for which in MODELS
         }
