@@ -1,8 +1,9 @@
 """Secateur as a library.
 
-`secateur.prune` prunes a checkpoint in this process, without Ray or a service. It takes the specs of `POST
-/jobs`, runs the same stages, and gives the same bits. `secateur.sparse` runs pruned models faster on CPUs, and
-needs nothing else of this project. So importing this package imports neither; `prune` comes when it is named.
+`secateur.prune` prunes a checkpoint in this process, without Ray or a service. It takes the specs of
+`POST /jobs`, runs the same stages, and gives the same bits. `secateur.sparse` runs pruned models faster on
+CPUs, and needs nothing else of this project. So importing this package imports neither: `prune` comes when it
+is named.
 """
 
 from typing import TYPE_CHECKING

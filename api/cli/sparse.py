@@ -1,6 +1,6 @@
 """Commands for packed weights and for models that run from them, on this machine.
 
-Their work is done by `python -m secateur.sparse` in a process of its own, so that the CLI starts without torch.
+`python -m secateur.sparse` does their work in a process of its own, so that the CLI starts without torch.
 """
 
 import importlib.util
@@ -75,7 +75,9 @@ def generate(
     temperature: Temperature = 0.0,
     top_p: TopP = 1.0,
     seed: Seed = None,
-    stop: Annotated[list[str] | None, typer.Option(help="Text that ends the answer; may be repeated.")] = None,
+    stop: Annotated[
+        list[str] | None, typer.Option(help="Text that ends the answer; may be repeated.")
+    ] = None,
 ) -> None:
     """Continue a text with a pruned model whose linears are sparse."""
     options = _options(
@@ -132,7 +134,13 @@ def serve_model(
 ) -> None:
     """Answer as OpenAI's API does, with one pruned model, one request at a time."""
     options = _options(
-        values=values, threads=threads, host=host, port=port, name=name, max_tokens=max_tokens, waiting=waiting
+        values=values,
+        threads=threads,
+        host=host,
+        port=port,
+        name=name,
+        max_tokens=max_tokens,
+        waiting=waiting,
     )
     _run("serve-model", directory, *options)
 

@@ -61,9 +61,9 @@ class Opened(Frozen):
 
 
 class PackedWeights(Frozen):
-    """The packed weights below `sparse/`, all of which were compared with the ordinary ones. `values`: the type
-    of their values. `matrices`: how many are packed. `lossless`: True if every bit is equal, else the values
-    differ by no more than their type rounds. `bytes`, `ordinary_bytes`: sizes of both."""
+    """The packed weights below `sparse/`, all of which were compared with the ordinary ones. `values`: the
+    type of their values. `matrices`: how many are packed. `lossless`: True if every bit is equal, else the
+    values differ by no more than their type rounds. `bytes`, `ordinary_bytes`: sizes of both."""
 
     values: PackedValues
     matrices: int

@@ -119,7 +119,8 @@ class SpecTemplate(Frozen):
             check_whole_texts(self.evaluation)
         if self.publish is not None and not self.makes_zeros:
             raise ValueError(
-                "publish.sparse packs zeros, and this spec makes none: leave it out, or name prune or gradual recovery"
+                "publish.sparse packs zeros, and this spec makes none: leave it out, or name prune or gradual "
+                "recovery"
             )
         return self
 
@@ -210,8 +211,8 @@ class PruneSpec(SpecTemplate):
             )
         if self.publish is not None:
             raise ValueError(
-                "a sweep publishes no model; leave publish out, and name it for the member that pleases in a job "
-                "of its own"
+                "a sweep publishes no model; leave publish out, and name it for the member that pleases in a "
+                "job of its own"
             )
         if not self.evaluation.perplexity:
             raise ValueError("a sweep compares perplexities: name a text under evaluation.perplexity")

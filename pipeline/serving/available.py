@@ -33,8 +33,8 @@ class TargetSettings(BaseModel):
     targets: tuple[TargetKind, ...] | None = Field(
         default=None,
         description="Programs that the workers have for `target` in a spec: a JSON list, or separated by "
-        "commas, of `vllm`, `llama.cpp`, `onnxruntime`, `openvino`, `secateur_sparse`. Left out: those that are installed for "
-        "the Python of the service.",
+        "commas, of `vllm`, `llama.cpp`, `onnxruntime`, `openvino`, `secateur_sparse`. Left out: those that "
+        "are installed for the Python of the service.",
     )
     vllm_python: str = Field(
         default="",

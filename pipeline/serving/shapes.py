@@ -80,8 +80,8 @@ def slower_with(target: Target, sizes: Sizes) -> Iterator[str]:
 def _check_plain(model_type: str, *, field: str) -> None:
     if row_for(model_type).transposed:
         raise InvalidSpec(
-            f"secateur_sparse: all linears of {model_type} are stored transposed, which no kernel takes, so that "
-            f"nothing would run faster. Leave the target out",
+            f"secateur_sparse: all linears of {model_type} are stored transposed, which no kernel takes, so "
+            f"that nothing would run faster. Leave the target out",
             field,
         )
 

@@ -59,8 +59,8 @@ class OpenVino(_Target):
 
 class SecateurSparse(_Target):
     """transformers with the sparse linears of `secateur.sparse` reads the published checkpoint itself, on the
-    CPU, with activations in float32. `values`: the type of packed values; left out, one that holds those of the
-    checkpoint to the bit."""
+    CPU, with activations in float32. `values`: the type of packed values; left out, one that holds those of
+    the checkpoint to the bit."""
 
     reads_exports: ClassVar = False
     kind: Literal["secateur_sparse"] = "secateur_sparse"

@@ -1,5 +1,5 @@
-"""`python -m secateur.sparse COMMAND ...`: what the commands `pack`, `unpack`, `generate`, `chat`, `bench-speed` and
-`serve-model` of `secateur` run, in a process that may import torch.
+"""`python -m secateur.sparse COMMAND ...` does the work of the commands `pack`, `unpack`, `generate`, `chat`,
+`bench-speed` and `serve-model` of `secateur`, in a process that may import torch.
 
 Exit codes: 0 done, 1 refused (the reason is the last line of standard error).
 """
@@ -60,12 +60,13 @@ def _run_pack(asked: argparse.Namespace) -> None:
     made = pack_directory(asked.directory, out, values=asked.values, group=asked.group)
     share = made.sparse_bytes / made.dense_bytes
     sys.stdout.write(
-        f"{out}: {made.packed} matrices packed, {made.dense_bytes:,} bytes became {made.sparse_bytes:,} ({share:.1%})\n"
+        f"{out}: {made.packed} matrices packed, {made.dense_bytes:,} bytes became {made.sparse_bytes:,} "
+        f"({share:.1%})\n"
     )
     if not made.lossless:
         sys.stderr.write(
-            f"note: {asked.values} does not hold every weight of this checkpoint to the bit; keep the ordinary one, "
-            f"or pack with float32\n"
+            f"note: {asked.values} does not hold every weight of this checkpoint to the bit; keep the "
+            f"ordinary one, or pack with float32\n"
         )
 
 

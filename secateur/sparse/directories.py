@@ -18,12 +18,23 @@ from secateur.sparse.files import PackedFile, Values, is_packed, pack_file, unpa
 
 FOLDER = "sparse"  # beside an ordinary checkpoint
 WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
-WEIGHT_ENDINGS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".gguf", ".onnx", ".data", ".h5", ".msgpack")
-# transformers knows no packed weights: it would fill their places at random, with a warning. With this field in
-# config.json it refuses them, and says why.
+WEIGHT_ENDINGS = (
+    ".safetensors",
+    ".bin",
+    ".pt",
+    ".pth",
+    ".ckpt",
+    ".gguf",
+    ".onnx",
+    ".data",
+    ".h5",
+    ".msgpack",
+)
+# transformers knows no packed weights: it would fill their places at random, with a warning. With this field
+# in config.json it refuses them, and says why.
 GUARD = (
-    b'{\n  "transformers_weights": "packed by Secateur; open them with secateur.sparse.load, or make an ordinary '
-    b'checkpoint with secateur unpack",'
+    b'{\n  "transformers_weights": "packed by Secateur; open them with secateur.sparse.load, or make an '
+    b'ordinary checkpoint with secateur unpack",'
 )
 BESIDE_BYTES = 32 * 2**20  # the most of a file that is carried; the largest tokenizer in use has 20 MB
 TEMPLATES = "additional_chat_templates"  # the only folder that belongs to a tokenizer
@@ -56,7 +67,9 @@ class PackedDirectory:
         return all(one.lossless for one in self.files.values())
 
 
-def pack_directory(directory: Path, out: Path, *, values: Values, group: int | None = None) -> PackedDirectory:
+def pack_directory(
+    directory: Path, out: Path, *, values: Values, group: int | None = None
+) -> PackedDirectory:
     """Write the checkpoint in `directory` with packed weights into `out`, which must not exist.
 
     Raises SparseError for a directory that is no checkpoint in safetensors, and for one whose weights do not
@@ -96,9 +109,9 @@ def check_smaller(made: PackedDirectory, values: Values) -> None:
     if made.packed == 0 or made.sparse_bytes >= made.dense_bytes:
         raise SparseError(
             f"packed with {values} values, {made.packed} matrices have enough zeros, and the weights take "
-            f"{made.sparse_bytes:,} bytes, not less than the {made.dense_bytes:,} that they take now. A matrix "
-            f"becomes smaller from about a tenth of zeros on with values of its own type, and from about a half "
-            f"on with twice as wide ones"
+            f"{made.sparse_bytes:,} bytes, not less than the {made.dense_bytes:,} that they take now. A "
+            f"matrix becomes smaller from about a tenth of zeros on with values of its own type, and from "
+            f"about a half on with twice as wide ones"
         )
 
 
@@ -137,7 +150,9 @@ def weight_files(directory: Path) -> list[str]:
         return [WEIGHTS]
     index = directory / INDEX
     if not index.is_file():
-        raise SparseError(f"{directory} has neither {WEIGHTS} nor {INDEX}: name the directory of a checkpoint")
+        raise SparseError(
+            f"{directory} has neither {WEIGHTS} nor {INDEX}: name the directory of a checkpoint"
+        )
     try:
         named = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
     except (ValueError, TypeError, KeyError, AttributeError) as error:

@@ -1,14 +1,14 @@
 """Files of packed weights: safetensors in which each pruned matrix lies as bits and values.
 
-    NAME.bits    uint8 [rows, ceil(columns / 8)]   bit j % 8, the least first, of byte j // 8: column j has a value
+    NAME.bits    uint8 [rows, ceil(columns / 8)]   bit j % 8 of byte j // 8: there is one in column j
     NAME.values  float32 | bfloat16 | int8 [nnz]   the values row by row
     NAME.scales  float32 [rows, groups]            int8 only: what a value of a row and group is multiplied by
     NAME         any other tensor, as it was
 
-The file's metadata has `format`, `format_version`, `values`, `group` (columns that share a scale, 0 where there are
-no scales), `lossless` ("true" if `unpack_file` gives every bit back), and `header`: the header of the ordinary
-file, from which its tensors' types and shapes are known, and the file itself can be made again byte by byte.
-docs/sparse.md describes the format for readers in other languages.
+The file's metadata has `format`, `format_version`, `values`, `group` (columns that share a scale, 0 where
+there are no scales), `lossless` ("true" if `unpack_file` gives every bit back), and `header`: the header of
+the ordinary file, from which its tensors' types and shapes are known, and the file itself can be made again
+byte by byte. docs/sparse.md describes the format for readers in other languages.
 
 Memory holds one tensor at a time.
 """
@@ -49,8 +49,9 @@ AS_INTEGERS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.fl
 
 @dataclass(frozen=True)
 class PackedFile:
-    """What `pack_file` wrote. `packed`, `tensors`: matrices that are packed, and tensors in all. `dense_bytes`,
-    `sparse_bytes`: sizes of both files. `lossless`: True if the ordinary file comes back to the bit."""
+    """What `pack_file` wrote. `packed`, `tensors`: matrices that are packed, and tensors in all.
+    `dense_bytes`, `sparse_bytes`: sizes of both files. `lossless`: True if the ordinary file comes back to
+    the bit."""
 
     packed: int
     tensors: int
@@ -62,10 +63,10 @@ class PackedFile:
 def pack_file(source: Path, target: Path, *, values: Values, group: int | None = None) -> PackedFile:
     """Write the tensors of the safetensors file `source` into the new file `target`.
 
-    A matrix in a floating-point type is packed if a tenth of it or more is zero, and it becomes smaller by that.
-    A value is what has bits other than those of +0. `group`: columns that share a scale, for int8; a multiple of
-    64, by default 128. Reads every tensor twice, because its count of values must be known before the first byte
-    is written. Raises SparseError for a file that cannot be read, or is packed already.
+    A matrix in a floating-point type is packed if a tenth of it or more is zero, and it becomes smaller by
+    that. A value is what has bits other than those of +0. `group`: columns that share a scale, for int8; a
+    multiple of 64, by default 128. Reads every tensor twice, because its count of values must be known before
+    the first byte is written. Raises SparseError for a file that cannot be read, or is packed already.
     """
     dense = read_header(source)
     if dense.metadata.get("format") == FORMAT:
@@ -81,7 +82,9 @@ def pack_file(source: Path, target: Path, *, values: Values, group: int | None =
                 parts[name] = (one.dtype, one.shape)
                 continue
             if clash := own.keys() & dense.tensors.keys():
-                raise SparseError(f"{source} has a tensor {min(clash)}, which is the name of a part of {name}")
+                raise SparseError(
+                    f"{source} has a tensor {min(clash)}, which is the name of a part of {name}"
+                )
             parts |= own
             packed.add(name)
             lossless = lossless and _keeps_bits(tensors.get_tensor(name), dtype)
@@ -114,8 +117,8 @@ def unpack_file(source: Path, target: Path, *, lossy: bool = False) -> None:
     file = SparseFile(source)
     if not (file.lossless or lossy):
         raise SparseError(
-            f"{source} has {file.values} values, from which the ordinary weights do not come back to the bit; "
-            f"with --lossy you get them as near as these values are"
+            f"{source} has {file.values} values, from which the ordinary weights do not come back to the "
+            f"bit; with --lossy you get them as near as these values are"
         )
     with TensorWriter(target, file.dense) as writer:
         for name in file.dense.tensors:
@@ -134,14 +137,17 @@ class SparseFile:
             raise SparseError(f"{path} is no file of packed weights; `secateur pack` makes one")
         if metadata.get("format_version") != VERSION:
             raise SparseError(
-                f"{path} has format version {metadata.get('format_version')!r}, and this Secateur reads {VERSION}"
+                f"{path} has format version {metadata.get('format_version')!r}, and this Secateur reads "
+                f"{VERSION}"
             )
         values = metadata.get("values")
         if values not in TYPES:
             raise SparseError(f"{path} has values {values!r}; allowed: {', '.join(VALUES)}")
         self.values: Values = next(one for one in VALUES if one == values)
         self.lossless = metadata.get("lossless") == "true"
-        self.dense: Header = parse_header(metadata.get("header", "").encode(), named=f"the ordinary file in {path}")
+        self.dense: Header = parse_header(
+            metadata.get("header", "").encode(), named=f"the ordinary file in {path}"
+        )
         self._group = int(metadata.get("group", "0")) or None
         self._check_parts()
 
@@ -189,7 +195,9 @@ class SparseFile:
                 expected[name] = (one.dtype, one.shape)
                 continue
             values = self._header.tensors.get(name + PACKED_VALUES)
-            expected |= _described(name, one, self.values, self._group, 0 if values is None else values.values)
+            expected |= _described(
+                name, one, self.values, self._group, 0 if values is None else values.values
+            )
         found = {name: (one.dtype, one.shape) for name, one in self._header.tensors.items()}
         for name in sorted(expected.keys() | found.keys()):
             if expected.get(name) != found.get(name):

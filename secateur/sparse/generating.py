@@ -34,8 +34,8 @@ class Options:
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of an answer. `text`: what can be shown since the piece before, often nothing. `tokens`: those that
-    were generated so far. `finish`: set in the last piece: `length` where `most` tokens did not end it."""
+    """A part of an answer. `text`: what can be shown since the piece before, often nothing. `tokens`: those
+    that were generated so far. `finish`: set in the last piece; `length` if `most` tokens did not end it."""
 
     text: str
     tokens: int
@@ -78,11 +78,12 @@ class Answerer:
         return ids
 
     def ids_of_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """The tokens of messages in the model's chat template, up to where its answer begins. Raises SparseError
-        for a model without a template, and for messages that it refuses."""
+        """The tokens of messages in the model's chat template, up to where its answer begins. Raises
+        SparseError for a model without a template, and for messages that it refuses."""
         if not self.tokenizer.chat_template:
             raise SparseError(
-                "the model has no chat template, so it was not made to chat; use completions (`secateur generate`)"
+                "the model has no chat template, so it was not made to chat; use completions, or "
+                "`secateur generate`"
             )
         try:
             ids: list[int] = self.tokenizer.apply_chat_template(
@@ -101,8 +102,8 @@ class Answerer:
             return None
         if len(prompt) >= self.positions:
             raise SparseError(
-                f"the prompt has {len(prompt)} tokens, and the model has {self.positions} positions for prompt and "
-                f"answer together; shorten the prompt"
+                f"the prompt has {len(prompt)} tokens, and the model has {self.positions} positions for "
+                f"prompt and answer together; shorten the prompt"
             )
         return self.positions - len(prompt)
 

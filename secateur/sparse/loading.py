@@ -1,8 +1,8 @@
 """Opens a pruned checkpoint as a transformers model whose pruned linears are sparse.
 
-transformers itself builds the model and fills it; it gets each tensor through a stand-in that is read from its
-file when it is wanted. The stand-in of a sparse linear has one zero behind all its places, so that its dense
-weight never exists; afterwards the module is replaced.
+transformers itself builds the model and fills it. It gets each tensor through a stand-in that is read from
+its file when it is wanted. The stand-in of a sparse linear has one zero behind all its places, so that its
+dense weight never exists; afterwards the module is replaced.
 """
 
 from collections.abc import Iterator, Mapping
@@ -30,18 +30,16 @@ OWN_VALUES: Mapping[torch.dtype, Values] = {torch.bfloat16: "bf16"}  # any other
 GENERATION = "generation_config.json"
 
 
-def load(
-    directory: str | Path, *, values: Values | None = None, dtype: torch.dtype = torch.float32
-) -> Any:
+def load(directory: str | Path, *, values: Values | None = None, dtype: torch.dtype = torch.float32) -> Any:
     """Open a checkpoint as a transformers model (of the class that config.json names) on the CPU.
 
     `directory`: an ordinary pruned checkpoint, which is packed on the way; one with `sparse/` beside it, or a
     packed directory itself. `values`: the type of packed values; that of the files by default, which for an
-    ordinary checkpoint is bf16 where it stores bfloat16, else float32. `dtype`: the type of activations, and of
-    the weights that stay dense.
+    ordinary checkpoint is bf16 where it stores bfloat16, else float32. `dtype`: the type of activations, and
+    of the weights that stay dense.
 
-    A linear becomes sparse where that was measured to be faster. `model.sparse_report` tells which did, and why
-    the others did not. Raises SparseError for a directory that cannot be used.
+    A linear becomes sparse where that was measured to be faster. `model.sparse_report` tells which did, and
+    why the others did not. Raises SparseError for a directory that cannot be used.
     """
     from transformers import AutoConfig, GenerationConfig
 
@@ -169,7 +167,7 @@ class _Empty:
 
 @dataclass
 class _Plan:
-    """What becomes sparse. `sparse`: name of a stored weight → its module. `values`: the type of its values."""
+    """What becomes sparse. `sparse`: name of a stored weight → its module. `values`: the types of values."""
 
     model_class: Any
     sparse: dict[str, str] = field(default_factory=dict)
@@ -192,7 +190,9 @@ def _plan(config: Any, stored: Mapping[str, _Stored], values: Values | None) -> 
         name = _stored_name(f"{linear}.weight", empty.base_model_prefix, stored)
         why = _unfit(empty, linear, module)
         if name is None or why is not None:
-            plan.linears.append(LoadedLinear(linear, (), None, None, why or "its weight has another name on disk"))
+            plan.linears.append(
+                LoadedLinear(linear, (), None, None, why or "its weight has another name on disk")
+            )
             continue
         one = stored[name]
         density = one.density()
@@ -219,7 +219,9 @@ def _unfit(model: Any, name: str, module: nn.Module) -> str | None:
     """Why a module stays dense whatever its zeros are, or None."""
     if not isinstance(module, nn.Linear):
         return f"{type(module).__name__} is no plain linear"
-    sharing = [other for other, weight in model.named_parameters(remove_duplicate=False) if weight is module.weight]
+    sharing = [
+        other for other, weight in model.named_parameters(remove_duplicate=False) if weight is module.weight
+    ]
     if len(sharing) > 1:
         return "it shares its weight with the embedding"
     return None

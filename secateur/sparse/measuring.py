@@ -1,6 +1,6 @@
 """The speed and memory of a model, sparse and dense, each in processes of their own.
 
-    python -m secateur.sparse.measuring < {"directory": ..., "form": "sparse", "values": null, ...}
+python -m secateur.sparse.measuring < {"directory": ..., "form": "sparse", "values": null, ...}
 """
 
 import json
@@ -28,9 +28,9 @@ SAID = 2000  # last characters of standard error that an error shows
 
 @dataclass(frozen=True)
 class Measured:
-    """One run. `prefill`, `decode`: tokens a second of the prompt and of the answer. `first_token`: seconds until
-    the first token. `memory`: the largest memory of the process, in bytes, with mapped files. `said`: what
-    became sparse."""
+    """One run. `prefill`, `decode`: tokens a second of the prompt and of the answer. `first_token`: seconds
+    until the first token. `memory`: the largest memory of the process, in bytes, with mapped files. `said`:
+    what became sparse."""
 
     prefill: float
     decode: float
@@ -66,10 +66,16 @@ class Spread:
 
 
 def measured_rounds(
-    directory: Path, *, values: Values | None, prompt_tokens: int, generated_tokens: int, rounds: int, threads: int
+    directory: Path,
+    *,
+    values: Values | None,
+    prompt_tokens: int,
+    generated_tokens: int,
+    rounds: int,
+    threads: int,
 ) -> Iterator[tuple[Form, Measured]]:
-    """Run both forms in turn, each in a fresh process, and the next round in the other order, so that a machine
-    that becomes slower meanwhile slows both. Raises SparseError for a model that does not run."""
+    """Run all forms in turn, each in a fresh process, and the next round in the other order, so that a
+    machine that becomes slower meanwhile slows all. Raises SparseError for a model that does not run."""
     for i in range(rounds):
         for form in FORMS[:: -1 if i % 2 else 1]:
             asked = Request(
@@ -97,7 +103,9 @@ def measured_here(asked: Request) -> Measured:
         said = model.sparse_report.lines
     else:
         model, said = AutoModelForCausalLM.from_pretrained(asked.directory, dtype=torch.float32).eval(), ()
-    model.generation_config.eos_token_id = None  # a token that would end the answer is no reason to end the clock
+    model.generation_config.eos_token_id = (
+        None  # a token that would end the answer is no reason to end the clock
+    )
     answerer = Answerer(model, None)
     drawn = random.Random(0)
     prompt = [drawn.randrange(model.config.vocab_size) for _ in range(asked.prompt_tokens)]

@@ -9,8 +9,8 @@ from secateur.sparse.files import Values
 @dataclass(frozen=True)
 class LoadedLinear:
     """A module that multiplies by a matrix. `shape`: rows and columns, empty if it has no single matrix.
-    `density`: the share of its values that are not zero, where that was looked at. `values`: their type where it
-    is sparse, else None, and `why` says why it stayed dense."""
+    `density`: the share of its values that are not zero, where that was looked at. `values`: their type where
+    it is sparse, else None, and `why` says why it stayed dense."""
 
     name: str
     shape: tuple[int, ...]

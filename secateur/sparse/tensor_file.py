@@ -1,7 +1,7 @@
 """Safetensors files as they lie on a disk: the header read as text, and tensors written at their places.
 
-The safetensors library reads tensors one at a time, and writes only whole dictionaries. Here a file is written
-with one tensor in memory.
+The safetensors library reads tensors one at a time, and writes only whole dictionaries. Here a file is
+written with one tensor in memory.
 """
 
 import json
@@ -38,8 +38,8 @@ DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 @dataclass(frozen=True)
 class Described:
-    """A tensor in a header: its type by the format's name, its shape, and its first byte, counted from the end
-    of the header."""
+    """A tensor in a header: its type by the format's name, its shape, and its first byte, counted from the
+    end of the header."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -109,11 +109,13 @@ def parse_header(text: bytes, *, named: str) -> Header:
 
 
 def header_of(tensors: Mapping[str, tuple[str, tuple[int, ...]]], metadata: Mapping[str, str]) -> Header:
-    """The header of a new file with tensors of these types and shapes. Tensors with wide values come first, so
-    that all lie aligned."""
+    """The header of a new file with tensors of these types and shapes. Tensors with wide values come first,
+    so that all lie aligned."""
     placed: dict[str, Described] = {}
     end = 0
-    for name, (dtype, shape) in sorted(tensors.items(), key=lambda one: (-DTYPES[one[1][0]].itemsize, one[0])):
+    for name, (dtype, shape) in sorted(
+        tensors.items(), key=lambda one: (-DTYPES[one[1][0]].itemsize, one[0])
+    ):
         placed[name] = Described(dtype, shape, end)
         end += placed[name].length
     fields: dict[str, object] = {METADATA: dict(metadata)}

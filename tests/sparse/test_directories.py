@@ -10,7 +10,13 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from api.cli.main import app
-from secateur.sparse.directories import INDEX, pack_directory, packed_directory, unpack_directory, weight_files
+from secateur.sparse.directories import (
+    INDEX,
+    pack_directory,
+    packed_directory,
+    unpack_directory,
+    weight_files,
+)
 from secateur.sparse.errors import SparseError
 from tests.models import tiny_checkpoint
 from tests.sparse.pruned import pruned_checkpoint
@@ -58,14 +64,16 @@ def test_packed_weights_lie_beside_the_ordinary_ones(sharded: Path, tmp_path: Pa
 
 def test_what_would_not_become_smaller_is_refused(tmp_path: Path) -> None:
     dense = tiny_checkpoint("llama", tmp_path / "model")
-    with pytest.raises(SparseError, match=r"0 matrices have enough zeros, and the weights take [\d,]+ bytes, not less"):
+    with pytest.raises(
+        SparseError, match=r"0 matrices have enough zeros, and the weights take [\d,]+ bytes, not less"
+    ):
         pack_directory(dense, dense / "sparse", values="float32")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
     assert not (dense / "sparse").exists()
 
 
 def test_directories_that_are_no_checkpoint_are_refused(sharded: Path, tmp_path: Path) -> None:
-    with pytest.raises(SparseError, match="neither model.safetensors nor"):
+    with pytest.raises(SparseError, match=r"neither model\.safetensors nor"):
         pack_directory(tmp_path, tmp_path / "out", values="bf16")
     save_file({"w": torch.ones(1)}, tmp_path / "model.safetensors")
     with pytest.raises(SparseError, match=r"has no config\.json"):
@@ -102,6 +110,8 @@ def test_pack_and_unpack_as_a_user_types_them(tmp_path: Path, capfd: pytest.Capt
     assert code == 1
     assert "--lossy" in err.splitlines()[-1]
     assert not (tmp_path / "again").exists()
-    code, _, err = said(capfd, "unpack", model / "sparse" / "model.safetensors", tmp_path / "one.safetensors", "--lossy")
+    code, _, err = said(
+        capfd, "unpack", model / "sparse" / "model.safetensors", tmp_path / "one.safetensors", "--lossy"
+    )
     assert code == 0, err
     assert load_file(tmp_path / "one.safetensors").keys() == load_file(model / "model.safetensors").keys()

@@ -23,11 +23,15 @@ ODD = (5, 13)  # sizes that divide nothing
 
 
 def saved(path: Path, **tensors: Tensor) -> Path:
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
+    save_file(
+        {name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"}
+    )
     return path
 
 
-def random_weight(shape: tuple[int, int] = (24, 200), *, sparsity: float = 0.7, dtype: str = "float32") -> Tensor:
+def random_weight(
+    shape: tuple[int, int] = (24, 200), *, sparsity: float = 0.7, dtype: str = "float32"
+) -> Tensor:
     drawn = torch.Generator().manual_seed(3)
     return pruned(torch.randn(shape, generator=drawn), sparsity).to(getattr(torch, dtype))
 
@@ -37,9 +41,12 @@ def digest(path: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "values"), [("float32", "float32"), ("bfloat16", "bf16"), ("float16", "float32"), ("bfloat16", "float32")]
+    ("dtype", "values"),
+    [("float32", "float32"), ("bfloat16", "bf16"), ("float16", "float32"), ("bfloat16", "float32")],
 )
-def test_float_types_give_the_ordinary_file_back_byte_by_byte(tmp_path: Path, dtype: str, values: str) -> None:
+def test_float_types_give_the_ordinary_file_back_byte_by_byte(
+    tmp_path: Path, dtype: str, values: str
+) -> None:
     odd = random_weight(ODD, sparsity=0.8, dtype=dtype)
     odd[0, 0] = -0.0
     source = saved(
@@ -148,7 +155,7 @@ def test_files_that_cannot_be_packed_are_refused(tmp_path: Path) -> None:
     broken = random_weight()
     broken[0, 0] = float("nan")
     nan = saved(tmp_path / "f.safetensors", w=broken)
-    with pytest.raises(SparseError, match="w in .*NaN or infinity"):
+    with pytest.raises(SparseError, match=r"w in .*NaN or infinity"):
         pack_file(nan, tmp_path / "g.safetensors", values="int8")
     (tmp_path / "h.safetensors").write_bytes(source.read_bytes()[:-1])
     with pytest.raises(SparseError, match="its header describes"):
@@ -190,13 +197,15 @@ def test_parts_that_do_not_fit_each_other_are_named(tmp_path: Path) -> None:
         SparseFile(changed(packed(), {"format_version": "2"}))
     with pytest.raises(SparseError, match="values 'int4'; allowed: float32, bf16, int8"):
         SparseFile(changed(packed(), {"values": "int4"}))
-    with pytest.raises(SparseError, match="the header of the ordinary file in .* cannot be read"):
+    with pytest.raises(SparseError, match=r"the header of the ordinary file in .* cannot be read"):
         SparseFile(changed(packed(), {"header": "[]"}))
 
 
 def test_tensors_lie_aligned(tmp_path: Path) -> None:
     """Readers map tensors from the file, and some processors read no float32 at an odd address."""
-    source = saved(tmp_path / "a.safetensors", w=random_weight(ODD, sparsity=0.8), v=random_weight(ODD, sparsity=0.6))
+    source = saved(
+        tmp_path / "a.safetensors", w=random_weight(ODD, sparsity=0.8), v=random_weight(ODD, sparsity=0.6)
+    )
     path = tmp_path / "b.safetensors"
     pack_file(source, path, values="float32")
     data = path.read_bytes()

@@ -44,7 +44,9 @@ def test_the_text_is_that_of_all_tokens(answering: Answerer) -> None:
     assert whole(answering, "The", most=20) == (expected, 20, "length")
 
 
-def test_a_token_that_ends_the_text_ends_the_answer(answering: Answerer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_that_ends_the_text_ends_the_answer(
+    answering: Answerer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tokens = list(answering.tokens(answering.ids_of("The"), Options(most=6)))
     end = next(i for i in range(1, 6) if tokens[i] not in tokens[:i])
     own = Answerer(answering.model, answering.tokenizer)

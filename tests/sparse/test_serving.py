@@ -3,7 +3,6 @@
 import asyncio
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -64,7 +63,9 @@ def test_a_completion(client: TestClient, answering: Answerer) -> None:
     usage = {"prompt_tokens": len(prompt), "completion_tokens": 8, "total_tokens": len(prompt) + 8}
     assert found["usage"] == usage
     streamed = chunks(
-        client.post("/v1/completions", json=body | {"stream": True, "stream_options": {"include_usage": True}})
+        client.post(
+            "/v1/completions", json=body | {"stream": True, "stream_options": {"include_usage": True}}
+        )
     )
     texts = [choice["text"] for chunk in streamed for choice in chunk["choices"]]
     assert "".join(texts) == found["choices"][0]["text"]
@@ -86,7 +87,10 @@ def test_a_chat(client: TestClient, answering: Answerer) -> None:
     assert "".join(delta.get("content", "") for delta in deltas) == text
     assert [chunk["choices"][0]["finish_reason"] for chunk in streamed][-1] == "length"
     stopped = client.post("/v1/chat/completions", json=body | {"stop": [text[2:4]]}).json()["choices"][0]
-    assert (stopped["message"]["content"], stopped["finish_reason"]) == (text[: text.index(text[2:4])], "stop")
+    assert (stopped["message"]["content"], stopped["finish_reason"]) == (
+        text[: text.index(text[2:4])],
+        "stop",
+    )
 
 
 @pytest.mark.parametrize(

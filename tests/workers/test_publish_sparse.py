@@ -11,14 +11,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import secateur.sparse
+from pipeline.artifacts.refs import CheckpointRef
+from pipeline.dag.stages.results import Publish
 from pipeline.errors import InvalidSpec, VerificationFailed
 from pipeline.request.spec_files import checked
+from pipeline.spec.publishing import PackedValues, Publishing
 from secateur.sparse.directories import unpack_directory
+from tests.checkpoints import imported
 from tests.models import tiny_checkpoint
 from tests.workers.planted import Plant
-from tests.workers.stage_runs import of_kind, stage_runs
 from tests.workers.verified_jobs import FinishedJob, finished_job
-from workers.context import Note
+from workers.context import Note, StageContext
+from workers.settings import WorkerSettings
+from workers.stages.publish_sparse import sparse_files
 
 pytestmark = pytest.mark.usefixtures("opened_here")
 
@@ -29,9 +34,7 @@ NORM = "model.layers.0.input_layernorm.weight"
 
 
 def job(root: Path, values: str, *, dtype: str = "float32") -> FinishedJob:
-    return finished_job(
-        root, "llama", checkpoint={"dtype": dtype}, prune=PRUNE, publish={"sparse": values}
-    )
+    return finished_job(root, "llama", checkpoint={"dtype": dtype}, prune=PRUNE, publish={"sparse": values})
 
 
 @pytest.fixture(scope="module", params=["float32", "int8"])
@@ -53,7 +56,12 @@ def test_packed_weights_are_published_and_verified(finished: FinishedJob, tmp_pa
     assert packed["bytes"] < packed["ordinary_bytes"]
     manifest = json.loads((finished.directory / "manifest.json").read_bytes())
     listed = {file["path"] for file in manifest["files"]}
-    assert {SHARD, "sparse/config.json", "sparse/tokenizer.json", "sparse/model.safetensors.index.json"} <= listed
+    assert {
+        SHARD,
+        "sparse/config.json",
+        "sparse/tokenizer.json",
+        "sparse/model.safetensors.index.json",
+    } <= listed
     ids = torch.arange(5, 25)[None]
     for directory in (finished.directory, finished.directory / "sparse"):
         model = secateur.sparse.load(directory)
@@ -123,27 +131,51 @@ def test_planted_faults_are_found(finished: FinishedJob, tmp_path: Path, plant: 
     assert not (copy.directory / "manifest.json").exists()
 
 
-def test_a_type_that_loses_bits_is_noted_and_what_would_not_be_smaller_is_not_written(tmp_path: Path) -> None:
-    notes = {}
-    for values, sparsity in (("bf16", 0.7), ("float32", 0.02)):
-        made = stage_runs(
-            tmp_path / values,
-            model=tiny_checkpoint("llama", tmp_path / values / "model"),
-            prune={**PRUNE, "pattern": {"kind": "unstructured", "sparsity": sparsity}},
-            parts={"publish": {"sparse": values}},
-        ).run("import_model", "allocate", "prune", "publish")
-        (note,) = of_kind(made.said, Note)
-        notes[values] = note.text
-        published = {file.path for file in made.made["publish"]["published"].files}
-        assert any(path.startswith("sparse/") for path in published) is (values == "bf16")
-    assert "bf16 does not hold every weight of this checkpoint to the bit" in notes["bf16"]
-    assert "nothing is written below sparse/: packed with float32 values, 0 matrices" in notes["float32"]
+def test_a_type_that_loses_bits_is_noted_and_what_would_not_be_smaller_is_not_written(
+    finished: FinishedJob, tmp_path: Path
+) -> None:
+    """bfloat16 values of a float32 checkpoint, and a checkpoint without zeros."""
+    note, files = packed_by(finished, finished.checkpoint, "bf16")
+    assert "bf16 does not hold every weight of this checkpoint to the bit" in note.text
+    assert SHARD in files
+    model = tiny_checkpoint("llama", tmp_path / "model")
+    _, dense = imported(model, finished.root / "storage")
+    note, files = packed_by(finished, dense, "float32")
+    assert "nothing is written below sparse/: packed with float32 values, 0 matrices" in note.text
+    assert files == set()
+
+
+def packed_by(
+    finished: FinishedJob, checkpoint: CheckpointRef, values: PackedValues
+) -> tuple[Note, set[str]]:
+    """The note of `publish`, and the files that it writes below `sparse/`."""
+    spec = finished.order.request.spec.model_copy(update={"publish": Publishing(sparse=values)})
+    settings = WorkerSettings.model_validate({"storage_url": f"file://{finished.root}/storage"})
+    context = StageContext(
+        node="publish",
+        key="0" * 64,
+        order=finished.order,
+        inputs={"checkpoint": checkpoint},
+        earlier=(),
+        settings=settings,
+    )
+    steps, notes = sparse_files(Publish(model_name="model", spec=spec), context), []
+    while True:
+        try:
+            notes.append(next(steps))
+        except StopIteration as end:
+            (note,) = notes
+            assert isinstance(note, Note)
+            return note, {file.path for file in end.value}
 
 
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
-        ({"structure": {"intermediate_size": 64, "criterion": {"kind": "magnitude"}}}, "this spec makes none"),
+        (
+            {"structure": {"intermediate_size": 64, "criterion": {"kind": "magnitude"}}},
+            "this spec makes none",
+        ),
         ({"prune": PRUNE, "sweep": {"sparsities": [0.5]}}, "a sweep publishes no model"),
     ],
 )

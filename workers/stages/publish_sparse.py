@@ -38,8 +38,8 @@ def sparse_files(stage: Publish, context: StageContext) -> Generator[Step, None,
         return []
     if not packed.lossless:
         yield Note(
-            f"publish.sparse: {values} does not hold every weight of this checkpoint to the bit; the ordinary "
-            f"checkpoint beside {FOLDER}/ does, and so would float32"
+            f"publish.sparse: {values} does not hold every weight of this checkpoint to the bit; the "
+            f"ordinary checkpoint beside {FOLDER}/ does, and so would float32"
         )
     return files
 

@@ -32,8 +32,8 @@ from pipeline.verification.logits import compare_logits
 from pipeline.verification.weights import CheckedWeights, check_weights
 from workers.context import Made, Note, Progress, StageContext, Step, Steps
 from workers.memory import peak_memory_bytes
-from workers.verification.packed import check_packed
 from workers.verification.opening import LOGITS, OpenedModel, Opening
+from workers.verification.packed import check_packed
 from workers.verification.process import OpeningProcess
 
 CHECKS = 5

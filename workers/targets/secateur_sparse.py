@@ -6,8 +6,8 @@ from workers.targets.consumer import TOP, Generated, Opening, Timing, on_the_clo
 
 
 def open_session(opening: Opening) -> "_Session":
-    """Open the checkpoint on the CPU. Where no weight has enough zeros, as in the dense model, all linears are
-    torch's own."""
+    """Open the checkpoint on the CPU. Where no weight has enough zeros, as in the dense model, all linears
+    are torch's own."""
     return _Session(opening)
 
 

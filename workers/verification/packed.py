@@ -69,8 +69,8 @@ def _fault(file: SparseFile, name: str, weight: Tensor) -> str | None:
     if bool((apart > allowed).any()):
         row, column = divmod(int((apart - allowed).argmax()), weight.shape[1])
         return (
-            f"is {float(packed.dense()[row, column]):.6g} at [{row}, {column}], and {float(weight[row, column]):.6g} "
-            f"in the ordinary file: {file.values} rounds less"
+            f"is {float(packed.dense()[row, column]):.6g} at [{row}, {column}], and "
+            f"{float(weight[row, column]):.6g} in the ordinary file: {file.values} rounds less"
         )
     revived = (packed.dense() != 0) & (weight == 0)
     return "has a value where the weight is zero" if bool(revived.any()) else None

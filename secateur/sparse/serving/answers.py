@@ -24,7 +24,7 @@ class Answer:
     def whole(self, text: str, tokens: int, finish: Finish) -> Shape:
         """The answer in one."""
         if self.kind == "chat":
-            said = {"message": {"role": "assistant", "content": text, "refusal": None}}
+            said: Shape = {"message": {"role": "assistant", "content": text, "refusal": None}}
         else:
             said = {"text": text}
         choice = {"index": 0, **said, "logprobs": None, "finish_reason": finish}
@@ -48,7 +48,11 @@ class Answer:
 
     def usage(self, tokens: int) -> Shape:
         """The counts of tokens."""
-        return {"prompt_tokens": self.prompt, "completion_tokens": tokens, "total_tokens": self.prompt + tokens}
+        return {
+            "prompt_tokens": self.prompt,
+            "completion_tokens": tokens,
+            "total_tokens": self.prompt + tokens,
+        }
 
     def _chunk(self, said: Shape, finish: Finish | None) -> Shape:
         choice = {"index": 0, **said, "logprobs": None, "finish_reason": finish}

@@ -1,7 +1,7 @@
 """The server: models, completions and chat completions.
 
-One request is answered at a time, because one model on one CPU has nothing to gain from two. A few may wait, and
-more get 429. Who goes away in the middle of an answer ends it at the next token.
+One request is answered at a time, because one model on one CPU has nothing to gain from two. A few may wait,
+and more get 429. Who goes away in the middle of an answer ends it at the next token.
 """
 
 import json
@@ -64,7 +64,9 @@ def app_for(answerer: Answerer, name: str, limits: Limits) -> FastAPI:
         prompt = await to_thread.run_sync(answerer.ids_of_chat, messages)
         return await _answered(Answer("chat", name, len(prompt)), prompt, body, request)
 
-    async def _answered(answer: Answer, prompt: list[int], body: Chat | Completion, request: Request) -> Response:
+    async def _answered(
+        answer: Answer, prompt: list[int], body: Chat | Completion, request: Request
+    ) -> Response:
         options = _options(body, answerer.room(prompt), limits)
         pieces = _Pieces(answerer.pieces(prompt, options))
         if body.stream:

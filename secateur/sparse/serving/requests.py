@@ -1,5 +1,5 @@
-"""The bodies of requests, with the fields of OpenAI's API that this server knows. All others are refused: what
-would be ignored could change an answer."""
+"""The bodies of requests, with the fields of OpenAI's API that this server knows. All others are refused,
+because a field that is ignored could have changed the answer."""
 
 from typing import Annotated, Literal
 
@@ -26,7 +26,7 @@ class StreamOptions(_Body):
 
 
 class _Asked(_Body):
-    """What both kinds of requests have. `max_tokens`: by default as many as the server and the model allow."""
+    """What both kinds of requests have. `max_tokens`: by default what the server and the model allow."""
 
     model: str
     max_tokens: int | None = Field(default=None, ge=1)

@@ -22,7 +22,8 @@ class Turns:
         """Wait for a turn, and have it for the length of the block. Raises Busy."""
         if self._inside > self.waiting:
             raise Busy(
-                f"one request is being answered and {self.waiting} are waiting, which is the most; try again later"
+                f"one request is being answered and {self.waiting} are waiting, which is the most; try again "
+                f"later"
             )
         self._inside += 1
         try:
