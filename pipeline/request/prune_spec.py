@@ -119,8 +119,8 @@ class SpecTemplate(Frozen):
             check_whole_texts(self.evaluation)
         if self.publish is not None and not self.makes_zeros:
             raise ValueError(
-                "publish.sparse packs zeros, and this spec makes none: leave it out, or name prune or gradual "
-                "recovery"
+                "publish.sparse packs zeros, and this spec makes none: leave it out, or name prune or "
+                "gradual recovery"
             )
         return self
 
