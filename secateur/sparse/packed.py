@@ -100,7 +100,7 @@ def pack(weight: Tensor, *, values: torch.dtype = torch.bfloat16, group: int | N
     if values != torch.int8:
         return Packed(shape, bits, weight[kept].to(values))
     group = _checked(GROUP if group is None else group)
-    whole, scales = _quantized(weight.float(), group)
+    whole, scales = quantized(weight.float(), group)
     return Packed(shape, bits, whole[kept], scales, group)
 
 
@@ -116,7 +116,7 @@ def dense(
     return weight.float() * scales.repeat_interleave(group, dim=1)[:, :columns]
 
 
-def _quantized(weight_RC: Tensor, group: int) -> tuple[Tensor, Tensor]:
+def quantized(weight_RC: Tensor, group: int) -> tuple[Tensor, Tensor]:
     """The weight as int8 [R, C], and its scales [R, G]."""
     if not bool(weight_RC.isfinite().all()):
         raise ValueError("the weight has NaN or infinity, which int8 values cannot hold; use a float type")

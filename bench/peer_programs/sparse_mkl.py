@@ -1,0 +1,17 @@
+"""MKL's sparse products through sparse-dot-mkl."""
+
+import numpy as np
+import scipy.sparse
+from sparse_cells import run
+from sparse_dot_mkl import dot_product_mkl
+
+
+def product_of(weight, x):
+    """CSR times dense: [rows, columns] times [columns, batch]."""
+    rows = scipy.sparse.csr_matrix(weight)
+    given = np.ascontiguousarray(x.T) if len(x) > 1 else np.ascontiguousarray(x[0])
+    return lambda: dot_product_mkl(rows, given).T
+
+
+if __name__ == "__main__":
+    run({"mkl": product_of})
