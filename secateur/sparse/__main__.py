@@ -144,7 +144,7 @@ def _run_bench_speed(asked: argparse.Namespace) -> None:
         )
         for name, spread, unit in figures:
             median, least, most = spread.median / unit, spread.least / unit, spread.most / unit
-            sys.stdout.write(f"{form:7} {name:20} {median:10.2f}  ({least:.2f} to {most:.2f})\n")
+            sys.stdout.write(f"{form:13} {name:20} {median:10.2f}  ({least:.2f} to {most:.2f})\n")
 
 
 def _serve_model(commands: "Commands[argparse.ArgumentParser]") -> None:

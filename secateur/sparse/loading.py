@@ -10,12 +10,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import EllipsisType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from secateur.sparse.dense import DenseLinear
 from secateur.sparse.directories import packed_directory, weight_files
 from secateur.sparse.errors import SparseError
 from secateur.sparse.files import TYPES, SparseFile, Values, value_count
@@ -28,15 +29,23 @@ from secateur.sparse.worth import worth
 
 OWN_VALUES: Mapping[torch.dtype, Values] = {torch.bfloat16: "bf16"}  # any other type becomes float32
 GENERATION = "generation_config.json"
+Kernels = Literal["sparse", "dense"]
 
 
-def load(directory: str | Path, *, values: Values | None = None, dtype: torch.dtype = torch.float32) -> Any:
+def load(
+    directory: str | Path,
+    *,
+    values: Values | None = None,
+    dtype: torch.dtype = torch.float32,
+    kernels: Kernels = "sparse",
+) -> Any:
     """Open a checkpoint as a transformers model (of the class that config.json names) on the CPU.
 
     `directory`: an ordinary pruned checkpoint, which is packed on the way; one with `sparse/` beside it, or a
     packed directory itself. `values`: the type of packed values; that of the files by default, which for an
     ordinary checkpoint is bf16 where it stores bfloat16, else float32. `dtype`: the type of activations, and
-    of the weights that stay dense.
+    of the weights that stay dense. `kernels`: `dense` gives the same linears kernels of the same make that read
+    zeros like other values, to compare with.
 
     A linear becomes sparse where that was measured to be faster. `model.sparse_report` tells which did, and
     why the others did not. Raises SparseError for a directory that cannot be used.
@@ -64,13 +73,18 @@ def load(directory: str | Path, *, values: Values | None = None, dtype: torch.dt
             replaced = model.get_submodule(linear)
             assert isinstance(replaced, nn.Linear)
             bias = None if replaced.bias is None else replaced.bias.detach()
-            made = SparseLinear.of(stored[name].packed(plan.values[name]), bias)
-            model.set_submodule(linear, made.eval())
+            model.set_submodule(linear, _made(stored[name], plan.values[name], bias, kernels).eval())
     if (opened / GENERATION).is_file():
         model.generation_config = GenerationConfig.from_pretrained(opened, local_files_only=True)
     model.config.name_or_path = str(directory)
     model.sparse_report = plan.report
     return model.eval().requires_grad_(False)
+
+
+def _made(stored: "_Stored", values: Values, bias: Tensor | None, kernels: Kernels) -> nn.Module:
+    if kernels == "dense":
+        return DenseLinear.of(stored.dense(), values=TYPES[values], bias=bias)
+    return SparseLinear.of(stored.packed(values), bias)
 
 
 class _Stored:

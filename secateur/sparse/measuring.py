@@ -13,13 +13,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from secateur.sparse.errors import SparseError
 from secateur.sparse.files import Values
 
-Form = Literal["sparse", "dense"]
-FORMS: tuple[Form, ...] = ("sparse", "dense")
+Form = Literal["sparse", "dense kernels", "torch"]
+FORMS: tuple[Form, ...] = get_args(Form)
 ROOT = str(Path(__file__).resolve().parents[2])
 WARM_UP = 2  # tokens that are generated before the clock starts
 SECONDS = 3600.0
@@ -41,7 +41,8 @@ class Measured:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What to run. `form`: `dense` is transformers' own model in float32, with torch's products."""
+    """What to run. `form`: `dense kernels` are of the same make and type as the sparse ones; `torch` is
+    transformers' own model in float32."""
 
     directory: str
     form: Form
@@ -95,11 +96,12 @@ def measured_here(asked: Request) -> Measured:
     from transformers import AutoModelForCausalLM
 
     from secateur.sparse.generating import Answerer, Options
-    from secateur.sparse.loading import load
+    from secateur.sparse.loading import Kernels, load
 
     torch.set_num_threads(asked.threads)
-    if asked.form == "sparse":
-        model = load(asked.directory, values=asked.values)
+    if asked.form != "torch":
+        kernels: Kernels = "sparse" if asked.form == "sparse" else "dense"
+        model = load(asked.directory, values=asked.values, kernels=kernels)
         said = model.sparse_report.lines
     else:
         model, said = AutoModelForCausalLM.from_pretrained(asked.directory, dtype=torch.float32).eval(), ()
