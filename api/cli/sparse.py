@@ -1,6 +1,7 @@
 """Commands for packed weights and for models that run from them, on this machine.
 
-`python -m secateur.sparse` does their work in a process of its own, so that the CLI starts without torch.
+`python -m secateur.sparse.commands` does their work in a process of its own, so that the CLI starts without
+torch.
 """
 
 import importlib.util
@@ -158,5 +159,7 @@ def _run(*arguments: object) -> None:
     if importlib.util.find_spec("torch") is None or importlib.util.find_spec("transformers") is None:
         raise SpecError("this needs torch and transformers on this machine: pip install 'secateur[worker]'")
     words = [str(argument) for argument in arguments]
-    done = subprocess.run(module_command("secateur.sparse", *words), env=child_environment(), check=False)
+    done = subprocess.run(
+        module_command("secateur.sparse.commands", *words), env=child_environment(), check=False
+    )
     raise typer.Exit(min(abs(done.returncode), 1))

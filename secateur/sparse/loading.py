@@ -44,8 +44,8 @@ def load(
     `directory`: an ordinary pruned checkpoint, which is packed on the way; one with `sparse/` beside it, or a
     packed directory itself. `values`: the type of packed values; that of the files by default, which for an
     ordinary checkpoint is bf16 where it stores bfloat16, else float32. `dtype`: the type of activations, and
-    of the weights that stay dense. `kernels`: `dense` gives the same linears kernels of the same make that read
-    zeros like other values, to compare with.
+    of the weights that stay dense. `kernels`: `dense` gives the same linears kernels of the same make that
+    read zeros like other values, to compare with.
 
     A linear becomes sparse where that was measured to be faster. `model.sparse_report` tells which did, and
     why the others did not. Raises SparseError for a directory that cannot be used.

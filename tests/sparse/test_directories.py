@@ -1,15 +1,13 @@
-"""Packed checkpoints: whole directories, by function and as a user types it."""
+"""Packed checkpoints: whole directories."""
 
 import filecmp
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM
-from typer.testing import CliRunner
 
-from api.cli.main import app
 from secateur.sparse.directories import (
     INDEX,
     pack_directory,
@@ -89,29 +87,3 @@ def test_directories_that_are_no_checkpoint_are_refused(sharded: Path, tmp_path:
     (tmp_path / INDEX).write_text("[]")
     with pytest.raises(SparseError, match="has no field weight_map"):
         weight_files(tmp_path)
-
-
-def said(capfd: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    """Exit code, standard output, standard error."""
-    capfd.readouterr()
-    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
-    printed = capfd.readouterr()
-    return done.exit_code, printed.out + done.stdout, printed.err
-
-
-@pytest.mark.slow
-def test_pack_and_unpack_as_a_user_types_them(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    model = pruned_checkpoint("llama", tmp_path / "model", sparsity=0.8)
-    code, out, err = said(capfd, "pack", model, "--values", "int8", "--group", "64")
-    assert code == 0, err
-    assert f"{model}/sparse: 28 matrices packed" in out
-    assert "note: int8 does not hold every weight" in err
-    code, _, err = said(capfd, "unpack", model, tmp_path / "again")
-    assert code == 1
-    assert "--lossy" in err.splitlines()[-1]
-    assert not (tmp_path / "again").exists()
-    code, _, err = said(
-        capfd, "unpack", model / "sparse" / "model.safetensors", tmp_path / "one.safetensors", "--lossy"
-    )
-    assert code == 0, err
-    assert load_file(tmp_path / "one.safetensors").keys() == load_file(model / "model.safetensors").keys()

@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import secateur.sparse
 from secateur.sparse import SparseError, SparseLinear
+from secateur.sparse.dense import DenseLinear
 from secateur.sparse.directories import pack_directory
 from tests.model_configs import DENSE
 from tests.models import PARAGRAPH
@@ -88,6 +89,15 @@ def test_a_tied_head_and_linears_with_few_zeros_stay_dense(tmp_path: Path) -> No
     assert lines[0] == "0 of 29 matrices are sparse"
     assert "1 stay dense: it shares its weight with the embedding" in lines
     assert "28 stay dense: with 20% zeros the dense product is as fast" in lines
+
+
+def test_dense_kernels_of_the_same_make_compute_the_same(tmp_path: Path) -> None:
+    directory = pruned_checkpoint("qwen2", tmp_path / "model")
+    model, sparse = (secateur.sparse.load(directory, kernels=one) for one in ("dense", "sparse"))
+    ids = ids_of(directory)
+    torch.testing.assert_close(logits(model, ids), logits(sparse, ids), atol=CLOSE, rtol=0)
+    assert sparse_linears(model) == []
+    assert any(isinstance(module, DenseLinear) for module in model.modules())
 
 
 def test_the_dense_weights_are_never_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

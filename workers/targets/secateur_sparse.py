@@ -24,7 +24,8 @@ class _Session:
 
         torch.set_num_threads(opening.threads)
         self.version = f"transformers {transformers.__version__}, {backend()}"
-        self._answerer = Answerer(load(opening.directory, values=opening.values), None)  # type: ignore[arg-type]
+        model = load(opening.directory, values=opening.values, kernels=opening.kernels)  # type: ignore[arg-type]
+        self._answerer = Answerer(model, None)
 
     def generate(self, prompt: Sequence[int], tokens: int) -> Generated:
         """The answer with its log-probabilities."""

@@ -1,7 +1,9 @@
 """Sparse linears as a target: they answer as transformers does, also where weights are rounded."""
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,8 +25,8 @@ def opening(tmp_path_factory: pytest.TempPathFactory) -> Opening:
     return opening_of("secateur_sparse", model, None)
 
 
-def judged_here(opening: Opening, asked: object) -> Answer:
-    found: Answer = judged({"opening": {"directory": opening.directory, "threads": 1, "values": opening.values}, **asked})  # type: ignore[dict-item]
+def judged_here(opening: Opening, asked: Mapping[str, object]) -> Answer:
+    found: Answer = judged({"opening": asdict(opening), **asked})
     return found
 
 
@@ -62,5 +64,5 @@ def test_an_answer_is_timed(opening: Opening) -> None:
     assert found["timing"]["decode"] > 0
 
 
-def asked_here(opening: Opening, asked: object, *, python: str = "") -> Answer:
-    return answers(open_session(opening), asked)  # type: ignore[arg-type]
+def asked_here(opening: Opening, asked: Mapping[str, Any], *, python: str = "") -> Answer:
+    return answers(open_session(opening), dict(asked))

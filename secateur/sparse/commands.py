@@ -1,5 +1,5 @@
-"""`python -m secateur.sparse COMMAND ...` does the work of the commands `pack`, `unpack`, `generate`, `chat`,
-`bench-speed` and `serve-model` of `secateur`, in a process that may import torch.
+"""`python -m secateur.sparse.commands COMMAND ...` does the work of the commands `pack`, `unpack`,
+`generate`, `chat`, `bench-speed` and `serve-model` of `secateur`, in a process that may import torch.
 
 Exit codes: 0 done, 1 refused (the reason is the last line of standard error).
 """
@@ -23,7 +23,7 @@ from secateur.sparse.measuring import FORMS, Form, Measured, Spread, measured_ro
 
 def main() -> None:
     """Run one command."""
-    parser = argparse.ArgumentParser(prog="python -m secateur.sparse", description="Packed weights.")
+    parser = argparse.ArgumentParser(prog="python -m secateur.sparse.commands", description="Packed weights.")
     commands = parser.add_subparsers(required=True)
     for add in (_pack, _unpack, _generate, _chat, _bench_speed, _serve_model):
         add(commands)
