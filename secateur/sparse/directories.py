@@ -108,7 +108,7 @@ def check_smaller(made: PackedDirectory, values: Values) -> None:
     """Raises SparseError where packing did not make the weights smaller, with both sizes."""
     if made.packed == 0 or made.sparse_bytes >= made.dense_bytes:
         raise SparseError(
-            f"packed with {values} values, {made.packed} matrices have enough zeros, and the weights take "
+            f"packed with {values} values, {made.packed} matrices become smaller, and the weights take "
             f"{made.sparse_bytes:,} bytes, not less than the {made.dense_bytes:,} that they take now. A "
             f"matrix becomes smaller from about a tenth of zeros on with values of its own type, and from "
             f"about a half on with twice as wide ones"

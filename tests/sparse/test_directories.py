@@ -63,7 +63,7 @@ def test_packed_weights_lie_beside_the_ordinary_ones(sharded: Path, tmp_path: Pa
 def test_what_would_not_become_smaller_is_refused(tmp_path: Path) -> None:
     dense = tiny_checkpoint("llama", tmp_path / "model")
     with pytest.raises(
-        SparseError, match=r"0 matrices have enough zeros, and the weights take [\d,]+ bytes, not less"
+        SparseError, match=r"0 matrices become smaller, and the weights take [\d,]+ bytes, not less"
     ):
         pack_directory(dense, dense / "sparse", values="float32")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]
