@@ -1,12 +1,11 @@
-"""The products that sparse_cpu.py measures, for programs in any environment: numpy is enough. No bench itself.
+"""The products that sparse_cpu.py measures, for programs in any environment: numpy is enough.
 
-A cell is a weight [rows, columns] with a share of zeros, and a batch of tokens. A program gives a maker: called
-with weight and x it returns a function that multiplies once, and its result [batch, rows].
+A cell is a weight [rows, columns] with a share of zeros, and a batch of tokens. A program gives a maker:
+called with weight and x it returns a function that multiplies once, and its result [batch, rows].
 """
 
 import argparse
 import json
-import statistics
 import sys
 import time
 
@@ -32,7 +31,7 @@ def x_of(shape, batch):
 
 
 def run(makers):
-    """Print the seconds of one product as JSON: by name of the maker, then by "rows x columns/sparsity/batch".
+    """Print the seconds of one product as JSON, by the maker's name and by "rows x columns/sparsity/batch".
     `--sparsities` and `--seconds` come from sparse_cpu.py."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--sparsities", type=json.loads, default=list(SPARSITIES))
@@ -58,12 +57,12 @@ def run(makers):
 
 
 def _seconds(product, least):
-    """The median of all calls within `least` seconds, but of five at least, after two that count for nothing."""
-    product()
+    """The shortest of all calls within `least` seconds, but of five at least: whatever else the machine does
+    only adds to them."""
     product()
     taken = []
     while sum(taken) < least or len(taken) < 5:
         started = time.perf_counter()
         product()
         taken.append(time.perf_counter() - started)
-    return statistics.median(taken)
+    return min(taken)

@@ -6,5 +6,6 @@ jobs, clusters and the API.
 
 from secateur.sparse.linear import SparseLinear
 from secateur.sparse.packed import Packed, pack
+from secateur.sparse.thresholds import worth
 
-__all__ = ["Packed", "SparseLinear", "pack"]
+__all__ = ["Packed", "SparseLinear", "pack", "worth"]

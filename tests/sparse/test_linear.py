@@ -97,9 +97,7 @@ def test_without_a_compiler_torch_computes_and_says_so_once(
             assert torch.equal(linear_of()(CASE.x()), made)
     finally:
         operators._native.cache_clear()
-    torch.testing.assert_close(
-        made, torch.nn.functional.linear(CASE.x(), CASE.weight(), torch.arange(12.0))
-    )
+    torch.testing.assert_close(made, torch.nn.functional.linear(CASE.x(), CASE.weight(), torch.arange(12.0)))
 
 
 def test_a_cache_directory_that_others_may_write_is_not_used(
