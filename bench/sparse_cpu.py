@@ -10,7 +10,8 @@ MKL and DeepSparse live in environments of their own below `--environments`, whi
 and venv. One that cannot be installed, or that fails, is named with its reason, and the others go on.
 
 `--quick`: one round with shorter measurements, and 4 calibration samples. `--picture FILE`: speed over torch
-as SVG. `--threads`: two if left out. Exits with 1 when a target is missed. Needs: pip install 'secateur[targets]'.
+as SVG. `--threads`: two if left out. Exits with 1 when a target is missed.
+Needs: pip install 'secateur[targets]'.
 """
 
 import argparse

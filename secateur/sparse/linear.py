@@ -67,8 +67,8 @@ class SparseLinear(nn.Module):
         """What `print(model)` shows."""
         kind = str(self.values_dtype).removeprefix("torch.")
         return (
-            f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}, "
-            f"values={kind}, density={self.density:.3f}"
+            f"in_features={self.in_features}, out_features={self.out_features}, "
+            f"bias={self.bias is not None}, values={kind}, density={self.density:.3f}"
         )
 
     def _save_to_state_dict(self, destination: object, prefix: str, keep_vars: bool) -> None:

@@ -24,8 +24,8 @@ _LIBRARY.define("dense_linear(Tensor x, Tensor values, Tensor? scales, int group
 
 
 def backend() -> str:
-    """What computes: the instruction set of the native library ("avx512", "avx2", "neon", "plain"), or "torch"
-    where the library cannot be built, which a warning tells once."""
+    """What computes: the instruction set of the native library ("avx512", "avx2", "neon" or "plain"), or
+    "torch" where the library cannot be built, which a warning tells once."""
     found = _native()
     return "torch" if found is None else found.chosen
 

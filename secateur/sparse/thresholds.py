@@ -15,14 +15,13 @@ def way_of(tokens: int, density: float, instructions: str) -> str:
     """
     if instructions == "plain":
         return "many"
-    return (
-        "few" if tokens <= (_FEW_TOKENS if density >= _FEW_VALUES else _FEW_TOKENS_OF_FEW_VALUES) else "many"
-    )
+    most = _FEW_TOKENS if density >= _FEW_VALUES else _FEW_TOKENS_OF_FEW_VALUES
+    return "few" if tokens <= most else "many"
 
 
 def worth(shape: tuple[int, int], density: float, instructions: str) -> bool:
-    """Whether a linear [R, C] with this share of values is faster sparse than in torch's float32, for one token
-    and for 256. `instructions` is what SparseLinear.backend says; without the native library none is."""
+    """Whether a linear [R, C] with this share of values is faster sparse than in torch's float32, for one
+    token and for 256. `instructions` is what SparseLinear.backend says: none is worth it with "torch"."""
     if instructions == "torch":
         return False
     return density <= _MOST_DENSITY and shape[0] * shape[1] >= _LEAST_WEIGHTS

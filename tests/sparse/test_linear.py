@@ -89,7 +89,7 @@ def test_without_a_compiler_torch_computes_and_says_so_once(
     monkeypatch.setattr(operators, "native", refused)
     operators._native.cache_clear()
     try:
-        with pytest.warns(UserWarning, match="run in plain torch.*there is no C.. compiler: none of c"):
+        with pytest.warns(UserWarning, match=r"run in plain torch.*there is no C.. compiler: none of c"):
             made = linear_of()(CASE.x())
         assert operators.backend() == "torch"
         with warnings.catch_warnings():
