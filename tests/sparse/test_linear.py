@@ -106,7 +106,7 @@ def test_a_cache_directory_that_others_may_write_is_not_used(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     (tmp_path / "secateur").mkdir()
     os.chmod(tmp_path / "secateur", 0o777)
-    with pytest.raises(NotBuilt, match="others may write to .*chmod go-w"):
+    with pytest.raises(NotBuilt, match=r"others may write to .*chmod go-w"):
         building.built(linked_openmp=True)
     os.chmod(tmp_path / "secateur", 0o700)
     if os.geteuid() == 0:
