@@ -6,6 +6,5 @@ jobs, clusters and the API.
 
 from secateur.sparse.linear import SparseLinear
 from secateur.sparse.packed import Packed, pack
-from secateur.sparse.thresholds import worth
 
-__all__ = ["Packed", "SparseLinear", "pack", "worth"]
+__all__ = ["Packed", "SparseLinear", "pack"]
