@@ -1,7 +1,8 @@
-"""Sparse linears on the CPU beside what people would use instead, on two threads, in one run.
+"""Sparse linears on the CPU beside what people would use instead, in one run.
 
-Products: our kernels for float32, bfloat16 and int8 values, dense kernels of the same make, torch, onnxruntime
-(which multiplies the zeros), MKL's sparse products and DeepSparse 1.8.0, whose licence allows evaluation only.
+Products: our kernels for float32, bfloat16 and int8 values, dense kernels of the same make, torch,
+onnxruntime (which multiplies the zeros), MKL's sparse products and DeepSparse 1.8.0, whose licence allows
+evaluation only.
 Whole models: the demo's model pruned by ADMM at 70 %, and a random Llama of 1.1 billion weights with 70 %
 zeros, generating greedily after a prompt of 256 tokens, beside torch and llama.cpp.
 
@@ -9,7 +10,9 @@ MKL and DeepSparse live in environments of their own below `--environments`, whi
 and venv. One that cannot be installed, or that fails, is named with its reason, and the others go on.
 
 `--quick`: one round with shorter measurements, and 4 calibration samples. `--picture FILE`: speed over torch
-as SVG. Exits with 1 when a target is missed. Needs: pip install 'secateur[targets]'.
+as SVG. `--threads`: two if left out. `--clock cpu` counts the CPU time of products instead of the time that
+passes, for machines that do other things meanwhile; it needs `--threads 1`. Exits with 1 when a target is
+missed. Needs: pip install 'secateur[targets]'.
 """
 
 import argparse
@@ -26,7 +29,6 @@ from peers import environment
 from sparse_models import (
     ENGINES,
     LLAMA_CPP,
-    THREADS,
     Speed,
     pruned_demo,
     random_llama,
@@ -55,6 +57,8 @@ def main() -> None:
     parser.add_argument("--directory", type=Path, default=ROOT / ".secateur" / "sparse")
     parser.add_argument("--environments", type=Path, default=ROOT / ".secateur" / "peers")
     parser.add_argument("--picture", type=Path, help="write speed over torch there as SVG")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--only", choices=("products", "models"))
     arguments = parser.parse_args()
     arguments.directory.mkdir(parents=True, exist_ok=True)
@@ -75,7 +79,8 @@ def main() -> None:
             found[figure] = {engine: round(one.median(figure), 2) for engine, one in real.items()}
         found["bytes"] = {"dense": real["dense_bf16"].bytes, "sparse": real["sparse_bf16"].bytes}
         found["models"] = {
-            model: {engine: asdict(one) for engine, one in engines.items()} for model, engines in speeds.items()
+            model: {engine: asdict(one) for engine, one in engines.items()}
+            for model, engines in speeds.items()
         }
         for model, engines in speeds.items():
             for kind in ("bf16", "int8"):
@@ -89,17 +94,17 @@ def main() -> None:
 
 def products(arguments: argparse.Namespace) -> tuple[Cells, dict[str, str]]:
     """The median seconds of each cell over the rounds, and why a program has none."""
-    given = ["--seconds", "0.08" if arguments.quick else "0.3"]
+    given = ["--seconds", "0.08" if arguments.quick else "0.3", "--clock", arguments.clock]
     rounds: list[Cells] = []
     failed: dict[str, str] = {}
     for _ in range(1 if arguments.quick else 3):
-        cells = _program(Path(sys.executable), "sparse_ours.py", given)
+        cells = _program(Path(sys.executable), "sparse_ours.py", given, arguments.threads)
         for name, (packages, program) in PEERS.items():
             if name in failed:
                 continue
             try:
                 python = environment(arguments.environments / name, packages)
-                cells |= _program(python, program, given)
+                cells |= _program(python, program, given, arguments.threads)
             except subprocess.CalledProcessError as error:
                 last = (error.stderr or "").strip().splitlines()[-1:]
                 failed[name] = f"exit code {error.returncode}: {' '.join(last)}"
@@ -114,14 +119,13 @@ def products(arguments: argparse.Namespace) -> tuple[Cells, dict[str, str]]:
     }, failed
 
 
-def _program(python: Path, program: str, given: list[str]) -> Cells:
+def _program(python: Path, program: str, given: list[str], count: int) -> Cells:
     """What a program prints. It runs in a process of its own, with equal threads."""
     own = str(ROOT) if python == Path(sys.executable) else ""
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NM_NUM_THREADS"), str(THREADS))
+    threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NM_NUM_THREADS"), str(count))
     ended = subprocess.run(
         [str(python), str(PROGRAMS / program), *given],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         check=True,
         env={**os.environ, **threads, "PYTHONPATH": own},
@@ -174,7 +178,9 @@ def models(arguments: argparse.Namespace) -> dict[str, dict[str, Speed]]:
     """The speeds of both models in all engines."""
     data = prepare_demo(arguments.data)
     checkpoints = {
-        "demo, 134M": pruned_demo(data, arguments.directory, samples=4 if arguments.quick else 16),
+        "demo, 134M": pruned_demo(
+            data, arguments.directory, samples=4 if arguments.quick else 16, threads=arguments.threads
+        ),
         "random, 1.1B": random_llama(data, arguments.directory),
     }
     found: dict[str, dict[str, Speed]] = {}
@@ -183,7 +189,9 @@ def models(arguments: argparse.Namespace) -> dict[str, dict[str, Speed]]:
         tokens, rounds = (24, 2) if arguments.quick else (64, 5)
         found[model] = {}
         for engine in ENGINES:
-            found[model][engine] = speed_of(engine, checkpoint, tokens=tokens, rounds=rounds)
+            found[model][engine] = speed_of(
+                engine, checkpoint, threads=arguments.threads, tokens=tokens, rounds=rounds
+            )
             print(f"{model}, {engine}: {found[model][engine]}", file=sys.stderr, flush=True)
     return found
 

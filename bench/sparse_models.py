@@ -30,7 +30,6 @@ from workers.targets.consumer import Opening
 from workers.targets.gguf_file import write_gguf
 from workers.targets.llama_cpp import open_session
 
-THREADS = 2
 SPARSITY = 0.7
 PROMPT = 256
 TYPES = {"bf16": torch.bfloat16, "int8": torch.int8, "fp32": torch.float32}
@@ -55,8 +54,8 @@ class Speed:
         return statistics.median(asdict(self)[figure])
 
 
-def pruned_demo(data: DemoData, directory: Path, *, samples: int) -> Path:
-    """The demo's model, pruned at 70 % by ADMM, shared out by ATP. An earlier one is taken again."""
+def pruned_demo(data: DemoData, directory: Path, *, samples: int, threads: int) -> Path:
+    """The demo's model, pruned at 70 % by ADMM and ATP. An earlier one is taken again."""
     out = directory / f"demo-pruned-{samples}"
     if not (out / "config.json").exists():
         spec = {
@@ -67,12 +66,12 @@ def pruned_demo(data: DemoData, directory: Path, *, samples: int) -> Path:
                 "allocation": {"kind": "atp", "step": 0.01},
             },
         }
-        secateur.prune(data.model, spec, out, threads=THREADS)
+        secateur.prune(data.model, spec, out, threads=threads)
     return out
 
 
 def random_llama(data: DemoData, directory: Path) -> Path:
-    """A Llama of 1.1 billion random bfloat16 weights, with 70 % zeros in its blocks, and the demo's tokens."""
+    """A Llama of 1.1 billion random bfloat16 weights, 70 % zeros in its blocks, and the demo's tokens."""
     out = directory / "random-llama"
     if (out / "complete").exists():
         return out
@@ -112,16 +111,16 @@ def write_ggufs(checkpoint: Path) -> None:
             _quantize(plain, path, *types)
 
 
-def speed_of(engine: str, checkpoint: Path, *, tokens: int, rounds: int) -> Speed:
+def speed_of(engine: str, checkpoint: Path, *, threads: int, tokens: int, rounds: int) -> Speed:
     """Run one engine in a process of its own."""
     context = multiprocessing.get_context("spawn")
     run = _llama_cpp if engine in LLAMA_CPP else _ours
     with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(run, engine, checkpoint, tokens, rounds).result()
+        return pool.submit(run, engine, checkpoint, threads, tokens, rounds).result()
 
 
-def _ours(engine: str, checkpoint: Path, tokens: int, rounds: int) -> Speed:
-    torch.set_num_threads(THREADS)
+def _ours(engine: str, checkpoint: Path, threads: int, tokens: int, rounds: int) -> Speed:
+    torch.set_num_threads(threads)
     torch.set_grad_enabled(False)
     model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
     kind, _, name = engine.partition("_")
@@ -155,7 +154,7 @@ def _run(model: Any, ids: torch.Tensor, tokens: int) -> tuple[float, float]:
     return ids.shape[1] / (first - started), (tokens - 1) / (time.perf_counter() - first)
 
 
-def _llama_cpp(engine: str, checkpoint: Path, tokens: int, rounds: int) -> Speed:
+def _llama_cpp(engine: str, checkpoint: Path, threads: int, tokens: int, rounds: int) -> Speed:
     exported = checkpoint / engine
     shutil.rmtree(exported, ignore_errors=True)
     exported.mkdir()
@@ -165,7 +164,7 @@ def _llama_cpp(engine: str, checkpoint: Path, tokens: int, rounds: int) -> Speed
             kind="llama.cpp",
             directory=str(checkpoint),
             exported=str(exported),
-            threads=THREADS,
+            threads=threads,
             length=PROMPT + tokens,
         )
     )

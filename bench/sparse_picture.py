@@ -13,7 +13,7 @@ COLOURS = {
 
 
 def draw(cells: dict[str, dict[str, float]]) -> str:
-    """SVG: a plot for each shape and batch, with sparsity to the right and speed over torch float32 upwards."""
+    """SVG: a plot for each shape and batch, with sparsity to the right and speed over torch float32 up."""
     keys = [cell.split("/") for cell in cells["torch_fp32"]]
     shapes, sparsities, batches = (list(dict.fromkeys(one)) for one in zip(*keys, strict=True))
     engines = [engine for engine in COLOURS if engine in cells]
@@ -31,7 +31,8 @@ def draw(cells: dict[str, dict[str, float]]) -> str:
             left, top = column * (WIDTH + GAP), 24 + row * (HEIGHT + GAP)
             lines = {
                 engine: [
-                    cells["torch_fp32"][f"{shape}/{sparsity}/{batch}"] / cells[engine][f"{shape}/{sparsity}/{batch}"]
+                    cells["torch_fp32"][f"{shape}/{sparsity}/{batch}"]
+                    / cells[engine][f"{shape}/{sparsity}/{batch}"]
                     for sparsity in sparsities
                 ]
                 for engine in engines
@@ -55,10 +56,14 @@ def _plot(lines: dict[str, list[float]], sparsities: list[str]) -> str:
     step = 1 if most < 6 else 2 if most < 12 else 5
     for tick in range(0, int(most) + 1, step):
         colour = "#374151" if tick == 1 else "#e5e7eb"
-        parts.append(f'<line x1="{LEFT}" x2="{right}" y1="{y(tick):.1f}" y2="{y(tick):.1f}" stroke="{colour}"/>')
+        parts.append(
+            f'<line x1="{LEFT}" x2="{right}" y1="{y(tick):.1f}" y2="{y(tick):.1f}" stroke="{colour}"/>'
+        )
         parts.append(f'<text x="{LEFT - 6}" y="{y(tick) + 4:.1f}" text-anchor="end">{tick}</text>')
     for i, sparsity in enumerate(sparsities):
-        parts.append(f'<text x="{x(i):.1f}" y="{bottom + 14}" text-anchor="middle">{float(sparsity):.0%}</text>')
+        parts.append(
+            f'<text x="{x(i):.1f}" y="{bottom + 14}" text-anchor="middle">{float(sparsity):.0%}</text>'
+        )
     for engine, values in lines.items():
         points = " ".join(f"{x(i):.1f},{y(value):.1f}" for i, value in enumerate(values))
         parts.append(f'<polyline points="{points}" fill="none" stroke="{COLOURS[engine]}" stroke-width="2"/>')

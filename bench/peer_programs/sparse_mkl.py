@@ -1,8 +1,16 @@
 """MKL's sparse products through sparse-dot-mkl."""
 
+import os
+import sys
+from pathlib import Path
+
 import numpy as np
 import scipy.sparse
 from sparse_cells import run
+
+# The package looks for this library in the system only, and pip puts it into the environment.
+os.environ.setdefault("MKL_RT", str(next(Path(sys.prefix, "lib").glob("libmkl_rt.so*"))))
+
 from sparse_dot_mkl import dot_product_mkl
 
 

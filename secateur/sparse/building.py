@@ -1,8 +1,8 @@
 """Builds the native library at its first use, and keeps it.
 
-The library is plain C++ behind a plain C interface, which Python calls by addresses. Including torch's headers
-would make the build take a minute and tie it to one version of torch; so it takes seconds and needs a
-compiler only. Built libraries lie in the user's cache directory under a digest of all that they depend on.
+The library is plain C++ behind a plain C interface, which Python calls by addresses. Including torch's
+headers would make the build take a minute and tie it to one version of torch; so it takes seconds and needs
+a compiler only. Built libraries lie in the user's cache directory under a digest of all that they depend on.
 """
 
 import fcntl
@@ -17,7 +17,16 @@ from pathlib import Path
 
 SOURCES = Path(__file__).parent / "native"
 COMPILERS = ("c++", "g++", "clang++")
-FLAGS = ("-std=c++17", "-O3", "-fPIC", "-fno-exceptions", "-fno-rtti", "-ffp-contract=off", "-Wall", "-Wextra")
+FLAGS = (
+    "-std=c++17",
+    "-O3",
+    "-fPIC",
+    "-fno-exceptions",
+    "-fno-rtti",
+    "-ffp-contract=off",
+    "-Wall",
+    "-Wextra",
+)
 _AVX2 = ("-mavx2", "-mfma", "-mbmi", "-mbmi2", "-mpopcnt")
 _AVX512 = tuple(f"-mavx512{part}" for part in ("f", "bw", "vl", "dq", "vbmi", "vbmi2"))
 FILES: dict[str, tuple[str, ...]] = {

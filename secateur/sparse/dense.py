@@ -8,7 +8,7 @@ from secateur.sparse.packed import GROUP, VALUE_TYPES, quantized
 
 
 class DenseLinear(nn.Module):
-    """y = x W^T + b on the CPU, with a dense weight of float32, bfloat16, or int8 with scales. No gradients."""
+    """y = x W^T + b on the CPU, with a dense weight of float32, bfloat16, or int8 with scales."""
 
     bias: Tensor | None
 

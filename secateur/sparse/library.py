@@ -4,7 +4,7 @@ import ctypes
 import functools
 import re
 import threading
-from ctypes import POINTER, c_float, c_int, c_int64, c_void_p
+from ctypes import POINTER, c_int, c_int64, c_void_p
 from pathlib import Path
 
 import torch

@@ -24,8 +24,8 @@ _LIBRARY.define("dense_linear(Tensor x, Tensor values, Tensor? scales, int group
 
 
 def backend() -> str:
-    """What computes: the instruction set of the native library ("avx512", "avx2", "neon", "plain"), or "torch"
-    where the library cannot be built, which a warning tells once."""
+    """What computes: the instruction set of the native library ("avx512", "avx2", "neon" or "plain"), or
+    "torch" where the library cannot be built, which a warning tells once."""
     found = _native()
     return "torch" if found is None else found.chosen
 
@@ -47,7 +47,9 @@ def linear(
     """
     rows = bits.shape[0]
     if x.dtype != torch.float32 or x.ndim != 2 or -(-x.shape[1] // 8) != bits.shape[1]:
-        raise ValueError(f"x is {x.dtype} {tuple(x.shape)}; it must be float32 with {bits.shape[1]} * 8 columns")
+        raise ValueError(
+            f"x is {x.dtype} {tuple(x.shape)}; it must be float32 with {bits.shape[1]} * 8 columns at most"
+        )
     if starts.shape[0] != rows + 1:
         raise ValueError(f"starts has {starts.shape[0]} elements, and needs {rows + 1} for {rows} rows")
     if (found := _native()) is None:
@@ -75,7 +77,9 @@ def dense_linear(x: Tensor, values: Tensor, scales: Tensor | None, group: int) -
     columns = x.shape[1]
     rows = (values.shape[0] - BLOCK) // columns
     if x.dtype != torch.float32 or rows * columns + BLOCK != values.shape[0]:
-        raise ValueError(f"x {x.dtype} {tuple(x.shape)} does not fit a weight of {values.shape[0] - BLOCK} values")
+        raise ValueError(
+            f"x {x.dtype} {tuple(x.shape)} does not fit a weight of {values.shape[0] - BLOCK} values"
+        )
     if (found := _native()) is None:
         weight = values[: rows * columns].view(rows, columns).float()
         if scales is not None:

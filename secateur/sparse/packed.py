@@ -48,7 +48,9 @@ class Packed:
                 raise ValueError("int8 values need scales and the columns of a group")
             _expect("scales", self.scales, (torch.float32,), (rows, -(-columns // _checked(self.group))))
         elif self.scales is not None or self.group is not None:
-            raise ValueError(f"values of {self.values.dtype} have no scales and no groups: only int8 has them")
+            raise ValueError(
+                f"values of {self.values.dtype} have no scales and no groups: only int8 has them"
+            )
         if columns % 8 and bool((self.bits[:, -1] >> (columns % 8)).any()):
             raise ValueError(f"bits are set after the last column, {columns - 1}")
         count = int(self.counts().sum())
@@ -104,9 +106,7 @@ def pack(weight: Tensor, *, values: torch.dtype = torch.bfloat16, group: int | N
     return Packed(shape, bits, whole[kept], scales, group)
 
 
-def dense(
-    bits: Tensor, values: Tensor, *, scales: Tensor | None, group: int | None, columns: int
-) -> Tensor:
+def dense(bits: Tensor, values: Tensor, *, scales: Tensor | None, group: int | None, columns: int) -> Tensor:
     """The weight [R, C] of these parts of a Packed; `values` may be longer than the bits need."""
     kept = torch.from_numpy(np.unpackbits(bits.numpy(), axis=1, count=columns, bitorder="little")).bool()
     weight = torch.zeros(kept.shape, dtype=values.dtype)

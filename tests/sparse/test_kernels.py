@@ -75,7 +75,9 @@ def test_tiles_of_many_rows_and_tokens(tokens: int, way: str, instructions: str)
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("dtype", TYPES)
-def test_infinite_and_nan_inputs_give_what_torch_gives(dtype: torch.dtype, way: str, instructions: str) -> None:
+def test_infinite_and_nan_inputs_give_what_torch_gives(
+    dtype: torch.dtype, way: str, instructions: str
+) -> None:
     case = Case(rows=9, columns=130, tokens=20, density=0.5, seed=3)
     x = case.x()
     for at, value in enumerate(SPECIAL):

@@ -89,7 +89,7 @@ def test_without_a_compiler_torch_computes_and_says_so_once(
     monkeypatch.setattr(operators, "native", refused)
     operators._native.cache_clear()
     try:
-        with pytest.warns(UserWarning, match="run in plain torch.*there is no C.. compiler: none of c"):
+        with pytest.warns(UserWarning, match=r"run in plain torch.*there is no C.. compiler: none of c"):
             made = linear_of()(CASE.x())
         assert operators.backend() == "torch"
         with warnings.catch_warnings():
@@ -97,9 +97,7 @@ def test_without_a_compiler_torch_computes_and_says_so_once(
             assert torch.equal(linear_of()(CASE.x()), made)
     finally:
         operators._native.cache_clear()
-    torch.testing.assert_close(
-        made, torch.nn.functional.linear(CASE.x(), CASE.weight(), torch.arange(12.0))
-    )
+    torch.testing.assert_close(made, torch.nn.functional.linear(CASE.x(), CASE.weight(), torch.arange(12.0)))
 
 
 def test_a_cache_directory_that_others_may_write_is_not_used(
@@ -108,7 +106,7 @@ def test_a_cache_directory_that_others_may_write_is_not_used(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     (tmp_path / "secateur").mkdir()
     os.chmod(tmp_path / "secateur", 0o777)
-    with pytest.raises(NotBuilt, match="others may write to .*chmod go-w"):
+    with pytest.raises(NotBuilt, match=r"others may write to .*chmod go-w"):
         building.built(linked_openmp=True)
     os.chmod(tmp_path / "secateur", 0o700)
     if os.geteuid() == 0:

@@ -66,7 +66,9 @@ def test_parts_that_do_not_fit_are_refused() -> None:
     beyond[0, -1] |= 0x80
     with pytest.raises(ValueError, match="after the last column, 69"):
         Packed(packed.shape, beyond, packed.values)
-    with pytest.raises(ValueError, match=r"bits is torch.uint8 \(3, 9\) on cpu; it must be torch.uint8 \(3, 8\)"):
+    with pytest.raises(
+        ValueError, match=r"bits is torch.uint8 \(3, 9\) on cpu; it must be torch.uint8 \(3, 8\)"
+    ):
         Packed((3, 64), packed.bits, packed.values)
     with pytest.raises(ValueError, match="only int8 has them"):
         Packed(packed.shape, packed.bits, packed.values, torch.ones(3, 1), 128)

@@ -25,8 +25,10 @@ def test_no_reads_beyond_memory_no_undefined_behaviour_no_races(
     program = tmp_path / "driver"
     objects = [str(made) for made in tmp_path.glob("*.o")]
     subprocess.run(
-        [COMPILER, "-std=c++17", *checked, f"-I{building.SOURCES}", str(DRIVER), *objects]
-        + ["-fopenmp", "-pthread", "-o", str(program)],
+        [
+            *(COMPILER, "-std=c++17", *checked, f"-I{building.SOURCES}", "-fopenmp", "-pthread"),
+            *(str(DRIVER), *objects, "-o", str(program)),
+        ],
         check=True,
     )
     ended = subprocess.run([str(program), *arguments], capture_output=True, text=True, check=False)

@@ -23,7 +23,8 @@ class Case:
         """A weight [rows, columns] with about this density: row 0 is empty, and row 1 full, if there are so
         many. Its columns differ in size, so that the groups of int8 have different scales."""
         drawn = torch.Generator().manual_seed(self.seed)
-        weight = torch.randn(self.rows, self.columns, generator=drawn) * (1 + torch.arange(self.columns) // 64)
+        weight = torch.randn(self.rows, self.columns, generator=drawn)
+        weight *= 1 + torch.arange(self.columns) // 64
         weight[torch.rand(weight.shape, generator=drawn) >= self.density] = 0
         if self.rows > 2:
             weight[0] = 0

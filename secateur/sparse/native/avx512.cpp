@@ -33,11 +33,25 @@ struct V {
     }
     static F of_bytes(__m128i bytes) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes)); }
 
+    // The next 64 bytes of values, in a register: compilers would let the expansion read them from memory, which
+    // some CPUs do in many small steps.
+    static __m512i next(const void* values) {
+        __m512i loaded = _mm512_loadu_si512(values);
+        __asm__("" : "+v"(loaded));
+        return loaded;
+    }
+    // Zeros that the expansion merges into. With the zeroing form some CPUs wait for what the register held last.
+    static __m512i zeros() {
+        __m512i zero = _mm512_setzero_si512();
+        __asm__("" : "+v"(zero));
+        return zero;
+    }
+
     template <int KIND>
     static const float* decode(uint64_t mask, const float* values, F* w) {
         for (int k = 0; k < 4; k++) {
             const __mmask16 part = __mmask16(mask >> (16 * k));
-            w[k] = _mm512_maskz_expand_ps(part, _mm512_loadu_ps(values));
+            w[k] = _mm512_castsi512_ps(_mm512_mask_expand_epi32(zeros(), part, next(values)));
             values += __builtin_popcount(part);
         }
         return values;
@@ -46,7 +60,7 @@ struct V {
     static const uint16_t* decode(uint64_t mask, const uint16_t* values, F* w) {
         for (int k = 0; k < 2; k++) {
             const __mmask32 part = __mmask32(mask >> (32 * k));
-            const __m512i pairs = _mm512_maskz_expand_epi16(part, _mm512_loadu_si512(values));
+            const __m512i pairs = _mm512_mask_expand_epi16(zeros(), part, next(values));
             w[2 * k] = even(pairs);
             w[2 * k + 1] = odd(pairs);
             values += __builtin_popcount(part);
@@ -55,7 +69,7 @@ struct V {
     }
     template <int KIND>
     static const int8_t* decode(uint64_t mask, const int8_t* values, F* w) {
-        widen_bytes(_mm512_maskz_expand_epi8(mask, _mm512_loadu_si512(values)), w);
+        widen_bytes(_mm512_mask_expand_epi8(zeros(), mask, next(values)), w);
         return values + __builtin_popcountll(mask);
     }
     template <int KIND>
