@@ -36,7 +36,7 @@ class Gain(Frozen):
     sources: tuple[str, ...]
 
 
-_SPARSE = "docs/sparse.md, Measured"
+_SPARSE = "docs/sparse-kernels.md"
 _MOST_DENSITY = "Linears with more than six tenths of their weights left stay dense"
 
 

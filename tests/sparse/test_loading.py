@@ -88,7 +88,9 @@ def test_a_tied_head_and_linears_with_few_zeros_stay_dense(tmp_path: Path) -> No
     lines = model.sparse_report.lines
     assert lines[0] == "0 of 29 matrices are sparse"
     assert "1 stay dense: it shares its weight with the embedding" in lines
-    assert "28 stay dense: with 20% zeros the dense product is as fast" in lines
+    assert any(
+        line.startswith("28 stay dense: with 20% zeros the dense product is as fast") for line in lines
+    )
 
 
 def test_dense_kernels_of_the_same_make_compute_the_same(tmp_path: Path) -> None:
