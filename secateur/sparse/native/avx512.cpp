@@ -16,8 +16,8 @@ struct V {
     static F add(F a, F b) { return _mm512_add_ps(a, b); }
     static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
     static float sum(F a) { return _mm512_reduce_add_ps(a); }
-    // Shifts and masks, of which more run at once than shuffles, widen values. They leave the even and the odd
-    // of 32 columns of bfloat16 in two vectors, and every fourth of 64 columns of int8 in four.
+    // Values are widened by shifts and masks. These leave the even and the odd of 32 columns of bfloat16 in two
+    // vectors, and every fourth of 64 columns of int8 in four.
     static int place(int64_t kind, int column) {
         if (kind == SECATEUR_BFLOAT16) return column / 32 * 32 + column % 2 * 16 + column % 32 / 2;
         return kind == SECATEUR_INT8 ? column % 4 * 16 + column / 4 : column;
