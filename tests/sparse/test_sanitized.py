@@ -20,7 +20,7 @@ COMPILER = next(filter(None, map(shutil.which, building.COMPILERS)))
 def test_no_reads_beyond_memory_no_undefined_behaviour_no_races(
     sanitizers: str, arguments: list[str], tmp_path: Path
 ) -> None:
-    checked = (f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", "-O1", "-g1")
+    checked = (f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", "-O0", "-g1")
     building.build(COMPILER, tmp_path, extra=checked, link=("-fopenmp",))
     program = tmp_path / "driver"
     objects = [str(made) for made in tmp_path.glob("*.o")]
