@@ -17,6 +17,7 @@ from api.cli import local as cli_local
 from api.cli import masks as cli_masks
 from api.cli import reproduce as cli_reproduce
 from api.cli import schedules as cli_schedules
+from api.cli import sparse as cli_sparse
 from api.cli import structure as cli_structure
 from api.cli.connect import REMEDY, Url, connect
 from api.cli.job import say_links, say_result, watched
@@ -249,6 +250,12 @@ app.command()(cli_convert.convert)
 app.command("vocab")(cli_structure.cut_vocabulary)
 app.command("apply-mask")(cli_masks.apply_mask)
 app.command("compare-masks")(cli_masks.compare_masks)
+app.command()(cli_sparse.pack)
+app.command()(cli_sparse.unpack)
+app.command()(cli_sparse.generate)
+app.command()(cli_sparse.chat)
+app.command("bench-speed")(cli_sparse.bench_speed)
+app.command("serve-model")(cli_sparse.serve_model)
 app.command()(cli_local.run)
 app.command()(cli_reproduce.reproduce)
 app.command()(cli_demo.demo)

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from statistics import median
 
+from pydantic import Field
+
 from pipeline.canonical import Frozen
 from pipeline.spec.targets import TargetKind
 
@@ -53,7 +55,8 @@ class Served(Frozen):
 
 class Serving(Frozen):
     """Content of `serving.json`: the dense and the final model in one target, measured in turn, one request
-    at a time. `machine`: processor and GPUs."""
+    at a time. `machine`: processor and GPUs. `dense_kernels`: the final model again, for a target that skips
+    zeros, with kernels of the same make and type that do not."""
 
     target: TargetKind
     version: str
@@ -65,3 +68,4 @@ class Serving(Frozen):
     machine: str
     dense: Served
     final: Served
+    dense_kernels: Served | None = Field(default=None, exclude_if=lambda served: served is None)

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from pipeline.artifacts.serving import TargetCheck
 from pipeline.canonical import Frozen
+from pipeline.spec.publishing import PackedValues
 
 
 class OpenedTokenizer(Frozen):
@@ -59,13 +60,25 @@ class Opened(Frozen):
     adapter_tensors: int | None = None
 
 
+class PackedWeights(Frozen):
+    """The packed weights below `sparse/`, all of which were compared with the ordinary ones. `values`: the
+    type of their values. `matrices`: how many are packed. `lossless`: True if every bit is equal, else the
+    values differ by no more than their type rounds. `bytes`, `ordinary_bytes`: sizes of both."""
+
+    values: PackedValues
+    matrices: int
+    lossless: bool
+    bytes: int
+    ordinary_bytes: int
+
+
 class Verification(Frozen):
     """Content of `verification.json`. It has no times: equal jobs with equal memory have equal files.
 
     `files`, `bytes`: what lies in storage, with the digests that were published. `tensors`, `values`: of the
     weights, all finite. `zeros`: number of weights that must be zero and are. `documents`: files that were
     read and agree with the weights. `remarks`: what is no fault, but worth knowing. `targets`: what the
-    targets of the spec found.
+    targets of the spec found. `packed`: the packed weights, if they were published.
     """
 
     format: Literal["secateur-verification/1"] = "secateur-verification/1"
@@ -79,6 +92,7 @@ class Verification(Frozen):
     remarks: tuple[str, ...] = ()
     # where no target was asked for, the file is that of the time before there were any
     targets: tuple[TargetCheck, ...] = Field(default=(), exclude_if=lambda targets: not targets)
+    packed: PackedWeights | None = Field(default=None, exclude_if=lambda packed: packed is None)
 
     @property
     def words(self) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pipeline.dag.nodes import Input, Node
 from pipeline.dag.stages.serving import ExportTarget, MeasureServing, OpenTarget
 from pipeline.request.prune_spec import PruneSpec
-from pipeline.spec.targets import Target, Vllm
+from pipeline.spec.targets import SecateurSparse, Target, Vllm
 
 
 def export_nodes(spec: PruneSpec, *, dense: Input, final: Input) -> Iterator[Node]:
@@ -33,7 +33,8 @@ def open_nodes(spec: PruneSpec, published: Input) -> Iterator[Node]:
     """Open what is published in each target."""
     for target in spec.target:
         ranks = target.tensor_parallel if isinstance(target, Vllm) else 1
-        stage = OpenTarget(target=target.kind, tensor_parallel=ranks)
+        values = target.values if isinstance(target, SecateurSparse) else None
+        stage = OpenTarget(target=target.kind, tensor_parallel=ranks, values=values)
         yield Node(id=f"open:{target.kind}", stage=stage, inputs={"published": published})
 
 

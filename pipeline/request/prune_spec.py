@@ -30,6 +30,7 @@ from pipeline.spec.evaluation import Evaluation
 from pipeline.spec.model import Dtype, ModelSource
 from pipeline.spec.patterns import AskedPattern
 from pipeline.spec.propagation import Propagation
+from pipeline.spec.publishing import Publishing
 from pipeline.spec.reconstruction import BlockReconstruction
 from pipeline.spec.recovery import Recovery
 from pipeline.spec.self_calibration import AnyCalibration, SelfCalibration
@@ -71,7 +72,8 @@ class SpecTemplate(Frozen):
 
     `structure` is applied first, then `prune` on the smaller model, then training. Without `structure` and
     `prune`, training gets the dense model. `target`: the programs that shall serve the result, one or
-    several; each opens what is published and is measured with it.
+    several; each opens what is published and is measured with it. `publish`: what is published beside the
+    ordinary checkpoint.
     """
 
     model: ModelSource | None = None
@@ -83,6 +85,7 @@ class SpecTemplate(Frozen):
     evaluation: Evaluation = Field(default_factory=Evaluation)
     # specs without a target have the keys of the time before there were any
     target: Targets = Field(default=(), exclude_if=lambda targets: not targets)
+    publish: Publishing | None = Field(default=None, exclude_if=lambda publish: publish is None)
     compute_dtype: Dtype | None = Field(
         default=None,
         description="Type of weights and activations while measuring and evaluating. By default it is that "
@@ -114,6 +117,11 @@ class SpecTemplate(Frozen):
             check_recovery(self.recovery, pattern, cut=cut)
         if self.cuts_vocabulary:
             check_whole_texts(self.evaluation)
+        if self.publish is not None and not self.makes_zeros:
+            raise ValueError(
+                "publish.sparse packs zeros, and this spec makes none: leave it out, or name prune or "
+                "gradual recovery"
+            )
         return self
 
     @property
@@ -200,6 +208,11 @@ class PruneSpec(SpecTemplate):
             raise ValueError(
                 "a sweep publishes no model that a target could open; leave target out, and name it for the "
                 "member that pleases in a job of its own"
+            )
+        if self.publish is not None:
+            raise ValueError(
+                "a sweep publishes no model; leave publish out, and name it for the member that pleases in a "
+                "job of its own"
             )
         if not self.evaluation.perplexity:
             raise ValueError("a sweep compares perplexities: name a text under evaluation.perplexity")

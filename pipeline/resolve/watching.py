@@ -26,6 +26,7 @@ from pipeline.resolve.model import resolve_model
 from pipeline.sources.access import Source
 from pipeline.sources.pins import Pin
 from pipeline.sources.tree import Directory
+from pipeline.spec.publishing import PACKED_FOLDER
 from pipeline.spec.targets import TARGET_KINDS
 
 State = Literal["incomplete", "unusable", "settling", "ready", "known"]
@@ -127,7 +128,7 @@ def _finished(
 
 def _is_export(uri: str, checkpoints: Collection[str]) -> bool:
     above, _, name = uri.rstrip("/").rpartition("/")
-    return name in TARGET_KINDS and above in checkpoints
+    return name in (*TARGET_KINDS, PACKED_FOLDER) and above in checkpoints
 
 
 def _is_of_a_checkpoint(name: str) -> bool:

@@ -17,12 +17,14 @@ MODULES: dict[TargetKind, tuple[str, ...]] = {
     "llama.cpp": ("xllamacpp", "gguf"),
     "onnxruntime": ("onnxruntime", "onnx", "onnxscript"),
     "openvino": ("openvino", "onnx", "onnxscript"),
+    "secateur_sparse": (),  # every worker has it
 }
 INSTALL: dict[TargetKind, str] = {
     "vllm": "install vllm into a Python of its own and name it in SECATEUR_VLLM_PYTHON",
     "llama.cpp": EXTRA,
     "onnxruntime": EXTRA,
     "openvino": EXTRA,
+    "secateur_sparse": "nothing is to be installed",
 }
 
 
@@ -32,8 +34,8 @@ class TargetSettings(BaseModel):
     targets: tuple[TargetKind, ...] | None = Field(
         default=None,
         description="Programs that the workers have for `target` in a spec: a JSON list, or separated by "
-        "commas, of `vllm`, `llama.cpp`, `onnxruntime`, `openvino`. Left out: those that are installed for "
-        "the Python of the service.",
+        "commas, of `vllm`, `llama.cpp`, `onnxruntime`, `openvino`, `secateur_sparse`. Left out: those that "
+        "are installed for the Python of the service.",
     )
     vllm_python: str = Field(
         default="",

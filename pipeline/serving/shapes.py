@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping
 
 from pydantic import JsonValue
 
+from pipeline.architecture.rows import row_for
 from pipeline.errors import InvalidSpec
 from pipeline.serving.llama_cpp import check_gguf, rope_type
-from pipeline.spec.targets import LlamaCpp, Target, Vllm
+from pipeline.spec.targets import LlamaCpp, SecateurSparse, Target, Vllm
 from pipeline.structure.sizes import Sizes
 
 VOCABULARY_PADDING = 64  # vLLM pads the vocabulary to a multiple before it shares it out
@@ -43,6 +44,8 @@ def check_target(
     """Raises InvalidSpec for a model that the target would refuse. `config`, `sizes`: those of the result."""
     if isinstance(target, LlamaCpp):
         check_gguf(model_type, config, field=field)
+    elif isinstance(target, SecateurSparse):
+        _check_plain(model_type, field=field)
     elif isinstance(target, Vllm):
         check_shares(sizes, target.tensor_parallel, field=f"{field}.tensor_parallel")
     else:
@@ -72,6 +75,15 @@ def slower_with(target: Target, sizes: Sizes) -> Iterator[str]:
                 f"{name}={size} is no multiple of {K_BLOCK}, so llama-quantize takes larger types instead of "
                 f"its K-quants (https://github.com/ggml-org/llama.cpp/pull/3747)"
             )
+
+
+def _check_plain(model_type: str, *, field: str) -> None:
+    if row_for(model_type).transposed:
+        raise InvalidSpec(
+            f"secateur_sparse: all linears of {model_type} are stored transposed, which no kernel takes, so "
+            f"that nothing would run faster. Leave the target out",
+            field,
+        )
 
 
 def _check_exported(target: Target, model_type: str, config: Mapping[str, JsonValue], *, field: str) -> None:

@@ -6,8 +6,9 @@ from typing import Annotated, ClassVar, Literal, get_args
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveInt
 
 from pipeline.canonical import Frozen
+from pipeline.spec.publishing import PackedValues
 
-TargetKind = Literal["vllm", "llama.cpp", "onnxruntime", "openvino"]
+TargetKind = Literal["vllm", "llama.cpp", "onnxruntime", "openvino", "secateur_sparse"]
 TARGET_KINDS: tuple[TargetKind, ...] = get_args(TargetKind)
 
 
@@ -56,7 +57,17 @@ class OpenVino(_Target):
     kind: Literal["openvino"] = "openvino"
 
 
-Target = Annotated[Vllm | LlamaCpp | OnnxRuntime | OpenVino, Field(discriminator="kind")]
+class SecateurSparse(_Target):
+    """transformers with the sparse linears of `secateur.sparse` reads the published checkpoint itself, on the
+    CPU, with activations in float32. `values`: the type of packed values; left out, one that holds those of
+    the checkpoint to the bit."""
+
+    reads_exports: ClassVar = False
+    kind: Literal["secateur_sparse"] = "secateur_sparse"
+    values: PackedValues | None = None
+
+
+Target = Annotated[Vllm | LlamaCpp | OnnxRuntime | OpenVino | SecateurSparse, Field(discriminator="kind")]
 
 
 def _listed(value: object) -> object:

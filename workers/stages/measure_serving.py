@@ -1,28 +1,30 @@
 """The stage that measures a target with the dense and with the final model."""
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from pipeline.artifacts.refs import ExportRef, ServingRef
 from pipeline.checkpoint.export import export_checkpoint
 from pipeline.checkpoint.layout import CONFIG_JSON
 from pipeline.dag.stages.serving import MeasureServing
-from pipeline.spec.targets import Vllm
+from pipeline.spec.targets import SecateurSparse, Vllm
 from workers.context import Made, Progress, StageContext, Steps
 from workers.environment import environment
 from workers.stages.open_target import gpus_for, python_for
 from workers.targets.consumer import Opening
 from workers.targets.measuring import Timed, Which, serving_of, timed_rounds
 
-MODELS: tuple[Which, ...] = ("dense", "final")
+MODELS: tuple[Literal["dense", "final"], ...] = ("dense", "final")
 
 
 def run(stage: MeasureServing, context: StageContext) -> Steps:
-    """Open both models in turn, round by round. Raises TargetFailed."""
+    """Open all models in turn, round by round. Raises TargetFailed."""
     target = stage.target
     threads = target.threads or context.order.request.resources.of("evaluation").cpus_per_worker
     with tempfile.TemporaryDirectory(prefix="secateur-serving-") as name:
-        openings = {
+        openings: dict[Which, Opening] = {
             which: Opening(
                 kind=target.kind,
                 directory=str(_model(context, which, Path(name), whole=not target.reads_exports)),
@@ -30,13 +32,16 @@ def run(stage: MeasureServing, context: StageContext) -> Steps:
                 threads=threads,
                 length=target.length,
                 gpus=gpus_for(context, target.tensor_parallel) if isinstance(target, Vllm) else 0,
+                values=target.values if isinstance(target, SecateurSparse) else None,
             )
             for which in MODELS
         }
+        if isinstance(target, SecateurSparse):
+            openings["dense_kernels"] = replace(openings["final"], kernels="dense")
         rounds: list[tuple[Which, Timed]] = []
         for timed in timed_rounds(openings, target, python=python_for(context, target.kind)):
             rounds.append(timed)
-            yield Progress(len(rounds), target.rounds * len(MODELS))
+            yield Progress(len(rounds), target.rounds * len(openings))
         known = environment(threads=threads)
         machine = ", ".join([known.cpu_model, *known.gpus])
         serving = serving_of(openings, target, rounds, machine=machine)

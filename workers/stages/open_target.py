@@ -35,6 +35,7 @@ def run(stage: OpenTarget, context: StageContext) -> Steps:
             length=min(POSITIONS, _positions(directory)),
             gpus=gpus_for(context, stage.tensor_parallel) if stage.target == "vllm" else 0,
             exact=True,
+            values=stage.values,
         )
         check = check_target(opening, stage.target, python=python_for(context, stage.target))
         yield Progress(2, CHECKS, f"{check.compared} log-probabilities agree")

@@ -39,6 +39,7 @@ from workers.context import Made, Progress, StageContext, Step, Steps
 from workers.environment import versions
 from workers.stages.evaluate_task import read_judged
 from workers.stages.publish_certificate import certified_files, planned_patterns
+from workers.stages.publish_sparse import sparse_files
 
 ADAPTER = "adapter"
 CUT_DOCUMENTS = {"vocabulary": VocabularyRef.path_of(KeptTokens), "cut": CutRef.path_of(Cut)}  # by input
@@ -49,8 +50,9 @@ def run(stage: Publish, context: StageContext) -> Steps:
     back the weights that must be zero. Raises ZerosLost before any document says that they are zero."""
     content = context.content
     prefix = f"published/{slug(stage.model_name)}-{context.key[:12]}"
+    packed = yield from sparse_files(stage, context)
     files = _by_path(
-        [*context.checkpoint().model_files, *_adapter(stage, context), *_exports(stage, context)]
+        [*context.checkpoint().model_files, *_adapter(stage, context), *_exports(stage, context), *packed]
     )
     yield from _copied(content, prefix, files, before=0)
 

@@ -33,6 +33,7 @@ from pipeline.verification.weights import CheckedWeights, check_weights
 from workers.context import Made, Note, Progress, StageContext, Step, Steps
 from workers.memory import peak_memory_bytes
 from workers.verification.answer import LOGITS, OpenedModel, Opening
+from workers.verification.packed import check_packed
 from workers.verification.process import OpeningProcess
 
 CHECKS = 5
@@ -53,6 +54,7 @@ def run(stage: Verify, context: StageContext) -> Steps:
         with OpeningProcess(aside, threads=torch.get_num_threads()) as process:
             yield from _fetched(context, published, directory)
             weights = _weights(context, directory)
+            packed = check_packed(directory, [file.path for file in published.files])
             _import_libraries()
             yield Progress(2, CHECKS, "weights")
             opening = _opening(context, weights, directory, aside)
@@ -76,6 +78,7 @@ def run(stage: Verify, context: StageContext) -> Steps:
         opened=opened,
         remarks=_remarks(opened),
         targets=_targets(context),
+        packed=packed,
     )
     peak = peak_memory_bytes() + answer.peak_memory_bytes
     yield _manifest(context.content, published, verification, peak_memory_bytes=peak)

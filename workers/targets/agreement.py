@@ -38,6 +38,7 @@ TEXTS = (
 # the latter. So there the measure is the model's own: what changes in transformers where it computes in the
 # same 16 bits, of which twice as much is allowed. A wrong order of rows or a lost factor gives 1 and more.
 FLOAT32 = 0.01
+IN_FLOAT32 = ("onnxruntime", "openvino", "secateur_sparse")
 SIXTEEN = {"float16": 0.1, "bfloat16": 0.5}
 ROUNDINGS = 2
 
@@ -113,7 +114,7 @@ def prompts_for(rows: int, *, longest: int) -> list[list[int]]:
 
 def rounds_to(opening: Opening, kind: TargetKind) -> str | None:
     """The 16-bit type in which a target multiplies the weights as they are stored; None for float32."""
-    if kind in ("onnxruntime", "openvino") or (kind == "vllm" and not opening.gpus):
+    if kind in IN_FLOAT32 or (kind == "vllm" and not opening.gpus):
         return None
     config = json.loads((Path(opening.directory) / "config.json").read_bytes())
     dtype = config.get("dtype") or config.get("torch_dtype")

@@ -21,6 +21,7 @@ MODULES = {
     "llama.cpp": "llama_cpp",
     "onnxruntime": "onnxruntime",
     "openvino": "openvino",
+    "secateur_sparse": "secateur_sparse",
 }
 WARM_UP = 2  # tokens that are generated before the clock starts
 

@@ -17,7 +17,8 @@ class Opening:
     """The model to open. `directory`: the Hugging Face checkpoint; `exported`: the files that were written
     for the target, in a directory of their own. `length`: positions that prompt and answer may take together.
     `gpus`: number of GPUs to use, 0 for the CPU. `exact`: True to compute exactly what is usually
-    rounded, such as the cache."""
+    rounded, such as the cache. `values`: the type of packed weights, None for one that keeps all bits.
+    `kernels`: `dense` for those of the same make that read zeros too."""
 
     kind: str
     directory: str
@@ -26,6 +27,8 @@ class Opening:
     length: int
     gpus: int = 0
     exact: bool = False
+    values: str | None = None
+    kernels: str = "sparse"
 
 
 @dataclass(frozen=True)

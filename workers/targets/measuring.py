@@ -13,7 +13,7 @@ from pipeline.spec.targets import Target
 from workers.targets.consumer import Opening
 from workers.targets.opened import ask
 
-Which = Literal["dense", "final"]
+Which = Literal["dense", "final", "dense_kernels"]
 Openings = Mapping[Which, Opening]
 
 
@@ -33,10 +33,10 @@ class Timed(BaseModel):
 
 
 def timed_rounds(openings: Openings, target: Target, *, python: str = "") -> Iterator[tuple[Which, Timed]]:
-    """Time both models, round by round. Raises TargetFailed.
+    """Time all models, round by round. Raises TargetFailed.
 
     A round opens each model in a process of its own, one after the other, so that only one is in memory. The
-    next round opens them in the other order, so that a machine that becomes slower meanwhile slows both. In
+    next round opens them in the other order, so that a machine that becomes slower meanwhile slows all. In
     each process two tokens are generated before the clock starts.
     """
     prompt = _prompt(openings.values(), target.prompt_tokens)
@@ -65,6 +65,7 @@ def serving_of(
         machine=machine,
         dense=_served(timed["dense"], openings["dense"], target),
         final=_served(timed["final"], some, target),
+        dense_kernels=_served(timed["dense_kernels"], some, target) if "dense_kernels" in timed else None,
     )
 
 

@@ -15,13 +15,14 @@ from typing import Any
 def judged(asked: dict[str, Any]) -> dict[str, Any]:
     """For each answer and token, transformers' log-probabilities of the same tokens, of the chosen one and of
     the likeliest one, computed in float32 on the CPU; and the tokens of each text. `rounding`: by how much,
-    at most, they change where transformers itself computes in the 16-bit `dtype` that is asked for."""
+    at most, they change where transformers itself computes in the 16-bit `dtype` that is asked for. Where the
+    target rounds weights to packed `values`, transformers gets the same rounded weights."""
     import torch
     from transformers import AutoTokenizer
 
-    directory = asked["opening"]["directory"]
+    directory, values = asked["opening"]["directory"], asked["opening"]["values"]
     torch.set_num_threads(asked["opening"]["threads"])
-    exact = _logprobs(directory, asked["answers"], "float32")
+    exact = _logprobs(directory, asked["answers"], "float32", values=values)
     scores = [
         [
             {
@@ -45,12 +46,16 @@ def judged(asked: dict[str, Any]) -> dict[str, Any]:
     return {"scores": scores, "rounding": rounding, "tokenized": tokenized}
 
 
-def _logprobs(directory: str, answers: list[dict[str, Any]], dtype: str) -> list[Any]:
+def _logprobs(
+    directory: str, answers: list[dict[str, Any]], dtype: str, *, values: str | None = None
+) -> list[Any]:
     """The log-probabilities before each generated token, float32 [N, V] for each answer."""
     import torch
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, dtype)).eval()
+    if values is not None:
+        _round_weights(model, directory, values)
     found = []
     for answer in answers:
         prompt = answer["prompt"]
@@ -58,6 +63,18 @@ def _logprobs(directory: str, answers: list[dict[str, Any]], dtype: str) -> list
             logits = model(torch.tensor([[*prompt, *answer["tokens"]]]), use_cache=False).logits[0]
         found.append(logits[len(prompt) - 1 : -1].float().log_softmax(-1))
     return found
+
+
+def _round_weights(model: Any, directory: str, values: str) -> None:
+    """Round the weights that a target packs as it rounds them."""
+    import torch
+
+    from secateur.sparse import SparseLinear, load
+
+    for name, linear in load(directory, values=values).named_modules():  # type: ignore[arg-type]
+        if isinstance(linear, SparseLinear):
+            with torch.no_grad():
+                model.get_submodule(name).weight.copy_(linear.packed().dense())
 
 
 def main() -> None:

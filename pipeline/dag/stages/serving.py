@@ -2,7 +2,10 @@
 
 from typing import ClassVar, Literal
 
+from pydantic import Field
+
 from pipeline.dag.stages.base import BaseStage
+from pipeline.spec.publishing import PackedValues
 from pipeline.spec.targets import Target, TargetKind
 
 
@@ -17,13 +20,14 @@ class ExportTarget(BaseStage):
 
 class OpenTarget(BaseStage):
     """The opening of published files in a target, in a process of its own, and a comparison of its answers
-    with transformers'. Takes `published`. What disagrees is not published."""
+    with transformers'. Takes `published`. What disagrees is not published. `values`: of packed weights."""
 
     kind: Literal["open_target"] = "open_target"
     outputs: ClassVar = ("check",)
     unit: ClassVar = "check"
     target: TargetKind
     tensor_parallel: int = 1
+    values: PackedValues | None = Field(default=None, exclude_if=lambda values: values is None)
 
 
 class MeasureServing(BaseStage):

@@ -57,13 +57,19 @@ def decode_ratio(serving: Serving) -> float:
 
 def _rows(serving: Serving) -> Iterable[tuple[str, str, str, str]]:
     """The name of a figure, its median with least and most for the dense and for the final model, and the
-    ratio of the medians."""
-    dense, final = serving.dense, serving.final
+    ratio of the medians. Where the target skips zeros, also beside its own kernels that do not."""
+    dense, final, same = serving.dense, serving.final, serving.dense_kernels
     for name, before, after in (
         ("prompt, tokens/s", dense.prefill, final.prefill),
         ("generated, tokens/s", dense.decode, final.decode),
     ):
         yield name, _spread(before), _spread(after), f"{after.median / before.median:.2f}"
+    if same is not None:
+        for name, before, after in (
+            ("prompt, beside dense kernels of the same make", same.prefill, final.prefill),
+            ("generated, beside dense kernels of the same make", same.decode, final.decode),
+        ):
+            yield name, _spread(before), _spread(after), f"{after.median / before.median:.2f}"
     before, after = dense.first_token, final.first_token
     ratio = f"{after.median / before.median:.2f}"
     yield "first token, ms", _spread(before, 1000), _spread(after, 1000), ratio

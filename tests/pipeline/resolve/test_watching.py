@@ -224,7 +224,11 @@ def test_masks_and_exports_of_a_published_checkpoint_are_no_checkpoints(
     shutil.copytree(sharded, tmp_path / "published")
     (tmp_path / "published" / "masks").mkdir()
     (tmp_path / "published" / "masks" / "masks.safetensors").touch()
-    for name, file in (("llama.cpp", "model.gguf"), ("openvino", "model.bin")):
+    for name, file in (
+        ("llama.cpp", "model.gguf"),
+        ("openvino", "model.bin"),
+        ("sparse", "config.json"),
+    ):
         (tmp_path / "published" / name).mkdir()
         (tmp_path / "published" / name / file).touch()
     assert watcher.look() == {"published": "settling"}

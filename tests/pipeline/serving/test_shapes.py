@@ -16,7 +16,7 @@ from pipeline.serving.gains import GAINS, gain_of
 from pipeline.serving.llama_cpp import splitting_of
 from pipeline.serving.shapes import EXPORTED, check_target
 from pipeline.serving.weights import read_weights
-from pipeline.spec.patterns import NM
+from pipeline.spec.patterns import NM, Unstructured
 from pipeline.spec.targets import TARGET_KINDS, Target, Targets
 from pipeline.structure.sizes import Sizes, sizes_of
 from tests.llama_like_configs import LLAMA_LIKE_TYPES
@@ -73,6 +73,7 @@ def test_vllm_shares_out_what_its_ranks_divide_and_nothing_else(
     ("target", "model_type", "config", "named"),
     [
         ("llama.cpp", "gpt2", {}, "types that can: llama, mistral, qwen2, qwen3"),
+        ("secateur_sparse", "gpt2", {}, "all linears of gpt2 are stored transposed"),
         ("llama.cpp", "mistral", {"sliding_window": 8, "max_position_embeddings": 512}, "sliding_window=8"),
         ("llama.cpp", "llama", {"hidden_act": "gelu"}, "hidden_act='gelu'"),
         ("llama.cpp", "llama", {"rope_scaling": {"type": "dynamic"}}, "'dynamic'"),
@@ -129,7 +130,9 @@ def test_the_table_has_a_fact_with_a_source_for_every_form_in_every_target() -> 
         for form in ("unstructured", "nm", "smaller sizes", "smaller vocabulary"):
             fact = gain_of(target, form)
             assert fact.sources
-            assert fact.gains == ("nothing" if form in ("unstructured", "nm") else "its share")
+            skips = target == "secateur_sparse"
+            zeros = "what was measured" if skips else "nothing"
+            assert fact.gains == (zeros if form in ("unstructured", "nm") else "its share")
     assert len(GAINS) == 4 * len(TARGET_KINDS)
 
 
@@ -154,6 +157,21 @@ def test_an_expectation_counts_what_is_left() -> None:
     )
 
 
+def test_a_target_that_skips_zeros_reads_fewer_weights() -> None:
+    (one,) = expected(
+        (TARGET.validate_python({"kind": "secateur_sparse"}),),
+        row_for("llama"),
+        {},
+        old=SIZES,
+        new=SIZES,
+        pattern=Unstructured(sparsity=0.75),
+    )
+    attention, head = 64 * (2 * 128 + 2 * 64), 384 * 64
+    blocks = 2 * (attention + 3 * 64 * 96)
+    assert one.weights == round((blocks / 4 + head) / (blocks + head), 4)
+    assert "unstructured gains what was measured" in one.lines[0]
+
+
 def test_one_target_or_several_may_be_asked_for() -> None:
     targets: TypeAdapter[tuple[Target, ...]] = TypeAdapter(Targets)
     one = targets.validate_python({"kind": "vllm"})
@@ -161,7 +179,7 @@ def test_one_target_or_several_may_be_asked_for() -> None:
     assert targets.validate_python(None) == ()
     with pytest.raises(ValidationError, match="vllm is named twice"):
         targets.validate_python([{"kind": "vllm"}, {"kind": "vllm"}])
-    with pytest.raises(ValidationError, match=r"'vllm', 'llama\.cpp', 'onnxruntime', 'openvino'"):
+    with pytest.raises(ValidationError, match=r"'onnxruntime', 'openvino', 'secateur_sparse'"):
         targets.validate_python({"kind": "tgi"})
 
 

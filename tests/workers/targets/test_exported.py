@@ -2,7 +2,7 @@
 transformers does; and what these processes say when they fail."""
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
@@ -10,6 +10,7 @@ from pipeline.errors import TargetFailed
 from pipeline.spec.targets import OnnxRuntime, TargetKind
 from tests.workers.targets.made_models import checked, compared, exported, made_model, opening_of, with_config
 from workers.targets.agreement import FLOAT32
+from workers.targets.consumer import Opening
 from workers.targets.measuring import Which, serving_of, timed_rounds
 from workers.targets.opened import ask
 
@@ -36,7 +37,7 @@ def test_both_models_are_timed_in_turn_and_another_model_is_found(tmp_path: Path
     written = exported("onnxruntime", model)
     opening = opening_of("onnxruntime", model, written)
     target = OnnxRuntime(prompt_tokens=12, generated_tokens=6, rounds=2)
-    openings = dict.fromkeys(get_args(Which), opening)
+    openings: dict[Which, Opening] = {"dense": opening, "final": opening}
     rounds = list(timed_rounds(openings, target))
     assert [which for which, _ in rounds] == ["dense", "final", "final", "dense"]
     serving = serving_of(openings, target, rounds, machine="one")

@@ -1,0 +1,235 @@
+// The kernels, for any instruction set. A file per set defines `V`, its vectors, and includes this one.
+//
+// V has: F, a vector of LANES floats; zero, load, store, set1, fma (a * b + c), add, sum;
+//        SUMS, the sums per token that run side by side; decode<kind>(mask, values, w), which puts the next
+//        values at the set bits of `mask`, zeros elsewhere, into 64 / LANES vectors and gives the values after
+//        them; take<kind>(values, w), the same for 64 dense values; widen<kind>(values, count, scale, out),
+//        which makes at least `count` floats and at most 64; place(kind, column), where `decode` puts a column.
+//
+// Everything here has internal linkage: these functions are compiled once per set, and must not be merged.
+// For the same reason nothing of the C++ library is used.
+#pragma once
+#include <string.h>
+
+#include "sets.hpp"
+
+namespace {
+
+template <int KIND>
+struct Stored;
+template <>
+struct Stored<SECATEUR_FLOAT32> { using Type = float; };
+template <>
+struct Stored<SECATEUR_BFLOAT16> { using Type = uint16_t; };
+template <>
+struct Stored<SECATEUR_INT8> { using Type = int8_t; };
+
+constexpr int VECTORS = BLOCK / V::LANES;
+
+inline float widened(float value) { return value; }
+inline float widened(int8_t value) { return value; }
+inline float widened(uint16_t value) {
+    uint32_t bits = uint32_t(value) << 16;
+    float out;
+    memcpy(&out, &bits, sizeof out);
+    return out;
+}
+
+// The bits of 64 columns of a row, or of those that are left.
+inline uint64_t mask_of(const uint8_t* row, int64_t bytes, int64_t block) {
+    uint64_t mask = 0;
+    int64_t left = bytes - 8 * block;
+    if (left >= 8) memcpy(&mask, row + 8 * block, 8);
+    else memcpy(&mask, row + 8 * block, size_t(left));
+    return mask;
+}
+
+inline uint64_t all_of(int64_t columns) { return columns >= BLOCK ? ~0ull : (1ull << columns) - 1; }
+
+// One row times TOKENS tokens. x [TOKENS, width] is arranged, with zeros after the last column. Zeros of the
+// weight are multiplied too, as in a dense product.
+template <int KIND, bool DENSE, int TOKENS>
+void few_row(const SecateurWeight& weight, int64_t row, const float* x, int64_t width, float* y,
+             int64_t y_stride) {
+    using Value = typename Stored<KIND>::Type;
+    const int64_t blocks = width / BLOCK, whole = weight.columns / BLOCK, bytes = (weight.columns + 7) / 8;
+    const uint8_t* bits = DENSE ? nullptr : weight.bits + row * bytes;
+    const Value* values = static_cast<const Value*>(weight.values) +
+                          (DENSE ? row * weight.columns : weight.starts[row]);
+    const int64_t per_group = KIND == SECATEUR_INT8 ? weight.group / BLOCK : blocks;
+    const float* scale = KIND == SECATEUR_INT8 ? weight.scales + row * ((blocks + per_group - 1) / per_group)
+                                               : nullptr;
+    typename V::F sums[TOKENS][V::SUMS], scaled[TOKENS];
+    for (int t = 0; t < TOKENS; t++) {
+        scaled[t] = V::zero();
+        for (int s = 0; s < V::SUMS; s++) sums[t][s] = V::zero();
+    }
+    for (int64_t begin = 0; begin < blocks; begin += per_group) {
+        const int64_t end = begin + per_group < blocks ? begin + per_group : blocks;
+        for (int64_t block = begin; block < end; block++) {
+            typename V::F w[VECTORS];
+            if (DENSE && block < whole) {
+                for (size_t at = 0; at < sizeof(Value) * BLOCK; at += 64)
+                    __builtin_prefetch(reinterpret_cast<const char*>(values) + AHEAD + at);
+                values = V::template take<KIND>(values, w);
+            } else {
+                uint64_t mask;
+                if (DENSE) mask = all_of(weight.columns - block * BLOCK);
+                else if (block < whole) memcpy(&mask, bits + 8 * block, 8);
+                else mask = mask_of(bits, bytes, block);
+                __builtin_prefetch(reinterpret_cast<const char*>(values) + AHEAD);
+                values = V::template decode<KIND>(mask, values, w);
+            }
+            const float* at = x + block * BLOCK;
+#pragma GCC unroll 16
+            for (int k = 0; k < VECTORS; k++) {
+#pragma GCC unroll 4
+                for (int t = 0; t < TOKENS; t++)
+                    sums[t][k % V::SUMS] =
+                        V::fma(w[k], V::load(at + t * width + k * V::LANES), sums[t][k % V::SUMS]);
+            }
+        }
+        if (KIND == SECATEUR_INT8) {
+            typename V::F factor = V::set1(*scale++);
+            for (int t = 0; t < TOKENS; t++) {
+                typename V::F sum = sums[t][0];
+                for (int s = 1; s < V::SUMS; s++) sum = V::add(sum, sums[t][s]);
+                scaled[t] = V::fma(sum, factor, scaled[t]);
+                for (int s = 0; s < V::SUMS; s++) sums[t][s] = V::zero();
+            }
+        }
+    }
+    for (int t = 0; t < TOKENS; t++) {
+        typename V::F sum = scaled[t];
+        if (KIND != SECATEUR_INT8)
+            for (int s = 0; s < V::SUMS; s++) sum = V::add(sum, sums[t][s]);
+        y[t * y_stride + row] = V::sum(sum);
+    }
+}
+
+template <int KIND, bool DENSE>
+void few_rows(const SecateurWeight& weight, int64_t first, int64_t last, const float* x, int64_t width,
+              int64_t tokens, float* y) {
+    const int64_t stride = weight.rows;
+    for (int64_t row = first; row < last; row++) {
+        for (int64_t t = 0; t < tokens; t += 4) {
+            const float* xt = x + t * width;
+            float* yt = y + t * stride;
+            switch (tokens - t) {
+                case 1: few_row<KIND, DENSE, 1>(weight, row, xt, width, yt, stride); break;
+                case 2: few_row<KIND, DENSE, 2>(weight, row, xt, width, yt, stride); break;
+                case 3: few_row<KIND, DENSE, 3>(weight, row, xt, width, yt, stride); break;
+                default: few_row<KIND, DENSE, 4>(weight, row, xt, width, yt, stride);
+            }
+        }
+    }
+}
+
+// Rows times a tile of tokens, which lie in the lanes of N vectors: x [width, N * LANES]. Only values are
+// multiplied. Blocks of columns come outermost, so that a block of x stays in the nearest cache for all rows
+// of a chunk, whose sums lie in `out` [CHUNK, N * LANES].
+template <int KIND, bool DENSE, int N>
+void many_chunk(const SecateurWeight& weight, int64_t first, int64_t last, const float* x, int64_t width,
+                float* out) {
+    using Value = typename Stored<KIND>::Type;
+    constexpr int64_t TILE = N * V::LANES;
+    constexpr int SETS = N >= 8 ? 1 : N >= 4 ? 2 : 4;  // sums side by side hide the latency of fma
+    const int64_t bytes = (weight.columns + 7) / 8;
+    const Value* cursors[CHUNK];
+    for (int64_t row = first; row < last; row++)
+        cursors[row - first] = static_cast<const Value*>(weight.values) +
+                               (DENSE ? row * weight.columns : weight.starts[row]);
+    for (int64_t i = 0; i < (last - first) * TILE; i += V::LANES) V::store(out + i, V::zero());
+    for (int64_t block = 0; block < width / BLOCK; block++) {
+        const float* xb = x + block * BLOCK * TILE;
+        for (int64_t row = first; row < last; row++) {
+            uint64_t mask = DENSE ? all_of(weight.columns - block * BLOCK)
+                                  : mask_of(weight.bits + row * bytes, bytes, block);
+            const int count = __builtin_popcountll(mask);
+            const Value* values = cursors[row - first];
+            cursors[row - first] = values + count;
+            __builtin_prefetch(values + count);
+            __builtin_prefetch(reinterpret_cast<const char*>(values + count) + 64);
+            float scale = 1;
+            if (KIND == SECATEUR_INT8) {
+                const int64_t groups = (weight.columns + weight.group - 1) / weight.group;
+                scale = weight.scales[row * groups + block * BLOCK / weight.group];
+            }
+            float wide[BLOCK];
+            const float* w = V::template widen<KIND>(values, count, scale, wide);
+            float* sums_of_row = out + (row - first) * TILE;
+            typename V::F sums[SETS][N];
+            for (int k = 0; k < N; k++) {
+                sums[0][k] = V::load(sums_of_row + k * V::LANES);
+                for (int s = 1; s < SETS; s++) sums[s][k] = V::zero();
+            }
+            int i = 0;
+            for (; i + SETS <= count; i += SETS) {
+#pragma GCC unroll 4
+                for (int s = 0; s < SETS; s++) {
+                    const float* xj = xb + __builtin_ctzll(mask) * TILE;
+                    mask &= mask - 1;
+                    typename V::F value = V::set1(w[i + s]);
+#pragma GCC unroll 8
+                    for (int k = 0; k < N; k++)
+                        sums[s][k] = V::fma(value, V::load(xj + k * V::LANES), sums[s][k]);
+                }
+            }
+            for (; i < count; i++) {
+                const float* xj = xb + __builtin_ctzll(mask) * TILE;
+                mask &= mask - 1;
+                typename V::F value = V::set1(w[i]);
+#pragma GCC unroll 8
+                for (int k = 0; k < N; k++)
+                    sums[0][k] = V::fma(value, V::load(xj + k * V::LANES), sums[0][k]);
+            }
+            for (int k = 0; k < N; k++) {
+                for (int s = 1; s < SETS; s++) sums[0][k] = V::add(sums[0][k], sums[s][k]);
+                V::store(sums_of_row + k * V::LANES, sums[0][k]);
+            }
+        }
+    }
+}
+
+template <int KIND, bool DENSE>
+void many_of(const SecateurWeight& weight, int64_t first, int64_t last, const float* x, int64_t width,
+             int64_t tile, float* out) {
+    switch (tile / V::LANES) {
+        case 1: return many_chunk<KIND, DENSE, 1>(weight, first, last, x, width, out);
+        case 2: return many_chunk<KIND, DENSE, 2>(weight, first, last, x, width, out);
+        case 4: return many_chunk<KIND, DENSE, 4>(weight, first, last, x, width, out);
+        default: return many_chunk<KIND, DENSE, 8>(weight, first, last, x, width, out);
+    }
+}
+
+void arrange(int64_t kind, const float* x, int64_t columns, int64_t width, float* out) {
+    for (int64_t block = 0; block < width; block += BLOCK)
+        for (int64_t j = 0; j < BLOCK; j++)
+            out[block + V::place(kind, int(j))] = block + j < columns ? x[block + j] : 0;
+}
+
+void few(const SecateurWeight& weight, int64_t first, int64_t last, const float* x, int64_t width,
+         int64_t tokens, float* y) {
+    switch (weight.kind * 2 + (weight.bits == nullptr)) {
+        case 0: return few_rows<SECATEUR_FLOAT32, false>(weight, first, last, x, width, tokens, y);
+        case 1: return few_rows<SECATEUR_FLOAT32, true>(weight, first, last, x, width, tokens, y);
+        case 2: return few_rows<SECATEUR_BFLOAT16, false>(weight, first, last, x, width, tokens, y);
+        case 3: return few_rows<SECATEUR_BFLOAT16, true>(weight, first, last, x, width, tokens, y);
+        case 4: return few_rows<SECATEUR_INT8, false>(weight, first, last, x, width, tokens, y);
+        default: return few_rows<SECATEUR_INT8, true>(weight, first, last, x, width, tokens, y);
+    }
+}
+
+void many(const SecateurWeight& weight, int64_t first, int64_t last, const float* x, int64_t width,
+          int64_t tile, float* out) {
+    switch (weight.kind * 2 + (weight.bits == nullptr)) {
+        case 0: return many_of<SECATEUR_FLOAT32, false>(weight, first, last, x, width, tile, out);
+        case 1: return many_of<SECATEUR_FLOAT32, true>(weight, first, last, x, width, tile, out);
+        case 2: return many_of<SECATEUR_BFLOAT16, false>(weight, first, last, x, width, tile, out);
+        case 3: return many_of<SECATEUR_BFLOAT16, true>(weight, first, last, x, width, tile, out);
+        case 4: return many_of<SECATEUR_INT8, false>(weight, first, last, x, width, tile, out);
+        default: return many_of<SECATEUR_INT8, true>(weight, first, last, x, width, tile, out);
+    }
+}
+
+}  // namespace
