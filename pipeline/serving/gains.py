@@ -87,10 +87,10 @@ GAINS: tuple[Gain, ...] = (
         target="secateur_sparse",
         form="unstructured",
         gains="what was measured",
-        why="its kernels read bits and values instead of zeros: a matrix of 2048 x 5632 with 70 % zeros takes "
-        "one token 2.4 times as fast as dense kernels of the same make in bfloat16, and 256 tokens 3.9 times "
-        "as fast as torch in float32. A weight is 5.8 bits then, and 4.5 in llama.cpp's dense Q4_0, which may "
-        f"be as fast, at another perplexity. {_MOST_DENSITY}",
+        why="its kernels read bits and values instead of zeros: a matrix of 2048 x 5632 with 70 % zeros "
+        "takes one token 2.4 times as fast as dense kernels of the same make in bfloat16, and 256 tokens 3.9 "
+        "times as fast as torch in float32. A weight is 5.8 bits then, and 4.5 in llama.cpp's dense Q4_0, "
+        f"which may be as fast, at another perplexity. {_MOST_DENSITY}",
         sources=(_SPARSE,),
     ),
     Gain(
