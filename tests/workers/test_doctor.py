@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from pipeline.architecture.rows import ROWS
 from pipeline.errors import UnsupportedModel
 from pipeline.sources import open_source
+from pipeline.spec.targets import TARGET_KINDS
 from tests.llama_like_checkpoints import llama_like_checkpoint
 from tests.models import tiny_checkpoint
 from workers.local import doctor
@@ -26,9 +27,9 @@ def told_of(directory: Path) -> dict[str, str | None]:
 
 def test_everything_works_for_a_llama(tmp_path: Path) -> None:
     told = told_of(tiny_checkpoint("llama", tmp_path / "model"))
-    why = told.pop("target llama.cpp"), told.pop("target onnxruntime"), told.pop("target openvino")
-    assert all(one is not None and "positions" in one for one in why), "the tiny model has 128 positions"
-    del told["target vllm"]
+    targets = {kind: told.pop(f"target {kind}") for kind in TARGET_KINDS}
+    del targets["vllm"]
+    assert all(one is not None and "positions" in one for one in targets.values()), "the model has 128"
     assert {*told.values()} == {None}
     assert "cutting intermediate_size=128" in told
 

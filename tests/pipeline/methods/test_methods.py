@@ -84,7 +84,7 @@ def example(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, LinearSta
 def measured(samples: Sequence[torch.Tensor]) -> LinearStatistics:
     """Everything that any method asks for."""
     features = samples[0].shape[1]
-    share = InputShare(len(samples), features, ("input_norm", "input_mean"))
+    share = InputShare.empty(len(samples), features, ("input_norm", "input_mean"))
     tree = GramTree(features, leaf=1, first=0, device=torch.device("cpu"))
     for i, x_TI in enumerate(samples):
         share.record(i, x_TI)

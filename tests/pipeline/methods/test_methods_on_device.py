@@ -38,7 +38,7 @@ NEEDS: tuple[Statistic, ...] = ("input_norm", "input_mean", "hessian")
 
 def measured(samples: list[Tensor], device: torch.device) -> LinearStatistics:
     features = samples[0].shape[1]
-    share = InputShare(len(samples), features, NEEDS)
+    share = InputShare.empty(len(samples), features, NEEDS)
     tree = GramTree(features, leaf=1, first=0, device=torch.device("cpu"))
     for i, x_TI in enumerate(samples):
         share.record(i, x_TI)
