@@ -15,6 +15,7 @@ pytest_plugins = [
     "tests.eval_slices",
     "tests.browser",
     "tests.in_this_process",
+    "tests.sparse_anywhere",
     "tests.opened_here",
 ]
 

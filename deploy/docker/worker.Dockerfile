@@ -24,9 +24,9 @@ LABEL org.opencontainers.image.title="secateur-worker" \
       org.opencontainers.image.description="A pruning service for large language models: a node of its Ray cluster" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.licenses="Apache-2.0"
-# Triton compiles a small C program for each kernel when it is first launched.
+# Triton compiles a small C program for each kernel when it is first launched; sparse linears compile C++.
 RUN apt-get update \
- && apt-get install -y --no-install-recommends gcc libc6-dev \
+ && apt-get install -y --no-install-recommends gcc g++ libc6-dev \
  && rm -rf /var/lib/apt/lists/*
 RUN groupadd --gid 10001 secateur \
  && useradd --uid 10001 --gid 10001 --home-dir /var/lib/secateur --create-home --shell /bin/bash secateur

@@ -211,7 +211,7 @@ def _plan(config: Any, stored: Mapping[str, _Stored], values: Values | None) -> 
         one = stored[name]
         density = one.density()
         rows, columns = one.shape
-        if not worth((rows, columns), density, backend()):
+        if not worth(density, backend()):
             why = f"with {1 - density:.0%} zeros the dense product is as fast (kernels: {backend()})"
             plan.linears.append(LoadedLinear(linear, (rows, columns), density, None, why))
             continue

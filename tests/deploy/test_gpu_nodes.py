@@ -1,4 +1,5 @@
-"""What nodes with GPUs need: a C compiler for Triton, and a name for their GPUs that the autoscaler knows."""
+"""What nodes need: compilers for Triton and sparse linears, and a name of their GPUs that the autoscaler
+knows."""
 
 from collections.abc import Callable
 
@@ -10,14 +11,15 @@ from tests.deploy.charts import HelmError, Rendered
 from tests.deploy.dockerfile import DOCKER, read
 
 
-def test_the_worker_image_has_a_c_compiler() -> None:
-    """Triton's launcher is compiled on the node where a kernel first runs, against Python's headers."""
+def test_the_worker_image_has_compilers() -> None:
+    """Triton's launcher is compiled on the node where a kernel first runs, against Python's headers; the
+    kernels of sparse linears at their first use."""
     last = read(DOCKER / "worker.Dockerfile")[-1]
     names = [one.name for one in last.instructions]
     installs = [i for i, one in enumerate(last.instructions) if "apt-get install" in one.text]
     (install,) = installs
     words = last.instructions[install].text.split()
-    assert {"gcc", "libc6-dev"} <= set(words)
+    assert {"gcc", "g++", "libc6-dev"} <= set(words)
     assert install < names.index("USER"), "only root may install"
 
 

@@ -25,7 +25,7 @@ from workers.context import Note, StageContext
 from workers.settings import WorkerSettings
 from workers.stages.publish_sparse import sparse_files
 
-pytestmark = pytest.mark.usefixtures("opened_here")
+pytestmark = pytest.mark.usefixtures("opened_here", "sparse_anywhere")
 
 PRUNE = {"method": {"kind": "magnitude"}, "pattern": {"kind": "unstructured", "sparsity": 0.7}}
 SHARD = "sparse/model-00002-of-00005.safetensors"
