@@ -13,6 +13,7 @@ from torch.distributed import Store  # type: ignore[attr-defined] # torch export
 from pipeline.artifacts.refs import CheckpointRef
 from pipeline.blocks.crew import Crew, CrewUse, Parcel, Pending, together
 from pipeline.blocks.worker import SweepWorker
+from pipeline.checkpoint.skeleton import import_library
 from pipeline.request.parts import WorkerShare
 from pipeline.spec.model import Dtype
 from pipeline.tensor.devices import exact_products, free_gpu
@@ -38,6 +39,7 @@ class SweepActor:
         torch.set_num_threads(threads)
         torch.set_grad_enabled(False)
         exact_products()
+        import_library()  # before idle memory is measured
         self._device = torch.device("cuda" if cuda else "cpu")
         self._worker: SweepWorker | None = None
         self._peers = Peers()

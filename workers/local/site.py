@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pipeline.artifacts.curve import StepRecord, Validation
 from pipeline.blocks.local import LocalCrew
+from pipeline.checkpoint.skeleton import import_library
 from pipeline.dag.stages import Stage
 from pipeline.dag.stages.training import LearnMasks, Recover
 from pipeline.errors import InvalidSpec
@@ -104,6 +105,7 @@ class LocalTurn:
         share = self._resources.of("pruning")
         device = torch.device("cuda" if share.gpus_per_worker > 0 else "cpu")
         exact_products()
+        import_library()  # before idle memory is measured
         free_gpu(device)
         yield from ()
         return LocalCrew(

@@ -22,6 +22,7 @@ from pipeline.blocks.logits import streamed_logits
 from pipeline.canonical import canonical_json
 from pipeline.checkpoint.keeps import KeepReader
 from pipeline.checkpoint.reader import CheckpointReader
+from pipeline.checkpoint.skeleton import import_library
 from pipeline.dag.stages.results import Verify
 from pipeline.errors import UnsupportedModel, VerificationFailed
 from pipeline.report.quantity import human_bytes
@@ -55,7 +56,7 @@ def run(stage: Verify, context: StageContext) -> Steps:
             yield from _fetched(context, published, directory)
             weights = _weights(context, directory)
             packed = check_packed(directory, [file.path for file in published.files])
-            _import_libraries()
+            import_library()  # for the streamed logits, while the process imports the same for itself
             yield Progress(2, CHECKS, "weights")
             opening = _opening(context, weights, directory, aside)
             if opening.weights == "from_disk":
@@ -95,11 +96,6 @@ def _fetched(context: StageContext, published: PublishedRef, directory: Path) ->
     for file in fetched(context.content, published, directory):
         yield Progress(0, CHECKS, file.path)
     yield Progress(1, CHECKS, "files")
-
-
-def _import_libraries() -> None:
-    """Imports what the streamed logits need, while the process imports the same for itself."""
-    from transformers import PreTrainedModel  # noqa: F401
 
 
 def _weights(context: StageContext, directory: Path) -> CheckedWeights:
