@@ -1,6 +1,7 @@
 """Connections: SQLite with WAL for one machine, PostgreSQL for many."""
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 BUSY_SECONDS = 30
 WRITES = "secateur_writes"
+WAL_TRIES, WAL_SECONDS = 100, 0.1
 
 
 class Database:
@@ -75,10 +77,23 @@ def _prepare_sqlite(connection: DBAPIConnection, record: ConnectionPoolEntry) ->
     assert isinstance(connection, sqlite3.Connection)
     connection.isolation_level = None  # _begin_sqlite emits BEGIN
     cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
+    _write_ahead(cursor)
     cursor.execute("PRAGMA synchronous=FULL")  # a job that was accepted with 202 survives a power failure
     cursor.execute("PRAGMA foreign_keys=ON")
     cursor.close()
+
+
+def _write_ahead(cursor: sqlite3.Cursor) -> None:
+    """Switch to a write-ahead log. SQLite refuses at once, without its usual wait, when two connections to a
+    new database do so together."""
+    for left in range(WAL_TRIES - 1, -1, -1):
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError:
+            if left == 0:
+                raise
+            time.sleep(WAL_SECONDS)
 
 
 def _begin_sqlite(connection: Connection) -> None:
