@@ -84,6 +84,12 @@ class Settings(StorageSettings, SourceAccess, TargetSettings, FromEnvironment, f
         le=600,
         description="Seconds without a sign of life from an API process until another one takes its jobs.",
     )
+    driver_silence_seconds: float = Field(
+        default=900,
+        ge=180,
+        description="Seconds without a heartbeat after which a driver is ended although Ray says that it "
+        "runs; its job is tried again. Drivers send one each minute.",
+    )
     inspect_models: Literal["auto", "off"] = Field(
         default="auto",
         description="`auto`: where torch and transformers are installed, a submitted checkpoint is compared "

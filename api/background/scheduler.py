@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 
-from pydantic import ValidationError
 from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError, SQLAlchemyError
 
 from api.db.models import Firing, Schedule
@@ -24,6 +23,7 @@ from api.service.schedules import firings, looking, moments, outcomes
 from api.service.schedules import leases as schedule_leases
 from api.service.schedules.present import definition_of
 from api.service.schedules.request import ScheduleRequest
+from api.service.stored import Unreadable
 from pipeline.errors import (
     IncompleteCheckpoint,
     InvalidRequest,
@@ -102,8 +102,8 @@ class Scheduler:
     def _attend(self, schedule: Schedule, *, busy: bool) -> None:
         try:
             definition = definition_of(schedule)
-        except ValidationError as error:  # another version of Secateur stored it
-            self._note(schedule, "definition", f"the definition is not understood: {error}")
+        except Unreadable as error:
+            self._note(schedule, "definition", error.message)
             return
         watch, now = definition.on_new_checkpoint, self.services.now()
         if not schedule.paused and watch is not None and looking.is_due(schedule, watch, now):

@@ -1,5 +1,6 @@
 """Functions that accept, find, cancel and retry jobs."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ from api.errors import ApiError
 from api.service.context import Services
 from api.service.ids import new_job_id
 from api.service.jobs import journal
+from api.service.stored import whole
 from pipeline.canonical import digest_of
 from pipeline.job.events import JobCancelled, JobCancelRequested, JobQueued
 from pipeline.job.state import TERMINAL, JobState
@@ -38,7 +40,7 @@ def submit(services: Services, request: JobRequest, *, idempotency_key: str | No
     A repeated idempotency key returns the job of its first use. Raises ApiError 409 when the body differs,
     and InvalidRequest when a source is wrong or a stage cannot fit the declared GPUs.
     """
-    digest = digest_of(request)
+    digest = digest_of(request.model_dump(mode="json", exclude_unset=True))  # new fields leave it as it is
     if idempotency_key is not None:
         with services.database.read() as session:
             earlier = _by_idempotency_key(session, idempotency_key, digest)
@@ -151,7 +153,7 @@ def retry(services: Services, job_id: str) -> Job:
                 f"job {job_id} is {job.status}; only a failed or cancelled job can be retried",
             )
         job.tries = 0
-        job.not_before = None
+        job.not_before = job.deadline_at = None
         journal.append(session, job, [journal.said_now(JobQueued(), attempt=job.attempt)])
     services.wake.set()
     return job
@@ -168,8 +170,9 @@ def reproduce(services: Services, job_id: str) -> Job:
                 "job_not_reproducible",
                 f"job {job_id} is {first.status}; only a job that has succeeded can be reproduced",
             )
-        request = JobRequest.model_validate_json(first.request)
-        job = add(session, request, Pins.model_validate_json(first.pins), reproduces=job_id)
+        request = whole(JobRequest, first.request, f"the request of {job_id}")
+        pins = whole(Pins, first.pins, f"the pinned sources of {job_id}")
+        job = add(session, request, pins, reproduces=job_id)
     services.wake.set()
     return job
 
@@ -198,6 +201,10 @@ def _by_idempotency_key(session: Session, key: str, digest: str) -> Job | None:
     return job
 
 
+def _seconds(hours: float | None) -> int | None:
+    return None if hours is None else math.ceil(hours * 3600)
+
+
 def _new_job(request: JobRequest, pins: Pins, *, digest: str, idempotency_key: str | None) -> Job:
     state = JobState()
     return Job(
@@ -207,6 +214,7 @@ def _new_job(request: JobRequest, pins: Pins, *, digest: str, idempotency_key: s
         pins=pins.model_dump_json(),
         model=request.spec.model.source,
         priority=request.priority,
+        max_runtime=_seconds(request.max_runtime_hours),
         idempotency_key=idempotency_key,
         body_digest=digest,
         status=state.status,

@@ -17,9 +17,9 @@ from api.service.context import Services
 from api.service.ids import new_id
 from api.service.schedules import firings, looking
 from api.service.schedules.moments import next_of
-from api.service.schedules.present import definition_of, firing_view, schedule_views
+from api.service.schedules.present import definition_of, firing_view, schedule_views, split
 from api.service.schedules.request import SchedulePatch, ScheduleRequest, check
-from api.service.schedules.views import FiringView, Outcome, ScheduleView
+from api.service.schedules.views import FiringView, Outcome, ScheduleList, ScheduleView
 from pipeline.errors import InvalidRequest, InvalidSpec, SourceUnreachable
 from pipeline.request.hints import suggestion
 from pipeline.sources.tree import open_tree
@@ -59,10 +59,8 @@ def view(services: Services, key: str) -> ScheduleView:
         return schedule_views(session, [_found(session, key)])[0]
 
 
-def page(
-    services: Services, *, paused: bool | None, after: str | None, limit: int
-) -> tuple[tuple[ScheduleView, ...], bool]:
-    """Returns schedules older than the schedule `after`, newest first, and whether there are more."""
+def page(services: Services, *, paused: bool | None, after: str | None, limit: int) -> ScheduleList:
+    """Returns schedules older than the schedule `after`, newest first."""
     query = select(Schedule).order_by(Schedule.id.desc()).limit(limit + 1)
     if after is not None:
         query = query.where(Schedule.id < after)
@@ -70,7 +68,14 @@ def page(
         query = query.where(Schedule.paused == paused)
     with services.database.read() as session:
         rows = session.scalars(query).all()
-        return schedule_views(session, rows[:limit]), len(rows) > limit
+        understood, unread = split(rows[:limit])
+        more = len(rows) > limit
+        return ScheduleList(
+            data=schedule_views(session, understood),
+            unread=unread,
+            has_more=more,
+            next=rows[limit - 1].id if more else None,
+        )
 
 
 def change(services: Services, key: str, patch: SchedulePatch) -> ScheduleView:
