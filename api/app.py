@@ -97,7 +97,9 @@ def create_app(settings: Settings, *, resolver: Resolver | None = None, dispatch
         ),
     )
     app.state.services = services
-    app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
+    app.add_middleware(
+        BodyLimit, limit=settings.max_body_bytes, closed=partial(_needs_key, auth=settings.auth)
+    )
     app.add_middleware(RequestLog, metrics=metrics)
     errors.install(app)
     for routers, needs in ((BY_METHOD, Needs()), (ADMINS, Needs("admin"))):
@@ -106,6 +108,11 @@ def create_app(settings: Settings, *, resolver: Resolver | None = None, dispatch
     for router in OPEN:
         app.include_router(router)
     return app
+
+
+def _needs_key(path: str, *, auth: str) -> bool:
+    """Tells whether a request with a body to this path needs a key."""
+    return auth == "keys" and path != "/session" and not path.startswith("/internal/")
 
 
 def _resolved(spec: PruneSpec, settings: Settings, inspect: Inspector | None) -> Pins:

@@ -25,9 +25,11 @@ from pipeline.resolve.kinds import check_kind, check_type
 from pipeline.sources.access import Source
 from pipeline.sources.pins import ModelFacts, Pin, PinnedFile
 from pipeline.storage.base import is_key
+from pipeline.structure.sizes import LARGEST, MOST_BLOCKS, SHORT
 
 FACTS: tuple[Size, ...] = ("num_hidden_layers", "hidden_size", "vocab_size")
 SHOWN = 20  # names of files in one note
+CONFIG_BYTES = 1024 * 1024  # it is stored with each job
 DESCRIPTION_BYTES = 64 * 1024 * 1024  # limit for a file that is read here; a huge model's index has 30 MB
 
 
@@ -107,9 +109,10 @@ class _Description:
     def json(self, name: str) -> dict[str, JsonValue]:
         """The content of one file, which must be a JSON object."""
         file = self.files[name]
-        if file.size > DESCRIPTION_BYTES:
+        most = CONFIG_BYTES if name == CONFIG_JSON else DESCRIPTION_BYTES
+        if file.size > most:
             raise UnsupportedCheckpoint(
-                f"{name} of {self.uri} has {file.size} bytes; at most {DESCRIPTION_BYTES} are read"
+                f"{name} of {self.uri} has {file.size} bytes; at most {most} are read"
             )
         try:
             value = parse_config(b"".join(self.source.read(file)))
@@ -131,6 +134,7 @@ def _facts(checkpoint: _Description, names: Collection[str]) -> tuple[ModelFacts
         notes += loadable(TOKENIZER_CONFIG_JSON, checkpoint.json(TOKENIZER_CONFIG_JSON))[1]
     check_marks(config, names, where=checkpoint.uri)
     row = row_for(model_type)
+    _check_limits(row, config, where=checkpoint.uri)
     sizes = {size: _number(row, config, row.sizes[size], where=checkpoint.uri) for size in FACTS}
     blocks = sizes["num_hidden_layers"]
     if blocks is None:
@@ -149,13 +153,24 @@ def _facts(checkpoint: _Description, names: Collection[str]) -> tuple[ModelFacts
     return facts, DTYPE_BYTES[dtype_of(config)]
 
 
+def _check_limits(row: Architecture, config: dict[str, JsonValue], *, where: str) -> None:
+    """Refuse sizes that no model has: a plan of so many blocks would fill memory before any is read."""
+    for size, name in {**row.sizes, "positions": row.positions_key}.items():
+        value, most = row.read(config, name), MOST_BLOCKS if size == "num_hidden_layers" else LARGEST
+        if isinstance(value, int) and value > most:
+            raise UnsupportedCheckpoint(
+                f"{row.stated(config, name)[0]} in {CONFIG_JSON} of {where} may be {most}, "
+                f"got {SHORT.repr(value)}"
+            )
+
+
 def _number(row: Architecture, config: dict[str, JsonValue], field: str, *, where: str) -> int | None:
     key, value = row.stated(config, field)[0], row.read(config, field)
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise UnsupportedCheckpoint(
-            f"{key} in {CONFIG_JSON} of {where} must be a positive number, got {value!r}"
+            f"{key} in {CONFIG_JSON} of {where} must be a positive number, got {SHORT.repr(value)}"
         )
     return value
 

@@ -1,6 +1,7 @@
 """The sizes of a model: read from its config.json, and written into that of a smaller one."""
 
 from collections.abc import Mapping, Sequence
+from reprlib import Repr
 from typing import get_args
 
 from pydantic import JsonValue
@@ -10,6 +11,9 @@ from pipeline.architecture.row import Architecture
 from pipeline.canonical import Frozen
 from pipeline.errors import UnsupportedCheckpoint
 
+LARGEST = 1 << 25  # of any size: far above what exists, and far below what would fill memory by being counted
+MOST_BLOCKS = 10_000
+SHORT = Repr()  # of values from outside, which may be long
 FOUR = 4  # FFN channels for each hidden one, if config.json does not state them
 
 
@@ -132,18 +136,20 @@ def _required(row: Architecture, known: Mapping[Size, int | None], size: Size) -
 
 
 def _read(row: Architecture, config: Mapping[str, JsonValue], name: str) -> int | None:
-    return _checked(row.read(config, name), row.stated(config, name)[0])
+    most = MOST_BLOCKS if name == row.sizes["num_hidden_layers"] else LARGEST
+    return _checked(row.read(config, name), row.stated(config, name)[0], most=most)
 
 
 def _number(config: Mapping[str, JsonValue], name: str, *, least: int = 1) -> int | None:
     return _checked(config.get(name), name, least=least)
 
 
-def _checked(value: JsonValue, name: str, *, least: int = 1) -> int | None:
+def _checked(value: JsonValue, name: str, *, least: int = 1, most: int = LARGEST) -> int | None:
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
         raise UnsupportedCheckpoint(
-            f"{name} in config.json must be a number of at least {least}, got {value!r}", "spec.model.source"
+            f"{name} in config.json must be a number from {least} to {most}, got {SHORT.repr(value)}",
+            "spec.model.source",
         )
     return value
