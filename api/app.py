@@ -92,6 +92,7 @@ def create_app(settings: Settings, *, resolver: Resolver | None = None, dispatch
         title="Secateur",
         summary="A pruning service for large language models.",
         version="0.1.0",
+        redirect_slashes=False,  # Starlette redirects to whatever Host the request names
         lifespan=partial(
             _lifespan, services=services, dispatcher=dispatcher, scheduler=scheduler, inspector=inspector
         ),

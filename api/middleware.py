@@ -19,11 +19,13 @@ REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="-")
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 MAX_VALUES = 50_000  # of a body, as its commas count them; checking them takes half a second at worst
 DRIVER_SHARE = 16  # drivers may send bodies this many times as large, because events carry file lists
+SECRET_PATHS = ("/keys", "/session")
 SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class RequestLog:
-    """Gives the request an id (or keeps the caller's), logs and measures it, and answers 500 to a crash."""
+    """Gives the request an id (or keeps the caller's), logs and measures it, and answers 500 to a crash.
+    Browsers are told not to guess types of content, and nobody to keep answers that show secrets."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
@@ -44,7 +46,11 @@ class RequestLog:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = request_id
+                headers["X-Content-Type-Options"] = "nosniff"
+                if scope["path"].startswith(SECRET_PATHS):
+                    headers["Cache-Control"] = "no-store"
                 self._note(scope, status, time.monotonic() - started)
             await send(message)
 

@@ -84,6 +84,10 @@ class Settings(StorageSettings, SourceAccess, TargetSettings, FromEnvironment, f
         le=600,
         description="Seconds without a sign of life from an API process until another one takes its jobs.",
     )
+    probes: Literal["open", "keys"] = Field(
+        default="open",
+        description="`keys`: /metrics needs a viewer's key, and /readyz says why only to callers with one.",
+    )
     driver_silence_seconds: float = Field(
         default=900,
         ge=180,

@@ -32,7 +32,7 @@ class NewerDatabaseError(RuntimeError):
 def upgrade(database: Database) -> None:
     """Run the migrations that are missing. Processes that start together take turns. Raises
     NewerDatabaseError if a newer version has changed the database so that this one cannot use it."""
-    database.make_directory()
+    database.make_file()
     with _turn(database) as connection:
         config = alembic_config(connection)
         scripts = ScriptDirectory.from_config(config)

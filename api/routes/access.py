@@ -57,6 +57,13 @@ class Needs:
         return caller
 
 
+def check_by_hand(request: Request, services: ServicesDep) -> None:
+    """Do what `Needs()` does, for a route that needs a key by a setting alone."""
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    bearer = HTTPAuthorizationCredentials(scheme=scheme, credentials=key) if scheme == "Bearer" else None
+    Needs()(request, services, bearer, request.cookies.get(COOKIE))
+
+
 def refuse_other_sites(request: Request, services: ServicesDep) -> None:
     """Raise ApiError 403 when a browser says that a page of another site sent the request.
 

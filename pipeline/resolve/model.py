@@ -155,8 +155,9 @@ def _facts(checkpoint: _Description, names: Collection[str]) -> tuple[ModelFacts
 
 def _check_limits(row: Architecture, config: dict[str, JsonValue], *, where: str) -> None:
     """Refuse sizes that no model has: a plan of so many blocks would fill memory before any is read."""
-    for size, name in {**row.sizes, "positions": row.positions_key}.items():
-        value, most = row.read(config, name), MOST_BLOCKS if size == "num_hidden_layers" else LARGEST
+    for name in (*row.sizes.values(), row.positions_key):
+        blocks = name == row.sizes["num_hidden_layers"]
+        value, most = row.read(config, name), MOST_BLOCKS if blocks else LARGEST
         if isinstance(value, int) and value > most:
             raise UnsupportedCheckpoint(
                 f"{row.stated(config, name)[0]} in {CONFIG_JSON} of {where} may be {most}, "
