@@ -39,7 +39,10 @@ from api.routes.access import Needs
 from api.routes.answers import KEYED
 from api.service.context import Services
 from api.service.jobs.attempts import jobs_by_status
+from api.service.jobs.followers import Followers
+from api.service.jobs.tails import Tails
 from api.service.keys import first_keys
+from api.service.resolving import LimitedResolver
 from api.settings import Settings
 from api.submit import RayJobsClient, cluster
 from pipeline.request.prune_spec import PruneSpec
@@ -75,15 +78,21 @@ def create_app(settings: Settings, *, resolver: Resolver | None = None, dispatch
     inspector = None
     if settings.inspect_models == "auto" and can_inspect():
         inspector = InspectorProcess(seconds=settings.inspect_seconds)
+    resolving = LimitedResolver(
+        resolver or partial(_resolved, settings=settings, inspect=inspector),
+        at_once=settings.resolve_at_once,
+        seconds=settings.resolve_seconds,
+    )
     services = Services(
         settings=settings,
         database=database,
         content=settings.content(),
         ray=RayJobsClient(endpoint),
-        resolve=resolver or partial(_resolved, settings=settings, inspect=inspector),
+        resolve=resolving,
         metrics=metrics,
         wake=Event(),
         access=access,
+        followers=Followers(database, most=settings.max_streams),
     )
     dispatcher = Dispatcher(services, embedded) if dispatch else None
     scheduler = Scheduler(services) if dispatch else None
@@ -94,10 +103,14 @@ def create_app(settings: Settings, *, resolver: Resolver | None = None, dispatch
         version="0.1.0",
         redirect_slashes=False,  # Starlette redirects to whatever Host the request names
         lifespan=partial(
-            _lifespan, services=services, dispatcher=dispatcher, scheduler=scheduler, inspector=inspector
+            _lifespan,
+            services=services,
+            dispatcher=dispatcher,
+            scheduler=scheduler,
+            closing=(resolving, *(() if inspector is None else (inspector,))),
         ),
     )
-    app.state.services = services
+    app.state.services, app.state.tails = services, Tails()
     app.add_middleware(
         BodyLimit, limit=settings.max_body_bytes, closed=partial(_needs_key, auth=settings.auth)
     )
@@ -143,7 +156,7 @@ async def _lifespan(
     services: Services,
     dispatcher: Dispatcher | None,
     scheduler: Scheduler | None,
-    inspector: InspectorProcess | None,
+    closing: tuple[LimitedResolver | InspectorProcess, ...],
 ) -> AsyncIterator[None]:
     await run_in_threadpool(upgrade, services.database)
     await run_in_threadpool(first_keys.prepare, services.settings, services.database)
@@ -158,8 +171,8 @@ async def _lifespan(
             await run_in_threadpool(scheduler.stop)
         if dispatcher is not None:
             await run_in_threadpool(dispatcher.stop)
-        if inspector is not None:
-            await run_in_threadpool(inspector.close)
+        for part in closing:
+            await run_in_threadpool(part.close)
         services.ray.close()
         services.database.close()
 

@@ -17,6 +17,7 @@ from functools import partial
 from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError, SQLAlchemyError
 
 from api.db.models import Firing, Schedule
+from api.errors import ApiError
 from api.service.context import Services
 from api.service.owner import is_dead, this_process
 from api.service.schedules import firings, looking, moments, outcomes
@@ -179,7 +180,7 @@ class Scheduler:
             return
         except (OperationalError, InterfaceError):
             raise  # the database is away
-        except SecateurError as error:
+        except (SecateurError, ApiError) as error:
             problem = error.message
         except Exception as error:
             log.exception("schedule %s (%s)", schedule.name, part)

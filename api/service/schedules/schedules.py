@@ -84,18 +84,21 @@ def change(services: Services, key: str, patch: SchedulePatch) -> ScheduleView:
     Checkpoints that had their firing stay known. Raises the errors of `create`, and ApiError 404.
     """
     given = patch.model_dump(mode="json", include=patch.model_fields_set)
-    try:
-        with services.database.write() as session:
-            schedule = _found(session, key, lock=True)
-            before = definition_of(schedule)
-            merged = before.model_dump(mode="json") | given
-            after = _validated(merged)
-            _check(services, after)
-            _replace(services, session, schedule, before=before, after=after)
-    except IntegrityError:
-        _taken(str(given.get("name")))
-    services.wake_scheduler.set()
-    return view(services, schedule.id)
+    while True:
+        with services.database.read() as session:
+            seen = _found(session, key)
+        after = _validated(definition_of(seen).model_dump(mode="json") | given)
+        _check(services, after)  # it may ask a slow bucket, so no transaction is open
+        try:
+            with services.database.write() as session:
+                schedule = _found(session, seen.id, lock=True)
+                if schedule.updated_at != seen.updated_at:
+                    continue  # somebody else has changed it meanwhile
+                _replace(services, session, schedule, before=definition_of(schedule), after=after)
+        except IntegrityError:
+            _taken(str(given.get("name")))
+        services.wake_scheduler.set()
+        return view(services, schedule.id)
 
 
 def pause(services: Services, key: str, *, paused: bool) -> ScheduleView:
