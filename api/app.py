@@ -42,6 +42,7 @@ from api.service.jobs.attempts import jobs_by_status
 from api.service.jobs.followers import Followers
 from api.service.jobs.tails import Tails
 from api.service.keys import first_keys
+from api.service.keys.keys import active_among
 from api.service.resolving import LimitedResolver
 from api.settings import Settings
 from api.submit import RayJobsClient, cluster
@@ -92,7 +93,6 @@ def create_app(settings: Settings, *, resolver: Resolver | None = None, dispatch
         metrics=metrics,
         wake=Event(),
         access=access,
-        followers=Followers(database, most=settings.max_streams),
     )
     dispatcher = Dispatcher(services, embedded) if dispatch else None
     scheduler = Scheduler(services) if dispatch else None
@@ -110,7 +110,11 @@ def create_app(settings: Settings, *, resolver: Resolver | None = None, dispatch
             closing=(resolving, *(() if inspector is None else (inspector,))),
         ),
     )
-    app.state.services, app.state.tails = services, Tails()
+    app.state.services = services
+    app.state.followers, app.state.tails = (
+        Followers(database, most=settings.max_streams, valid=active_among),
+        Tails(),
+    )
     app.add_middleware(
         BodyLimit, limit=settings.max_body_bytes, closed=partial(_needs_key, auth=settings.auth)
     )

@@ -64,6 +64,8 @@ class Job(Base):
     __tablename__ = "jobs"
     __table_args__ = (
         Index(None, "status", "created_at"),
+        Index("ix_jobs_status_id", "status", "id"),
+        Index("ix_jobs_id_model", "id", "model"),  # a search reads it backwards, and no rows
         Index("ix_jobs_live", "id", postgresql_where=text("live"), sqlite_where=text("live = 1")),
         Index("ix_jobs_queued", "priority", "id", postgresql_where=QUEUED, sqlite_where=QUEUED),
     )

@@ -9,7 +9,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from api.errors import ApiError
 from api.routes.access import Who
 from api.routes.answers import ABSENT, refusals
-from api.routes.requests import MAX_ID, EventCursor, JobId, Limit, ServicesDep
+from api.routes.requests import MAX_ID, EventCursor, FollowersDep, JobId, Limit, ServicesDep
 from api.service.jobs import jobs
 from api.service.jobs.followers import Told
 from api.service.jobs.journal import event_of, events_after
@@ -34,6 +34,7 @@ MESSAGE = {
 def list_events(
     services: ServicesDep,
     who: Who,
+    followers: FollowersDep,
     job_id: JobId,
     after: EventCursor = None,
     limit: Limit = 100,
@@ -47,8 +48,8 @@ def list_events(
     if follow or STREAM in accept:
         if last_event_id:
             seen = _event_id(last_event_id)
-        services.followers.check_room()
-        told = services.followers.follow(job_id, after=seen, key=who.prefix)
+        followers.check_room()
+        told = followers.follow(job_id, after=seen, key=who.prefix)
         return EventSourceResponse(_stream(told), ping=15)
     with services.database.read() as session:
         rows = events_after(session, job_id, after=seen, limit=limit + 1)

@@ -7,7 +7,6 @@ from threading import Event
 
 from api.db.engine import Database
 from api.metrics import Metrics
-from api.service.jobs.followers import Followers
 from api.settings import Settings
 from api.submit import RayJobsClient
 from pipeline.request.prune_spec import PruneSpec
@@ -24,8 +23,7 @@ def utc_now() -> datetime:
 @dataclass(frozen=True)
 class Services:
     """The shared objects. `resolve` pins the sources of a spec, `access` says which may be read. `wake` makes
-    the dispatcher begin a round at once, and `wake_scheduler` the scheduler, whose clock is `now`.
-    `followers` sends events."""
+    the dispatcher begin a round at once, and `wake_scheduler` the scheduler, whose clock is `now`."""
 
     settings: Settings
     database: Database
@@ -35,6 +33,5 @@ class Services:
     metrics: Metrics
     wake: Event
     access: SourceAccess
-    followers: Followers
     wake_scheduler: Event = field(default_factory=Event)
     now: Callable[[], datetime] = utc_now

@@ -183,11 +183,12 @@ def test_streams_are_limited(make_settings: Callable[..., Settings]) -> None:
     with running(make_settings(max_streams=2)) as api:
         path = f"{api.url}/jobs/{started_job(api).live.job}/events"
         with contextlib.ExitStack() as open_ones:
-            for _ in range(2):
-                answer = open_ones.enter_context(
-                    httpx.stream("GET", path, headers=AUTHORIZED | STREAM, timeout=60)
-                )
-                next(read(answer))
+            answers = [
+                open_ones.enter_context(httpx.stream("GET", path, headers=AUTHORIZED | STREAM, timeout=60))
+                for _ in range(2)
+            ]
+            told = [read(answer) for answer in answers]  # one that is forgotten ends its stream
+            assert [next(one)["event"] for one in told] == ["job.queued"] * 2
             refused = api.client.get(path, headers=STREAM)
             assert (refused.status_code, refused.json()["error"]["code"]) == (429, "too_many_streams")
             assert refused.headers["Retry-After"] == "5"

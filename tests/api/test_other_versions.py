@@ -242,7 +242,13 @@ def test_a_migration_that_was_interrupted_is_run_again(database_url: str) -> Non
         for table, column in (("jobs", "max_runtime"), ("jobs", "deadline_at"), ("attempts", "heard_at")):
             session.execute(text(f"ALTER TABLE {table} DROP COLUMN {column}"))
         if database.engine.dialect.name == "sqlite":
-            for index in ("ix_jobs_live", "ix_jobs_queued", "ix_events_job_type_id"):
+            for index in (
+                "ix_jobs_live",
+                "ix_jobs_queued",
+                "ix_jobs_status_id",
+                "ix_jobs_id_model",
+                "ix_events_job_type_id",
+            ):
                 session.execute(text(f"DROP INDEX {index}"))
         session.execute(text("UPDATE alembic_version SET version_num = '0004'"))
     upgrade(database)

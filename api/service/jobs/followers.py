@@ -6,17 +6,17 @@ A stream reads by itself what was there before it began, and what came while its
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from fastapi.concurrency import run_in_threadpool
 from sqlalchemy import and_, func, or_, select
+from sqlalchemy.orm import Session
 
 from api.db.engine import Database
 from api.db.models import EventRow, Job
 from api.errors import ApiError
 from api.service.jobs.journal import event_of, events_after
-from api.service.keys import keys
 from pipeline.job.state import TERMINAL
 
 log = logging.getLogger(__name__)
@@ -24,6 +24,9 @@ POLL_SECONDS = 0.5
 BATCH = 500
 ENDS = frozenset({"job.succeeded", "job.failed", "job.cancelled"})
 WAITING = 1000  # events that may wait for a slow reader before it must read them itself
+
+
+Valid = Callable[[Session, Collection[str]], frozenset[str]]
 
 
 @dataclass(frozen=True)
@@ -55,10 +58,12 @@ class Follower:
 
 
 class Followers:
-    """The streams of one API process, at most `most`. What does not run in its loop says so."""
+    """The streams of one API process, at most `most`. `valid` tells which keys are neither revoked nor
+    expired, by their prefixes. What does not run in its loop says so."""
 
-    def __init__(self, database: Database, *, most: int) -> None:
+    def __init__(self, database: Database, *, most: int, valid: Valid) -> None:
         self._database = database
+        self._valid = valid
         self._most = most
         self._by_job: dict[str, list[Follower]] = {}
         self._read: dict[str, int] = {}  # by job, the id up to which its events were handed on
@@ -147,7 +152,7 @@ class Followers:
     def _news(self, read: dict[str, int], used: set[str]) -> tuple[list[tuple[str, Told]], frozenset[str]]:
         """In a thread: the new events of these jobs, and those of the keys that are valid."""
         with self._database.read() as session:
-            valid = keys.active_among(session, used)
+            valid = self._valid(session, used)
             latest = select(EventRow.job, func.max(EventRow.id)).where(EventRow.job.in_(read))
             found = session.execute(latest.group_by(EventRow.job)).all()
             news = [

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from api.db.models import Job, JobLabel
 from api.errors import ApiError
 from api.service.context import Services
-from api.service.ids import new_job_id
+from api.service.ids import first_id, new_job_id
 from api.service.jobs import journal
 from api.service.stored import whole
 from pipeline.canonical import digest_of
@@ -21,6 +21,8 @@ from pipeline.job.state import TERMINAL, JobState
 from pipeline.planning.fits import checked_estimates
 from pipeline.request.prune_spec import JobRequest
 from pipeline.sources.pins import Pins
+
+AROUND = 24 * 3600  # seconds; an id has the time of its making, perhaps by the clock of another process
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def page(
     services: Services, filters: Filters, *, after: str | None, limit: int
 ) -> tuple[Sequence[Job], bool]:
     """Returns jobs older than the job `after`, newest first, and whether there are more."""
-    query = select(Job).order_by(Job.id.desc()).limit(limit + 1)
+    query = select(Job.id).order_by(Job.id.desc()).limit(limit + 1)  # from indexes; rows are wide
     if after is not None:
         query = query.where(Job.id < after)
     if filters.status is not None:
@@ -108,16 +110,23 @@ def page(
     if filters.model is not None:
         query = query.where(Job.model.contains(filters.model, autoescape=True))
     if filters.created_after is not None:
-        query = query.where(Job.created_at >= datetime.fromtimestamp(filters.created_after, UTC))
+        moment = datetime.fromtimestamp(filters.created_after, UTC)
+        query = query.where(
+            Job.created_at >= moment, Job.id >= first_id("job", filters.created_after - AROUND)
+        )
     if filters.created_before is not None:
-        query = query.where(Job.created_at < datetime.fromtimestamp(filters.created_before, UTC))
+        moment = datetime.fromtimestamp(filters.created_before, UTC)
+        query = query.where(
+            Job.created_at < moment, Job.id < first_id("job", filters.created_before + AROUND)
+        )
     for key, value in filters.labels:
         query = query.where(
             exists().where(JobLabel.job == Job.id, JobLabel.key == key, JobLabel.value == value)
         )
     with services.database.read() as session:
-        rows = session.scalars(query).all()
-    return rows[:limit], len(rows) > limit
+        ids = session.scalars(query).all()
+        rows = session.scalars(select(Job).where(Job.id.in_(ids)).order_by(Job.id.desc())).all()
+    return rows[:limit], len(ids) > limit
 
 
 def cancel(services: Services, job_id: str) -> Job:

@@ -15,6 +15,8 @@ depends_on = None
 def upgrade() -> None:
     make_index("ix_jobs_live", "jobs", ["id"], where={"postgresql": "live", "sqlite": "live = 1"})
     make_index("ix_jobs_queued", "jobs", ["priority", "id"], where="status = 'queued'")
+    make_index("ix_jobs_status_id", "jobs", ["status", "id"])
+    make_index("ix_jobs_id_model", "jobs", ["id", "model"])
     make_index("ix_events_job_type_id", "events", ["job", "type", "id"])
     op.add_column("jobs", sa.Column("max_runtime", sa.Integer(), nullable=True))
     op.add_column("jobs", sa.Column("deadline_at", UtcDateTime(timezone=True), nullable=True))
@@ -33,5 +35,7 @@ def downgrade() -> None:
     op.drop_column("jobs", "deadline_at")
     op.drop_column("jobs", "max_runtime")
     op.drop_index("ix_events_job_type_id", table_name="events")
+    op.drop_index("ix_jobs_id_model", table_name="jobs")
+    op.drop_index("ix_jobs_status_id", table_name="jobs")
     op.drop_index("ix_jobs_queued", table_name="jobs")
     op.drop_index("ix_jobs_live", table_name="jobs")
