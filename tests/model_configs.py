@@ -4,7 +4,10 @@ from typing import Any, Literal, get_args
 
 from transformers import AutoConfig, PretrainedConfig
 
+from tests.hybrid_configs import HYBRID
 from tests.llama_like_configs import LLAMA_LIKE
+
+ELSEWHERE = {**LLAMA_LIKE, **HYBRID}  # types whose configurations are in files of their own
 
 Kind = Literal[
     "llama",
@@ -56,8 +59,8 @@ EVERY: tuple[str, ...] = (*KINDS, *VARIANTS)
 
 def kind_of(name: str) -> str:
     """The model type of a kind or variant."""
-    if name in LLAMA_LIKE:
-        return LLAMA_LIKE[name][0]
+    if name in ELSEWHERE:
+        return ELSEWHERE[name][0]
     return VARIANTS[name][0] if name in VARIANTS else _kind(name)
 
 
@@ -74,8 +77,8 @@ def tiny_config(name: str) -> PretrainedConfig:
         "pad_token_id": 1,
         "initializer_range": 0.1,  # weights as small as the default make all logits equal
     }
-    if name in LLAMA_LIKE:
-        kind, changed = LLAMA_LIKE[name]
+    if name in ELSEWHERE:
+        kind, changed = ELSEWHERE[name]
         return AutoConfig.for_model(kind, **{**common, **changed})
     base, changed = VARIANTS.get(name) or (_kind(name), {})
     return AutoConfig.for_model(base, **{**common, **_own(base), **changed})

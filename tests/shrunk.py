@@ -50,9 +50,12 @@ def _passes(*, in_tuple: bool) -> Callable[..., Any]:
 
 def _only(block: nn.Module, cut: BlockCut, sizes: Sizes) -> None:
     readers = {  # the linears that read heads and FFN channels, by their names in all model types
-        "heads": ("o_proj", "out_proj", "attn.c_proj", "dense"),
-        "ffn": ("mlp.down_proj", "fc2", "mlp.c_proj", "dense_4h_to_h"),
-        "shared_ffn": ("shared_expert.down_proj",),
+        "heads": ("o_proj", "self_attn.out_proj", "attn.c_proj", "dense"),
+        "ffn": (
+            *("mlp.down_proj", "fc2", "mlp.c_proj", "dense_4h_to_h"),
+            *("mixer.down_proj", "feed_forward.down_proj", "shared_mlp.output_linear"),
+        ),
+        "shared_ffn": ("shared_expert.down_proj", "shared_experts.down_proj"),
     }
     for name, module in block.named_modules():
         if cut.heads is not None and name.endswith(readers["heads"]):
@@ -61,9 +64,9 @@ def _only(block: nn.Module, cut: BlockCut, sizes: Sizes) -> None:
             _zeroed_before(module, cut.shared_ffn)
         elif cut.ffn is not None and name.endswith(readers["ffn"]):
             _zeroed_before(module, cut.ffn)
-        if name == "mlp.gate" and cut.experts is not None:
+        if name in ("mlp.gate", "mixer.gate") and cut.experts is not None:
             _routed_among(module, torch.tensor(cut.experts))
-        if name == "mlp.experts":
+        if name in ("mlp.experts", "mixer.experts"):
             for expert, places in cut.expert_ffn.items():
                 gone = torch.ones(module.down_proj.shape[2], dtype=torch.bool)
                 gone[list(places)] = False
@@ -121,8 +124,8 @@ def _only_hidden(model: PreTrainedModel, blocks: nn.ModuleList, stays_H: Tensor,
     blocks[0].register_forward_pre_hook(masked)
     for name, module in model.named_modules():
         weight = getattr(module, "weight", None)
-        if "self_attn." in name:
-            continue  # its norms are of queries and keys
+        if "self_attn." in name or "Gated" in type(module).__name__:
+            continue  # its norms are of queries and keys, or of a state space
         if "Norm" in type(module).__name__ and weight is not None and weight.shape == (hidden,):
             module.forward = _norm_over(module, stays_H)
 
@@ -131,6 +134,8 @@ def _routed_among(router: nn.Module, stays_E: Tensor) -> None:
     """Route as if there were no other experts, and return experts by their old numbers."""
     fewer = copy.deepcopy(router)
     fewer.weight = nn.Parameter(router.weight[stays_E])
+    if hasattr(router, "e_score_correction_bias"):
+        fewer.e_score_correction_bias = router.e_score_correction_bias[stays_E]
     for name in ("num_experts", "num_local_experts"):
         if hasattr(fewer, name):
             setattr(fewer, name, len(stays_E))
@@ -161,7 +166,7 @@ def _norm_over(module: nn.Module, stays_H: Tensor) -> Callable[[Tensor], Tensor]
             kept = kept if bias is None else kept + bias[stays_H]
         else:
             root = torch.rsqrt(kept.pow(2).mean(-1, keepdim=True) + epsilon)
-            kept = kept * root * (1 + weight if kind.startswith("Gemma") else weight)
+            kept = kept * root * (1 + weight if kind.startswith("Gemma") and kind < "Gemma4" else weight)
         output = torch.zeros_like(hidden_BLH)
         output[..., stays_H] = kept
         return output

@@ -26,6 +26,7 @@ Dimension = Literal[
     "vocabulary",
     "embedding",  # the width of tables that are narrower than hidden (OPT 350M)
     "positions",
+    "own",  # a size of the type's own, which no cut changes: of state spaces, of inputs by block
     "one",
 ]
 Labels = Mapping[str, tuple[Dimension, ...]]

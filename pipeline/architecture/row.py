@@ -9,6 +9,7 @@ from pydantic import JsonValue
 
 from pipeline.architecture.axes import Dimension, Labels, Size
 from pipeline.architecture.config_names import CONFIG_NAMES, ConfigNames
+from pipeline.architecture.hybrid_config_names import HYBRID_CONFIG_NAMES
 from pipeline.errors import UnsupportedCheckpoint
 
 _NUMBER = re.compile(r"\.\d+$")
@@ -18,17 +19,20 @@ _NUMBER = re.compile(r"\.\d+$")
 class Experts:
     """The experts of a block. `module`: their place in the block; `stored`: the prefix of an expert's number
     in the names of its matrices, which checkpoints store one by one (checkpoint/experts.py). `gate`, `up`,
-    `down`: the names after the number."""
+    `down`: the names after the number; `gate` is None where experts have none. `before`: the beginnings of
+    the names of a block's linears that run after its experts."""
 
     module: str = "mlp.experts"
     stored: str = "mlp.experts"
-    gate: str = "gate_proj"
+    gate: str | None = "gate_proj"
     up: str = "up_proj"
     down: str = "down_proj"
+    before: tuple[str, ...] = ()
 
     def entering(self, expert: int) -> tuple[str, ...]:
         """Returns an expert's linears whose inputs are its tokens."""
-        return (f"{self.stored}.{expert}.{self.gate}", f"{self.stored}.{expert}.{self.up}")
+        names = (self.up,) if self.gate is None else (self.gate, self.up)
+        return tuple(f"{self.stored}.{expert}.{name}" for name in names)
 
     def leaving(self, expert: int) -> tuple[str, ...]:
         """Returns an expert's linears whose inputs are its inner features."""
@@ -53,15 +57,36 @@ class Experts:
 @dataclass(frozen=True)
 class Fixed:
     """Sizes that a cut leaves as they are, and why. `where`: the flag of config.json without which they may
-    change; None for every model of the type."""
+    change; None for every model of the type. `unsaid`: what transformers' class takes for that field where
+    config.json lacks it. `varies`: blocks differ in these sizes, and config.json states that of some."""
 
     sizes: tuple[Size, ...]
     why: str
     where: str | None = None
+    unsaid: int = 0
+    varies: bool = False
 
     def holds(self, config: Mapping[str, JsonValue]) -> bool:
         """Tells whether the sizes of the model with this config.json are fixed."""
-        return self.where is None or bool(config.get(self.where))
+        return self.where is None or bool(config.get(self.where, self.unsaid))
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What a type's blocks read beside the hidden states of the block before (checkpoint/states.py).
+
+    `inputs`: the place of an argument, counted after the hidden states, with which each block gets a tensor
+    of its own for every token; `width`: the field of config.json with that tensor's channels; `table`: the
+    embedding of tokens that it is made from. `shared`: the argument through which a block hands its keys and
+    values to later ones. `streams`: the field with the number of hidden states that a token has; None for
+    one.
+    """
+
+    inputs: int
+    width: str
+    table: str
+    shared: str
+    streams: str | None = None
 
 
 @dataclass(frozen=True)
@@ -72,16 +97,19 @@ class Architecture:
     which they run; one statistic serves a group. `transposed`: weights of linears are stored [in_features,
     out_features] (GPT-2's Conv1D). `experts`: further linears, in blocks that have them; routers are never
     pruned. `renamed`: a part of the module's name and its counterpart in the checkpoint, if they differ.
-    `in_tuple`: a block returns its hidden states as the first item of a tuple.
+    `in_tuple`: a block returns its hidden states as the first item of a tuple. `beside`: what the blocks read
+    beside hidden states.
 
     `inner`, `outer`: labels of the dimensions of every parameter, by module (pipeline/architecture/axes.py).
     The modules of a list share the labels under the list's name.
     `sizes`: their names in config.json. `positions_key`: the name of the longest sequence length in
     config.json. `head_dim`: `free` if config.json may state it whatever the other sizes are, `divides` if in
     addition the heads must divide hidden_size, `tied` if it is hidden_size / heads. `follows_hidden`: fields
-    that change with hidden_size if they equal it. `grouped`: the flag without which there are no key-value
-    groups; `one_key_value`: the flag that then selects a single key-value head. `fixed`: sizes that cannot be
-    cut. `by_block`: fields of config.json that have a value for each block.
+    that change with hidden_size if they equal it; `follows_vocabulary`: those that do with vocab_size.
+    `grouped`: the flag without which there are no key-value groups; `one_key_value`: the flag that then
+    selects a single key-value head. `fixed`: sizes that cannot be cut. `by_block`: fields of config.json that
+    have a value, or a letter, for each block. `numbered`: fields that list numbers of blocks, or have such
+    numbers as keys.
 
     `bos`: where the type needs BOS although its tokenizer does not put it there, the place that texts get by
     default (pipeline/request/bos.py). `pads_embedding`: the class takes `pad_token_id` of config.json as a
@@ -98,13 +126,16 @@ class Architecture:
     experts: Experts | None = None
     renamed: tuple[str, str] | None = None
     in_tuple: bool = False
+    beside: Beside | None = None
     positions_key: str = "max_position_embeddings"
     head_dim: Literal["free", "divides", "tied"] = "free"
     follows_hidden: tuple[str, ...] = ()
+    follows_vocabulary: tuple[str, ...] = ()
     grouped: str | None = None
     one_key_value: str | None = None
     fixed: tuple[Fixed, ...] = ()
     by_block: tuple[str, ...] = ("layer_types",)
+    numbered: tuple[str, ...] = ()
     bos: Literal["every_window"] | None = None
     pads_embedding: bool = True
 
@@ -112,7 +143,7 @@ class Architecture:
     def config_names(self) -> ConfigNames:
         """How transformers' class of this type reads config.json; a type without an entry reads each field
         under its own name."""
-        return CONFIG_NAMES.get(self.model_type, ConfigNames())
+        return {**CONFIG_NAMES, **HYBRID_CONFIG_NAMES}.get(self.model_type, ConfigNames())
 
     def stated(self, config: Mapping[str, JsonValue], field: str) -> tuple[str, ...]:
         """Returns the names under which config.json states a field, the one that counts first."""
@@ -130,11 +161,15 @@ class Architecture:
     def groups_in(self, names: Collection[str]) -> tuple[tuple[str, ...], ...]:
         """Returns the groups of prunable linears of a block that stores `names`, because blocks of one model
         may differ."""
-        groups = [group for group in self.linears if f"{group[0]}.weight" in names]
-        if self.experts is not None:
-            for expert in range(self.experts.count(names)):
-                groups += [self.experts.entering(expert), self.experts.leaving(expert)]
-        return tuple(groups)
+        stored = (tuple(name for name in group if f"{name}.weight" in names) for group in self.linears)
+        groups = [group for group in stored if group]
+        if self.experts is None:
+            return tuple(groups)
+        later = [group for group in groups if group[0].startswith(self.experts.before)]
+        groups = [group for group in groups if group not in later]
+        for expert in range(self.experts.count(names)):
+            groups += [self.experts.entering(expert), self.experts.leaving(expert)]
+        return (*groups, *later)
 
     def labels(self, name: str) -> tuple[Dimension, ...]:
         """Returns the label of each dimension of a parameter. `name`: inside a block, or in the model for
@@ -144,7 +179,12 @@ class Architecture:
         if name in self.inner:  # a parameter that is labelled by itself, such as a number without dimensions
             return self.inner[name]
         one_of_a_list = _NUMBER.sub("", module)
-        known = self.inner.get(one_of_a_list) or self.outer.get(module) or self._expert_labels(module)
+        known = (
+            self.inner.get(one_of_a_list)
+            or self.outer.get(module)
+            or self.outer.get(one_of_a_list)
+            or self._expert_labels(module)
+        )
         if known is None:
             raise UnsupportedCheckpoint(
                 f"parameter {name} of {self.model_type} has no labels in pipeline/architecture/rows.py",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.architecture.row import Experts
-from pipeline.checkpoint.experts import DOWN, GATE_UP
+from pipeline.checkpoint.experts import DOWN, opening
 from pipeline.errors import UnsupportedCheckpoint
 
 Record = Callable[[int, Tensor], None]
@@ -88,9 +88,10 @@ def _experts_hook(
         count = len(module.get_parameter(DOWN))
         for expert, own_TH in enumerate(_by_expert(x_TH, chosen_TK, count)):
             record(numbers[experts.entering(expert)[0]], own_TH)
-            gate_up = module.get_parameter(GATE_UP)[expert]  # read late: recording may have changed it
-            gate, up = functional.linear(own_TH, gate_up).chunk(2, dim=-1)
-            record(numbers[experts.leaving(expert)[0]], activation(gate) * up)
+            weight = module.get_parameter(opening(experts))[expert]  # read late: recording may change it
+            first, *others = functional.linear(own_TH, weight).chunk(len(experts.entering(0)), dim=-1)
+            inner = activation(first) * others[0] if others else activation(first)
+            record(numbers[experts.leaving(expert)[0]], inner)
 
     return hook
 

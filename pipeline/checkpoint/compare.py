@@ -4,6 +4,7 @@ transformers loads what fits, drops the rest and initializes what is missing. He
 have a place in the model, and every place its tensor, before anything is computed. Headers are enough for it.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -47,7 +48,8 @@ def compare(config: Mapping[str, JsonValue], tensors: Mapping[str, TensorFacts],
 
     `config`: the content of config.json. `where`: the checkpoint's name in errors. Raises
     UnsupportedCheckpoint that names tensors and the way out, for quantized or empty weights, missing, left
-    over and misshapen tensors, and for a config of which transformers makes no model.
+    over and misshapen tensors, tensors of a block that the row does not know, and for a config of which
+    transformers makes no model.
     """
     from pipeline.checkpoint.skeleton import locate
 
@@ -63,6 +65,9 @@ def compare(config: Mapping[str, JsonValue], tensors: Mapping[str, TensorFacts],
             FIELD,
         )
     for name, disk in located.names.items():
+        in_block = re.match(rf"{re.escape(row.blocks)}\.\d+\.", name)
+        if in_block is not None:
+            row.labels(name[in_block.end() :])
         wanted, got = located.shapes[name], tensors[disk].shape
         if wanted != got:
             raise UnsupportedCheckpoint(

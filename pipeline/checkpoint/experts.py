@@ -5,7 +5,7 @@
     a checkpoint   <block>.mlp.experts.0.gate_proj.weight [F, H], ...up_proj..., ...down_proj... [H, F]
 
 All code outside of the module (statistics, methods, keep tensors, stored blocks) uses only the matrices of a
-checkpoint. Fusing is differentiable.
+checkpoint. Fusing is differentiable. Experts without a gate have up_proj [E, F, H] instead of gate_up_proj.
 
 Shape legend: E experts, F an expert's intermediate size, H hidden size.
 """
@@ -17,13 +17,18 @@ from torch import Tensor
 
 from pipeline.architecture.row import Experts
 
-GATE_UP, DOWN = "gate_up_proj", "down_proj"  # parameters of transformers' expert modules
+GATE_UP, UP, DOWN = "gate_up_proj", "up_proj", "down_proj"  # parameters of transformers' expert modules
+
+
+def opening(experts: Experts) -> str:
+    """Returns the parameter of the module with which a token enters every expert."""
+    return UP if experts.gate is None else GATE_UP
 
 
 def stored_names(experts: Experts, name: str, shape: torch.Size) -> tuple[str, ...]:
     """Returns the stored matrices of a block's fused parameter, by names inside the block; for any other
     parameter, its own name."""
-    if name == f"{experts.module}.{GATE_UP}":
+    if name == f"{experts.module}.{opening(experts)}":
         return tuple(f"{linear}.weight" for e in range(shape[0]) for linear in experts.entering(e))
     if name == f"{experts.module}.{DOWN}":
         return tuple(f"{linear}.weight" for e in range(shape[0]) for linear in experts.leaving(e))
@@ -32,8 +37,8 @@ def stored_names(experts: Experts, name: str, shape: torch.Size) -> tuple[str, .
 
 def stored_shape(experts: Experts | None, name: str, shape: torch.Size) -> tuple[int, ...]:
     """Returns the shape of each stored matrix of a block's parameter. `name`: its name inside the block."""
-    if experts is not None and name == f"{experts.module}.{GATE_UP}":
-        return (shape[1] // 2, shape[2])
+    if experts is not None and name == f"{experts.module}.{opening(experts)}":
+        return (shape[1] // len(experts.entering(0)), shape[2])
     if experts is not None and name == f"{experts.module}.{DOWN}":
         return tuple(shape[1:])
     return tuple(shape)
@@ -47,9 +52,10 @@ def fused(experts: Experts | None, tensors: Mapping[str, Tensor]) -> dict[str, T
     entering = [f"{linear}.weight" for e in range(count) for linear in experts.entering(e)]
     leaving = [f"{linear}.weight" for e in range(count) for linear in experts.leaving(e)]
     others = {name: tensor for name, tensor in tensors.items() if name not in {*entering, *leaving}}
+    first = f"{experts.module}.{opening(experts)}"
     return {
         **others,
-        f"{experts.module}.{GATE_UP}": torch.cat([tensors[n] for n in entering]).unflatten(0, (count, -1)),
+        first: torch.cat([tensors[n] for n in entering]).unflatten(0, (count, -1)),
         f"{experts.module}.{DOWN}": torch.cat([tensors[n] for n in leaving]).unflatten(0, (count, -1)),
     }
 
@@ -63,5 +69,6 @@ def slot(experts: Experts | None, parameters: Mapping[str, Tensor], name: str) -
     expert = experts.number(linear)
     if linear in experts.leaving(expert):
         return parameters[f"{experts.module}.{DOWN}"][expert]
-    half = experts.entering(expert).index(linear)
-    return parameters[f"{experts.module}.{GATE_UP}"][expert].chunk(2)[half]
+    entering = experts.entering(expert)
+    parts = parameters[f"{experts.module}.{opening(experts)}"][expert].chunk(len(entering))
+    return parts[entering.index(linear)]

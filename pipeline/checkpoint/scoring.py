@@ -97,7 +97,7 @@ class StoredModel(Known):
                     sums["experts_E"][self._expert(group[0])] = one.tokens
                 elif entering == "hidden":
                     hidden.append(scores)
-                else:
+                elif entering in _FIELDS:
                     sums[_FIELDS[entering]] = scores
             blocks.append(BlockScores(**sums))
         return ModelScores(np.mean(hidden, axis=0), tuple(blocks))
@@ -134,8 +134,10 @@ class StoredModel(Known):
     def _empty(self, block: int) -> Sums:
         """Returns zeros for every score that a block has."""
         sizes = self.sizes
-        sums: Sums = {"heads_A": np.zeros(sizes.num_attention_heads)}
+        sums: Sums = {}
         labels = {label for name in self._blocks[block] for label in self.row.labels(name)}
+        if labels & {"query", "qkv", "qkv_by_group"}:
+            sums["heads_A"] = np.zeros(sizes.num_attention_heads)
         if labels & {"ffn", "gate_up"}:
             sums["ffn_F"] = np.zeros(sizes.intermediate_size or 0)
         if "shared_ffn" in labels:

@@ -62,10 +62,12 @@ class BlockShape:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """A model: its blocks, and the table of embeddings, which the head shares if it is `tied`."""
+    """A model: its blocks, and the table of embeddings, which the head shares if it is `tied`. `state`: the
+    numbers of a token that go from block to block (checkpoint/states.py)."""
 
     blocks: tuple[BlockShape, ...]
     hidden: int
+    state: int
     vocabulary: int
     tied: bool
 
@@ -96,9 +98,22 @@ def shape_of(row: Architecture, config: Mapping[str, JsonValue], sizes: Sizes) -
     return ModelShape(
         blocks=tuple(kinds[has_experts(row, config, b)] for b in range(sizes.num_hidden_layers)),
         hidden=sizes.hidden_size,
+        state=_state(row, config, sizes),
         vocabulary=sizes.vocab_size,
         tied=bool(row.read(config, "tie_word_embeddings")),
     )
+
+
+def _state(row: Architecture, config: Mapping[str, JsonValue], sizes: Sizes) -> int:
+    """The numbers of a token that go from block to block. Keys and values are counted for two kinds of
+    attention with the same heads."""
+    if row.beside is None:
+        return sizes.hidden_size
+    width = row.read(config, row.beside.width)
+    streams = None if row.beside.streams is None else row.read(config, row.beside.streams)
+    inputs = sizes.num_hidden_layers * width if isinstance(width, int) else 0
+    shared = 4 * sizes.num_key_value_heads * sizes.head_dim if config.get("num_kv_shared_layers") else 0
+    return sizes.hidden_size * (streams if isinstance(streams, int) else 1) + inputs + shared
 
 
 def _block(row: Architecture, sizes: Sizes, *, experts: bool, per_token: int) -> BlockShape:

@@ -84,6 +84,9 @@ def resized(
     for field in row.follows_hidden:
         if config.get(field) in (None, old.hidden_size):
             changed[field] = new.hidden_size
+    for field in row.follows_vocabulary:
+        if config.get(field) == old.vocab_size:
+            changed[field] = new.vocab_size
     if row.head_dim != "tied" and (new.hidden_size, new.num_attention_heads) != (
         old.hidden_size,
         old.num_attention_heads,
@@ -106,6 +109,10 @@ def _by_block(
         values = config.get(field)
         if isinstance(values, list):
             changed[field] = [values[block] for block in blocks]
+        elif isinstance(values, str):
+            changed[field] = "".join(values[block] for block in blocks)
+    for field in row.numbered:
+        changed |= _renumbered(field, config.get(field), blocks)
     first_sliding = _number(config, "max_window_layers", least=0)
     if first_sliding is not None:
         changed["max_window_layers"] = sum(block < first_sliding for block in blocks)
@@ -115,10 +122,23 @@ def _by_block(
     return changed
 
 
+def _renumbered(field: str, value: JsonValue, blocks: Sequence[int]) -> dict[str, JsonValue]:
+    """Returns a field that lists numbers of blocks, or has them as keys, with the numbers after a cut."""
+    if isinstance(value, list):
+        return {field: [new for new, block in enumerate(blocks) if block in value]}
+    if isinstance(value, dict):
+        of_block = {int(number): one for number, one in value.items()}
+        return {field: {str(new): of_block[block] for new, block in enumerate(blocks) if block in of_block}}
+    return {}
+
+
 def has_experts(row: Architecture, config: Mapping[str, JsonValue], block: int) -> bool:
-    """Tells whether a block's MLP is a mixture, by the fields of Qwen's mixtures."""
+    """Tells whether a block's MLP is a mixture, by the fields of Qwen's mixtures and of Nemotron-H."""
     if row.experts is None:
         return False
+    kinds = config.get("layers_block_type") or config.get("hybrid_override_pattern")
+    if isinstance(kinds, list | str):
+        return kinds[block] in ("moe", "E")
     ordinary = config.get("mlp_only_layers") or []
     assert isinstance(ordinary, list), "transformers' class has read it"
     return block not in ordinary and (block + 1) % (_number(config, "decoder_sparse_step") or 1) == 0

@@ -15,6 +15,8 @@ FAST = 64  # tensor cores are fast with multiples of 64; hidden and FFN sizes us
 FASTER = 128
 
 Asked = Mapping[Size, int]
+# The fields of `structure` that change sizes under other names.
+_FIELDS: Mapping[Size, str] = {"num_hidden_layers": "drop_blocks", "vocab_size": "vocabulary"}
 
 
 def target_sizes(
@@ -59,10 +61,12 @@ def check_fixed(
             continue
         size = next((size for size in changed if size in asked), changed[0])
         has = f" with {fixed.where} (config.json)" if fixed.where is not None else ""
+        fields = ", ".join(_FIELDS.get(one, one) for one in fixed.sizes)
+        field = _FIELDS.get(size) or (size if size in asked else next(iter(asked), "criterion"))
         raise InvalidSpec(
             f"{row.model_type}{has} keeps its {size}={getattr(old, size)}, and this structure would leave "
-            f"{getattr(new, size)}: {fixed.why}; leave {', '.join(fixed.sizes)} out",
-            f"spec.structure.{size if size in asked else next(iter(asked), 'criterion')}",
+            f"{getattr(new, size)}: {fixed.why}; leave {fields} out",
+            f"spec.structure.{field}",
         )
 
 

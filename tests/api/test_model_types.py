@@ -9,11 +9,12 @@ from pipeline.architecture.rows import ROWS, row_for
 from pipeline.errors import InvalidSpec
 from pipeline.spec.structure import Structure
 from pipeline.structure.sizes import sizes_of
+from tests.hybrid_configs import HYBRID
 from tests.llama_like_configs import LLAMA_LIKE
 from tests.model_configs import KINDS, VARIANTS, tiny_config
 
 # Half of the hidden size of opt-post-norm is the width of its projections, which is refused for that reason.
-NAMES = tuple(name for name in (*KINDS, *VARIANTS, *LLAMA_LIKE) if name != "opt-post-norm")
+NAMES = tuple(name for name in (*KINDS, *VARIANTS, *LLAMA_LIKE, *HYBRID) if name != "opt-post-norm")
 
 
 def refused(config: dict[str, Any], size: str) -> str | None:

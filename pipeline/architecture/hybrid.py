@@ -1,0 +1,270 @@
+"""Types whose blocks are not all alike: attention beside state spaces or convolutions, heads of two widths,
+inputs of every block's own.
+
+The sizes of state spaces, convolutions and per-layer inputs are `own`: no cut changes them. Their linears are
+pruned like all others, but for those through which a block reads its own inputs, which are small.
+"""
+
+from pipeline.architecture.axes import MLP, NORMS, OUTER, SIZES, Labels, Size
+from pipeline.architecture.llama_like import ATTENTION_LINEARS, GATED, GATED_LABELS, QUERIES
+from pipeline.architecture.row import Architecture, Beside, Experts, Fixed
+
+_HEADS: tuple[Size, ...] = ("num_attention_heads", "num_key_value_heads")
+
+
+def _state_space(module: str) -> Labels:
+    """Returns the labels of a Mamba-2 mixer, by the name of its module in the block."""
+    linears: Labels = {f"{module}.in_proj": ("own", "hidden"), f"{module}.out_proj": ("hidden", "own")}
+    others = ("conv1d.bias", "dt_bias", "A_log", "D", "norm")
+    return {
+        **linears,
+        **{f"{module}.{name}": ("own",) for name in others},
+        f"{module}.conv1d": ("own", "one", "own"),
+    }
+
+
+# Blocks with full attention have wider heads, fewer key-value heads, and in the largest models no v_proj.
+_TWO_WIDTHS: Labels = {
+    "self_attn.q_proj": ("own", "hidden"),
+    "self_attn.k_proj": ("own", "hidden"),
+    "self_attn.v_proj": ("own", "hidden"),
+    "self_attn.o_proj": ("hidden", "own"),
+    "self_attn.q_norm": ("own",),
+    "self_attn.k_norm": ("own",),
+}
+# Gemma's inputs by block: a table with a row for each token, and a share of it for every block.
+_INPUTS: Labels = {
+    "per_layer_input_gate": ("own", "hidden"),
+    "per_layer_projection": ("hidden", "own"),
+    "post_per_layer_input_norm": ("hidden",),
+}
+_TABLE: Labels = {
+    "model.embed_tokens_per_layer": ("vocabulary", "own"),
+    "model.per_layer_model_projection": ("own", "hidden"),
+    "model.per_layer_projection_norm": ("own",),
+}
+_SHARED_KEYS = Fixed(
+    ("num_hidden_layers",),
+    "its last blocks read the keys and values of earlier ones, which must not go",
+    where="num_kv_shared_layers",
+)
+
+_GEMMA4 = Architecture(
+    "gemma4_text",
+    "model.layers",
+    GATED,
+    {**_TWO_WIDTHS, **MLP, **NORMS, **_INPUTS, "layer_scalar": ("one",)},
+    {**OUTER, **_TABLE},
+    SIZES,
+    beside=Beside(0, "hidden_size_per_layer_input", "model.embed_tokens_per_layer", "shared_kv_states"),
+    follows_vocabulary=("vocab_size_per_layer_input",),
+    fixed=(
+        Fixed(_HEADS, "its blocks with full attention have heads of another width and number"),
+        Fixed(
+            ("intermediate_size",),
+            "the FFN of its last blocks is twice as wide",
+            where="use_double_wide_mlp",
+            varies=True,
+        ),
+        _SHARED_KEYS,
+        Fixed(
+            ("num_hidden_layers",),
+            "its table of inputs holds those of all blocks side by side",
+            where="hidden_size_per_layer_input",
+            unsaid=256,
+        ),
+    ),
+    numbered=("per_layer_config",),
+    bos="every_window",
+)
+
+_NEMOTRON_H = Architecture(
+    "nemotron_h",
+    "model.layers",
+    (
+        ("mixer.in_proj",),
+        ("mixer.out_proj",),
+        ("mixer.q_proj", "mixer.k_proj", "mixer.v_proj"),
+        ("mixer.o_proj",),
+        ("mixer.up_proj",),
+        ("mixer.down_proj",),
+        ("mixer.fc1_latent_proj",),
+        ("mixer.fc2_latent_proj",),
+        ("mixer.shared_experts.up_proj",),
+        ("mixer.shared_experts.down_proj",),
+    ),
+    {
+        **_state_space("mixer"),
+        "mixer.q_proj": ("query", "hidden"),
+        "mixer.k_proj": ("key_value", "hidden"),
+        "mixer.v_proj": ("key_value", "hidden"),
+        "mixer.o_proj": ("hidden", "query"),
+        "mixer.up_proj": ("ffn", "hidden"),
+        "mixer.down_proj": ("hidden", "ffn"),
+        "mixer.gate": ("experts", "hidden"),
+        "mixer.gate.e_score_correction_bias": ("experts",),
+        "mixer.fc1_latent_proj": ("own", "hidden"),
+        "mixer.fc2_latent_proj": ("hidden", "own"),
+        "mixer.shared_experts.up_proj": ("shared_ffn", "hidden"),
+        "mixer.shared_experts.down_proj": ("hidden", "shared_ffn"),
+        "norm": ("hidden",),
+    },
+    {
+        "model.embeddings": ("vocabulary", "hidden"),
+        "model.norm_f": ("hidden",),
+        "lm_head": ("vocabulary", "hidden"),
+    },
+    {
+        **SIZES,
+        "num_experts": "n_routed_experts",
+        "moe_intermediate_size": "moe_intermediate_size",
+        "shared_expert_intermediate_size": "moe_shared_expert_intermediate_size",
+    },
+    experts=Experts(
+        module="mixer.experts",
+        stored="mixer.experts",
+        gate=None,
+        before=("mixer.fc2_latent_proj", "mixer.shared_experts"),
+    ),
+    renamed=("model.", "backbone."),
+    fixed=(
+        Fixed(
+            ("hidden_size",),
+            "its experts read and write vectors of a width of their own",
+            where="moe_latent_size",
+        ),
+    ),
+    by_block=("layers_block_type", "hybrid_override_pattern"),
+    pads_embedding=False,
+)
+
+_GRANITE = Architecture(
+    "granitemoehybrid",
+    "model.layers",
+    (
+        ("mamba.in_proj",),
+        ("mamba.out_proj",),
+        *ATTENTION_LINEARS,
+        ("shared_mlp.input_linear",),
+        ("shared_mlp.output_linear",),
+    ),
+    {
+        **_state_space("mamba"),
+        **GATED_LABELS,
+        "shared_mlp.input_linear": ("gate_up", "hidden"),
+        "shared_mlp.output_linear": ("hidden", "ffn"),
+    },
+    OUTER,
+    {**SIZES, "intermediate_size": "shared_intermediate_size"},
+    fixed=(Fixed(("hidden_size",), "its state spaces are mamba_expand times as wide as hidden_size"),),
+)
+
+_LFM2 = Architecture(
+    "lfm2",
+    "model.layers",
+    (
+        ("conv.in_proj",),
+        ("conv.out_proj",),
+        QUERIES,
+        ("self_attn.out_proj",),
+        ("feed_forward.w1", "feed_forward.w3"),
+        ("feed_forward.w2",),
+    ),
+    {
+        "conv.in_proj": ("own", "hidden"),
+        "conv.out_proj": ("hidden", "own"),
+        "conv.conv": ("own", "one", "own"),
+        "conv.conv.bias": ("own",),
+        "self_attn.q_proj": ("query", "hidden"),
+        "self_attn.k_proj": ("key_value", "hidden"),
+        "self_attn.v_proj": ("key_value", "hidden"),
+        "self_attn.out_proj": ("hidden", "query"),
+        "self_attn.q_layernorm": ("head_dim",),
+        "self_attn.k_layernorm": ("head_dim",),
+        "feed_forward.w1": ("own", "hidden"),
+        "feed_forward.w3": ("own", "hidden"),
+        "feed_forward.w2": ("hidden", "own"),
+        "operator_norm": ("hidden",),
+        "ffn_norm": ("hidden",),
+    },
+    {**OUTER, "model.embedding_norm": ("hidden",)},
+    SIZES,
+    fixed=(
+        Fixed(("hidden_size",), "its convolutions go over as many channels as hidden_size, but not the same"),
+        Fixed(
+            ("intermediate_size",),
+            "its FFN is as wide as block_ffn_dim_multiplier and block_multiple_of make of intermediate_size",
+        ),
+    ),
+    numbered=("full_attn_idxs",),
+)
+
+_FALCON_H1 = Architecture(
+    "falcon_h1",
+    "model.layers",
+    (
+        ("mamba.in_proj",),
+        ("mamba.out_proj",),
+        *ATTENTION_LINEARS,
+        ("feed_forward.gate_proj", "feed_forward.up_proj"),
+        ("feed_forward.down_proj",),
+    ),
+    {
+        **_state_space("mamba"),
+        **GATED_LABELS,
+        "feed_forward.gate_proj": ("ffn", "hidden"),
+        "feed_forward.up_proj": ("ffn", "hidden"),
+        "feed_forward.down_proj": ("hidden", "ffn"),
+        "pre_ff_layernorm": ("hidden",),
+    },
+    {**OUTER, "model.final_layernorm": ("hidden",)},
+    SIZES,
+    in_tuple=True,
+    by_block=(),
+)
+
+_GEMMA3N = Architecture(
+    "gemma3n_text",
+    "model.layers",
+    GATED,
+    {
+        **GATED_LABELS,
+        "mlp.gate_proj": ("own", "hidden"),
+        "mlp.up_proj": ("own", "hidden"),
+        "mlp.down_proj": ("hidden", "own"),
+        **_INPUTS,
+        "laurel.linear_left": ("own", "hidden"),
+        "laurel.linear_right": ("hidden", "own"),
+        "laurel.post_laurel_norm": ("hidden",),
+        "altup.correct_output_scale": ("hidden",),
+        "altup.correction_coefs": ("own", "own"),
+        "altup.prediction_coefs": ("own", "own"),
+        "altup.modality_router": ("own", "hidden"),
+        "altup.router_norm": ("hidden",),
+    },
+    {
+        **OUTER,
+        **_TABLE,
+        "model.embed_tokens_per_layer": ("own", "own"),  # it lacks the tokens of images and sounds
+        "model.altup_projections": ("hidden", "hidden"),
+        "model.altup_unembed_projections": ("hidden", "hidden"),
+    },
+    {size: name for size, name in SIZES.items() if size != "intermediate_size"},
+    beside=Beside(
+        1,
+        "hidden_size_per_layer_input",
+        "model.embed_tokens_per_layer",
+        "shared_kv_states",
+        "altup_num_inputs",
+    ),
+    fixed=(
+        Fixed(("hidden_size",), "several hidden states of a token predict each other"),
+        Fixed(_HEADS, "its last blocks read the keys and values of earlier ones, whose heads would differ"),
+        Fixed(("intermediate_size",), "config.json states it block by block"),
+        Fixed(("vocab_size",), "its table of inputs by block has rows for fewer tokens"),
+        Fixed(("num_hidden_layers",), "its table of inputs holds those of all blocks side by side"),
+    ),
+    bos="every_window",
+)
+
+HYBRID = (_GEMMA4, _NEMOTRON_H, _GRANITE, _LFM2, _FALCON_H1, _GEMMA3N)
