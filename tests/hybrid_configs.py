@@ -67,7 +67,7 @@ HYBRID: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "nemotron_h": _nemotron("linear_attention", "moe", "full_attention", "mlp"),
     # as Nemotron 3 Super: experts in a space of their own
-    "nemotron_h-latent": _nemotron("moe", "full_attention", moe_latent_size=24),
+    "nemotron_h-latent": _nemotron("mlp", "full_attention", "moe", "mlp", moe_latent_size=24),
     "granitemoehybrid": _tiny(
         "granitemoehybrid",
         "linear_attention",

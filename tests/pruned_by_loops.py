@@ -24,7 +24,7 @@ def pruned_by_loops(model: PreTrainedModel, kind: str, sequences: list[Tensor]) 
     keeps = {}
     for number, block in enumerate(model.get_submodule(row.blocks)):
         inside = dict(block.named_modules())
-        linears = {name: inside[name] for name in row.linear_names if name in inside}
+        linears = {name: inside[name] for name in row.linear_names if hasattr(inside.get(name), "weight")}
         inputs = inputs_of(model, linears, sequences)
         weights = {name: one.weight.t() if row.transposed else one.weight for name, one in linears.items()}
         if "mlp.experts" in inside:

@@ -123,6 +123,10 @@ def _only_hidden(model: PreTrainedModel, blocks: nn.ModuleList, stays_H: Tensor,
 
     blocks[0].register_forward_pre_hook(masked)
     for name, module in model.named_modules():
+        if name == "model.per_layer_model_projection":  # Gemma 4 reads the embeddings a second time
+            module.register_forward_pre_hook(masked)
+            model.model.per_layer_model_projection_scale = len(stays_H) ** -0.5
+    for name, module in model.named_modules():
         weight = getattr(module, "weight", None)
         if "self_attn." in name or "Gated" in type(module).__name__:
             continue  # its norms are of queries and keys, or of a state space

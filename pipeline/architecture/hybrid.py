@@ -132,6 +132,7 @@ _NEMOTRON_H = Architecture(
             ("hidden_size",),
             "its experts read and write vectors of a width of their own",
             where="moe_latent_size",
+            varies=True,
         ),
     ),
     by_block=("layers_block_type", "hybrid_override_pattern"),

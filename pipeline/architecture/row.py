@@ -58,7 +58,7 @@ class Experts:
 class Fixed:
     """Sizes that a cut leaves as they are, and why. `where`: the flag of config.json without which they may
     change; None for every model of the type. `unsaid`: what transformers' class takes for that field where
-    config.json lacks it. `varies`: blocks differ in these sizes, and config.json states that of some."""
+    config.json lacks it. `varies`: some tensors are wider or narrower than these sizes of config.json say."""
 
     sizes: tuple[Size, ...]
     why: str

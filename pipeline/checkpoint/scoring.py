@@ -152,7 +152,10 @@ class StoredModel(Known):
         """Yields the sums of squares along each scored dimension of a tensor, with the field that they add
         to."""
         tensor = self.reader.tensor(disk).double().square()
+        stated = {"hidden": self.sizes.hidden_size, "ffn": self.sizes.intermediate_size}
         for axis, label in enumerate(self.row.labels(name)):
+            if stated.get(label, tensor.shape[axis]) != tensor.shape[axis]:
+                continue  # it varies (Fixed), so that no cut asks for scores
             if label in _FIELDS:
                 others = [i for i in range(tensor.dim()) if i != axis]
                 along_N = tensor.sum(dim=others) if others else tensor
