@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.architecture.axes import Dimension
+from pipeline.architecture.axes import BY_HEAD, Dimension
 from pipeline.architecture.row import Architecture
 from pipeline.architecture.rows import row_for
 from pipeline.artifacts.refs import StatisticsRef
@@ -89,15 +89,14 @@ class StoredModel(Known):
             for group, one in zip(self.row.groups_in(names), measured, strict=True):
                 assert one.channel_score_C is not None, "the sweep was asked for scores"
                 scores = one.channel_score_C.double().numpy()
-                labels = self.row.labels(f"{group[0]}.weight")
-                entering = labels[0] if self.row.transposed else labels[1]
+                entering = self.row.entering(group[0])
                 if entering == "expert_ffn":
                     sums["expert_ffn_EG"][self._expert(group[0])] = scores
                 elif self.row.experts is not None and self.row.experts.owns(group[0]):
                     sums["experts_E"][self._expert(group[0])] = one.tokens
                 elif entering == "hidden":
                     hidden.append(scores)
-                else:
+                elif entering in _FIELDS:
                     sums[_FIELDS[entering]] = scores
             blocks.append(BlockScores(**sums))
         return ModelScores(np.mean(hidden, axis=0), tuple(blocks))
@@ -162,11 +161,13 @@ class StoredModel(Known):
         wide, groups = sizes.heads_per_group, sizes.num_key_value_heads
         if label == "gate_up":
             return _array(along_N.unflatten(0, (2, -1)).sum(dim=0))
+        if label == "expert_pairs":
+            return _array(along_N.unflatten(0, (-1, 2)).sum(dim=1))
         if _FIELDS[label] != "heads_A":
             return _array(along_N)
+        if label in BY_HEAD:
+            return _array(along_N.unflatten(0, (sizes.num_attention_heads, -1)).sum(dim=1))
         slots = _array(along_N.unflatten(0, (-1, sizes.head_dim)).sum(dim=1))
-        if label == "query":
-            return slots
         if label == "key_value":
             return np.repeat(slots / wide, wide)
         if label == "qkv":
@@ -181,8 +182,8 @@ class StoredModel(Known):
 
 
 _FIELDS: dict[Dimension, str] = {
+    **dict.fromkeys(BY_HEAD, "heads_A"),
     "hidden": "hidden_H",
-    "query": "heads_A",
     "key_value": "heads_A",
     "qkv": "heads_A",
     "qkv_by_group": "heads_A",
@@ -190,6 +191,7 @@ _FIELDS: dict[Dimension, str] = {
     "gate_up": "ffn_F",
     "shared_ffn": "shared_ffn_F",
     "expert_ffn": "expert_ffn_EG",
+    "expert_pairs": "expert_ffn_EG",
     "experts": "experts_E",
 }
 

@@ -46,17 +46,22 @@ def _block(number: int, scores: BlockScores, old: Sizes, new: Sizes, shares: int
         block=number,
         heads=heads,
         key_value_heads=groups,
-        ffn=_some(scores.ffn_F, new.intermediate_size, shares),
-        shared_ffn=_some(scores.shared_ffn_F, new.shared_expert_intermediate_size, shares),
+        ffn=_some(scores.ffn_F, old.intermediate_size, new.intermediate_size, shares),
+        shared_ffn=_some(
+            scores.shared_ffn_F,
+            old.shared_expert_intermediate_size,
+            new.shared_expert_intermediate_size,
+            shares,
+        ),
         experts=experts,
         expert_ffn=_expert_channels(scores, experts, new, shares),
     )
 
 
-def _some(scores: Scores | None, count: int | None, shares: int) -> Places:
-    if scores is None or count is None or count == len(scores):
+def _some(scores: Scores | None, size: int | None, count: int | None, shares: int) -> Places:
+    if count is None or count == size:
         return None
-    return best(scores, count, shares=shares)
+    return () if scores is None else best(scores, count, shares=shares)  # (): blocks of other kinds have some
 
 
 def _heads(scores_A: Scores, old: Sizes, new: Sizes, shares: int) -> tuple[Places, Places]:
