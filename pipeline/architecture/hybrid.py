@@ -7,7 +7,7 @@ pruned like all others, but for those through which a block reads its own inputs
 
 from pipeline.architecture.axes import MLP, NORMS, OUTER, SIZES, Labels, Size
 from pipeline.architecture.llama_like import ATTENTION_LINEARS, GATED, GATED_LABELS, QUERIES
-from pipeline.architecture.row import Architecture, Beside, Experts, Fixed
+from pipeline.architecture.row import Ahead, Architecture, Beside, Experts, Fixed
 
 _HEADS: tuple[Size, ...] = ("num_attention_heads", "num_key_value_heads")
 
@@ -127,6 +127,7 @@ _NEMOTRON_H = Architecture(
         before=("mixer.fc2_latent_proj", "mixer.shared_experts"),
     ),
     renamed=("model.", "backbone."),
+    ahead=Ahead("num_nextn_predict_layers", "mtp."),
     fixed=(
         Fixed(
             ("hidden_size",),

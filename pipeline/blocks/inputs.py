@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.architecture.row import Experts
-from pipeline.checkpoint.experts import DOWN, opening
+from pipeline.checkpoint.slices import BIAS, DOWN, GATE_UP, UP
 from pipeline.errors import UnsupportedCheckpoint
 
 Record = Callable[[int, Tensor], None]
@@ -84,16 +84,34 @@ def _experts_hook(
 
     def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
         x_TH, chosen_TK = args[:2]
-        activation = module.get_submodule("act_fn")
+        inner = _interleaved if experts.interleaved else _gate_above_up
+        inner = _without_gate if experts.gate is None else inner
         count = len(module.get_parameter(DOWN))
         for expert, own_TH in enumerate(_by_expert(x_TH, chosen_TK, count)):
             record(numbers[experts.entering(expert)[0]], own_TH)
-            weight = module.get_parameter(opening(experts))[expert]  # read late: recording may change it
-            first, *others = functional.linear(own_TH, weight).chunk(len(experts.entering(0)), dim=-1)
-            inner = activation(first) * others[0] if others else activation(first)
-            record(numbers[experts.leaving(expert)[0]], inner)
+            record(numbers[experts.leaving(expert)[0]], inner(module, expert, own_TH))
 
     return hook
+
+
+# Weights are read late, because recording may have changed them.
+def _without_gate(module: nn.Module, expert: int, own_TH: Tensor) -> Tensor:
+    opened = functional.linear(own_TH, module.get_parameter(UP)[expert])
+    activated: Tensor = module.get_submodule("act_fn")(opened)
+    return activated
+
+
+def _gate_above_up(module: nn.Module, expert: int, own_TH: Tensor) -> Tensor:
+    gate, up = functional.linear(own_TH, module.get_parameter(GATE_UP)[expert]).chunk(2, dim=-1)
+    activated: Tensor = module.get_submodule("act_fn")(gate)
+    return activated * up
+
+
+def _interleaved(module: nn.Module, expert: int, own_TH: Tensor) -> Tensor:
+    """Returns the inner features by the module's own formula, which clamps both halves."""
+    gate_up = own_TH @ module.get_parameter(GATE_UP)[expert] + module.get_parameter(GATE_UP + BIAS)[expert]
+    inner: Tensor = module._apply_gate(gate_up)  # type: ignore[operator]
+    return inner
 
 
 def _by_expert(x_TH: Tensor, chosen_TK: Tensor, count: int) -> tuple[Tensor, ...]:

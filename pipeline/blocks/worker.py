@@ -224,7 +224,7 @@ class SweepWorker(StoringWalk):
         if "hessian" in needs:
             tree = GramTree(features, leaf=leaf_size(self._samples), first=self._first, device=self._device)
             self._grams[group] = tree
-        channel = self._stream.channel_of(linear) if "channel_score" in needs else 0
+        channel = self._stream.channel_of(linear, features) if "channel_score" in needs else 0
         return InputShare.empty(
             len(self._hidden), features, needs, first=self._first, channel=channel, device=self._device
         )

@@ -13,9 +13,10 @@ from pydantic import JsonValue
 
 from pipeline.architecture.rows import row_for
 from pipeline.checkpoint.class_config import class_config, reason
-from pipeline.checkpoint.header import TensorFacts
-from pipeline.checkpoint.leftovers import harmless, remark_on
+from pipeline.checkpoint.header import TensorFacts, facts_apart
+from pipeline.checkpoint.leftovers import harmless, predicting_ahead, remark_on
 from pipeline.checkpoint.plain import check_plain
+from pipeline.checkpoint.quantized import as_read
 from pipeline.errors import UnsupportedCheckpoint
 
 if TYPE_CHECKING:
@@ -30,16 +31,17 @@ FIELD = "spec.model.source"
 @dataclass(frozen=True)
 class Comparison:
     """A checkpoint that fits its model. `ignored`: stored tensors that no model reads and that may be
-    ignored. `same`: groups of stored names that are one tensor in the model. Only the bytes can tell if their
-    values are the same (ties.py)."""
+    ignored. `ahead`: those of them that predict tokens further ahead. `same`: groups of stored names that are
+    one tensor in the model. Only the bytes can tell if their values are the same (ties.py)."""
 
     ignored: tuple[str, ...]
     same: tuple[tuple[str, ...], ...]
+    ahead: tuple[str, ...] = ()
 
     @property
     def remarks(self) -> tuple[str, ...]:
         """Sentences for everyone who reads the results."""
-        remark = remark_on(self.ignored)
+        remark = remark_on(tuple(name for name in self.ignored if name not in {*self.ahead}))
         return () if remark is None else (remark,)
 
 
@@ -55,6 +57,9 @@ def compare(config: Mapping[str, JsonValue], tensors: Mapping[str, TensorFacts],
 
     row = row_for(str(config.get("model_type")))
     check_plain(row, config, tensors, where=where)
+    tensors = as_read(row, tensors)
+    ahead = predicting_ahead(row, config, tensors)
+    tensors = facts_apart(row, {name: facts for name, facts in tensors.items() if name not in {*ahead}})
     model = model_of(config, where=where)
     located = locate(model, tensors)
     left = _left_over(located, tensors)
@@ -75,8 +80,8 @@ def compare(config: Mapping[str, JsonValue], tensors: Mapping[str, TensorFacts],
                 f"{list(wanted)} there; use the config.json that belongs to the weights",
                 FIELD,
             )
-    unread = tensors.keys() - set(located.names.values())
-    return Comparison(ignored=tuple(sorted(unread)), same=located.same)
+    unread = {*(tensors.keys() - set(located.names.values())), *ahead}
+    return Comparison(ignored=tuple(sorted(unread)), same=located.same, ahead=ahead)
 
 
 def model_of(config: Mapping[str, JsonValue], *, where: str) -> "PreTrainedModel":

@@ -9,7 +9,8 @@ from pydantic import JsonValue
 from pipeline.architecture.axes import Dimension, Size
 from pipeline.architecture.row import Architecture
 from pipeline.checkpoint.header import TensorFacts
-from pipeline.checkpoint.leftovers import harmless
+from pipeline.checkpoint.leftovers import harmless, predicting_ahead
+from pipeline.checkpoint.quantized import as_read
 from pipeline.checkpoint.wrapped import check_tensor_names
 from pipeline.errors import UnsupportedCheckpoint
 
@@ -60,7 +61,8 @@ def check_plain(
     tensors, and sizes other than those that config.json states.
     """
     check_tensor_names(tensors)
-    ignored = {*harmless(tensors)}
+    tensors = as_read(row, tensors)
+    ignored = {*harmless(tensors), *predicting_ahead(row, config, tensors)}
     read = {name: facts for name, facts in tensors.items() if name not in ignored}
     codes = [name for name in read if _CODES.search(name) and _place(row, name)[1] not in row.inner]
     others = [name for name, facts in read.items() if facts.dtype not in FLOATS]

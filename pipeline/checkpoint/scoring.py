@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.architecture.axes import Dimension
+from pipeline.architecture.axes import BY_HEAD, Dimension
 from pipeline.architecture.row import Architecture
 from pipeline.architecture.rows import row_for
 from pipeline.artifacts.refs import StatisticsRef
@@ -89,8 +89,7 @@ class StoredModel(Known):
             for group, one in zip(self.row.groups_in(names), measured, strict=True):
                 assert one.channel_score_C is not None, "the sweep was asked for scores"
                 scores = one.channel_score_C.double().numpy()
-                labels = self.row.labels(f"{group[0]}.weight")
-                entering = labels[0] if self.row.transposed else labels[1]
+                entering = self.row.entering(group[0])
                 if entering == "expert_ffn":
                     sums["expert_ffn_EG"][self._expert(group[0])] = scores
                 elif self.row.experts is not None and self.row.experts.owns(group[0]):
@@ -136,7 +135,7 @@ class StoredModel(Known):
         sizes = self.sizes
         sums: Sums = {}
         labels = {label for name in self._blocks[block] for label in self.row.labels(name)}
-        if labels & {"query", "qkv", "qkv_by_group"}:
+        if labels & {*BY_HEAD, "qkv", "qkv_by_group"}:
             sums["heads_A"] = np.zeros(sizes.num_attention_heads)
         if labels & {"ffn", "gate_up"}:
             sums["ffn_F"] = np.zeros(sizes.intermediate_size or 0)
@@ -167,11 +166,13 @@ class StoredModel(Known):
         wide, groups = sizes.heads_per_group, sizes.num_key_value_heads
         if label == "gate_up":
             return _array(along_N.unflatten(0, (2, -1)).sum(dim=0))
+        if label == "expert_pairs":
+            return _array(along_N.unflatten(0, (-1, 2)).sum(dim=1))
         if _FIELDS[label] != "heads_A":
             return _array(along_N)
+        if label in BY_HEAD:
+            return _array(along_N.unflatten(0, (sizes.num_attention_heads, -1)).sum(dim=1))
         slots = _array(along_N.unflatten(0, (-1, sizes.head_dim)).sum(dim=1))
-        if label == "query":
-            return slots
         if label == "key_value":
             return np.repeat(slots / wide, wide)
         if label == "qkv":
@@ -186,8 +187,8 @@ class StoredModel(Known):
 
 
 _FIELDS: dict[Dimension, str] = {
+    **dict.fromkeys(BY_HEAD, "heads_A"),
     "hidden": "hidden_H",
-    "query": "heads_A",
     "key_value": "heads_A",
     "qkv": "heads_A",
     "qkv_by_group": "heads_A",
@@ -195,6 +196,7 @@ _FIELDS: dict[Dimension, str] = {
     "gate_up": "ffn_F",
     "shared_ffn": "shared_ffn_F",
     "expert_ffn": "expert_ffn_EG",
+    "expert_pairs": "expert_ffn_EG",
     "experts": "experts_E",
 }
 

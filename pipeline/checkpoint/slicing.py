@@ -23,6 +23,7 @@ from pipeline.checkpoint.config_json import written
 from pipeline.checkpoint.layout import CONFIG_JSON
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.skeleton import disk_names, skeleton
+from pipeline.checkpoint.slices import place, slice_name, whole_name
 from pipeline.checkpoint.writer import put_tensors
 from pipeline.errors import InvalidSpec
 from pipeline.storage.content import ContentStore
@@ -140,5 +141,7 @@ class Dense:
             return moved
         if expert not in block.experts:
             return None
-        place = block.experts.index(expert)
-        return re.sub(rf"\bexperts\.{expert}\.", f"experts.{place}.", moved, count=1)
+        kept = block.experts.index(expert)
+        if place(moved)[1] >= 0:
+            return slice_name(whole_name(moved), kept)
+        return re.sub(rf"\bexperts\.{expert}\.", f"experts.{kept}.", moved, count=1)

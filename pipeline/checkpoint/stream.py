@@ -18,11 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from pipeline.architecture.axes import BY_HEAD
 from pipeline.architecture.row import Architecture
 from pipeline.architecture.rows import row_for
 from pipeline.checkpoint.experts import fused, slot
 from pipeline.checkpoint.reader import CheckpointReader
-from pipeline.checkpoint.skeleton import disk_names, skeleton
+from pipeline.checkpoint.skeleton import disk_names, kept_in_float32, skeleton
 from pipeline.checkpoint.states import BlockCall, States
 from pipeline.errors import UnsupportedCheckpoint
 from pipeline.structure.sizes import sizes_of
@@ -48,6 +49,7 @@ class BlockStream:
         assert isinstance(blocks, nn.ModuleList)
         self._blocks = blocks
         self._states = States(self.row.beside, self._model.config, blocks)
+        self._exact = kept_in_float32(self._model, dtype)
         self._disk_names = disk_names(self._model, reader)
         self._token_rows: dict[int, int] = {}
         self._calls: dict[tuple[int, int], list[BlockCall]] = {}  # by B and L
@@ -78,12 +80,12 @@ class BlockStream:
         """Returns the prunable linears of a block, grouped by the input that they share."""
         return self.row.groups_in(self.block_tensors(block))
 
-    def channel_of(self, linear: str) -> int:
+    def channel_of(self, linear: str, in_features: int) -> int:
         """Returns how many consecutive input features of a linear are kept or cut together: those of a head,
         or one."""
-        labels = self.row.labels(f"{linear}.weight")
-        entering = labels[0] if self.row.transposed else labels[1]
-        return sizes_of(self.row, self._reader.config).head_dim if entering == "query" else 1
+        if self.row.entering(linear) not in BY_HEAD:
+            return 1
+        return in_features // sizes_of(self.row, self._reader.config).num_attention_heads
 
     def outer_tensors(self) -> tuple[str, ...]:
         """Returns the checkpoint names of all tensors outside the blocks, tied ones once."""
@@ -101,7 +103,7 @@ class BlockStream:
     def load(self, block: int, tensors: dict[str, Tensor]) -> nn.Module:
         """Fills a block with `tensors` (names inside the block, any type) and returns it."""
         module = self._blocks[block]
-        state = {name: tensor.to(self._device, self._dtype) for name, tensor in tensors.items()}
+        state = {name: tensor.to(self._device, self._type_of(name)) for name, tensor in tensors.items()}
         module.load_state_dict(fused(self.row.experts, state), strict=True, assign=True)
         return module
 
@@ -159,6 +161,10 @@ class BlockStream:
         output = self._through_patched_blocks(self._rows(tokens_L), forward)
         return cast("CausalLMOutput", output).logits[0]
 
+    def _type_of(self, name: str) -> torch.dtype:
+        """Returns the type in which a tensor computes: float32 for the few that transformers keeps so."""
+        return torch.float32 if any(part in self._exact for part in name.split(".")) else self._dtype
+
     def _load_outer(self, sequences: Iterable[Tensor]) -> None:
         prefix = f"{self.row.blocks}."
         tables = self._tables()
@@ -166,7 +172,7 @@ class BlockStream:
         for name, disk in self._disk_names.items():
             if name.startswith((prefix, head_name)) or name in tables:
                 continue
-            _assign(self._model, name, self._reader.tensor(disk).to(self._device, self._dtype))
+            _assign(self._model, name, self._reader.tensor(disk).to(self._device, self._type_of(name)))
         used = torch.cat([tokens_L.reshape(-1) for tokens_L in sequences]).unique()
         self._token_rows = {int(token): row for row, token in enumerate(used)}
         for name, embedding in tables.items():

@@ -57,10 +57,10 @@ def _block(number: int, scores: BlockScores, old: Sizes, new: Sizes, shares: int
     )
 
 
-def _some(scores: Scores | None, before: int | None, count: int | None, shares: int) -> Places:
-    if count is None or count == before:
+def _some(scores: Scores | None, size: int | None, count: int | None, shares: int) -> Places:
+    if count is None or count == size:
         return None
-    return () if scores is None else best(scores, count, shares=shares)
+    return () if scores is None else best(scores, count, shares=shares)  # (): blocks of other kinds have some
 
 
 def _heads(scores_A: Scores | None, old: Sizes, new: Sizes, shares: int) -> tuple[Places, Places]:

@@ -12,8 +12,9 @@ from pipeline.structure.sizes import resized, sizes_of
 from tests.hybrid_configs import HYBRID_TYPES
 from tests.llama_like_configs import LLAMA_LIKE_TYPES
 from tests.model_configs import KINDS, tiny_config
+from tests.own_configs import OWN_TYPES
 
-EVERY_TYPE = (*KINDS, *LLAMA_LIKE_TYPES, *HYBRID_TYPES)
+EVERY_TYPE = (*KINDS, *LLAMA_LIKE_TYPES, *OWN_TYPES, *HYBRID_TYPES)
 
 # Names that hub repositories use for sizes. A class reads some of them, and ignores others.
 SPELLINGS = {

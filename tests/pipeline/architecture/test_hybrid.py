@@ -183,7 +183,7 @@ def test_a_cut_model_computes_what_the_dense_one_does_without_what_went(
         (SHARED, {"intermediate_size": 48}, "twice as wide"),
         (SHARED, {"drop_blocks": {"kind": "explicit", "blocks": [0]}}, "keys and values of earlier ones"),
         ("gemma3n_text", {"hidden_size": 32}, "predict each other"),
-        ("gemma3n_text", {"vocabulary": {"size": 320, "texts": [{"source": "file:/t"}]}}, "fewer tokens"),
+        ("gemma3n_text", {"vocabulary": {"size": 320, "texts": [{"source": "file:/t.txt"}]}}, "fewer tokens"),
         ("nemotron_h-latent", {"hidden_size": 32}, "a width of their own"),
         ("granitemoehybrid", {"hidden_size": 32}, "mamba_expand times"),
         ("lfm2", {"hidden_size": 32}, "as many channels as hidden_size"),
