@@ -95,6 +95,20 @@ HYBRID: dict[str, tuple[str, dict[str, Any]]] = {
         activation_sparsity_pattern=[0.9, 0.9, 0.0, 0.0],
         **_TIED,
     ),
+    # as Llama 4 Maverick: blocks take turns to have experts, which Scout has in all
+    "llama4_text": _tiny(
+        "llama4_text",
+        *("chunked_attention", "full_attention") * 2,
+        head_dim=16,
+        attention_chunk_size=WINDOW,
+        no_rope_layers=[1, 0, 1, 0],
+        interleave_moe_layer_step=2,
+        num_local_experts=4,
+        num_experts_per_tok=1,
+        intermediate_size_mlp=96,
+        floor_scale=8,
+        intermediate_size=32,
+    ),
     "lfm2": _tiny("lfm2", "conv", "full_attention", block_multiple_of=32, **_TIED),
     "falcon_h1": (
         "falcon_h1",

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from pipeline.architecture.rows import row_for
 from pipeline.spec.patterns import Unstructured
-from tests import experts_without_gate, oracles
+from tests import oracles, other_experts
 
 HALF = Unstructured(sparsity=0.5, comparison_group="row")
 
@@ -31,10 +31,10 @@ def pruned_by_loops(model: PreTrainedModel, kind: str, sequences: list[Tensor]) 
             experts = inside["mlp.experts"]
             matrices, routed = matrices_of(experts, kind), inputs_of_experts(model, experts, kind, sequences)
             weights, inputs = weights | matrices, inputs | routed
-        if experts_without_gate.PLACE in inside:
-            experts = inside[experts_without_gate.PLACE]
-            weights |= experts_without_gate.matrices_of(experts)
-            inputs |= experts_without_gate.inputs_of(model, experts, sequences)
+        for place in other_experts.PLACES:
+            if place in inside:
+                weights |= other_experts.matrices_of(place, inside[place])
+                inputs |= other_experts.inputs_of(place, model, inside[place], sequences)
         for name, weight in weights.items():
             norm_I = norms(inputs[name])
             if ".experts." in name and sum(len(x_TI) for x_TI in inputs[name]) < 32:

@@ -69,6 +69,8 @@ def _only(block: nn.Module, cut: BlockCut, sizes: Sizes) -> None:
             _zeroed_before(module, cut.ffn)
         if name in ("mlp.gate", "mlp.router", "mixer.gate") and cut.experts is not None:
             _routed_among(module, torch.tensor(cut.experts))
+        if name == "feed_forward.router" and cut.experts is not None:
+            _scored_among(module, torch.tensor(cut.experts))
         if name in ("mlp.experts", "mixer.experts"):
             for expert, places in cut.expert_ffn.items():
                 down_HF = module.down_proj[expert]
@@ -137,6 +139,19 @@ def _only_hidden(model: PreTrainedModel, blocks: nn.ModuleList, stays_H: Tensor,
             continue  # their norms are of queries and keys, or of a state space
         if "Norm" in type(module).__name__ and weight is not None and weight.shape == (hidden,):
             module.forward = _norm_over(module, stays_H)
+
+
+def _scored_among(router: nn.Module, stays_E: Tensor) -> None:
+    """Score as if there were no other experts: theirs are zero."""
+    fewer = copy.deepcopy(router)
+    fewer.weight = nn.Parameter(router.weight[stays_E])
+    fewer.top_k = min(fewer.top_k, len(stays_E))
+
+    def forward(hidden: Tensor) -> tuple[Tensor, Tensor]:
+        scores, logits = fewer(hidden)
+        return torch.zeros(len(scores), len(router.weight)).index_copy(1, stays_E, scores), logits
+
+    router.forward = forward
 
 
 def _routed_among(router: nn.Module, stays_E: Tensor) -> None:

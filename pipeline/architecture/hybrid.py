@@ -269,4 +269,42 @@ _GEMMA3N = Architecture(
     bos="every_window",
 )
 
-HYBRID = (_GEMMA4, _NEMOTRON_H, _GRANITE, _LFM2, _FALCON_H1, _GEMMA3N)
+_LLAMA4 = Architecture(
+    "llama4_text",
+    "model.layers",
+    (
+        *ATTENTION_LINEARS,
+        ("feed_forward.gate_proj", "feed_forward.up_proj"),
+        ("feed_forward.down_proj",),
+        ("feed_forward.shared_expert.gate_proj", "feed_forward.shared_expert.up_proj"),
+        ("feed_forward.shared_expert.down_proj",),
+    ),
+    {
+        **GATED_LABELS,
+        "feed_forward.gate_proj": ("ffn", "hidden"),
+        "feed_forward.up_proj": ("ffn", "hidden"),
+        "feed_forward.down_proj": ("hidden", "ffn"),
+        "feed_forward.router": ("experts", "hidden"),
+        "feed_forward.shared_expert.gate_proj": ("own", "hidden"),
+        "feed_forward.shared_expert.up_proj": ("own", "hidden"),
+        "feed_forward.shared_expert.down_proj": ("hidden", "own"),
+    },
+    OUTER,
+    {
+        **SIZES,
+        "intermediate_size": "intermediate_size_mlp",
+        "moe_intermediate_size": "intermediate_size",
+        "num_experts": "num_local_experts",
+    },
+    experts=Experts(
+        module="feed_forward.experts",
+        stored="feed_forward.experts",
+        scaled=True,
+        before=("feed_forward.shared_expert",),
+    ),
+    fixed=(Fixed(("moe_intermediate_size",), "it is the width of the shared expert as well"),),
+    by_block=("layer_types", "no_rope_layers"),
+    numbered=("moe_layers",),
+)
+
+HYBRID = (_GEMMA4, _NEMOTRON_H, _GRANITE, _LFM2, _FALCON_H1, _GEMMA3N, _LLAMA4)

@@ -60,5 +60,20 @@ HYBRID_CONFIG_NAMES: Mapping[str, ConfigNames] = {
             "tie_word_embeddings": True,
         }
     ),
+    "llama4_text": ConfigNames(
+        defaults={
+            "hidden_size": 5120,
+            "num_hidden_layers": 48,
+            "num_attention_heads": 40,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "intermediate_size": 8192,
+            "intermediate_size_mlp": 16384,
+            "vocab_size": 202048,
+            "max_position_embeddings": 131072,
+            "num_local_experts": 16,
+            "num_experts_per_tok": 1,
+        }
+    ),
     "falcon_h1": llama_like_names(4096, 32, 32, 14336, 128000, 8192, groups=8),
 }

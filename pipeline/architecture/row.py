@@ -24,7 +24,9 @@ class Experts:
 
     `interleaved`: gate and up are one matrix whose output features take turns, weights are stored
     [in_features, out_features], linears have biases, and checkpoints store the experts of a block in one
-    tensor. `before`: the beginnings of the names of a block's linears that run after its experts.
+    tensor. `scaled`: the same without biases, and the gate lies in front of the other half; the module gets
+    the tokens of one expert after the other, times the router's weights, with zeros for tokens that are not
+    the expert's. `before`: the beginnings of the names of a block's linears that run after its experts.
     """
 
     module: str = "mlp.experts"
@@ -33,11 +35,17 @@ class Experts:
     up: str = "up_proj"
     down: str = "down_proj"
     interleaved: bool = False
+    scaled: bool = False
     before: tuple[str, ...] = ()
+
+    @property
+    def together(self) -> bool:
+        """Tells whether gate and up are one matrix, and the experts of a block one stored tensor."""
+        return self.interleaved or self.scaled
 
     def entering(self, expert: int) -> tuple[str, ...]:
         """Returns an expert's linears whose inputs are its tokens."""
-        if self.interleaved:
+        if self.together:
             return (f"{self.stored}.{expert}.gate_up_proj",)
         names = (self.up,) if self.gate is None else (self.gate, self.up)
         return tuple(f"{self.stored}.{expert}.{name}" for name in names)
@@ -202,7 +210,7 @@ class Architecture:
 
     def is_transposed(self, linear: str) -> bool:
         """Tells whether a linear's weight is stored [in_features, out_features]."""
-        inside = self.experts is not None and self.experts.interleaved and self.experts.owns(linear)
+        inside = self.experts is not None and self.experts.together and self.experts.owns(linear)
         return self.transposed or inside
 
     def entering(self, linear: str) -> Dimension:
@@ -254,6 +262,7 @@ class Architecture:
         if self.experts is None or not self.experts.owns(module):
             return None
         leaves = module in self.experts.leaving(self.experts.number(module))
-        if self.experts.interleaved:
-            return ("expert_ffn", "hidden") if leaves else ("hidden", "expert_pairs")
+        if self.experts.together:
+            pairs: Dimension = "expert_pairs" if self.experts.interleaved else "own"
+            return ("expert_ffn", "hidden") if leaves else ("hidden", pairs)
         return ("hidden", "expert_ffn") if leaves else ("expert_ffn", "hidden")

@@ -42,7 +42,7 @@ def stored_shape(experts: Experts | None, name: str, shape: torch.Size) -> tuple
     """Returns the shape of each stored matrix of a block's parameter. `name`: its name inside the block."""
     if experts is None or not name.startswith(f"{experts.module}."):
         return tuple(shape)
-    if name == f"{experts.module}.{GATE_UP}" and not experts.interleaved:
+    if name == f"{experts.module}.{GATE_UP}" and not experts.together:
         return (shape[1] // 2, shape[2])
     return tuple(shape[1:])
 

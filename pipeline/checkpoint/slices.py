@@ -97,7 +97,7 @@ def matrix_name(name: str) -> str:
 def is_sliced(row: Architecture, name: str) -> bool:
     """Tells whether a stored tensor holds all experts of a block, so that a checkpoint's index has its
     slices. `name`: in the checkpoint."""
-    if row.experts is None or not row.experts.interleaved:
+    if row.experts is None or not row.experts.together:
         return False
     endings = "|".join((BIAS, *CODES))
     return re.search(rf"\.{re.escape(row.experts.module)}\.({GATE_UP}|{DOWN})({endings})?$", name) is not None

@@ -156,7 +156,7 @@ def has_experts(row: Architecture, config: Mapping[str, JsonValue], block: int) 
     ordinary = config.get("mlp_only_layers") or []
     assert isinstance(ordinary, list), "transformers' class has read it"
     first = _first_mixture(row, config) or 0
-    often = _number(config, "decoder_sparse_step") or 1
+    often = _number(config, "decoder_sparse_step") or _number(config, "interleave_moe_layer_step") or 1
     return block >= first and block not in ordinary and (block + 1) % often == 0
 
 
