@@ -67,7 +67,7 @@ def check_fixed(
         if not changed or not fixed.holds(config):
             continue
         size = next((size for size in changed if size in asked), changed[0])
-        has = f" with {fixed.condition} (config.json)" if fixed.where is not None else ""
+        has = f" with {fixed.condition.replace('`', '')} (config.json)" if fixed.where is not None else ""
         raise InvalidSpec(
             f"{row.model_type}{has} keeps its {size}={getattr(old, size)}, and this structure would leave "
             f"{getattr(new, size)}: {fixed.why}; leave {', '.join(fixed.sizes)} out",

@@ -94,9 +94,9 @@ def _check_tensors(
     expected: Mapping[str, TensorEntry], stored: Mapping[str, _Found], sliced: Collection[str]
 ) -> None:
     found: dict[str, _Found] = {}
-    for name, one in stored.items():
-        parts = slices_of(name, one.shape) if name in sliced else [(name, one.shape)]
-        found |= {part: _Found(one.file, one.dtype, shape) for part, shape in parts}
+    for name, whole in stored.items():
+        parts = slices_of(name, whole.shape) if name in sliced else [(name, whole.shape)]
+        found |= {part: _Found(whole.file, whole.dtype, shape) for part, shape in parts}
     for name, entry in expected.items():
         one = found.get(name)
         if one is None:
