@@ -59,7 +59,7 @@ def slices_of(name: str, shape: Shape, parts: int) -> Iterator[tuple[str, Shape]
 
 
 def stored_apart(known: Collection[str]) -> dict[str, int]:
-    """Returns the names of the stored tensors of which `known` has slices, with their parts: see slices_of."""
+    """Returns the names of the stored tensors of which `known` has slices, with their parts (slices_of)."""
     found: dict[str, int] = {}
     for whole, at in map(place, known):
         if at:
