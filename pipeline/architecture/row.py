@@ -95,9 +95,11 @@ class Fixed:
         return value > self.most if isinstance(value, int) else bool(value)
 
     @property
-    def condition(self) -> str | None:
-        """The words for `where`; None if the sizes are always fixed."""
-        return self.where if self.most == 0 else f"{self.where} above {self.most}"
+    def condition(self) -> str:
+        """The words for `where`, in Markdown; empty if the sizes are always fixed."""
+        if self.where is None:
+            return ""
+        return f"`{self.where}`" if self.most == 0 else f"`{self.where}` above {self.most}"
 
 
 @dataclass(frozen=True)

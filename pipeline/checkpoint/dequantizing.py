@@ -33,7 +33,7 @@ def dequantized(
     shards: dict[str, dict[str, LaterTensor]] = {}
     used: set[str] = set()
     for name, codes, scales in _pairs(tensors, row):
-        turned = place(codes)[1] >= 0
+        turned = bool(place(codes)[1])  # MXFP4, by slices
         shape = tensors[codes].shape
         shape = (32 * shape[1], shape[0]) if turned else shape
         used |= {codes, scales}
@@ -67,6 +67,6 @@ def _pairs(tensors: Mapping[str, TensorEntry], row: Architecture) -> Iterator[tu
             yield name, codes, scales
             continue
         number = 0
-        while (part := slice_name(codes, number)) in tensors:
-            yield slice_name(name, number), part, slice_name(scales, number)
+        while (part := slice_name(codes, (number,))) in tensors:
+            yield slice_name(name, (number,)), part, slice_name(scales, (number,))
             number += 1

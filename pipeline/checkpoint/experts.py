@@ -7,8 +7,8 @@
 All code outside of the module (statistics, methods, keep tensors, stored blocks) uses only the matrices of a
 checkpoint. Fusing is differentiable. Experts without a gate have up_proj [E, F, H] instead of gate_up_proj.
 
-Where gate and up take turns (GPT-OSS), a checkpoint stores what the module holds, and each matrix is a slice
-(slices.py):
+A checkpoint may also store what the module holds, and then each matrix is a slice of it (slices.py). Where
+gate and up take turns (GPT-OSS), it always does:
 
     the module     <block>.mlp.experts.gate_up_proj [E, H, 2F], ...gate_up_proj_bias [E, 2F]
                    <block>.mlp.experts.down_proj    [E, F, H],  ...down_proj_bias    [E, H]

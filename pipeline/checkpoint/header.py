@@ -20,7 +20,7 @@ from pipeline.checkpoint.scan import (
     parse_header,
     read_header,
 )
-from pipeline.checkpoint.slices import is_sliced, slices_of
+from pipeline.checkpoint.slices import parts_of_an_expert, slices_of
 from pipeline.errors import UnsupportedCheckpoint
 from pipeline.sources.access import Source
 from pipeline.sources.pins import Pin, PinnedFile
@@ -81,8 +81,10 @@ def facts_apart(row: Architecture, tensors: Mapping[str, TensorFacts]) -> dict[s
     are."""
     found: dict[str, TensorFacts] = {}
     for name, facts in tensors.items():
-        if facts.shape and is_sliced(row, name):
-            found |= {part: replace(facts, shape=shape) for part, shape in slices_of(name, facts.shape)}
+        parts = parts_of_an_expert(row, name)
+        if parts and len(facts.shape) > 1:
+            slices = slices_of(name, facts.shape, parts)
+            found |= {part: replace(facts, shape=shape) for part, shape in slices}
         else:
             found[name] = facts
     return found

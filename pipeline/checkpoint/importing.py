@@ -23,7 +23,7 @@ from pipeline.checkpoint.layout import CONFIG_JSON
 from pipeline.checkpoint.leftovers import remark_on_ahead
 from pipeline.checkpoint.quantized import codes_of
 from pipeline.checkpoint.scan import TensorScan
-from pipeline.checkpoint.slices import is_sliced
+from pipeline.checkpoint.slices import parts_of_an_expert
 from pipeline.checkpoint.ties import TIED, find_ties
 from pipeline.errors import SourceChanged
 from pipeline.sources.access import Source
@@ -56,7 +56,7 @@ def import_checkpoint(
     left_out = remark_on_ahead(row, compared.ahead, stay=False)
     yield from (Remark(text) for text in (*compared.remarks, left_out) if text is not None)
     copied = None
-    sliced = frozenset(name for name in described if is_sliced(row, name))
+    sliced = {name: parts for name in described if (parts := parts_of_an_expert(row, name))}
     for step in copy_checkpoint(pin, source, content, unread=compared.ignored, sliced=sliced):
         if isinstance(step, int):
             yield step
@@ -98,7 +98,7 @@ def copy_checkpoint(
     content: ContentStore,
     *,
     unread: Collection[str] = (),
-    sliced: Collection[str] = (),
+    sliced: Mapping[str, int] | None = None,
 ) -> Iterator[int | tuple[CheckpointRef, dict[str, TensorEntry]]]:
     """Yields the number of bytes fetched so far, and finally the files as they are, with every tensor.
     `unread`, `sliced`: see TensorScan."""

@@ -178,7 +178,7 @@ def held_tensors(
         spelled = (prefix, prefix.replace(*row.renamed) if row.renamed else prefix, prefix.partition(".")[2])
         prefix = next((one for one in spelled if any(name.startswith(one) for name in names)), prefix)
         own = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
-        inside = {matrix_name(name): name for name in own}
+        inside = {matrix_name(row.experts, name): name for name in own}
         found = [
             HeldTensor(name=f"{prefix}{inside[f'{linear}.weight']}", block=block, linear=linear)
             for group in row.groups_in(inside)

@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,12 +61,14 @@ def read_header(path: Path) -> tuple[int, list[DescribedTensor]]:
 
 class TensorScan:
     """The content of one file. `entries` are complete when `through` has reached its end. `unread`: tensors
-    that may hold NaN and infinity, because no model reads them. `sliced`: tensors of which each slice has an
-    entry (slices.py)."""
+    that may hold NaN and infinity, because no model reads them. `sliced`: tensors whose
+    slices have the entries, with their parts (slices.py)."""
 
-    def __init__(self, path: str, *, unread: Collection[str] = (), sliced: Collection[str] = ()) -> None:
+    def __init__(
+        self, path: str, *, unread: Collection[str] = (), sliced: Mapping[str, int] | None = None
+    ) -> None:
         self.path = path
-        self._sliced = sliced
+        self._sliced = sliced or {}
         self._unread = unread
         self.entries: dict[str, TensorEntry] = {}
         self._head = bytearray()
@@ -154,15 +156,16 @@ class TensorScan:
         )
 
 
-def described_apart(tensors: Iterable[DescribedTensor], sliced: Collection[str]) -> list[DescribedTensor]:
+def described_apart(tensors: Iterable[DescribedTensor], sliced: Mapping[str, int]) -> list[DescribedTensor]:
     """Returns the slices of the tensors among `sliced` in their places, and all others as they are."""
     found: list[DescribedTensor] = []
     for tensor in tensors:
-        if tensor.name not in sliced:
+        if tensor.name not in sliced or len(tensor.shape) < 2:
             found.append(tensor)
             continue
-        each = tensor.length // tensor.shape[0]
-        for number, (name, shape) in enumerate(slices_of(tensor.name, tensor.shape)):
+        slices = [*slices_of(tensor.name, tensor.shape, sliced[tensor.name])]
+        each = tensor.length // len(slices)
+        for number, (name, shape) in enumerate(slices):
             found.append(DescribedTensor(name, tensor.dtype, shape, tensor.offset + number * each, each))
     return found
 

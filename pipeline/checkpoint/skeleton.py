@@ -125,7 +125,7 @@ def locate(model: "PreTrainedModel", stored: Collection[str]) -> Located:
     found: dict[tuple[int, int], list[str]] = {}
     for name, identity in identities.items():
         renamed = name.replace(*row.renamed) if row.renamed else name
-        sliced = sliced_name(name)
+        sliced = sliced_name(row.experts, name) or name
         spelled = (
             *(name, renamed, name.removeprefix(prefix), renamed.removeprefix(prefix)),
             *(sliced, sliced.removeprefix(prefix)),

@@ -23,7 +23,7 @@ from pipeline.checkpoint.config_json import written
 from pipeline.checkpoint.layout import CONFIG_JSON
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.skeleton import disk_names, skeleton
-from pipeline.checkpoint.slices import place, slice_name, whole_name
+from pipeline.checkpoint.slices import place, slice_name
 from pipeline.checkpoint.writer import put_tensors
 from pipeline.errors import InvalidSpec
 from pipeline.storage.content import ContentStore
@@ -142,6 +142,7 @@ class Dense:
         if expert not in block.experts:
             return None
         kept = block.experts.index(expert)
-        if place(moved)[1] >= 0:
-            return slice_name(whole_name(moved), kept)
+        whole, at = place(moved)
+        if at:
+            return slice_name(whole, (kept, *at[1:]))
         return re.sub(rf"\bexperts\.{expert}\.", f"experts.{kept}.", moved, count=1)

@@ -1,7 +1,7 @@
 """Checks the weights of a fetched directory: their names, shapes, types, values and zeros."""
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,12 +91,12 @@ def _headers(directory: Path, files: list[str]) -> dict[str, _Found]:
 
 
 def _check_tensors(
-    expected: Mapping[str, TensorEntry], stored: Mapping[str, _Found], sliced: Collection[str]
+    expected: Mapping[str, TensorEntry], stored: Mapping[str, _Found], sliced: Mapping[str, int]
 ) -> None:
     found: dict[str, _Found] = {}
-    for name, one in stored.items():
-        parts = slices_of(name, one.shape) if name in sliced else [(name, one.shape)]
-        found |= {part: _Found(one.file, one.dtype, shape) for part, shape in parts}
+    for name, whole in stored.items():
+        parts = slices_of(name, whole.shape, sliced[name]) if name in sliced else [(name, whole.shape)]
+        found |= {part: _Found(whole.file, whole.dtype, shape) for part, shape in parts}
     for name, entry in expected.items():
         one = found.get(name)
         if one is None:
@@ -140,7 +140,7 @@ def _check_index(directory: Path, found: Mapping[str, _Found]) -> None:
 
 
 def _finite(
-    directory: Path, found: Mapping[str, _Found], keeps: Keeps | None, sliced: Collection[str]
+    directory: Path, found: Mapping[str, _Found], keeps: Keeps | None, sliced: Mapping[str, int]
 ) -> Iterator[tuple[str, Tensor]]:
     """Yields every tensor, block by block within a file. Raises VerificationFailed for NaN and infinity."""
     held = {} if keeps is None else {whole_name(name): one.block for name, one in keeps.tensors.items()}

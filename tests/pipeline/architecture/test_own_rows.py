@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from pipeline.allocations import Uniform
 from pipeline.architecture.rows import row_for
 from pipeline.artifacts.refs import CheckpointRef
+from pipeline.blocks.local import LocalCrew
 from pipeline.checkpoint.keeps import keep_ref, load_keep
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.scoring import StoredModel
@@ -25,7 +26,8 @@ from pipeline.methods.wanda import Wanda
 from pipeline.planning.shape import shape_of
 from pipeline.spec.structure import Structure
 from pipeline.storage import ContentStore
-from pipeline.structure.sizes import sizes_of
+from pipeline.structure.sizes import has_experts, sizes_of
+from pipeline.structure.widths import kind_of_block
 from tests.checkpoints import imported
 from tests.exported import export, exported
 from tests.model_configs import VOCABULARY
@@ -33,7 +35,7 @@ from tests.own_checkpoints import own_checkpoint
 from tests.own_configs import OWN
 from tests.pruned_by_loops import HALF, pruned_by_loops
 from tests.shrunk import as_if_cut
-from tests.sweeping import prune_in_process
+from tests.sweeping import measured_statistics, prune_in_process
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_gradients")
 
@@ -140,6 +142,21 @@ def test_pruning_is_that_of_the_whole_model_and_loads(name: str, stored, tmp_pat
         assert torch.equal(again[key], tensor), key
 
 
+@pytest.mark.parametrize("name", ["qwen3_next", "glm4_moe", "deepseek_v3", "gpt_oss"])
+def test_groups_are_in_the_order_in_which_they_run(name: str, stored) -> None:
+    dense = stored(name)
+    got = prune_in_process(
+        dense.content,
+        dense.ref,
+        SAMPLES[:2],
+        method=Wanda(),
+        allocation=Uniform(),
+        pattern=HALF,
+        propagation="linear",
+    )
+    assert all(2 * int(keep.sum()) == keep.numel() for keep in got.keep.values())
+
+
 def asked_of(dense: Stored) -> dict[str, int]:
     """The sizes of ASKED that the row lets change in this model."""
     row = row_for(OWN[dense.name][0])
@@ -175,6 +192,28 @@ def test_a_cut_model_computes_what_the_dense_one_does_without_what_went(
     expected = oracle(input_ids=torch.tensor(tokens)[own], use_cache=False).logits[..., list(tokens)]
     found = model(input_ids=own, use_cache=False).logits
     assert torch.allclose(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("name", ["qwen3_next", "deepseek_v3", "gpt_oss"])
+def test_activations_score_every_part_that_a_block_has(name: str, stored) -> None:
+    dense = stored(name)
+    row = row_for(OWN[name][0])
+    crew = LocalCrew(dense.content, dense.ref, SAMPLES, workers=1)
+    needs = frozenset({"input_norm", "channel_score"})
+    statistics = measured_statistics(crew, needs=needs, samples=len(SAMPLES))
+    model = StoredModel(dense.content, dense.reader, statistics)
+    for scores in (model.activations(), model.magnitudes()):
+        assert (scores.hidden_H > 0).all()
+        for number, block in enumerate(scores.blocks):
+            assert block.heads_A is not None
+            linear = kind_of_block(row, dense.config, number) == "linear_attention"
+            assert (block.heads_A > 0).all() != linear
+            mixture = has_experts(row, dense.config, number)
+            assert (block.experts_E is not None) == (block.expert_ffn_EG is not None) == mixture
+            if block.experts_E is not None and block.expert_ffn_EG is not None:
+                reached = block.experts_E > 0
+                assert reached.any()
+                assert (block.expert_ffn_EG[reached] > 0).all()
 
 
 @pytest.mark.parametrize("name", OWN)

@@ -13,16 +13,21 @@ from transformers import AutoModelForCausalLM
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 from pipeline.allocations import Uniform
+from pipeline.architecture.rows import row_for
 from pipeline.artifacts.refs import CheckpointRef
 from pipeline.artifacts.remarks import ImportRemarks
 from pipeline.checkpoint.keeps import keep_ref
 from pipeline.checkpoint.reader import CheckpointReader
+from pipeline.checkpoint.scoring import StoredModel
+from pipeline.checkpoint.slicing import full_config, slice_checkpoint
 from pipeline.errors import UnsupportedCheckpoint
 from pipeline.masks.apply import Applied, apply_masks
 from pipeline.masks.file import put_masks
 from pipeline.methods.magnitude import Magnitude
+from pipeline.methods.wanda import Wanda
 from pipeline.resolve.model import resolve_model
 from pipeline.sources import SourceAccess, open_source
+from pipeline.spec.structure import Structure
 from pipeline.storage import ContentStore
 from tests.checkpoints import imported
 from tests.exported import export, exported
@@ -210,6 +215,52 @@ def test_blocks_that_config_does_not_count_are_no_further_ones(tmp_path: Path) -
         UnsupportedCheckpoint, match=r"holds 4 blocks, and config\.json says num_hidden_layers 3"
     ):
         imported(directory, tmp_path / "store")
+
+
+@pytest.mark.parametrize("name", ["qwen3_5_moe_text", "minimax_m2"])
+def test_experts_that_are_stored_in_one_tensor_are_pruned_one_by_one(name: str, tmp_path: Path) -> None:
+    """As the large Qwen3.5 are published; the result has the tensors of the source."""
+    states, keys, files = [], [], []
+    for kind in ("apart", "together"):
+        directory = own_checkpoint(name, tmp_path / kind)
+        if kind == "together":
+            state = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).state_dict()
+            save_file({key: one.contiguous() for key, one in state.items()}, directory / "model.safetensors")
+        content, ref = imported(directory, tmp_path / f"{kind}-store")
+        tokens = [torch.arange(24), torch.arange(30, 54)]
+        got = prune_in_process(content, ref, tokens, method=Wanda(), allocation=Uniform(), pattern=HALF)
+        pruned = exported(content, ref, got.made, tmp_path / "pruned")
+        states.append(read_back(content, pruned, tmp_path / "again"))
+        keys.append(len(got.keep))
+        files.append({*load_file_of(content, pruned, tmp_path / "files")})
+    assert files[1] == {*load_file(tmp_path / "together" / "model.safetensors")}
+    assert files[0] != files[1]
+    assert keys[0] == keys[1]
+    assert states[0].keys() == states[1].keys()
+    for key, tensor in states[0].items():
+        assert torch.equal(states[1][key], tensor), key
+
+
+def test_experts_in_one_tensor_can_be_cut(tmp_path: Path) -> None:
+    directory = own_checkpoint("qwen3_5_moe_text", tmp_path / "model")
+    state = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).state_dict()
+    apart = imported(directory, tmp_path / "store")
+    save_file({key: one.contiguous() for key, one in state.items()}, directory / "model.safetensors")
+    together = imported(directory, tmp_path / "other")
+    cut = Structure.model_validate(
+        {"num_experts": 2, "moe_intermediate_size": 16, "criterion": {"kind": "magnitude"}}
+    )
+    states = []
+    for content, ref in (apart, together):
+        reader = CheckpointReader(content, ref)
+        row, config = row_for("qwen3_5_moe_text"), full_config(reader.config)
+        *_, smaller = slice_checkpoint(
+            content, reader, cut.cut(row, config, StoredModel(content, reader)), like=ref
+        )
+        assert isinstance(smaller, CheckpointRef)
+        states.append(read_back(content, smaller, tmp_path / "again"))
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[1][key], tensor) for key, tensor in states[0].items())
 
 
 def test_masks_of_experts_in_one_tensor_are_applied_to_the_dense_files(tmp_path: Path) -> None:
