@@ -53,7 +53,16 @@ _GEMMA4 = Architecture(
     "gemma4_text",
     "model.layers",
     GATED,
-    {**_TWO_WIDTHS, **MLP, **NORMS, **_INPUTS, "layer_scalar": ("one",)},
+    {
+        **_TWO_WIDTHS,
+        **MLP,
+        **NORMS,
+        **_INPUTS,
+        "layer_scalar": ("one",),
+        # A model with experts is refused for them, and not for scales that look like a quantizer's.
+        "router.scale": ("hidden",),
+        "router.per_expert_scale": ("own",),
+    },
     {**OUTER, **_TABLE},
     SIZES,
     beside=Beside(0, "hidden_size_per_layer_input", "model.embed_tokens_per_layer", "shared_kv_states"),
@@ -137,6 +146,7 @@ _NEMOTRON_H = Architecture(
         ),
     ),
     by_block=("layers_block_type", "hybrid_override_pattern"),
+    not_adapted=("mixer.out_proj", "mixer.fc1_latent_proj", "mixer.fc2_latent_proj"),
     pads_embedding=False,
 )
 
@@ -159,6 +169,7 @@ _GRANITE = Architecture(
     OUTER,
     {**SIZES, "intermediate_size": "shared_intermediate_size"},
     fixed=(Fixed(("hidden_size",), "its state spaces are mamba_expand times as wide as hidden_size"),),
+    not_adapted=("mamba.out_proj",),
 )
 
 _LFM2 = Architecture(
@@ -223,6 +234,7 @@ _FALCON_H1 = Architecture(
     SIZES,
     in_tuple=True,
     by_block=(),
+    not_adapted=("mamba.out_proj",),
 )
 
 _GEMMA3N = Architecture(

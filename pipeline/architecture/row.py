@@ -155,7 +155,8 @@ class Architecture:
     says how many times the FFN of an expert the shared one has. `ahead`: stored blocks that are not read.
     `quantized`: formats in which checkpoints of the type are published, and read dequantized.
     `kinds`: by kind of block, as `layer_types` of config.json calls it, the beginning of the names of linears
-    that blocks of other kinds lack.
+    that blocks of other kinds lack. `not_adapted`: linears that LoRA leaves as they are, because kernels of
+    state spaces read their weights by themselves, or some models have another module there.
 
     `bos`: where the type needs BOS although its tokenizer does not put it there, the place that texts get by
     default (pipeline/request/bos.py). `pads_embedding`: the class takes `pad_token_id` of config.json as a
@@ -189,6 +190,7 @@ class Architecture:
     ahead: Ahead | None = None
     quantized: tuple[Format, ...] = ()
     kinds: Mapping[str, str] = field(default_factory=dict)
+    not_adapted: tuple[str, ...] = ()
 
     @property
     def config_names(self) -> ConfigNames:
@@ -219,6 +221,11 @@ class Architecture:
         """Returns the label of a linear's input features."""
         first, second = self.labels(f"{linear}.weight")
         return first if self.is_transposed(linear) else second
+
+    @property
+    def adapted_names(self) -> tuple[str, ...]:
+        """The linears that LoRA can adapt."""
+        return tuple(name for name in self.linear_names if name not in self.not_adapted)
 
     def groups_in(self, names: Collection[str]) -> tuple[tuple[str, ...], ...]:
         """Returns the groups of prunable linears of a block that stores `names`, because blocks of one model

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 
+from pipeline.architecture.row import Architecture
 from pipeline.architecture.rows import row_for
 from pipeline.checkpoint.class_config import class_config, reason
 from pipeline.checkpoint.header import TensorFacts, facts_apart
@@ -62,6 +63,7 @@ def compare(config: Mapping[str, JsonValue], tensors: Mapping[str, TensorFacts],
     tensors = facts_apart(row, {name: facts for name, facts in tensors.items() if name not in {*ahead}})
     model = model_of(config, where=where)
     located = locate(model, tensors)
+    _check_known(row, located, where=where)
     left = _left_over(located, tensors)
     if located.missing or left:
         raise UnsupportedCheckpoint(
@@ -70,9 +72,6 @@ def compare(config: Mapping[str, JsonValue], tensors: Mapping[str, TensorFacts],
             FIELD,
         )
     for name, disk in located.names.items():
-        in_block = re.match(rf"{re.escape(row.blocks)}\.\d+\.", name)
-        if in_block is not None:
-            row.labels(name[in_block.end() :])
         wanted, got = located.shapes[name], tensors[disk].shape
         if wanted != got:
             raise UnsupportedCheckpoint(
@@ -98,6 +97,23 @@ def model_of(config: Mapping[str, JsonValue], *, where: str) -> "PreTrainedModel
             f"correct it, or use the one that belongs to the weights",
             FIELD,
         ) from error
+
+
+def _check_known(row: Architecture, located: "Located", *, where: str) -> None:
+    """Checks that the row knows all tensors of the blocks. Others would stay as they are, and nobody would be
+    told: the experts of a type that has them in some models alone."""
+    for name in located.shapes:
+        block = re.match(rf"{re.escape(row.blocks)}\.\d+\.", name)
+        if block is None:
+            continue
+        try:
+            row.labels(name[block.end() :])
+        except UnsupportedCheckpoint as error:
+            raise UnsupportedCheckpoint(
+                f"{where} is a kind of {row.model_type} that is not known here: its blocks have "
+                f"{name[block.end() :]}, of which pipeline/architecture says nothing; use another model",
+                FIELD,
+            ) from error
 
 
 def _left_over(located: "Located", tensors: Mapping[str, TensorFacts]) -> list[str]:

@@ -7,11 +7,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from pipeline.checkpoint.keeps import load_keep
 from pipeline.sources import open_source
 from tests.checkpoints import imported
 from tests.hybrid_checkpoints import hybrid_checkpoint
 from tests.hybrid_configs import HYBRID
+from tests.workers.outcomes import curve_of, weights_of
 from tests.workers.test_verify_rows import verified
+from tests.workers.training_runs import Call, Folder, prepare, run_all
 from workers.local.cutting import ACCESS
 from workers.local.doctor import findings
 from workers.training.model import load_model
@@ -49,3 +52,27 @@ def test_the_doctor_says_what_stays(tmp_path: Path) -> None:
     assert told["cutting hidden_size=64"] is None
     assert "keys and values of earlier ones" in str(told["cutting num_hidden_layers=4"])
     assert "twice as wide" in str(told["cutting intermediate_size=96"])
+
+
+@pytest.mark.slow
+def test_blocks_are_fitted_and_adapted_with_their_zeros(tmp_path: Path) -> None:
+    """Block by block where states hold more than hidden states, and by LoRA where it cannot adapt all linears."""
+    kinds = {"gemma4_text-shared": "reconstruction", "nemotron_h": "lora"}
+    tiny = {
+        name: prepare(tmp_path / name, model=hybrid_checkpoint(name, tmp_path / name / "model"))
+        for name in kinds
+    }
+    works = [
+        tiny[name].work({"steps": 8, "trains": {"kind": trains}}, key=name) for name, trains in kinds.items()
+    ]
+    calls = [Call(work, Folder(tmp_path / "runs" / name)) for name, work in zip(tiny, works, strict=True)]
+    outcomes = dict(zip(tiny, run_all(tmp_path / "runs", calls, workers=1), strict=True))
+    fits = curve_of(tiny["gemma4_text-shared"], outcomes["gemma4_text-shared"]).blocks
+    assert len(fits) == 4
+    assert all(fit.after < fit.before for fit in fits)
+    losses = curve_of(tiny["nemotron_h"], outcomes["nemotron_h"]).validations
+    assert losses[-1].loss < losses[0].loss
+    for name, one in tiny.items():
+        weights = weights_of(one, outcomes[name])
+        for tensor, keep in load_keep(one.content, one.pruned, one.keep).items():
+            assert not weights[tensor][~keep].any(), (name, tensor)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from pipeline.allocations import Uniform
 from pipeline.architecture.rows import row_for
@@ -21,7 +22,7 @@ from pipeline.checkpoint.scoring import StoredModel
 from pipeline.checkpoint.skeleton import disk_names
 from pipeline.checkpoint.slicing import slice_checkpoint
 from pipeline.checkpoint.stream import BlockStream
-from pipeline.errors import InvalidSpec
+from pipeline.errors import InvalidSpec, UnsupportedCheckpoint
 from pipeline.masks.certify import certify
 from pipeline.methods.wanda import Wanda
 from pipeline.spec.reconstruction import BlockReconstruction
@@ -197,6 +198,28 @@ def test_what_cannot_be_cut_is_refused_by_name(name: str, asked: dict[str, objec
     with pytest.raises(InvalidSpec, match=said) as refused:
         Structure.model_validate(asked).target(row, config)
     assert refused.value.param == f"spec.structure.{field}"
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "has"),
+    [
+        (
+            "gemma4_text",
+            {"enable_moe_block": True, "top_k_experts": 2, "moe_intermediate_size": 32},
+            "router",
+        ),
+        ("granitemoehybrid", {"num_experts_per_tok": 2}, "block_sparse_moe"),
+    ],
+)
+def test_experts_that_the_row_does_not_know_are_refused(
+    name: str, changed: dict[str, object], has: str, tmp_path: Path
+) -> None:
+    kind, config = HYBRID[name]
+    experts = {"num_experts": 4, "num_local_experts": 4, "vocab_size": VOCABULARY, "pad_token_id": 0}
+    made = AutoConfig.for_model(kind, **{**config, **experts, **changed})
+    AutoModelForCausalLM.from_config(made).save_pretrained(tmp_path / "model")
+    with pytest.raises(UnsupportedCheckpoint, match=rf"a kind of {kind} that is not known .* have {has}\."):
+        imported(tmp_path / "model", tmp_path / "store")
 
 
 def test_a_last_block_of_a_kind_that_the_class_would_change_is_refused(stored) -> None:
