@@ -115,15 +115,16 @@ class Architecture:
     `sizes`: their names in config.json. `positions_key`: the name of the longest sequence length in
     config.json. `head_dim`: `free` if config.json may state it whatever the other sizes are, `divides` if in
     addition the heads must divide hidden_size, `tied` if it is hidden_size / heads, `parts` if heads consist
-    of parts whose fields no cut changes. `follows_hidden`: fields
-    that change with hidden_size if they equal it. `grouped`: the flag without which there are no key-value
-    groups; `one_key_value`: the flag that then selects a single key-value head. `fixed`: sizes that cannot be
-    cut. `by_block`: fields of config.json that have a value for each block. `widths`: of dimensions that the
-    sizes do not tell, as a sum of products of fields of config.json. `shared_experts`: the field that says
-    how many times the FFN of an expert the shared one has. `ahead`: stored blocks that are not read.
-    `quantized`: formats in which checkpoints of the type are published, and read dequantized.
-    `kinds`: by kind of block, as `layer_types` of config.json calls it, the beginning of the names of linears
-    that blocks of other kinds lack.
+    of parts whose fields no cut changes. `follows_hidden`: fields that change with hidden_size if they equal
+    it. `grouped`: the flag without which there are no key-value groups; `one_key_value`: the flag that then
+    selects a single key-value head. `fixed`: sizes that cannot be cut. `by_block`: fields of config.json that
+    have a value for each block. `widths`: of dimensions that the sizes do not tell, as a sum of products of
+    fields of config.json. `shared_experts`: the field that says how many times the FFN of an expert the
+    shared one has. `kinds`: by kind of block, as `layer_types` of config.json calls it, the beginning of the
+    names of linears that blocks of other kinds lack.
+
+    `ahead`: stored blocks that are not read. `quantized`: formats in which checkpoints of the type are
+    published, and from which they are read dequantized.
 
     `bos`: where the type needs BOS although its tokenizer does not put it there, the place that texts get by
     default (pipeline/request/bos.py). `pads_embedding`: the class takes `pad_token_id` of config.json as a
