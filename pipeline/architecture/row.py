@@ -152,11 +152,13 @@ class Architecture:
     cannot be cut. `by_block`: fields of config.json that have a value, or a letter, for each block.
     `numbered`: fields that list numbers of blocks, or have such numbers as keys. `widths`: of dimensions that
     the sizes do not tell, as a sum of products of fields of config.json. `shared_experts`: the field that
-    says how many times the FFN of an expert the shared one has. `ahead`: stored blocks that are not read.
-    `quantized`: formats in which checkpoints of the type are published, and read dequantized.
-    `kinds`: by kind of block, as `layer_types` of config.json calls it, the beginning of the names of linears
-    that blocks of other kinds lack. `not_adapted`: linears that LoRA leaves as they are, because kernels of
-    state spaces read their weights by themselves, or some models have another module there.
+    says how many times the FFN of an expert the shared one has. `kinds`: by kind of block, as `layer_types`
+    of config.json calls it, the beginning of the names of linears that blocks of other kinds lack.
+
+    `ahead`: stored blocks that are not read. `quantized`: formats in which checkpoints of the type are
+    published, and from which they are read dequantized. `not_adapted`: linears that LoRA leaves as they are,
+    because kernels of state spaces read their weights by themselves, or some models have another module
+    there.
 
     `bos`: where the type needs BOS although its tokenizer does not put it there, the place that texts get by
     default (pipeline/request/bos.py). `pads_embedding`: the class takes `pad_token_id` of config.json as a

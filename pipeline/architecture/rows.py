@@ -19,6 +19,7 @@ from pipeline.architecture.axes import (
     UNGROUPED,
     Labels,
 )
+from pipeline.architecture.gemma import GEMMA
 from pipeline.architecture.hybrid import HYBRID
 from pipeline.architecture.linear_attention import LINEAR_ATTENTION
 from pipeline.architecture.llama_like import ATTENTION_LINEARS, GATED, GATED_LABELS, LLAMA_LIKE
@@ -44,6 +45,7 @@ ROWS = {
     row.model_type: row
     for row in (
         *LLAMA_LIKE,
+        *GEMMA,
         *HYBRID,
         *LINEAR_ATTENTION,
         *MIXTURES,

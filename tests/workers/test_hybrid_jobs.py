@@ -56,7 +56,7 @@ def test_the_doctor_says_what_stays(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_blocks_are_fitted_and_adapted_with_their_zeros(tmp_path: Path) -> None:
-    """Block by block where states hold more than hidden states, and by LoRA where it cannot adapt all linears."""
+    """Block by block where states hold more than hidden states; by LoRA where it cannot adapt all linears."""
     kinds = {"gemma4_text-shared": "reconstruction", "nemotron_h": "lora"}
     tiny = {
         name: prepare(tmp_path / name, model=hybrid_checkpoint(name, tmp_path / name / "model"))
