@@ -71,19 +71,21 @@ def cut(row: Architecture, size: Size) -> str:
         return NO
     if size == "intermediate_size" and size not in row.sizes and row.experts is None:
         return "with hidden"
+    if size == "shared_expert_intermediate_size" and row.shared_experts is not None:
+        return "with that of experts"
     if size not in row.sizes:
         return NONE
     if size == "num_key_value_heads" and row.grouped is not None:
         return f"with `{row.grouped}`"
     together = {"hidden_size": "with heads", "num_attention_heads": "with hidden"}
     said = together.get(size, YES) if row.head_dim == "tied" else YES
-    return f"{said}, not with `{fixed[0].where}`" if fixed else said
+    return f"{said}, not with {fixed[0].condition}" if fixed else said
 
 
 def reasons(row: Architecture) -> Iterable[str]:
     """A line for all sizes that a type leaves alone for one reason."""
     for one in row.fixed:
-        flag = f" with `{one.where}`" if one.where is not None else ""
+        flag = f" with {one.condition}" if one.where is not None else ""
         sizes = ", ".join(f"`{size}`" for size in one.sizes)
         yield f"- `{row.model_type}`{flag} keeps {sizes}: {one.why}.\n"
 

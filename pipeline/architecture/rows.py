@@ -1,7 +1,8 @@
 """The blocks, linears and dimensions of each model type: one row of data each.
 
-A new type is a new row; one that resembles Llama is a line of llama_like.py. Modules are named relative to
-the causal language model (`blocks`, `outer`) or to one decoder block (`linears`, `inner`).
+A new type is a new row, here or in the file of its family; one that resembles Llama is a line of
+llama_like.py. Modules are named relative to the causal language model (`blocks`, `outer`) or to one decoder
+block (`linears`, `inner`).
 """
 
 from collections.abc import Iterator
@@ -18,7 +19,11 @@ from pipeline.architecture.axes import (
     UNGROUPED,
     Labels,
 )
+from pipeline.architecture.gemma import GEMMA
+from pipeline.architecture.hybrid import HYBRID
+from pipeline.architecture.linear_attention import LINEAR_ATTENTION
 from pipeline.architecture.llama_like import ATTENTION_LINEARS, GATED, GATED_LABELS, LLAMA_LIKE
+from pipeline.architecture.mixtures import MIXTURES
 from pipeline.architecture.row import Architecture, Experts
 from pipeline.errors import UnsupportedModel
 
@@ -40,6 +45,10 @@ ROWS = {
     row.model_type: row
     for row in (
         *LLAMA_LIKE,
+        *GEMMA,
+        *HYBRID,
+        *LINEAR_ATTENTION,
+        *MIXTURES,
         Architecture(
             "mixtral",
             "model.layers",

@@ -84,7 +84,8 @@ class SweepWorker(StoringWalk):
                 output = self._stream.run(self.work.block, hidden)
             if "similarity" in needs:
                 assert advance, "similarities need the block's output"
-                self._similarities.append(_similarity(hidden, output))
+                before, after = self._stream.hidden(hidden), self._stream.hidden(output)
+                self._similarities.append(_similarity(before, after))
             if advance:
                 self._hidden[i] = output
         self.runs["whole" if advance else "cut"] += len(self._hidden)
@@ -223,7 +224,7 @@ class SweepWorker(StoringWalk):
         if "hessian" in needs:
             tree = GramTree(features, leaf=leaf_size(self._samples), first=self._first, device=self._device)
             self._grams[group] = tree
-        channel = self._stream.channel_of(linear) if "channel_score" in needs else 0
+        channel = self._stream.channel_of(linear, features) if "channel_score" in needs else 0
         return InputShare.empty(
             len(self._hidden), features, needs, first=self._first, channel=channel, device=self._device
         )

@@ -9,6 +9,7 @@ from pipeline.artifacts.refs import CheckpointRef
 from pipeline.artifacts.tensor_index import TensorEntry, TensorIndex
 from pipeline.canonical import Frozen
 from pipeline.checkpoint.layout import WEIGHTS_INDEX_JSON
+from pipeline.checkpoint.slices import whole_name
 from pipeline.storage.content import ContentStore
 
 WEIGHT_FILES = (".safetensors", WEIGHTS_INDEX_JSON, CheckpointRef.path_of(TensorIndex))
@@ -44,7 +45,7 @@ def assemble(
     }
     index = {
         "metadata": {"total_size": sum(entry.length for entry in tensors.values())},
-        "weight_map": {tensor: tensors[tensor].file for tensor in sorted(tensors)},
+        "weight_map": {whole_name(tensor): tensors[tensor].file for tensor in sorted(tensors)},
     }
     written = [
         FileRef(path=WEIGHTS_INDEX_JSON, blob=content.put_bytes(json.dumps(index, indent=2).encode())),

@@ -4,17 +4,20 @@ transformers loads what fits, drops the rest and initializes what is missing. He
 have a place in the model, and every place its tensor, before anything is computed. Headers are enough for it.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 
+from pipeline.architecture.row import Architecture
 from pipeline.architecture.rows import row_for
 from pipeline.checkpoint.class_config import class_config, reason
-from pipeline.checkpoint.header import TensorFacts
-from pipeline.checkpoint.leftovers import harmless, remark_on
+from pipeline.checkpoint.header import TensorFacts, facts_apart
+from pipeline.checkpoint.leftovers import harmless, predicting_ahead, remark_on
 from pipeline.checkpoint.plain import check_plain
+from pipeline.checkpoint.quantized import as_read
 from pipeline.errors import UnsupportedCheckpoint
 
 if TYPE_CHECKING:
@@ -29,16 +32,17 @@ FIELD = "spec.model.source"
 @dataclass(frozen=True)
 class Comparison:
     """A checkpoint that fits its model. `ignored`: stored tensors that no model reads and that may be
-    ignored. `same`: groups of stored names that are one tensor in the model. Only the bytes can tell if their
-    values are the same (ties.py)."""
+    ignored. `ahead`: those of them that predict tokens further ahead. `same`: groups of stored names that are
+    one tensor in the model. Only the bytes can tell if their values are the same (ties.py)."""
 
     ignored: tuple[str, ...]
     same: tuple[tuple[str, ...], ...]
+    ahead: tuple[str, ...] = ()
 
     @property
     def remarks(self) -> tuple[str, ...]:
         """Sentences for everyone who reads the results."""
-        remark = remark_on(self.ignored)
+        remark = remark_on(tuple(name for name in self.ignored if name not in {*self.ahead}))
         return () if remark is None else (remark,)
 
 
@@ -47,14 +51,19 @@ def compare(config: Mapping[str, JsonValue], tensors: Mapping[str, TensorFacts],
 
     `config`: the content of config.json. `where`: the checkpoint's name in errors. Raises
     UnsupportedCheckpoint that names tensors and the way out, for quantized or empty weights, missing, left
-    over and misshapen tensors, and for a config of which transformers makes no model.
+    over and misshapen tensors, tensors of a block that the row does not know, and for a config of which
+    transformers makes no model.
     """
     from pipeline.checkpoint.skeleton import locate
 
     row = row_for(str(config.get("model_type")))
     check_plain(row, config, tensors, where=where)
+    tensors = as_read(row, tensors)
+    ahead = predicting_ahead(row, config, tensors)
+    tensors = facts_apart(row, {name: facts for name, facts in tensors.items() if name not in {*ahead}})
     model = model_of(config, where=where)
     located = locate(model, tensors)
+    _check_known(row, located, where=where)
     left = _left_over(located, tensors)
     if located.missing or left:
         raise UnsupportedCheckpoint(
@@ -70,8 +79,8 @@ def compare(config: Mapping[str, JsonValue], tensors: Mapping[str, TensorFacts],
                 f"{list(wanted)} there; use the config.json that belongs to the weights",
                 FIELD,
             )
-    unread = tensors.keys() - set(located.names.values())
-    return Comparison(ignored=tuple(sorted(unread)), same=located.same)
+    unread = {*(tensors.keys() - set(located.names.values())), *ahead}
+    return Comparison(ignored=tuple(sorted(unread)), same=located.same, ahead=ahead)
 
 
 def model_of(config: Mapping[str, JsonValue], *, where: str) -> "PreTrainedModel":
@@ -88,6 +97,23 @@ def model_of(config: Mapping[str, JsonValue], *, where: str) -> "PreTrainedModel
             f"correct it, or use the one that belongs to the weights",
             FIELD,
         ) from error
+
+
+def _check_known(row: Architecture, located: "Located", *, where: str) -> None:
+    """Checks that the row knows all tensors of the blocks. Others would stay as they are, and nobody would be
+    told: the experts of a type that has them in some models alone."""
+    for name in located.shapes:
+        block = re.match(rf"{re.escape(row.blocks)}\.\d+\.", name)
+        if block is None:
+            continue
+        try:
+            row.labels(name[block.end() :])
+        except UnsupportedCheckpoint as error:
+            raise UnsupportedCheckpoint(
+                f"{where} is a kind of {row.model_type} that is not known here: its blocks have "
+                f"{name[block.end() :]}, of which pipeline/architecture says nothing; use another model",
+                FIELD,
+            ) from error
 
 
 def _left_over(located: "Located", tensors: Mapping[str, TensorFacts]) -> list[str]:

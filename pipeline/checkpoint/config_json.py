@@ -9,6 +9,7 @@ from pydantic import JsonValue
 
 from pipeline.architecture.rows import ROWS
 from pipeline.checkpoint.layout import CONFIG_JSON, GENERATION_CONFIG_JSON, TOKENIZER_CONFIG_JSON
+from pipeline.checkpoint.quantized import FIELD, note_on, read_as
 from pipeline.errors import IncompleteCheckpoint
 
 DTYPE_BYTES = {
@@ -22,6 +23,7 @@ DTYPE_BYTES = {
 }
 DTYPE_FIELDS = ("dtype", "torch_dtype")  # the first that a file states counts
 CONFIGS = (CONFIG_JSON, GENERATION_CONFIG_JSON, TOKENIZER_CONFIG_JSON)
+READ_DTYPE = {"dtype": "bfloat16"}  # of weights that are read dequantized
 NO_DTYPE = "float32"  # a config without a dtype comes from a time when float32 was usual
 
 
@@ -44,10 +46,17 @@ def loadable(name: str, content: Mapping[str, JsonValue]) -> tuple[dict[str, Jso
     """Returns a config (`name`: config.json or another of its kind) without the settings with which
     transformers does not load it, and a sentence about each of them.
 
-    These are the repository's own Python code (`auto_map`), which no model type with a row needs, and names
-    that torch does not know for types of weights, such as torch.bfloat16 or auto.
+    These are the repository's own Python code (`auto_map`), which no model type with a row needs, names that
+    torch does not know for types of weights, such as torch.bfloat16 or auto, and a quantized format from
+    which weights are read dequantized.
     """
     made, notes = dict(content), []
+    row = ROWS.get(str(content.get("model_type"))) if name == CONFIG_JSON else None
+    kind = None if row is None else read_as(row, content)
+    if kind is not None:
+        del made[FIELD]
+        made = {**{field: value for field, value in made.items() if field not in DTYPE_FIELDS}, **READ_DTYPE}
+        notes.append(note_on(kind))
     if made.pop("auto_map", None):
         notes.append(
             f"{name} asks for the repository's own Python code (auto_map), which transformers does not need "

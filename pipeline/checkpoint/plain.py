@@ -9,7 +9,8 @@ from pydantic import JsonValue
 from pipeline.architecture.axes import Dimension, Size
 from pipeline.architecture.row import Architecture
 from pipeline.checkpoint.header import TensorFacts
-from pipeline.checkpoint.leftovers import harmless
+from pipeline.checkpoint.leftovers import harmless, predicting_ahead
+from pipeline.checkpoint.quantized import as_read
 from pipeline.checkpoint.wrapped import check_tensor_names
 from pipeline.errors import UnsupportedCheckpoint
 
@@ -60,9 +61,10 @@ def check_plain(
     tensors, and sizes other than those that config.json states.
     """
     check_tensor_names(tensors)
-    ignored = {*harmless(tensors)}
+    tensors = as_read(row, tensors)
+    ignored = {*harmless(tensors), *predicting_ahead(row, config, tensors)}
     read = {name: facts for name, facts in tensors.items() if name not in ignored}
-    codes = [name for name in read if _CODES.search(name)]
+    codes = [name for name in read if _CODES.search(name) and _place(row, name)[1] not in row.inner]
     others = [name for name, facts in read.items() if facts.dtype not in FLOATS]
     if codes or others:
         raise UnsupportedCheckpoint(
@@ -122,6 +124,7 @@ def _stated(
 ) -> Iterator[tuple[str, tuple[str, int], int]]:
     """Yields every tensor with a dimension whose length is a field of config.json: name, field with value,
     number of the dimension."""
+    varying = {size for one in row.fixed if one.varies and one.holds(config) for size in one.sizes}
     for name, facts in read.items():
         try:
             labels = row.labels(_place(row, name)[1])
@@ -129,6 +132,8 @@ def _stated(
             continue  # no tensor of this type: the comparison with its class says so
         for at, label in enumerate(labels[: len(facts.shape)]):
             size = _EXACT.get(label)
+            if size in varying:
+                continue
             field = row.sizes.get(size) if size is not None else None
             value = row.read(config, field) if field is not None else None
             if field is not None and isinstance(value, int) and not isinstance(value, bool):

@@ -29,6 +29,7 @@ DTYPES = {
     "I8": torch.int8,
     "U8": torch.uint8,
     "BOOL": torch.bool,
+    "F8_E4M3": torch.float8_e4m3fn,  # codes, which importing replaces by weights
 }
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 

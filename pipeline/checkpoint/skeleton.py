@@ -18,6 +18,7 @@ from pipeline.architecture.rows import row_for
 from pipeline.checkpoint.class_config import class_config, reason
 from pipeline.checkpoint.experts import stored_names, stored_shape
 from pipeline.checkpoint.reader import CheckpointReader
+from pipeline.checkpoint.slices import sliced_name
 from pipeline.errors import UnsupportedCheckpoint
 
 if TYPE_CHECKING:
@@ -42,6 +43,15 @@ def skeleton(
         if hasattr(config, field):
             setattr(config, field, value)
     return _without_weights(config, dtype)
+
+
+def kept_in_float32(model: "PreTrainedModel", dtype: torch.dtype) -> frozenset[str]:
+    """Returns the parts of names whose tensors compute in float32 where the model computes in `dtype`, by
+    what transformers' class says (routers' corrections, for example)."""
+    kept = set(model._keep_in_fp32_modules_strict or ()) if dtype.itemsize < torch.float32.itemsize else set()
+    if dtype == torch.float16:
+        kept |= set(model._keep_in_fp32_modules or ())
+    return frozenset(kept)
 
 
 def parameter_count(config: Mapping[str, JsonValue]) -> int:
@@ -115,7 +125,11 @@ def locate(model: "PreTrainedModel", stored: Collection[str]) -> Located:
     found: dict[tuple[int, int], list[str]] = {}
     for name, identity in identities.items():
         renamed = name.replace(*row.renamed) if row.renamed else name
-        spelled = (name, renamed, name.removeprefix(prefix), renamed.removeprefix(prefix))
+        sliced = sliced_name(row.experts, name) or name
+        spelled = (
+            *(name, renamed, name.removeprefix(prefix), renamed.removeprefix(prefix)),
+            *(sliced, sliced.removeprefix(prefix)),
+        )
         disk = next((one for one in spelled if one in stored), None)
         if disk is not None:
             names[name] = disk

@@ -23,7 +23,9 @@ from pipeline.checkpoint.config_json import written
 from pipeline.checkpoint.layout import CONFIG_JSON
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.skeleton import disk_names, skeleton
+from pipeline.checkpoint.slices import place, slice_name
 from pipeline.checkpoint.writer import put_tensors
+from pipeline.errors import InvalidSpec
 from pipeline.storage.content import ContentStore
 from pipeline.structure.cut import BlockCut, Cut, sizes_after, staying
 from pipeline.structure.sizes import Sizes, resized, sizes_of
@@ -43,23 +45,39 @@ def slice_checkpoint(
     config = full_config(reader.config)
     row = row_for(str(config["model_type"]))
     dense = Dense(reader, row, sizes_of(row, config))
+    kept = [block.block for block in cut.blocks]
+    smaller = {**resized(row, config, sizes_after(cut, dense.sizes), kept), **(changes or {})}
+    _check_kinds(row, smaller)
     parts = [dense.outer(content, cut)]
     for new, block in enumerate(cut.blocks):
         parts.append(dense.block(content, cut, block, number=new))
         yield new + 1
-    kept = [block.block for block in cut.blocks]
-    smaller = {**resized(row, config, sizes_after(cut, dense.sizes), kept), **(changes or {})}
     yield assemble(content, like, parts, replaced={CONFIG_JSON: written(smaller)})
 
 
 def full_config(config: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
     """Returns config.json with the per-block fields that transformers' class derives."""
     config, read = dict(config), class_config(config)
-    for field in row_for(str(config["model_type"])).by_block:
+    row = row_for(str(config["model_type"]))
+    for field in (*row.by_block, *row.numbered):
         values = getattr(read, field, None)
-        if values is not None:
+        if isinstance(values, list | tuple):
             config[field] = list(values)
     return config
+
+
+def _check_kinds(row: Architecture, smaller: Mapping[str, JsonValue]) -> None:
+    """Raises InvalidSpec if transformers' class would make blocks of other kinds than those that stay."""
+    if str(smaller["model_type"]) != row.model_type:
+        return
+    read = full_config(smaller)
+    for field in row.by_block:
+        if isinstance(smaller.get(field), list) and read[field] != smaller[field]:
+            raise InvalidSpec(
+                f"the blocks that stay have {field}={smaller[field]}, and transformers' class of "
+                f"{row.model_type} makes {read[field]} of them; keep other blocks",
+                "spec.structure.drop_blocks",
+            )
 
 
 @dataclass(frozen=True)
@@ -123,5 +141,8 @@ class Dense:
             return moved
         if expert not in block.experts:
             return None
-        place = block.experts.index(expert)
-        return re.sub(rf"\bexperts\.{expert}\.", f"experts.{place}.", moved, count=1)
+        kept = block.experts.index(expert)
+        whole, at = place(moved)
+        if at:
+            return slice_name(whole, (kept, *at[1:]))
+        return re.sub(rf"\bexperts\.{expert}\.", f"experts.{kept}.", moved, count=1)

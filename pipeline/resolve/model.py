@@ -20,6 +20,7 @@ from pipeline.checkpoint.layout import (
     is_description,
 )
 from pipeline.checkpoint.plain import check_marks
+from pipeline.checkpoint.quantized import BITS, read_as
 from pipeline.errors import IncompleteCheckpoint, UnsupportedCheckpoint
 from pipeline.resolve.kinds import check_kind, check_type
 from pipeline.sources.access import Source
@@ -56,7 +57,7 @@ def resolve_model(source: Source, *, needs_tokenizer: bool) -> tuple[Pin, ModelF
     files = tuple(sorted((*kept, *pinned.files), key=lambda file: file.path))
     behind = left_behind(names, source.folders(), taken={file.path for file in files})
     facts = facts.model_copy(
-        update={"parameters": pinned.size // weight_bytes, "notes": (*facts.notes, *behind)}
+        update={"parameters": int(pinned.size // weight_bytes), "notes": (*facts.notes, *behind)}
     )
     return Pin(source=pinned.source, files=files), facts
 
@@ -125,7 +126,7 @@ class _Description:
         return value
 
 
-def _facts(checkpoint: _Description, names: Collection[str]) -> tuple[ModelFacts, int]:
+def _facts(checkpoint: _Description, names: Collection[str]) -> tuple[ModelFacts, float]:
     """The facts without the number of weights, and the bytes of one weight."""
     stated = checkpoint.json(CONFIG_JSON)
     model_type = check_type(stated, source=checkpoint.source)
@@ -150,7 +151,8 @@ def _facts(checkpoint: _Description, names: Collection[str]) -> tuple[ModelFacts
         config=config,
         notes=notes,
     )
-    return facts, DTYPE_BYTES[dtype_of(config)]
+    kind = read_as(row, stated)
+    return facts, DTYPE_BYTES[dtype_of(config)] if kind is None else BITS[kind] / 8
 
 
 def _check_limits(row: Architecture, config: dict[str, JsonValue], *, where: str) -> None:

@@ -39,7 +39,7 @@ def check_against_model(spec: PruneSpec, facts: ModelFacts) -> None:
     if recovery is None:
         return
     if isinstance(recovery.trains, Lora):
-        _check_linears(recovery.trains, row.linear_names, model_type=facts.model_type)
+        _check_linears(recovery.trains, row.adapted_names, model_type=facts.model_type)
     objective = recovery.objective
     top_k = objective.top_k if isinstance(objective, Distillation) else None
     if top_k is not None and vocabulary is not None and top_k > vocabulary:

@@ -123,7 +123,7 @@ def _trained(recovery: Recovery, facts: ModelFacts) -> int:
     if recovery.trains.kind == "full":
         return facts.parameters or 0
     if isinstance(recovery.trains, Lora):
-        linears = len(recovery.trains.linears or row_for(facts.model_type).linear_names)
+        linears = len(recovery.trains.linears or row_for(facts.model_type).adapted_names)
         return 2 * recovery.trains.rank * (facts.hidden_size or 0) * linears * facts.blocks
     return 0
 

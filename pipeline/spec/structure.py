@@ -87,7 +87,7 @@ class Structure(Frozen):
 
     def target(self, row: Architecture, config: Mapping[str, JsonValue]) -> Sizes:
         """The sizes of the smaller model. Raises InvalidSpec with the field and the nearest valid values."""
-        old = sizes_of(row, config)
+        old = dense = sizes_of(row, config)
         if self.vocabulary is not None:
             self.vocabulary.check(old.vocab_size)
             old = old.model_copy(update={"vocab_size": self.vocabulary.rows})
@@ -99,7 +99,7 @@ class Structure(Frozen):
             if self.drop_blocks is not None:
                 kept = self.drop_blocks.counted(old.num_hidden_layers)
                 new = new.model_copy(update={"num_hidden_layers": kept})
-        check_fixed(row, config, old, new, self.asked)
+        check_fixed(row, config, dense, new, self.asked)
         check_shares(old, new, self.tensor_parallel)
         return new
 

@@ -39,30 +39,36 @@ def best(scores: Scores, count: int, *, shares: int = 1) -> tuple[int, ...]:
 
 
 def _block(number: int, scores: BlockScores, old: Sizes, new: Sizes, shares: int) -> BlockCut:
-    assert scores.heads_A is not None, "every block has attention heads"
     heads, groups = _heads(scores.heads_A, old, new, shares)
     experts = _experts(scores, old, new)
     return BlockCut(
         block=number,
         heads=heads,
         key_value_heads=groups,
-        ffn=_some(scores.ffn_F, new.intermediate_size, shares),
-        shared_ffn=_some(scores.shared_ffn_F, new.shared_expert_intermediate_size, shares),
+        ffn=_some(scores.ffn_F, old.intermediate_size, new.intermediate_size, shares),
+        shared_ffn=_some(
+            scores.shared_ffn_F,
+            old.shared_expert_intermediate_size,
+            new.shared_expert_intermediate_size,
+            shares,
+        ),
         experts=experts,
         expert_ffn=_expert_channels(scores, experts, new, shares),
     )
 
 
-def _some(scores: Scores | None, count: int | None, shares: int) -> Places:
-    if scores is None or count is None or count == len(scores):
+def _some(scores: Scores | None, size: int | None, count: int | None, shares: int) -> Places:
+    if count is None or count == size:
         return None
-    return best(scores, count, shares=shares)
+    return () if scores is None else best(scores, count, shares=shares)  # (): blocks of other kinds have some
 
 
-def _heads(scores_A: Scores, old: Sizes, new: Sizes, shares: int) -> tuple[Places, Places]:
+def _heads(scores_A: Scores | None, old: Sizes, new: Sizes, shares: int) -> tuple[Places, Places]:
     """Returns the query heads and key-value heads that stay: the best groups, and the best heads of each."""
     if new.num_attention_heads == old.num_attention_heads:
         return None, None
+    if scores_A is None:  # a block without attention
+        return (), None if new.num_key_value_heads == old.num_key_value_heads else ()
     by_group = scores_A.reshape(old.num_key_value_heads, old.heads_per_group)
     wide = new.heads_per_group
     largest = -np.sort(-by_group, axis=1)[:, :wide]  # the heads of each group that would stay

@@ -84,14 +84,15 @@ def findings(source: Source, config: Config) -> Iterator[Finding]:
     """Yields what works for a checkpoint of a known type and what does not; first, whether it can be
     pruned."""
     row = row_for(str(config["model_type"]))
-    yield Finding("pruning, cutting blocks", _refused(lambda: _compared(source)))
+    deep = any("num_hidden_layers" in one.sizes and one.holds(config) for one in row.fixed)
+    yield Finding("pruning" if deep else "pruning, cutting blocks", _refused(lambda: _compared(source)))
     yield Finding("texts", _refused(lambda: resolve_model(source, needs_tokenizer=True)))
     config = full_config(config)
     sizes = sizes_of(row, config)
     for size in get_args(Size):
-        if size in ("num_hidden_layers", "vocab_size") or getattr(sizes, size) is None:
-            continue
         why = next((one.why for one in row.fixed if size in one.sizes and one.holds(config)), None)
+        if getattr(sizes, size) is None or (size in ("num_hidden_layers", "vocab_size") and why is None):
+            continue
         if size not in row.sizes or (size == "num_key_value_heads" and not has_groups(row, config)):
             why = "it follows from the others"
         yield Finding(f"cutting {size}={getattr(sizes, size)}", why)

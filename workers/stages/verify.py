@@ -133,7 +133,8 @@ def _memory(context: StageContext) -> int:
 def _opened(context: StageContext, opening: Opening, model: OpenedModel) -> Opened:
     opened_LV = load_file(opening.logits)[LOGITS]
     reader = CheckpointReader(context.content, context.checkpoint())
-    streamed_LV = streamed_logits(reader, torch.tensor(model.prompt), dtype=opened_LV.dtype)
+    dtype = getattr(torch, model.dtype)
+    streamed_LV = streamed_logits(reader, torch.tensor(model.prompt), dtype=dtype)
     return Opened(
         version=model.version,
         model_class=model.model_class,

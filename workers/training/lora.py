@@ -145,13 +145,13 @@ def adapter_files(
 
 
 def _config(lora: Lora, row: Architecture) -> LoraConfig:
-    unknown = set(lora.linears or ()) - set(row.linear_names)  # peft would ignore them
+    unknown = set(lora.linears or ()) - set(row.adapted_names)  # peft would ignore them
     if unknown:
         raise InvalidSpec(
-            f"{row.model_type} has no linears {sorted(unknown)}; it has {', '.join(row.linear_names)}",
+            f"{row.model_type} has no linears {sorted(unknown)}; it has {', '.join(row.adapted_names)}",
             "spec.recovery.trains.linears",
         )
-    linears = "|".join(re.escape(name) for name in lora.linears or row.linear_names)
+    linears = "|".join(re.escape(name) for name in lora.linears or row.adapted_names)
     return LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,

@@ -67,7 +67,7 @@ def open_model(opening: Opening) -> OpenedModel:
         model_class=type(model).__name__,
         tensors=len(model.state_dict()),
         tied=tied,
-        dtype=str(logits_LV.dtype).removeprefix("torch."),
+        dtype=str(model.dtype).removeprefix("torch."),  # the logits may be wider (Nemotron-H)
         prompt=tuple(prompt_L.tolist()),
         generated=len(generated),
         tokenizer=checked,

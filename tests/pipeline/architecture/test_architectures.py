@@ -20,9 +20,11 @@ from pipeline.methods.wanda import Wanda
 from pipeline.storage import ContentStore
 from tests.checkpoints import imported
 from tests.exported import exported
+from tests.hybrid_configs import HYBRID_TYPES
 from tests.llama_like_configs import LLAMA_LIKE_TYPES
 from tests.model_configs import EVERY, KINDS, VOCABULARY, kind_of
 from tests.models import tiny_checkpoint
+from tests.own_configs import OWN_TYPES
 from tests.pruned_by_loops import HALF, pruned_by_loops, whole_model
 from tests.sweeping import prune_in_process
 
@@ -92,8 +94,7 @@ def test_batches_are_called_as_the_model_calls_them(name: str, tmp_path: Path) -
 
 
 def test_every_row_has_a_tiny_model() -> None:
-    assert set(ROWS) == {*KINDS, *LLAMA_LIKE_TYPES}
-    assert not {*KINDS} & {*LLAMA_LIKE_TYPES}
+    assert sorted(ROWS) == sorted((*KINDS, *LLAMA_LIKE_TYPES, *OWN_TYPES, *HYBRID_TYPES))
 
 
 def test_a_linear_that_its_block_passes_by_is_not_measured(tmp_path: Path) -> None:

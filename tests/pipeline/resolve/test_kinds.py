@@ -100,7 +100,7 @@ def test_the_language_model_of_a_multimodal_one_is_saved_as_advised(tmp_path: Pa
         assert torch.allclose(alone(tokens).logits, whole.eval()(input_ids=tokens).logits, atol=1e-5)
 
 
-@pytest.mark.parametrize("model_type", ["qwen3_5", "llama4_text", "gpt_oss", "gemma9"])
+@pytest.mark.parametrize("model_type", ["qwen3_5", "llama4_text", "ernie4_5_moe", "gemma9"])
 def test_a_new_type_is_no_slip_of_the_pen(base: Path, tmp_path: Path, model_type: str) -> None:
     message = refused(changed(base, tmp_path / "model", model_type=model_type))
     assert f"{model_type!r}" in message
