@@ -92,6 +92,10 @@ def _statistics(block: BlockShape, samples: Samples, place: Place, needs: Needs)
     if "hessian" in needs:
         squares = sum(group.in_features**2 * group.share * group.count for group in block.groups)
         seconds += 2 * squares * tokens / place.machine.blocks32
+    if "expert_gain" in needs:  # every token passes through its experts once more
+        experts = sum(group.weights * group.share * group.count for group in block.groups if group.count > 1)
+        flop = 2 * experts * samples.length
+        seconds += place.share(samples.count) * place.computed(flop, moved=0, kernels=KERNELS)
     return seconds
 
 
