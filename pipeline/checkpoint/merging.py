@@ -34,17 +34,14 @@ def merged_experts(
     assert experts is not None, "only mixtures merge experts"
     for kept, weights in merged.items():
         place = f"{experts.stored}.{kept}."
-        parts = [name.removeprefix(place) for name in names if name.startswith(place)]
-
-        def tensors(expert: int, parts: list[str] = parts) -> dict[str, Tensor]:
-            return {part: read(f"{experts.stored}.{expert}.{part}") for part in parts}
-
-        own = tensors(kept)
-        axes = {part: _channel_axis(row, f"{place}{part}") for part in parts}
+        own = {name.removeprefix(place): read(name) for name in names if name.startswith(place)}
+        axes = {part: _channel_axis(row, f"{place}{part}") for part in own}
         means = {part: torch.zeros(tensor.shape) for part, tensor in own.items()}
         for expert, weight in weights.items():
-            theirs = own if expert == kept else tensors(expert)
-            order_F = alignment(_by_channel(own, axes), _by_channel(theirs, axes)) if expert != kept else None
+            theirs, order_F = own, None
+            if expert != kept:
+                theirs = {part: read(f"{experts.stored}.{expert}.{part}") for part in own}
+                order_F = alignment(_by_channel(own, axes), _by_channel(theirs, axes))
             for part, tensor in theirs.items():
                 means[part] += weight * _ordered(tensor.float(), axes[part], order_F)
         for part, mean in means.items():

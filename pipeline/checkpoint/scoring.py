@@ -113,6 +113,10 @@ class StoredModel(Known):
 
     def experts(self) -> tuple[ExpertFacts | None, ...]:
         """See Known."""
+        return self._experts
+
+    @cached_property
+    def _experts(self) -> tuple[ExpertFacts | None, ...]:
         assert self.statistics is not None, "a criterion that needs samples has them"
         found: list[ExpertFacts | None] = []
         for block in range(self.sizes.num_hidden_layers):
