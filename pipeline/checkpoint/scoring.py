@@ -23,9 +23,10 @@ from pipeline.architecture.rows import row_for
 from pipeline.artifacts.refs import StatisticsRef
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.skeleton import disk_names, skeleton
-from pipeline.checkpoint.statistics import read_similarity, read_statistics
+from pipeline.checkpoint.statistics import read_gains, read_similarity, read_statistics
 from pipeline.storage.content import ContentStore
 from pipeline.structure.base import Known
+from pipeline.structure.expert_facts import ExpertFacts
 from pipeline.structure.scores import BlockScores, ModelScores
 from pipeline.structure.sizes import Sizes, sizes_of
 
@@ -108,6 +109,23 @@ class StoredModel(Known):
             1 - read_similarity(self.content, self.statistics, block)
             for block in range(self.sizes.num_hidden_layers)
         )
+
+    def experts(self) -> tuple[ExpertFacts | None, ...]:
+        """See Known."""
+        return self._experts
+
+    @cached_property
+    def _experts(self) -> tuple[ExpertFacts | None, ...]:
+        assert self.statistics is not None, "a criterion that needs samples has them"
+        found: list[ExpertFacts | None] = []
+        for block in range(self.sizes.num_hidden_layers):
+            gains = read_gains(self.content, self.statistics, block)
+            if gains is None:
+                found.append(None)
+                continue
+            products = () if gains.products_2EE is None else map(_array, gains.products_2EE)
+            found.append(ExpertFacts(*map(_array, gains.sums_3E), *products))
+        return tuple(found)
 
     @cached_property
     def _names(self) -> dict[str, str]:

@@ -21,6 +21,7 @@ from pipeline.checkpoint.assemble import StoredTensors, assemble
 from pipeline.checkpoint.class_config import class_config
 from pipeline.checkpoint.config_json import written
 from pipeline.checkpoint.layout import CONFIG_JSON
+from pipeline.checkpoint.merging import merged_experts
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.skeleton import disk_names, skeleton
 from pipeline.checkpoint.slices import place, slice_name
@@ -104,22 +105,28 @@ class Dense:
     def block(self, content: ContentStore, cut: Cut, block: BlockCut, *, number: int) -> StoredTensors:
         """Stores one block under its new number."""
         prefix = f"{self.row.blocks}.{block.block}."
+        merged = self._merged(block, prefix)
         kept = {}
         for name, disk in self.names.items():
             inner = name.removeprefix(prefix)
             if name.startswith(prefix) and (moved := self._moved(disk, inner, block, number)) is not None:
-                kept[moved] = self.tensor(disk, inner, cut, block)
+                kept[moved] = self.tensor(disk, inner, cut, block, instead=merged.pop(inner, None))
         return StoredTensors.of(put_tensors(content, "block.safetensors", kept))
 
-    def tensor(self, disk: str, name: str, cut: Cut, block: BlockCut | None) -> Tensor:
-        """Returns the part of a tensor that stays. `name`: its name inside the block, or in the model."""
+    def tensor(
+        self, disk: str, name: str, cut: Cut, block: BlockCut | None, *, instead: Tensor | None = None
+    ) -> Tensor:
+        """Returns the part of a tensor that stays. `name`: its name inside the block, or in the model.
+        `instead`: a tensor of the same shape that takes its place."""
         shape = self.reader.index.tensors[disk].shape
         expert = self._expert(name)
         wanted = [
             staying(label, cut, block, self.sizes, length=length, expert=expert)
             for label, length in zip(self.row.labels(name), shape, strict=True)
         ]
-        if not wanted or wanted[0] is None:
+        if instead is not None:
+            tensor = instead if wanted[0] is None else instead[list(wanted[0])]
+        elif not wanted or wanted[0] is None:
             tensor = self.reader.tensor(disk)
         else:
             tensor = self.reader.rows(disk, wanted[0])
@@ -127,6 +134,17 @@ class Dense:
             if places is not None:
                 tensor = tensor.index_select(dimension, torch.tensor(places, dtype=torch.long))
         return tensor
+
+    def _merged(self, block: BlockCut, prefix: str) -> dict[str, Tensor]:
+        """Returns the tensors of experts that others are merged into, whole, by name inside the block."""
+        if not block.merged:
+            return {}
+        names = {
+            name.removeprefix(prefix): disk for name, disk in self.names.items() if name.startswith(prefix)
+        }
+        return dict(
+            merged_experts(self.row, names, lambda name: self.reader.tensor(names[name]), block.merged)
+        )
 
     def _expert(self, name: str) -> int | None:
         experts = self.row.experts

@@ -92,6 +92,10 @@ def _statistics(block: BlockShape, samples: Samples, place: Place, needs: Needs)
     if "hessian" in needs:
         squares = sum(group.in_features**2 * group.share * group.count for group in block.groups)
         seconds += 2 * squares * tokens / place.machine.blocks32
+    if "expert_gain" in needs:  # every token passes through its experts once more
+        experts = sum(group.weights * group.share * group.count for group in block.groups if group.count > 1)
+        flop = 2 * experts * samples.length
+        seconds += place.share(samples.count) * place.computed(flop, kernels=KERNELS if experts else 0)
     return seconds
 
 
@@ -140,6 +144,11 @@ def _memory(shape: ModelShape, block: BlockShape, samples: Samples, place: Place
         (group.in_features + sum(group.out_features)) * group.share * group.count for group in block.groups
     )
     running = math.ceil(samples.length * inner * place.width) if samples.count else 0
+    if "expert_gain" in walk.measures:  # a token's copies for each of its experts, and their outputs
+        experts = sum(
+            group.in_features * group.share * group.count for group in block.groups if group.count > 1
+        )
+        running += math.ceil(2 * samples.length * experts * place.width) if samples.count else 0
     if walk.pauses:  # every sample holds its input of the linears, and twice its hidden states
         held = block.widest + 2 * shape.state
         running += place.share(samples.count) * samples.length * held * place.width

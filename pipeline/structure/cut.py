@@ -18,7 +18,8 @@ Places = tuple[int, ...] | None
 
 class BlockCut(Frozen):
     """The parts of block `block` of the dense model that stay. `expert_ffn`: by number of the expert in the
-    dense model; experts that are not listed stay whole."""
+    dense model; experts that are not listed stay whole. `merged`: by an expert that stays, the weights of the
+    experts whose weighted mean takes its place (checkpoint/merging.py); they sum to 1."""
 
     block: int
     heads: Places = None
@@ -27,6 +28,7 @@ class BlockCut(Frozen):
     shared_ffn: Places = None
     experts: Places = None
     expert_ffn: dict[int, tuple[int, ...]] = Field(default_factory=dict)
+    merged: dict[int, dict[int, float]] = Field(default_factory=dict, exclude_if=lambda merged: not merged)
 
 
 class Cut(Frozen):

@@ -79,6 +79,12 @@ def has_groups(row: Architecture, config: Mapping[str, JsonValue]) -> bool:
     return "num_key_value_heads" in row.sizes and (row.grouped is None or bool(config.get(row.grouped)))
 
 
+def expert_groups(row: Architecture, config: Mapping[str, JsonValue]) -> int:
+    """Returns the number of contiguous groups of experts that a router chooses from first (DeepSeek's
+    `n_group`); 1 if it chooses among all experts."""
+    return (_read(row, config, "n_group") or 1) if row.experts is not None else 1
+
+
 def resized(
     row: Architecture, config: Mapping[str, JsonValue], new: Sizes, blocks: Sequence[int]
 ) -> dict[str, JsonValue]:
