@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pipeline.architecture.row import Architecture
 from pipeline.architecture.rows import row_for
+from pipeline.architecture.wrappers import spellings
 from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.curve import BlockFits
 from pipeline.artifacts.refs import CheckpointRef, KeepRef
@@ -166,14 +167,14 @@ def held_tensors(
     """Yields the prunable weights among the stored tensors, block by block; with `paths`, only those of
     blocks whose file is one of them.
 
-    Checkpoints saved from the base model lack the first part of a name.
+    Checkpoints saved from the base model lack the first part of a name, and in multimodal ones it is longer.
     """
     names = set(stored)
     block = 0
     while True:
         prefix = f"{row.blocks}.{block}."
-        short = prefix.partition(".")[2]
-        prefix = prefix if any(name.startswith(prefix) for name in names) else short
+        spelled = (*spellings(prefix), prefix.partition(".")[2])
+        prefix = next((one for one in spelled if any(name.startswith(one) for name in names)), prefix)
         inside = {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
         found = [
             HeldTensor(name=f"{prefix}{linear}.weight", block=block, linear=linear)

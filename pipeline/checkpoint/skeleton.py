@@ -6,7 +6,7 @@ transformers' models and accelerate take seconds to import, so only the function
 
 import re
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -17,6 +17,7 @@ from pipeline.architecture.row import Architecture
 from pipeline.architecture.rows import row_for
 from pipeline.checkpoint.class_config import class_config, reason
 from pipeline.checkpoint.experts import stored_names, stored_shape
+from pipeline.checkpoint.language_model import language_names
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.errors import UnsupportedCheckpoint
 
@@ -100,9 +101,10 @@ class Located:
     same: tuple[tuple[str, ...], ...]
 
 
-def locate(model: "PreTrainedModel", stored: Collection[str]) -> Located:
-    """Finds a model's tensors among stored names. Checkpoints saved from the base model lack its prefix, and
-    some types use other names than their modules do. A tied tensor is found under the name of either."""
+def locate(model: "PreTrainedModel", stored: Mapping[str, str]) -> Located:
+    """Finds a model's tensors among stored ones. `stored`: names in the checkpoint, by those that they would
+    have if the model were alone (language_model.py). Checkpoints saved from the base model lack its prefix,
+    and some types use other names than their modules do. A tied tensor is found under the name of either."""
     prefix = f"{model.base_model_prefix}."
     row = row_for(model.config.model_type)
     identities: dict[str, tuple[int, int]] = {}  # one for each matrix of each expert, the same for tied ones
@@ -116,7 +118,7 @@ def locate(model: "PreTrainedModel", stored: Collection[str]) -> Located:
     for name, identity in identities.items():
         renamed = name.replace(*row.renamed) if row.renamed else name
         spelled = (name, renamed, name.removeprefix(prefix), renamed.removeprefix(prefix))
-        disk = next((one for one in spelled if one in stored), None)
+        disk = next((stored[one] for one in spelled if one in stored), None)
         if disk is not None:
             names[name] = disk
             found.setdefault(identity, []).append(disk)
@@ -134,7 +136,7 @@ def locate(model: "PreTrainedModel", stored: Collection[str]) -> Located:
 def disk_names(model: "PreTrainedModel", reader: CheckpointReader) -> dict[str, str]:
     """Maps module names to checkpoint names: `names` of Located. Tied tensors share a name, because importing
     drops copies from the index (importing.py). Raises UnsupportedCheckpoint for missing tensors."""
-    located = locate(model, set(reader.index.tensors))
+    located = locate(model, language_names(reader.whole_config, reader.index.tensors))
     if located.missing:
         raise UnsupportedCheckpoint(
             f"the checkpoint lacks {len(located.missing)} tensors of its model, the first: "

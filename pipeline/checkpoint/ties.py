@@ -9,9 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.artifacts.tensor_index import TensorEntry
-from pipeline.checkpoint.config_json import parse_config, written
-
-TIED = "tie_word_embeddings"
+from pipeline.checkpoint.config_json import TIED, parse_config, written
+from pipeline.checkpoint.language_model import language_config, with_language
 
 
 @dataclass(frozen=True)
@@ -59,4 +58,5 @@ def without_tie(config: bytes) -> bytes:
     """Returns config.json with the word that the weights are not tied."""
     content = parse_config(config)
     assert isinstance(content, dict), "resolve has read it"
-    return written({**content, TIED: False})
+    own = language_config(content)
+    return written(with_language(content, own, {**own, TIED: False}))

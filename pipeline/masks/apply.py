@@ -25,6 +25,7 @@ from pipeline.checkpoint.config_json import loadable_bytes, parse_config
 from pipeline.checkpoint.export import new_directory
 from pipeline.checkpoint.header import read_headers
 from pipeline.checkpoint.keeps import HeldTensor, held_tensors, turned
+from pipeline.checkpoint.language_model import language_config
 from pipeline.checkpoint.layout import CONFIG_JSON
 from pipeline.checkpoint.scan import DescribedTensor, read_header
 from pipeline.errors import InvalidSpec, SourceChanged
@@ -125,7 +126,7 @@ def apply_masks(
     compared = compare(config, described, where=str(dense))
     headers = {name: read_header(dense / name) for name in files if name.endswith(".safetensors")}
     shapes = {name: facts.shape for name, facts in described.items()}
-    fitted = fit(file, row_for(str(config["model_type"])), shapes, of=str(dense))
+    fitted = fit(file, row_for(str(language_config(config)["model_type"])), shapes, of=str(dense))
     with new_directory(out) as written:
         work = _Work(fitted, other_weights=other_weights)
         for name in files:

@@ -5,8 +5,10 @@ from collections.abc import Callable
 
 from pipeline.architecture.row import Architecture
 from pipeline.architecture.rows import row_for
+from pipeline.checkpoint.language_model import check_inside
 from pipeline.errors import InvalidSpec, SequenceTooLong, TextTooShort
 from pipeline.request.prune_spec import PruneSpec
+from pipeline.resolve.multimodal import check_multimodal
 from pipeline.serving.shapes import check_target
 from pipeline.sources.pins import MODEL, TEACHER, ModelFacts, Pins
 from pipeline.spec.evaluation import PerplexityText
@@ -27,6 +29,7 @@ def check_against_model(spec: PruneSpec, facts: ModelFacts) -> None:
     if spec.structure is not None:
         new = _check_structure(spec.structure, spec.recovery, row, facts)
         blocks, vocabulary = new.num_hidden_layers, new.vocab_size
+    check_multimodal(spec, facts)
     _check_targets(spec, row, facts)
     for one in spec.members or (spec,):
         if one.prune is not None:
@@ -69,6 +72,7 @@ def _check_structure(
     """Check structure against the model and the recovery, and return the sizes of the smaller model."""
     new = structure.target(row, facts.config)
     structure.changes(row, facts.config)
+    check_inside(facts.whole_config, sizes_of(row, facts.config), new)
     if recovery is None or not isinstance(recovery.objective, Distillation):
         return new
     if structure.vocabulary is not None and recovery.objective.teacher is not None:

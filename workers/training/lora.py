@@ -34,6 +34,7 @@ from pipeline.spec.recovery import Lora
 from workers.training.held import HeldKeep, cleared
 
 ADAPTER = "default"
+BASE = "model"  # transformers' name of a language model without its head, for all types that wrappers have
 A, B = f".lora_A.{ADAPTER}.weight", f".lora_B.{ADAPTER}.weight"
 
 
@@ -124,13 +125,17 @@ def merged_weight(
 
 
 def adapter_files(
-    trained: Mapping[str, Tensor], lora: Lora, *, row: Architecture, base_model: str
+    trained: Mapping[str, Tensor], lora: Lora, *, row: Architecture, base_model: str, module: str = BASE
 ) -> dict[str, bytes]:
     """The files of the adapter as peft stores it, by path.
 
-    `base_model`: the model onto which peft will load it. Equal adapters give equal bytes.
+    `base_model`: the model onto which peft will load it. `module`: the place in it of what is `model` in the
+    language model alone, which a multimodal model has elsewhere. Equal adapters give equal bytes.
     """
     config = _config(lora, row)
+    if module != BASE:
+        assert isinstance(config.target_modules, str), "they are an expression"
+        config.target_modules = config.target_modules.replace(re.escape(BASE), re.escape(module), 1)
     config.base_model_name_or_path = base_model
     config.inference_mode = True
     config.task_type = "CAUSAL_LM"
@@ -139,8 +144,9 @@ def adapter_files(
         described = (Path(directory) / AdapterRef.CONFIG).read_bytes()
     tensors = {}
     for path, a_RI, b_OR in _pairs(trained):
-        tensors[f"base_model.model.{path}.lora_A.weight"] = a_RI.cpu().contiguous()
-        tensors[f"base_model.model.{path}.lora_B.weight"] = b_OR.cpu().contiguous()
+        place = path if module == BASE else f"{module}{path.removeprefix(BASE)}"
+        tensors[f"base_model.model.{place}.lora_A.weight"] = a_RI.cpu().contiguous()
+        tensors[f"base_model.model.{place}.lora_B.weight"] = b_OR.cpu().contiguous()
     return {AdapterRef.CONFIG: described, AdapterRef.MATRICES: save(tensors, {"format": "pt"})}
 
 

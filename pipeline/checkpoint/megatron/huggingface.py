@@ -19,7 +19,7 @@ from pipeline.checkpoint.layout import CONFIG_JSON, PICKLE_ENDINGS, WEIGHTS, WEI
 from pipeline.checkpoint.megatron.parameters import HERE, check_names, parameters_of
 from pipeline.checkpoint.megatron.weights import Facts, Weights
 from pipeline.checkpoint.reader import DTYPES
-from pipeline.checkpoint.ties import TIED, untied_remark
+from pipeline.checkpoint.ties import untied_remark
 from pipeline.errors import IncompleteCheckpoint, UnsupportedCheckpoint
 
 BASE = "model."  # checkpoints saved from the base model lack this prefix
