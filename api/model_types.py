@@ -41,7 +41,7 @@ def models_page(page: str) -> str:
 
 
 def tables() -> str:
-    """The parts: what is pruned and where it goes, what is cut, why something is not, and multimodal types."""
+    """The parts: what is pruned and where it goes, what is cut and why not, and multimodal types."""
     rows = [row for _, row in sorted(ROWS.items())]
     kinds = ("`model_type`", "linears that are pruned", "learned masks", *FORMATS)
     sizes = ("`model_type`", *(name for name, _ in COLUMNS))

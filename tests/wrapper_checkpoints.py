@@ -42,7 +42,11 @@ _QWEN_TOWER: dict[str, Any] = {
 }
 _SECTIONS = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2]}
 _IMAGE = {"image_token_id": VOCABULARY - 1, "video_token_id": VOCABULARY - 2}
-_QWEN: dict[str, Any] = {**_IMAGE, "vision_start_token_id": VOCABULARY - 3, "vision_end_token_id": VOCABULARY - 4}
+_QWEN: dict[str, Any] = {
+    **_IMAGE,
+    "vision_start_token_id": VOCABULARY - 3,
+    "vision_end_token_id": VOCABULARY - 4,
+}
 
 
 def _llava_like(model_type: str, text: dict[str, Any], tower: str, **own: Any) -> dict[str, Any]:
@@ -86,9 +90,6 @@ WRAPPED: dict[str, dict[str, Any]] = {
         "image_token_id": VOCABULARY - 1,
         "tie_word_embeddings": False,
     },
-    "paligemma": _llava_like(
-        "paligemma", {"model_type": "gemma", "head_dim": 24}, "siglip_vision_model", projection_dim=64
-    ),
     "smolvlm": {
         "model_type": "smolvlm",
         "text_config": {**_TEXT, "model_type": "llama"},

@@ -127,6 +127,12 @@ class Architecture:
         """Every prunable linear of a block, except those of experts."""
         return tuple(name for group in self.linears for name in group)
 
+    @property
+    def adaptable(self) -> tuple[str, ...]:
+        """The names by which LoRA's linears are chosen: every prunable linear of a block, and one for all of
+        its experts."""
+        return self.linear_names if self.experts is None else (*self.linear_names, self.experts.stored)
+
     def groups_in(self, names: Collection[str]) -> tuple[tuple[str, ...], ...]:
         """Returns the groups of prunable linears of a block that stores `names`, because blocks of one model
         may differ."""

@@ -38,6 +38,10 @@ _DEEPSTACK = Fixed(
     ("num_hidden_layers",),
     "features of images are added again after its first blocks, which would be other blocks",
 )
+_HEADS = Fixed(
+    ("num_attention_heads", "num_key_value_heads"),
+    "its class makes heads hidden_size / num_attention_heads wide, and the hidden size stays",
+)
 FIXED = (_WIDTH, TOKENS)
 
 
@@ -78,15 +82,14 @@ WRAPPERS = {
         Wrapper("llava_next", "llama"),
         Wrapper("llava_onevision", "qwen2", follows=True),
         Wrapper("internvl", "qwen2", tied=True),
-        Wrapper("paligemma", "gemma", tied=True),
         Wrapper("aya_vision", "cohere2", tied=True),
         Wrapper("cohere2_vision", "cohere2", tied=True),
         Wrapper("idefics3", "llama", "model.text_model"),
         Wrapper("smolvlm", "llama", "model.text_model"),
         Wrapper("lfm2_vl", "lfm2", tied=True),
         Wrapper("llama4", "llama4_text", "language_model.model"),
-        Wrapper("qwen2_vl", "qwen2_vl_text", follows=True, flat=True),
-        Wrapper("qwen2_5_vl", "qwen2_5_vl_text", follows=True, flat=True),
+        Wrapper("qwen2_vl", "qwen2_vl_text", follows=True, flat=True, fixed=(_HEADS,)),
+        Wrapper("qwen2_5_vl", "qwen2_5_vl_text", follows=True, flat=True, fixed=(_HEADS,)),
         Wrapper("qwen3_vl", "qwen3_vl_text", fixed=(_DEEPSTACK,)),
         Wrapper("qwen3_5", "qwen3_5_text"),
         Wrapper("qwen3_5_moe", "qwen3_5_moe_text"),

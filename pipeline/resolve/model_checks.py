@@ -42,7 +42,7 @@ def check_against_model(spec: PruneSpec, facts: ModelFacts) -> None:
     if recovery is None:
         return
     if isinstance(recovery.trains, Lora):
-        _check_linears(recovery.trains, row.linear_names, model_type=facts.model_type)
+        _check_linears(recovery.trains, row)
     objective = recovery.objective
     top_k = objective.top_k if isinstance(objective, Distillation) else None
     if top_k is not None and vocabulary is not None and top_k > vocabulary:
@@ -216,12 +216,19 @@ def _check_lengths(spec: PruneSpec, facts: ModelFacts) -> None:
             )
 
 
-def _check_linears(lora: Lora, known: tuple[str, ...], *, model_type: str) -> None:
+def _check_linears(lora: Lora, row: Architecture) -> None:
+    known = row.adaptable
     for i, name in enumerate(lora.linears or ()):
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.3)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise InvalidSpec(
-                f"{model_type} has no linear {name!r}{hint}; it has {', '.join(known)}",
+                f"{row.model_type} has no linear {name!r}{hint}; it has {', '.join(known)}",
                 f"spec.recovery.trains.linears.{i}",
             )
+    if lora.dropout and row.experts is not None and row.experts.stored in (lora.linears or ()):
+        raise InvalidSpec(
+            f"dropout {lora.dropout:g} cannot be applied to the update of experts, whose weights are one "
+            f"parameter; set it to 0, or leave {row.experts.stored} out of linears",
+            "spec.recovery.trains.dropout",
+        )

@@ -89,9 +89,7 @@ def _resolve_checkpoint(
     check_plain(facts.whole_config, tensors, where=source.uri)
     if inspect is not None:
         structure = spec.structure if ours else None
-        inspect(
-            Inspection(config=facts.whole_config, tensors=tensors, where=source.uri, structure=structure)
-        )
+        inspect(Inspection(config=facts.whole_config, tensors=tensors, where=source.uri, structure=structure))
     return pin, facts
 
 

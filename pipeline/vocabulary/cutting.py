@@ -53,7 +53,7 @@ def read_vocabulary(files: Mapping[str, bytes]) -> Vocabulary:
     assert isinstance(config, dict), "resolve has read it"
     if wrapper_of(config) is not None:
         raise UnsupportedCheckpoint(
-            f"the vocabulary of a {config['model_type']} cannot be cut, because it is multimodal: {TOKENS.why}",
+            f"the vocabulary of a {config['model_type']}, which is multimodal, cannot be cut: {TOKENS.why}",
             "spec.structure.vocabulary",
         )
     rows = row_for(str(config.get("model_type"))).read(config, "vocab_size")

@@ -1,4 +1,4 @@
-"""Whole jobs on multimodal checkpoints: pruned, trained, evaluated, published and opened as what they were."""
+"""Whole jobs on multimodal checkpoints: pruned, evaluated, published, and opened as what they were."""
 
 import json
 from pathlib import Path

@@ -112,7 +112,7 @@ class Student:
         self._lora = recovery.trains if isinstance(recovery.trains, Lora) else None
         if self._lora is not None:
             names, seed = loaded.names, recovery.text.seed
-            model = apply_lora(model, self._lora, self._keeps, names=names, seed=seed)
+            model = apply_lora(model, self._lora, self._keeps, names=names, stored=loaded.stored, seed=seed)
         else:
             _choose_trained(model, recovery)
         self.engine = Engine(model, config, adam_arguments(recovery))

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.checkpoint.compare import compare
-from pipeline.checkpoint.config_json import written
+from pipeline.checkpoint.config_json import TIED, written
 from pipeline.checkpoint.header import read_local_headers
 from pipeline.checkpoint.layout import CONFIG_JSON, PICKLE_ENDINGS, WEIGHTS, WEIGHTS_INDEX_JSON
 from pipeline.checkpoint.megatron.parameters import HERE, check_names, parameters_of
