@@ -117,6 +117,8 @@ def test_the_merged_experts_are_the_trained_ones_and_keep_every_zero(kind: Kind,
     loss = adapted.model(input_ids=TOKENS, labels=TOKENS).loss
     loss.backward()
     for name, parameter in adapted.trained.items():
+        if ".q_proj.lora_A" in name:
+            continue  # its B is zero
         assert parameter.grad is not None, name
         assert parameter.grad.any(), name
 
@@ -149,8 +151,9 @@ def test_peft_loads_the_adapter_of_experts(kind: Kind, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_experts_are_adapted_in_training_and_hold_their_zeros(tmp_path: Path) -> None:
     tiny = prepare(tmp_path / "model", "qwen3_moe")
-    lora = {"kind": "lora", "rank": 4, "linears": ["mlp.experts"]}
-    recovery = {"steps": 6, "trains": lora, "learning_rate": {"peak": 2e-2, "warmup_steps": 2}}
+    linears = [*row_for("qwen3_moe").linear_names[:4], "mlp.experts"]
+    lora = {"kind": "lora", "rank": 4, "linears": linears}
+    recovery = {"steps": 8, "trains": lora, "learning_rate": {"peak": 2e-2, "warmup_steps": 2}}
     calls = [
         Call(tiny.work(recovery, {"zero_stage": stage}, key=f"zero {stage}"), Folder(tmp_path / str(stage)))
         for stage in (1, 3)
@@ -166,7 +169,9 @@ def test_experts_are_adapted_in_training_and_hold_their_zeros(tmp_path: Path) ->
         for name, keep in keeps_of(tiny, outcome).items():
             assert not weights[name][~keep].any(), name
         changed = {name for name, weight in weights.items() if not torch.equal(weight, before.tensor(name))}
-        assert changed == {name for name in weights if ".experts." in name}
+        assert changed == {
+            name for name in weights if ".experts." in name or ("self_attn" in name and "norm" not in name)
+        }
 
 
 def test_experts_are_named_by_their_place_and_take_no_dropout(tmp_path: Path) -> None:

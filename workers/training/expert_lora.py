@@ -27,7 +27,7 @@ from pipeline.checkpoint.experts import DOWN, GATE_UP
 from pipeline.spec.recovery import Lora
 from workers.training.held import HeldKeep, cleared, keep_of_parameter
 
-PARAMETERS = (DOWN, GATE_UP)  # in the order in which peft nests the adapters of one module
+PARAMETERS = (GATE_UP, DOWN)  # in the order in which peft nests the adapters of one module
 A, B = "_lora_A", "_lora_B"  # after the name of the parameter
 
 

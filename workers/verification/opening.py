@@ -5,7 +5,7 @@ Shape legend: L tokens of the prompt, V vocabulary.
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
@@ -119,7 +119,7 @@ def _model(opening: Opening, config: "PreTrainedConfig") -> PreTrainedModel:
     return model.eval()
 
 
-def _auto_class(config: "PreTrainedConfig") -> type[AutoModelForCausalLM] | type[AutoModelForMultimodalLM]:
+def _auto_class(config: "PreTrainedConfig") -> Any:
     """The class with which users open the model: that of the whole, if it is multimodal."""
     return AutoModelForMultimodalLM if config.model_type in WRAPPERS else AutoModelForCausalLM
 
