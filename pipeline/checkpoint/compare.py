@@ -56,7 +56,7 @@ def compare(config: Mapping[str, JsonValue], tensors: Mapping[str, TensorFacts],
     names = language_names(config, tensors)
     alone = language_config(config)
     model = model_of(alone, where=where)
-    located = locate(model, names)
+    located = locate(model, names).as_stored(names)
     left = _left_over(located, names)
     if located.missing or left:
         raise UnsupportedCheckpoint(
@@ -98,8 +98,8 @@ def model_of(config: Mapping[str, JsonValue], *, where: str) -> "PreTrainedModel
 
 
 def _left_over(located: "Located", names: Mapping[str, str]) -> list[str]:
-    """Returns the stored tensors that the model has no place for and that may not be ignored. `names`: those
-    that locate took."""
+    """Returns the stored tensors that the model has no place for and that may not be ignored. `names`: of all
+    that may have one, by the names without other parts."""
     unread = set(names.values()) - set(located.names.values())
     return sorted(unread.difference(harmless(unread)))
 
@@ -149,5 +149,5 @@ def _misfits(config: Mapping[str, JsonValue], names: Mapping[str, str], *, where
     """Counts the tensors that are missing or left over under a config."""
     from pipeline.checkpoint.skeleton import locate
 
-    located = locate(model_of(config, where=where), names)
+    located = locate(model_of(config, where=where), names).as_stored(names)
     return len(located.missing) + len(_left_over(located, names))

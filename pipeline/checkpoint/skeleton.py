@@ -6,7 +6,7 @@ transformers' models and accelerate take seconds to import, so only the function
 
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -100,11 +100,20 @@ class Located:
     missing: tuple[str, ...]
     same: tuple[tuple[str, ...], ...]
 
+    def as_stored(self, names: Mapping[str, str]) -> "Located":
+        """Returns the same by the names that the checkpoint has. `names`: these, by the names that it would
+        have without other parts (language_model.py), among which the tensors were found."""
+        return Located(
+            {module: names[disk] for module, disk in self.names.items()},
+            self.shapes,
+            self.missing,
+            tuple(tuple(names[disk] for disk in one) for one in self.same),
+        )
 
-def locate(model: "PreTrainedModel", stored: Mapping[str, str]) -> Located:
-    """Finds a model's tensors among stored ones. `stored`: names in the checkpoint, by those that they would
-    have if the model were alone (language_model.py). Checkpoints saved from the base model lack its prefix,
-    and some types use other names than their modules do. A tied tensor is found under the name of either."""
+
+def locate(model: "PreTrainedModel", stored: Collection[str]) -> Located:
+    """Finds a model's tensors among stored names. Checkpoints saved from the base model lack its prefix, and
+    some types use other names than their modules do. A tied tensor is found under the name of either."""
     prefix = f"{model.base_model_prefix}."
     row = row_for(model.config.model_type)
     identities: dict[str, tuple[int, int]] = {}  # one for each matrix of each expert, the same for tied ones
@@ -118,7 +127,7 @@ def locate(model: "PreTrainedModel", stored: Mapping[str, str]) -> Located:
     for name, identity in identities.items():
         renamed = name.replace(*row.renamed) if row.renamed else name
         spelled = (name, renamed, name.removeprefix(prefix), renamed.removeprefix(prefix))
-        disk = next((stored[one] for one in spelled if one in stored), None)
+        disk = next((one for one in spelled if one in stored), None)
         if disk is not None:
             names[name] = disk
             found.setdefault(identity, []).append(disk)
@@ -136,7 +145,8 @@ def locate(model: "PreTrainedModel", stored: Mapping[str, str]) -> Located:
 def disk_names(model: "PreTrainedModel", reader: CheckpointReader) -> dict[str, str]:
     """Maps module names to checkpoint names: `names` of Located. Tied tensors share a name, because importing
     drops copies from the index (importing.py). Raises UnsupportedCheckpoint for missing tensors."""
-    located = locate(model, language_names(reader.whole_config, reader.index.tensors))
+    names = language_names(reader.whole_config, reader.index.tensors)
+    located = locate(model, names).as_stored(names)
     if located.missing:
         raise UnsupportedCheckpoint(
             f"the checkpoint lacks {len(located.missing)} tensors of its model, the first: "

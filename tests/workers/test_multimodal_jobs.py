@@ -8,13 +8,19 @@ import pytest
 from safetensors.torch import load_file
 
 import secateur
+from pipeline.checkpoint.keeps import load_keep
 from pipeline.errors import InvalidSpec
 from pipeline.report.data import ReportDocument
 from pipeline.sources import open_source
+from tests.exported import export
 from tests.models import tiny_documents, tiny_text
+from tests.workers.outcomes import stored, weights_of
+from tests.workers.training_runs import Call, Folder, prepare, run_all
 from tests.wrapper_checkpoints import loaded_wrapper, wrapper_checkpoint
 from workers.local import doctor
 from workers.local.cutting import ACCESS
+from workers.verification.answer import Opening
+from workers.verification.opening import open_model
 
 pytestmark = pytest.mark.usefixtures("one_thread", "opened_here")
 
@@ -97,3 +103,37 @@ def test_the_doctor_knows_the_language_model_inside(tmp_path: Path) -> None:
     assert "first blocks" in str(told["cutting blocks"])
     assert "tokens for images" in str(told["cutting the vocabulary"])
     assert "multimodal" in str(told["target llama.cpp"])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # peft asks
+def test_training_changes_the_language_model_alone(tmp_path: Path) -> None:
+    tiny = prepare(tmp_path / "tiny", model=wrapper_checkpoint("qwen3_vl", tmp_path / "model"))
+    work = {
+        trains: tiny.work({"steps": 4, "trains": {"kind": trains}}, key=trains) for trains in ("full", "lora")
+    }
+    calls = [Call(one, Folder(tmp_path / "runs" / trains)) for trains, one in work.items()]
+    outcomes = dict(zip(work, run_all(tmp_path / "runs", calls, workers=1), strict=True))
+    before = load_file(tmp_path / "model" / "model.safetensors")
+    for trains, outcome in outcomes.items():
+        after = weights_of(tiny, outcome)
+        assert after.keys() == before.keys()
+        for name, tensor in before.items():
+            if "visual" in name:
+                assert after[name].equal(tensor), name
+        assert any(not after[name].equal(tensor) for name, tensor in before.items()), trains
+        for name, keep in load_keep(tiny.content, tiny.pruned, tiny.keep).items():
+            assert not after[name][~keep].any(), name
+    assert outcomes["lora"].result is not None
+    checkpoint, adapter = stored(outcomes["lora"])[0], outcomes["lora"].result.artifacts["adapter"]
+    published = export(tiny.content, checkpoint, tmp_path / "published")
+    (published / "adapter").mkdir()
+    for file in adapter.files:
+        (published / "adapter" / file.path).write_bytes(tiny.content.get_bytes(file.blob))
+    aside = tmp_path / "aside"
+    aside.mkdir()
+    opened = open_model(
+        Opening(directory=published, aside=aside, weights="in_memory", threads=1, adapter="adapter")
+    )
+    assert opened.model_class == "Qwen3VLForConditionalGeneration"
+    assert opened.adapter_tensors == 2 * 2 * 7
