@@ -83,6 +83,13 @@ WRAPPED: dict[str, dict[str, Any]] = {
         "mistral3", {"model_type": "ministral3", "head_dim": 24}, "pixtral", tie_word_embeddings=False
     ),
     "llava": _llava_like("llava", {"model_type": "llama"}, "clip_vision_model"),
+    "llava_next": _llava_like("llava_next", {"model_type": "mistral", "head_dim": 24}, "clip_vision_model"),
+    "llava_onevision": _llava_like(
+        "llava_onevision",
+        {"model_type": "qwen2", "tie_word_embeddings": True},
+        "siglip_vision_model",
+        video_token_index=VOCABULARY - 2,
+    ),
     "internvl": {
         "model_type": "internvl",
         "text_config": {**_TEXT, "model_type": "qwen3", "head_dim": 24},
@@ -96,6 +103,19 @@ WRAPPED: dict[str, dict[str, Any]] = {
         "vision_config": dict(_TOWER),
         "image_token_id": VOCABULARY - 1,
         "scale_factor": 2,
+    },
+    "idefics3": {
+        "model_type": "idefics3",
+        "text_config": {**_TEXT, "model_type": "llama"},
+        "vision_config": dict(_TOWER),
+        "image_token_id": VOCABULARY - 1,
+        "scale_factor": 2,
+    },
+    "qwen2_vl": {
+        "model_type": "qwen2_vl",
+        "text_config": {**_TEXT, "model_type": "qwen2_vl_text", "rope_parameters": _SECTIONS},
+        "vision_config": {"depth": 2, "embed_dim": 32, "hidden_size": 64, "num_heads": 2, "mlp_ratio": 2},
+        **_QWEN,
     },
     "qwen2_5_vl": {
         "model_type": "qwen2_5_vl",

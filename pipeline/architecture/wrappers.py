@@ -59,8 +59,9 @@ class Wrapper:
     """A multimodal type. `text`: the type of its language model where config.json names none; `module`: its
     place in transformers' model. `tied`: whether embedding and head are one where config.json does not say
     it; `follows`: they are also one if the language model's own part of config.json says so. `flat`:
-    config.json may hold the language model's fields beside the wrapper's, without a part of its own. `fixed`:
-    sizes that cannot be cut beside those of FIXED."""
+    config.json may hold the language model's fields beside the wrapper's, without a part of its own.
+    `bounds`: its class bounds logits as the language model's own class does (final_logit_softcapping).
+    `fixed`: sizes that cannot be cut beside those of FIXED."""
 
     model_type: str
     text: str
@@ -68,6 +69,7 @@ class Wrapper:
     tied: bool = False
     follows: bool = False
     flat: bool = False
+    bounds: bool = False
     fixed: tuple[Fixed, ...] = field(default=())
 
 
@@ -75,15 +77,13 @@ WRAPPERS = {
     row.model_type: row
     for row in (
         Wrapper("gemma3", "gemma3_text", tied=True),
-        Wrapper("gemma3n", "gemma3n_text", tied=True),
-        Wrapper("gemma4", "gemma4_text", tied=True),
+        Wrapper("gemma3n", "gemma3n_text", tied=True, bounds=True),
+        Wrapper("gemma4", "gemma4_text", tied=True, bounds=True),
         Wrapper("mistral3", "mistral", tied=True),
         Wrapper("llava", "llama", follows=True),
         Wrapper("llava_next", "llama"),
         Wrapper("llava_onevision", "qwen2", follows=True),
         Wrapper("internvl", "qwen2", tied=True),
-        Wrapper("aya_vision", "cohere2", tied=True),
-        Wrapper("cohere2_vision", "cohere2", tied=True),
         Wrapper("idefics3", "llama", "model.text_model"),
         Wrapper("smolvlm", "llama", "model.text_model"),
         Wrapper("lfm2_vl", "lfm2", tied=True),

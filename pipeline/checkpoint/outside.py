@@ -15,7 +15,7 @@ from pipeline.architecture.wrappers import READ_AS
 from pipeline.checkpoint.class_config import class_config, reason
 from pipeline.checkpoint.config_json import DTYPE_FIELDS, TIED
 from pipeline.checkpoint.header import TensorFacts
-from pipeline.checkpoint.language_model import ROPE, language_config
+from pipeline.checkpoint.language_model import ROPE, language_config, wrapper_of
 from pipeline.checkpoint.leftovers import harmless
 from pipeline.errors import UnsupportedCheckpoint
 
@@ -27,6 +27,8 @@ FIELD = "spec.model.source"
 NAMED = 3  # tensors that an error names
 # Fields of a config that say nothing about what the language model computes, or that are compared elsewhere.
 _BESIDE = ("model_type", "architectures", "transformers_version", "_name_or_path", TIED, *DTYPE_FIELDS)
+_BOUND = "final_logit_softcapping"
+_ON_LOGITS = ("logit_scale", "logits_scaling", _BOUND)
 
 
 def compare_outside(
@@ -93,6 +95,15 @@ def whole_model(config: Mapping[str, JsonValue], *, where: str) -> "PreTrainedMo
 def _check_config(config: Mapping[str, JsonValue], whole: "PreTrainedConfig", *, where: str) -> None:
     """Compares what the language model's class reads with what it reads inside of the whole model."""
     alone = class_config(language_config(config)).to_dict()
+    wrapper = wrapper_of(config)
+    assert wrapper is not None, "the whole model is multimodal"
+    for name in _ON_LOGITS:
+        if alone.get(name) not in (None, 1.0) and not (wrapper.bounds and name == _BOUND):
+            raise UnsupportedCheckpoint(
+                f"{where}: a {alone['model_type']} changes its logits by {name}={alone[name]!r}, which "
+                f"transformers leaves out inside of a {wrapper.model_type}: its figures would be others; save the language model alone, and prune that",
+                FIELD,
+            )
     other = whole.to_dict()
     beside = {*_BESIDE, *(ROPE if whole.model_type in READ_AS else ())}
     differing = [

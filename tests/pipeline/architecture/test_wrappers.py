@@ -9,22 +9,18 @@ import pytest
 import torch
 from pydantic import JsonValue
 from safetensors.torch import load_file
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
-from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
+from transformers import AutoModelForCausalLM
 
 from pipeline.allocations import Uniform
 from pipeline.architecture.rows import ROWS
-from pipeline.architecture.wrappers import READ_AS, WRAPPERS, language_name, spellings
+from pipeline.architecture.wrappers import WRAPPERS
 from pipeline.artifacts.refs import CheckpointRef
 from pipeline.checkpoint.keeps import keep_ref
 from pipeline.checkpoint.language_model import (
     check_inside,
-    language_config,
     language_names,
     with_language,
-    wrapper_of,
 )
-from pipeline.checkpoint.outside import whole_model
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.scoring import StoredModel
 from pipeline.checkpoint.slicing import full_config, slice_checkpoint
@@ -252,6 +248,14 @@ def test_other_parts_that_are_not_those_of_the_config_are_named(tmp_path: Path) 
         imported(directory, tmp_path / "store")
 
 
+def test_logits_that_the_wrapper_would_leave_as_they_are(tmp_path: Path) -> None:
+    directory = wrapper_checkpoint("llava", tmp_path / "model")
+    scaled = {"model_type": "granite", "logits_scaling": 8.0}
+    changed_config(directory, lambda config: {**config, "text_config": {**config["text_config"], **scaled}})
+    with pytest.raises(UnsupportedCheckpoint, match=r"a granite changes its logits by logits_scaling=8.0"):
+        imported(directory, tmp_path / "store")
+
+
 def test_a_head_that_is_stored_beside_its_embedding_is_its_own(tmp_path: Path) -> None:
     """config.json says that they are tied, the bytes say that they are not, and so does the result."""
     directory = wrapper_checkpoint("ministral3", tmp_path / "model")
@@ -260,63 +264,3 @@ def test_a_head_that_is_stored_beside_its_embedding_is_its_own(tmp_path: Path) -
     reader = CheckpointReader(content, ref)
     assert reader.config["tie_word_embeddings"] is False
     assert reader.whole_config["tie_word_embeddings"] is False
-
-
-@pytest.mark.parametrize("model_type", WRAPPERS)
-def test_the_rows_say_what_transformers_reads(model_type: str) -> None:
-    """The type of the language model, whether it is tied, and where it lies."""
-    assert model_type in MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
-    wrapper, config = WRAPPERS[model_type], AutoConfig.for_model(model_type)
-    assert config.get_text_config().model_type == wrapper.text
-    stated = {"model_type": model_type, "text_config": {"model_type": wrapper.text}}
-    for top in ({}, {"tie_word_embeddings": True}, {"tie_word_embeddings": False}):
-        for inner in ({}, {"tie_word_embeddings": True}):
-            content = {**stated, **top, "text_config": {**stated["text_config"], **inner}}
-            made = AutoConfig.for_model(**json.loads(json.dumps(content)))
-            assert language_config(content)["tie_word_embeddings"] == made.tie_word_embeddings, (top, inner)
-
-
-@pytest.mark.parametrize("name", WRAPPED)
-def test_the_language_model_lies_where_the_row_says(name: str, stored) -> None:
-    config = stored(name).reader.whole_config
-    wrapper = wrapper_of(config)
-    assert wrapper is not None
-    model = whole_model(config, where="x")
-    assert model.get_decoder() is model.get_submodule(wrapper.module)
-
-
-@pytest.mark.parametrize("model_type", READ_AS)
-def test_defaults_are_those_of_the_class(model_type: str) -> None:
-    made = CONFIG_MAPPING[model_type]()
-    for field, value in READ_AS[model_type].defaults.items():
-        got = made.rope_parameters["rope_theta"] if field == "rope_theta" else getattr(made, field)
-        assert got == value, field
-    other = CONFIG_MAPPING[READ_AS[model_type].model_type]().to_dict()
-    differing = {
-        field
-        for field, value in made.to_dict().items()
-        if field in other and other[field] != value and field not in READ_AS[model_type].defaults
-    }
-    assert differing <= {"model_type", "rope_parameters", "layer_types", "sliding_window"}
-
-
-def test_a_name_and_its_spellings() -> None:
-    assert [*spellings("lm_head.weight")] == ["lm_head.weight", "language_model.lm_head.weight"]
-    for name in ("model.layers.0.mlp.up_proj.weight", "lm_head.weight", "model.norm.weight"):
-        assert {language_name(one) for one in spellings(name)} == {name}
-    for name in (
-        "model.vision_tower.encoder.layers.0.weight",
-        "visual.blocks.0.norm1.weight",
-        "model.visual.x",
-    ):
-        assert language_name(name) is None
-
-
-def test_a_model_that_is_no_wrapper_is_its_own_language_model() -> None:
-    config: dict[str, JsonValue] = {"model_type": "llama", "text_config": {"model_type": "gemma3_text"}}
-    assert wrapper_of(config) is None
-    assert language_config(config) == config
-    assert with_language(config, config, {"model_type": "mistral"}) == {"model_type": "mistral"}
-    assert language_names(config, ["language_model.model.x"]) == {
-        "language_model.model.x": "language_model.model.x"
-    }
