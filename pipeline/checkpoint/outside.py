@@ -101,7 +101,8 @@ def _check_config(config: Mapping[str, JsonValue], whole: "PreTrainedConfig", *,
         if alone.get(name) not in (None, 1.0) and not (wrapper.bounds and name == _BOUND):
             raise UnsupportedCheckpoint(
                 f"{where}: a {alone['model_type']} changes its logits by {name}={alone[name]!r}, which "
-                f"transformers leaves out inside of a {wrapper.model_type}: its figures would be others; save the language model alone, and prune that",
+                f"transformers leaves out inside of a {wrapper.model_type}: its figures would be "
+                f"others; save the language model alone, and prune that",
                 FIELD,
             )
     other = whole.to_dict()
