@@ -62,6 +62,9 @@ def test_a_multimodal_checkpoint_is_pruned_and_published_as_it_was(text: str, tm
     share = sum(int((w == 0).sum()) for w in zeros) / sum(w.numel() for w in zeros)
     assert share == pytest.approx(0.5, abs=1e-3)
     assert (pruned.directory / "preprocessor_config.json").is_file()
+    card = (pruned.directory / "README.md").read_text()
+    assert "pipeline_tag: image-text-to-text" in card
+    assert "AutoModelForMultimodalLM.from_pretrained(" in card
 
 
 def notes_of(report: ReportDocument) -> list[str]:
