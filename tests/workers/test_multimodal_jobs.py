@@ -81,6 +81,7 @@ def notes_of(report: ReportDocument) -> list[str]:
             "spec.structure.drop_blocks",
             "first blocks",
         ),
+        ({"structure": {"vocabulary": {}}}, "spec.structure.vocabulary", "tokens for images"),
         ({"target": [{"kind": "onnxruntime"}]}, "spec.target.0", "is multimodal"),
         ({"publish": {"sparse": "bf16"}}, "spec.publish.sparse", "is multimodal"),
     ],
@@ -89,6 +90,9 @@ def test_what_would_break_the_other_parts_is_refused(
     fields: dict[str, Any], param: str, why: str, text: str, tmp_path: Path
 ) -> None:
     model = wrapper_checkpoint("qwen3_vl", tmp_path / "model")
+    if "vocabulary" in fields.get("structure", {}):
+        structure = {"vocabulary": {"size": 320, "texts": [{"source": text}]}}
+        fields = {"structure": structure, "evaluation": {}}
     with pytest.raises(InvalidSpec, match=why) as refused:
         secateur.prune(model, spec(text, **fields), tmp_path / "out", threads=1)
     assert refused.value.param == param

@@ -26,11 +26,14 @@ from pipeline.checkpoint.scoring import StoredModel
 from pipeline.checkpoint.slicing import full_config, slice_checkpoint
 from pipeline.checkpoint.stream import BlockStream
 from pipeline.errors import InvalidSpec, UnsupportedCheckpoint
+from pipeline.masks.apply import apply_masks
 from pipeline.masks.certify import certify
+from pipeline.masks.file import put_masks
 from pipeline.methods.wanda import Wanda
 from pipeline.spec.structure import Structure
 from pipeline.storage import ContentStore
 from pipeline.structure.sizes import sizes_of
+from pipeline.vocabulary.cutting import read_vocabulary
 from tests.checkpoints import imported
 from tests.exported import export, exported
 from tests.model_configs import VOCABULARY
@@ -211,6 +214,24 @@ def test_a_flat_config_is_read_and_written_as_it_is(stored, tmp_path: Path) -> N
     assert changed == {**reader.whole_config, "intermediate_size": 56}
 
 
+def test_masks_are_applied_under_the_names_of_the_wrapper(stored, tmp_path: Path) -> None:
+    dense = stored("mistral3")
+    got = prune_in_process(
+        dense.content, dense.ref, SAMPLES, method=Wanda(), allocation=Uniform(), pattern=HALF
+    )
+    ref = exported(dense.content, dense.ref, got.made, tmp_path / "pruned")
+    linears = [linear for block in got.blocks for linear in block.linears]
+    kept = keep_ref(dense.content, [block.keep for block in got.blocks], linears)
+    masks = put_masks(dense.content, ref, kept, patterns=(HALF, HALF), dense=dense.ref)
+    (tmp_path / "masks.safetensors").write_bytes(dense.content.get_bytes(masks.blob))
+    *_, applied = apply_masks(dense.directory, tmp_path / "masks.safetensors", tmp_path / "applied")
+    assert not isinstance(applied, int)
+    assert applied.held > 0
+    expected = tensors_of(tmp_path / "pruned")
+    for name, tensor in tensors_of(tmp_path / "applied").items():
+        assert torch.equal(tensor, expected[name]), name
+
+
 def test_evaluation_gets_the_language_model_alone(stored, tmp_path: Path) -> None:
     dense = stored("qwen3_vl")
     materialise_checkpoint(dense.ref, dense.content, tmp_path)
@@ -235,6 +256,12 @@ def test_what_the_other_parts_depend_on_stays(size: str, value: int, why: str, s
     with pytest.raises(InvalidSpec, match=why):
         check_inside(reader.whole_config, old, old.model_copy(update={size: value}))
     check_inside(reader.config, old, old.model_copy(update={size: value}))
+
+
+def test_the_command_refuses_to_cut_the_vocabulary(stored) -> None:
+    files = {"config.json": (stored("llava").directory / "config.json").read_bytes()}
+    with pytest.raises(UnsupportedCheckpoint, match="a llava, which is multimodal, cannot be cut"):
+        read_vocabulary(files)
 
 
 def test_other_parts_that_are_not_those_of_the_config_are_named(tmp_path: Path) -> None:
