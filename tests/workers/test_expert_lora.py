@@ -14,11 +14,15 @@ from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.skeleton import disk_names, stored_parts
 from pipeline.errors import InvalidSpec
 from pipeline.request.prune_spec import PruneSpec
+from pipeline.request.resources import Resources, TrainingResources
 from pipeline.resolve.model import resolve_model
 from pipeline.resolve.model_checks import check_against_model
+from pipeline.resolve.training_memory import TrainingMemory, training_memory
 from pipeline.sources import SourceAccess, open_source
-from pipeline.spec.recovery import Lora
+from pipeline.sources.pins import MODEL, Pins
+from pipeline.spec.recovery import Lora, Recovery
 from tests.checkpoints import imported
+from tests.made_pins import made_pin
 from tests.models import Kind, tiny_checkpoint
 from tests.workers.outcomes import curve_of, keeps_of, weights_of
 from tests.workers.training_runs import Call, Folder, prepare, run_all
@@ -193,3 +197,30 @@ def test_experts_are_named_by_their_place_and_take_no_dropout(tmp_path: Path) ->
     ) as refused:
         check_against_model(asked(linears=["block_sparse_moe.experts"], dropout=0.1), facts)
     assert refused.value.param == "spec.recovery.trains.dropout"
+
+
+def test_the_adapted_weights_of_experts_count_as_memory(tmp_path: Path) -> None:
+    """Two blocks of 4 experts, whose matrices are gate and up of 2·32 x 64 and down of 64 x 32."""
+    directory = tiny_checkpoint("qwen3_moe", tmp_path / "model")
+    facts = resolve_model(
+        open_source(f"file:{directory}", SourceAccess(allowed_roots=(tmp_path,))), needs_tokenizer=False
+    )[1]
+    experts, inner = facts.config["num_local_experts"], facts.config["moe_intermediate_size"]
+    assert (facts.blocks, facts.hidden_size, experts, inner) == (2, 64, 4, 32)
+
+    def memory(*, checkpointing: bool, linears: tuple[str, ...]) -> TrainingMemory:
+        text = {"source": "file:/text.txt", "sequence_length": 16}
+        trains = {"kind": "lora", "rank": 4, "linears": linears}
+        recovery = Recovery.model_validate({"steps": 1, "text": text, "trains": trains})
+        resources = Resources(recovery=TrainingResources(gradient_checkpointing=checkpointing, zero_stage=1))
+        pin = made_pin("file:/model")
+        pins = Pins(sources={MODEL: pin}, models={MODEL: facts})
+        return training_memory(recovery, resources, pins=pins, sparse=True)
+
+    weights = 2 * 4 * (2 * 32 * 64 + 64 * 32)
+    alone = memory(checkpointing=False, linears=("self_attn.q_proj",))
+    both = memory(checkpointing=False, linears=("self_attn.q_proj", "mlp.experts"))
+    assert (alone.adapted, both.adapted) == (0, 4 * weights)
+    assert memory(checkpointing=True, linears=("mlp.experts",)).adapted == 4 * weights // 2
+    adapters = 2 * 4 * 4 * ((64 + 2 * 32) + (32 + 64))
+    assert both.gradients - alone.gradients == 4 * adapters
