@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pipeline.architecture.axes import Size
 from pipeline.architecture.row import Architecture
 from pipeline.architecture.rows import ROWS
+from pipeline.architecture.wrappers import READ_AS, WRAPPERS, Wrapper
 from pipeline.checkpoint.megatron.known import MODEL_TYPES
 from pipeline.serving.llama_cpp import ARCHITECTURES
 from pipeline.serving.shapes import EXPORTED
@@ -28,6 +29,7 @@ FORMATS: Mapping[str, Collection[str]] = {
     "GGUF": ARCHITECTURES,
     "ONNX, OpenVINO": EXPORTED,
 }
+MULTIMODAL = ("multimodal `model_type`", "its language model", "has a row", "sizes that stay besides")
 SHORT = {f"{name}_proj": name for name in ("q", "k", "v", "o", "out", "qkv", "gate", "up", "down", "gate_up")}
 
 
@@ -39,7 +41,7 @@ def models_page(page: str) -> str:
 
 
 def tables() -> str:
-    """The three parts: what is pruned and where it goes, what is cut, and why something is not."""
+    """The parts: what is pruned and where it goes, what is cut and why not, and multimodal types."""
     rows = [row for _, row in sorted(ROWS.items())]
     kinds = ("`model_type`", "linears that are pruned", "learned masks", *FORMATS)
     sizes = ("`model_type`", *(name for name, _ in COLUMNS))
@@ -50,6 +52,7 @@ def tables() -> str:
                 sizes, ((f"`{row.model_type}`", *(cut(row, size) for _, size in COLUMNS)) for row in rows)
             ),
             "".join(reason for row in rows for reason in reasons(row)),
+            _table(MULTIMODAL, (_wrapper(one) for _, one in sorted(WRAPPERS.items()))),
         )
     )
 
@@ -94,6 +97,13 @@ def _kind(row: Architecture) -> tuple[str, ...]:
     masks = YES if row.experts is None else NO
     taken = (YES if row.model_type in types else NO for types in FORMATS.values())
     return (f"`{row.model_type}`", linears(row), masks, *taken)
+
+
+def _wrapper(wrapper: Wrapper) -> tuple[str, ...]:
+    read_as = READ_AS[wrapper.text].model_type if wrapper.text in READ_AS else wrapper.text
+    also = f", read as `{read_as}`" if read_as != wrapper.text else ""
+    kept = ", ".join(f"`{size}`" for fixed in wrapper.fixed for size in fixed.sizes)
+    return (f"`{wrapper.model_type}`", f"`{wrapper.text}`{also}", YES if read_as in ROWS else NO, kept)
 
 
 def _group(linears: tuple[str, ...]) -> str:

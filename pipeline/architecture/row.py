@@ -229,6 +229,14 @@ class Architecture:
         """The linears that LoRA can adapt."""
         return tuple(name for name in self.linear_names if name not in self.not_adapted)
 
+    @property
+    def adaptable(self) -> tuple[str, ...]:
+        """The names by which LoRA's linears are chosen: every linear of a block that it can adapt, and one
+        for all of its experts, if they have gates and no layout of their own."""
+        if self.experts is None or self.experts.gate is None or self.experts.together:
+            return self.adapted_names
+        return (*self.adapted_names, self.experts.stored)
+
     def groups_in(self, names: Collection[str]) -> tuple[tuple[str, ...], ...]:
         """Returns the groups of prunable linears of a block that stores `names`, because blocks of one model
         may differ: in groups, of which a block has those whose first linear it stores, and in the others of a

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pydantic import JsonValue
 
 from pipeline.architecture.rows import ROWS
+from pipeline.architecture.wrappers import WRAPPERS
 from pipeline.checkpoint.layout import CONFIG_JSON, GENERATION_CONFIG_JSON, TOKENIZER_CONFIG_JSON
 from pipeline.checkpoint.quantized import FIELD, note_on, read_as
 from pipeline.errors import IncompleteCheckpoint
@@ -22,6 +23,7 @@ DTYPE_BYTES = {
     "half": 2,
 }
 DTYPE_FIELDS = ("dtype", "torch_dtype")  # the first that a file states counts
+TIED = "tie_word_embeddings"
 CONFIGS = (CONFIG_JSON, GENERATION_CONFIG_JSON, TOKENIZER_CONFIG_JSON)
 READ_DTYPE = {"dtype": "bfloat16"}  # of weights that are read dequantized
 NO_DTYPE = "float32"  # a config without a dtype comes from a time when float32 was usual
@@ -85,7 +87,9 @@ def loadable_bytes(name: str, data: bytes) -> bytes:
         content = parse_config(data)
     except (ValueError, RecursionError) as error:
         raise IncompleteCheckpoint(f"{name} is not JSON: {error}", "spec.model.source") from error
-    if not isinstance(content, dict) or (name == CONFIG_JSON and content.get("model_type") not in ROWS):
+    if not isinstance(content, dict):
+        return data
+    if name == CONFIG_JSON and content.get("model_type") not in {*ROWS, *WRAPPERS}:
         return data
     made, _ = loadable(name, content)
     return data if made == content and json.detect_encoding(data) == "utf-8" else written(made)

@@ -17,14 +17,15 @@ from pipeline.artifacts.refs import CheckpointRef
 from pipeline.artifacts.remarks import ImportRemarks
 from pipeline.artifacts.tensor_index import TensorEntry, TensorIndex
 from pipeline.checkpoint.compare import compare
-from pipeline.checkpoint.config_json import CONFIGS, loadable, loadable_bytes, parse_config, written
+from pipeline.checkpoint.config_json import CONFIGS, TIED, loadable, loadable_bytes, parse_config, written
 from pipeline.checkpoint.header import facts_apart, read_headers
+from pipeline.checkpoint.language_model import language_config, with_language
 from pipeline.checkpoint.layout import CONFIG_JSON
 from pipeline.checkpoint.leftovers import remark_on_ahead
 from pipeline.checkpoint.quantized import codes_of
 from pipeline.checkpoint.scan import TensorScan
 from pipeline.checkpoint.slices import parts_of_an_expert
-from pipeline.checkpoint.ties import TIED, find_ties
+from pipeline.checkpoint.ties import find_ties
 from pipeline.errors import SourceChanged
 from pipeline.sources.access import Source
 from pipeline.sources.pins import Pin, PinnedFile
@@ -52,7 +53,8 @@ def import_checkpoint(
     described = read_headers(pin, source)
     config = read_config(pin, source)
     compared = compare(config, described, where=pin.source)
-    row = row_for(str(config["model_type"]))
+    alone = language_config(config)
+    row = row_for(str(alone["model_type"]))
     left_out = remark_on_ahead(row, compared.ahead, stay=False)
     yield from (Remark(text) for text in (*compared.remarks, left_out) if text is not None)
     copied = None
@@ -77,7 +79,7 @@ def import_checkpoint(
     changes: dict[str, JsonValue] = {TIED: False} if ties.untied else {}
     remarks = list(ties.remarks)
     if row.ahead is not None and left_out is not None:
-        changes |= dict.fromkeys(row.stated(config, row.ahead.field), 0)
+        changes |= dict.fromkeys(row.stated(alone, row.ahead.field), 0)
         remarks.append(left_out)
     gone = {*ties.copies, *compared.ahead}
     kept = {name: entry for name, entry in tensors.items() if name not in gone}
@@ -149,7 +151,8 @@ def _settled(
         config = parse_config(content.get_bytes(ref.file(CONFIG_JSON)))
         assert isinstance(config, dict), "resolve has read it"
         files = [file for file in files if file.path != CONFIG_JSON]
-        changed = content.put_bytes(written({**config, **changes}))
+        alone = language_config(config)
+        changed = content.put_bytes(written(with_language(config, alone, {**alone, **changes})))
         files.append(FileRef(path=CONFIG_JSON, blob=changed))
     files.append(CheckpointRef.put(content, TensorIndex(tensors=dict(tensors))))
     if remarks:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pipeline.architecture.row import Architecture
 from pipeline.architecture.rows import row_for
+from pipeline.architecture.wrappers import spellings
 from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.curve import BlockFits
 from pipeline.artifacts.refs import CheckpointRef, KeepRef
@@ -169,13 +170,15 @@ def held_tensors(
     """Yields the prunable weights among the stored tensors, block by block; with `paths`, only those of
     blocks whose file is one of them.
 
-    Checkpoints saved from the base model lack the first part of a name, and some types have another one.
+    Checkpoints saved from the base model lack the first part of a name, some types have another one, and in
+    multimodal ones it is longer.
     """
     names = set(stored)
     block = 0
     while True:
         prefix = f"{row.blocks}.{block}."
-        spelled = (prefix, prefix.replace(*row.renamed) if row.renamed else prefix, prefix.partition(".")[2])
+        renamed = (prefix.replace(*row.renamed),) if row.renamed else ()
+        spelled = (*spellings(prefix), *renamed, prefix.partition(".")[2])
         prefix = next((one for one in spelled if any(name.startswith(one) for name in names)), prefix)
         own = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
         inside = {matrix_name(row.experts, name): name for name in own}

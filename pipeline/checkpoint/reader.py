@@ -14,6 +14,7 @@ from torch import Tensor
 from pipeline.artifacts.refs import CheckpointRef
 from pipeline.artifacts.tensor_index import TensorEntry, TensorIndex
 from pipeline.checkpoint.config_json import parse_config
+from pipeline.checkpoint.language_model import language_config
 from pipeline.checkpoint.layout import CONFIG_JSON
 from pipeline.errors import CorruptObject, UnsupportedCheckpoint
 from pipeline.storage.content import BlobRef, ContentStore
@@ -57,6 +58,11 @@ class CheckpointReader:
 
     @cached_property
     def config(self) -> dict[str, JsonValue]:
+        """The config.json of the language model, which is a part of a multimodal checkpoint's."""
+        return language_config(self.whole_config)
+
+    @cached_property
+    def whole_config(self) -> dict[str, JsonValue]:
         """config.json."""
         loaded = parse_config(self._content.get_bytes(self._ref.file(CONFIG_JSON)))
         assert isinstance(loaded, dict), "resolve has read it"

@@ -17,6 +17,7 @@ from pipeline.architecture.row import Architecture
 from pipeline.architecture.rows import row_for
 from pipeline.checkpoint.class_config import class_config, reason
 from pipeline.checkpoint.experts import stored_names, stored_shape
+from pipeline.checkpoint.language_model import language_names
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.slices import sliced_name
 from pipeline.errors import UnsupportedCheckpoint
@@ -109,6 +110,16 @@ class Located:
     missing: tuple[str, ...]
     same: tuple[tuple[str, ...], ...]
 
+    def as_stored(self, names: Mapping[str, str]) -> "Located":
+        """Returns the same by the names that the checkpoint has. `names`: these, by the names that it would
+        have without other parts (language_model.py), among which the tensors were found."""
+        return Located(
+            {module: names[disk] for module, disk in self.names.items()},
+            self.shapes,
+            self.missing,
+            tuple(tuple(names[disk] for disk in one) for one in self.same),
+        )
+
 
 def locate(model: "PreTrainedModel", stored: Collection[str]) -> Located:
     """Finds a model's tensors among stored names. Checkpoints saved from the base model lack its prefix, and
@@ -148,7 +159,8 @@ def locate(model: "PreTrainedModel", stored: Collection[str]) -> Located:
 def disk_names(model: "PreTrainedModel", reader: CheckpointReader) -> dict[str, str]:
     """Maps module names to checkpoint names: `names` of Located. Tied tensors share a name, because importing
     drops copies from the index (importing.py). Raises UnsupportedCheckpoint for missing tensors."""
-    located = locate(model, set(reader.index.tensors))
+    names = language_names(reader.whole_config, reader.index.tensors)
+    located = locate(model, names).as_stored(names)
     if located.missing:
         raise UnsupportedCheckpoint(
             f"the checkpoint lacks {len(located.missing)} tensors of its model, the first: "

@@ -20,6 +20,7 @@ from pipeline.artifacts.refs import CheckpointRef
 from pipeline.checkpoint.assemble import StoredTensors, assemble
 from pipeline.checkpoint.class_config import class_config
 from pipeline.checkpoint.config_json import written
+from pipeline.checkpoint.language_model import check_inside, with_language
 from pipeline.checkpoint.layout import CONFIG_JSON
 from pipeline.checkpoint.merging import merged_experts
 from pipeline.checkpoint.reader import CheckpointReader
@@ -46,6 +47,7 @@ def slice_checkpoint(
     config = full_config(reader.config)
     row = row_for(str(config["model_type"]))
     dense = Dense(reader, row, sizes_of(row, config))
+    check_inside(reader.whole_config, dense.sizes, sizes_after(cut, dense.sizes))
     kept = [block.block for block in cut.blocks]
     smaller = {**resized(row, config, sizes_after(cut, dense.sizes), kept), **(changes or {})}
     _check_kinds(row, smaller)
@@ -53,7 +55,8 @@ def slice_checkpoint(
     for new, block in enumerate(cut.blocks):
         parts.append(dense.block(content, cut, block, number=new))
         yield new + 1
-    yield assemble(content, like, parts, replaced={CONFIG_JSON: written(smaller)})
+    whole = with_language(reader.whole_config, reader.config, smaller)
+    yield assemble(content, like, parts, replaced={CONFIG_JSON: written(whole)})
 
 
 def full_config(config: Mapping[str, JsonValue]) -> dict[str, JsonValue]:

@@ -9,8 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.artifacts.tensor_index import TensorEntry
-
-TIED = "tie_word_embeddings"
+from pipeline.checkpoint.config_json import TIED
 
 
 @dataclass(frozen=True)

@@ -122,6 +122,12 @@ def put_made(
     return FileRef(path=path, blob=ref), _entries(path, laid, digests)
 
 
+def copied_file(reader: CheckpointReader, names: Mapping[str, str]) -> Iterator[Chunk]:
+    """Yields the bytes of a safetensors file with tensors of a stored checkpoint, with one chunk in memory at
+    a time. `names`: the stored names, by those that the tensors get."""
+    yield from _laid_out({name: _from_checkpoint(reader, stored) for name, stored in names.items()}).chunks()
+
+
 def put_later(
     content: ContentStore, path: str, tensors: Mapping[str, LaterBytes], *, metadata: Mapping[str, str]
 ) -> FileRef:

@@ -25,6 +25,7 @@ from pipeline.checkpoint.config_json import loadable_bytes, parse_config
 from pipeline.checkpoint.export import new_directory
 from pipeline.checkpoint.header import facts_apart, read_headers
 from pipeline.checkpoint.keeps import HeldTensor, held_tensors, turned
+from pipeline.checkpoint.language_model import language_config
 from pipeline.checkpoint.layout import CONFIG_JSON
 from pipeline.checkpoint.leftovers import remark_on_ahead
 from pipeline.checkpoint.quantized import codes_of
@@ -126,7 +127,8 @@ def apply_masks(
     config = parse_config((dense / CONFIG_JSON).read_bytes())
     assert isinstance(config, dict), "resolve has read it"
     compared = compare(config, described, where=str(dense))
-    row = row_for(str(config["model_type"]))
+    alone = language_config(config)
+    row = row_for(str(alone["model_type"]))
     if codes_of(row, described):
         raise UnsupportedCheckpoint(
             f"{dense} holds quantized weights, whose bytes cannot be masked; import it with a job, or save "

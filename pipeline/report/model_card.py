@@ -28,7 +28,9 @@ def model_card(published: Published, *, adapter: str | None = None) -> str:
     sparsity = published.sparsity.sparsity if published.sparsity is not None else None
     template = _templates().get_template("model_card.md.j2")
     return template.render(
-        front_matter=_front_matter(spec, model_name=published.model_name),
+        front_matter=_front_matter(spec, model_name=published.model_name, multimodal=published.multimodal),
+        multimodal=published.multimodal,
+        auto_class="AutoModelForMultimodalLM" if published.multimodal else "AutoModelForCausalLM",
         model_name=published.model_name,
         base_model=_base_model(spec, model_name=published.model_name),
         recipe=summary_line(spec),
@@ -87,7 +89,7 @@ def _templates() -> jinja2.Environment:
     return environment
 
 
-def _front_matter(spec: PruneSpec, *, model_name: str) -> str:
+def _front_matter(spec: PruneSpec, *, model_name: str, multimodal: bool) -> str:
     cut = ["pruned"] if spec.structure is not None or spec.prune is not None else []
     pruned = [*cut, "secateur", *(["sparse", spec.prune.method.kind] if spec.prune is not None else [])]
     trained = [spec.recovery.objective.kind.replace("_", "-")] if spec.recovery is not None else []
@@ -95,7 +97,7 @@ def _front_matter(spec: PruneSpec, *, model_name: str) -> str:
         {
             "base_model": _base_model(spec, model_name=model_name),
             "library_name": "transformers",
-            "pipeline_tag": "text-generation",
+            "pipeline_tag": "image-text-to-text" if multimodal else "text-generation",
             "tags": [*pruned, *trained],
         },
         sort_keys=False,

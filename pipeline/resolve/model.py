@@ -9,6 +9,7 @@ from pipeline.architecture.axes import Size
 from pipeline.architecture.row import Architecture
 from pipeline.architecture.rows import row_for
 from pipeline.checkpoint.config_json import DTYPE_BYTES, dtype_of, loadable, parse_config
+from pipeline.checkpoint.language_model import language_config, wrapper_of
 from pipeline.checkpoint.layout import (
     BESIDE_BYTES,
     CONFIG_JSON,
@@ -134,6 +135,13 @@ def _facts(checkpoint: _Description, names: Collection[str]) -> tuple[ModelFacts
     if TOKENIZER_CONFIG_JSON in checkpoint.files:
         notes += loadable(TOKENIZER_CONFIG_JSON, checkpoint.json(TOKENIZER_CONFIG_JSON))[1]
     check_marks(config, names, where=checkpoint.uri)
+    wrapper = wrapper_of(config)
+    if wrapper is not None:
+        notes += (
+            f"a multimodal checkpoint ({wrapper.model_type}): its language model, a {model_type}, is worked "
+            f"on, and its other parts are carried over unchanged",
+        )
+    whole, config = config, language_config(config)
     row = row_for(model_type)
     _check_limits(row, config, where=checkpoint.uri)
     sizes = {size: _number(row, config, row.sizes[size], where=checkpoint.uri) for size in FACTS}
@@ -149,6 +157,7 @@ def _facts(checkpoint: _Description, names: Collection[str]) -> tuple[ModelFacts
         hidden_size=sizes["hidden_size"],
         vocabulary=sizes["vocab_size"],
         config=config,
+        wrapper=whole if wrapper is not None else None,
         notes=notes,
     )
     kind = read_as(row, stated)

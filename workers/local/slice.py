@@ -23,6 +23,7 @@ from pipeline.canonical import canonical_json
 from pipeline.checkpoint.config_json import parse_config
 from pipeline.checkpoint.constructs import check_constructs
 from pipeline.checkpoint.export import export_checkpoint
+from pipeline.checkpoint.language_model import check_inside, language_config
 from pipeline.checkpoint.layout import CONFIG_JSON
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.scoring import StoredModel
@@ -76,9 +77,10 @@ def _show(directory: Path, structure: Structure) -> None:
         check_kind(source, source.names())
     config = _config(directory / CONFIG_JSON)
     row = row_for(check_type(config, source=source))
-    config = full_config(config)
+    whole, config = config, full_config(language_config(config))
     check_constructs(structure, config)
     old, new = sizes_of(row, config), structure.target(row, config)
+    check_inside(whole, old, new)
     changes = structure.changes(row, config)
     smaller = {**resized(row, config, new, range(new.num_hidden_layers)), **changes}
     table = Table(box=None, header_style="bold")

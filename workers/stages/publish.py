@@ -20,6 +20,8 @@ from pipeline.artifacts.refs import (
 from pipeline.artifacts.sparsity import SparsityTable
 from pipeline.artifacts.vocabulary import KeptTokens, VocabularyTable
 from pipeline.canonical import canonical_json
+from pipeline.checkpoint.language_model import wrapper_of
+from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.dag.stages.results import Publish
 from pipeline.evaluation.task_comparison import compare_tasks
 from pipeline.evaluation.task_pairs import paired_tasks
@@ -132,6 +134,7 @@ def _masks(stage: Publish, context: StageContext) -> FileRef:
 
 def _written(stage: Publish, context: StageContext, certificate: Certificate | None) -> dict[str, bytes]:
     """Write model card, side file and certificate. They contain no times and no name of a job."""
+    reader = CheckpointReader(context.content, context.checkpoint())
     sizes = sizes_through([context.find(name, SizeTable) for name in ("vocabulary", "cut")])
     vocabulary = context.find("vocabulary", VocabularyTable)
     plan = context.find("plan", SparsityPlan)
@@ -162,6 +165,7 @@ def _written(stage: Publish, context: StageContext, certificate: Certificate | N
         evaluations=known,
         tasks=tasks,
         certificate=certificate,
+        multimodal=wrapper_of(reader.whole_config) is not None,
         versions=versions(training=stage.spec.recovery is not None),
     )
     card = model_card(published, adapter=ADAPTER if "adapter" in context.inputs else None)

@@ -3,8 +3,9 @@
 Shape legend: L tokens of the prompt, V vocabulary.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
@@ -16,14 +17,17 @@ from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForMultimodalLM,
     AutoTokenizer,
     GenerationConfig,
     PreTrainedModel,
 )
 
+from pipeline.architecture.wrappers import WRAPPERS
 from pipeline.artifacts.refs import AdapterRef
 from pipeline.artifacts.verification import OpenedTokenizer
 from pipeline.checkpoint.layout import CONFIG_JSON, GENERATION_CONFIG_JSON, has_tokenizer
+from pipeline.checkpoint.leftovers import harmless
 from pipeline.errors import VerificationFailed
 from workers.memory import peak_memory_bytes
 from workers.verification.answer import LOGITS, Answer, OpenedModel, Opening
@@ -86,7 +90,7 @@ def _model(opening: Opening, config: "PreTrainedConfig") -> PreTrainedModel:
     """Loads the model as users do, but that differences are reported instead of warned about."""
     placed = {"device_map": {"": "disk"}, "offload_folder": str(opening.aside)}
     try:
-        model, said = AutoModelForCausalLM.from_pretrained(
+        model, said = _auto_class(config).from_pretrained(
             opening.directory,
             local_files_only=True,
             use_safetensors=True,
@@ -105,14 +109,26 @@ def _model(opening: Opening, config: "PreTrainedConfig") -> PreTrainedModel:
         ("unexpected_keys", "the weights have tensor {}, and config.json makes none of that name"),
         ("error_msgs", "transformers: {}"),
     ):
-        for name in sorted(said.get(kind) or ()):
+        for name in sorted(_telling(said.get(kind) or ())):
             raise VerificationFailed(f"{meaning.format(name)} ({type(model).__name__})")
-    if getattr(config.get_text_config(), "tie_word_embeddings", False) and not _tied(model):
+    if getattr(config, "tie_word_embeddings", False) and not _tied(model):
         raise VerificationFailed(
             "config.json has tie_word_embeddings true, and the weights hold a head that is not the "
             "embedding; libraries that follow the config would make another model. Set it to false"
         )
     return model.eval()
+
+
+def _auto_class(config: "PreTrainedConfig") -> Any:
+    """The class with which users open the model: that of the whole, if it is multimodal."""
+    return AutoModelForMultimodalLM if config.model_type in WRAPPERS else AutoModelForCausalLM
+
+
+def _telling(names: Iterable[str]) -> set[str]:
+    """The names of tensors without those that older versions of transformers saved, and that are carried over
+    in a multimodal model's other parts."""
+    found = {*names}
+    return found.difference(harmless(found))
 
 
 def _check_generation(directory: Path) -> None:
@@ -214,7 +230,7 @@ def _adapter(opening: Opening, model: PreTrainedModel, config: "PreTrainedConfig
     directory = opening.directory / opening.adapter
     if opening.weights == "from_disk":
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
+            model = _auto_class(config).from_config(config)
     try:
         adapter = PeftConfig.from_pretrained(str(directory))
         matrices = load_peft_weights(str(directory), device="cpu")
