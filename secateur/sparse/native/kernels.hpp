@@ -1,10 +1,12 @@
 // The kernels, for any instruction set. A file per set defines `V`, its vectors, and includes this one.
 //
 // V has: F, a vector of LANES floats; zero, load, store, set1, fma (a * b + c), add, sum;
-//        SUMS, the sums per token that run side by side; decode<kind>(mask, values, w), which puts the next
-//        values at the set bits of `mask`, zeros elsewhere, into 64 / LANES vectors and gives the values after
-//        them; take<kind>(values, w), the same for 64 dense values; widen<kind>(values, count, scale, out),
-//        which makes at least `count` floats and at most 64; place(kind, column), where `decode` puts a column.
+//        SUMS, the sums per token that run side by side; ROWS, the rows that are multiplied at once with one
+//        token; SPAN, the blocks of a row that 4 vectors of tokens take at once where they have few values;
+//        decode<kind>(mask, values, w), which puts the next values at the set bits of `mask`, zeros elsewhere,
+//        into 64 / LANES vectors and gives the values after them; take<kind>(values, w), the same for 64 dense
+//        values; widen<kind>(values, count, scale, out), which makes at least `count` floats and at most 64;
+//        place(kind, column), where `decode` puts a column.
 //
 // Everything here has internal linkage: these functions are compiled once per set, and must not be merged.
 // For the same reason nothing of the C++ library is used.
@@ -25,6 +27,7 @@ template <>
 struct Stored<SECATEUR_INT8> { using Type = int8_t; };
 
 constexpr int VECTORS = BLOCK / V::LANES;
+constexpr int64_t FEW_VALUES = 14;  // of a block, on average
 
 inline float widened(float value) { return value; }
 inline float widened(int8_t value) { return value; }
@@ -46,64 +49,79 @@ inline uint64_t mask_of(const uint8_t* row, int64_t bytes, int64_t block) {
 
 inline uint64_t all_of(int64_t columns) { return columns >= BLOCK ? ~0ull : (1ull << columns) - 1; }
 
-// One row times TOKENS tokens. x [TOKENS, width] is arranged, with zeros after the last column. Zeros of the
-// weight are multiplied too, as in a dense product.
-template <int KIND, bool DENSE, int TOKENS>
-void few_row(const SecateurWeight& weight, int64_t row, const float* x, int64_t width, float* y,
-             int64_t y_stride) {
+// ROWS rows times TOKENS tokens. x [TOKENS, width] is arranged, with zeros after the last column. Zeros of the
+// weight are multiplied too, as in a dense product. Several rows share what they load of x; a sum is the same
+// whichever rows come with its own.
+template <int KIND, bool DENSE, int TOKENS, int ROWS>
+void few_at_once(const SecateurWeight& weight, int64_t row, const float* x, int64_t width, float* y,
+                 int64_t y_stride) {
     using Value = typename Stored<KIND>::Type;
     const int64_t blocks = width / BLOCK, whole = weight.columns / BLOCK, bytes = (weight.columns + 7) / 8;
-    const uint8_t* bits = DENSE ? nullptr : weight.bits + row * bytes;
-    const Value* values = static_cast<const Value*>(weight.values) +
-                          (DENSE ? row * weight.columns : weight.starts[row]);
     const int64_t per_group = KIND == SECATEUR_INT8 ? weight.group / BLOCK : blocks;
-    const float* scale = KIND == SECATEUR_INT8 ? weight.scales + row * ((blocks + per_group - 1) / per_group)
-                                               : nullptr;
-    typename V::F sums[TOKENS][V::SUMS], scaled[TOKENS];
-    for (int t = 0; t < TOKENS; t++) {
-        scaled[t] = V::zero();
-        for (int s = 0; s < V::SUMS; s++) sums[t][s] = V::zero();
+    const int64_t groups = (blocks + per_group - 1) / per_group;
+    const uint8_t* bits = DENSE ? nullptr : weight.bits + row * bytes;
+    const float* scales = KIND == SECATEUR_INT8 ? weight.scales + row * groups : nullptr;
+    const Value* values[ROWS];
+    typename V::F sums[ROWS][TOKENS][V::SUMS], scaled[ROWS][TOKENS];
+    for (int r = 0; r < ROWS; r++) {
+        values[r] = static_cast<const Value*>(weight.values) +
+                    (DENSE ? (row + r) * weight.columns : weight.starts[row + r]);
+        for (int t = 0; t < TOKENS; t++) {
+            scaled[r][t] = V::zero();
+            for (int s = 0; s < V::SUMS; s++) sums[r][t][s] = V::zero();
+        }
     }
-    for (int64_t begin = 0; begin < blocks; begin += per_group) {
-        const int64_t end = begin + per_group < blocks ? begin + per_group : blocks;
+    for (int64_t group = 0; group < groups; group++) {
+        const int64_t begin = group * per_group, end = begin + per_group < blocks ? begin + per_group : blocks;
         for (int64_t block = begin; block < end; block++) {
-            typename V::F w[VECTORS];
-            if (DENSE && block < whole) {
-                for (size_t at = 0; at < sizeof(Value) * BLOCK; at += 64)
-                    __builtin_prefetch(reinterpret_cast<const char*>(values) + AHEAD + at);
-                values = V::template take<KIND>(values, w);
-            } else {
-                uint64_t mask;
-                if (DENSE) mask = all_of(weight.columns - block * BLOCK);
-                else if (block < whole) memcpy(&mask, bits + 8 * block, 8);
-                else mask = mask_of(bits, bytes, block);
-                __builtin_prefetch(reinterpret_cast<const char*>(values) + AHEAD);
-                values = V::template decode<KIND>(mask, values, w);
-            }
             const float* at = x + block * BLOCK;
-#pragma GCC unroll 16
-            for (int k = 0; k < VECTORS; k++) {
+            typename V::F shared[VECTORS];
+            if (ROWS > 1)
+                for (int k = 0; k < VECTORS; k++) shared[k] = V::load(at + k * V::LANES);
 #pragma GCC unroll 4
-                for (int t = 0; t < TOKENS; t++)
-                    sums[t][k % V::SUMS] =
-                        V::fma(w[k], V::load(at + t * width + k * V::LANES), sums[t][k % V::SUMS]);
+            for (int r = 0; r < ROWS; r++) {
+                typename V::F w[VECTORS];
+                if (DENSE && block < whole) {
+                    for (size_t line = 0; line < sizeof(Value) * BLOCK; line += 64)
+                        __builtin_prefetch(reinterpret_cast<const char*>(values[r]) + AHEAD + line);
+                    values[r] = V::template take<KIND>(values[r], w);
+                } else {
+                    uint64_t mask;
+                    if (DENSE) mask = all_of(weight.columns - block * BLOCK);
+                    else if (block < whole) memcpy(&mask, bits + r * bytes + 8 * block, 8);
+                    else mask = mask_of(bits + r * bytes, bytes, block);
+                    __builtin_prefetch(reinterpret_cast<const char*>(values[r]) + AHEAD);
+                    values[r] = V::template decode<KIND>(mask, values[r], w);
+                }
+#pragma GCC unroll 16
+                for (int k = 0; k < VECTORS; k++) {
+#pragma GCC unroll 4
+                    for (int t = 0; t < TOKENS; t++) {
+                        const typename V::F xs = ROWS > 1 ? shared[k] : V::load(at + t * width + k * V::LANES);
+                        sums[r][t][k % V::SUMS] = V::fma(w[k], xs, sums[r][t][k % V::SUMS]);
+                    }
+                }
             }
         }
         if (KIND == SECATEUR_INT8) {
-            typename V::F factor = V::set1(*scale++);
-            for (int t = 0; t < TOKENS; t++) {
-                typename V::F sum = sums[t][0];
-                for (int s = 1; s < V::SUMS; s++) sum = V::add(sum, sums[t][s]);
-                scaled[t] = V::fma(sum, factor, scaled[t]);
-                for (int s = 0; s < V::SUMS; s++) sums[t][s] = V::zero();
+            for (int r = 0; r < ROWS; r++) {
+                const typename V::F factor = V::set1(scales[r * groups + group]);
+                for (int t = 0; t < TOKENS; t++) {
+                    typename V::F sum = sums[r][t][0];
+                    for (int s = 1; s < V::SUMS; s++) sum = V::add(sum, sums[r][t][s]);
+                    scaled[r][t] = V::fma(sum, factor, scaled[r][t]);
+                    for (int s = 0; s < V::SUMS; s++) sums[r][t][s] = V::zero();
+                }
             }
         }
     }
-    for (int t = 0; t < TOKENS; t++) {
-        typename V::F sum = scaled[t];
-        if (KIND != SECATEUR_INT8)
-            for (int s = 0; s < V::SUMS; s++) sum = V::add(sum, sums[t][s]);
-        y[t * y_stride + row] = V::sum(sum);
+    for (int r = 0; r < ROWS; r++) {
+        for (int t = 0; t < TOKENS; t++) {
+            typename V::F sum = scaled[r][t];
+            if (KIND != SECATEUR_INT8)
+                for (int s = 0; s < V::SUMS; s++) sum = V::add(sum, sums[r][t][s]);
+            y[t * y_stride + row + r] = V::sum(sum);
+        }
     }
 }
 
@@ -111,15 +129,19 @@ template <int KIND, bool DENSE>
 void few_rows(const SecateurWeight& weight, int64_t first, int64_t last, const float* x, int64_t width,
               int64_t tokens, float* y) {
     const int64_t stride = weight.rows;
-    for (int64_t row = first; row < last; row++) {
+    int64_t row = first;
+    if (tokens == 1)
+        for (; row + V::ROWS <= last; row += V::ROWS)
+            few_at_once<KIND, DENSE, 1, V::ROWS>(weight, row, x, width, y, stride);
+    for (; row < last; row++) {
         for (int64_t t = 0; t < tokens; t += 4) {
             const float* xt = x + t * width;
             float* yt = y + t * stride;
             switch (tokens - t) {
-                case 1: few_row<KIND, DENSE, 1>(weight, row, xt, width, yt, stride); break;
-                case 2: few_row<KIND, DENSE, 2>(weight, row, xt, width, yt, stride); break;
-                case 3: few_row<KIND, DENSE, 3>(weight, row, xt, width, yt, stride); break;
-                default: few_row<KIND, DENSE, 4>(weight, row, xt, width, yt, stride);
+                case 1: few_at_once<KIND, DENSE, 1, 1>(weight, row, xt, width, yt, stride); break;
+                case 2: few_at_once<KIND, DENSE, 2, 1>(weight, row, xt, width, yt, stride); break;
+                case 3: few_at_once<KIND, DENSE, 3, 1>(weight, row, xt, width, yt, stride); break;
+                default: few_at_once<KIND, DENSE, 4, 1>(weight, row, xt, width, yt, stride);
             }
         }
     }
@@ -127,62 +149,68 @@ void few_rows(const SecateurWeight& weight, int64_t first, int64_t last, const f
 
 // Rows times a tile of tokens, which lie in the lanes of N vectors: x [width, N * LANES]. Only values are
 // multiplied. Blocks of columns come outermost, so that a block of x stays in the nearest cache for all rows
-// of a chunk, whose sums lie in `out` [CHUNK, N * LANES].
-template <int KIND, bool DENSE, int N>
+// of a chunk, whose sums lie in `out` [CHUNK, N * LANES]. SPAN blocks are one visit to a row: where a block has
+// few values, to load and store the sums takes longer than to multiply.
+template <int KIND, bool DENSE, int N, int SPAN>
 void many_chunk(const SecateurWeight& weight, int64_t first, int64_t last, const float* x, int64_t width,
                 float* out) {
     using Value = typename Stored<KIND>::Type;
     constexpr int64_t TILE = N * V::LANES;
-    constexpr int SETS = N >= 8 ? 1 : N >= 4 ? 2 : 4;  // sums side by side hide the latency of fma
-    const int64_t bytes = (weight.columns + 7) / 8;
+    // Sums side by side hide the latency of fma, where there are enough values for them.
+    constexpr int SETS = N >= 8 || SPAN > 1 ? 1 : N >= 4 ? 2 : 4;
+    const int64_t bytes = (weight.columns + 7) / 8, blocks = width / BLOCK;
     const Value* cursors[CHUNK];
     for (int64_t row = first; row < last; row++)
         cursors[row - first] = static_cast<const Value*>(weight.values) +
                                (DENSE ? row * weight.columns : weight.starts[row]);
     for (int64_t i = 0; i < (last - first) * TILE; i += V::LANES) V::store(out + i, V::zero());
-    for (int64_t block = 0; block < width / BLOCK; block++) {
-        const float* xb = x + block * BLOCK * TILE;
+    for (int64_t begin = 0; begin < blocks; begin += SPAN) {
+        const int64_t end = begin + SPAN < blocks ? begin + SPAN : blocks;
         for (int64_t row = first; row < last; row++) {
-            uint64_t mask = DENSE ? all_of(weight.columns - block * BLOCK)
-                                  : mask_of(weight.bits + row * bytes, bytes, block);
-            const int count = __builtin_popcountll(mask);
             const Value* values = cursors[row - first];
-            cursors[row - first] = values + count;
-            __builtin_prefetch(values + count);
-            __builtin_prefetch(reinterpret_cast<const char*>(values + count) + 64);
-            float scale = 1;
-            if (KIND == SECATEUR_INT8) {
-                const int64_t groups = (weight.columns + weight.group - 1) / weight.group;
-                scale = weight.scales[row * groups + block * BLOCK / weight.group];
-            }
-            float wide[BLOCK];
-            const float* w = V::template widen<KIND>(values, count, scale, wide);
             float* sums_of_row = out + (row - first) * TILE;
             typename V::F sums[SETS][N];
             for (int k = 0; k < N; k++) {
                 sums[0][k] = V::load(sums_of_row + k * V::LANES);
                 for (int s = 1; s < SETS; s++) sums[s][k] = V::zero();
             }
-            int i = 0;
-            for (; i + SETS <= count; i += SETS) {
+            for (int64_t block = begin; block < end; block++) {
+                const float* xb = x + block * BLOCK * TILE;
+                uint64_t mask = DENSE ? all_of(weight.columns - block * BLOCK)
+                                      : mask_of(weight.bits + row * bytes, bytes, block);
+                const int count = __builtin_popcountll(mask);
+                __builtin_prefetch(values + count);
+                __builtin_prefetch(reinterpret_cast<const char*>(values + count) + 64);
+                float scale = 1;
+                if (KIND == SECATEUR_INT8) {
+                    const int64_t groups = (weight.columns + weight.group - 1) / weight.group;
+                    scale = weight.scales[row * groups + block * BLOCK / weight.group];
+                }
+                float wide[BLOCK];
+                const float* w = V::template widen<KIND>(values, count, scale, wide);
+                values += count;
+                int i = 0;
+                for (; i + SETS <= count; i += SETS) {
 #pragma GCC unroll 4
-                for (int s = 0; s < SETS; s++) {
+                    for (int s = 0; s < SETS; s++) {
+                        const float* xj = xb + __builtin_ctzll(mask) * TILE;
+                        mask &= mask - 1;
+                        typename V::F value = V::set1(w[i + s]);
+#pragma GCC unroll 8
+                        for (int k = 0; k < N; k++)
+                            sums[s][k] = V::fma(value, V::load(xj + k * V::LANES), sums[s][k]);
+                    }
+                }
+                for (; i < count; i++) {
                     const float* xj = xb + __builtin_ctzll(mask) * TILE;
                     mask &= mask - 1;
-                    typename V::F value = V::set1(w[i + s]);
+                    typename V::F value = V::set1(w[i]);
 #pragma GCC unroll 8
                     for (int k = 0; k < N; k++)
-                        sums[s][k] = V::fma(value, V::load(xj + k * V::LANES), sums[s][k]);
+                        sums[0][k] = V::fma(value, V::load(xj + k * V::LANES), sums[0][k]);
                 }
             }
-            for (; i < count; i++) {
-                const float* xj = xb + __builtin_ctzll(mask) * TILE;
-                mask &= mask - 1;
-                typename V::F value = V::set1(w[i]);
-#pragma GCC unroll 8
-                for (int k = 0; k < N; k++)
-                    sums[0][k] = V::fma(value, V::load(xj + k * V::LANES), sums[0][k]);
-            }
+            cursors[row - first] = values;
             for (int k = 0; k < N; k++) {
                 for (int s = 1; s < SETS; s++) sums[0][k] = V::add(sums[0][k], sums[s][k]);
                 V::store(sums_of_row + k * V::LANES, sums[0][k]);
@@ -194,11 +222,14 @@ void many_chunk(const SecateurWeight& weight, int64_t first, int64_t last, const
 template <int KIND, bool DENSE>
 void many_of(const SecateurWeight& weight, int64_t first, int64_t last, const float* x, int64_t width,
              int64_t tile, float* out) {
+    const bool rare = !DENSE && weight.starts[weight.rows] * BLOCK < FEW_VALUES * weight.rows * weight.columns;
     switch (tile / V::LANES) {
-        case 1: return many_chunk<KIND, DENSE, 1>(weight, first, last, x, width, out);
-        case 2: return many_chunk<KIND, DENSE, 2>(weight, first, last, x, width, out);
-        case 4: return many_chunk<KIND, DENSE, 4>(weight, first, last, x, width, out);
-        default: return many_chunk<KIND, DENSE, 8>(weight, first, last, x, width, out);
+        case 1: return many_chunk<KIND, DENSE, 1, 1>(weight, first, last, x, width, out);
+        case 2: return many_chunk<KIND, DENSE, 2, 1>(weight, first, last, x, width, out);
+        case 4:
+            if (rare) return many_chunk<KIND, DENSE, 4, V::SPAN>(weight, first, last, x, width, out);
+            return many_chunk<KIND, DENSE, 4, 1>(weight, first, last, x, width, out);
+        default: return many_chunk<KIND, DENSE, 8, 1>(weight, first, last, x, width, out);
     }
 }
 
