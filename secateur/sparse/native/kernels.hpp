@@ -27,7 +27,8 @@ template <>
 struct Stored<SECATEUR_INT8> { using Type = int8_t; };
 
 constexpr int VECTORS = BLOCK / V::LANES;
-constexpr int64_t FEW_VALUES = 14;  // of a block, on average
+constexpr int64_t FEW_VALUES = 9;           // of a block, on average
+constexpr int64_t SECOND_CACHE = 1 << 20;  // bytes; inputs that are larger come from farther away for every chunk
 
 inline float widened(float value) { return value; }
 inline float widened(int8_t value) { return value; }
@@ -49,79 +50,124 @@ inline uint64_t mask_of(const uint8_t* row, int64_t bytes, int64_t block) {
 
 inline uint64_t all_of(int64_t columns) { return columns >= BLOCK ? ~0ull : (1ull << columns) - 1; }
 
-// ROWS rows times TOKENS tokens. x [TOKENS, width] is arranged, with zeros after the last column. Zeros of the
-// weight are multiplied too, as in a dense product. Several rows share what they load of x; a sum is the same
-// whichever rows come with its own.
-template <int KIND, bool DENSE, int TOKENS, int ROWS>
-void few_at_once(const SecateurWeight& weight, int64_t row, const float* x, int64_t width, float* y,
-                 int64_t y_stride) {
+// One row times TOKENS tokens. x [TOKENS, width] is arranged, with zeros after the last column. Zeros of the
+// weight are multiplied too, as in a dense product.
+template <int KIND, bool DENSE, int TOKENS>
+void few_row(const SecateurWeight& weight, int64_t row, const float* x, int64_t width, float* y,
+             int64_t y_stride) {
     using Value = typename Stored<KIND>::Type;
     const int64_t blocks = width / BLOCK, whole = weight.columns / BLOCK, bytes = (weight.columns + 7) / 8;
-    const int64_t per_group = KIND == SECATEUR_INT8 ? weight.group / BLOCK : blocks;
-    const int64_t groups = (blocks + per_group - 1) / per_group;
     const uint8_t* bits = DENSE ? nullptr : weight.bits + row * bytes;
-    const float* scales = KIND == SECATEUR_INT8 ? weight.scales + row * groups : nullptr;
-    const Value* values[ROWS];
-    typename V::F sums[ROWS][TOKENS][V::SUMS], scaled[ROWS][TOKENS];
-    for (int r = 0; r < ROWS; r++) {
-        values[r] = static_cast<const Value*>(weight.values) +
-                    (DENSE ? (row + r) * weight.columns : weight.starts[row + r]);
-        for (int t = 0; t < TOKENS; t++) {
-            scaled[r][t] = V::zero();
-            for (int s = 0; s < V::SUMS; s++) sums[r][t][s] = V::zero();
+    const Value* values = static_cast<const Value*>(weight.values) +
+                          (DENSE ? row * weight.columns : weight.starts[row]);
+    const int64_t per_group = KIND == SECATEUR_INT8 ? weight.group / BLOCK : blocks;
+    const float* scale = KIND == SECATEUR_INT8 ? weight.scales + row * ((blocks + per_group - 1) / per_group)
+                                               : nullptr;
+    typename V::F sums[TOKENS][V::SUMS], scaled[TOKENS];
+    for (int t = 0; t < TOKENS; t++) {
+        scaled[t] = V::zero();
+        for (int s = 0; s < V::SUMS; s++) sums[t][s] = V::zero();
+    }
+    for (int64_t begin = 0; begin < blocks; begin += per_group) {
+        const int64_t end = begin + per_group < blocks ? begin + per_group : blocks;
+        for (int64_t block = begin; block < end; block++) {
+            typename V::F w[VECTORS];
+            if (DENSE && block < whole) {
+                for (size_t at = 0; at < sizeof(Value) * BLOCK; at += 64)
+                    __builtin_prefetch(reinterpret_cast<const char*>(values) + AHEAD + at);
+                values = V::template take<KIND>(values, w);
+            } else {
+                uint64_t mask;
+                if (DENSE) mask = all_of(weight.columns - block * BLOCK);
+                else if (block < whole) memcpy(&mask, bits + 8 * block, 8);
+                else mask = mask_of(bits, bytes, block);
+                __builtin_prefetch(reinterpret_cast<const char*>(values) + AHEAD);
+                values = V::template decode<KIND>(mask, values, w);
+            }
+            const float* at = x + block * BLOCK;
+#pragma GCC unroll 16
+            for (int k = 0; k < VECTORS; k++) {
+#pragma GCC unroll 4
+                for (int t = 0; t < TOKENS; t++)
+                    sums[t][k % V::SUMS] =
+                        V::fma(w[k], V::load(at + t * width + k * V::LANES), sums[t][k % V::SUMS]);
+            }
+        }
+        if (KIND == SECATEUR_INT8) {
+            typename V::F factor = V::set1(*scale++);
+            for (int t = 0; t < TOKENS; t++) {
+                typename V::F sum = sums[t][0];
+                for (int s = 1; s < V::SUMS; s++) sum = V::add(sum, sums[t][s]);
+                scaled[t] = V::fma(sum, factor, scaled[t]);
+                for (int s = 0; s < V::SUMS; s++) sums[t][s] = V::zero();
+            }
         }
     }
-    for (int64_t group = 0; group < groups; group++) {
-        const int64_t begin = group * per_group, end = begin + per_group < blocks ? begin + per_group : blocks;
+    for (int t = 0; t < TOKENS; t++) {
+        typename V::F sum = scaled[t];
+        if (KIND != SECATEUR_INT8)
+            for (int s = 0; s < V::SUMS; s++) sum = V::add(sum, sums[t][s]);
+        y[t * y_stride + row] = V::sum(sum);
+    }
+}
+
+// ROWS rows times one token, where 64 divides the columns. The rows share what they load of x, and the sum of
+// each is made in the order of few_row.
+template <int KIND, bool DENSE>
+void rows_at_once(const SecateurWeight& weight, int64_t row, const float* x, float* y) {
+    using Value = typename Stored<KIND>::Type;
+    constexpr int ROWS = V::ROWS, SUMS = V::SUMS;
+    const int64_t blocks = weight.columns / BLOCK, bytes = weight.columns / 8;
+    const int64_t per_group = KIND == SECATEUR_INT8 ? weight.group / BLOCK : blocks;
+    const int64_t groups = (blocks + per_group - 1) / per_group;
+    const float* scale = KIND == SECATEUR_INT8 ? weight.scales + row * groups : nullptr;
+    const uint8_t* bits[ROWS];
+    const Value* values[ROWS];
+    typename V::F sums[ROWS][SUMS], scaled[ROWS];
+    for (int r = 0; r < ROWS; r++) {
+        bits[r] = DENSE ? nullptr : weight.bits + (row + r) * bytes;
+        values[r] = static_cast<const Value*>(weight.values) +
+                    (DENSE ? (row + r) * weight.columns : weight.starts[row + r]);
+        scaled[r] = V::zero();
+        for (int s = 0; s < SUMS; s++) sums[r][s] = V::zero();
+    }
+    for (int64_t begin = 0; begin < blocks; begin += per_group, scale++) {
+        const int64_t end = begin + per_group < blocks ? begin + per_group : blocks;
         for (int64_t block = begin; block < end; block++) {
-            const float* at = x + block * BLOCK;
-            typename V::F shared[VECTORS];
-            if (ROWS > 1)
-                for (int k = 0; k < VECTORS; k++) shared[k] = V::load(at + k * V::LANES);
+            typename V::F xs[VECTORS];
+            for (int k = 0; k < VECTORS; k++) xs[k] = V::load(x + block * BLOCK + k * V::LANES);
 #pragma GCC unroll 4
             for (int r = 0; r < ROWS; r++) {
                 typename V::F w[VECTORS];
-                if (DENSE && block < whole) {
-                    for (size_t line = 0; line < sizeof(Value) * BLOCK; line += 64)
-                        __builtin_prefetch(reinterpret_cast<const char*>(values[r]) + AHEAD + line);
+                if (DENSE) {
+                    for (size_t at = 0; at < sizeof(Value) * BLOCK; at += 64)
+                        __builtin_prefetch(reinterpret_cast<const char*>(values[r]) + AHEAD + at);
                     values[r] = V::template take<KIND>(values[r], w);
                 } else {
                     uint64_t mask;
-                    if (DENSE) mask = all_of(weight.columns - block * BLOCK);
-                    else if (block < whole) memcpy(&mask, bits + r * bytes + 8 * block, 8);
-                    else mask = mask_of(bits + r * bytes, bytes, block);
+                    memcpy(&mask, bits[r] + 8 * block, 8);
                     __builtin_prefetch(reinterpret_cast<const char*>(values[r]) + AHEAD);
                     values[r] = V::template decode<KIND>(mask, values[r], w);
                 }
 #pragma GCC unroll 16
-                for (int k = 0; k < VECTORS; k++) {
-#pragma GCC unroll 4
-                    for (int t = 0; t < TOKENS; t++) {
-                        const typename V::F xs = ROWS > 1 ? shared[k] : V::load(at + t * width + k * V::LANES);
-                        sums[r][t][k % V::SUMS] = V::fma(w[k], xs, sums[r][t][k % V::SUMS]);
-                    }
-                }
+                for (int k = 0; k < VECTORS; k++) sums[r][k % SUMS] = V::fma(w[k], xs[k], sums[r][k % SUMS]);
             }
         }
         if (KIND == SECATEUR_INT8) {
+#pragma GCC unroll 4
             for (int r = 0; r < ROWS; r++) {
-                const typename V::F factor = V::set1(scales[r * groups + group]);
-                for (int t = 0; t < TOKENS; t++) {
-                    typename V::F sum = sums[r][t][0];
-                    for (int s = 1; s < V::SUMS; s++) sum = V::add(sum, sums[r][t][s]);
-                    scaled[r][t] = V::fma(sum, factor, scaled[r][t]);
-                    for (int s = 0; s < V::SUMS; s++) sums[r][t][s] = V::zero();
-                }
+                typename V::F sum = sums[r][0];
+                for (int s = 1; s < SUMS; s++) sum = V::add(sum, sums[r][s]);
+                scaled[r] = V::fma(sum, V::set1(scale[r * groups]), scaled[r]);
+                for (int s = 0; s < SUMS; s++) sums[r][s] = V::zero();
             }
         }
     }
     for (int r = 0; r < ROWS; r++) {
-        for (int t = 0; t < TOKENS; t++) {
-            typename V::F sum = scaled[r][t];
-            if (KIND != SECATEUR_INT8)
-                for (int s = 0; s < V::SUMS; s++) sum = V::add(sum, sums[r][t][s]);
-            y[t * y_stride + row + r] = V::sum(sum);
-        }
+        typename V::F sum = scaled[r];
+        if (KIND != SECATEUR_INT8)
+            for (int s = 0; s < SUMS; s++) sum = V::add(sum, sums[r][s]);
+        y[row + r] = V::sum(sum);
     }
 }
 
@@ -130,18 +176,19 @@ void few_rows(const SecateurWeight& weight, int64_t first, int64_t last, const f
               int64_t tokens, float* y) {
     const int64_t stride = weight.rows;
     int64_t row = first;
-    if (tokens == 1)
-        for (; row + V::ROWS <= last; row += V::ROWS)
-            few_at_once<KIND, DENSE, 1, V::ROWS>(weight, row, x, width, y, stride);
+    // To expand float32 values of four rows at once takes more registers for masks than there are.
+    constexpr bool together = V::ROWS > 1 && (DENSE || KIND != SECATEUR_FLOAT32);
+    if (together && tokens == 1 && width == weight.columns)
+        for (; row + V::ROWS <= last; row += V::ROWS) rows_at_once<KIND, DENSE>(weight, row, x, y);
     for (; row < last; row++) {
         for (int64_t t = 0; t < tokens; t += 4) {
             const float* xt = x + t * width;
             float* yt = y + t * stride;
             switch (tokens - t) {
-                case 1: few_at_once<KIND, DENSE, 1, 1>(weight, row, xt, width, yt, stride); break;
-                case 2: few_at_once<KIND, DENSE, 2, 1>(weight, row, xt, width, yt, stride); break;
-                case 3: few_at_once<KIND, DENSE, 3, 1>(weight, row, xt, width, yt, stride); break;
-                default: few_at_once<KIND, DENSE, 4, 1>(weight, row, xt, width, yt, stride);
+                case 1: few_row<KIND, DENSE, 1>(weight, row, xt, width, yt, stride); break;
+                case 2: few_row<KIND, DENSE, 2>(weight, row, xt, width, yt, stride); break;
+                case 3: few_row<KIND, DENSE, 3>(weight, row, xt, width, yt, stride); break;
+                default: few_row<KIND, DENSE, 4>(weight, row, xt, width, yt, stride);
             }
         }
     }
@@ -165,7 +212,6 @@ void many_chunk(const SecateurWeight& weight, int64_t first, int64_t last, const
                                (DENSE ? row * weight.columns : weight.starts[row]);
     for (int64_t i = 0; i < (last - first) * TILE; i += V::LANES) V::store(out + i, V::zero());
     for (int64_t begin = 0; begin < blocks; begin += SPAN) {
-        const int64_t end = begin + SPAN < blocks ? begin + SPAN : blocks;
         for (int64_t row = first; row < last; row++) {
             const Value* values = cursors[row - first];
             float* sums_of_row = out + (row - first) * TILE;
@@ -174,7 +220,7 @@ void many_chunk(const SecateurWeight& weight, int64_t first, int64_t last, const
                 sums[0][k] = V::load(sums_of_row + k * V::LANES);
                 for (int s = 1; s < SETS; s++) sums[s][k] = V::zero();
             }
-            for (int64_t block = begin; block < end; block++) {
+            for (int64_t block = begin; block < begin + SPAN && (SPAN == 1 || block < blocks); block++) {
                 const float* xb = x + block * BLOCK * TILE;
                 uint64_t mask = DENSE ? all_of(weight.columns - block * BLOCK)
                                       : mask_of(weight.bits + row * bytes, bytes, block);
@@ -222,7 +268,8 @@ void many_chunk(const SecateurWeight& weight, int64_t first, int64_t last, const
 template <int KIND, bool DENSE>
 void many_of(const SecateurWeight& weight, int64_t first, int64_t last, const float* x, int64_t width,
              int64_t tile, float* out) {
-    const bool rare = !DENSE && weight.starts[weight.rows] * BLOCK < FEW_VALUES * weight.rows * weight.columns;
+    const bool rare = !DENSE && weight.starts[weight.rows] * BLOCK < FEW_VALUES * weight.rows * weight.columns &&
+                      width * tile * int64_t(sizeof(float)) > SECOND_CACHE;
     switch (tile / V::LANES) {
         case 1: return many_chunk<KIND, DENSE, 1, 1>(weight, first, last, x, width, out);
         case 2: return many_chunk<KIND, DENSE, 2, 1>(weight, first, last, x, width, out);
