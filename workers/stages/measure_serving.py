@@ -72,7 +72,7 @@ def _model(context: StageContext, which: Which, root: Path, *, whole: bool) -> P
     return directory
 
 
-def _in_llama_cpp(dense: Opening, types: tuple[GgufType, ...], root: Path) -> dict[GgufType, Opening]:
+def _in_llama_cpp(dense: Opening, types: tuple[GgufType, ...], root: Path) -> dict[Which, Opening]:
     """The dense model as GGUF files of these types."""
     if not types:
         return {}
@@ -81,7 +81,7 @@ def _in_llama_cpp(dense: Opening, types: tuple[GgufType, ...], root: Path) -> di
 
     plain = root / "plain.gguf"
     write_gguf(Path(dense.directory), plain)
-    found = {}
+    found: dict[Which, Opening] = {}
     for kind in types:
         directory = root / kind
         directory.mkdir()
