@@ -100,8 +100,8 @@ def random_llama(data: DemoData, directory: Path) -> Path:
 
 
 def write_ggufs(checkpoint: Path) -> None:
-    """The checkpoint for llama.cpp, in each type."""
-    plain = checkpoint / "plain.gguf"
+    """The checkpoint, which is stored in bfloat16, for llama.cpp in each type."""
+    plain = checkpoint / "llamacpp_bf16.gguf"
     if not plain.exists():
         write_gguf(checkpoint, plain)
     for engine, kind in LLAMA_CPP.items():
