@@ -36,7 +36,8 @@ struct Made {
             int64_t left = 2;  // values that the next columns of four must have, where there are codes
             for (int64_t c = 0; c < columns; c++) {
                 if (c % 4 == 0) left = 2;
-                if (form == CODES ? left == 0 || (4 - c % 4 > left && drawn() >> 31) : !dense && drawn() >> 30) continue;
+                const bool free = left == 0 || (4 - c % 4 > left && drawn() >> 31);
+                if (form == CODES ? free : !dense && drawn() >> 30) continue;
                 if (form == CODES) {
                     const size_t at = size_t(count - starts.front());
                     if (at / 16 == codes.size()) codes.push_back(0);

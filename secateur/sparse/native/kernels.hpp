@@ -27,8 +27,8 @@ template <>
 struct Stored<SECATEUR_INT8> { using Type = int8_t; };
 
 constexpr int VECTORS = BLOCK / V::LANES;
-constexpr int64_t FEW_VALUES = 9;           // of a block, on average
-constexpr int64_t SECOND_CACHE = 1 << 20;  // bytes; inputs that are larger come from farther away for every chunk
+constexpr int64_t FEW_VALUES = 9;  // of a block, on average
+constexpr int64_t SECOND_CACHE = 1 << 20;  // bytes; larger inputs come from farther away for every chunk
 
 inline float widened(float value) { return value; }
 inline float widened(int8_t value) { return value; }
@@ -268,8 +268,8 @@ void many_chunk(const SecateurWeight& weight, int64_t first, int64_t last, const
 template <int KIND, bool DENSE>
 void many_of(const SecateurWeight& weight, int64_t first, int64_t last, const float* x, int64_t width,
              int64_t tile, float* out) {
-    const bool rare = !DENSE && weight.starts[weight.rows] * BLOCK < FEW_VALUES * weight.rows * weight.columns &&
-                      width * tile * int64_t(sizeof(float)) > SECOND_CACHE;
+    const bool rare = !DENSE && width * tile * int64_t(sizeof(float)) > SECOND_CACHE &&
+                      weight.starts[weight.rows] * BLOCK < FEW_VALUES * weight.rows * weight.columns;
     switch (tile / V::LANES) {
         case 1: return many_chunk<KIND, DENSE, 1, 1>(weight, first, last, x, width, out);
         case 2: return many_chunk<KIND, DENSE, 2, 1>(weight, first, last, x, width, out);

@@ -1,6 +1,6 @@
-// A product with one token of a weight that has two values in every four columns (2:4), for AVX-512. The values of
-// 32 columns are 16, the lanes of a vector, so nothing is expanded: x is permuted to the values instead, by codes
-// of two bits. Zeros are skipped; whoever calls it makes sure that x is finite.
+// A product with one token of a weight that has two values in every four columns (2:4), for AVX-512. The
+// values of 32 columns are 16, the lanes of a vector, so nothing is expanded: x is permuted to the values
+// instead, by codes of two bits. Zeros are skipped; whoever calls it makes sure that x is finite.
 #pragma once
 
 namespace {
@@ -44,7 +44,8 @@ void pairs_at_once(const SecateurWeight& weight, int64_t row, const float* x, fl
         }
         if (KIND == SECATEUR_INT8) {
             for (int r = 0; r < ROWS; r++) {
-                scaled[r] = V::fma(V::add(sums[r][0], sums[r][1]), V::set1(scales[r * groups + group]), scaled[r]);
+                const V::F factor = V::set1(scales[r * groups + group]);
+                scaled[r] = V::fma(V::add(sums[r][0], sums[r][1]), factor, scaled[r]);
                 sums[r][0] = sums[r][1] = V::zero();
             }
         }
