@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from pipeline.artifacts.refs import CheckpointRef
 from pipeline.blocks.activations import Activations, MemoryBudget, StoredActivations
@@ -19,8 +18,7 @@ from pipeline.checkpoint.stored_block import StoredBlock
 from pipeline.checkpoint.stream import BlockStream
 from pipeline.storage.content import ContentStore
 from pipeline.tensor.devices import device_name, peak_gpu_bytes, read_together
-
-LOSS_ROWS = 256  # logits are turned into losses this many tokens at a time
+from pipeline.tensor.sequence_loss import loss_parts
 
 
 class Walk:
@@ -122,20 +120,13 @@ class Walk:
         """Returns for each sequence the cross-entropy in nats, summed over its last `scored` predictions, and
         their number."""
         self._stream.load_head()
-        counts: list[int] = []
-        parts: list[list[Tensor]] = []
-        for tokens_L, hidden, count in zip(self._sequences, self._hidden, scored, strict=True):
-            logits_LV = self._stream.logits(tokens_L, hidden)[:-1][-count:]
-            targets_L = tokens_L[1:][-count:].to(logits_LV.device)
-            counts.append(len(targets_L))
-            parts.append(
-                [
-                    functional.cross_entropy(rows.float(), targets, reduction="sum").double()
-                    for rows, targets in zip(
-                        logits_LV.split(LOSS_ROWS), targets_L.split(LOSS_ROWS), strict=True
-                    )
-                ]
-            )
+        counts = [
+            min(count, len(tokens_L) - 1) for tokens_L, count in zip(self._sequences, scored, strict=True)
+        ]
+        parts = [
+            loss_parts(self._stream.logits(tokens_L, hidden), tokens_L, scored=count)
+            for tokens_L, hidden, count in zip(self._sequences, self._hidden, scored, strict=True)
+        ]
         found = iter(read_together([part for one in parts for part in one]))
         return [(sum(next(found) for _ in one), count) for one, count in zip(parts, counts, strict=True)]
 

@@ -9,6 +9,7 @@ from pipeline.checkpoint.language_model import check_inside
 from pipeline.errors import InvalidSpec, SequenceTooLong, TextTooShort
 from pipeline.request.prune_spec import PruneSpec
 from pipeline.resolve.multimodal import check_multimodal
+from pipeline.serving.llama_cpp import check_gguf_types
 from pipeline.serving.shapes import check_target
 from pipeline.sources.pins import MODEL, TEACHER, ModelFacts, Pins
 from pipeline.spec.evaluation import PerplexityText
@@ -16,6 +17,7 @@ from pipeline.spec.recovery import Lora, Recovery
 from pipeline.spec.self_calibration import SelfCalibration
 from pipeline.spec.source_fields import source_fields
 from pipeline.spec.structure import Structure
+from pipeline.spec.targets import SecateurSparse
 from pipeline.spec.texts import Calibration
 from pipeline.spec.training_recipe import Distillation, TrainingRecipe, TrainingText
 from pipeline.structure.sizes import Sizes, sizes_of
@@ -58,12 +60,26 @@ def _check_targets(spec: PruneSpec, row: Architecture, facts: ModelFacts) -> Non
     if not spec.target:
         return
     sizes, config = sizes_of(row, facts.config), dict(facts.config)
+    for i, target in enumerate(spec.target):
+        if isinstance(target, SecateurSparse) and target.llama_cpp:
+            check_gguf_types(target.llama_cpp, sizes, field=f"spec.target.{i}.llama_cpp")
+            _check_one_vocabulary(spec, field=f"spec.target.{i}.llama_cpp")
     if spec.structure is not None:
         sizes = spec.structure.target(row, facts.config)
         config |= spec.structure.changes(row, facts.config)
     for i, target in enumerate(spec.target):
         model_type = str(config.get("model_type", facts.model_type))
         check_target(target, model_type=model_type, config=config, sizes=sizes, field=f"spec.target.{i}")
+
+
+def _check_one_vocabulary(spec: PruneSpec, *, field: str) -> None:
+    if spec.structure is not None and spec.structure.vocabulary is not None and spec.evaluation.perplexity:
+        raise InvalidSpec(
+            "the perplexity of the dense model in llama.cpp cannot be compared with that of a result whose "
+            "vocabulary is cut, because their tokens differ; leave llama_cpp out, or "
+            "spec.structure.vocabulary",
+            field,
+        )
 
 
 def _check_structure(

@@ -36,7 +36,7 @@ from pipeline.sources.access import Source, SourceAccess, open_source
 from pipeline.sources.pins import MODEL, ModelFacts, Pin, Pins
 from pipeline.spec.evaluation import PerplexityText
 from pipeline.spec.source_fields import SourceField, source_fields
-from pipeline.spec.targets import LlamaCpp
+from pipeline.spec.targets import LlamaCpp, SecateurSparse
 from pipeline.spec.texts import FORMATS, Calibration, TextSource
 from pipeline.spec.uri import SourceKind, parse_uri
 from pipeline.text.unpacking import is_packed
@@ -80,7 +80,7 @@ def _resolve_checkpoint(
         notes = check_special_tokens(with_bos(spec, facts.model_type), facts, tokens)
         facts = facts.model_copy(update={"notes": (*facts.notes, *notes)})
     for i, target in enumerate(spec.target if ours else ()):
-        if isinstance(target, LlamaCpp):
+        if isinstance(target, LlamaCpp) or (isinstance(target, SecateurSparse) and target.llama_cpp):
             check_gguf_tokenizer(description_files(source, pin), field=f"spec.target.{i}")
     size = spec.structure.vocabulary if ours and spec.structure is not None else None
     if size is not None and facts.vocabulary is not None:

@@ -1,17 +1,21 @@
 """The models that a GGUF file can describe so that llama.cpp computes what transformers does."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from pydantic import JsonValue
 
 from pipeline.errors import InvalidSpec
+from pipeline.spec.targets import GgufType
+from pipeline.structure.sizes import Sizes
 
 # llama.cpp's architecture for a model type. Mistral's graph is Llama's.
 ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
 # Architectures whose rotary embedding turns neighbouring rows, where transformers turns rows of two halves.
 INTERLEAVED = frozenset({"llama"})
 ROPE_TYPES = ("default", "linear", "llama3")
+QUANTIZED: tuple[GgufType, ...] = ("Q8_0", "Q4_0")
+QUANTIZED_TOGETHER = 32  # weights of a row that share a scale in these types
 
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -46,6 +50,23 @@ def check_gguf(model_type: str, config: Mapping[str, JsonValue], *, field: str) 
         raise InvalidSpec(
             f"llama.cpp: rotary scaling of type {kind!r} (config.json) cannot be written as GGUF here; types "
             f"that can: {', '.join(ROPE_TYPES)}. Leave the target out",
+            field,
+        )
+
+
+def check_gguf_types(types: Iterable[GgufType], sizes: Sizes, *, field: str) -> None:
+    """Raises InvalidSpec for a quantized type that a model of these sizes cannot have."""
+    quantized = [one for one in types if one in QUANTIZED]
+    rows = {
+        "hidden_size": sizes.hidden_size,
+        "intermediate_size": sizes.intermediate_size or 0,
+        "num_attention_heads * head_dim": sizes.num_attention_heads * sizes.head_dim,
+    }
+    odd = [f"{name}={size}" for name, size in rows.items() if size % QUANTIZED_TOGETHER]
+    if quantized and odd:
+        raise InvalidSpec(
+            f"llama.cpp: {', '.join(quantized)} have a scale for every {QUANTIZED_TOGETHER} weights of a "
+            f"row, which do not divide {', '.join(odd)} of this model; use F32 or BF16",
             field,
         )
 
