@@ -15,6 +15,7 @@ from pipeline.artifacts.certificate import Certificate
 from pipeline.artifacts.curve import BlockFits, Curve, TokensIndex
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.mask_overlap import MaskOverlaps
+from pipeline.artifacts.quantized import QuantizedWeights
 from pipeline.artifacts.remarks import ImportRemarks
 from pipeline.artifacts.serving import Serving, TargetCheck
 from pipeline.artifacts.sparsity import ExpertTable, SparsityTable
@@ -208,6 +209,13 @@ class ExportRef(Artifact):
     kind: Literal["export"] = "export"
 
 
+class QuantizedRef(Artifact):
+    """A quantized form of a model as servers read it, and what was found when it was read back."""
+
+    kind: Literal["quantized"] = "quantized"
+    content: ClassVar = {"quantized.json": QuantizedWeights, "certificate.json": Certificate}
+
+
 class TargetCheckRef(Artifact):
     """What a target made of a published model."""
 
@@ -284,6 +292,7 @@ ArtifactRef = Annotated[
     | TaskEvaluationRef
     | HarnessRef
     | ExportRef
+    | QuantizedRef
     | TargetCheckRef
     | ServingRef
     | PublishedRef

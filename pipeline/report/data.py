@@ -14,6 +14,7 @@ from pipeline.report.sections.linears import LinearsSection
 from pipeline.report.sections.mask_overlap import MaskOverlapHeadline, MaskOverlapSection
 from pipeline.report.sections.masks import MasksHeadline, MasksSection
 from pipeline.report.sections.perplexity import PerplexityHeadline, PerplexitySection
+from pipeline.report.sections.quantized import QuantizedHeadline, QuantizedSection
 from pipeline.report.sections.reconstruction import ReconstructionSection
 from pipeline.report.sections.recovery import RecoveryHeadline, RecoverySection
 from pipeline.report.sections.reproduction import ReproductionHeadline, ReproductionSection
@@ -37,6 +38,7 @@ class ReportData(
     BehaviourSection,
     SizesSection,
     VocabularySection,
+    QuantizedSection,
     ServingSection,
     MasksSection,
     RecoverySection,
@@ -68,6 +70,7 @@ class Summary(
     PerplexityHeadline,
     TasksHeadline,
     BehaviourHeadline,
+    QuantizedHeadline,
     ServingHeadline,
     MasksHeadline,
     RecoveryHeadline,
