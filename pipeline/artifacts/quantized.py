@@ -1,7 +1,9 @@
 """What was found when a quantized form of a model was read back from what was written."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
+from pipeline.artifacts.artifact import Artifact
+from pipeline.artifacts.certificate import Certificate
 from pipeline.canonical import Frozen
 from pipeline.spec.quantization import Quantization
 
@@ -26,3 +28,10 @@ class QuantizedWeights(Frozen):
     error: float
     bytes: int
     ordinary_bytes: int
+
+
+class QuantizedRef(Artifact):
+    """A quantized form of a model as servers read it, and what was found when it was read back."""
+
+    kind: Literal["quantized"] = "quantized"
+    content: ClassVar = {"quantized.json": QuantizedWeights, "certificate.json": Certificate}

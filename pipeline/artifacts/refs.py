@@ -15,7 +15,7 @@ from pipeline.artifacts.certificate import Certificate
 from pipeline.artifacts.curve import BlockFits, Curve, TokensIndex
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.mask_overlap import MaskOverlaps
-from pipeline.artifacts.quantized import QuantizedWeights
+from pipeline.artifacts.quantized import QuantizedRef
 from pipeline.artifacts.remarks import ImportRemarks
 from pipeline.artifacts.serving import Serving, TargetCheck
 from pipeline.artifacts.sparsity import ExpertTable, SparsityTable
@@ -207,13 +207,6 @@ class ExportRef(Artifact):
     """A checkpoint as a target reads it."""
 
     kind: Literal["export"] = "export"
-
-
-class QuantizedRef(Artifact):
-    """A quantized form of a model as servers read it, and what was found when it was read back."""
-
-    kind: Literal["quantized"] = "quantized"
-    content: ClassVar = {"quantized.json": QuantizedWeights, "certificate.json": Certificate}
 
 
 class TargetCheckRef(Artifact):

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.certificate import Certificate
-from pipeline.artifacts.quantized import QuantizedWeights
-from pipeline.artifacts.refs import KeepRef, QuantizedRef
+from pipeline.artifacts.quantized import QuantizedRef, QuantizedWeights
+from pipeline.artifacts.refs import ArtifactRef, KeepRef
 from pipeline.checkpoint.compressed import CompressedForm, Packer, write_compressed
 from pipeline.checkpoint.export import export_checkpoint
 from pipeline.checkpoint.prunable import prunable_weights
@@ -47,7 +47,7 @@ def run(stage: Quantize, context: StageContext) -> Steps:
     made = QuantizedRef.made(
         content, _facts(stage, context, found, files), *_certificates(context, found), files=files
     )
-    artifacts = {"quantized": made, "checkpoint": found.checkpoint}
+    artifacts: dict[str, ArtifactRef] = {"quantized": made, "checkpoint": found.checkpoint}
     yield Made(artifacts, peak_memory_bytes=peak_memory_bytes())
 
 
