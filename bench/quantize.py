@@ -19,16 +19,12 @@ GROUP = 64  # rows of the model have 576 and 1536 weights
 FORMS = {
     "gptq_int4": {"kind": "gptq", "group_size": GROUP},
     "rtn_int4": {"kind": "rtn", "group_size": GROUP},
-    "gptq_int8": {"kind": "gptq", "weights": "int8", "group_size": GROUP},
-    "fp8": {"kind": "fp8"},
     "gguf_q8_0": {"kind": "gguf", "weights": "Q8_0"},
     "gguf_q4_0": {"kind": "gguf", "weights": "Q4_0"},
 }
 NAMES = {
     "gptq_int4": f"gptq-int4-g{GROUP}",
     "rtn_int4": f"rtn-int4-g{GROUP}",
-    "gptq_int8": f"gptq-int8-g{GROUP}",
-    "fp8": "fp8-channel",
     "gguf_q8_0": "gguf-q8_0",
     "gguf_q4_0": "gguf-q4_0",
 }

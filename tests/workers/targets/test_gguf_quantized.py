@@ -1,5 +1,6 @@
 """GGUF files with quantized matrices: gguf's own reader gives back what its quantizers made of them."""
 
+import shutil
 from pathlib import Path
 
 import gguf
@@ -8,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.workers.targets.made_models import made_model
+from tests.workers.targets.made_models import compared, made_model
+from workers.targets.agreement import SIXTEEN
 from workers.targets.gguf_file import Matrices, write_gguf
 from workers.targets.gguf_reading import GgufMatrices
 
@@ -49,3 +51,18 @@ def test_matrices_come_back_in_the_order_of_the_checkpoint(
         assert bool((back[weight == 0] == 0).all()), name
         if matrices == "BF16":
             assert torch.equal(back, weight.float())
+
+
+def test_llama_cpp_answers_as_transformers_does_with_what_comes_back(pruned: Path, tmp_path: Path) -> None:
+    """It rounds activations too, so the tolerance is that of narrow types; wrong rows differ by more."""
+    written, back = tmp_path / "written", shutil.copytree(pruned, tmp_path / "back")
+    written.mkdir()
+    write_gguf(pruned, written / "model.gguf", matrices="Q4_0")
+    read, weights = GgufMatrices(written / "model.gguf", pruned), load_file(back / "model.safetensors")
+    for name in weights:
+        if name.endswith("_proj.weight"):
+            weights[name] = read.matrix(name).to(torch.bfloat16)
+    save_file(weights, back / "model.safetensors", metadata={"format": "pt"})
+    found = compared("llama.cpp", back, written)
+    assert found.tokens == 48
+    assert found.difference < found.tolerance == SIXTEEN["bfloat16"]
