@@ -10,6 +10,9 @@ from pipeline.serving.llama_cpp import check_gguf
 from pipeline.spec.quantization import Fp8, Gguf, Quantization, check_groups
 from pipeline.structure.sizes import Sizes
 
+# Types that transformers does not open with weights in the format compressed-tensors: it initialises their
+# linears anew while it loads them, and expects a weight there.
+NOT_OPENED = ("falcon",)
 GGUF_BLOCK = 32  # weights of a row that share a scale in Q8_0 and Q4_0
 
 
@@ -30,6 +33,12 @@ def check_quantization(
         raise InvalidSpec(
             f"{form.name}: all linears of {model_type} are stored transposed, which compressed-tensors does "
             f"not pack; leave it out",
+            field,
+        )
+    elif model_type in NOT_OPENED:
+        raise InvalidSpec(
+            f"{form.name}: transformers does not open a {model_type} in the format compressed-tensors; leave "
+            f"it out, and quantize the published checkpoint with the program that will serve it",
             field,
         )
     for size in _row_sizes(sizes):

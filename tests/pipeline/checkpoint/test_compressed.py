@@ -8,7 +8,7 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from pipeline.artifacts.refs import CheckpointRef
 from pipeline.blocks.local import LocalCrew
@@ -22,12 +22,14 @@ from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.stored_block import StoredBlock
 from pipeline.errors import ZerosLost
 from pipeline.methods.gptq import GptqRounding
+from pipeline.serving.quantized import NOT_OPENED
 from pipeline.spec.patterns import Unstructured
-from pipeline.spec.quantization import Gptq, Quantization
+from pipeline.spec.quantization import Gptq, Quantization, Rtn
 from pipeline.spec.sparsity_plan import SparsityPlan
 from pipeline.storage import ContentStore
 from pipeline.storage.progress import StageProgress
 from tests.checkpoints import imported
+from tests.model_configs import DENSE
 from tests.models import VOCABULARY, tiny_checkpoint
 from tests.pipeline.blocks.test_sweep import samples
 
@@ -76,6 +78,19 @@ def rounded(
     return run_through(prune_blocks(crew, rounding, progress=progress))
 
 
+def opened(
+    content: ContentStore, written: CheckpointRef, found: ReadBack, directory: Path
+) -> PreTrainedModel:
+    """The model as transformers opens it; its logits are those of the weights that were read back."""
+    export_checkpoint(content, written, directory)
+    model, said = AutoModelForCausalLM.from_pretrained(directory, output_loading_info=True)
+    assert not any(said.values()), said
+    logits = model(PROMPT[None]).logits[0]
+    back = streamed_logits(CheckpointReader(content, found.checkpoint), PROMPT, dtype=logits.dtype)
+    torch.testing.assert_close(logits, back, rtol=0, atol=2**-6 * float(back.abs().max()))
+    return model
+
+
 def reading(content: ContentStore, written: CheckpointRef, form: Any, final: CheckpointRef) -> ReadBack:
     packer, reader = Packer(form), CheckpointReader(content, written)
     back = read_back(content, final, lambda name: packer.unpacked(reader, name), where=form.name)
@@ -108,15 +123,19 @@ def test_transformers_opens_what_is_read_back(
     assert found.zeros >= found.held
     assert 0 < found.error < largest_error
 
-    export_checkpoint(content, written, tmp_path)
-    model, said = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
-    assert not any(said.values()), said
-    config = model.config.quantization_config.quantization_config
+    config = opened(content, written, found, tmp_path).config.quantization_config.quantization_config
     assert config.format == layout
     assert "lm_head" in config.ignore
-    logits = model(PROMPT[None]).logits[0]
-    back = streamed_logits(CheckpointReader(content, found.checkpoint), PROMPT, dtype=logits.dtype)
-    torch.testing.assert_close(logits, back, rtol=0, atol=2**-6 * float(back.abs().max()))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in DENSE if kind not in ("llama", "gpt2", *NOT_OPENED)])
+def test_every_type_without_experts_can_be_quantized(kind: str, tmp_path: Path) -> None:
+    """But GPT-2, whose weights are stored transposed, and those that transformers does not open."""
+    content, final = imported(tiny_checkpoint(kind, tmp_path / "model"), tmp_path / "store")
+    form = Rtn(weights="int8", group_size=32)
+    written = finished(write_compressed(content, final, final, form))
+    (tmp_path / "written").mkdir()
+    opened(content, written, reading(content, written, form, final), tmp_path / "written")
 
 
 def test_gptq_has_the_same_codes_for_any_number_of_workers_and_goes_on_after_a_stored_block(

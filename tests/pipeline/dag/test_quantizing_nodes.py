@@ -95,6 +95,7 @@ LLAMA = {
         ("llama", {"intermediate_size": 80}, Q8, "weights", "use weights BF16"),
         ("mixtral", {"num_key_value_heads": 2}, {"kind": "fp8"}, "", "has experts"),
         ("opt", {"ffn_dim": 64}, Q8, "", "types that can: llama, mistral, qwen2, qwen3"),
+        ("falcon", {"num_kv_heads": 4}, {"kind": "fp8"}, "", "transformers does not open a falcon"),
         ("gpt2", {"n_embd": 64, "n_layer": 2, "n_head": 4}, {"kind": "fp8"}, "", "stored transposed"),
     ],
 )
