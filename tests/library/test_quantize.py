@@ -33,8 +33,10 @@ def made(tmp_path_factory: pytest.TempPathFactory, all_opened_here: None) -> tup
         "quantize": FORMS,
         "evaluation": {"perplexity": [{"source": text, "sequence_length": 32, "windows": 4}]},
     }
-    pruned = secateur.prune(directory / "model", spec, directory / "out", threads=1)
+    told: list[object] = []
+    pruned = secateur.prune(directory / "model", spec, directory / "out", threads=1, told=told.append)
     assert isinstance(pruned.report, ReportDocument)
+    assert any("192 calibration tokens are few for rows of 128 weights" in str(event) for event in told)
     return pruned.directory, pruned.report.data
 
 
