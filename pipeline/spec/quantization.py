@@ -43,7 +43,7 @@ class Gptq(_IntegerForm):
 
     kind: Literal["gptq"] = "gptq"
     damping: float = Field(
-        default=0.01, gt=0, le=10, description="Added to the Hessian, as a fraction of its mean diagonal."
+        default=0.1, gt=0, le=10, description="Added to the Hessian, as a fraction of its mean diagonal."
     )
 
     @property
