@@ -10,6 +10,7 @@ from pipeline.errors import InvalidSpec, SequenceTooLong, TextTooShort
 from pipeline.request.prune_spec import PruneSpec
 from pipeline.resolve.multimodal import check_multimodal
 from pipeline.serving.llama_cpp import check_gguf_types
+from pipeline.serving.quantized import check_quantization
 from pipeline.serving.shapes import check_target
 from pipeline.sources.pins import MODEL, TEACHER, ModelFacts, Pins
 from pipeline.spec.evaluation import PerplexityText
@@ -56,8 +57,8 @@ def check_against_model(spec: PruneSpec, facts: ModelFacts) -> None:
 
 
 def _check_targets(spec: PruneSpec, row: Architecture, facts: ModelFacts) -> None:
-    """Check the sizes and the type of the result against the targets that shall open it."""
-    if not spec.target:
+    """Check the sizes and the type of the result against its targets, and against its quantized forms."""
+    if not spec.target and not spec.quantize:
         return
     sizes, config = sizes_of(row, facts.config), dict(facts.config)
     for i, target in enumerate(spec.target):
@@ -67,9 +68,13 @@ def _check_targets(spec: PruneSpec, row: Architecture, facts: ModelFacts) -> Non
     if spec.structure is not None:
         sizes = spec.structure.target(row, facts.config)
         config |= spec.structure.changes(row, facts.config)
+    model_type = str(config.get("model_type", facts.model_type))
     for i, target in enumerate(spec.target):
-        model_type = str(config.get("model_type", facts.model_type))
         check_target(target, model_type=model_type, config=config, sizes=sizes, field=f"spec.target.{i}")
+    for i, form in enumerate(spec.quantize):
+        check_quantization(
+            form, model_type=model_type, config=config, sizes=sizes, field=f"spec.quantize.{i}"
+        )
 
 
 def _check_one_vocabulary(spec: PruneSpec, *, field: str) -> None:
