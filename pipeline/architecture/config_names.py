@@ -60,6 +60,28 @@ def _llama_like(
     return ConfigNames(defaults=defaults)
 
 
+def _t5_like(blocks: int, heads: int, ffn: int, tokens: int) -> ConfigNames:
+    """Returns the entry of an encoder-decoder of T5's kind. The number of decoder blocks follows from that of
+    the encoder's where it is left out, so it has no default."""
+    return ConfigNames(
+        {
+            "d_model": ("hidden_size", "d_model"),
+            "num_layers": ("num_hidden_layers", "num_layers"),
+            "num_heads": ("num_attention_heads", "num_heads"),
+            "head_dim": ("head_dim", "d_kv"),
+        },
+        {
+            "d_model": 512,
+            "num_layers": blocks,
+            "num_heads": heads,
+            "head_dim": 64,
+            "d_ff": ffn,
+            "vocab_size": tokens,
+            **_TIED,
+        },
+    )
+
+
 CONFIG_NAMES: Mapping[str, ConfigNames] = {
     "llama": ConfigNames(defaults=_defaults(4096, 32, 32, 11008, 32000, 2048)),
     "mistral": ConfigNames(
@@ -114,6 +136,9 @@ CONFIG_NAMES: Mapping[str, ConfigNames] = {
     "apertus": _llama_like(4096, 32, 32, 14336, 131072, 65536),
     "starcoder2": _llama_like(3072, 30, 24, 12288, 49152, 4096, groups=2, tied=True),
     "phi": _llama_like(2048, 24, 32, 8192, 51200, 2048),
+    "t5": _t5_like(6, 8, 2048, 32128),
+    "mt5": _t5_like(8, 6, 1024, 250112),
+    "umt5": _t5_like(8, 6, 1024, 250112),
     "mixtral": ConfigNames(
         {"num_local_experts": ("num_experts", "num_local_experts")},
         {

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from pydantic import JsonValue
@@ -64,6 +64,59 @@ class Fixed:
         return self.where is None or bool(config.get(self.where))
 
 
+Feature = Literal[
+    "recovery",
+    "learned_masks",
+    "reconstruction",
+    "spaced",  # drop_blocks at even distances
+    "self_calibration",
+    "tasks",
+    "behaviour",
+    "target",
+    "sparse",  # packed weights beside the ordinary ones
+    "megatron",
+    "float16",
+]
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """The second stack of blocks of a type whose first stack, `Architecture.blocks`, is an encoder.
+
+    `blocks`: its place in the model. `count`: the field of config.json with the number of its blocks; the
+    class takes that of the encoder where it is left out. `entering`: the norm through which the encoder's
+    outputs reach the cross-attention of every decoder block. `shared_bias`: the attention in the first block
+    of each stack whose relative positions all blocks of the stack add to their scores; None where each block
+    has its own. `encoder_only`, `decoder_only`: what the names of linears begin with that only blocks of one
+    stack have. `gate`: the field of config.json that begins with `gated` if the MLP has a gate, and what the
+    class takes where it is left out; `with_gate`, `without_gate`: what the names of linears end with that
+    only such models, or only others, have.
+    """
+
+    blocks: str
+    count: str
+    entering: str
+    encoder_only: tuple[str, ...]
+    decoder_only: tuple[str, ...]
+    gate: tuple[str, str]
+    with_gate: tuple[str, ...]
+    without_gate: tuple[str, ...]
+    shared_bias: str | None = None
+
+    @property
+    def bias(self) -> str | None:
+        """The tensor that has to be in the first block of each stack, by its name inside the block."""
+        return None if self.shared_bias is None else f"{self.shared_bias}.relative_attention_bias.weight"
+
+    def has(self, linear: str, config: Mapping[str, JsonValue], *, in_decoder: bool) -> bool:
+        """Tells whether the blocks of a stack of the model with this config.json have a linear that the row
+        lists."""
+        gated = str(config.get(*self.gate)).startswith("gated")
+        elsewhere = self.encoder_only if in_decoder else self.decoder_only
+        other_kind = self.without_gate if gated else self.with_gate
+        return not linear.startswith(elsewhere) and not linear.endswith(other_kind)
+
+
 @dataclass(frozen=True)
 class Architecture:
     """One model type.
@@ -86,6 +139,9 @@ class Architecture:
     `bos`: where the type needs BOS although its tokenizer does not put it there, the place that texts get by
     default (pipeline/request/bos.py). `pads_embedding`: the class takes `pad_token_id` of config.json as a
     row of its embedding, so it cannot be made with one beyond the rows.
+
+    `decoder`: the second stack of an encoder-decoder; blocks are numbered through both, the encoder's first.
+    `lacks`: what is not offered for the type, each with its reason.
     """
 
     model_type: str
@@ -107,6 +163,30 @@ class Architecture:
     by_block: tuple[str, ...] = ("layer_types",)
     bos: Literal["every_window"] | None = None
     pads_embedding: bool = True
+    decoder: Decoder | None = None
+    lacks: Mapping[Feature, str] = field(default_factory=dict)
+
+    @property
+    def pairs(self) -> Literal["gaps"] | None:
+        """How texts become what an encoder reads and a decoder writes (pipeline/text/spans.py); None for
+        types that read one sequence."""
+        return None if self.decoder is None else "gaps"
+
+    @property
+    def stacks(self) -> tuple[tuple[str, str], ...]:
+        """The lists of blocks in the order in which they run, each with the field of config.json that has the
+        number of its blocks."""
+        first = (self.blocks, self.sizes["num_hidden_layers"])
+        return (first,) if self.decoder is None else (first, (self.decoder.blocks, self.decoder.count))
+
+    def inside(self, name: str) -> tuple[str, str] | None:
+        """Splits the name of a parameter in the model into the prefix of its block, `model.layers.3.`, and
+        its name inside the block; None for a parameter outside of the blocks."""
+        for stack, _ in self.stacks:
+            block = re.match(rf"{re.escape(stack)}\.\d+\.", name)
+            if block is not None:
+                return block[0], name[block.end() :]
+        return None
 
     @property
     def config_names(self) -> ConfigNames:

@@ -18,6 +18,7 @@ from pipeline.architecture.axes import (
     UNGROUPED,
     Labels,
 )
+from pipeline.architecture.encoder_decoder import ENCODER_DECODERS
 from pipeline.architecture.llama_like import ATTENTION_LINEARS, GATED, GATED_LABELS, LLAMA_LIKE
 from pipeline.architecture.row import Architecture, Experts
 from pipeline.errors import UnsupportedModel
@@ -40,6 +41,7 @@ ROWS = {
     row.model_type: row
     for row in (
         *LLAMA_LIKE,
+        *ENCODER_DECODERS,
         Architecture(
             "mixtral",
             "model.layers",

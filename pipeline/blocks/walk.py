@@ -14,9 +14,9 @@ from pipeline.artifacts.refs import CheckpointRef
 from pipeline.blocks.activations import Activations, MemoryBudget, StoredActivations
 from pipeline.blocks.beside import Ahead, BlockReader
 from pipeline.blocks.block import BlockWork
+from pipeline.checkpoint.paired_stream import open_stream
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.stored_block import StoredBlock
-from pipeline.checkpoint.stream import BlockStream
 from pipeline.storage.content import ContentStore
 from pipeline.tensor.devices import device_name, peak_gpu_bytes, read_together
 
@@ -46,7 +46,7 @@ class Walk:
         self._samples = len(sequences) if samples is None else samples
         self._budget = budget
         self._reader = CheckpointReader(content, checkpoint)
-        self._stream = BlockStream(self._reader, dtype=dtype, device=device)
+        self._stream = open_stream(self._reader, dtype=dtype, device=device)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="blocks")
         pinned = device.type == "cuda" and torch.cuda.is_available()  # a simulated GPU has no pinned memory
         self._blocks = BlockReader(content, self._reader, self._stream, self._thread, pinned=pinned)
@@ -125,8 +125,8 @@ class Walk:
         counts: list[int] = []
         parts: list[list[Tensor]] = []
         for tokens_L, hidden, count in zip(self._sequences, self._hidden, scored, strict=True):
-            logits_LV = self._stream.logits(tokens_L, hidden)[:-1][-count:]
-            targets_L = tokens_L[1:][-count:].to(logits_LV.device)
+            predicted_LV, predicted_L = self._stream.predicted(tokens_L, hidden)
+            logits_LV, targets_L = predicted_LV[-count:], predicted_L[-count:]
             counts.append(len(targets_L))
             parts.append(
                 [

@@ -6,11 +6,12 @@ is hashed, and its numbers are looked at, so that nothing is fetched twice and m
 
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from pydantic import JsonValue
 
+from pipeline.architecture.rows import row_for
 from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.refs import CheckpointRef
 from pipeline.artifacts.remarks import ImportRemarks
@@ -62,6 +63,10 @@ def import_checkpoint(
     }:
         raise SourceChanged(f"{pin.source} changed while it was imported; submit the job again")
     ties = find_ties(compared.same, tensors, partial(_equal, content, ref, tensors))
+    if row_for(str(config["model_type"])).decoder is not None:
+        ties = replace(
+            ties, untied=()
+        )  # there the field says how outputs are scaled; the weights say the rest
     yield from (Remark(text) for text in ties.remarks)
     yield _settled(ref, tensors, ties, content)
 

@@ -6,6 +6,7 @@ Shape legend: O out_features, I in_features.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Protocol
 
 import torch
@@ -170,22 +171,23 @@ def held_tensors(
     """
     names = set(stored)
     block = 0
-    while True:
-        prefix = f"{row.blocks}.{block}."
-        short = prefix.partition(".")[2]
-        prefix = prefix if any(name.startswith(prefix) for name in names) else short
-        inside = {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
-        found = [
-            HeldTensor(name=f"{prefix}{linear}.weight", block=block, linear=linear)
-            for group in row.groups_in(inside)
-            for linear in group
-            if f"{linear}.weight" in inside
-        ]
-        if not found:
-            return
-        if paths is None or _path(block) in paths:
-            yield from found
-        block += 1
+    for stack, _ in row.stacks:
+        for number in count():
+            prefix = f"{stack}.{number}."
+            short = prefix.partition(".")[2]
+            prefix = prefix if any(name.startswith(prefix) for name in names) else short
+            inside = {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
+            found = [
+                HeldTensor(name=f"{prefix}{linear}.weight", block=block, linear=linear)
+                for group in row.groups_in(inside)
+                for linear in group
+                if f"{linear}.weight" in inside
+            ]
+            if not found:
+                break
+            if paths is None or _path(block) in paths:
+                yield from found
+            block += 1
 
 
 def _path(block: int) -> str:

@@ -8,7 +8,7 @@ bits as the whole model.
 Shape legend: B sequences, L tokens of one sequence, H hidden size, V vocabulary.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
@@ -49,9 +49,13 @@ class BlockStream:
         self._device = device
         self._model = skeleton(reader, dtype)
         self.row: Architecture = row_for(self._model.config.model_type)
-        blocks = self._model.get_submodule(self.row.blocks)
-        assert isinstance(blocks, nn.ModuleList)
-        self._blocks = blocks
+        self._blocks: list[nn.Module] = []
+        self._prefixes: list[str] = []  # of the names of each block's parameters
+        for stack, _ in self.row.stacks:
+            blocks = self._model.get_submodule(stack)
+            assert isinstance(blocks, nn.ModuleList)
+            self._blocks += blocks
+            self._prefixes += [f"{stack}.{number}." for number in range(len(blocks))]
         self._disk_names = disk_names(self._model, reader)
         self._token_rows: dict[int, int] = {}
         self._calls: dict[tuple[int, int], list[BlockCall]] = {}  # by B and L
@@ -67,7 +71,7 @@ class BlockStream:
     def block_tensors(self, block: int) -> dict[str, str]:
         """Maps the name inside the block to the name in the checkpoint, for every stored tensor of a block.
         The matrices of experts appear one by one, by their stored names."""
-        prefix = f"{self.row.blocks}.{block}."
+        prefix = self._prefixes[block]
         return {
             name.removeprefix(prefix): disk
             for name, disk in self._disk_names.items()
@@ -91,8 +95,8 @@ class BlockStream:
 
     def outer_tensors(self) -> tuple[str, ...]:
         """Returns the checkpoint names of all tensors outside the blocks, tied ones once."""
-        prefix = f"{self.row.blocks}."
-        return tuple(sorted({disk for name, disk in self._disk_names.items() if not name.startswith(prefix)}))
+        names = self._disk_names.items()
+        return tuple(sorted({disk for name, disk in names if self.row.inside(name) is None}))
 
     def embed(self, sequences: Sequence[Tensor]) -> Iterator[Tensor]:
         """Yields the hidden states [1, L, H] that enter block 0, for token sequences [L]. Captures the block
@@ -148,27 +152,39 @@ class BlockStream:
 
     def logits(self, tokens_L: Tensor, hidden_1LH: Tensor) -> Tensor:
         """Returns logits [L, V] from the last block's output, through the model's own norm and head."""
+        return self._logits({"input_ids": self._rows(tokens_L)}, hidden_1LH)
+
+    def predicted(self, tokens_L: Tensor, hidden_1LH: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the logits of every token that the model predicts, and these tokens, from the last block's
+        output: all tokens of a sequence but the first."""
+        logits_LV = self.logits(tokens_L, hidden_1LH)
+        return logits_LV[:-1], tokens_L[1:].to(logits_LV.device)
+
+    def own(self, block: int, hidden_1LH: Tensor) -> Tensor:
+        """Returns the part of hidden states that a block changes: all of them, where there is one stack."""
+        return hidden_1LH
+
+    def _logits(self, inputs: Mapping[str, Tensor], leaving_1LH: Tensor) -> Tensor:
+        """Returns logits [L, V] of what leaves the last block. `inputs`: of the model."""
         last = self.num_blocks - 1
 
         def forward(
             block: int, hidden: Tensor, args: tuple[object, ...], kwargs: dict[str, object]
         ) -> Tensor:
-            return hidden_1LH if block == last else hidden
+            return leaving_1LH if block == last else hidden
 
-        output = self._through_patched_blocks(self._rows(tokens_L), forward)
+        output = self._through_patched_blocks(inputs, forward)
         return cast("CausalLMOutput", output).logits[0]
 
-    def _load_outer(self, sequences: Iterable[Tensor]) -> None:
-        prefix = f"{self.row.blocks}."
+    def _load_outer(self, sequences: Sequence[Tensor]) -> None:
         embedding = self._model.get_input_embeddings()
-        embedding_name = f"{_name_of(self._model, embedding)}.weight"
+        table = self._disk_names[f"{_name_of(self._model, embedding)}.weight"]
         head_name = _name_of(self._model, self._model.get_output_embeddings()) + "."
         for name, disk in self._disk_names.items():
-            if name.startswith((prefix, head_name)) or name == embedding_name:
+            if self.row.inside(name) is not None or name.startswith(head_name) or disk == table:
                 continue
-            _assign(self._model, name, self._reader.tensor(disk).to(self._device, self._dtype))
+            assign(self._model, name, self._reader.tensor(disk).to(self._device, self._dtype))
         used = torch.cat([tokens_L.reshape(-1) for tokens_L in sequences]).unique()
-        table = self._disk_names[embedding_name]
         rows_stored = self._reader.index.tensors[table].shape[0]
         if int(used.max()) >= rows_stored:
             raise UnsupportedCheckpoint(
@@ -203,7 +219,7 @@ class BlockStream:
             return hidden
 
         try:
-            self._through_patched_blocks(rows_BL, forward)
+            self._through_patched_blocks({"input_ids": rows_BL}, forward)
         except _Captured:
             self._calls.setdefault((rows_BL.shape[0], rows_BL.shape[1]), calls)
             return entering[0].detach()
@@ -211,16 +227,20 @@ class BlockStream:
             f"{self.row.model_type} did not call its {self.num_blocks} blocks in order"
         )
 
+    def _beside(self, block: int) -> tuple[object, ...] | None:
+        """Returns what a block gives in a tuple beside its hidden states; None where it gives no tuple."""
+        return () if self.row.in_tuple else None
+
     def _through_patched_blocks(
         self,
-        rows_BL: Tensor,
+        inputs: Mapping[str, Tensor],
         forward: Callable[[int, Tensor, tuple[object, ...], dict[str, object]], Tensor],
     ) -> object:
         for i, block in enumerate(self._blocks):
-            block.forward = _patched(i, forward, in_tuple=self.row.in_tuple)
+            block.forward = _patched(i, forward, beside=self._beside(i))
         try:
             with torch.no_grad():
-                return self._model(input_ids=rows_BL, use_cache=False)
+                return self._model(**inputs, use_cache=False)
         finally:
             for block in self._blocks:
                 del block.forward
@@ -230,11 +250,11 @@ def _patched(
     block: int,
     forward: Callable[[int, Tensor, tuple[object, ...], dict[str, object]], Tensor],
     *,
-    in_tuple: bool,
-) -> Callable[..., Tensor | tuple[Tensor]]:
-    def call(hidden_states: Tensor, *args: object, **kwargs: object) -> Tensor | tuple[Tensor]:
+    beside: tuple[object, ...] | None,
+) -> Callable[..., object]:
+    def call(hidden_states: Tensor, *args: object, **kwargs: object) -> object:
         output = forward(block, hidden_states, args, kwargs)
-        return (output,) if in_tuple else output
+        return output if beside is None else (output, *beside)
 
     return call
 
@@ -243,7 +263,8 @@ def _name_of(model: nn.Module, wanted: nn.Module) -> str:
     return next(name for name, module in model.named_modules() if module is wanted)
 
 
-def _assign(model: nn.Module, name: str, tensor: Tensor) -> None:
+def assign(model: nn.Module, name: str, tensor: Tensor) -> None:
+    """Puts a tensor in the place of a parameter or buffer without weights, by its name in the model."""
     module_name, _, leaf = name.rpartition(".")
     module = model.get_submodule(module_name)
     module.load_state_dict({leaf: tensor}, strict=False, assign=True)

@@ -1,14 +1,14 @@
 """The sizes of a model that its time and memory follow from, counted from its config.json."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from pydantic import JsonValue
 
 from pipeline.architecture.axes import Dimension
-from pipeline.architecture.row import Architecture
-from pipeline.structure.sizes import Sizes, has_experts
+from pipeline.architecture.row import Architecture, Decoder
+from pipeline.structure.sizes import Sizes, has_experts, stack_sizes
 
 
 @dataclass(frozen=True)
@@ -89,22 +89,42 @@ def shape_of(row: Architecture, config: Mapping[str, JsonValue], sizes: Sizes) -
     """The shape of a model of `sizes`. `config`: tells which blocks have experts, and how many of them a
     token meets."""
     per_token = row.read(config, "num_experts_per_tok")
-    kinds = {
-        experts: _block(row, sizes, experts=experts, per_token=per_token if isinstance(per_token, int) else 1)
-        for experts in (False, True)
-    }
+    each = per_token if isinstance(per_token, int) else 1
+    if row.decoder is None:
+        kinds = {
+            experts: _block(row, row.linears, sizes, experts=experts, per_token=each)
+            for experts in (False, True)
+        }
+        blocks = tuple(kinds[has_experts(row, config, b)] for b in range(sizes.num_hidden_layers))
+    else:
+        blocks = _stacks(row, row.decoder, config, sizes)
     return ModelShape(
-        blocks=tuple(kinds[has_experts(row, config, b)] for b in range(sizes.num_hidden_layers)),
+        blocks=blocks,
         hidden=sizes.hidden_size,
         vocabulary=sizes.vocab_size,
         tied=bool(row.read(config, "tie_word_embeddings")),
     )
 
 
-def _block(row: Architecture, sizes: Sizes, *, experts: bool, per_token: int) -> BlockShape:
+def _stacks(
+    row: Architecture, decoder: Decoder, config: Mapping[str, JsonValue], sizes: Sizes
+) -> tuple[BlockShape, ...]:
+    """The blocks of both stacks. Where blocks were cut, the encoder is taken to have kept its share."""
+    read, written = stack_sizes(row, config)
+    shapes = []
+    for in_decoder in (False, True):
+        groups = tuple(group for group in row.linears if decoder.has(group[0], config, in_decoder=in_decoder))
+        shapes.append(_block(row, groups, sizes, experts=False, per_token=1))
+    left = round(sizes.num_hidden_layers * read / (read + written))
+    return (shapes[0],) * left + (shapes[1],) * (sizes.num_hidden_layers - left)
+
+
+def _block(
+    row: Architecture, groups_of: Sequence[Sequence[str]], sizes: Sizes, *, experts: bool, per_token: int
+) -> BlockShape:
     widths = _widths(sizes)
     groups = []
-    for linears in row.linears:
+    for linears in groups_of:
         labels = [_labels(row, name) for name in linears]
         if any(label not in widths for pair in labels for label in pair):
             continue  # blocks of this model have no such linears

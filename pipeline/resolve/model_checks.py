@@ -7,6 +7,7 @@ from pipeline.architecture.row import Architecture
 from pipeline.architecture.rows import row_for
 from pipeline.errors import InvalidSpec, SequenceTooLong, TextTooShort
 from pipeline.request.prune_spec import PruneSpec
+from pipeline.resolve.lacking import check_lacking
 from pipeline.serving.shapes import check_target
 from pipeline.sources.pins import MODEL, TEACHER, ModelFacts, Pins
 from pipeline.spec.evaluation import PerplexityText
@@ -23,6 +24,7 @@ def check_against_model(spec: PruneSpec, facts: ModelFacts) -> None:
     """Check a spec against its model, without the teacher. Raises InvalidRequest subclasses that name the
     field."""
     row = row_for(facts.model_type)
+    check_lacking(spec, row)
     blocks, vocabulary = facts.blocks, facts.vocabulary
     if spec.structure is not None:
         new = _check_structure(spec.structure, spec.recovery, row, facts)
@@ -68,6 +70,7 @@ def _check_structure(
 ) -> Sizes:
     """Check structure against the model and the recovery, and return the sizes of the smaller model."""
     new = structure.target(row, facts.config)
+    structure.foreseen(row, facts.config)
     structure.changes(row, facts.config)
     if recovery is None or not isinstance(recovery.objective, Distillation):
         return new

@@ -29,10 +29,10 @@ from pipeline.checkpoint.header import read_headers
 from pipeline.checkpoint.importing import import_checkpoint
 from pipeline.checkpoint.layout import CONFIG_JSON
 from pipeline.checkpoint.megatron.args import args_of
+from pipeline.checkpoint.paired_stream import open_stream
 from pipeline.checkpoint.proposing import Proposal, proposed, scaled_down
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.slicing import full_config
-from pipeline.checkpoint.stream import BlockStream
 from pipeline.errors import SecateurError, UnsupportedCheckpoint
 from pipeline.resolve.kinds import check_kind, check_type
 from pipeline.resolve.model import model_pin, resolve_model
@@ -95,11 +95,15 @@ def findings(source: Source, config: Config) -> Iterator[Finding]:
         if size not in row.sizes or (size == "num_key_value_heads" and not has_groups(row, config)):
             why = "it follows from the others"
         yield Finding(f"cutting {size}={getattr(sizes, size)}", why)
-    yield Finding("recovery training")
+    yield Finding("recovery training", row.lacks.get("recovery"))
     experts = None if row.experts is None else "masks cannot be learned for models with experts yet"
-    yield Finding("learned masks", experts)
-    yield Finding("Megatron", _refused(lambda: args_of(config)))
+    yield Finding("learned masks", row.lacks.get("learned_masks", experts))
+    yield Finding("evaluation by tasks", row.lacks.get("tasks"))
+    yield Finding("Megatron", row.lacks.get("megatron") or _refused(lambda: args_of(config)))
     for kind in TARGET_KINDS:
+        if "target" in row.lacks:
+            yield Finding(f"target {kind}", row.lacks["target"])
+            continue
         target: Target = TypeAdapter[Target](Target).validate_python({"kind": kind})
 
         def check(target: Target = target) -> None:
@@ -132,7 +136,7 @@ def _streams(place: Path) -> bool:
     *_, ref = import_checkpoint(model_pin(source), source, content)
     assert isinstance(ref, CheckpointRef)
     reader = CheckpointReader(content, ref)
-    stream = BlockStream(reader, dtype=torch.float32, device=torch.device("cpu"))
+    stream = open_stream(reader, dtype=torch.float32, device=torch.device("cpu"))
     hidden = list(stream.embed(TOKENS))
     for block in range(stream.num_blocks):
         names = stream.block_tensors(block)

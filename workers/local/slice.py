@@ -43,6 +43,7 @@ from pipeline.structure.target import slow_sizes
 from pipeline.tensor.needs import Needs
 from pipeline.text.documents import ChatReader, read_documents
 from pipeline.text.loading import load_tokenizer
+from pipeline.text.spans import Gaps
 from pipeline.text.tokens import cut_samples
 from workers.local.cutting import ACCESS, cutting
 from workers.local.refusal import refusing
@@ -81,7 +82,7 @@ def _show(directory: Path, structure: Structure) -> None:
     check_constructs(structure, config)
     old, new = sizes_of(row, config), structure.target(row, config)
     changes = structure.changes(row, config)
-    smaller = {**resized(row, config, new, range(new.num_hidden_layers)), **changes}
+    smaller = {**resized(row, config, new, structure.foreseen(row, config)), **changes}
     table = Table(box=None, header_style="bold")
     for heading in ("", "dense", "cut"):
         table.add_column(heading, justify="right" if heading else "left")
@@ -142,7 +143,10 @@ def _samples(content: ContentStore, ref: CheckpointRef, calibration: Calibration
     documents = read_documents(
         calibration, pin, source, ACCESS, reader=ChatReader(tokenizer, "the checkpoint")
     )
-    return list(cut_samples(documents, tokenizer, calibration))
+    samples_NL = cut_samples(documents, tokenizer, calibration)
+    if row_for(str(CheckpointReader(content, ref).config["model_type"])).pairs is not None:
+        samples_NL = Gaps.of(tokenizer, field="calibration").pairs(samples_NL, seed=calibration.seed)
+    return list(samples_NL)
 
 
 def _measured(

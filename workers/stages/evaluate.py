@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from pipeline.artifacts.refs import EvaluationRef
@@ -12,8 +13,10 @@ from pipeline.errors import NumericalError
 from pipeline.sources import open_source
 from pipeline.spec.evaluation import EvaluationResult, PerplexityContract, PerplexityResult
 from pipeline.spec.model import way_to_finite
+from pipeline.tensor.pairs import parted
 from pipeline.text.documents import ChatReader, read_documents
 from pipeline.text.loading import load_tokenizer
+from pipeline.text.spans import Gaps
 from pipeline.text.token_rows import check_token_rows, embedding_rows
 from pipeline.text.tokens import (
     perplexity_tokens,
@@ -23,10 +26,13 @@ from pipeline.text.tokens import (
 from workers.context import Made, StageContext, Steps
 from workers.turns import Keeper, made_by
 
+GAPS_SEED = 0  # one draw of gaps for every model, so that figures can be compared
+
 
 @dataclass(frozen=True)
 class _Windows:
-    """A text cut into windows: window i holds `tokens[i]` [L] and scores its last `scored[i]` predictions."""
+    """A text cut into windows: window i holds `tokens[i]` [L] and scores its last `scored[i]` predictions.
+    For an encoder-decoder it is a pair (pipeline/tensor/pairs.py), and all that the decoder writes counts."""
 
     text_digest: str
     tokens_per_byte: float
@@ -80,6 +86,10 @@ def cut_windows(stage: Evaluate, context: StageContext) -> list[_Windows]:
             field=f"spec.evaluation.perplexity.{i}.source",
         )
         windows = perplexity_windows(text, tokenised.tokens_T)
+        if stage.pairs is not None:
+            gaps = Gaps.of(tokenizer, field=f"spec.evaluation.perplexity.{i}")
+            pairs_NL = gaps.pairs(torch.stack([tokens for tokens, _ in windows]), seed=GAPS_SEED)
+            windows = [(pair_L, len(parted(pair_L)[1])) for pair_L in pairs_NL]
         cut.append(
             _Windows(
                 tokenised.digest,
@@ -120,6 +130,7 @@ def _results(
             dtype=stage.compute_dtype,
             split=text.split,
             device=device,
+            pairs=stage.pairs,
         )
         try:
             perplexity = math.exp(loss)

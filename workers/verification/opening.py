@@ -15,7 +15,6 @@ from torch import Tensor
 # which files are being fetched.
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
     PreTrainedModel,
@@ -24,6 +23,7 @@ from transformers import (
 from pipeline.artifacts.refs import AdapterRef
 from pipeline.artifacts.verification import OpenedTokenizer
 from pipeline.checkpoint.layout import CONFIG_JSON, GENERATION_CONFIG_JSON, has_tokenizer
+from pipeline.checkpoint.skeleton import auto_class
 from pipeline.errors import VerificationFailed
 from workers.memory import peak_memory_bytes
 from workers.verification.answer import LOGITS, Answer, OpenedModel, Opening
@@ -57,7 +57,7 @@ def open_model(opening: Opening) -> OpenedModel:
     prompt_L = _prompt(tokenizer, config, rows=rows)
     checked = None if tokenizer is None else _check_tokenizer(tokenizer, rows=rows)
     with torch.no_grad():
-        logits_LV = model(input_ids=prompt_L[None], use_cache=False).logits[0]
+        logits_LV = model(**_inputs(model, prompt_L), use_cache=False).logits[0]
         save_file({LOGITS: logits_LV.contiguous()}, opening.logits)
         generated = _generated(model, prompt_L, rows=rows)
     if tokenizer is not None:
@@ -86,7 +86,7 @@ def _model(opening: Opening, config: "PreTrainedConfig") -> PreTrainedModel:
     """Loads the model as users do, but that differences are reported instead of warned about."""
     placed = {"device_map": {"": "disk"}, "offload_folder": str(opening.aside)}
     try:
-        model, said = AutoModelForCausalLM.from_pretrained(
+        model, said = auto_class(config).from_pretrained(
             opening.directory,
             local_files_only=True,
             use_safetensors=True,
@@ -107,12 +107,22 @@ def _model(opening: Opening, config: "PreTrainedConfig") -> PreTrainedModel:
     ):
         for name in sorted(said.get(kind) or ()):
             raise VerificationFailed(f"{meaning.format(name)} ({type(model).__name__})")
-    if getattr(config.get_text_config(), "tie_word_embeddings", False) and not _tied(model):
+    ties = getattr(config.get_text_config(), "tie_word_embeddings", False)
+    if ties and not _tied(model) and not config.is_encoder_decoder:  # T5's classes say so whatever they load
         raise VerificationFailed(
             "config.json has tie_word_embeddings true, and the weights hold a head that is not the "
             "embedding; libraries that follow the config would make another model. Set it to false"
         )
     return model.eval()
+
+
+def _inputs(model: PreTrainedModel, prompt_L: Tensor) -> dict[str, Tensor]:
+    """The prompt as the model takes it. An encoder-decoder reads it, and is asked how it would write it
+    again."""
+    inputs = {"input_ids": prompt_L[None]}
+    if model.config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = model.prepare_decoder_input_ids_from_labels(prompt_L[None])
+    return inputs
 
 
 def _check_generation(directory: Path) -> None:
@@ -200,7 +210,8 @@ def _generated(model: PreTrainedModel, prompt_L: Tensor, *, rows: int) -> list[i
         )
     except Exception as error:
         raise _cannot("the model's generation (generation_config.json)", error) from error
-    ids: list[int] = made[0, len(prompt_L) :].tolist()
+    given = 1 if model.config.is_encoder_decoder else len(prompt_L)  # a decoder begins with its start token
+    ids: list[int] = made[0, given:].tolist()
     if not ids or max(ids) >= rows:
         raise VerificationFailed(f"the model generates {ids} (generation_config.json)")
     return ids
@@ -214,7 +225,7 @@ def _adapter(opening: Opening, model: PreTrainedModel, config: "PreTrainedConfig
     directory = opening.directory / opening.adapter
     if opening.weights == "from_disk":
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
+            model = auto_class(config).from_config(config)
     try:
         adapter = PeftConfig.from_pretrained(str(directory))
         matrices = load_peft_weights(str(directory), device="cpu")

@@ -19,6 +19,7 @@ from pipeline.masks.certify import certify
 from pipeline.methods.wanda import Wanda
 from pipeline.storage import ContentStore
 from tests.checkpoints import imported
+from tests.encoder_decoder_configs import ENCODER_DECODER_TYPES
 from tests.exported import exported
 from tests.llama_like_configs import LLAMA_LIKE_TYPES
 from tests.model_configs import EVERY, KINDS, VOCABULARY, kind_of
@@ -92,7 +93,7 @@ def test_batches_are_called_as_the_model_calls_them(name: str, tmp_path: Path) -
 
 
 def test_every_row_has_a_tiny_model() -> None:
-    assert set(ROWS) == {*KINDS, *LLAMA_LIKE_TYPES}
+    assert set(ROWS) == {*KINDS, *LLAMA_LIKE_TYPES, *ENCODER_DECODER_TYPES}
     assert not {*KINDS} & {*LLAMA_LIKE_TYPES}
 
 
