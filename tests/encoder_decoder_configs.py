@@ -1,5 +1,5 @@
-"""A tiny configuration of each encoder-decoder type, and of T5 1.1: gated, with a head of its own. Encoder and
-decoder have different numbers of blocks, so that nothing that mixes them up passes."""
+"""A tiny configuration of each encoder-decoder type, and of T5 1.1: gated, with a head of its own. Encoder
+and decoder have different numbers of blocks, so that nothing that mixes them up passes."""
 
 from typing import Any
 

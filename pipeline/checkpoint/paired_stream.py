@@ -6,7 +6,8 @@ is. When the walk reaches the decoder, the first part is what the last encoder b
 encoder's norm it enters the cross-attention of every decoder block. So a walk needs to know nothing of
 stacks, and what it stores of a pair is one tensor.
 
-Shape legend: E tokens that the encoder reads, D tokens of the decoder, L = E + D, H hidden size, V vocabulary.
+Shape legend: E tokens that the encoder reads, D tokens of the decoder, L = E + D, H hidden size, V
+vocabulary.
 """
 
 import inspect

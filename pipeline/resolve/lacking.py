@@ -54,7 +54,7 @@ def _check_texts(spec: PruneSpec, row: Architecture) -> None:
     for field, bos in marked.items():
         if bos in ("once", "every_window"):
             raise InvalidSpec(
-                f"bos {bos}: {row.model_type} reads texts with gaps, which do not begin with BOS; leave it out",
+                f"bos {bos}: {row.model_type} reads texts with gaps, which begin without BOS; leave it out",
                 f"{field}.bos",
             )
     for i, text in enumerate(spec.evaluation.perplexity):

@@ -1,8 +1,9 @@
-"""Span corruption, which T5 and its kin are pre-trained on: the encoder reads a text with gaps, and the decoder
-writes what was there (Raffel et al. 2020, section 3.1.4).
+"""Span corruption, which T5 and its kin are pre-trained on: the encoder reads a text with gaps, and the
+decoder writes what was there (Raffel et al. 2020, section 3.1.4).
 
-15 % of the tokens are taken out, in gaps of 3 tokens in the mean. A sentinel of its own marks each gap; the
-decoder writes every sentinel and the tokens of its gap. Both sides end with EOS. How many gaps there are, and
+15 % of the tokens are taken out, in gaps of 3 tokens in the mean, the last of which ends the text. A sentinel
+of its own marks each gap; the decoder writes every sentinel and the tokens of its gap. Both sides end with
+EOS. How many gaps there are, and
 so how long both sides are, follows from the number of tokens alone; only where the gaps lie is drawn.
 
 Shape legend: T tokens of text, L tokens of a pair (pipeline/tensor/pairs.py), N samples.

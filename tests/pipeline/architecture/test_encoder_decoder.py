@@ -1,4 +1,5 @@
-"""The encoder-decoders against the whole model in transformers: both stacks streamed, measured, pruned, cut."""
+"""Encoder-decoders against the whole model in transformers: both stacks are streamed, measured, pruned and
+cut."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -133,7 +134,8 @@ def test_pruning_is_that_of_the_whole_model_and_loads(name: str, stored, tmp_pat
 
 
 def pruned_by_loops(model: PreTrainedModel, kind: str, sequences: list[Tensor]) -> dict[str, Tensor]:
-    """Wanda on the whole model: the encoder's blocks, then the decoder's, each with those before it pruned."""
+    """Wanda on the whole model: the encoder's blocks, then the decoder's, each with the earlier ones
+    pruned."""
     row = row_for(kind)
     keeps = {}
     for prefix in prefixes(row, model.config.to_dict()):

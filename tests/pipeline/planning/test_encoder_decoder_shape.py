@@ -27,7 +27,7 @@ def test_weights_are_those_of_the_model(name: str) -> None:
 
 @pytest.mark.parametrize("name", ENCODER_DECODERS)
 def test_sizes_are_the_class_s_under_every_name(name: str) -> None:
-    kind, fields = ENCODER_DECODERS[name]
+    kind, _ = ENCODER_DECODERS[name]
     row = row_for(kind)
     spellings = row.config_names.spellings
     for field, names in spellings.items():
