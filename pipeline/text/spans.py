@@ -3,8 +3,8 @@ decoder writes what was there (Raffel et al. 2020, section 3.1.4).
 
 15 % of the tokens are taken out, in gaps of 3 tokens in the mean, the last of which ends the text. A sentinel
 of its own marks each gap; the decoder writes every sentinel and the tokens of its gap. Both sides end with
-EOS. How many gaps there are, and
-so how long both sides are, follows from the number of tokens alone; only where the gaps lie is drawn.
+EOS. How many gaps there are, and so how long both sides are, follows from the number of tokens alone; only
+where the gaps lie is drawn.
 
 Shape legend: T tokens of text, L tokens of a pair (pipeline/tensor/pairs.py), N samples.
 """

@@ -95,7 +95,7 @@ def test_depth_and_vocabulary_are_cut_in_one_job(material: Path, tmp_path: Path)
             "spec.evaluation.tasks",
             "measure a perplexity",
         ),
-        ({"target": {"kind": "vllm"}}, "spec.target", "no serving program is opened"),
+        ({"target": {"kind": "onnxruntime"}}, "spec.target", "no serving program is opened"),
         ({"publish": {"sparse": "bf16"}}, "spec.publish.sparse", "packed linears"),
         (
             {"structure": {"drop_blocks": {"kind": "spaced", "num_blocks": 4}}},

@@ -1,31 +1,23 @@
 """Encoder-decoders against the whole model in transformers: both stacks are streamed, measured, pruned and
 cut."""
 
-from dataclasses import dataclass
-from functools import cache
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from pydantic import JsonValue
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from pipeline.allocations import Uniform
 from pipeline.architecture.rows import row_for
-from pipeline.artifacts.refs import CheckpointRef
 from pipeline.blocks.local import LocalCrew
 from pipeline.blocks.losses import sequence_losses
-from pipeline.blocks.measuring import measure_statistics
 from pipeline.blocks.steps import run_through
 from pipeline.checkpoint.keeps import keep_ref
 from pipeline.checkpoint.paired_stream import open_stream
-from pipeline.checkpoint.reader import CheckpointReader
-from pipeline.checkpoint.scoring import StoredModel
 from pipeline.checkpoint.skeleton import disk_names
-from pipeline.checkpoint.slicing import full_config, slice_checkpoint
-from pipeline.errors import InvalidSpec, UnsupportedCheckpoint
 from pipeline.masks.certify import certify
 from pipeline.methods import OneShot
 from pipeline.methods.magnitude import Magnitude
@@ -33,70 +25,22 @@ from pipeline.methods.sparsegpt import SparseGPT
 from pipeline.methods.wanda import Wanda
 from pipeline.spec.patterns import NM
 from pipeline.spec.propagation import Propagation
-from pipeline.spec.structure import Structure
-from pipeline.storage import ContentStore
 from pipeline.structure.sizes import prefixes
-from pipeline.tensor.pairs import joined, parted
-from tests import oracles
-from tests.checkpoints import imported
-from tests.encoder_decoder_checkpoints import encoder_decoder, loaded
+from pipeline.tensor.pairs import parted
+from tests import oracles, sweeping
+from tests.encoder_decoder_checkpoints import loaded, pairs, run_whole
 from tests.encoder_decoder_configs import ENCODER_DECODERS
-from tests.exported import export, exported
+from tests.exported import exported
 from tests.pruned_by_loops import HALF, norms
+from tests.simulated_device import GPU, simulated_gpu
 from tests.sweeping import prune_in_process
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_gradients")
 
-TOKENS = 200
-
-
-def pairs(count: int, *, read: int = 14, written: int = 9) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(5)
-    sides = [torch.randint(3, TOKENS, (read + written,), generator=generator) for _ in range(count)]
-    return [joined(side[:read], side[read:]) for side in sides]
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A checkpoint in a directory and in a store."""
-
-    directory: Path
-    content: ContentStore
-    ref: CheckpointRef
-
-    @property
-    def reader(self) -> CheckpointReader:
-        """Reads it from the store."""
-        return CheckpointReader(self.content, self.ref)
-
-    @property
-    def config(self) -> dict[str, JsonValue]:
-        """Its config.json."""
-        return full_config(self.reader.config)
-
-
-@pytest.fixture(scope="module")
-def stored(tmp_path_factory: pytest.TempPathFactory):
-    """Checkpoints by name, made once."""
-
-    @cache
-    def made(name: str) -> Stored:
-        base = tmp_path_factory.mktemp(name)
-        directory = encoder_decoder(name, base / "model")
-        return Stored(directory, *imported(directory, base / "store"))
-
-    return made
-
-
-def run_whole(model: PreTrainedModel, pair_L: Tensor) -> Tensor:
-    """The logits [D, V] of a pair in transformers, which shifts what is written by itself."""
-    read_E, written_D = parted(pair_L)
-    return model(input_ids=read_E[None], labels=written_D[None]).logits[0]
-
 
 @pytest.mark.parametrize("name", ENCODER_DECODERS)
-def test_streaming_gives_the_bits_of_the_whole_model(name: str, stored) -> None:
-    dense, sequences = stored(name), [*pairs(2), *pairs(1, read=20, written=4)]
+def test_streaming_gives_the_bits_of_the_whole_model(name: str, paired) -> None:
+    dense, sequences = paired(name), [*pairs(2), *pairs(1, read=20, written=4)]
     stream = open_stream(dense.reader, dtype=torch.float32, device=torch.device("cpu"))
     assert stream.num_blocks == 5
     hidden = list(stream.embed(sequences))
@@ -112,8 +56,8 @@ def test_streaming_gives_the_bits_of_the_whole_model(name: str, stored) -> None:
 
 
 @pytest.mark.parametrize("name", ENCODER_DECODERS)
-def test_pruning_is_that_of_the_whole_model_and_loads(name: str, stored, tmp_path: Path) -> None:
-    dense, model = stored(name), loaded(stored(name).directory)
+def test_pruning_is_that_of_the_whole_model_and_loads(name: str, paired, tmp_path: Path) -> None:
+    dense, model = paired(name), loaded(paired(name).directory)
     expected = pruned_by_loops(model, ENCODER_DECODERS[name][0], pairs(3))
     assert {key: disk_names(model, dense.reader)[key] for key in expected} == {key: key for key in expected}
 
@@ -173,9 +117,9 @@ def inputs_of(
     [(SparseGPT(), "pruned"), (SparseGPT(), "linear"), (Wanda(), "dense"), (Magnitude(), "pruned")],
 )
 def test_any_number_of_workers_prunes_to_the_same_bits(
-    method: OneShot, propagation: Propagation, stored
+    method: OneShot, propagation: Propagation, paired
 ) -> None:
-    dense = stored("t5-gated")
+    dense = paired("t5-gated")
     made = [
         prune_in_process(
             dense.content,
@@ -196,9 +140,31 @@ def test_any_number_of_workers_prunes_to_the_same_bits(
     assert all(int((~first.keep[key]).sum()) * 2 == first.keep[key].numel() for key in first.keep)
 
 
+@pytest.mark.parametrize("finished", [2, 4])
+def test_a_later_attempt_goes_on_after_the_finished_blocks_of_either_stack(finished: int, paired) -> None:
+    dense = paired("umt5")
+    options = {"method": SparseGPT(), "allocation": Uniform(), "pattern": HALF, "workers": 2}
+    whole = prune_in_process(dense.content, dense.ref, pairs(3), **options)
+    again = prune_in_process(dense.content, dense.ref, pairs(3), done=whole.blocks[:finished], **options)
+    assert again.blocks == whole.blocks
+
+
+@pytest.mark.parametrize("name", ["t5-gated", "umt5"])
+def test_a_gpu_gives_the_bits_of_the_cpu(name: str, paired, monkeypatch: pytest.MonkeyPatch) -> None:
+    dense = paired(name)
+    options = {"method": Wanda(), "allocation": Uniform(), "pattern": HALF}
+    here = prune_in_process(dense.content, dense.ref, pairs(2), **options)
+    with simulated_gpu(), monkeypatch.context() as patch:
+        patch.setattr(sweeping, "LocalCrew", partial(LocalCrew, device=GPU))
+        there = prune_in_process(dense.content, dense.ref, pairs(2), **options)
+        losses = run_through(sequence_losses(LocalCrew(dense.content, dense.ref, pairs(1), device=GPU), [9]))
+    assert there.blocks == here.blocks
+    assert losses == run_through(sequence_losses(LocalCrew(dense.content, dense.ref, pairs(1)), [9]))
+
+
 @pytest.mark.parametrize("name", ["t5", "t5-gated", "umt5"])
-def test_losses_are_those_of_transformers(name: str, stored) -> None:
-    dense, sequences = stored(name), pairs(3)
+def test_losses_are_those_of_transformers(name: str, paired) -> None:
+    dense, sequences = paired(name), pairs(3)
     crew = LocalCrew(dense.content, dense.ref, sequences, workers=2)
     found = run_through(sequence_losses(crew, [9] * 3))
     whole = loaded(dense.directory)
@@ -207,99 +173,3 @@ def test_losses_are_those_of_transformers(name: str, stored) -> None:
         loss = whole(input_ids=read_E[None], labels=written_D[None]).loss
         assert count == len(written_D)
         assert total / count == pytest.approx(float(loss), rel=1e-5)
-
-
-@pytest.mark.parametrize("name", ENCODER_DECODERS)
-@pytest.mark.parametrize("dropped", [(0, 3), (1, 4)])
-def test_a_cut_model_computes_what_the_dense_one_does_without_its_blocks(
-    name: str, dropped: tuple[int, ...], stored, tmp_path: Path
-) -> None:
-    """Blocks 0 and 3 are the first of both stacks, which hold the relative positions of all."""
-    dense = stored(name)
-    row = row_for(ENCODER_DECODERS[name][0])
-    structure = Structure.model_validate(
-        {
-            "intermediate_size": 32,
-            "drop_blocks": {"kind": "explicit", "blocks": dropped},
-            "criterion": {"kind": "magnitude"},
-        }
-    )
-    cut = structure.cut(row, dense.config, StoredModel(dense.content, dense.reader))
-    *_, smaller = slice_checkpoint(dense.content, dense.reader, cut, like=dense.ref)
-    assert isinstance(smaller, CheckpointRef)
-    model = loaded(export(dense.content, smaller, tmp_path / "cut"))
-    assert (model.config.num_layers, model.config.num_decoder_layers, model.config.d_ff) == (2, 1, 32)
-
-    oracle = loaded(dense.directory)
-    for block, prefix in zip(
-        cut.blocks, [prefixes(row, dense.config)[b.block] for b in cut.blocks], strict=True
-    ):
-        gone = [channel for channel in range(48) if channel not in (block.ffn or ())]
-        mlp = oracle.get_submodule(prefix.rstrip(".")).layer[-1].DenseReluDense
-        mlp.wo.weight[:, gone] = 0
-    for stack, first in ((oracle.encoder, 0), (oracle.decoder, 3)):
-        shared = stack.block[0].layer[0].SelfAttention
-        stack.block = nn.ModuleList(
-            block for number, block in enumerate(stack.block) if first + number not in dropped
-        )
-        if row.decoder is not None and row.decoder.shared_bias is not None:
-            attention = stack.block[0].layer[0].SelfAttention
-            attention.has_relative_attention_bias = True
-            attention.relative_attention_bias = shared.relative_attention_bias
-    for pair in pairs(2):
-        expected = run_whole(oracle, pair)
-        assert torch.allclose(
-            run_whole(model, pair), expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max())
-        )
-
-
-def test_similarities_are_those_of_the_side_that_a_block_changes(stored) -> None:
-    dense = stored("t5")
-    crew = LocalCrew(dense.content, dense.ref, pairs(2))
-    statistics = run_through(measure_statistics(crew, frozenset({"channel_score", "similarity"}), samples=2))
-    found = StoredModel(dense.content, dense.reader, statistics).influences()
-    whole = loaded(dense.directory)
-    similar: dict[int, list[float]] = {}
-
-    def hook(number: int):
-        def note(_: nn.Module, args: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
-            similar.setdefault(number, []).append(
-                float(nn.functional.cosine_similarity(args[0], output[0], dim=-1).mean())
-            )
-
-        return note
-
-    for number, block in enumerate([*whole.encoder.block, *whole.decoder.block]):
-        block.register_forward_hook(hook(number))
-    for pair in pairs(2):
-        run_whole(whole, pair)
-    assert found == pytest.approx([1 - np.mean(similar[number]) for number in range(5)], rel=1e-4)
-
-
-def test_a_stack_keeps_one_block(stored) -> None:
-    dense = stored("umt5")
-    row = row_for("umt5")
-    asked = Structure.model_validate({"drop_blocks": {"kind": "explicit", "blocks": [3, 4]}})
-    with pytest.raises(
-        InvalidSpec, match=r"leaves nothing of decoder.block, blocks 3 to 4; keep one"
-    ) as refused:
-        asked.foreseen(row, dense.config)
-    assert refused.value.param == "spec.structure.drop_blocks"
-
-
-@pytest.mark.parametrize(
-    ("size", "why"), [("hidden_size", "share one width"), ("num_attention_heads", "relative")]
-)
-def test_what_cannot_be_cut_is_refused_by_name(size: str, why: str, stored) -> None:
-    row, config = row_for("t5"), stored("t5").config
-    with pytest.raises(InvalidSpec, match=rf"t5 keeps its {size}=\d+.*{why}"):
-        Structure.model_validate({size: 2 if size == "num_attention_heads" else 16}).target(row, config)
-
-
-def test_a_decoder_without_a_start_token_is_refused(tmp_path: Path) -> None:
-    directory = encoder_decoder("t5", tmp_path / "model")
-    path = directory / "config.json"
-    path.write_text(path.read_text().replace('"decoder_start_token_id": 0,', ""))
-    content, ref = imported(directory, tmp_path / "store")
-    with pytest.raises(UnsupportedCheckpoint, match="decoder_start_token_id=None"):
-        open_stream(CheckpointReader(content, ref), dtype=torch.float32, device=torch.device("cpu"))
