@@ -25,12 +25,13 @@ SPIECE = "spiece.model"
 TOKENS = 200  # those of random pairs
 
 
-def encoder_decoder(name: str, directory: Path, *, seed: int = 0) -> Path:
+def encoder_decoder(name: str, directory: Path, *, seed: int = 0, dtype: str = "float32") -> Path:
     """Write a random model with its tokenizer into `directory`, and return `directory`."""
     kind, fields = ENCODER_DECODERS[name]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForSeq2SeqLM.from_config(AutoConfig.for_model(kind, **fields))
+        config = AutoConfig.for_model(kind, **fields)
+        model = AutoModelForSeq2SeqLM.from_config(config, dtype=getattr(torch, dtype))
         if name in OWN_HEAD:
             model.lm_head.weight = nn.Parameter(torch.randn_like(model.shared.weight))
     model.save_pretrained(directory)

@@ -80,6 +80,8 @@ class PairedStream(BlockStream):
         if block < self._first:
             made = functional_call(self._blocks[block], given, (first_BEH,), kwargs)
             return torch.cat((_hidden_of(made), second_BDH), dim=1)
+        if block == self._first:  # embeddings, which joined with an encoder's float32 became as wide
+            second_BDH = second_BDH.to(self._dtype)
         kwargs = {**kwargs, ENCODED: self._entering(first_BEH)}
         made = functional_call(self._blocks[block], given, (second_BDH,), kwargs)
         return torch.cat((first_BEH, _hidden_of(made)), dim=1)
@@ -154,6 +156,13 @@ class PairedStream(BlockStream):
         if self._decoder.shared_bias is None:
             return None
         return self._biases.get(0 if block < self._first else self._first), None
+
+    def _dtype_of(self, name: str) -> torch.dtype:
+        """Returns the type of a block's tensor in memory. In float16 transformers keeps some in float32,
+        because their products would pass the largest number of float16."""
+        wide = cast("Sequence[str] | None", self._model._keep_in_fp32_modules) or ()
+        keeps = self._dtype is torch.float16 and any(part in wide for part in name.split("."))
+        return torch.float32 if keeps else self._dtype
 
     def _load_outer(self, sequences: Sequence[Tensor]) -> None:
         """Also loads the relative positions that the stacks share, which are inside their first blocks, and

@@ -110,7 +110,7 @@ class BlockStream:
     def load(self, block: int, tensors: dict[str, Tensor]) -> nn.Module:
         """Fills a block with `tensors` (names inside the block, any type) and returns it."""
         module = self._blocks[block]
-        state = {name: tensor.to(self._device, self._dtype) for name, tensor in tensors.items()}
+        state = {name: tensor.to(self._device, self._dtype_of(name)) for name, tensor in tensors.items()}
         module.load_state_dict(fused(self.row.experts, state), strict=True, assign=True)
         return module
 
@@ -175,6 +175,10 @@ class BlockStream:
 
         output = self._through_patched_blocks(inputs, forward)
         return cast("CausalLMOutput", output).logits[0]
+
+    def _dtype_of(self, name: str) -> torch.dtype:
+        """Returns the type of a block's tensor in memory, by its name inside the block."""
+        return self._dtype
 
     def _load_outer(self, sequences: Sequence[Tensor]) -> None:
         embedding = self._model.get_input_embeddings()

@@ -1,39 +1,51 @@
 """Encoder-decoders against the whole model in transformers: both stacks are streamed, measured, pruned and
 cut."""
 
+import shutil
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AutoModelForSeq2SeqLM, PreTrainedModel
 
 from pipeline.allocations import Uniform
 from pipeline.architecture.rows import row_for
+from pipeline.artifacts.refs import CheckpointRef
 from pipeline.blocks.local import LocalCrew
+from pipeline.blocks.logits import streamed_logits
 from pipeline.blocks.losses import sequence_losses
 from pipeline.blocks.steps import run_through
+from pipeline.checkpoint.importing import Remark, import_checkpoint
 from pipeline.checkpoint.keeps import keep_ref
 from pipeline.checkpoint.paired_stream import open_stream
+from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.skeleton import disk_names
 from pipeline.masks.certify import certify
 from pipeline.methods import OneShot
 from pipeline.methods.magnitude import Magnitude
 from pipeline.methods.sparsegpt import SparseGPT
 from pipeline.methods.wanda import Wanda
+from pipeline.resolve.model import model_pin
+from pipeline.sources import SourceAccess, open_source
 from pipeline.spec.patterns import NM
 from pipeline.spec.propagation import Propagation
+from pipeline.storage import ContentStore, LocalStore
 from pipeline.structure.sizes import prefixes
 from pipeline.tensor.pairs import parted
 from tests import oracles, sweeping
-from tests.encoder_decoder_checkpoints import loaded, pairs, run_whole
+from tests.checkpoints import imported
+from tests.encoder_decoder_checkpoints import encoder_decoder, loaded, pairs, run_whole
 from tests.encoder_decoder_configs import ENCODER_DECODERS
 from tests.exported import exported
 from tests.pruned_by_loops import HALF, norms
 from tests.simulated_device import GPU, simulated_gpu
 from tests.sweeping import prune_in_process
+
+STACKS = ("encoder", "decoder")
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_gradients")
 
@@ -53,6 +65,39 @@ def test_streaming_gives_the_bits_of_the_whole_model(name: str, paired) -> None:
     whole = loaded(dense.directory)
     for pair, one in zip(sequences, hidden, strict=True):
         assert torch.equal(stream.logits(pair, one), run_whole(whole, pair))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_narrow_types_give_the_bits_of_the_whole_model(dtype: str, tmp_path: Path) -> None:
+    """In float16 transformers keeps some linears in float32, and with them the hidden states."""
+    directory = encoder_decoder("t5-gated", tmp_path / "model", dtype=dtype)
+    content, ref = imported(directory, tmp_path / "store")
+    whole = AutoModelForSeq2SeqLM.from_pretrained(directory).eval()
+    [pair] = pairs(1)
+    streamed = streamed_logits(CheckpointReader(content, ref), pair, dtype=whole.dtype)
+    assert whole.dtype == getattr(torch, dtype)
+    assert torch.equal(streamed, run_whole(whole, pair))
+
+
+def test_what_older_libraries_stored_beside_a_model_is_left_out(paired, tmp_path: Path) -> None:
+    """T5's repositories have the embedding three times, and relative positions of cross-attention that no
+    library reads."""
+    shutil.copytree(paired("t5").directory, tmp_path / "model")
+    file = tmp_path / "model" / "model.safetensors"
+    tensors = load_file(file)
+    copies = {f"{stack}.embed_tokens.weight": tensors["shared.weight"].clone() for stack in STACKS}
+    unread = "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
+    save_file({**tensors, **copies, unread: torch.ones(8, 4)}, file, metadata={"format": "pt"})
+    source = open_source(f"file:{tmp_path / 'model'}", SourceAccess(allowed_roots=(tmp_path,)))
+    content = ContentStore(LocalStore(tmp_path / "store"))
+    steps = list(import_checkpoint(model_pin(source), source, content))
+    assert [unread in step.text for step in steps if isinstance(step, Remark)] == [True]
+    assert isinstance(steps[-1], CheckpointRef)
+    stored = CheckpointReader(content, steps[-1]).index.tensors
+    assert not copies.keys() & stored.keys()
+    got = prune_in_process(content, steps[-1], pairs(2), method=Wanda(), allocation=Uniform(), pattern=HALF)
+    exported(content, steps[-1], got.made, tmp_path / "pruned")
+    assert torch.equal(loaded(tmp_path / "pruned").shared.weight, tensors["shared.weight"])
 
 
 @pytest.mark.parametrize("name", ENCODER_DECODERS)

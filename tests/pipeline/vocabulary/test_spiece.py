@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from sentencepiece import SentencePieceProcessor
+from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
 
 from pipeline.artifacts.vocabulary import KeptTokens
 from pipeline.errors import InvalidSpec
@@ -21,6 +21,9 @@ from pipeline.vocabulary.cutting import (
     read_vocabulary,
 )
 from pipeline.vocabulary.loading import LoadedTokenizer
+from pipeline.vocabulary.protected import SENTINELS as SENTINELS_STAY
+from pipeline.vocabulary.protected import protected_ids
+from pipeline.vocabulary.reading import NORMAL, read_pieces
 from pipeline.vocabulary.submission import check_tokens
 from tests.encoder_decoder_checkpoints import SENTINELS, SPIECE, unigram_tokenizer
 from tests.models import PARAGRAPH
@@ -70,6 +73,20 @@ def test_both_files_are_cut_alike_and_keep_the_sentinels(byte_fallback: bool, fr
     assert proof.tokenizer.same_pieces > len(LINES)
     config = json.loads(files["config.json"])
     assert (config["vocab_size"], config["decoder_start_token_id"]) == (tokens.rows, 0)
+
+
+def test_sentinels_that_are_ordinary_pieces_stay() -> None:
+    """As in mT5, whose text pieces end with them."""
+    proto = sentencepiece_model_pb2.ModelProto()
+    proto.ParseFromString(dense(byte_fallback=False).files[SPIECE])
+    lowest = min(piece.score for piece in proto.pieces)
+    for number in (1, 0):
+        proto.pieces.add(piece=f"▁<extra_id_{number}>", score=lowest - 1, type=NORMAL)
+    rows = len(proto.pieces)
+    config = json.dumps({"model_type": "mt5", "vocab_size": rows}).encode()
+    models = read_pieces(None, proto.SerializeToString())
+    protected = protected_ids(models, None, {"config.json": config}, rows=rows)
+    assert [protected[token] for token in (rows - 2, rows - 1)] == [SENTINELS_STAY] * 2
 
 
 def test_a_size_without_room_for_the_sentinels_is_refused_at_submission() -> None:
