@@ -35,9 +35,10 @@ def encoder_decoder(name: str, directory: Path, *, seed: int = 0, dtype: str = "
         if name in OWN_HEAD:
             model.lm_head.weight = nn.Parameter(torch.randn_like(model.shared.weight))
     model.save_pretrained(directory)
-    if "tie_word_embeddings" in fields:  # the class forgets it, and published files have it
+    if "tie_word_embeddings" in fields:  # published files have this field, and not what the class makes of it
         path = directory / "config.json"
         config = json.loads(path.read_text())
+        del config["scale_decoder_outputs"]
         path.write_text(json.dumps({**config, "tie_word_embeddings": fields["tie_word_embeddings"]}))
     unigram_tokenizer(directory)
     return directory

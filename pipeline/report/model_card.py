@@ -28,8 +28,9 @@ def model_card(published: Published, *, adapter: str | None = None) -> str:
     sparsity = published.sparsity.sparsity if published.sparsity is not None else None
     template = _templates().get_template("model_card.md.j2")
     return template.render(
-        front_matter=_front_matter(spec, model_name=published.model_name),
+        front_matter=_front_matter(published),
         model_name=published.model_name,
+        model_class=f"AutoModelFor{'Seq2Seq' if published.writes_answers else 'Causal'}LM",
         base_model=_base_model(spec, model_name=published.model_name),
         recipe=summary_line(spec),
         done=_done(spec, published.sizes, sparsity),
@@ -87,15 +88,16 @@ def _templates() -> jinja2.Environment:
     return environment
 
 
-def _front_matter(spec: PruneSpec, *, model_name: str) -> str:
+def _front_matter(published: Published) -> str:
+    spec = published.spec
     cut = ["pruned"] if spec.structure is not None or spec.prune is not None else []
     pruned = [*cut, "secateur", *(["sparse", spec.prune.method.kind] if spec.prune is not None else [])]
     trained = [spec.recovery.objective.kind.replace("_", "-")] if spec.recovery is not None else []
     text: str = yaml.safe_dump(
         {
-            "base_model": _base_model(spec, model_name=model_name),
+            "base_model": _base_model(spec, model_name=published.model_name),
             "library_name": "transformers",
-            "pipeline_tag": "text-generation",
+            "pipeline_tag": "text2text-generation" if published.writes_answers else "text-generation",
             "tags": [*pruned, *trained],
         },
         sort_keys=False,

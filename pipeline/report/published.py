@@ -30,7 +30,7 @@ class Zeros(Frozen):
 @dataclass(frozen=True, kw_only=True)
 class Published:
     """A model that is published. Parts that a job does not have are None. `evaluations`: by the name of the
-    model: dense, pruned, recovered."""
+    model: dense, pruned, recovered. `writes_answers`: it has an encoder, and does not continue a text."""
 
     model_name: str
     spec: PruneSpec
@@ -43,6 +43,7 @@ class Published:
     tasks: tuple[TaskComparison, ...] = ()
     certificate: Certificate | None = None
     versions: Mapping[str, str]
+    writes_answers: bool = False
 
     @property
     def comparisons(self) -> tuple[Comparison, ...]:

@@ -63,6 +63,8 @@ def test_a_job_measures_both_stacks_and_publishes_what_transformers_loads(
     assert perplexity.contract.pairs == "gaps"
     assert perplexity.contract.tokens_scored == 12 * (round(32 * 0.15) + 2 + 1)
     assert data.certificate is not None
+    assert "AutoModelForSeq2SeqLM.from_pretrained" in (pruned.directory / "README.md").read_text()
+    assert "text.txt, in gaps" in (pruned.directory / "report.html").read_text()
 
 
 def test_depth_and_vocabulary_are_cut_in_one_job(material: Path, tmp_path: Path) -> None:
