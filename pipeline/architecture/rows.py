@@ -1,7 +1,8 @@
 """The blocks, linears and dimensions of each model type: one row of data each.
 
-A new type is a new row; one that resembles Llama is a line of llama_like.py. Modules are named relative to
-the causal language model (`blocks`, `outer`) or to one decoder block (`linears`, `inner`).
+A new type is a new row; one that resembles Llama is a line of llama_like.py, and one that resembles T5 a line
+of encoder_decoder.py. Modules are named relative to the model with its head (`blocks`, `outer`) or to one
+block (`linears`, `inner`).
 """
 
 from collections.abc import Iterator
