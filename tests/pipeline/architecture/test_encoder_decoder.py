@@ -18,12 +18,15 @@ from pipeline.artifacts.refs import CheckpointRef
 from pipeline.blocks.local import LocalCrew
 from pipeline.blocks.logits import streamed_logits
 from pipeline.blocks.losses import sequence_losses
+from pipeline.blocks.pruning import PrunedBlocks, Pruning, prune_blocks
 from pipeline.blocks.steps import run_through
 from pipeline.checkpoint.importing import Remark, import_checkpoint
 from pipeline.checkpoint.keeps import keep_ref
 from pipeline.checkpoint.paired_stream import open_stream
+from pipeline.checkpoint.prunable import prunable_weights
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.skeleton import disk_names
+from pipeline.errors import WorkerLost
 from pipeline.masks.certify import certify
 from pipeline.methods import OneShot
 from pipeline.methods.magnitude import Magnitude
@@ -34,6 +37,7 @@ from pipeline.sources import SourceAccess, open_source
 from pipeline.spec.patterns import NM
 from pipeline.spec.propagation import Propagation
 from pipeline.storage import ContentStore, LocalStore
+from pipeline.storage.progress import StageProgress
 from pipeline.structure.sizes import prefixes
 from pipeline.tensor.pairs import parted
 from tests import oracles, sweeping
@@ -41,6 +45,7 @@ from tests.checkpoints import imported
 from tests.encoder_decoder_checkpoints import encoder_decoder, loaded, pairs, run_whole
 from tests.encoder_decoder_configs import ENCODER_DECODERS
 from tests.exported import exported
+from tests.pipeline.blocks.test_leaving import LeavingCrew
 from tests.pruned_by_loops import HALF, norms
 from tests.simulated_device import GPU, simulated_gpu
 from tests.sweeping import prune_in_process
@@ -185,13 +190,25 @@ def test_any_number_of_workers_prunes_to_the_same_bits(
     assert all(int((~first.keep[key]).sum()) * 2 == first.keep[key].numel() for key in first.keep)
 
 
-@pytest.mark.parametrize("finished", [2, 4])
-def test_a_later_attempt_goes_on_after_the_finished_blocks_of_either_stack(finished: int, paired) -> None:
-    dense = paired("umt5")
-    options = {"method": SparseGPT(), "allocation": Uniform(), "pattern": HALF, "workers": 2}
-    whole = prune_in_process(dense.content, dense.ref, pairs(3), **options)
-    again = prune_in_process(dense.content, dense.ref, pairs(3), done=whole.blocks[:finished], **options)
-    assert again.blocks == whole.blocks
+@pytest.mark.parametrize("after", [2, 4])
+def test_whoever_goes_on_in_either_stack_makes_the_same_bits(after: int, paired) -> None:
+    """From a snapshot of the activations, with another number of workers."""
+    dense = paired("t5")
+    plan = Uniform().plan(HALF, prunable_weights(dense.content, dense.ref), measured=())
+    asked = Pruning(method=SparseGPT(), plan=plan, propagation="pruned", samples=4)
+
+    def walked(crew: LocalCrew, key: str) -> PrunedBlocks:
+        progress = StageProgress(dense.content, key, snapshot_seconds=3600)
+        return run_through(prune_blocks(crew, asked, progress=progress))
+
+    alone = walked(LocalCrew(dense.content, dense.ref, pairs(4)), f"alone-{after}")
+    leaving = LeavingCrew(dense.content, dense.ref, pairs(4))
+    leaving.notice_at = after
+    with pytest.raises(WorkerLost, match=f"; {after} of 5 blocks are stored"):
+        walked(leaving, f"left-{after}")
+    again = LocalCrew(dense.content, dense.ref, pairs(4), workers=4)
+    assert walked(again, f"left-{after}").blocks == alone.blocks
+    assert again.use().forwards == 4 * (5 - after - 1)  # the last block's output is not needed
 
 
 @pytest.mark.parametrize("name", ["t5-gated", "umt5"])
