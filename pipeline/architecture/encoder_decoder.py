@@ -82,7 +82,7 @@ def _row(model_type: str, projection: str, *, shared_bias: str | None = None) ->
             "vocab_size": "vocab_size",
         },
         fixed=(
-            Fixed(("hidden_size",), "encoder and decoder share one width, and are scored one by one"),
+            Fixed(("hidden_size",), "one width serves both stacks, and cuts of it are not proved yet"),
             Fixed(
                 ("num_attention_heads",),
                 "relative positions have a number for each head, which all blocks of a stack may share",

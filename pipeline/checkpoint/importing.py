@@ -64,9 +64,8 @@ def import_checkpoint(
         raise SourceChanged(f"{pin.source} changed while it was imported; submit the job again")
     ties = find_ties(compared.same, tensors, partial(_equal, content, ref, tensors))
     if row_for(str(config["model_type"])).decoder is not None:
-        ties = replace(
-            ties, untied=()
-        )  # there the field says how outputs are scaled; the weights say the rest
+        # There the field says how outputs are scaled, and stays; a head of its own is loaded in any case.
+        ties = replace(ties, untied=())
     yield from (Remark(text) for text in ties.remarks)
     yield _settled(ref, tensors, ties, content)
 

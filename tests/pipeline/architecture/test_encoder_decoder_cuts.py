@@ -106,7 +106,7 @@ def test_a_stack_keeps_one_block(paired) -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "why"), [("hidden_size", "share one width"), ("num_attention_heads", "relative")]
+    ("size", "why"), [("hidden_size", "one width serves both"), ("num_attention_heads", "relative")]
 )
 def test_what_cannot_be_cut_is_refused_by_name(size: str, why: str, paired) -> None:
     row, config = row_for("t5"), paired("t5").config
