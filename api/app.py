@@ -39,7 +39,11 @@ from api.routes.access import Needs
 from api.routes.answers import KEYED
 from api.service.context import Services
 from api.service.jobs.attempts import jobs_by_status
+from api.service.jobs.followers import Followers
+from api.service.jobs.tails import Tails
 from api.service.keys import first_keys
+from api.service.keys.keys import active_among
+from api.service.resolving import LimitedResolver
 from api.settings import Settings
 from api.submit import RayJobsClient, cluster
 from pipeline.request.prune_spec import PruneSpec
@@ -75,12 +79,17 @@ def create_app(settings: Settings, *, resolver: Resolver | None = None, dispatch
     inspector = None
     if settings.inspect_models == "auto" and can_inspect():
         inspector = InspectorProcess(seconds=settings.inspect_seconds)
+    resolving = LimitedResolver(
+        resolver or partial(_resolved, settings=settings, inspect=inspector),
+        at_once=settings.resolve_at_once,
+        seconds=settings.resolve_seconds,
+    )
     services = Services(
         settings=settings,
         database=database,
         content=settings.content(),
         ray=RayJobsClient(endpoint),
-        resolve=resolver or partial(_resolved, settings=settings, inspect=inspector),
+        resolve=resolving,
         metrics=metrics,
         wake=Event(),
         access=access,
@@ -92,12 +101,23 @@ def create_app(settings: Settings, *, resolver: Resolver | None = None, dispatch
         title="Secateur",
         summary="A pruning service for large language models.",
         version="0.1.0",
+        redirect_slashes=False,  # Starlette redirects to whatever Host the request names
         lifespan=partial(
-            _lifespan, services=services, dispatcher=dispatcher, scheduler=scheduler, inspector=inspector
+            _lifespan,
+            services=services,
+            dispatcher=dispatcher,
+            scheduler=scheduler,
+            closing=(resolving, *(() if inspector is None else (inspector,))),
         ),
     )
     app.state.services = services
-    app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
+    app.state.followers, app.state.tails = (
+        Followers(database, most=settings.max_streams, valid=active_among),
+        Tails(),
+    )
+    app.add_middleware(
+        BodyLimit, limit=settings.max_body_bytes, closed=partial(_needs_key, auth=settings.auth)
+    )
     app.add_middleware(RequestLog, metrics=metrics)
     errors.install(app)
     for routers, needs in ((BY_METHOD, Needs()), (ADMINS, Needs("admin"))):
@@ -106,6 +126,11 @@ def create_app(settings: Settings, *, resolver: Resolver | None = None, dispatch
     for router in OPEN:
         app.include_router(router)
     return app
+
+
+def _needs_key(path: str, *, auth: str) -> bool:
+    """Tells whether a request with a body to this path needs a key."""
+    return auth == "keys" and path != "/session" and not path.startswith("/internal/")
 
 
 def _resolved(spec: PruneSpec, settings: Settings, inspect: Inspector | None) -> Pins:
@@ -135,7 +160,7 @@ async def _lifespan(
     services: Services,
     dispatcher: Dispatcher | None,
     scheduler: Scheduler | None,
-    inspector: InspectorProcess | None,
+    closing: tuple[LimitedResolver | InspectorProcess, ...],
 ) -> AsyncIterator[None]:
     await run_in_threadpool(upgrade, services.database)
     await run_in_threadpool(first_keys.prepare, services.settings, services.database)
@@ -150,8 +175,8 @@ async def _lifespan(
             await run_in_threadpool(scheduler.stop)
         if dispatcher is not None:
             await run_in_threadpool(dispatcher.stop)
-        if inspector is not None:
-            await run_in_threadpool(inspector.close)
+        for part in closing:
+            await run_in_threadpool(part.close)
         services.ray.close()
         services.database.close()
 

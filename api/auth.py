@@ -18,6 +18,7 @@ ROLES: tuple[Role, ...] = get_args(Role)  # each role includes the rights of tho
 PREFIX_ALPHABET = "0123456789abcdefghijklmnopqrstuvwxyz"
 PREFIX_LENGTH = 10
 MIN_KEY_LENGTH = 32
+KEY_MISSING = "an API key is needed: send Authorization: Bearer <key>"
 SENDABLE = re.compile(rf"[A-Za-z0-9._~+/=-]{{{MIN_KEY_LENGTH},200}}")  # after Bearer in a header
 OUR_KEY = re.compile(r"(sec_[0-9a-z]{8,12})_[A-Za-z0-9_-]{32,}")
 

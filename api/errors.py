@@ -26,7 +26,9 @@ TYPES = {
     404: "not_found_error",
     409: "conflict_error",
     410: "conflict_error",
+    429: "rate_limit_error",
 }
+HEADERS = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "5"}}
 SECRET_BODIES = frozenset({"/session"})  # error messages repeat nothing of these bodies
 CODES = {405: "method_not_allowed", 404: "not_found", 400: "malformed_request", 415: "unsupported_media_type"}
 
@@ -93,7 +95,7 @@ def unexpected() -> JSONResponse:
 
 async def _api_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ApiError)
-    headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else None
+    headers = HEADERS.get(error.status)
     return answer(
         error.status, error.code, error.message, param=error.param, headers=headers, **error.details
     )

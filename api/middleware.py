@@ -4,23 +4,28 @@ import logging
 import re
 import secrets
 import time
+from collections.abc import Callable
 from contextvars import ContextVar
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import errors
+from api.auth import KEY_MISSING
 from api.metrics import Metrics
 
 log = logging.getLogger("api.access")
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="-")
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+MAX_VALUES = 50_000  # of a body, as its commas count them; checking them takes half a second at worst
 DRIVER_SHARE = 16  # drivers may send bodies this many times as large, because events carry file lists
+SECRET_PATHS = ("/keys", "/session")
 SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class RequestLog:
-    """Gives the request an id (or keeps the caller's), logs and measures it, and answers 500 to a crash."""
+    """Gives the request an id (or keeps the caller's), logs and measures it, and answers 500 to a crash.
+    Browsers are told not to guess types of content, and nobody to keep answers that show secrets."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
@@ -41,7 +46,11 @@ class RequestLog:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = request_id
+                headers["X-Content-Type-Options"] = "nosniff"
+                if scope["path"].startswith(SECRET_PATHS):
+                    headers["Cache-Control"] = "no-store"
                 self._note(scope, status, time.monotonic() - started)
             await send(message)
 
@@ -70,31 +79,49 @@ def _path(scope: Scope) -> str:
 
 
 class BodyLimit:
-    """Refuses a body over the limit while it arrives, whatever Content-Length says."""
+    """Refuses a body over the limit while it arrives, whatever Content-Length says, and one with so many
+    values that to check them, and to list what is wrong with each, would keep the service busy. One from
+    nobody, without key and cookie, is not read at all.
 
-    def __init__(self, app: ASGIApp, limit: int) -> None:
+    `closed`: tells whether a path needs a key.
+    """
+
+    def __init__(self, app: ASGIApp, limit: int, closed: Callable[[str], bool]) -> None:
         self._app = app
         self._limit = limit
+        self._closed = closed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        limit = self._limit * (DRIVER_SHARE if scope["path"].startswith("/internal/") else 1)
-        declared = Headers(scope=scope).get("content-length", "")
+        from_driver = scope["path"].startswith("/internal/")
+        limit = self._limit * (DRIVER_SHARE if from_driver else 1)
+        most = None if from_driver else MAX_VALUES
+        headers = Headers(scope=scope)
+        declared = headers.get("content-length", "")
+        has_body = declared not in ("", "0") or "transfer-encoding" in headers
+        from_nobody = "authorization" not in headers and "cookie" not in headers
+        if has_body and from_nobody and self._closed(scope["path"]):
+            await _nobody()(scope, receive, send)
+            return
         if declared.isdigit() and int(declared[:20]) > limit:
             await _too_large(limit)(scope, receive, send)
             return
-        got = 0
+        got = values = 0
         begun = False
 
         async def counted() -> Message:
-            nonlocal got
+            nonlocal got, values
             message = await receive()
-            got += len(message.get("body", b""))
+            body = message.get("body", b"")
+            got += len(body)
+            values += body.count(b",")
             if got > limit:
-                raise _TooLarge
+                raise _TooLarge(_too_large(limit))
+            if most is not None and values > most:
+                raise _TooLarge(_too_many(most))
             return message
 
         async def noticed(message: Message) -> None:
@@ -104,14 +131,32 @@ class BodyLimit:
 
         try:
             await self._app(scope, counted, noticed)
-        except _TooLarge:
+        except _TooLarge as refused:
             if begun:
                 raise
-            await _too_large(limit)(scope, receive, send)
+            await refused.answer(scope, receive, send)
 
 
 class _TooLarge(BaseException):
     """Passes every `except Exception` between the reader of the body and the limit."""
+
+    def __init__(self, answer: ASGIApp) -> None:
+        super().__init__()
+        self.answer = answer
+
+
+def _nobody() -> ASGIApp:
+    headers = {"Connection": "close", "WWW-Authenticate": "Bearer"}
+    return errors.answer(401, "key_missing", KEY_MISSING, headers=headers)
+
+
+def _too_many(limit: int) -> ASGIApp:
+    return errors.answer(
+        413,
+        "body_too_large",
+        f"the body may have {limit} values; name a file instead, such as stored masks",
+        headers={"Connection": "close"},
+    )
 
 
 def _too_large(limit: int) -> ASGIApp:

@@ -84,6 +84,27 @@ class Settings(StorageSettings, SourceAccess, TargetSettings, FromEnvironment, f
         le=600,
         description="Seconds without a sign of life from an API process until another one takes its jobs.",
     )
+    resolve_at_once: int = Field(
+        default=8, ge=1, le=32, description="Requests whose sources are read at a time; more get 429."
+    )
+    resolve_seconds: float = Field(
+        default=120, gt=0, description="Seconds that the sources of one request may take to answer."
+    )
+    max_streams: int = Field(
+        default=1000,
+        ge=1,
+        description="Streams of events that an API process sends; more are refused by 429.",
+    )
+    probes: Literal["open", "keys"] = Field(
+        default="open",
+        description="`keys`: /metrics needs a viewer's key, and /readyz says why only to callers with one.",
+    )
+    driver_silence_seconds: float = Field(
+        default=900,
+        ge=180,
+        description="Seconds without a heartbeat after which a driver is ended although Ray says that it "
+        "runs; its job is tried again. Drivers send one each minute.",
+    )
     inspect_models: Literal["auto", "off"] = Field(
         default="auto",
         description="`auto`: where torch and transformers are installed, a submitted checkpoint is compared "

@@ -1,15 +1,18 @@
 """A client of Ray's Jobs REST API over httpx, so that the service need not import Ray."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import httpx
+from pydantic import ValidationError
 
 from pipeline.canonical import Frozen
 
 TIMEOUT = httpx.Timeout(30, connect=5)
+
+FEW = 4  # jobs that are asked for one by one
 
 RayStatus = Literal["PENDING", "RUNNING", "STOPPED", "SUCCEEDED", "FAILED"]
 RAY_ENDED: frozenset[RayStatus] = frozenset({"STOPPED", "SUCCEEDED", "FAILED"})
@@ -20,7 +23,13 @@ class RayUnavailable(Exception):
 
 
 class RayRefused(RayUnavailable):
-    """Ray answered with an error."""
+    """Ray answered with an error. `final`: Ray understood the request and will never grant it. It may grant
+    one that it answered with 5xx (it is starting, or overloaded), 401 or 403 (its token is being changed),
+    408 or 429."""
+
+    def __init__(self, message: str, *, status: int) -> None:
+        super().__init__(message)
+        self.final = 400 <= status < 500 and status not in (401, 403, 408, 429)
 
 
 @dataclass(frozen=True)
@@ -91,14 +100,17 @@ class RayJobsClient:
         answer = self._call("GET", f"/api/jobs/{submission_id}", missing_is_fine=True)
         if answer is None:
             return None
-        data = _object(answer)
-        return RayJob.model_validate(
-            {
-                "status": data.get("status"),
-                "message": data.get("message"),
-                "exit_code": data.get("driver_exit_code"),
-            }
-        )
+        return _ray_job(_object(answer))
+
+    def found(self, submission_ids: Collection[str]) -> Mapping[str, RayJob]:
+        """The states of those jobs that Ray knows. Beyond a few, Ray is asked once for all its jobs."""
+        if len(submission_ids) <= FEW:
+            each = {one: self.find(one) for one in submission_ids}
+            return {one: state for one, state in each.items() if state is not None}
+        answer = self._call("GET", "/api/jobs/")
+        assert answer is not None, "only a missing job may have no answer"
+        listed = {str(data.get("submission_id")): data for data in _objects(answer)}
+        return {one: _ray_job(listed[one]) for one in submission_ids if one in listed}
 
     def stop(self, submission_id: str) -> None:
         """Ask a job to end (SIGTERM, after a while SIGKILL). Nothing happens when Ray does not know it."""
@@ -130,7 +142,8 @@ class RayJobsClient:
             return answer
         raise RayRefused(
             f"Ray at {endpoint.address} answered {method} {path} with HTTP {answer.status_code}: "
-            f"{answer.text[-500:]}"
+            f"{answer.text[-500:]}",
+            status=answer.status_code,
         )
 
 
@@ -151,11 +164,35 @@ def _headers(endpoint: RayEndpoint) -> dict[str, str]:
     return {"Authorization": f"Bearer {endpoint.token}"} if endpoint.token else {}
 
 
-def _object(answer: httpx.Response) -> dict[str, object]:
+def _ray_job(data: dict[str, object]) -> RayJob:
     try:
-        data = answer.json()
-    except ValueError as error:
-        raise RayUnavailable(f"{answer.url} answered no JSON") from error
+        return RayJob.model_validate(
+            {
+                "status": data.get("status"),
+                "message": data.get("message"),
+                "exit_code": data.get("driver_exit_code"),
+            }
+        )
+    except ValidationError as error:
+        raise RayUnavailable(f"Ray answered no job that is understood: {error}") from error
+
+
+def _object(answer: httpx.Response) -> dict[str, object]:
+    data = _json(answer)
     if not isinstance(data, dict):
         raise RayUnavailable(f"{answer.url} answered no object")
     return data
+
+
+def _objects(answer: httpx.Response) -> list[dict[str, object]]:
+    data = _json(answer)
+    if not isinstance(data, list) or not all(isinstance(one, dict) for one in data):
+        raise RayUnavailable(f"{answer.url} answered no list of objects")
+    return data
+
+
+def _json(answer: httpx.Response) -> object:
+    try:
+        return answer.json()
+    except ValueError as error:
+        raise RayUnavailable(f"{answer.url} answered no JSON") from error

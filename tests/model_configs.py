@@ -4,7 +4,9 @@ from typing import Any, Literal, get_args
 
 from transformers import AutoConfig, PretrainedConfig
 
+from tests.hybrid_configs import HYBRID
 from tests.llama_like_configs import LLAMA_LIKE
+from tests.own_configs import OWN
 
 Kind = Literal[
     "llama",
@@ -51,13 +53,14 @@ VARIANTS: dict[str, tuple[Kind, dict[str, Any]]] = {
     "qwen3_moe-mixed": ("qwen3_moe", {"decoder_sparse_step": 2, "norm_topk_prob": True}),
     "bloom-post-norm": ("bloom", {"apply_residual_connection_post_layernorm": True}),
 }
+FAMILIES = {**LLAMA_LIKE, **OWN, **HYBRID}
 EVERY: tuple[str, ...] = (*KINDS, *VARIANTS)
 
 
 def kind_of(name: str) -> str:
     """The model type of a kind or variant."""
-    if name in LLAMA_LIKE:
-        return LLAMA_LIKE[name][0]
+    if name in FAMILIES:
+        return FAMILIES[name][0]
     return VARIANTS[name][0] if name in VARIANTS else _kind(name)
 
 
@@ -74,8 +77,8 @@ def tiny_config(name: str) -> PretrainedConfig:
         "pad_token_id": 1,
         "initializer_range": 0.1,  # weights as small as the default make all logits equal
     }
-    if name in LLAMA_LIKE:
-        kind, changed = LLAMA_LIKE[name]
+    if name in FAMILIES:
+        kind, changed = FAMILIES[name]
         return AutoConfig.for_model(kind, **{**common, **changed})
     base, changed = VARIANTS.get(name) or (_kind(name), {})
     return AutoConfig.for_model(base, **{**common, **_own(base), **changed})

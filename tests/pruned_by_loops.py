@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from pipeline.architecture.rows import row_for
 from pipeline.spec.patterns import Unstructured
-from tests import oracles
+from tests import oracles, other_experts
 
 HALF = Unstructured(sparsity=0.5, comparison_group="row")
 
@@ -24,13 +24,17 @@ def pruned_by_loops(model: PreTrainedModel, kind: str, sequences: list[Tensor]) 
     keeps = {}
     for number, block in enumerate(model.get_submodule(row.blocks)):
         inside = dict(block.named_modules())
-        linears = {name: inside[name] for name in row.linear_names if name in inside}
+        linears = {name: inside[name] for name in row.linear_names if hasattr(inside.get(name), "weight")}
         inputs = inputs_of(model, linears, sequences)
         weights = {name: one.weight.t() if row.transposed else one.weight for name, one in linears.items()}
         if "mlp.experts" in inside:
             experts = inside["mlp.experts"]
             matrices, routed = matrices_of(experts, kind), inputs_of_experts(model, experts, kind, sequences)
             weights, inputs = weights | matrices, inputs | routed
+        for place in other_experts.PLACES:
+            if place in inside:
+                weights |= other_experts.matrices_of(place, inside[place])
+                inputs |= other_experts.inputs_of(place, model, inside[place], sequences)
         for name, weight in weights.items():
             norm_I = norms(inputs[name])
             if ".experts." in name and sum(len(x_TI) for x_TI in inputs[name]) < 32:
@@ -45,6 +49,11 @@ def pruned_by_loops(model: PreTrainedModel, kind: str, sequences: list[Tensor]) 
 def matrices_of(experts: nn.Module, kind: str) -> dict[str, Tensor]:
     """Views of what the module holds fused, by stored names inside the block."""
     found = {}
+    if kind == "gpt_oss":
+        for e, (gate_up, down) in enumerate(zip(experts.gate_up_proj, experts.down_proj, strict=True)):
+            found[expert_name(kind, e, "gate_up")] = gate_up.t()
+            found[expert_name(kind, e, "down")] = down.t()
+        return found
     for e, (gate_up, down) in enumerate(zip(experts.gate_up_proj, experts.down_proj, strict=True)):
         half = len(gate_up) // 2
         for which, matrix in {"gate": gate_up[:half], "up": gate_up[half:], "down": down}.items():
@@ -60,17 +69,18 @@ def inputs_of_experts(
     inputs: dict[str, list[np.ndarray]] = {name: [] for name in matrices}
 
     def hook(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-        x_TH, chosen_TK, _weights = args
+        x_TH, chosen_TK = args[:2]
         for e in range(len(experts.down_proj)):
-            gate, up, down = (expert_name(kind, e, which) for which in ("gate", "up", "down"))
+            *entering, down = (name for name in matrices if f".experts.{e}." in name)
             outer, inner = [np.zeros((0, x_TH.shape[1]))], [np.zeros((0, matrices[down].shape[1]))]
             for x_H, chosen_K in zip(x_TH, chosen_TK.tolist(), strict=True):
                 if e in chosen_K:
-                    opened = matrices[gate] @ x_H
                     outer.append(x_H[None].numpy())
-                    inner.append((opened * torch.sigmoid(opened) * (matrices[up] @ x_H))[None].numpy())
-            inputs[gate].append(np.concatenate(outer))
-            inputs[up].append(np.concatenate(outer))
+                    inner.append(
+                        inner_of(experts, [matrices[name] @ x_H for name in entering], e)[None].numpy()
+                    )
+            for name in entering:
+                inputs[name].append(np.concatenate(outer))
             inputs[down].append(np.concatenate(inner))
 
     handle = experts.register_forward_pre_hook(hook)
@@ -80,8 +90,18 @@ def inputs_of_experts(
     return inputs
 
 
+def inner_of(experts: nn.Module, opened: list[Tensor], expert: int) -> Tensor:
+    """What the last matrix of an expert sees of one token. `opened`: what the first ones make of it."""
+    if len(opened) == 2:
+        gate, up = opened
+        return gate * torch.sigmoid(gate) * up
+    gate, up = (opened[0] + experts.gate_up_proj_bias[expert]).unflatten(0, (-1, 2)).unbind(1)
+    gate, up = gate.clamp(max=experts.limit), up.clamp(-experts.limit, experts.limit)
+    return gate * torch.sigmoid(experts.alpha * gate) * (up + 1)
+
+
 def expert_name(kind: str, expert: int, which: str) -> str:
-    if kind == "mixtral":
+    if kind in ("mixtral", "minimax_m2"):
         which = {"gate": "w1", "up": "w3", "down": "w2"}[which]
         return f"block_sparse_moe.experts.{expert}.{which}"
     return f"mlp.experts.{expert}.{which}_proj"

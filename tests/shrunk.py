@@ -21,6 +21,8 @@ from pipeline.architecture.rows import row_for
 from pipeline.structure.cut import BlockCut, Cut
 from pipeline.structure.sizes import Sizes
 
+AROUND_ONE = ("Gemma", "Qwen3Next", "Qwen3_5")  # types whose norms multiply by 1 + weight
+
 
 def as_if_cut(model: PreTrainedModel, cut: Cut, sizes: Sizes) -> PreTrainedModel:
     """Changes the dense model in place, so that its logits are those of the cut model, and returns it."""
@@ -50,25 +52,33 @@ def _passes(*, in_tuple: bool) -> Callable[..., Any]:
 
 def _only(block: nn.Module, cut: BlockCut, sizes: Sizes) -> None:
     readers = {  # the linears that read heads and FFN channels, by their names in all model types
-        "heads": ("o_proj", "out_proj", "attn.c_proj", "dense"),
-        "ffn": ("mlp.down_proj", "fc2", "mlp.c_proj", "dense_4h_to_h"),
-        "shared_ffn": ("shared_expert.down_proj",),
+        "heads": ("o_proj", "self_attn.out_proj", "attn.c_proj", "dense"),
+        "ffn": (
+            *("mlp.down_proj", "fc2", "mlp.c_proj", "dense_4h_to_h"),
+            *("mixer.down_proj", "feed_forward.down_proj", "shared_mlp.output_linear"),
+        ),
+        "shared_ffn": ("shared_expert.down_proj", "shared_experts.down_proj"),
     }
     for name, module in block.named_modules():
-        if cut.heads is not None and name.endswith(readers["heads"]):
-            _zeroed_before(module, _wide(cut.heads, sizes.head_dim))
+        if cut.heads is not None and name.endswith(readers["heads"]) and not name.startswith("linear_attn"):
+            width = getattr(module, "in_features", sizes.num_attention_heads * sizes.head_dim)
+            _zeroed_before(module, _wide(cut.heads, width // sizes.num_attention_heads))
         if cut.shared_ffn is not None and name.endswith(readers["shared_ffn"]):
             _zeroed_before(module, cut.shared_ffn)
         elif cut.ffn is not None and name.endswith(readers["ffn"]):
             _zeroed_before(module, cut.ffn)
-        if name == "mlp.gate" and cut.experts is not None:
+        if name in ("mlp.gate", "mlp.router", "mixer.gate") and cut.experts is not None:
             _routed_among(module, torch.tensor(cut.experts))
-        if name == "mlp.experts":
+        if name == "feed_forward.router" and cut.experts is not None:
+            _scored_among(module, torch.tensor(cut.experts))
+        if name in ("mlp.experts", "mixer.experts"):
             for expert, places in cut.expert_ffn.items():
-                gone = torch.ones(module.down_proj.shape[2], dtype=torch.bool)
+                down_HF = module.down_proj[expert]
+                down_HF = down_HF.t() if getattr(module, "is_transposed", False) else down_HF
+                gone = torch.ones(down_HF.shape[1], dtype=torch.bool)
                 gone[list(places)] = False
                 with torch.no_grad():
-                    module.down_proj[expert][:, gone] = 0
+                    down_HF[:, gone] = 0
 
 
 def _wide(heads: tuple[int, ...], head_dim: int) -> tuple[int, ...]:
@@ -120,25 +130,47 @@ def _only_hidden(model: PreTrainedModel, blocks: nn.ModuleList, stays_H: Tensor,
 
     blocks[0].register_forward_pre_hook(masked)
     for name, module in model.named_modules():
+        if name == "model.per_layer_model_projection":  # Gemma 4 reads the embeddings a second time
+            module.register_forward_pre_hook(masked)
+            model.model.per_layer_model_projection_scale = len(stays_H) ** -0.5
+    for name, module in model.named_modules():
         weight = getattr(module, "weight", None)
-        if "self_attn." in name:
-            continue  # its norms are of queries and keys
+        if "self_attn." in name or "linear_attn." in name or "Gated" in type(module).__name__:
+            continue  # their norms are of queries and keys, or of a state space
         if "Norm" in type(module).__name__ and weight is not None and weight.shape == (hidden,):
             module.forward = _norm_over(module, stays_H)
+
+
+def _scored_among(router: nn.Module, stays_E: Tensor) -> None:
+    """Score as if there were no other experts: theirs are zero."""
+    fewer = copy.deepcopy(router)
+    fewer.weight = nn.Parameter(router.weight[stays_E])
+    fewer.top_k = min(fewer.top_k, len(stays_E))
+
+    def forward(hidden: Tensor) -> tuple[Tensor, Tensor]:
+        scores, logits = fewer(hidden)
+        return torch.zeros(len(scores), len(router.weight)).index_copy(1, stays_E, scores), logits
+
+    router.forward = forward
 
 
 def _routed_among(router: nn.Module, stays_E: Tensor) -> None:
     """Route as if there were no other experts, and return experts by their old numbers."""
     fewer = copy.deepcopy(router)
     fewer.weight = nn.Parameter(router.weight[stays_E])
+    for name in ("bias", "e_score_correction_bias"):
+        held = getattr(router, name, None)
+        if isinstance(held, Tensor):
+            own = held[stays_E]
+            setattr(fewer, name, nn.Parameter(own) if isinstance(held, nn.Parameter) else own)
     for name in ("num_experts", "num_local_experts"):
         if hasattr(fewer, name):
             setattr(fewer, name, len(stays_E))
     if hasattr(fewer, "top_k"):
         fewer.top_k = min(fewer.top_k, len(stays_E))
 
-    def forward(hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        logits, scores, numbers = fewer(hidden)
+    def forward(hidden: Tensor, *corrections: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        logits, scores, numbers = fewer(hidden, *(one[stays_E] for one in corrections))
         return logits, scores, stays_E[numbers]
 
     router.forward = forward
@@ -161,7 +193,8 @@ def _norm_over(module: nn.Module, stays_H: Tensor) -> Callable[[Tensor], Tensor]
             kept = kept if bias is None else kept + bias[stays_H]
         else:
             root = torch.rsqrt(kept.pow(2).mean(-1, keepdim=True) + epsilon)
-            kept = kept * root * (1 + weight if kind.startswith("Gemma") else weight)
+            around_one = kind.startswith(AROUND_ONE) and not kind.startswith("Gemma4")
+            kept = kept * root * (1 + weight if around_one else weight)
         output = torch.zeros_like(hidden_BLH)
         output[..., stays_H] = kept
         return output

@@ -14,7 +14,7 @@ from pipeline.blocks.local import LocalCrew
 from pipeline.blocks.measuring import measure_statistics, measure_values
 from pipeline.blocks.pruning import PrunedBlocks, Pruning, prune_blocks
 from pipeline.blocks.steps import run_through
-from pipeline.checkpoint.keeps import turned
+from pipeline.checkpoint.keeps import held_tensors, turned
 from pipeline.checkpoint.prunable import prunable_weights
 from pipeline.checkpoint.reader import CheckpointReader, read_tensor
 from pipeline.checkpoint.statistics import read_statistics
@@ -114,12 +114,15 @@ def _stored(
     content: ContentStore, checkpoint: CheckpointRef, blocks: Sequence[StoredBlock]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The keep tensors and new weights of pruned blocks, read from storage as a later stage does."""
-    row = row_for(str(CheckpointReader(content, checkpoint).config["model_type"]))
+    reader = CheckpointReader(content, checkpoint)
+    row = row_for(str(reader.config["model_type"]))
+    held = {one.name: one.linear for one in held_tensors(row, reader.index.tensors)}
     keep: dict[str, Tensor] = {}
     weights: dict[str, Tensor] = {}
     for stored in blocks:
         blob, entries = stored.weights.file.blob, stored.weights.tensors
         for name, packed in load(content.get_bytes(stored.keep.blob)).items():
-            weights[name] = turned(read_tensor(content, blob, entries[name], name=name), row).contiguous()
+            stored_weight = read_tensor(content, blob, entries[name], name=name)
+            weights[name] = turned(stored_weight, row, held[name]).contiguous()
             keep[name] = unpack_keep(packed, tuple(weights[name].shape))
     return keep, weights

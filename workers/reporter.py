@@ -16,6 +16,7 @@ from pipeline.job.ledger import WorkOrder
 log = logging.getLogger(__name__)
 BATCH = 100
 MAX_PAUSE_SECONDS = 5.0
+HEARTBEAT_SECONDS = 60.0
 
 
 class Reporter(Protocol):
@@ -58,15 +59,17 @@ class LinesReporter:
 
 class ApiReporter:
     """Posts events to the API, oldest first, from a thread of its own, and tries again while the API is
-    unavailable."""
+    unavailable. It begins with a heartbeat, a post without events, and sends another after each `heartbeat`
+    seconds without events."""
 
-    def __init__(self, order: WorkOrder) -> None:
+    def __init__(self, order: WorkOrder, *, heartbeat: float = HEARTBEAT_SECONDS) -> None:
         assert order.report_to is not None
         self._url = f"{order.report_to.rstrip('/')}/internal/attempts/{order.job}/{order.attempt}/events"
         headers = {"Authorization": f"Bearer {order.token}"}
         self._client = httpx.Client(headers=headers, timeout=10, trust_env=False)
         self._queue: queue.Queue[DriverEvent | None] = queue.Queue()
         self._sequence = 0
+        self._heartbeat = heartbeat
         self._lock = threading.Lock()
         self._give_up_at = float("inf")
         self._revoked = threading.Event()
@@ -92,15 +95,20 @@ class ApiReporter:
         self._client.close()
 
     def _deliver(self) -> None:
+        self._post_until_accepted([])
         ended = False
         while not ended:
             batch, ended = self._next_batch()
-            if batch and not self.revoked:
+            if (batch or not ended) and not self.revoked:
                 self._post_until_accepted(batch)
 
     def _next_batch(self) -> tuple[list[DriverEvent], bool]:
+        """The next events, and whether they are the last; none if there was no event for a while."""
         batch = []
-        event = self._queue.get()
+        try:
+            event = self._queue.get(timeout=self._heartbeat)
+        except queue.Empty:
+            return [], False
         while event is not None:
             batch.append(event)
             if len(batch) == BATCH or self._queue.empty():

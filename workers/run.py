@@ -12,10 +12,10 @@ import tempfile
 from pathlib import Path
 
 import ray
-import yaml
 from pydantic import ValidationError
 
 from pipeline.job.events import AttemptFailed
+from pipeline.plain_yaml import read_yaml
 from pipeline.request.prune_spec import JobRequest
 from workers.failures import reason_for
 from workers.gang.site import RaySite
@@ -48,7 +48,7 @@ def main() -> None:
     request = None
     if arguments.spec is not None:
         try:
-            request = JobRequest.model_validate(yaml.safe_load(arguments.spec.read_text()))
+            request = JobRequest.model_validate(read_yaml(arguments.spec.read_text()))
         except ValidationError as error:
             parser.error(f"{arguments.spec}: {error}")
     os.environ.setdefault("SECATEUR_ALLOWED_ROOTS", "/")  # a local run reads what its user may read

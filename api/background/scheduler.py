@@ -14,16 +14,17 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 
-from pydantic import ValidationError
 from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError, SQLAlchemyError
 
 from api.db.models import Firing, Schedule
+from api.errors import ApiError
 from api.service.context import Services
 from api.service.owner import is_dead, this_process
 from api.service.schedules import firings, looking, moments, outcomes
 from api.service.schedules import leases as schedule_leases
 from api.service.schedules.present import definition_of
 from api.service.schedules.request import ScheduleRequest
+from api.service.stored import Unreadable
 from pipeline.errors import (
     IncompleteCheckpoint,
     InvalidRequest,
@@ -102,8 +103,8 @@ class Scheduler:
     def _attend(self, schedule: Schedule, *, busy: bool) -> None:
         try:
             definition = definition_of(schedule)
-        except ValidationError as error:  # another version of Secateur stored it
-            self._note(schedule, "definition", f"the definition is not understood: {error}")
+        except Unreadable as error:
+            self._note(schedule, "definition", error.message)
             return
         watch, now = definition.on_new_checkpoint, self.services.now()
         if not schedule.paused and watch is not None and looking.is_due(schedule, watch, now):
@@ -179,7 +180,7 @@ class Scheduler:
             return
         except (OperationalError, InterfaceError):
             raise  # the database is away
-        except SecateurError as error:
+        except (SecateurError, ApiError) as error:
             problem = error.message
         except Exception as error:
             log.exception("schedule %s (%s)", schedule.name, part)

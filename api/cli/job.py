@@ -9,10 +9,9 @@ from api.cli.view import final_table, out, say_error, sweep_table, took_seconds
 from api.cli.watch import follow_job
 from api.client.client import SecateurClient
 from api.service.jobs.views import JobView
-from pipeline.job.state import Status
 from pipeline.report.sweep import SweepDocument, read_any_report
 
-EXIT_CODES: Mapping[Status, int] = {"succeeded": 0, "failed": 1, "cancelled": 130}
+EXIT_CODES: Mapping[str, int] = {"succeeded": 0, "failed": 1, "cancelled": 130}
 
 
 def watched(client: SecateurClient, job_id: str) -> int:

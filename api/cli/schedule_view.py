@@ -7,10 +7,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from api.service.schedules.views import AliasView, CandidateView, FiringView, Outcome, ScheduleView
-from pipeline.resolve.watching import State
+from api.service.schedules.views import AliasView, CandidateView, FiringView, ScheduleView
 
-OUTCOME_STYLE: dict[Outcome, str] = {
+OUTCOME_STYLE: dict[str, str] = {
     "waiting": "dim",
     "running": "cyan",
     "promoted": "green",
@@ -21,7 +20,7 @@ OUTCOME_STYLE: dict[Outcome, str] = {
     "skipped": "dim",
     "missed": "dim",
 }
-STATE_STYLE: dict[State, str] = {
+STATE_STYLE: dict[str, str] = {
     "ready": "green",
     "settling": "cyan",
     "incomplete": "yellow",
@@ -39,7 +38,7 @@ def schedules_table(schedules: Iterable[ScheduleView]) -> Table:
             Text(schedule.name, no_wrap=True),
             Text(_fires(schedule)),
             Text("paused" if schedule.paused else _clock(schedule.next_at)),
-            Text(last.outcome, style=OUTCOME_STYLE[last.outcome]) if last is not None else Text(""),
+            Text(last.outcome, style=OUTCOME_STYLE.get(last.outcome, "")) if last is not None else Text(""),
             Text(schedule.alias or ""),
             Text(schedule.error or "", style="red"),
         )
@@ -76,7 +75,7 @@ def candidates_table(candidates: Iterable[CandidateView]) -> Table:
     """A table of the checkpoints below a prefix."""
     table = _table("checkpoint", "state", "since", "reason")
     for one in candidates:
-        state = Text(one.state, style=STATE_STYLE[one.state])
+        state = Text(one.state, style=STATE_STYLE.get(one.state, ""))
         table.add_row(Text(one.source), state, Text(_clock(one.since), no_wrap=True), Text(one.reason or ""))
     return table
 
@@ -88,7 +87,7 @@ def firings_table(firings: Iterable[FiringView]) -> Table:
         table.add_row(
             Text(_clock(firing.at), no_wrap=True),
             Text(firing.cause),
-            Text(firing.outcome, style=OUTCOME_STYLE[firing.outcome]),
+            Text(firing.outcome, style=OUTCOME_STYLE.get(firing.outcome, "")),
             Text(firing.job or "", no_wrap=True),
             Text(firing.source or ""),
             Text(firing.reason or "; ".join(verdict.reason for verdict in firing.gates)),

@@ -12,7 +12,7 @@ from api.cli.schedule_view import (
     schedule_details,
     schedules_table,
 )
-from api.cli.view import out, say_json
+from api.cli.view import out, say_error, say_json
 from api.client.client import DEFAULT_URL
 from api.service.schedules.views import ScheduleView
 from pipeline.request.spec_files import load_document
@@ -28,13 +28,15 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 def list_schedules(url: Url = DEFAULT_URL, as_json: Json = False) -> None:
     """List schedules, newest first."""
     with connect(url) as client:
-        found = list(client.schedules())
+        found, unread = list(client.schedules()), list(client.unread_schedules())
     if as_json:
         say_json(found)
     elif found:
         out().print(schedules_table(found))
-    else:
+    elif not unread:
         out().print("no schedules")
+    for one in unread:
+        say_error(one.why)
 
 
 @app.command()

@@ -12,7 +12,6 @@ from rich.text import Text
 from api.cli.failure import whose
 from api.service.jobs.views import JobView, PlanView
 from pipeline.evaluation.task_comparison import limits_of
-from pipeline.job.state import Status
 from pipeline.report.data import Summary
 from pipeline.report.figures.training import TrainingSummary
 from pipeline.report.quantity import (
@@ -26,13 +25,14 @@ from pipeline.report.quantity import (
 from pipeline.report.summary import summary_line
 from pipeline.report.sweep import SweepDocument
 
-STATUS_STYLE: dict[Status, str] = {
+STATUS_STYLE: dict[str, str] = {
     "queued": "dim",
     "running": "cyan",
     "cancelling": "yellow",
     "succeeded": "green",
     "failed": "red",
     "cancelled": "yellow",
+    "unknown": "yellow",
 }
 
 
@@ -69,7 +69,7 @@ def jobs_table(jobs: Iterable[JobView]) -> Table:
             Text(job.status, style=STATUS_STYLE[job.status]),
             Text(f"{job.progress:.0%}"),
             Text(job.model),
-            Text(summary_line(job.spec)),
+            Text(summary_line(job.spec) if job.spec is not None else ""),
             Text(job.name or ""),
             Text(_clock(job.created_at), no_wrap=True),
         )
@@ -86,6 +86,7 @@ def job_details(job: JobView, url: str) -> RenderableType:
             ("labels", ", ".join(f"{key}:{value}" for key, value in job.labels.items())),
             ("created", _clock(job.created_at)),
             ("took", _took(job)),
+            ("unread", job.unread or ""),
             ("error", job.error.message if job.error else ""),
             ("whose", whose(job.error.blame) if job.error else ""),
             ("where", (job.error.node or "") if job.error else ""),

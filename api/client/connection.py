@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -30,6 +30,9 @@ class Page(Protocol[Item_co]):
 
     @property
     def next(self) -> str | int | None: ...
+
+
+PageType = TypeVar("PageType", bound=Page[Any])
 
 
 class ClientError(Exception):
@@ -175,10 +178,16 @@ def parsed(content: bytes | str, model: type[Model]) -> Model:
 
 def paged(fetch: Callable[[Params], Page[Item_co]], given: Params) -> Iterator[Item_co]:
     """All items of a list. Pages are fetched as the iterator needs them; None and [] are not sent."""
+    for page in pages(fetch, given):
+        yield from page.data
+
+
+def pages(fetch: Callable[[Params], PageType], given: Params) -> Iterator[PageType]:
+    """All pages of a list, each fetched when the iterator needs it."""
     params = {name: value for name, value in given.items() if value not in (None, [])}
     while True:
         page = fetch(params)
-        yield from page.data
+        yield page
         if not page.has_more or page.next is None:
             return
         params["after"] = page.next

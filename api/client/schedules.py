@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from api.client.connection import Connection, paged, safe
+from api.client.connection import Connection, paged, pages, safe
 from api.service.schedules.request import ScheduleRequest
 from api.service.schedules.views import (
     AliasList,
@@ -11,6 +11,7 @@ from api.service.schedules.views import (
     FiringView,
     ScheduleList,
     ScheduleView,
+    UnreadSchedule,
 )
 
 
@@ -26,6 +27,13 @@ class ScheduleCalls(Connection):
         return paged(
             lambda params: self._fetch("GET", "/schedules", ScheduleList, params=params), {"limit": page}
         )
+
+    def unread_schedules(self, *, page: int = 100) -> Iterator[UnreadSchedule]:
+        """The schedules that another version of Secateur stored and the service does not understand."""
+        fetched = pages(
+            lambda params: self._fetch("GET", "/schedules", ScheduleList, params=params), {"limit": page}
+        )
+        return (one for part in fetched for one in part.unread)
 
     def schedule(self, schedule: str) -> ScheduleView:
         """GET /schedules/{id}."""

@@ -1,5 +1,7 @@
 """Connections: SQLite with WAL for one machine, PostgreSQL for many."""
 
+import contextlib
+import os
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -38,11 +40,15 @@ class Database:
         ):
             yield session
 
-    def make_directory(self) -> None:
-        """Make the directory of SQLite's file."""
+    def make_file(self) -> None:
+        """Make SQLite's file and its directory. Nobody else on the machine may read the file, nor the log
+        beside it, which SQLite makes with the same rights."""
         database = self.engine.url.database
         if self.engine.dialect.name == "sqlite" and database is not None:
             Path(database).parent.mkdir(parents=True, exist_ok=True)
+            os.close(os.open(database, os.O_CREAT | os.O_RDWR, 0o600))
+            with contextlib.suppress(PermissionError):  # it belongs to another user, who shares it
+                Path(database).chmod(0o600)
 
     def ping(self) -> None:
         """Raise SQLAlchemyError unless the database answers."""

@@ -13,6 +13,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     UniqueConstraint,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -22,6 +23,9 @@ NAMING = {
     "fk": "fk_%(table_name)s_%(column_0_N_name)s",
     "pk": "pk_%(table_name)s",
 }
+
+
+QUEUED = text("status = 'queued'")  # of a partial index; queries say it in the same words
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -53,16 +57,23 @@ class Job(Base):
 
     `live` says that an attempt has begun and not ended. `tries` counts failed attempts since a user queued
     the job.
-    The lease names the API process that advances the job.
+    The lease names the API process that advances the job. `max_runtime` is in seconds, from the first
+    submission to Ray, and `deadline_at` is when they are over.
     """
 
     __tablename__ = "jobs"
-    __table_args__ = (Index(None, "status", "created_at"),)
+    __table_args__ = (
+        Index(None, "status", "created_at"),
+        Index("ix_jobs_status_id", "status", "id"),
+        Index("ix_jobs_id_model", "id", "model"),  # a search reads it backwards, and no rows
+        Index("ix_jobs_live", "id", postgresql_where=text("live"), sqlite_where=text("live = 1")),
+        Index("ix_jobs_queued", "priority", "id", postgresql_where=QUEUED, sqlite_where=QUEUED),
+    )
 
     id: Mapped[str] = mapped_column(String(24), primary_key=True)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
     request: Mapped[str] = mapped_column(Text)
-    pins: Mapped[str] = mapped_column(Text)
+    pins: Mapped[str] = mapped_column(Text, deferred=True)  # it has the model's config.json
     model: Mapped[str] = mapped_column(Text)
     priority: Mapped[int]
     idempotency_key: Mapped[str | None] = mapped_column(String(255), unique=True)
@@ -74,6 +85,8 @@ class Job(Base):
     tries: Mapped[int] = mapped_column(default=0)
     live: Mapped[bool] = mapped_column(default=False)
     not_before: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    max_runtime: Mapped[int | None]
+    deadline_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     lease_owner: Mapped[str | None] = mapped_column(String(100))
     lease_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
@@ -90,7 +103,8 @@ class JobLabel(Base):
 
 
 class Attempt(Base):
-    """One Ray job. `accepted` is the highest sequence number of its driver's events, `reason` its failure."""
+    """One Ray job. `accepted` is the highest sequence number of its driver's events, `reason` its failure.
+    `heard_at`: when the driver said anything last, null until its first heartbeat."""
 
     __tablename__ = "attempts"
 
@@ -101,6 +115,7 @@ class Attempt(Base):
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
     submitted_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     ended_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    heard_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     accepted: Mapped[int] = mapped_column(default=0)
     reason: Mapped[str | None] = mapped_column(Text)
     log_stored: Mapped[bool] = mapped_column(default=False)
@@ -113,6 +128,7 @@ class EventRow(Base):
     __table_args__ = (
         UniqueConstraint("job", "attempt", "sequence"),
         Index(None, "job", "id"),
+        Index("ix_events_job_type_id", "job", "type", "id"),
         {"sqlite_autoincrement": True},
     )
 
@@ -205,6 +221,14 @@ class Alias(Base):
     manifest: Mapped[str] = mapped_column(String(64))
     moved_at: Mapped[datetime] = mapped_column(UtcDateTime)
     moved_by: Mapped[str] = mapped_column(String(100))
+
+
+class SchemaCompatibility(Base):
+    """One row: the oldest schema whose version of Secateur may use this database (api/db/migrate.py)."""
+
+    __tablename__ = "schema_compatibility"
+
+    usable_from: Mapped[str] = mapped_column(String(8), primary_key=True)
 
 
 class ApiKey(Base):

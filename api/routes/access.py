@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyCookie, HTTPAuthorizationCredentials, HTTPBearer
 
-from api.auth import Caller, Role, may
+from api.auth import KEY_MISSING, Caller, Role, may
 from api.errors import ApiError
 from api.routes.requests import ServicesDep
 from api.service.keys import keys
@@ -44,7 +44,7 @@ class Needs:
                 refuse_other_sites(request, services)
             key = bearer.credentials if bearer is not None else cookie
             if not key:
-                raise ApiError(401, "key_missing", "an API key is needed: send Authorization: Bearer <key>")
+                raise ApiError(401, "key_missing", KEY_MISSING)
             caller = keys.check(services.database, key)
         request.state.caller = caller
         needed = self.role or ("viewer" if request.method in READS else "submitter")
@@ -55,6 +55,13 @@ class Needs:
                 f"this needs the role {needed}; the key {caller.prefix}... ({caller.name}) has {caller.role}",
             )
         return caller
+
+
+def check_by_hand(request: Request, services: ServicesDep) -> None:
+    """Do what `Needs()` does, for a route that needs a key by a setting alone."""
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    bearer = HTTPAuthorizationCredentials(scheme=scheme, credentials=key) if scheme == "Bearer" else None
+    Needs()(request, services, bearer, request.cookies.get(COOKIE))
 
 
 def refuse_other_sites(request: Request, services: ServicesDep) -> None:

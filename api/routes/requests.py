@@ -7,7 +7,9 @@ from fastapi import Depends, Header, Path, Query, Request
 
 from api.service.context import Services
 from api.service.ids import JOB_ID_PATTERN
+from api.service.jobs.followers import Followers
 from api.service.jobs.jobs import no_such_job
+from api.service.jobs.tails import Tails
 
 EXAMPLE_ID = "job-0cs4b3vmf0hd8jms4t2q"
 MAX_INT = 2**31 - 1
@@ -21,6 +23,18 @@ def _services(request: Request) -> Services:
     return services
 
 
+def _followers(request: Request) -> Followers:
+    followers = request.app.state.followers
+    assert isinstance(followers, Followers)
+    return followers
+
+
+def _tails(request: Request) -> Tails:
+    tails = request.app.state.tails
+    assert isinstance(tails, Tails)
+    return tails
+
+
 def _job_id(id: Annotated[str, Path(description="Id of a job.", examples=[EXAMPLE_ID])]) -> str:  # noqa: A002
     if not re.fullmatch(JOB_ID_PATTERN, id):
         raise no_such_job(id)
@@ -28,6 +42,8 @@ def _job_id(id: Annotated[str, Path(description="Id of a job.", examples=[EXAMPL
 
 
 ServicesDep = Annotated[Services, Depends(_services)]
+FollowersDep = Annotated[Followers, Depends(_followers)]
+TailsDep = Annotated[Tails, Depends(_tails)]
 JobId = Annotated[str, Depends(_job_id)]
 IdempotencyKey = Annotated[
     str | None,

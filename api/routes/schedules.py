@@ -44,8 +44,7 @@ def list_schedules(
     limit: Limit = 20,
 ) -> ScheduleList:
     """Schedules, newest first."""
-    data, more = schedules.page(services, paused=paused, after=after, limit=limit)
-    return ScheduleList(data=data, has_more=more, next=data[-1].id if more else None)
+    return schedules.page(services, paused=paused, after=after, limit=limit)
 
 
 @router.get("/schedules/{id}", responses=ABSENT)

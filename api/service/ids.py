@@ -18,10 +18,19 @@ def new_job_id() -> str:
 def new_id(kind: str) -> str:
     """Returns a new id from 48 bits of milliseconds and 52 random bits."""
     number = (time.time_ns() // 1_000_000) << RANDOM_BITS | secrets.randbits(RANDOM_BITS)
-    digits = (ALPHABET[number >> shift & 31] for shift in range(5 * (LENGTH - 1), -1, -5))
-    return f"{kind}-{''.join(digits)}"
+    return f"{kind}-{_written(number)}"
+
+
+def first_id(kind: str, seconds: int) -> str:
+    """Returns the smallest id that may be made at a moment, given in Unix seconds."""
+    number = max(0, seconds * 1000) << RANDOM_BITS
+    return f"{kind}-{_written(number)}"
 
 
 def submission_id(job: str, attempt: int) -> str:
     """The name of an attempt on Ray."""
     return f"{job}-{attempt}"
+
+
+def _written(number: int) -> str:
+    return "".join(ALPHABET[number >> shift & 31] for shift in range(5 * (LENGTH - 1), -1, -5))

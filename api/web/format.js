@@ -77,6 +77,7 @@ export function short(value) {
 
 /** The pruning and the training of a spec in one line (as in pipeline/report/summary.py). */
 export function recipe(spec) {
+  if (!spec) return "unknown"; // another version of Secateur stored it
   return [...pruning(spec.prune), ...learning(spec.prune?.method), ...training(spec.recovery)].join(" · ");
 }
 

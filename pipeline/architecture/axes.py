@@ -22,13 +22,34 @@ Dimension = Literal[
     "gate_up",  # the gate's FFN channels, then as many of the other half
     "shared_ffn",  # the FFN channels of the expert that every token passes through
     "expert_ffn",
+    "expert_pairs",  # for each FFN channel of an expert its gate, then its other half
     "experts",
+    "gated_query",  # for each query head its query, then its output gate, × head_dim
+    # Latent attention, of which heads alone can be cut.
+    "latent_query",  # for each head its query without position, then the one with it
+    "latent_key_value",  # for each head its key without position, then its value
+    "latent_value",  # for each head its value
+    "query_rank",
+    "key_value_rank",
+    "key_value_latent",  # the rank, then the key with position that all heads share
+    # Linear attention (the gated delta rule), which no cut changes.
+    "delta_qkvz",  # by key head: its query, key, values and output gates
+    "delta_qkv",
+    "delta_value",
+    "delta_gates",  # by value head: how much it writes, and how much it forgets
+    "delta_heads",
+    "delta_head_dim",
+    "kernel",
     "vocabulary",
     "embedding",  # the width of tables that are narrower than hidden (OPT 350M)
     "positions",
+    "own",  # a size of the type's own, which no cut changes: of state spaces, of inputs by block
     "one",
 ]
 Labels = Mapping[str, tuple[Dimension, ...]]
+
+# One slot for each query head, whatever its width.
+BY_HEAD: tuple[Dimension, ...] = ("query", "gated_query", "latent_query", "latent_key_value", "latent_value")
 
 Size = Literal[
     "hidden_size",
@@ -71,6 +92,12 @@ SHARED_EXPERT: Labels = {
     "mlp.shared_expert.up_proj": ("shared_ffn", "hidden"),
     "mlp.shared_expert.down_proj": ("hidden", "shared_ffn"),
     "mlp.shared_expert_gate": ("one", "hidden"),
+}
+# The shared experts of DeepSeek and GLM, which have no gate and are called in the plural.
+SHARED_EXPERTS: Labels = {
+    "mlp.shared_experts.gate_proj": ("shared_ffn", "hidden"),
+    "mlp.shared_experts.up_proj": ("shared_ffn", "hidden"),
+    "mlp.shared_experts.down_proj": ("hidden", "shared_ffn"),
 }
 OUTER: Labels = {
     "model.embed_tokens": ("vocabulary", "hidden"),

@@ -14,11 +14,13 @@ from pydantic import JsonValue
 class ConfigNames:
     """`spellings`: for a field that the class reads under several names, all of them; the first that a file
     states counts. `defaults`: what the class takes for a field that the file lacks, unless that follows from
-    other fields.
+    other fields. `counted`: for a field that the class takes from the length of others, whatever the file
+    states for it, those others, the one that counts first.
     """
 
     spellings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     defaults: Mapping[str, int | bool] = field(default_factory=dict)
+    counted: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def stated(self, config: Mapping[str, JsonValue], name: str) -> tuple[str, ...]:
         """Returns the names under which config.json states a field, the one that counts first; the field's
@@ -29,6 +31,12 @@ class ConfigNames:
     def read(self, config: Mapping[str, JsonValue], name: str) -> JsonValue:
         """Returns what the class reads for a field; None if that follows from other fields. A field that the
         file states as null is not left out: the class derives it."""
+        for other in self.counted.get(name, ()):
+            listed = config.get(other)
+            if isinstance(listed, list | str):
+                return len(listed)
+        if name in self.counted:
+            return self.defaults.get(name)
         if not any(one in config for one in self.spellings.get(name, (name,))):
             return self.defaults.get(name)
         return config.get(self.stated(config, name)[0])
@@ -48,7 +56,7 @@ def _defaults(hidden: int, blocks: int, heads: int, ffn: int, tokens: int, posit
 _TIED = {"tie_word_embeddings": True}
 
 
-def _llama_like(
+def llama_like_names(
     *sizes: int, groups: int | None = None, head_dim: int | None = None, tied: bool = False
 ) -> ConfigNames:
     """Returns the entry of a type that reads Llama's names. `sizes`: the arguments of _defaults."""
@@ -58,28 +66,6 @@ def _llama_like(
     if head_dim is not None:
         defaults["head_dim"] = head_dim
     return ConfigNames(defaults=defaults)
-
-
-def _t5_like(blocks: int, heads: int, ffn: int, tokens: int) -> ConfigNames:
-    """Returns the entry of an encoder-decoder of T5's kind. The number of decoder blocks follows from that of
-    the encoder's where it is left out, so it has no default."""
-    return ConfigNames(
-        {
-            "d_model": ("hidden_size", "d_model"),
-            "num_layers": ("num_hidden_layers", "num_layers"),
-            "num_heads": ("num_attention_heads", "num_heads"),
-            "head_dim": ("head_dim", "d_kv"),
-        },
-        {
-            "d_model": 512,
-            "num_layers": blocks,
-            "num_heads": heads,
-            "head_dim": 64,
-            "d_ff": ffn,
-            "vocab_size": tokens,
-            **_TIED,
-        },
-    )
 
 
 CONFIG_NAMES: Mapping[str, ConfigNames] = {
@@ -114,31 +100,28 @@ CONFIG_NAMES: Mapping[str, ConfigNames] = {
         }
     ),
     "phi3": ConfigNames(defaults=_defaults(3072, 32, 32, 8192, 32064, 4096)),
-    "ministral": _llama_like(4096, 32, 32, 14336, 32000, 131072, groups=8),
-    "ministral3": _llama_like(4096, 34, 32, 14336, 131072, 262144, groups=8, head_dim=128),
-    "gemma": _llama_like(3072, 28, 16, 24576, 256000, 8192, groups=16, head_dim=256, tied=True),
-    "olmo2": _llama_like(4096, 32, 32, 11008, 50304, 2048),
-    "olmo3": _llama_like(4096, 32, 32, 11008, 50304, 2048),
-    "smollm3": _llama_like(2048, 36, 16, 11008, 128256, 32768, groups=4, tied=True),
-    "granite": _llama_like(4096, 32, 32, 11008, 32000, 2048),
-    "seed_oss": _llama_like(4096, 64, 80, 27648, 155136, 524288, groups=8, head_dim=128),
-    "ernie4_5": _llama_like(1024, 18, 16, 3072, 103424, 131072, groups=2, head_dim=128, tied=True),
-    "exaone4": _llama_like(4096, 32, 32, 16384, 102400, 2048, groups=32),
-    "cohere": _llama_like(8192, 40, 64, 22528, 256000, 8192, tied=True),
-    "cohere2": _llama_like(8192, 40, 64, 22528, 256000, 8192, tied=True),
-    "helium": _llama_like(2560, 24, 20, 7040, 48000, 4096, groups=20, head_dim=128),
-    "hunyuan_v1_dense": _llama_like(4096, 32, 32, 11008, 290943, 2048),
-    "stablelm": _llama_like(2560, 32, 32, 6912, 50304, 4096, groups=32),
-    "glm": _llama_like(4096, 40, 32, 13696, 151552, 131072, groups=2, head_dim=128),
-    "glm4": _llama_like(4096, 40, 32, 13696, 151552, 131072, groups=2, head_dim=128),
-    "nemotron": _llama_like(6144, 32, 48, 24576, 256000, 4096),
-    "arcee": _llama_like(2560, 32, 32, 18432, 32000, 4096),
-    "apertus": _llama_like(4096, 32, 32, 14336, 131072, 65536),
-    "starcoder2": _llama_like(3072, 30, 24, 12288, 49152, 4096, groups=2, tied=True),
-    "phi": _llama_like(2048, 24, 32, 8192, 51200, 2048),
-    "t5": _t5_like(6, 8, 2048, 32128),
-    "mt5": _t5_like(8, 6, 1024, 250112),
-    "umt5": _t5_like(8, 6, 1024, 250112),
+    "ministral": llama_like_names(4096, 32, 32, 14336, 32000, 131072, groups=8),
+    "ministral3": llama_like_names(4096, 34, 32, 14336, 131072, 262144, groups=8, head_dim=128),
+    "gemma": llama_like_names(3072, 28, 16, 24576, 256000, 8192, groups=16, head_dim=256, tied=True),
+    "olmo2": llama_like_names(4096, 32, 32, 11008, 50304, 2048),
+    "olmo3": llama_like_names(4096, 32, 32, 11008, 50304, 2048),
+    "smollm3": llama_like_names(2048, 36, 16, 11008, 128256, 32768, groups=4, tied=True),
+    "granite": llama_like_names(4096, 32, 32, 11008, 32000, 2048),
+    "seed_oss": llama_like_names(4096, 64, 80, 27648, 155136, 524288, groups=8, head_dim=128),
+    "ernie4_5": llama_like_names(1024, 18, 16, 3072, 103424, 131072, groups=2, head_dim=128, tied=True),
+    "exaone4": llama_like_names(4096, 32, 32, 16384, 102400, 2048, groups=32),
+    "cohere": llama_like_names(8192, 40, 64, 22528, 256000, 8192, tied=True),
+    "cohere2": llama_like_names(8192, 40, 64, 22528, 256000, 8192, tied=True),
+    "helium": llama_like_names(2560, 24, 20, 7040, 48000, 4096, groups=20, head_dim=128),
+    "hunyuan_v1_dense": llama_like_names(4096, 32, 32, 11008, 290943, 2048),
+    "stablelm": llama_like_names(2560, 32, 32, 6912, 50304, 4096, groups=32),
+    "glm": llama_like_names(4096, 40, 32, 13696, 151552, 131072, groups=2, head_dim=128),
+    "glm4": llama_like_names(4096, 40, 32, 13696, 151552, 131072, groups=2, head_dim=128),
+    "nemotron": llama_like_names(6144, 32, 48, 24576, 256000, 4096),
+    "arcee": llama_like_names(2560, 32, 32, 18432, 32000, 4096),
+    "apertus": llama_like_names(4096, 32, 32, 14336, 131072, 65536),
+    "starcoder2": llama_like_names(3072, 30, 24, 12288, 49152, 4096, groups=2, tied=True),
+    "phi": llama_like_names(2048, 24, 32, 8192, 51200, 2048),
     "mixtral": ConfigNames(
         {"num_local_experts": ("num_experts", "num_local_experts")},
         {

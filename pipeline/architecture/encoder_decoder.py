@@ -7,7 +7,8 @@ their MLP has a gate. A row lists the linears of all of them; a block has those 
 from collections.abc import Mapping
 
 from pipeline.architecture.axes import Labels
-from pipeline.architecture.row import Architecture, Decoder, Feature, Fixed
+from pipeline.architecture.parts import Decoder, Feature
+from pipeline.architecture.row import Architecture, Fixed
 
 _SELF, _CROSS = "layer.0.SelfAttention", "layer.1.EncDecAttention"
 _MLPS = ("layer.1.DenseReluDense", "layer.2.DenseReluDense")  # of encoder blocks, and of decoder blocks

@@ -22,8 +22,8 @@ _PLAIN_LABELS: Labels = {**ATTENTION, **UP_DOWN, **NORMS}
 
 _HEADS: tuple[Size, ...] = ("num_attention_heads", "num_key_value_heads")
 # OLMo's norms of queries and keys go over all heads at once.
-_WIDE_NORMS: Labels = {"self_attn.q_norm": ("query",), "self_attn.k_norm": ("key_value",)}
-_BY_ALL_HEADS = Fixed(
+WIDE_NORMS: Labels = {"self_attn.q_norm": ("query",), "self_attn.k_norm": ("key_value",)}
+BY_ALL_HEADS = Fixed(
     _HEADS,
     "its queries and keys are divided by their norm over all heads, so that the heads that stay would change "
     "with those that go",
@@ -74,8 +74,8 @@ LLAMA_LIKE = (
     llama_like("gemma", bos="every_window"),  # Gemma's loss without BOS is that of noise
     llama_like("gemma2", bos="every_window"),
     llama_like("gemma3_text", bos="every_window"),
-    llama_like("olmo2", labels={**GATED_LABELS, **_WIDE_NORMS}, fixed=(_BY_ALL_HEADS,)),
-    llama_like("olmo3", labels={**GATED_LABELS, **_WIDE_NORMS}, fixed=(_BY_ALL_HEADS,)),
+    llama_like("olmo2", labels={**GATED_LABELS, **WIDE_NORMS}, fixed=(BY_ALL_HEADS,)),
+    llama_like("olmo3", labels={**GATED_LABELS, **WIDE_NORMS}, fixed=(BY_ALL_HEADS,)),
     llama_like("smollm3", by_block=("layer_types", "no_rope_layers")),
     llama_like("granite"),
     llama_like("seed_oss"),

@@ -9,6 +9,10 @@ from pydantic import JsonValue
 
 from pipeline.architecture.axes import Dimension, Labels, Size
 from pipeline.architecture.config_names import CONFIG_NAMES, ConfigNames
+from pipeline.architecture.encoder_decoder_config_names import ENCODER_DECODER_CONFIG_NAMES
+from pipeline.architecture.hybrid_config_names import HYBRID_CONFIG_NAMES
+from pipeline.architecture.own_config_names import OWN_CONFIG_NAMES
+from pipeline.architecture.parts import Ahead, Beside, Decoder, Feature
 from pipeline.errors import UnsupportedCheckpoint
 
 _NUMBER = re.compile(r"\.\d+$")
@@ -18,17 +22,35 @@ _NUMBER = re.compile(r"\.\d+$")
 class Experts:
     """The experts of a block. `module`: their place in the block; `stored`: the prefix of an expert's number
     in the names of its matrices, which checkpoints store one by one (checkpoint/experts.py). `gate`, `up`,
-    `down`: the names after the number."""
+    `down`: the names after the number; `gate` is None where experts have none.
+
+    `interleaved`: gate and up are one matrix whose output features take turns, weights are stored
+    [in_features, out_features], linears have biases, and checkpoints store the experts of a block in one
+    tensor. `scaled`: the same without biases, and the gate lies in front of the other half; the module gets
+    the tokens of one expert after the other, times the router's weights, with zeros for tokens that are not
+    the expert's. `before`: the beginnings of the names of a block's linears that run after its experts.
+    """
 
     module: str = "mlp.experts"
     stored: str = "mlp.experts"
-    gate: str = "gate_proj"
+    gate: str | None = "gate_proj"
     up: str = "up_proj"
     down: str = "down_proj"
+    interleaved: bool = False
+    scaled: bool = False
+    before: tuple[str, ...] = ()
+
+    @property
+    def together(self) -> bool:
+        """Tells whether gate and up are one matrix, and the experts of a block one stored tensor."""
+        return self.interleaved or self.scaled
 
     def entering(self, expert: int) -> tuple[str, ...]:
         """Returns an expert's linears whose inputs are its tokens."""
-        return (f"{self.stored}.{expert}.{self.gate}", f"{self.stored}.{expert}.{self.up}")
+        if self.together:
+            return (f"{self.stored}.{expert}.gate_up_proj",)
+        names = (self.up,) if self.gate is None else (self.gate, self.up)
+        return tuple(f"{self.stored}.{expert}.{name}" for name in names)
 
     def leaving(self, expert: int) -> tuple[str, ...]:
         """Returns an expert's linears whose inputs are its inner features."""
@@ -50,71 +72,36 @@ class Experts:
         return count
 
 
+Format = Literal["mxfp4", "fp8"]
+
+
 @dataclass(frozen=True)
 class Fixed:
     """Sizes that a cut leaves as they are, and why. `where`: the flag of config.json without which they may
-    change; None for every model of the type."""
+    change, or the number that lets them change up to `most`; None for every model of the type. `unsaid`: what
+    transformers' class takes for that field where config.json lacks it. `varies`: some tensors are wider or
+    narrower than these sizes of config.json say."""
 
     sizes: tuple[Size, ...]
     why: str
     where: str | None = None
+    most: int = 0
+    unsaid: int = 0
+    varies: bool = False
 
     def holds(self, config: Mapping[str, JsonValue]) -> bool:
         """Tells whether the sizes of the model with this config.json are fixed."""
-        return self.where is None or bool(config.get(self.where))
-
-
-Feature = Literal[
-    "recovery",
-    "learned_masks",
-    "reconstruction",
-    "spaced",  # drop_blocks at even distances
-    "self_calibration",
-    "tasks",
-    "behaviour",
-    "target",
-    "sparse",  # packed weights beside the ordinary ones
-    "megatron",
-    "float16",
-]
-
-
-@dataclass(frozen=True)
-class Decoder:
-    """The second stack of blocks of a type whose first stack, `Architecture.blocks`, is an encoder.
-
-    `blocks`: its place in the model. `count`: the field of config.json with the number of its blocks; the
-    class takes that of the encoder where it is left out. `entering`: the norm through which the encoder's
-    outputs reach the cross-attention of every decoder block. `shared_bias`: the attention in the first block
-    of each stack whose relative positions all blocks of the stack add to their scores; None where each block
-    has its own. `encoder_only`, `decoder_only`: what the names of linears begin with that only blocks of one
-    stack have. `gate`: the field of config.json that begins with `gated` if the MLP has a gate, and what the
-    class takes where it is left out; `with_gate`, `without_gate`: what the names of linears end with that
-    only such models, or only others, have.
-    """
-
-    blocks: str
-    count: str
-    entering: str
-    encoder_only: tuple[str, ...]
-    decoder_only: tuple[str, ...]
-    gate: tuple[str, str]
-    with_gate: tuple[str, ...]
-    without_gate: tuple[str, ...]
-    shared_bias: str | None = None
+        if self.where is None:
+            return True
+        value = config.get(self.where, self.unsaid)
+        return value > self.most if isinstance(value, int) else bool(value)
 
     @property
-    def bias(self) -> str | None:
-        """The tensor that has to be in the first block of each stack, by its name inside the block."""
-        return None if self.shared_bias is None else f"{self.shared_bias}.relative_attention_bias.weight"
-
-    def has(self, linear: str, config: Mapping[str, JsonValue], *, in_decoder: bool) -> bool:
-        """Tells whether the blocks of a stack of the model with this config.json have a linear that the row
-        lists."""
-        gated = str(config.get(*self.gate)).startswith("gated")
-        elsewhere = self.encoder_only if in_decoder else self.decoder_only
-        other_kind = self.without_gate if gated else self.with_gate
-        return not linear.startswith(elsewhere) and not linear.endswith(other_kind)
+    def condition(self) -> str:
+        """The words for `where`, in Markdown; empty if the sizes are always fixed."""
+        if self.where is None:
+            return ""
+        return f"`{self.where}`" if self.most == 0 else f"`{self.where}` above {self.most}"
 
 
 @dataclass(frozen=True)
@@ -125,16 +112,27 @@ class Architecture:
     which they run; one statistic serves a group. `transposed`: weights of linears are stored [in_features,
     out_features] (GPT-2's Conv1D). `experts`: further linears, in blocks that have them; routers are never
     pruned. `renamed`: a part of the module's name and its counterpart in the checkpoint, if they differ.
-    `in_tuple`: a block returns its hidden states as the first item of a tuple.
+    `in_tuple`: a block returns its hidden states as the first item of a tuple. `beside`: what the blocks read
+    beside hidden states.
 
     `inner`, `outer`: labels of the dimensions of every parameter, by module (pipeline/architecture/axes.py).
     The modules of a list share the labels under the list's name.
     `sizes`: their names in config.json. `positions_key`: the name of the longest sequence length in
     config.json. `head_dim`: `free` if config.json may state it whatever the other sizes are, `divides` if in
-    addition the heads must divide hidden_size, `tied` if it is hidden_size / heads. `follows_hidden`: fields
-    that change with hidden_size if they equal it. `grouped`: the flag without which there are no key-value
-    groups; `one_key_value`: the flag that then selects a single key-value head. `fixed`: sizes that cannot be
-    cut. `by_block`: fields of config.json that have a value for each block.
+    addition the heads must divide hidden_size, `tied` if it is hidden_size / heads, `parts` if heads consist
+    of parts whose fields no cut changes. `follows_hidden`: fields that change with hidden_size if they equal
+    it; `follows_vocabulary`: those that do with vocab_size. `grouped`: the flag without which there are no
+    key-value groups; `one_key_value`: the flag that then selects a single key-value head. `fixed`: sizes that
+    cannot be cut. `by_block`: fields of config.json that have a value, or a letter, for each block.
+    `numbered`: fields that list numbers of blocks, or have such numbers as keys. `widths`: of dimensions that
+    the sizes do not tell, as a sum of products of fields of config.json. `shared_experts`: the field that
+    says how many times the FFN of an expert the shared one has. `kinds`: by kind of block, as `layer_types`
+    of config.json calls it, the beginning of the names of linears that blocks of other kinds lack.
+
+    `ahead`: stored blocks that are not read. `quantized`: formats in which checkpoints of the type are
+    published, and from which they are read dequantized. `not_adapted`: linears that LoRA leaves as they are,
+    because kernels of state spaces read their weights by themselves, or some models have another module
+    there.
 
     `bos`: where the type needs BOS although its tokenizer does not put it there, the place that texts get by
     default (pipeline/request/bos.py). `pads_embedding`: the class takes `pad_token_id` of config.json as a
@@ -154,15 +152,24 @@ class Architecture:
     experts: Experts | None = None
     renamed: tuple[str, str] | None = None
     in_tuple: bool = False
+    beside: Beside | None = None
     positions_key: str = "max_position_embeddings"
-    head_dim: Literal["free", "divides", "tied"] = "free"
+    head_dim: Literal["free", "divides", "tied", "parts"] = "free"
     follows_hidden: tuple[str, ...] = ()
+    follows_vocabulary: tuple[str, ...] = ()
     grouped: str | None = None
     one_key_value: str | None = None
     fixed: tuple[Fixed, ...] = ()
     by_block: tuple[str, ...] = ("layer_types",)
+    numbered: tuple[str, ...] = ()
     bos: Literal["every_window"] | None = None
     pads_embedding: bool = True
+    widths: Mapping[Dimension, tuple[tuple[str, ...], ...]] = field(default_factory=dict)
+    shared_experts: str | None = None
+    ahead: Ahead | None = None
+    quantized: tuple[Format, ...] = ()
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    not_adapted: tuple[str, ...] = ()
     decoder: Decoder | None = None
     lacks: Mapping[Feature, str] = field(default_factory=dict)
 
@@ -192,7 +199,8 @@ class Architecture:
     def config_names(self) -> ConfigNames:
         """How transformers' class of this type reads config.json; a type without an entry reads each field
         under its own name."""
-        return CONFIG_NAMES.get(self.model_type, ConfigNames())
+        names = {**CONFIG_NAMES, **OWN_CONFIG_NAMES, **HYBRID_CONFIG_NAMES, **ENCODER_DECODER_CONFIG_NAMES}
+        return names.get(self.model_type, ConfigNames())
 
     def stated(self, config: Mapping[str, JsonValue], field: str) -> tuple[str, ...]:
         """Returns the names under which config.json states a field, the one that counts first."""
@@ -205,16 +213,47 @@ class Architecture:
     @property
     def linear_names(self) -> tuple[str, ...]:
         """Every prunable linear of a block, except those of experts."""
-        return tuple(name for group in self.linears for name in group)
+        return tuple(dict.fromkeys(name for group in self.linears for name in group))
+
+    def is_transposed(self, linear: str) -> bool:
+        """Tells whether a linear's weight is stored [in_features, out_features]."""
+        inside = self.experts is not None and self.experts.together and self.experts.owns(linear)
+        return self.transposed or inside
+
+    def entering(self, linear: str) -> Dimension:
+        """Returns the label of a linear's input features."""
+        first, second = self.labels(f"{linear}.weight")
+        return first if self.is_transposed(linear) else second
+
+    @property
+    def adapted_names(self) -> tuple[str, ...]:
+        """The linears that LoRA can adapt."""
+        return tuple(name for name in self.linear_names if name not in self.not_adapted)
+
+    @property
+    def adaptable(self) -> tuple[str, ...]:
+        """The names by which LoRA's linears are chosen: every linear of a block that it can adapt, and one
+        for all of its experts, if they have gates and no layout of their own."""
+        if self.experts is None or self.experts.gate is None or self.experts.together:
+            return self.adapted_names
+        return (*self.adapted_names, self.experts.stored)
 
     def groups_in(self, names: Collection[str]) -> tuple[tuple[str, ...], ...]:
         """Returns the groups of prunable linears of a block that stores `names`, because blocks of one model
-        may differ."""
-        groups = [group for group in self.linears if f"{group[0]}.weight" in names]
-        if self.experts is not None:
-            for expert in range(self.experts.count(names)):
-                groups += [self.experts.entering(expert), self.experts.leaving(expert)]
-        return tuple(groups)
+        may differ: in groups, of which a block has those whose first linear it stores, and in the others of a
+        group."""
+        groups = [
+            tuple(name for name in group if f"{name}.weight" in names)
+            for group in self.linears
+            if f"{group[0]}.weight" in names
+        ]
+        if self.experts is None:
+            return tuple(groups)
+        later = [group for group in groups if group[0].startswith(self.experts.before)]
+        groups = [group for group in groups if group not in later]
+        for expert in range(self.experts.count(names)):
+            groups += [self.experts.entering(expert), self.experts.leaving(expert)]
+        return (*groups, *later)
 
     def labels(self, name: str) -> tuple[Dimension, ...]:
         """Returns the label of each dimension of a parameter. `name`: inside a block, or in the model for
@@ -224,18 +263,26 @@ class Architecture:
         if name in self.inner:  # a parameter that is labelled by itself, such as a number without dimensions
             return self.inner[name]
         one_of_a_list = _NUMBER.sub("", module)
-        known = self.inner.get(one_of_a_list) or self.outer.get(module) or self._expert_labels(module)
+        known = (
+            self.inner.get(one_of_a_list)
+            or self.outer.get(module)
+            or self.outer.get(one_of_a_list)
+            or self._expert_labels(module)
+        )
         if known is None:
             raise UnsupportedCheckpoint(
                 f"parameter {name} of {self.model_type} has no labels in pipeline/architecture/rows.py",
                 "spec.model.source",
             )
         if kind == "bias" and len(known) == 2:
-            return known[1:] if self.transposed else known[:1]
+            return known[1:] if self.is_transposed(module) else known[:1]
         return known
 
     def _expert_labels(self, module: str) -> tuple[Dimension, ...] | None:
         if self.experts is None or not self.experts.owns(module):
             return None
         leaves = module in self.experts.leaving(self.experts.number(module))
+        if self.experts.together:
+            pairs: Dimension = "expert_pairs" if self.experts.interleaved else "own"
+            return ("expert_ffn", "hidden") if leaves else ("hidden", pairs)
         return ("hidden", "expert_ffn") if leaves else ("expert_ffn", "hidden")

@@ -1,8 +1,8 @@
 """The blocks, linears and dimensions of each model type: one row of data each.
 
-A new type is a new row; one that resembles Llama is a line of llama_like.py, and one that resembles T5 a line
-of encoder_decoder.py. Modules are named relative to the model with its head (`blocks`, `outer`) or to one
-block (`linears`, `inner`).
+A new type is a new row, here or in the file of its family; one that resembles Llama is a line of
+llama_like.py, one that resembles T5 a line of encoder_decoder.py. Modules are named relative to the model
+with its head (`blocks`, `outer`) or to one block (`linears`, `inner`).
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,11 @@ from pipeline.architecture.axes import (
     Labels,
 )
 from pipeline.architecture.encoder_decoder import ENCODER_DECODERS
+from pipeline.architecture.gemma import GEMMA
+from pipeline.architecture.hybrid import HYBRID
+from pipeline.architecture.linear_attention import LINEAR_ATTENTION
 from pipeline.architecture.llama_like import ATTENTION_LINEARS, GATED, GATED_LABELS, LLAMA_LIKE
+from pipeline.architecture.mixtures import MIXTURES
 from pipeline.architecture.row import Architecture, Experts
 from pipeline.errors import UnsupportedModel
 
@@ -43,6 +47,10 @@ ROWS = {
     for row in (
         *LLAMA_LIKE,
         *ENCODER_DECODERS,
+        *GEMMA,
+        *HYBRID,
+        *LINEAR_ATTENTION,
+        *MIXTURES,
         Architecture(
             "mixtral",
             "model.layers",

@@ -28,6 +28,7 @@ from pipeline.spec.eval_tasks import CheckedTask
 from pipeline.spec.evaluation import EvaluationResult
 from pipeline.spec.sparsity_plan import SparsityPlan
 from pipeline.structure.cut import Cut
+from pipeline.structure.expert_table import ExpertGainTable
 from pipeline.structure.table import SizeTable
 
 MASKS_PATH = "masks/masks.safetensors"  # in a published directory: see masks/published.py
@@ -59,10 +60,11 @@ class StatisticsRef(Artifact):
 
 
 class CutRef(Artifact):
-    """The parts of a model that stayed when it was cut."""
+    """The parts of a model that stayed when it was cut. There is an ExpertGainTable if experts were chosen by
+    what they give."""
 
     kind: Literal["cut"] = "cut"
-    content: ClassVar = {"cut.json": Cut, "sizes.json": SizeTable}
+    content: ClassVar = {"cut.json": Cut, "sizes.json": SizeTable, "expert_gains.json": ExpertGainTable}
 
 
 class CountsRef(Artifact):

@@ -73,7 +73,7 @@ class BlockWork:
 
     def weight(self, linear: str) -> Tensor:
         """Returns a linear's weight in its stored type, [O, I]."""
-        return turned(self.tensors[f"{linear}.weight"], self._row)
+        return turned(self.tensors[f"{linear}.weight"], self._row, linear)
 
     def measure(self, measure: Measure, statistics: StatisticsRef | None) -> dict[str, float]:
         """Measures what an allocation needs: one number for the block under the name "", or one per linear.
@@ -141,7 +141,7 @@ class BlockWork:
         applied ones by their names inside the block."""
         self._chosen |= others
         fresh = {
-            f"{name}.weight": turned(linear.weight_OI, self._row).contiguous()
+            f"{name}.weight": turned(linear.weight_OI, self._row, name).contiguous()
             for name, linear in self._chosen.items()
             if name not in self._applied
         }
@@ -153,7 +153,9 @@ class BlockWork:
         """Returns the keep tensors of the decided linears, oriented like the weights, by their names inside
         the block."""
         return {
-            f"{name}.weight": turned(unpack_keep(one.packed_keep, tuple(one.weight_OI.shape)), self._row)
+            f"{name}.weight": turned(
+                unpack_keep(one.packed_keep, tuple(one.weight_OI.shape)), self._row, name
+            )
             for name, one in self._chosen.items()
         }
 

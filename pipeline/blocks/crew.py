@@ -25,13 +25,16 @@ from torch import Tensor
 
 from pipeline.blocks.block import ChosenLinear
 from pipeline.blocks.worker import SweepWorker
+from pipeline.tensor.gains import GainShare
 from pipeline.tensor.needs import Needs
 from pipeline.tensor.statistics import Gram, InputShare, share_edges
 
 P = ParamSpec("P")
 Answer = TypeVar("Answer")
 Answer_co = TypeVar("Answer_co", covariant=True)
-Parcel = TypeVar("Parcel", bound=ChosenLinear | InputShare)  # what workers send one another, by name
+Parcel = TypeVar(
+    "Parcel", bound=ChosenLinear | InputShare | GainShare
+)  # what workers send one another, by name
 Item = TypeVar("Item")
 
 

@@ -11,7 +11,7 @@ Shape legend: L tokens of one sample, H hidden size, T steps.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ Run = Callable[[Mapping[str, Tensor], Tensor], Tensor]  # weights by name, hidde
 
 class BlockFitter:
     """`tensors`: the pruned block, by names inside it. `keep`: bool, oriented like the tensors, for those
-    that were pruned. `run`: runs the block with other weights."""
+    that were pruned. `run`: runs the block with other weights. `buffers`: tensors that are not trained."""
 
     def __init__(
         self,
@@ -43,6 +43,7 @@ class BlockFitter:
         samples: int,
         dtype: torch.dtype,
         device: torch.device,
+        buffers: Collection[str] = (),
     ) -> None:
         self._stored = tensors
         self._run = run
@@ -53,7 +54,7 @@ class BlockFitter:
         self._weights = {
             name: tensor.to(device, torch.float32, copy=True)
             for name, tensor in tensors.items()
-            if tensor.is_floating_point()
+            if tensor.is_floating_point() and name not in buffers
         }
         self._keep = {name: one.to(device) for name, one in keep.items()}
         self._first = {name: torch.zeros_like(weight) for name, weight in self._weights.items()}
@@ -148,10 +149,17 @@ class Reconstructor:
         """Starts to fit a loaded block after pruning."""
 
         def run(weights: Mapping[str, Tensor], hidden_1LH: Tensor) -> Tensor:
-            return self._stream.run(block, hidden_1LH, weights=weights)
+            return self._stream.hidden(self._stream.run(block, hidden_1LH, weights=weights))
 
         self._fitter = BlockFitter(
-            tensors, keep, run, self._spec, samples=self._samples, dtype=self._dtype, device=self._device
+            tensors,
+            keep,
+            run,
+            self._spec,
+            samples=self._samples,
+            dtype=self._dtype,
+            device=self._device,
+            buffers=self._stream.buffers(block),
         )
 
     @property
@@ -163,7 +171,9 @@ class Reconstructor:
     def distances(self, hidden: Sequence[Tensor]) -> list[float]:
         """Returns the distance of each sample: see BlockFitter.distance."""
         pairs = zip(hidden, self._targets, strict=True)
-        return read_together([self.fitter.distance(*pair) for pair in pairs])
+        return read_together(
+            [self.fitter.distance(one, self._stream.hidden(target)) for one, target in pairs]
+        )
 
     def gradient(self, step: int, hidden: Sequence[Tensor]) -> Gram:
         """Returns the contribution of this worker's samples to the gradient of a step."""
@@ -172,7 +182,7 @@ class Reconstructor:
         for place, sample in enumerate(steps[step % len(steps)]):
             own = sample - self._first
             if 0 <= own < len(hidden):
-                gradient = self.fitter.gradient(hidden[own], self._targets[own])
+                gradient = self.fitter.gradient(hidden[own], self._stream.hidden(self._targets[own]))
                 parts = pushed(parts, (0, place), gradient)
         return parts
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pipeline.architecture.row import Experts
-from pipeline.checkpoint.experts import DOWN, GATE_UP
+from pipeline.checkpoint.slices import BIAS, DOWN, GATE_UP, UP
 from pipeline.errors import UnsupportedCheckpoint
 
 Record = Callable[[int, Tensor], None]
@@ -83,16 +83,52 @@ def _experts_hook(
     """Recomputes each expert's inner features, because fused kernels do not expose them."""
 
     def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        x_TH, chosen_TK = args[:2]
-        activation = module.get_submodule("act_fn")
+        inner = _interleaved if experts.interleaved else _gate_above_up
+        inner = _without_gate if experts.gate is None else inner
+        inner = _gate_before_up if experts.scaled else inner
         count = len(module.get_parameter(DOWN))
-        for expert, own_TH in enumerate(_by_expert(x_TH, chosen_TK, count)):
+        tokens_E = _unscattered(args[0], count) if experts.scaled else _by_expert(args[0], args[1], count)
+        for expert, own_TH in enumerate(tokens_E):
             record(numbers[experts.entering(expert)[0]], own_TH)
-            gate_up = module.get_parameter(GATE_UP)[expert]  # read late: recording may have changed it
-            gate, up = functional.linear(own_TH, gate_up).chunk(2, dim=-1)
-            record(numbers[experts.leaving(expert)[0]], activation(gate) * up)
+            record(numbers[experts.leaving(expert)[0]], inner(module, expert, own_TH))
 
     return hook
+
+
+# Weights are read late, because recording may have changed them.
+def _without_gate(module: nn.Module, expert: int, own_TH: Tensor) -> Tensor:
+    opened = functional.linear(own_TH, module.get_parameter(UP)[expert])
+    activated: Tensor = module.get_submodule("act_fn")(opened)
+    return activated
+
+
+def _gate_above_up(module: nn.Module, expert: int, own_TH: Tensor) -> Tensor:
+    gate, up = functional.linear(own_TH, module.get_parameter(GATE_UP)[expert]).chunk(2, dim=-1)
+    activated: Tensor = module.get_submodule("act_fn")(gate)
+    return activated * up
+
+
+def _gate_before_up(module: nn.Module, expert: int, own_TH: Tensor) -> Tensor:
+    gate, up = (own_TH @ module.get_parameter(GATE_UP)[expert]).chunk(2, dim=-1)
+    activated: Tensor = module.get_submodule("act_fn")(gate)
+    return up * activated
+
+
+def _interleaved(module: nn.Module, expert: int, own_TH: Tensor) -> Tensor:
+    """Returns the inner features by the module's own formula, which clamps both halves."""
+    gate_up = own_TH @ module.get_parameter(GATE_UP)[expert] + module.get_parameter(GATE_UP + BIAS)[expert]
+    inner: Tensor = module._apply_gate(gate_up)  # type: ignore[operator]
+    return inner
+
+
+def _unscattered(x_NH: Tensor, count: int) -> list[Tensor]:
+    """Returns the tokens of each expert, from rows for every pair of an expert and a token, in this order,
+    which are zero where the token is not the expert's. The host waits once."""
+    x_ETH = x_NH.unflatten(0, (count, -1))
+    own_ET = x_ETH.ne(0).any(dim=-1)
+    order_ET = own_ET.int().argsort(dim=1, descending=True, stable=True)
+    tokens_E: list[int] = own_ET.sum(dim=1).tolist()
+    return [x_TH[order_T[:own]] for x_TH, order_T, own in zip(x_ETH, order_ET, tokens_E, strict=True)]
 
 
 def _by_expert(x_TH: Tensor, chosen_TK: Tensor, count: int) -> tuple[Tensor, ...]:

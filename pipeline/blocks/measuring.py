@@ -89,6 +89,8 @@ def _measured(crew: Crew, needs: Needs, *, last: bool) -> list[int]:
     asked = crew.ask(0, SweepWorker.sized_groups)
     crew.measure(advance=not last, needs=needs)
     similarity = crew.similarity() if "similarity" in needs else None
+    if "expert_gain" in needs:
+        crew.spread(SweepWorker.gains, SweepWorker.merge_gains, [0])
     crew.hear(crew.ask(0, SweepWorker.store_statistics, similarity))
     if "hessian" not in needs:
         return []

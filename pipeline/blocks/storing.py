@@ -45,7 +45,7 @@ class StoringWalk(MeasuredWalk):
     def store_statistics(self, similarity: float | None = None) -> None:
         """Begins to write the statistics of the loaded block, without Hessians."""
         found = [one for one in self.statistics if one is not None]
-        put = partial(put_statistics, self._content, self.work.block, found, similarity)
+        put = partial(put_statistics, self._content, self.work.block, found, similarity, gains=self._gains)
         self._statistics_stored.begin(self.work.block, put)
 
     def stored_statistics(self, block: int) -> FileRef:

@@ -37,6 +37,7 @@ from pipeline.blocks.activations import Activations
 from pipeline.blocks.beside import Ahead
 from pipeline.blocks.block import ChosenLinear, Measured
 from pipeline.blocks.fitting import Reconstructor
+from pipeline.blocks.gains import recorded_gains
 from pipeline.blocks.inputs import Record, recorded_inputs
 from pipeline.blocks.measured import Shares
 from pipeline.blocks.pauses import PausedRuns
@@ -73,14 +74,18 @@ class SweepWorker(StoringWalk):
 
         With `advance` the outputs become the next block's inputs; without, each forward ends when the inputs
         of the last linears are known. Grams stay in this worker, and so do similarities, which need the
-        outputs.
+        outputs, and what experts give, which `gains` returns.
         """
         self._similarities = []
         module, groups = self._loaded(), self.linear_groups()
         shares = [self._share(group, needs) for group in range(len(groups))]
+        gains = self._gains_to_measure(needs)
         for i, hidden in enumerate(self._hidden):
             record, experts = self._into(shares, i), self._stream.row.experts
-            with recorded_inputs(module, groups, record, experts=experts, only=not advance):
+            with (
+                recorded_gains(module, self._stream.row, gains, sample=i),
+                recorded_inputs(module, groups, record, experts=experts, only=not advance),
+            ):
                 output = self._stream.run(self.work.block, hidden)
             if "similarity" in needs:
                 assert advance, "similarities need the block's output"
@@ -89,6 +94,7 @@ class SweepWorker(StoringWalk):
             if advance:
                 self._hidden[i] = output
         self.runs["whole" if advance else "cut"] += len(self._hidden)
+        self._gain_share = None if gains is None else gains.on_cpu()
         return self._sharing(range(len(groups)), shares)
 
     def similarities(self) -> list[float]:
@@ -224,7 +230,7 @@ class SweepWorker(StoringWalk):
         if "hessian" in needs:
             tree = GramTree(features, leaf=leaf_size(self._samples), first=self._first, device=self._device)
             self._grams[group] = tree
-        channel = self._stream.channel_of(linear) if "channel_score" in needs else 0
+        channel = self._stream.channel_of(linear, features) if "channel_score" in needs else 0
         return InputShare.empty(
             len(self._hidden), features, needs, first=self._first, channel=channel, device=self._device
         )

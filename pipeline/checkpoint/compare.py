@@ -10,11 +10,15 @@ from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 
+from pipeline.architecture.row import Architecture
 from pipeline.architecture.rows import row_for
 from pipeline.checkpoint.class_config import class_config, reason
-from pipeline.checkpoint.header import TensorFacts
-from pipeline.checkpoint.leftovers import harmless, remark_on
+from pipeline.checkpoint.header import TensorFacts, facts_apart
+from pipeline.checkpoint.language_model import language_config, language_names, wrapper_of
+from pipeline.checkpoint.leftovers import harmless, predicting_ahead, remark_on
 from pipeline.checkpoint.plain import check_plain
+from pipeline.checkpoint.quantized import as_read
+from pipeline.checkpoint.slices import whole_name
 from pipeline.errors import UnsupportedCheckpoint
 
 if TYPE_CHECKING:
@@ -29,37 +33,47 @@ FIELD = "spec.model.source"
 @dataclass(frozen=True)
 class Comparison:
     """A checkpoint that fits its model. `ignored`: stored tensors that no model reads and that may be
-    ignored. `same`: groups of stored names that are one tensor in the model. Only the bytes can tell if their
-    values are the same (ties.py)."""
+    ignored. `ahead`: those of them that predict tokens further ahead. `same`: groups of stored names that are
+    one tensor in the model. Only the bytes can tell if their values are the same (ties.py)."""
 
     ignored: tuple[str, ...]
     same: tuple[tuple[str, ...], ...]
+    ahead: tuple[str, ...] = ()
 
     @property
     def remarks(self) -> tuple[str, ...]:
         """Sentences for everyone who reads the results."""
-        remark = remark_on(self.ignored)
+        remark = remark_on(tuple(name for name in self.ignored if name not in {*self.ahead}))
         return () if remark is None else (remark,)
 
 
 def compare(config: Mapping[str, JsonValue], tensors: Mapping[str, TensorFacts], *, where: str) -> Comparison:
     """Compares names, shapes and types of all stored tensors with the state dict of the class.
 
-    `config`: the content of config.json. `where`: the checkpoint's name in errors. Raises
+    `config`: the content of config.json. `where`: the checkpoint's name in errors. Of a multimodal checkpoint
+    the language model is compared by itself, and then all tensors with the whole model (outside.py). Raises
     UnsupportedCheckpoint that names tensors and the way out, for quantized or empty weights, missing, left
-    over and misshapen tensors, and for a config of which transformers makes no model.
+    over and misshapen tensors, tensors of a block that the row does not know, and for a config of which
+    transformers makes no model.
     """
     from pipeline.checkpoint.skeleton import locate
 
-    row = row_for(str(config.get("model_type")))
-    check_plain(row, config, tensors, where=where)
-    model = model_of(config, where=where)
-    located = locate(model, tensors)
-    left = _left_over(located, tensors)
+    check_plain(config, tensors, where=where)
+    alone = language_config(config)
+    row = row_for(str(alone.get("model_type")))
+    tensors = as_read(row, tensors)
+    ahead = predicting_ahead(row, alone, tensors)
+    tensors = {name: facts for name, facts in tensors.items() if name not in {*ahead}}
+    wholes, tensors = tensors, facts_apart(row, tensors)
+    names = language_names(config, tensors)
+    model = model_of(alone, where=where)
+    located = locate(model, names).as_stored(names)
+    _check_known(row, located, where=where)
+    left = _left_over(located, names)
     if located.missing or left:
         raise UnsupportedCheckpoint(
             f"{where} and its config.json are not the same model: {_difference(located.missing, left)}; "
-            f"{_way_out(model, config, tensors, where=where)}",
+            f"{_way_out(model, alone, names, where=where)}",
             FIELD,
         )
     for name, disk in located.names.items():
@@ -70,8 +84,13 @@ def compare(config: Mapping[str, JsonValue], tensors: Mapping[str, TensorFacts],
                 f"{list(wanted)} there; use the config.json that belongs to the weights",
                 FIELD,
             )
-    unread = tensors.keys() - set(located.names.values())
-    return Comparison(ignored=tuple(sorted(unread)), same=located.same)
+    unread = set(names.values()) - set(located.names.values()) | {*ahead}
+    if wrapper_of(config) is not None:
+        from pipeline.checkpoint.outside import compare_outside
+
+        inside = frozenset(map(whole_name, names.values()))
+        unread |= compare_outside(config, wholes, inside=inside, where=where)
+    return Comparison(ignored=tuple(sorted(unread)), same=located.same, ahead=ahead)
 
 
 def model_of(config: Mapping[str, JsonValue], *, where: str) -> "PreTrainedModel":
@@ -90,9 +109,28 @@ def model_of(config: Mapping[str, JsonValue], *, where: str) -> "PreTrainedModel
         ) from error
 
 
-def _left_over(located: "Located", tensors: Mapping[str, TensorFacts]) -> list[str]:
-    """Returns the stored tensors that the model has no place for and that may not be ignored."""
-    unread = tensors.keys() - set(located.names.values())
+def _check_known(row: Architecture, located: "Located", *, where: str) -> None:
+    """Checks that the row knows all tensors of the blocks. Others would stay as they are, and nobody would be
+    told: the experts of a type that has them in some models alone."""
+    for name in located.shapes:
+        placed = row.inside(name)
+        if placed is None:
+            continue
+        _, inside = placed
+        try:
+            row.labels(inside)
+        except UnsupportedCheckpoint as error:
+            raise UnsupportedCheckpoint(
+                f"{where} is a kind of {row.model_type} that is not known here: its blocks have "
+                f"{inside}, of which pipeline/architecture says nothing; use another model",
+                FIELD,
+            ) from error
+
+
+def _left_over(located: "Located", names: Mapping[str, str]) -> list[str]:
+    """Returns the stored tensors that the model has no place for and that may not be ignored. `names`: of all
+    that may have one, by the names without other parts."""
+    unread = set(names.values()) - set(located.names.values())
     return sorted(unread.difference(harmless(unread)))
 
 
@@ -112,7 +150,7 @@ def _some(names: Sequence[str]) -> str:
 def _way_out(
     model: "PreTrainedModel",
     config: Mapping[str, JsonValue],
-    tensors: Mapping[str, TensorFacts],
+    names: Mapping[str, str],
     *,
     where: str,
 ) -> str:
@@ -122,13 +160,13 @@ def _way_out(
         for name, value in model.config.to_dict().items()
         if isinstance(value, bool) and (name.endswith("bias") or name == "tie_word_embeddings")
     }
-    before = _misfits(config, tensors, where=where)
+    before = _misfits(config, names, where=where)
     helpful = {
         name: value
         for name, value in settings.items()
-        if _misfits({**config, name: value}, tensors, where=where) < before
+        if _misfits({**config, name: value}, names, where=where) < before
     }
-    if helpful and _misfits({**config, **helpful}, tensors, where=where) == 0:
+    if helpful and _misfits({**config, **helpful}, names, where=where) == 0:
         said = " and ".join(f"{name} to {str(value).lower()}" for name, value in helpful.items())
         return f"set {said} in config.json if the weights are right"
     return (
@@ -137,9 +175,9 @@ def _way_out(
     )
 
 
-def _misfits(config: Mapping[str, JsonValue], tensors: Mapping[str, TensorFacts], *, where: str) -> int:
+def _misfits(config: Mapping[str, JsonValue], names: Mapping[str, str], *, where: str) -> int:
     """Counts the tensors that are missing or left over under a config."""
     from pipeline.checkpoint.skeleton import locate
 
-    located = locate(model_of(config, where=where), tensors)
-    return len(located.missing) + len(_left_over(located, tensors))
+    located = locate(model_of(config, where=where), names).as_stored(names)
+    return len(located.missing) + len(_left_over(located, names))

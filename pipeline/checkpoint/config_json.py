@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from pydantic import JsonValue
 
 from pipeline.architecture.rows import ROWS
+from pipeline.architecture.wrappers import WRAPPERS
 from pipeline.checkpoint.layout import CONFIG_JSON, GENERATION_CONFIG_JSON, TOKENIZER_CONFIG_JSON
+from pipeline.checkpoint.quantized import FIELD, note_on, read_as
 from pipeline.errors import IncompleteCheckpoint
 
 DTYPE_BYTES = {
@@ -21,7 +23,9 @@ DTYPE_BYTES = {
     "half": 2,
 }
 DTYPE_FIELDS = ("dtype", "torch_dtype")  # the first that a file states counts
+TIED = "tie_word_embeddings"
 CONFIGS = (CONFIG_JSON, GENERATION_CONFIG_JSON, TOKENIZER_CONFIG_JSON)
+READ_DTYPE = {"dtype": "bfloat16"}  # of weights that are read dequantized
 NO_DTYPE = "float32"  # a config without a dtype comes from a time when float32 was usual
 
 
@@ -44,10 +48,17 @@ def loadable(name: str, content: Mapping[str, JsonValue]) -> tuple[dict[str, Jso
     """Returns a config (`name`: config.json or another of its kind) without the settings with which
     transformers does not load it, and a sentence about each of them.
 
-    These are the repository's own Python code (`auto_map`), which no model type with a row needs, and names
-    that torch does not know for types of weights, such as torch.bfloat16 or auto.
+    These are the repository's own Python code (`auto_map`), which no model type with a row needs, names that
+    torch does not know for types of weights, such as torch.bfloat16 or auto, and a quantized format from
+    which weights are read dequantized.
     """
     made, notes = dict(content), []
+    row = ROWS.get(str(content.get("model_type"))) if name == CONFIG_JSON else None
+    kind = None if row is None else read_as(row, content)
+    if kind is not None:
+        del made[FIELD]
+        made = {**{field: value for field, value in made.items() if field not in DTYPE_FIELDS}, **READ_DTYPE}
+        notes.append(note_on(kind))
     if made.pop("auto_map", None):
         notes.append(
             f"{name} asks for the repository's own Python code (auto_map), which transformers does not need "
@@ -76,7 +87,9 @@ def loadable_bytes(name: str, data: bytes) -> bytes:
         content = parse_config(data)
     except (ValueError, RecursionError) as error:
         raise IncompleteCheckpoint(f"{name} is not JSON: {error}", "spec.model.source") from error
-    if not isinstance(content, dict) or (name == CONFIG_JSON and content.get("model_type") not in ROWS):
+    if not isinstance(content, dict):
+        return data
+    if name == CONFIG_JSON and content.get("model_type") not in {*ROWS, *WRAPPERS}:
         return data
     made, _ = loadable(name, content)
     return data if made == content and json.detect_encoding(data) == "utf-8" else written(made)

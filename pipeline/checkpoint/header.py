@@ -7,9 +7,10 @@ or hub is described after a short read of each shard, before any weight is fetch
 import json
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pipeline.architecture.row import Architecture
 from pipeline.checkpoint.layout import WEIGHTS_INDEX_JSON
 from pipeline.checkpoint.scan import (
     LENGTH_BYTES,
@@ -19,6 +20,7 @@ from pipeline.checkpoint.scan import (
     parse_header,
     read_header,
 )
+from pipeline.checkpoint.slices import parts_of_an_expert, slices_of
 from pipeline.errors import UnsupportedCheckpoint
 from pipeline.sources.access import Source
 from pipeline.sources.pins import Pin, PinnedFile
@@ -72,6 +74,20 @@ def read_local_headers(paths: Iterable[Path]) -> dict[str, TensorFacts]:
         for path in sorted(set(paths))
         for tensor in read_header(path)[1]
     }
+
+
+def facts_apart(row: Architecture, tensors: Mapping[str, TensorFacts]) -> dict[str, TensorFacts]:
+    """Returns the slices of tensors that hold all experts of a block in their places, and all others as they
+    are."""
+    found: dict[str, TensorFacts] = {}
+    for name, facts in tensors.items():
+        parts = parts_of_an_expert(row, name)
+        if parts and len(facts.shape) > 1:
+            slices = slices_of(name, facts.shape, parts)
+            found |= {part: replace(facts, shape=shape) for part, shape in slices}
+        else:
+            found[name] = facts
+    return found
 
 
 def _described(file: PinnedFile, source: Source) -> list[DescribedTensor]:

@@ -17,11 +17,15 @@ from pipeline.artifacts.refs import CheckpointRef
 from pipeline.artifacts.remarks import ImportRemarks
 from pipeline.artifacts.tensor_index import TensorEntry, TensorIndex
 from pipeline.checkpoint.compare import compare
-from pipeline.checkpoint.config_json import CONFIGS, loadable, loadable_bytes, parse_config
-from pipeline.checkpoint.header import read_headers
+from pipeline.checkpoint.config_json import CONFIGS, TIED, loadable, loadable_bytes, parse_config, written
+from pipeline.checkpoint.header import facts_apart, read_headers
+from pipeline.checkpoint.language_model import language_config, with_language
 from pipeline.checkpoint.layout import CONFIG_JSON
+from pipeline.checkpoint.leftovers import remark_on_ahead
+from pipeline.checkpoint.quantized import codes_of
 from pipeline.checkpoint.scan import TensorScan
-from pipeline.checkpoint.ties import Ties, find_ties, without_tie
+from pipeline.checkpoint.slices import parts_of_an_expert
+from pipeline.checkpoint.ties import find_ties
 from pipeline.errors import SourceChanged
 from pipeline.sources.access import Source
 from pipeline.sources.pins import Pin, PinnedFile
@@ -49,9 +53,13 @@ def import_checkpoint(
     described = read_headers(pin, source)
     config = read_config(pin, source)
     compared = compare(config, described, where=pin.source)
-    yield from (Remark(text) for text in compared.remarks)
+    alone = language_config(config)
+    row = row_for(str(alone["model_type"]))
+    left_out = remark_on_ahead(row, compared.ahead, stay=False)
+    yield from (Remark(text) for text in (*compared.remarks, left_out) if text is not None)
     copied = None
-    for step in copy_checkpoint(pin, source, content, unread=compared.ignored):
+    sliced = {name: parts for name in described if (parts := parts_of_an_expert(row, name))}
+    for step in copy_checkpoint(pin, source, content, unread=compared.ignored, sliced=sliced):
         if isinstance(step, int):
             yield step
         else:
@@ -59,15 +67,26 @@ def import_checkpoint(
     assert copied is not None
     ref, tensors = copied
     if {name: (entry.dtype, entry.shape) for name, entry in tensors.items()} != {
-        name: (facts.dtype, facts.shape) for name, facts in described.items()
+        name: (facts.dtype, facts.shape) for name, facts in facts_apart(row, described).items()
     }:
         raise SourceChanged(f"{pin.source} changed while it was imported; submit the job again")
+    if codes_of(row, described):
+        from pipeline.checkpoint.dequantizing import dequantized
+
+        ref, tensors = dequantized(content, ref, tensors, row)
     ties = find_ties(compared.same, tensors, partial(_equal, content, ref, tensors))
-    if row_for(str(config["model_type"])).decoder is not None:
+    if row.decoder is not None:
         # There the field says how outputs are scaled, and stays; a head of its own is loaded in any case.
         ties = replace(ties, untied=())
     yield from (Remark(text) for text in ties.remarks)
-    yield _settled(ref, tensors, ties, content)
+    changes: dict[str, JsonValue] = {TIED: False} if ties.untied else {}
+    remarks = list(ties.remarks)
+    if row.ahead is not None and left_out is not None:
+        changes |= dict.fromkeys(row.stated(alone, row.ahead.field), 0)
+        remarks.append(left_out)
+    gone = {*ties.copies, *compared.ahead}
+    kept = {name: entry for name, entry in tensors.items() if name not in gone}
+    yield _settled(ref, kept, content, changes=changes, remarks=tuple(remarks))
 
 
 def read_config(pin: Pin, source: Source) -> dict[str, JsonValue]:
@@ -79,15 +98,21 @@ def read_config(pin: Pin, source: Source) -> dict[str, JsonValue]:
 
 
 def copy_checkpoint(
-    pin: Pin, source: Source, content: ContentStore, *, unread: Collection[str] = ()
+    pin: Pin,
+    source: Source,
+    content: ContentStore,
+    *,
+    unread: Collection[str] = (),
+    sliced: Mapping[str, int] | None = None,
 ) -> Iterator[int | tuple[CheckpointRef, dict[str, TensorEntry]]]:
     """Yields the number of bytes fetched so far, and finally the files as they are, with every tensor.
-    `unread`: tensors that may hold NaN and infinity."""
+    `unread`, `sliced`: see TensorScan."""
     done = 0
     files: list[FileRef] = []
     tensors: dict[str, TensorEntry] = {}
     for file in pin.files:
-        scan = TensorScan(file.path, unread=unread) if file.path.endswith(".safetensors") else None
+        is_weights = file.path.endswith(".safetensors")
+        scan = TensorScan(file.path, unread=unread, sliced=sliced) if is_weights else None
         for step in _transferred(file, source, content, scan):
             if isinstance(step, BlobRef):
                 files.append(FileRef(path=file.path, blob=step))
@@ -115,19 +140,26 @@ def _equal(
 
 
 def _settled(
-    ref: CheckpointRef, tensors: Mapping[str, TensorEntry], ties: Ties, content: ContentStore
+    ref: CheckpointRef,
+    tensors: Mapping[str, TensorEntry],
+    content: ContentStore,
+    *,
+    changes: Mapping[str, JsonValue],
+    remarks: tuple[str, ...],
 ) -> CheckpointRef:
-    """Returns the checkpoint with its index, in which a tied tensor occurs once, and with a config.json that
-    says which tensors are tied."""
+    """Returns the checkpoint with its index and `remarks`, and with fields of config.json that are true of
+    it."""
     files = list(ref.files)
-    if ties.untied:
-        config = without_tie(content.get_bytes(ref.file(CONFIG_JSON)))
+    if changes:
+        config = parse_config(content.get_bytes(ref.file(CONFIG_JSON)))
+        assert isinstance(config, dict), "resolve has read it"
         files = [file for file in files if file.path != CONFIG_JSON]
-        files.append(FileRef(path=CONFIG_JSON, blob=content.put_bytes(config)))
-    index = {name: entry for name, entry in tensors.items() if name not in ties.copies}
-    files.append(CheckpointRef.put(content, TensorIndex(tensors=index)))
-    if ties.remarks:
-        files.append(CheckpointRef.put(content, ImportRemarks(sentences=ties.remarks)))
+        alone = language_config(config)
+        changed = content.put_bytes(written(with_language(config, alone, {**alone, **changes})))
+        files.append(FileRef(path=CONFIG_JSON, blob=changed))
+    files.append(CheckpointRef.put(content, TensorIndex(tensors=dict(tensors))))
+    if remarks:
+        files.append(CheckpointRef.put(content, ImportRemarks(sentences=remarks)))
     own = CheckpointRef.content
     return CheckpointRef(files=tuple(sorted(files, key=lambda file: (file.path in own, file.path))))
 

@@ -9,6 +9,7 @@ from pydantic import JsonValue
 
 from pipeline.checkpoint.compare import compare
 from pipeline.checkpoint.header import TensorFacts
+from pipeline.checkpoint.language_model import language_config
 from pipeline.spec.structure import Structure
 
 
@@ -32,4 +33,4 @@ def inspect(asked: Inspection) -> None:
     if asked.structure is not None and asked.structure.beside_vocabulary is not None:
         from pipeline.checkpoint.constructs import check_constructs
 
-        check_constructs(asked.structure, asked.config)
+        check_constructs(asked.structure, language_config(asked.config))

@@ -15,11 +15,13 @@ from torch import Tensor
 
 from pipeline.architecture.row import Architecture
 from pipeline.architecture.rows import row_for
+from pipeline.architecture.wrappers import spellings
 from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.curve import BlockFits
 from pipeline.artifacts.refs import CheckpointRef, KeepRef
 from pipeline.artifacts.sparsity import ExpertTable, LinearSparsity, SparsityTable
 from pipeline.checkpoint.reader import CheckpointReader
+from pipeline.checkpoint.slices import matrix_name
 from pipeline.checkpoint.writer import put_tensors
 from pipeline.errors import CorruptObject
 from pipeline.storage.content import ContentStore
@@ -75,18 +77,20 @@ class KeepReader:
             self._block = block
         if name not in self._packed:
             raise CorruptObject(f"{_path(block)} of the keep tensors lacks {name}, which the checkpoint has")
-        shape = self._shapes[name]
-        return unpack_keep(self._packed[name], shape[::-1] if self.row.transposed else shape)
+        shape, transposed = self._shapes[name], self.row.is_transposed(self.tensors[name].linear)
+        return unpack_keep(self._packed[name], shape[::-1] if transposed else shape)
 
     def keep(self, name: str) -> Tensor:
         """Returns the keep tensor in the orientation in which the checkpoint stores the weight."""
-        return turned(self.matrix(name), self.row)
+        return turned(self.matrix(name), self.row, self.tensors[name].linear)
 
 
-def turned(matrix: Tensor, row: Architecture) -> Tensor:
-    """Turns [O, I] into the model type's stored orientation, or back: GPT-2 stores [I, O], all others [O, I].
-    Returns a view."""
-    return matrix.t() if row.transposed else matrix
+def turned(matrix: Tensor, row: Architecture, linear: str = "") -> Tensor:
+    """Turns [O, I] into the orientation in which the model type stores a linear, or back. Returns a view.
+
+    GPT-2 stores [I, O], all others [O, I], but for the experts of GPT-OSS: `linear` says which it is, and may
+    be left out where there are no experts."""
+    return matrix.t() if row.is_transposed(linear) else matrix
 
 
 def load_keep(content: ContentStore, checkpoint: CheckpointRef, keep: KeepRef) -> dict[str, Tensor]:
@@ -125,7 +129,7 @@ def put_block_keeps(
 ) -> tuple[FileRef, list[LinearSparsity]]:
     """Stores the keep tensors of one block, oriented like the stored weights, and counts the zeros of its
     linears. `weight`: gives a weight by its checkpoint name."""
-    packed = {one.name: pack_keep(turned(keeps[one.name], row).cpu()) for one in held}
+    packed = {one.name: pack_keep(turned(keeps[one.name], row, one.linear).cpu()) for one in held}
     linears = []
     for one in held:
         values = weight(one.name)
@@ -143,7 +147,7 @@ def put_block_keeps(
 
 def put_block_keep(content: ContentStore, block: int, packed: Mapping[str, Tensor]) -> FileRef:
     """Stores the packed keep tensors of one block, by the checkpoint names of their weights."""
-    file, _ = put_tensors(content, _path(block), packed)
+    file, _ = put_tensors(content, _path(block), packed, apart=True)
     return file
 
 
@@ -167,18 +171,21 @@ def held_tensors(
     """Yields the prunable weights among the stored tensors, block by block; with `paths`, only those of
     blocks whose file is one of them.
 
-    Checkpoints saved from the base model lack the first part of a name.
+    Checkpoints saved from the base model lack the first part of a name, some types have another one, and in
+    multimodal ones it is longer.
     """
     names = set(stored)
     block = 0
     for stack, _ in row.stacks:
         for number in count():
             prefix = f"{stack}.{number}."
-            short = prefix.partition(".")[2]
-            prefix = prefix if any(name.startswith(prefix) for name in names) else short
-            inside = {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
+            renamed = (prefix.replace(*row.renamed),) if row.renamed else ()
+            spelled = (*spellings(prefix), *renamed, prefix.partition(".")[2])
+            prefix = next((one for one in spelled if any(name.startswith(one) for name in names)), prefix)
+            own = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+            inside = {matrix_name(row.experts, name): name for name in own}
             found = [
-                HeldTensor(name=f"{prefix}{linear}.weight", block=block, linear=linear)
+                HeldTensor(name=f"{prefix}{inside[f'{linear}.weight']}", block=block, linear=linear)
                 for group in row.groups_in(inside)
                 for linear in group
                 if f"{linear}.weight" in inside

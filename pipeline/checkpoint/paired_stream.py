@@ -11,17 +11,18 @@ vocabulary.
 """
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from pipeline.architecture.row import Decoder
+from pipeline.architecture.parts import Decoder
 from pipeline.architecture.rows import row_for
 from pipeline.checkpoint.reader import CheckpointReader
-from pipeline.checkpoint.stream import BlockCall, BlockStream, assign
+from pipeline.checkpoint.states import BlockCall
+from pipeline.checkpoint.stream import BlockStream, assign
 from pipeline.errors import UnsupportedCheckpoint
 from pipeline.tensor.pairs import parted
 
@@ -157,14 +158,7 @@ class PairedStream(BlockStream):
             return None
         return self._biases.get(0 if block < self._first else self._first), None
 
-    def _dtype_of(self, name: str) -> torch.dtype:
-        """Returns the type of a block's tensor in memory. In float16 transformers keeps some in float32,
-        because their products would pass the largest number of float16."""
-        wide = cast("Sequence[str] | None", self._model._keep_in_fp32_modules) or ()
-        keeps = self._dtype is torch.float16 and any(part in wide for part in name.split("."))
-        return torch.float32 if keeps else self._dtype
-
-    def _load_outer(self, sequences: Sequence[Tensor]) -> None:
+    def _load_outer(self, sequences: Iterable[Tensor]) -> None:
         """Also loads the relative positions that the stacks share, which are inside their first blocks, and
         gives both stacks the one embedding."""
         super()._load_outer(sequences)

@@ -8,8 +8,11 @@ from pydantic import JsonValue
 
 from pipeline.architecture.axes import Dimension, Size
 from pipeline.architecture.row import Architecture
+from pipeline.architecture.rows import row_for
 from pipeline.checkpoint.header import TensorFacts
-from pipeline.checkpoint.leftovers import harmless
+from pipeline.checkpoint.language_model import language_config, language_names
+from pipeline.checkpoint.leftovers import harmless, predicting_ahead
+from pipeline.checkpoint.quantized import as_read
 from pipeline.checkpoint.wrapped import check_tensor_names
 from pipeline.errors import UnsupportedCheckpoint
 
@@ -51,18 +54,20 @@ def check_marks(config: Mapping[str, JsonValue], names: Collection[str], *, wher
             )
 
 
-def check_plain(
-    row: Architecture, config: Mapping[str, JsonValue], tensors: Mapping[str, TensorFacts], *, where: str
-) -> None:
+def check_plain(config: Mapping[str, JsonValue], tensors: Mapping[str, TensorFacts], *, where: str) -> None:
     """Checks the types and shapes of all stored tensors as far as that is possible without the model's class.
+    `config`: the content of config.json; of a multimodal one, sizes are those of the language model.
 
     Raises UnsupportedCheckpoint for the names of a training library's wrapper, quantized weights, empty
     tensors, and sizes other than those that config.json states.
     """
     check_tensor_names(tensors)
-    ignored = {*harmless(tensors)}
+    alone = language_config(config)
+    row = row_for(str(alone.get("model_type")))
+    tensors = as_read(row, tensors)
+    ignored = {*harmless(tensors), *predicting_ahead(row, alone, tensors)}
     read = {name: facts for name, facts in tensors.items() if name not in ignored}
-    codes = [name for name in read if _CODES.search(name)]
+    codes = [name for name in read if _CODES.search(name) and _place(row, name)[1] not in row.inner]
     others = [name for name, facts in read.items() if facts.dtype not in FLOATS]
     if codes or others:
         raise UnsupportedCheckpoint(
@@ -76,11 +81,12 @@ def check_plain(
             f"gathering its weights; put them together from the training checkpoint: python zero_to_fp32.py "
             f"CHECKPOINT OUT --safe_serialization"
         )
-    _check_blocks(row, config, read, where=where)
-    for name, stated, at in _stated(row, config, read):
-        shape = read[name].shape
+    names = language_names(config, read)
+    _check_blocks(row, alone, names, where=where)
+    for name, stated, at in _stated(row, alone, {own: read[name] for own, name in names.items()}):
+        shape = read[names[name]].shape
         if shape[at] != stated[1]:
-            raise UnsupportedCheckpoint(_other_size(row, name, shape, at, stated, where=where))
+            raise UnsupportedCheckpoint(_other_size(row, names[name], shape, at, stated, where=where))
 
 
 def _quantized(read: Mapping[str, TensorFacts], codes: list[str], others: list[str]) -> str:
@@ -97,7 +103,7 @@ def _quantized(read: Mapping[str, TensorFacts], codes: list[str], others: list[s
 
 
 def _check_blocks(
-    row: Architecture, config: Mapping[str, JsonValue], read: Mapping[str, TensorFacts], *, where: str
+    row: Architecture, config: Mapping[str, JsonValue], read: Collection[str], *, where: str
 ) -> None:
     """Compares the number of blocks. A class with a wrong number would be slow to make, or never be made."""
     places = [place for name in read if (place := _place(row, name)[0]) is not None]
@@ -123,6 +129,7 @@ def _stated(
 ) -> Iterator[tuple[str, tuple[str, int], int]]:
     """Yields every tensor with a dimension whose length is a field of config.json: name, field with value,
     number of the dimension."""
+    varying = {size for one in row.fixed if one.varies and one.holds(config) for size in one.sizes}
     for name, facts in read.items():
         try:
             labels = row.labels(_place(row, name)[1])
@@ -130,6 +137,8 @@ def _stated(
             continue  # no tensor of this type: the comparison with its class says so
         for at, label in enumerate(labels[: len(facts.shape)]):
             size = _EXACT.get(label)
+            if size in varying:
+                continue
             field = row.sizes.get(size) if size is not None else None
             value = row.read(config, field) if field is not None else None
             if field is not None and isinstance(value, int) and not isinstance(value, bool):

@@ -14,6 +14,7 @@ from torch import Tensor
 from pipeline.artifacts.refs import CheckpointRef
 from pipeline.artifacts.tensor_index import TensorEntry, TensorIndex
 from pipeline.checkpoint.config_json import parse_config
+from pipeline.checkpoint.language_model import language_config
 from pipeline.checkpoint.layout import CONFIG_JSON
 from pipeline.errors import CorruptObject, UnsupportedCheckpoint
 from pipeline.storage.content import BlobRef, ContentStore
@@ -29,6 +30,7 @@ DTYPES = {
     "I8": torch.int8,
     "U8": torch.uint8,
     "BOOL": torch.bool,
+    "F8_E4M3": torch.float8_e4m3fn,  # codes, which importing replaces by weights
 }
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
@@ -56,6 +58,11 @@ class CheckpointReader:
 
     @cached_property
     def config(self) -> dict[str, JsonValue]:
+        """The config.json of the language model, which is a part of a multimodal checkpoint's."""
+        return language_config(self.whole_config)
+
+    @cached_property
+    def whole_config(self) -> dict[str, JsonValue]:
         """config.json."""
         loaded = parse_config(self._content.get_bytes(self._ref.file(CONFIG_JSON)))
         assert isinstance(loaded, dict), "resolve has read it"

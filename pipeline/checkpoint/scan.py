@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from pydantic import JsonValue
 
 from pipeline.artifacts.tensor_index import TensorEntry
 from pipeline.checkpoint.finite import FiniteCount
+from pipeline.checkpoint.slices import slices_of
 from pipeline.errors import UnsupportedCheckpoint
 
 LENGTH_BYTES = 8
@@ -60,10 +61,14 @@ def read_header(path: Path) -> tuple[int, list[DescribedTensor]]:
 
 class TensorScan:
     """The content of one file. `entries` are complete when `through` has reached its end. `unread`: tensors
-    that may hold NaN and infinity, because no model reads them."""
+    that may hold NaN and infinity, because no model reads them. `sliced`: tensors whose
+    slices have the entries, with their parts (slices.py)."""
 
-    def __init__(self, path: str, *, unread: Collection[str] = ()) -> None:
+    def __init__(
+        self, path: str, *, unread: Collection[str] = (), sliced: Mapping[str, int] | None = None
+    ) -> None:
         self.path = path
+        self._sliced = sliced or {}
         self._unread = unread
         self.entries: dict[str, TensorEntry] = {}
         self._head = bytearray()
@@ -100,7 +105,7 @@ class TensorScan:
         if len(self._head) < LENGTH_BYTES + size:
             return rest
         header = bytes(self._head[LENGTH_BYTES:])
-        tensors = parse_header(self.path, header)
+        tensors = described_apart(parse_header(self.path, header), self._sliced)
         self._waiting = tensors[::-1]
         self._header_size = size
         self._begin(self._waiting)
@@ -149,6 +154,20 @@ class TensorScan:
             shape=tensor.shape,
             sha256=self._digest.hexdigest(),
         )
+
+
+def described_apart(tensors: Iterable[DescribedTensor], sliced: Mapping[str, int]) -> list[DescribedTensor]:
+    """Returns the slices of the tensors among `sliced` in their places, and all others as they are."""
+    found: list[DescribedTensor] = []
+    for tensor in tensors:
+        if tensor.name not in sliced or len(tensor.shape) < 2:
+            found.append(tensor)
+            continue
+        slices = [*slices_of(tensor.name, tensor.shape, sliced[tensor.name])]
+        each = tensor.length // len(slices)
+        for number, (name, shape) in enumerate(slices):
+            found.append(DescribedTensor(name, tensor.dtype, shape, tensor.offset + number * each, each))
+    return found
 
 
 def broken(path: str, reason: str) -> UnsupportedCheckpoint:

@@ -16,15 +16,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.architecture.axes import Dimension
+from pipeline.architecture.axes import BY_HEAD, Dimension
 from pipeline.architecture.row import Architecture
 from pipeline.architecture.rows import row_for
 from pipeline.artifacts.refs import StatisticsRef
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.skeleton import disk_names, skeleton
-from pipeline.checkpoint.statistics import read_similarity, read_statistics
+from pipeline.checkpoint.statistics import read_gains, read_similarity, read_statistics
 from pipeline.storage.content import ContentStore
 from pipeline.structure.base import Known
+from pipeline.structure.expert_facts import ExpertFacts
 from pipeline.structure.scores import BlockScores, ModelScores
 from pipeline.structure.sizes import Sizes, prefixes, sizes_of
 
@@ -88,15 +89,14 @@ class StoredModel(Known):
             for group, one in zip(self.row.groups_in(names), measured, strict=True):
                 assert one.channel_score_C is not None, "the sweep was asked for scores"
                 scores = one.channel_score_C.double().numpy()
-                labels = self.row.labels(f"{group[0]}.weight")
-                entering = labels[0] if self.row.transposed else labels[1]
+                entering = self.row.entering(group[0])
                 if entering == "expert_ffn":
                     sums["expert_ffn_EG"][self._expert(group[0])] = scores
                 elif self.row.experts is not None and self.row.experts.owns(group[0]):
                     sums["experts_E"][self._expert(group[0])] = one.tokens
                 elif entering == "hidden":
                     hidden.append(scores)
-                else:
+                elif entering in _FIELDS:
                     sums[_FIELDS[entering]] = scores
             blocks.append(BlockScores(**sums))
         return ModelScores(np.mean(hidden, axis=0), tuple(blocks))
@@ -108,6 +108,23 @@ class StoredModel(Known):
             1 - read_similarity(self.content, self.statistics, block)
             for block in range(self.sizes.num_hidden_layers)
         )
+
+    def experts(self) -> tuple[ExpertFacts | None, ...]:
+        """See Known."""
+        return self._experts
+
+    @cached_property
+    def _experts(self) -> tuple[ExpertFacts | None, ...]:
+        assert self.statistics is not None, "a criterion that needs samples has them"
+        found: list[ExpertFacts | None] = []
+        for block in range(self.sizes.num_hidden_layers):
+            gains = read_gains(self.content, self.statistics, block)
+            if gains is None:
+                found.append(None)
+                continue
+            products = () if gains.products_2EE is None else map(_array, gains.products_2EE)
+            found.append(ExpertFacts(*map(_array, gains.sums_3E), *products))
+        return tuple(found)
 
     @cached_property
     def _names(self) -> dict[str, str]:
@@ -133,8 +150,10 @@ class StoredModel(Known):
     def _empty(self, block: int) -> Sums:
         """Returns zeros for every score that a block has."""
         sizes = self.sizes
-        sums: Sums = {"heads_A": np.zeros(sizes.num_attention_heads)}
+        sums: Sums = {}
         labels = {label for name in self._blocks[block] for label in self.row.labels(name)}
+        if labels & {*BY_HEAD, "qkv", "qkv_by_group"}:
+            sums["heads_A"] = np.zeros(sizes.num_attention_heads)
         if labels & {"ffn", "gate_up"}:
             sums["ffn_F"] = np.zeros(sizes.intermediate_size or 0)
         if "shared_ffn" in labels:
@@ -149,7 +168,10 @@ class StoredModel(Known):
         """Yields the sums of squares along each scored dimension of a tensor, with the field that they add
         to."""
         tensor = self.reader.tensor(disk).double().square()
+        stated = {"hidden": self.sizes.hidden_size, "ffn": self.sizes.intermediate_size}
         for axis, label in enumerate(self.row.labels(name)):
+            if stated.get(label, tensor.shape[axis]) != tensor.shape[axis]:
+                continue  # it varies (Fixed), so that no cut asks for scores
             if label in _FIELDS:
                 others = [i for i in range(tensor.dim()) if i != axis]
                 along_N = tensor.sum(dim=others) if others else tensor
@@ -161,11 +183,13 @@ class StoredModel(Known):
         wide, groups = sizes.heads_per_group, sizes.num_key_value_heads
         if label == "gate_up":
             return _array(along_N.unflatten(0, (2, -1)).sum(dim=0))
+        if label == "expert_pairs":
+            return _array(along_N.unflatten(0, (-1, 2)).sum(dim=1))
         if _FIELDS[label] != "heads_A":
             return _array(along_N)
+        if label in BY_HEAD:
+            return _array(along_N.unflatten(0, (sizes.num_attention_heads, -1)).sum(dim=1))
         slots = _array(along_N.unflatten(0, (-1, sizes.head_dim)).sum(dim=1))
-        if label == "query":
-            return slots
         if label == "key_value":
             return np.repeat(slots / wide, wide)
         if label == "qkv":
@@ -180,8 +204,8 @@ class StoredModel(Known):
 
 
 _FIELDS: dict[Dimension, str] = {
+    **dict.fromkeys(BY_HEAD, "heads_A"),
     "hidden": "hidden_H",
-    "query": "heads_A",
     "key_value": "heads_A",
     "qkv": "heads_A",
     "qkv_by_group": "heads_A",
@@ -189,6 +213,7 @@ _FIELDS: dict[Dimension, str] = {
     "gate_up": "ffn_F",
     "shared_ffn": "shared_ffn_F",
     "expert_ffn": "expert_ffn_EG",
+    "expert_pairs": "expert_ffn_EG",
     "experts": "experts_E",
 }
 

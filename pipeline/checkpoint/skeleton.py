@@ -14,14 +14,18 @@ from pydantic import JsonValue
 
 from pipeline.architecture.row import Architecture
 from pipeline.architecture.rows import row_for
+from pipeline.architecture.wrappers import WRAPPERS
 from pipeline.checkpoint.class_config import class_config, reason
 from pipeline.checkpoint.experts import stored_names, stored_shape
+from pipeline.checkpoint.language_model import language_names
 from pipeline.checkpoint.reader import CheckpointReader
+from pipeline.checkpoint.slices import sliced_name
 from pipeline.errors import UnsupportedCheckpoint
 
 if TYPE_CHECKING:
     from transformers import (
         AutoModelForCausalLM,
+        AutoModelForMultimodalLM,
         AutoModelForSeq2SeqLM,
         PreTrainedConfig,
         PreTrainedModel,
@@ -48,6 +52,15 @@ def skeleton(
     return _without_weights(config, dtype)
 
 
+def kept_in_float32(model: "PreTrainedModel", dtype: torch.dtype) -> frozenset[str]:
+    """Returns the parts of names whose tensors compute in float32 where the model computes in `dtype`, by
+    what transformers' class says (routers' corrections, for example)."""
+    kept = set(model._keep_in_fp32_modules_strict or ()) if dtype.itemsize < torch.float32.itemsize else set()
+    if dtype == torch.float16:
+        kept |= set(model._keep_in_fp32_modules or ())
+    return frozenset(kept)
+
+
 def parameter_count(config: Mapping[str, JsonValue]) -> int:
     """Counts the weights of the model that transformers builds from a config.json, tied ones once. No memory
     is allocated for them."""
@@ -68,10 +81,13 @@ def empty_model(config: Mapping[str, JsonValue]) -> "PreTrainedModel":
 
 def auto_class(
     config: "PreTrainedConfig",
-) -> "type[AutoModelForCausalLM] | type[AutoModelForSeq2SeqLM]":
-    """Returns the family of classes that makes the model of a config: with an encoder, or causal."""
-    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+) -> "type[AutoModelForCausalLM] | type[AutoModelForMultimodalLM] | type[AutoModelForSeq2SeqLM]":
+    """Returns the family of classes that makes the model of a config: multimodal, with an encoder, or
+    causal."""
+    from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM, AutoModelForSeq2SeqLM
 
+    if config.model_type in WRAPPERS:
+        return AutoModelForMultimodalLM
     return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
 
 
@@ -109,6 +125,16 @@ class Located:
     missing: tuple[str, ...]
     same: tuple[tuple[str, ...], ...]
 
+    def as_stored(self, names: Mapping[str, str]) -> "Located":
+        """Returns the same by the names that the checkpoint has. `names`: these, by the names that it would
+        have without other parts (language_model.py), among which the tensors were found."""
+        return Located(
+            {module: names[disk] for module, disk in self.names.items()},
+            self.shapes,
+            self.missing,
+            tuple(tuple(names[disk] for disk in one) for one in self.same),
+        )
+
 
 def locate(model: "PreTrainedModel", stored: Collection[str]) -> Located:
     """Finds a model's tensors among stored names. Checkpoints saved from the base model lack its prefix, and
@@ -125,7 +151,11 @@ def locate(model: "PreTrainedModel", stored: Collection[str]) -> Located:
     found: dict[tuple[int, int], list[str]] = {}
     for name, identity in identities.items():
         renamed = name.replace(*row.renamed) if row.renamed else name
-        spelled = (name, renamed, name.removeprefix(prefix), renamed.removeprefix(prefix))
+        sliced = sliced_name(row.experts, name) or name
+        spelled = (
+            *(name, renamed, name.removeprefix(prefix), renamed.removeprefix(prefix)),
+            *(sliced, sliced.removeprefix(prefix)),
+        )
         disk = next((one for one in spelled if one in stored), None)
         if disk is not None:
             names[name] = disk
@@ -144,7 +174,8 @@ def locate(model: "PreTrainedModel", stored: Collection[str]) -> Located:
 def disk_names(model: "PreTrainedModel", reader: CheckpointReader) -> dict[str, str]:
     """Maps module names to checkpoint names: `names` of Located. Tied tensors share a name, because importing
     drops copies from the index (importing.py). Raises UnsupportedCheckpoint for missing tensors."""
-    located = locate(model, set(reader.index.tensors))
+    names = language_names(reader.whole_config, reader.index.tensors)
+    located = locate(model, names).as_stored(names)
     if located.missing:
         raise UnsupportedCheckpoint(
             f"the checkpoint lacks {len(located.missing)} tensors of its model, the first: "

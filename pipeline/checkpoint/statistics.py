@@ -14,7 +14,10 @@ from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.refs import StatisticsRef
 from pipeline.checkpoint.writer import put_tensors
 from pipeline.storage.content import ContentStore
+from pipeline.tensor.gains import ExpertGains
 from pipeline.tensor.statistics import LinearStatistics
+
+_SUMS, _PRODUCTS = "experts.sums", "experts.products"
 
 
 def put_statistics(
@@ -22,12 +25,18 @@ def put_statistics(
     block: int,
     statistics: Sequence[LinearStatistics],
     similarity: float | None = None,
+    *,
+    gains: ExpertGains | None = None,
 ) -> FileRef:
-    """Stores norms, means, variances, scores and counts of a block's groups, and the similarity of the
-    block's output to its input. Hessians are stored separately."""
+    """Stores norms, means, variances, scores and counts of a block's groups, the similarity of the block's
+    output to its input, and what its experts give. Hessians are stored separately."""
     tensors: dict[str, Tensor] = {}
     if similarity is not None:
         tensors["similarity"] = torch.tensor(similarity, dtype=torch.float64)
+    if gains is not None:
+        tensors[_SUMS] = gains.sums_3E
+        if gains.products_2EE is not None:
+            tensors[_PRODUCTS] = gains.products_2EE
     for group, one in enumerate(statistics):
         tensors[f"{group}.counts"] = torch.tensor([one.samples, one.tokens])
         tensors[f"{group}.input_norm"] = one.input_norm_I
@@ -61,6 +70,13 @@ def read_statistics(content: ContentStore, ref: StatisticsRef, block: int) -> li
 def read_similarity(content: ContentStore, ref: StatisticsRef, block: int) -> float:
     """Returns the mean cosine between the block's input and output, over all tokens of all samples."""
     return float(load(content.get_bytes(ref.file(_vectors_path(block))))["similarity"])
+
+
+def read_gains(content: ContentStore, ref: StatisticsRef, block: int) -> ExpertGains | None:
+    """Returns what the experts of a block give; None for a block without experts, or if it was not
+    measured."""
+    stored = load(content.get_bytes(ref.file(_vectors_path(block))))
+    return ExpertGains(stored[_SUMS], stored.get(_PRODUCTS)) if _SUMS in stored else None
 
 
 def read_hessian(content: ContentStore, ref: StatisticsRef, block: int, group: int) -> Tensor:

@@ -9,9 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pipeline.artifacts.tensor_index import TensorEntry
-from pipeline.checkpoint.config_json import parse_config, written
-
-TIED = "tie_word_embeddings"
+from pipeline.checkpoint.config_json import TIED
 
 
 @dataclass(frozen=True)
@@ -53,10 +51,3 @@ def untied_remark(embedding: str, head: str) -> str:
         f"config.json says {TIED}, and the stored {head} is not {embedding}: the model has both, as "
         f"transformers loads it, and its config.json says {TIED} false from now on"
     )
-
-
-def without_tie(config: bytes) -> bytes:
-    """Returns config.json with the word that the weights are not tied."""
-    content = parse_config(config)
-    assert isinstance(content, dict), "resolve has read it"
-    return written({**content, TIED: False})

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from torch import Tensor
 from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.tensor_index import TensorEntry
 from pipeline.checkpoint.reader import DTYPE_NAMES, DTYPES, CheckpointReader
+from pipeline.checkpoint.slices import joined, place
 from pipeline.storage.base import Chunk
 from pipeline.storage.content import BlobRef, ContentStore
 
@@ -60,12 +62,22 @@ class LaterBytes:
     make: Callable[[], Tensor]
 
 
+@dataclass(frozen=True)
+class LaterTensor:
+    """A tensor that is computed only when it is written. `dtype`: its name in safetensors."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    make: Callable[[], Tensor]
+
+
 def put_tensors(
-    content: ContentStore, path: str, tensors: Mapping[str, Tensor]
+    content: ContentStore, path: str, tensors: Mapping[str, Tensor], *, apart: bool = False
 ) -> tuple[FileRef, dict[str, TensorEntry]]:
-    """Stores `tensors` as the safetensors file `path`. One pass over their bytes gives the digest of the file
-    and those of the tensors; nothing is copied, and if the file exists, nothing is read again."""
-    laid = _laid_out({name: _from_memory(tensor) for name, tensor in tensors.items()})
+    """Stores `tensors` as the safetensors file `path`, in which slices lie in their tensors (slices.py); with
+    `apart`, each is one of its own. One pass over the bytes gives the digest of the file and those of the
+    tensors; nothing is copied, and if the file exists, nothing is read again."""
+    laid = _laid_out({name: _from_memory(tensor) for name, tensor in tensors.items()}, apart=apart)
     whole, digests = hashlib.sha256(laid.header), {}
     for name, source in laid.ordered:
         own = hashlib.sha256()
@@ -89,21 +101,54 @@ def copy_tensors(
     return FileRef(path=path, blob=content.put_stream(laid.chunks())), _entries(path, laid, digests)
 
 
+def put_made(
+    content: ContentStore, path: str, tensors: Mapping[str, LaterTensor]
+) -> tuple[FileRef, dict[str, TensorEntry]]:
+    """Stores tensors that are computed one at a time, by name, as the safetensors file `path`, in which
+    slices lie in their tensors."""
+    laid = _laid_out({name: _from_made(name, tensor) for name, tensor in tensors.items()})
+    digests: dict[str, str] = {}
+
+    def chunks() -> Iterator[Chunk]:
+        yield laid.header
+        for name, source in laid.ordered:
+            own = hashlib.sha256()
+            for chunk in source.read():
+                own.update(chunk)
+                yield chunk
+            digests[name] = own.hexdigest()
+
+    ref = content.put_stream(chunks())
+    return FileRef(path=path, blob=ref), _entries(path, laid, digests)
+
+
+def copied_file(reader: CheckpointReader, names: Mapping[str, str]) -> Iterator[Chunk]:
+    """Yields the bytes of a safetensors file with tensors of a stored checkpoint, with one chunk in memory at
+    a time. `names`: the stored names, by those that the tensors get."""
+    yield from _laid_out({name: _from_checkpoint(reader, stored) for name, stored in names.items()}).chunks()
+
+
 def put_later(
     content: ContentStore, path: str, tensors: Mapping[str, LaterBytes], *, metadata: Mapping[str, str]
 ) -> FileRef:
     """Stores tensors that are computed one at a time, by name, as the safetensors file `path`, with
-    `metadata` in its header."""
-    laid = _laid_out({name: _from_later(name, tensor) for name, tensor in tensors.items()}, metadata)
+    `metadata` in its header. Each slice is a tensor of its own."""
+    later = {name: _from_later(name, tensor) for name, tensor in tensors.items()}
+    laid = _laid_out(later, metadata, apart=True)
     return FileRef(path=path, blob=content.put_stream(laid.chunks()))
 
 
-def _laid_out(sources: Mapping[str, _Source], metadata: Mapping[str, str] | None = None) -> _Layout:
+def _laid_out(
+    sources: Mapping[str, _Source], metadata: Mapping[str, str] | None = None, *, apart: bool = False
+) -> _Layout:
     fields: dict[str, object] = {"__metadata__": {"format": "pt", **(metadata or {})}}
+    ordered = _in_order(sources)
     offset = 0
-    for name, source in _in_order(sources):
-        end = offset + source.length
-        fields[name] = {"dtype": source.dtype, "shape": source.shape, "data_offsets": [offset, end]}
+    shapes = {name: source.shape for name, source in ordered}
+    stored = {name: (shape, [name]) for name, shape in shapes.items()} if apart else joined(shapes)
+    for name, (shape, parts) in stored.items():
+        end = offset + sum(sources[part].length for part in parts)
+        fields[name] = {"dtype": sources[parts[0]].dtype, "shape": shape, "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(fields, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the format requires data aligned to 8 bytes
@@ -111,7 +156,7 @@ def _laid_out(sources: Mapping[str, _Source], metadata: Mapping[str, str] | None
 
 
 def _in_order(sources: Mapping[str, _Source]) -> list[tuple[str, _Source]]:
-    return sorted(sources.items(), key=lambda item: (-_item_size(item[1]), item[0]))
+    return sorted(sources.items(), key=lambda item: (-_item_size(item[1]), place(item[0])))
 
 
 def _entries(path: str, laid: _Layout, digests: Mapping[str, str]) -> dict[str, TensorEntry]:
@@ -153,6 +198,16 @@ def _from_checkpoint(reader: CheckpointReader, name: str) -> _Source:
         length=entry.length,
         read=lambda: reader.chunks(name),
     )
+
+
+def _from_made(name: str, tensor: LaterTensor) -> _Source:
+    def read() -> Iterable[Chunk]:
+        made = tensor.make()
+        assert made.shape == tensor.shape, f"{name} was to be {tensor.shape}, got {made.shape}"
+        yield _tensor_bytes(made)
+
+    length = math.prod(tensor.shape) * DTYPES[tensor.dtype].itemsize
+    return _Source(dtype=tensor.dtype, shape=tensor.shape, length=length, read=read)
 
 
 def _from_later(name: str, tensor: LaterBytes) -> _Source:

@@ -28,7 +28,7 @@ from pipeline.dag.stages.sources import (
     ImportModel,
     PrepareText,
 )
-from pipeline.dag.stages.structure import CountTokens, CutVocabulary, Slice
+from pipeline.dag.stages.structure import CountTokens, CutVocabulary, Slice, sweep_needs
 from pipeline.dag.stages.training import Recover
 from pipeline.request.bos import with_bos
 from pipeline.request.compute_dtype import with_compute_dtype
@@ -248,7 +248,7 @@ def _slicing_nodes(spec: PruneSpec) -> Iterator[Node]:
     whole = with_own_tokens(spec)
     inputs = {"checkpoint": whole}
     if structure.needs_samples:
-        sweep = MeasureStatistics(needs=("channel_score", "similarity"), compute_dtype=spec.dtype)
+        sweep = MeasureStatistics(needs=sweep_needs(structure), compute_dtype=spec.dtype)
         samples = Input(node="calibrate", artifact="samples")
         yield Node(id="measure_structure", stage=sweep, inputs={"checkpoint": whole, "samples": samples})
         inputs["statistics"] = Input(node="measure_structure", artifact="statistics")

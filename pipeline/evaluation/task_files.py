@@ -13,6 +13,7 @@ from difflib import get_close_matches
 import yaml
 
 from pipeline.errors import InvalidSpec
+from pipeline.plain_yaml import read_yaml
 
 TASK_ENDINGS = (".yaml", ".yml")
 INCLUDE_ENDINGS = (*TASK_ENDINGS, ".json", ".jsonl", ".parquet", ".arrow", ".txt", ".csv")
@@ -163,7 +164,7 @@ def _read(path: str, content: bytes, present: Collection[str]) -> TaskFile:
 
 def _parsed(path: str, content: bytes) -> object:
     try:
-        return yaml.load(content, _Loader)
+        return read_yaml(content, _Loader)
     except _RunsCode as error:
         raise InvalidSpec(
             f"{path} runs Python code ({error}), and no foreign code is run here; say it as a Jinja "

@@ -23,11 +23,15 @@ from pipeline.canonical import canonical_json
 from pipeline.checkpoint.compare import compare
 from pipeline.checkpoint.config_json import loadable_bytes, parse_config
 from pipeline.checkpoint.export import new_directory
-from pipeline.checkpoint.header import read_headers
+from pipeline.checkpoint.header import facts_apart, read_headers
 from pipeline.checkpoint.keeps import HeldTensor, held_tensors, turned
+from pipeline.checkpoint.language_model import language_config
 from pipeline.checkpoint.layout import CONFIG_JSON
-from pipeline.checkpoint.scan import DescribedTensor, read_header
-from pipeline.errors import InvalidSpec, SourceChanged
+from pipeline.checkpoint.leftovers import remark_on_ahead
+from pipeline.checkpoint.quantized import codes_of
+from pipeline.checkpoint.scan import DescribedTensor, described_apart, read_header
+from pipeline.checkpoint.slices import stored_apart
+from pipeline.errors import InvalidSpec, SourceChanged, UnsupportedCheckpoint
 from pipeline.masks.certify import certify_tensors, read_directory
 from pipeline.masks.file import MaskFile, find_masks
 from pipeline.resolve.model import model_pin
@@ -53,7 +57,7 @@ class FittedMasks:
 
     def keep(self, name: str) -> Tensor:
         """Returns the mask in the orientation in which the checkpoint stores the weight."""
-        return turned(self.matrix(name), self.row)
+        return turned(self.matrix(name), self.row, self.tensors[name].linear)
 
     @cached_property
     def patterns(self) -> tuple[Pattern, ...]:
@@ -93,8 +97,8 @@ def fit(file: MaskFile, row: Architecture, shapes: Mapping[str, tuple[int, ...]]
             f"{file.named} has a mask for {extra}, which is no prunable weight of {of} ({counts}); use masks "
             f"that were made for this model"
         )
-    for name in held:
-        shape = shapes[name][::-1] if row.transposed else shapes[name]
+    for name, one in held.items():
+        shape = shapes[name][::-1] if row.is_transposed(one.linear) else shapes[name]
         if file.entries[name].shape != shape:
             raise InvalidSpec(
                 f"{file.named} has a mask of {list(file.entries[name].shape)} for {name}, and the weight of "
@@ -123,9 +127,19 @@ def apply_masks(
     config = parse_config((dense / CONFIG_JSON).read_bytes())
     assert isinstance(config, dict), "resolve has read it"
     compared = compare(config, described, where=str(dense))
+    alone = language_config(config)
+    row = row_for(str(alone["model_type"]))
+    if codes_of(row, described):
+        raise UnsupportedCheckpoint(
+            f"{dense} holds quantized weights, whose bytes cannot be masked; import it with a job, or save "
+            f"bfloat16 weights with transformers, and apply the masks to those",
+            "dense",
+        )
     headers = {name: read_header(dense / name) for name in files if name.endswith(".safetensors")}
-    shapes = {name: facts.shape for name, facts in described.items()}
-    fitted = fit(file, row_for(str(config["model_type"])), shapes, of=str(dense))
+    read = {name: facts for name, facts in described.items() if name not in compared.ahead}
+    shapes = {name: facts.shape for name, facts in facts_apart(row, read).items()}
+    ahead = remark_on_ahead(row, compared.ahead, stay=True)
+    fitted = fit(file, row, shapes, of=str(dense))
     with new_directory(out) as written:
         work = _Work(fitted, other_weights=other_weights)
         for name in files:
@@ -144,7 +158,7 @@ def apply_masks(
         weights=sum(one.weights for one in tensors),
         unknown=sum(entry.dense_sha256 is None for entry in file.entries.values()),
         others=tuple(work.others),
-        remarks=compared.remarks,
+        remarks=(*compared.remarks, *([] if ahead is None else [ahead])),
     )
 
 
@@ -159,6 +173,7 @@ class _Work:
     def __init__(self, masks: FittedMasks, *, other_weights: bool) -> None:
         self._masks = masks
         self._other_weights = other_weights
+        self._sliced = stored_apart(masks.tensors)
         self.others: list[str] = []
         self.held = self._done = 0
 
@@ -166,7 +181,7 @@ class _Work:
         """Copies one file, whose tensors begin at byte `start`, and masks its pruned weights."""
         with dense.open("rb") as read, out.open("wb") as written:
             self._copy(read, written, start)
-            for tensor in tensors:
+            for tensor in described_apart(tensors, self._sliced):
                 if tensor.name not in self._masks.tensors:
                     self._copy(read, written, tensor.length)
                     continue

@@ -1,7 +1,7 @@
 """The checks of the zeros certificate: every pruned weight of a checkpoint is checked, one tensor at a
 time."""
 
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from safetensors import safe_open
@@ -11,6 +11,7 @@ from pipeline.artifacts.certificate import Check, Moment, TensorCertificate
 from pipeline.artifacts.refs import CheckpointRef, KeepRef
 from pipeline.checkpoint.keeps import HeldTensor, KeepReader, Keeps, turned
 from pipeline.checkpoint.reader import CheckpointReader
+from pipeline.checkpoint.slices import stored_apart, values_apart
 from pipeline.errors import ZerosLost
 from pipeline.spec.patterns import NM, Pattern
 from pipeline.storage.content import ContentStore
@@ -80,7 +81,7 @@ def _certificate(
     weight: Tensor, keeps: Keeps, held: HeldTensor, pattern: Pattern | None, *, moment: str
 ) -> TensorCertificate:
     keep_OI = keeps.matrix(held.name)
-    keep = turned(keep_OI, keeps.row)
+    keep = turned(keep_OI, keeps.row, held.linear)
     if weight.shape != keep.shape:
         raise ZerosLost(
             f"{held.name} is {list(weight.shape)}, its keep tensor {list(keep.shape)} ({moment}); "
@@ -115,10 +116,11 @@ def _certificate(
     )
 
 
-def read_directory(directory: Path, wanted: Container[str]) -> Iterator[tuple[str, Tensor]]:
+def read_directory(directory: Path, wanted: Collection[str]) -> Iterator[tuple[str, Tensor]]:
     """Yields name and weight of the wanted tensors in a directory's safetensors files, one at a time."""
+    sliced = stored_apart(wanted)
     for path in sorted(directory.glob("*.safetensors")):
         with safe_open(path, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 - it is not a mapping
-                if name in wanted:
-                    yield name, file.get_tensor(name)
+                if name in wanted or name in sliced:
+                    yield from values_apart(name, file.get_tensor(name), sliced)

@@ -11,6 +11,7 @@ from torch import Tensor
 from pipeline.artifacts.certificate import TensorCertificate
 from pipeline.artifacts.refs import MASKS_PATH
 from pipeline.checkpoint.keeps import HeldTensor
+from pipeline.checkpoint.slices import stored_apart, values_apart, whole_name
 from pipeline.errors import CorruptObject, InvalidSpec
 from pipeline.masks.file import MaskFile
 from pipeline.storage.base import Store
@@ -26,13 +27,14 @@ def published_tensors(
     `digests`: path below `prefix` → SHA-256 of the safetensors files. Raises CorruptObject when one differs
     from the file that was written.
     """
+    sliced, blocks = stored_apart(held), {whole_name(name): one.block for name, one in held.items()}
     with tempfile.TemporaryDirectory(prefix="secateur-published-") as directory:
         local = Path(directory) / "file.safetensors"
         for path, digest in sorted(digests.items()):
             _fetch(store, f"{prefix}/{path}", local, digest=digest)
             with safe_open(local, framework="pt") as file:
-                for name in _in_order(file.keys(), held):
-                    yield name, file.get_tensor(name)
+                for name in _in_order(file.keys(), blocks):
+                    yield from values_apart(name, file.get_tensor(name), sliced)
 
 
 def check_masks(store: Store, prefix: str, digest: str, tensors: Sequence[TensorCertificate]) -> None:
@@ -62,5 +64,5 @@ def _fetch(store: Store, key: str, to: Path, *, digest: str) -> None:
         raise CorruptObject(f"{key} was published with SHA-256 {digest}; now it has {hashed.hexdigest()}")
 
 
-def _in_order(names: Collection[str], held: Mapping[str, HeldTensor]) -> list[str]:
-    return sorted((name for name in names if name in held), key=lambda name: (held[name].block, name))
+def _in_order(names: Collection[str], blocks: Mapping[str, int]) -> list[str]:
+    return sorted((name for name in names if name in blocks), key=lambda name: (blocks[name], name))

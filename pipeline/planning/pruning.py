@@ -45,7 +45,7 @@ def walk_cost(shape: ModelShape, samples: Samples, place: Place, walk: Walk) -> 
             parts[name] = parts.get(name, 0.0) + seconds
     device = max(_memory(shape, block, samples, place, walk) for block in known)
     device = max(device, shape.embedding * place.width)
-    held = place.share(samples.count) * samples.length * shape.hidden * place.width
+    held = place.share(samples.count) * samples.length * shape.state * place.width
     largest = max(block.weights for block in known)
     gpu = place.machine.memory is not None
     return Cost(
@@ -69,7 +69,7 @@ def _block(
         "orchestration": PER_BLOCK,
     }
     compute = sum(seconds for name, seconds in parts.items() if name != "read")
-    snapshot = storing(samples.tokens * shape.hidden * place.width)
+    snapshot = storing(samples.tokens * shape.state * place.width)
     parts["store"] = min(1.0, compute / SNAPSHOT_SECONDS) * snapshot
     if walk.method is not None:
         parts["store"] += storing(block.weights * (place.stored + 1 / 8))
@@ -92,6 +92,10 @@ def _statistics(block: BlockShape, samples: Samples, place: Place, needs: Needs)
     if "hessian" in needs:
         squares = sum(group.in_features**2 * group.share * group.count for group in block.groups)
         seconds += 2 * squares * tokens / place.machine.blocks32
+    if "expert_gain" in needs:  # every token passes through its experts once more
+        experts = sum(group.weights * group.share * group.count for group in block.groups if group.count > 1)
+        flop = 2 * experts * samples.length
+        seconds += place.share(samples.count) * place.computed(flop, kernels=KERNELS if experts else 0)
     return seconds
 
 
@@ -140,8 +144,13 @@ def _memory(shape: ModelShape, block: BlockShape, samples: Samples, place: Place
         (group.in_features + sum(group.out_features)) * group.share * group.count for group in block.groups
     )
     running = math.ceil(samples.length * inner * place.width) if samples.count else 0
+    if "expert_gain" in walk.measures:  # a token's copies for each of its experts, and their outputs
+        experts = sum(
+            group.in_features * group.share * group.count for group in block.groups if group.count > 1
+        )
+        running += math.ceil(2 * samples.length * experts * place.width) if samples.count else 0
     if walk.pauses:  # every sample holds its input of the linears, and twice its hidden states
-        held = block.widest + 2 * shape.hidden
+        held = block.widest + 2 * shape.state
         running += place.share(samples.count) * samples.length * held * place.width
     measured = grams(block) if "hessian" in walk.measures else 0
     if walk.method is None:

@@ -1,14 +1,14 @@
 """The sizes of a model that its time and memory follow from, counted from its config.json."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 from pydantic import JsonValue
 
-from pipeline.architecture.axes import Dimension
-from pipeline.architecture.row import Architecture, Decoder
-from pipeline.structure.sizes import Sizes, has_experts, stack_sizes
+from pipeline.architecture.row import Architecture
+from pipeline.structure.sizes import Sizes, has_experts
+from pipeline.structure.widths import in_decoder, kind_of_block, widths_outside_of_experts
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,12 @@ class BlockShape:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """A model: its blocks, and the table of embeddings, which the head shares if it is `tied`."""
+    """A model: its blocks, and the table of embeddings, which the head shares if it is `tied`. `state`: the
+    numbers of a token that go from block to block (checkpoint/states.py)."""
 
     blocks: tuple[BlockShape, ...]
     hidden: int
+    state: int
     vocabulary: int
     tied: bool
 
@@ -90,74 +92,42 @@ def shape_of(row: Architecture, config: Mapping[str, JsonValue], sizes: Sizes) -
     token meets."""
     per_token = row.read(config, "num_experts_per_tok")
     each = per_token if isinstance(per_token, int) else 1
-    if row.decoder is None:
-        kinds = {
-            experts: _block(row, row.linears, sizes, experts=experts, per_token=each)
-            for experts in (False, True)
-        }
-        blocks = tuple(kinds[has_experts(row, config, b)] for b in range(sizes.num_hidden_layers))
-    else:
-        blocks = _stacks(row, row.decoder, config, sizes)
+    kinds: dict[tuple[bool, bool, str | None], BlockShape] = {}
+    blocks = []
+    for block in range(sizes.num_hidden_layers):
+        written = in_decoder(row, config, sizes, block)
+        kind = (written, has_experts(row, config, block), kind_of_block(row, config, block))
+        if kind not in kinds:
+            kinds[kind] = _block(row, config, sizes, block=block, per_token=each)
+        blocks.append(kinds[kind])
     return ModelShape(
-        blocks=blocks,
+        blocks=tuple(blocks),
         hidden=sizes.hidden_size,
+        state=_state(row, config, sizes),
         vocabulary=sizes.vocab_size,
         tied=bool(row.read(config, "tie_word_embeddings")),
     )
 
 
-def _stacks(
-    row: Architecture, decoder: Decoder, config: Mapping[str, JsonValue], sizes: Sizes
-) -> tuple[BlockShape, ...]:
-    """The blocks of both stacks. Where blocks were cut, the encoder is taken to have kept its share."""
-    read, written = stack_sizes(row, config)
-    shapes = []
-    for in_decoder in (False, True):
-        groups = tuple(group for group in row.linears if decoder.has(group[0], config, in_decoder=in_decoder))
-        shapes.append(_block(row, groups, sizes, experts=False, per_token=1))
-    left = round(sizes.num_hidden_layers * read / (read + written))
-    return (shapes[0],) * left + (shapes[1],) * (sizes.num_hidden_layers - left)
+def _state(row: Architecture, config: Mapping[str, JsonValue], sizes: Sizes) -> int:
+    """The numbers of a token that go from block to block. Keys and values are counted for two kinds of
+    attention with the same heads."""
+    if row.beside is None:
+        return sizes.hidden_size
+    width = row.read(config, row.beside.width)
+    streams = None if row.beside.streams is None else row.read(config, row.beside.streams)
+    inputs = sizes.num_hidden_layers * width if isinstance(width, int) else 0
+    shared = 4 * sizes.num_key_value_heads * sizes.head_dim if config.get("num_kv_shared_layers") else 0
+    return sizes.hidden_size * (streams if isinstance(streams, int) else 1) + inputs + shared
 
 
 def _block(
-    row: Architecture, groups_of: Sequence[Sequence[str]], sizes: Sizes, *, experts: bool, per_token: int
+    row: Architecture, config: Mapping[str, JsonValue], sizes: Sizes, *, block: int, per_token: int
 ) -> BlockShape:
-    widths = _widths(sizes)
-    groups = []
-    for linears in groups_of:
-        labels = [_labels(row, name) for name in linears]
-        if any(label not in widths for pair in labels for label in pair):
-            continue  # blocks of this model have no such linears
-        if experts and any("ffn" in pair for pair in labels):
-            continue  # experts take the place of the ordinary MLP
-        if not experts and any("shared_ffn" in pair for pair in labels):
-            continue
-        groups.append(Group(widths[labels[0][1]], tuple(widths[out] for out, _ in labels)))
-    if experts and sizes.num_experts is not None and sizes.moe_intermediate_size is not None:
-        inner, count = sizes.moe_intermediate_size, sizes.num_experts
+    groups = [Group(*widths) for widths in widths_outside_of_experts(row, config, sizes, block)]
+    inner, count = sizes.moe_intermediate_size, sizes.num_experts
+    if has_experts(row, config, block) and inner is not None and count is not None:
         share = min(per_token / count, 1.0)
         groups.append(Group(sizes.hidden_size, (inner, inner), share, count))
         groups.append(Group(inner, (sizes.hidden_size,), share, count))
     return BlockShape(tuple(groups), query=sizes.num_attention_heads * sizes.head_dim)
-
-
-def _labels(row: Architecture, linear: str) -> tuple[Dimension, Dimension]:
-    """The labels of a linear's out_features and in_features."""
-    first, second = row.inner[linear]
-    return (second, first) if row.transposed else (first, second)
-
-
-def _widths(sizes: Sizes) -> dict[Dimension, int]:
-    query = sizes.num_attention_heads * sizes.head_dim
-    key_value = sizes.num_key_value_heads * sizes.head_dim
-    found: dict[Dimension, int | None] = {
-        "hidden": sizes.hidden_size,
-        "query": query,
-        "key_value": key_value,
-        "qkv": query + 2 * key_value,
-        "qkv_by_group": query + 2 * key_value,
-        "ffn": sizes.intermediate_size,
-        "gate_up": None if sizes.intermediate_size is None else 2 * sizes.intermediate_size,
-        "shared_ffn": sizes.shared_expert_intermediate_size,
-    }
-    return {label: width for label, width in found.items() if width is not None}

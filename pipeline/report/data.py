@@ -9,6 +9,7 @@ from pipeline.report.sections.behaviour import BehaviourHeadline, BehaviourSecti
 from pipeline.report.sections.blocks import BlocksHeadline, BlocksSection
 from pipeline.report.sections.digests import DigestsSection
 from pipeline.report.sections.environment import EnvironmentSection
+from pipeline.report.sections.expert_gains import ExpertGainsSection
 from pipeline.report.sections.experts import ExpertsSection
 from pipeline.report.sections.linears import LinearsSection
 from pipeline.report.sections.mask_overlap import MaskOverlapHeadline, MaskOverlapSection
@@ -36,6 +37,7 @@ class ReportData(
     TasksSection,
     BehaviourSection,
     SizesSection,
+    ExpertGainsSection,
     VocabularySection,
     ServingSection,
     MasksSection,

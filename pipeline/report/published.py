@@ -30,7 +30,8 @@ class Zeros(Frozen):
 @dataclass(frozen=True, kw_only=True)
 class Published:
     """A model that is published. Parts that a job does not have are None. `evaluations`: by the name of the
-    model: dense, pruned, recovered. `writes_answers`: it has an encoder, and does not continue a text."""
+    model: dense, pruned, recovered. `multimodal`: the model has a language model inside, which is what the
+    job worked on. `writes_answers`: it has an encoder, and does not continue a text."""
 
     model_name: str
     spec: PruneSpec
@@ -42,6 +43,7 @@ class Published:
     evaluations: Mapping[str, EvaluationResult]
     tasks: tuple[TaskComparison, ...] = ()
     certificate: Certificate | None = None
+    multimodal: bool = False
     versions: Mapping[str, str]
     writes_answers: bool = False
 

@@ -69,9 +69,10 @@ def _size_words(spec: SpecTemplate) -> list[str]:
             if drop.kind == "explicit"
             else f"{drop.num_blocks} blocks by {drop.kind.replace('_', ' ')}"
         )
-    by = (
-        f" by {structure.criterion.kind}" if structure.asked or structure.criterion.kind == "explicit" else ""
-    )
+    by = f" by {structure.criterion.kind}" if structure.ranks_by_criterion else ""
+    if structure.experts is not None:
+        merged = ", others merged" if structure.experts.merges else ""
+        sizes.append(f"experts by {structure.experts.criterion.kind}{merged}")
     return [*words, f"cut{by}: {', '.join(sizes)}" if sizes else f"cut{by}"]
 
 

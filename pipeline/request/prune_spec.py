@@ -268,6 +268,13 @@ class JobTemplate(Frozen):
     labels: dict[Label, Label] = Field(default_factory=dict, max_length=32)
     tracking: Tracking = Field(default_factory=Tracking)
     name: str | None = Field(default=None, min_length=1, max_length=100)
+    max_runtime_hours: float | None = Field(
+        default=None,
+        gt=0,
+        le=24 * 365,
+        description="A job that has run longer, from its first start on, is ended and fails. Waiting for its "
+        "first place in the queue does not count. Left out: no limit.",
+    )
 
     @model_validator(mode="after")
     def _cross_checks(self) -> Self:

@@ -8,6 +8,7 @@ import yaml
 from pydantic import JsonValue, ValidationError
 
 from pipeline.errors import InvalidSpec
+from pipeline.plain_yaml import read_yaml
 from pipeline.request.hints import explained
 from pipeline.request.prune_spec import JobRequest
 from pipeline.spec.uri import file_uri
@@ -91,7 +92,7 @@ def _json_or_yaml(text: str) -> object:
     try:
         return json.loads(text)
     except ValueError:
-        return yaml.safe_load(text)
+        return read_yaml(text)
 
 
 def _set(document: Document, override: str) -> None:

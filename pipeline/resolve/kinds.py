@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pydantic import JsonValue
 
 from pipeline.architecture.rows import ROWS
+from pipeline.checkpoint.language_model import language_config
 from pipeline.checkpoint.layout import CONFIG_JSON, PICKLE_ENDINGS, WEIGHTS, WEIGHTS_INDEX_JSON
 from pipeline.errors import IncompleteCheckpoint, SecateurError, UnsupportedCheckpoint, UnsupportedModel
 from pipeline.sources.access import Source
@@ -56,13 +57,15 @@ def check_kind(source: Source, names: tuple[str, ...]) -> None:
 
 
 def check_type(config: Mapping[str, JsonValue], *, source: Source) -> str:
-    """Returns the model type that a config.json states. Raises UnsupportedModel for a type without a row,
-    which names the language model inside of a multimodal one, and UnsupportedCheckpoint."""
+    """Returns the model type that a config.json states; of a multimodal one, that of the language model
+    inside. Raises UnsupportedModel for a type without a row, which names the language model inside of a
+    multimodal one, and UnsupportedCheckpoint."""
     model_type = config.get("model_type")
     if not isinstance(model_type, str):
         raise UnsupportedCheckpoint(f"{CONFIG_JSON} of {source.uri} has no model_type")
-    if model_type in ROWS:
-        return model_type
+    inside = str(language_config(config)["model_type"])
+    if inside in ROWS:
+        return inside
     known = f"known types: {', '.join(sorted(ROWS))}"
     lacks = f"model type {model_type!r} of {source.uri} has no row in pipeline/architecture/rows.py"
     for field in TEXT_CONFIGS:

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 
-from pipeline.architecture.row import Architecture, Feature
+from pipeline.architecture.parts import Feature
+from pipeline.architecture.row import Architecture
 from pipeline.errors import InvalidSpec
 from pipeline.request.prune_spec import PruneSpec
 from pipeline.spec.self_calibration import SelfCalibration

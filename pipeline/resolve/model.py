@@ -9,6 +9,7 @@ from pipeline.architecture.axes import Size
 from pipeline.architecture.row import Architecture
 from pipeline.architecture.rows import row_for
 from pipeline.checkpoint.config_json import DTYPE_BYTES, dtype_of, loadable, parse_config
+from pipeline.checkpoint.language_model import language_config, wrapper_of
 from pipeline.checkpoint.layout import (
     BESIDE_BYTES,
     CONFIG_JSON,
@@ -21,14 +22,17 @@ from pipeline.checkpoint.layout import (
     is_description,
 )
 from pipeline.checkpoint.plain import check_marks
+from pipeline.checkpoint.quantized import BITS, read_as
 from pipeline.errors import IncompleteCheckpoint, UnsupportedCheckpoint
 from pipeline.resolve.kinds import check_kind, check_type
 from pipeline.sources.access import Source
 from pipeline.sources.pins import ModelFacts, Pin, PinnedFile
 from pipeline.storage.base import is_key
+from pipeline.structure.sizes import LARGEST, MOST_BLOCKS, SHORT
 
 FACTS: tuple[Size, ...] = ("hidden_size", "vocab_size")
 SHOWN = 20  # names of files in one note
+CONFIG_BYTES = 1024 * 1024  # it is stored with each job
 DESCRIPTION_BYTES = 64 * 1024 * 1024  # limit for a file that is read here; a huge model's index has 30 MB
 
 
@@ -56,7 +60,7 @@ def resolve_model(source: Source, *, needs_tokenizer: bool) -> tuple[Pin, ModelF
     files = tuple(sorted((*kept, *pinned.files), key=lambda file: file.path))
     behind = left_behind(names, source.folders(), taken={file.path for file in files})
     facts = facts.model_copy(
-        update={"parameters": pinned.size // weight_bytes, "notes": (*facts.notes, *behind)}
+        update={"parameters": int(pinned.size // weight_bytes), "notes": (*facts.notes, *behind)}
     )
     return Pin(source=pinned.source, files=files), facts
 
@@ -109,9 +113,10 @@ class _Description:
     def json(self, name: str) -> dict[str, JsonValue]:
         """The content of one file, which must be a JSON object."""
         file = self.files[name]
-        if file.size > DESCRIPTION_BYTES:
+        most = CONFIG_BYTES if name == CONFIG_JSON else DESCRIPTION_BYTES
+        if file.size > most:
             raise UnsupportedCheckpoint(
-                f"{name} of {self.uri} has {file.size} bytes; at most {DESCRIPTION_BYTES} are read"
+                f"{name} of {self.uri} has {file.size} bytes; at most {most} are read"
             )
         try:
             value = parse_config(b"".join(self.source.read(file)))
@@ -124,7 +129,7 @@ class _Description:
         return value
 
 
-def _facts(checkpoint: _Description, names: Collection[str]) -> tuple[ModelFacts, int]:
+def _facts(checkpoint: _Description, names: Collection[str]) -> tuple[ModelFacts, float]:
     """The facts without the number of weights, and the bytes of one weight."""
     stated = checkpoint.json(CONFIG_JSON)
     model_type = check_type(stated, source=checkpoint.source)
@@ -132,7 +137,15 @@ def _facts(checkpoint: _Description, names: Collection[str]) -> tuple[ModelFacts
     if TOKENIZER_CONFIG_JSON in checkpoint.files:
         notes += loadable(TOKENIZER_CONFIG_JSON, checkpoint.json(TOKENIZER_CONFIG_JSON))[1]
     check_marks(config, names, where=checkpoint.uri)
+    wrapper = wrapper_of(config)
+    if wrapper is not None:
+        notes += (
+            f"a multimodal checkpoint ({wrapper.model_type}): its language model, a {model_type}, is worked "
+            f"on, and its other parts are carried over unchanged",
+        )
+    whole, config = config, language_config(config)
     row = row_for(model_type)
+    _check_limits(row, config, where=checkpoint.uri)
     sizes = {size: _number(row, config, row.sizes[size], where=checkpoint.uri) for size in FACTS}
     first, *others = (_number(row, config, count, where=checkpoint.uri) for _, count in row.stacks)
     if first is None:
@@ -144,9 +157,23 @@ def _facts(checkpoint: _Description, names: Collection[str]) -> tuple[ModelFacts
         hidden_size=sizes["hidden_size"],
         vocabulary=sizes["vocab_size"],
         config=config,
+        wrapper=whole if wrapper is not None else None,
         notes=notes,
     )
-    return facts, DTYPE_BYTES[dtype_of(config)]
+    kind = read_as(row, stated)
+    return facts, DTYPE_BYTES[dtype_of(config)] if kind is None else BITS[kind] / 8
+
+
+def _check_limits(row: Architecture, config: dict[str, JsonValue], *, where: str) -> None:
+    """Refuse sizes that no model has: a plan of so many blocks would fill memory before any is read."""
+    for name in (*row.sizes.values(), row.positions_key):
+        blocks = name == row.sizes["num_hidden_layers"]
+        value, most = row.read(config, name), MOST_BLOCKS if blocks else LARGEST
+        if isinstance(value, int) and value > most:
+            raise UnsupportedCheckpoint(
+                f"{row.stated(config, name)[0]} in {CONFIG_JSON} of {where} may be {most}, "
+                f"got {SHORT.repr(value)}"
+            )
 
 
 def _number(row: Architecture, config: dict[str, JsonValue], field: str, *, where: str) -> int | None:
@@ -155,7 +182,7 @@ def _number(row: Architecture, config: dict[str, JsonValue], field: str, *, wher
         return None
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise UnsupportedCheckpoint(
-            f"{key} in {CONFIG_JSON} of {where} must be a positive number, got {value!r}"
+            f"{key} in {CONFIG_JSON} of {where} must be a positive number, got {SHORT.repr(value)}"
         )
     return value
 

@@ -5,9 +5,11 @@ from collections.abc import Callable
 
 from pipeline.architecture.row import Architecture
 from pipeline.architecture.rows import row_for
+from pipeline.checkpoint.language_model import check_inside
 from pipeline.errors import InvalidSpec, SequenceTooLong, TextTooShort
 from pipeline.request.prune_spec import PruneSpec
 from pipeline.resolve.lacking import check_lacking
+from pipeline.resolve.multimodal import check_multimodal
 from pipeline.serving.shapes import check_target
 from pipeline.sources.pins import MODEL, TEACHER, ModelFacts, Pins
 from pipeline.spec.evaluation import PerplexityText
@@ -29,6 +31,7 @@ def check_against_model(spec: PruneSpec, facts: ModelFacts) -> None:
     if spec.structure is not None:
         new = _check_structure(spec.structure, spec.recovery, row, facts)
         blocks, vocabulary = new.num_hidden_layers, new.vocab_size
+    check_multimodal(spec, facts)
     _check_targets(spec, row, facts)
     for one in spec.members or (spec,):
         if one.prune is not None:
@@ -41,7 +44,7 @@ def check_against_model(spec: PruneSpec, facts: ModelFacts) -> None:
     if recovery is None:
         return
     if isinstance(recovery.trains, Lora):
-        _check_linears(recovery.trains, row.linear_names, model_type=facts.model_type)
+        _check_linears(recovery.trains, row)
     objective = recovery.objective
     top_k = objective.top_k if isinstance(objective, Distillation) else None
     if top_k is not None and vocabulary is not None and top_k > vocabulary:
@@ -72,6 +75,7 @@ def _check_structure(
     new = structure.target(row, facts.config)
     structure.foreseen(row, facts.config)
     structure.changes(row, facts.config)
+    check_inside(facts.whole_config, sizes_of(row, facts.config), new)
     if recovery is None or not isinstance(recovery.objective, Distillation):
         return new
     if structure.vocabulary is not None and recovery.objective.teacher is not None:
@@ -215,12 +219,19 @@ def _check_lengths(spec: PruneSpec, facts: ModelFacts) -> None:
             )
 
 
-def _check_linears(lora: Lora, known: tuple[str, ...], *, model_type: str) -> None:
+def _check_linears(lora: Lora, row: Architecture) -> None:
+    known = row.adaptable
     for i, name in enumerate(lora.linears or ()):
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.3)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise InvalidSpec(
-                f"{model_type} has no linear {name!r}{hint}; it has {', '.join(known)}",
+                f"{row.model_type} has no linear {name!r}{hint}; it has {', '.join(known)}",
                 f"spec.recovery.trains.linears.{i}",
             )
+    if lora.dropout and row.experts is not None and row.experts.stored in (lora.linears or ()):
+        raise InvalidSpec(
+            f"dropout {lora.dropout:g} cannot be applied to the update of experts, whose weights are one "
+            f"parameter; set it to 0, or leave {row.experts.stored} out of linears",
+            "spec.recovery.trains.dropout",
+        )

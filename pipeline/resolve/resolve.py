@@ -7,7 +7,6 @@ neither torch nor transformers. An inspector, which needs both, may be given fro
 import contextlib
 from collections.abc import Callable, Iterator
 
-from pipeline.architecture.rows import row_for
 from pipeline.artifacts.refs import MASKS_PATH
 from pipeline.checkpoint.header import read_headers
 from pipeline.checkpoint.inspection import Inspection
@@ -87,10 +86,10 @@ def _resolve_checkpoint(
     if size is not None and facts.vocabulary is not None:
         check_tokens(size, description_files(source, pin), rows=facts.vocabulary)
     tensors = read_headers(pin, source)
-    check_plain(row_for(facts.model_type), facts.config, tensors, where=source.uri)
+    check_plain(facts.whole_config, tensors, where=source.uri)
     if inspect is not None:
         structure = spec.structure if ours else None
-        inspect(Inspection(config=facts.config, tensors=tensors, where=source.uri, structure=structure))
+        inspect(Inspection(config=facts.whole_config, tensors=tensors, where=source.uri, structure=structure))
     return pin, facts
 
 

@@ -66,6 +66,7 @@ def _channels(facts: ModelFacts) -> int:
     if row.experts is not None:
         each = _stated(facts, row.sizes.get("moe_intermediate_size"))
         shared = _stated(facts, row.sizes.get("shared_expert_intermediate_size"))
+        shared = shared or each * _stated(facts, row.shared_experts)
         passed = _stated(facts, "num_experts_per_tok") or 2
         if each:
             return passed * each + shared

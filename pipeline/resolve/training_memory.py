@@ -12,6 +12,8 @@ bytes of a weight in `precision`:
     teacher      w·P of the teacher   over the workers unless it is `whole`
     buckets      w·2·bucket           what is on its way between workers (communication.py), on GPUs
     live         w·2·bucket           weights of the blocks that are computed, at ZeRO stage 3
+    adapted      w·E                  of E weights of experts, where LoRA adapts them; those of one block with
+                                      gradient_checkpointing
     activations, vocabulary           training_activations.py
 
 On GPUs, what `resources.recovery.offload` and `teacher: offloaded` name lies in the memory of the CPUs.
@@ -26,6 +28,7 @@ from pipeline.resolve.training_activations import activation_bytes, logits_bytes
 from pipeline.sources.pins import TEACHER, ModelFacts, Pins
 from pipeline.spec.model import Dtype
 from pipeline.spec.recovery import Lora, Recovery
+from pipeline.structure.sizes import sizes_of
 
 WIDTH: dict[Dtype, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 OPTIMIZER_WIDTH = 12
@@ -45,6 +48,7 @@ class TrainingMemory:
     masked: int = 0
     logits: int = 0
     step: int = 0
+    adapted: int = 0
     activations: int = 0
     libraries: int = 0
     buckets: int = 0
@@ -96,6 +100,7 @@ def training_memory(recovery: Recovery, resources: Resources, *, pins: Pins, spa
         teacher=kept[2],
         buckets=2 * width * min(block, trained) if gpus else 0,
         live=2 * width * min(block, parameters) if asked.zero_stage == 3 else 0,
+        adapted=_adapted_bytes(recovery, facts, checkpointing=asked.gradient_checkpointing, width=width),
         activations=activation_bytes(recovery, asked, facts, width=width),
         vocabulary=logits_bytes(recovery, asked, facts, width=width),
         host=weights + optimizer + teacher - sum(kept),
@@ -123,9 +128,31 @@ def _trained(recovery: Recovery, facts: ModelFacts) -> int:
     if recovery.trains.kind == "full":
         return facts.parameters or 0
     if isinstance(recovery.trains, Lora):
-        linears = len(recovery.trains.linears or row_for(facts.model_type).linear_names)
-        return 2 * recovery.trains.rank * (facts.hidden_size or 0) * linears * facts.blocks
+        row = row_for(facts.model_type)
+        linears = [name for name in recovery.trains.linears or row.adapted_names if name in row.adapted_names]
+        square = 2 * recovery.trains.rank * (facts.hidden_size or 0) * len(linears) * facts.blocks
+        return square + recovery.trains.rank * _expert_sizes(recovery.trains, facts)[1]
     return 0
+
+
+def _expert_sizes(lora: Lora, facts: ModelFacts) -> tuple[int, int]:
+    """The weights of all experts, and the sum of the lengths of their fused matrices' sides; zeros unless
+    they are adapted."""
+    row = row_for(facts.model_type)
+    if row.experts is None or row.experts.stored not in (lora.linears or ()):
+        return 0, 0
+    sizes = sizes_of(row, facts.config)
+    experts, hidden, inner = sizes.num_experts or 0, sizes.hidden_size, sizes.moe_intermediate_size or 0
+    count = experts * facts.blocks
+    return count * 3 * hidden * inner, count * (2 * hidden + 3 * inner)
+
+
+def _adapted_bytes(recovery: Recovery, facts: ModelFacts, *, checkpointing: bool, width: int) -> int:
+    """The experts' adapted weights, which stand from a block's forward to its backward pass."""
+    if not isinstance(recovery.trains, Lora):
+        return 0
+    weights = width * _expert_sizes(recovery.trains, facts)[0]
+    return share(weights, facts.blocks) if checkpointing else weights
 
 
 def _taught_by(recovery: Recovery, pins: Pins) -> int:

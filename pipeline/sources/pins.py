@@ -41,8 +41,9 @@ class ModelFacts(Frozen):
     """The facts about a model that the API reads from its config.json, without loading it.
 
     `parameters`: the approximate number of weights, from the sizes of its files and the config's dtype.
-    `config`: the content of config.json, without the settings that transformers does not load. `notes`: what
-    a reader of the result must know about it.
+    `config`: the content of config.json, without the settings that transformers does not load. `wrapper`: of
+    a multimodal checkpoint, the content of config.json; everything else is that of its language model.
+    `notes`: what a reader of the result must know about it.
     """
 
     model_type: str
@@ -52,7 +53,13 @@ class ModelFacts(Frozen):
     vocabulary: int | None = None
     parameters: int | None = None
     config: dict[str, JsonValue] = Field(default_factory=dict)
+    wrapper: dict[str, JsonValue] | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def whole_config(self) -> dict[str, JsonValue]:
+        """The content of config.json, also of a multimodal checkpoint."""
+        return self.config if self.wrapper is None else self.wrapper
 
 
 class Pins(Frozen):

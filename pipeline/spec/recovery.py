@@ -21,7 +21,8 @@ class Lora(Frozen):
     2106.09685).
 
     The update is masked like the weight, in training and in the merge, so that the merged model is the one
-    that was trained and keeps every zero. `linears`: names inside a block; the default is all prunable ones.
+    that was trained and keeps every zero. `linears`: names inside a block; the default is all prunable ones
+    outside of experts. The place of a block's experts, such as `mlp.experts`, names all of their linears.
     """
 
     kind: Literal["lora"] = "lora"

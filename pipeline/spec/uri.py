@@ -42,6 +42,11 @@ def parse_uri(text: str) -> Uri:
         raise ValueError(f"got {text!r}; a source is one of {EXAMPLES}")
     if any(ord(c) < 32 for c in text):
         raise ValueError("a source holds no control characters")
+    if "@" in rest.removeprefix("//").partition("/")[0] and scheme != "hub":  # it is not repeated here
+        raise ValueError(
+            f"a source holds no user and password (before an @); the service has those of its storage by "
+            f"SECATEUR_S3_ACCESS_KEY and SECATEUR_S3_SECRET_KEY, and a source is one of {EXAMPLES}"
+        )
     if scheme == "file":
         path = "/" + rest.lstrip("/") if rest.startswith("/") else rest
         if not path.startswith("/"):

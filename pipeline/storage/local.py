@@ -22,6 +22,7 @@ from pipeline.storage.base import (
     is_key,
 )
 
+ORDER = "/order.json"  # of an attempt; it has the token of its driver, which is not for others on the machine
 ABANDONED_SECONDS = 2 * 24 * 3600  # a living writer touches its file with every chunk
 ABSENT = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
 UNAVAILABLE = (errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENOTCONN)
@@ -47,6 +48,8 @@ class LocalStore:
             self._write(written, chunks, key=key)
             with self._translated(key):
                 _make_directory(target.parent)
+                if key.endswith(ORDER):
+                    written.chmod(stat.S_IMODE(written.stat().st_mode) & ~stat.S_IRWXO)
                 os.replace(written, target)
                 _flush_directory(target.parent)
         finally:

@@ -3,6 +3,7 @@
 from typing import Protocol
 
 from pipeline.canonical import Frozen
+from pipeline.structure.expert_facts import ExpertFacts
 from pipeline.structure.scores import ModelScores
 
 
@@ -24,6 +25,11 @@ class Known(Protocol):
 
     def influences(self) -> tuple[float, ...]:
         """Returns 1 - E[cos(input, output)] of each block, from calibration samples."""
+        ...
+
+    def experts(self) -> tuple[ExpertFacts | None, ...]:
+        """Returns what the experts of each block give, from calibration samples; None for a block without
+        experts."""
         ...
 
 

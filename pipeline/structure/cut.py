@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from pydantic import Field
 
-from pipeline.architecture.axes import Dimension
+from pipeline.architecture.axes import BY_HEAD, Dimension
 from pipeline.canonical import Frozen
 from pipeline.errors import InvalidSpec
 from pipeline.structure.sizes import Sizes
@@ -18,7 +18,8 @@ Places = tuple[int, ...] | None
 
 class BlockCut(Frozen):
     """The parts of block `block` of the dense model that stay. `expert_ffn`: by number of the expert in the
-    dense model; experts that are not listed stay whole."""
+    dense model; experts that are not listed stay whole. `merged`: by an expert that stays, the weights of the
+    experts whose weighted mean takes its place (checkpoint/merging.py); they sum to 1."""
 
     block: int
     heads: Places = None
@@ -27,6 +28,7 @@ class BlockCut(Frozen):
     shared_ffn: Places = None
     experts: Places = None
     expert_ffn: dict[int, tuple[int, ...]] = Field(default_factory=dict)
+    merged: dict[int, dict[int, float]] = Field(default_factory=dict, exclude_if=lambda merged: not merged)
 
 
 class Cut(Frozen):
@@ -94,37 +96,42 @@ def staying(
         return block.heads
     if dimension == "key_value_heads":
         return block.key_value_heads
-    if dimension in ("query", "key_value", "qkv", "qkv_by_group"):
-        return _attention(dimension, block, sizes)
+    if dimension in (*BY_HEAD, "key_value", "qkv", "qkv_by_group"):
+        return _attention(dimension, block, sizes, length)
     if dimension == "gate_up":
         half = length // 2
         return None if block.ffn is None else [*block.ffn, *(half + channel for channel in block.ffn)]
     if dimension == "expert_ffn":
         return None if expert is None else block.expert_ffn.get(expert)
+    if dimension == "expert_pairs":
+        channels = None if expert is None else block.expert_ffn.get(expert)
+        return None if channels is None else [2 * channel + half for channel in channels for half in (0, 1)]
     plain = {"ffn": block.ffn, "shared_ffn": block.shared_ffn, "experts": block.experts}
     return plain.get(dimension)
 
 
-def _attention(dimension: Dimension, block: BlockCut, sizes: Sizes) -> Sequence[int] | None:
-    """Returns the indices that stay, from slots of head_dim each, in the order in which a dimension holds
-    them."""
+def _attention(dimension: Dimension, block: BlockCut, sizes: Sizes, length: int) -> Sequence[int] | None:
+    """Returns the indices that stay, from slots of equal width, in the order in which a dimension of `length`
+    holds them."""
     if block.heads is None and block.key_value_heads is None:
         return None
     every, groups = sizes.num_attention_heads, sizes.num_key_value_heads
     heads = tuple(range(every)) if block.heads is None else block.heads
     kept_groups = tuple(range(groups)) if block.key_value_heads is None else block.key_value_heads
-    if dimension == "query":
-        slots = list(heads)
+    held = every + 2 * groups
+    if dimension in BY_HEAD:
+        slots, held = list(heads), every
     elif dimension == "key_value":
-        slots = list(kept_groups)
+        slots, held = list(kept_groups), groups
     elif dimension == "qkv":
         slots = [*heads, *(every + group for group in kept_groups)]
         slots += [every + groups + group for group in kept_groups]
     else:
-        wide = sizes.heads_per_group
+        per_group = sizes.heads_per_group
         slots = []
         for group in kept_groups:
-            first = group * (wide + 2)
-            slots += [first + head - group * wide for head in heads if head // wide == group]
-            slots += [first + wide, first + wide + 1]
-    return [slot * sizes.head_dim + i for slot in slots for i in range(sizes.head_dim)]
+            first = group * (per_group + 2)
+            slots += [first + head - group * per_group for head in heads if head // per_group == group]
+            slots += [first + per_group, first + per_group + 1]
+    width = length // held
+    return [slot * width + i for slot in slots for i in range(width)]

@@ -15,6 +15,8 @@ FAST = 64  # tensor cores are fast with multiples of 64; hidden and FFN sizes us
 FASTER = 128
 
 Asked = Mapping[Size, int]
+# The fields of `structure` that change sizes under other names.
+_FIELDS: Mapping[Size, str] = {"num_hidden_layers": "drop_blocks", "vocab_size": "vocabulary"}
 
 
 def target_sizes(
@@ -35,6 +37,8 @@ def target_sizes(
     new = _with_hidden(row, config, old, new, asked, any_hidden=any_hidden)
     if "intermediate_size" not in row.sizes and old.intermediate_size is not None:
         new = new.model_copy(update={"intermediate_size": FOUR * new.hidden_size})
+    if row.shared_experts is not None:
+        new = new.model_copy(update={"shared_expert_intermediate_size": _shared(old, new)})
     if new.num_experts is not None:
         for size in ("hidden_size", "moe_intermediate_size"):
             value, before = getattr(new, size), getattr(old, size)
@@ -51,18 +55,27 @@ def target_sizes(
 def check_fixed(
     row: Architecture, config: Mapping[str, JsonValue], old: Sizes, new: Sizes, asked: Asked
 ) -> None:
-    """Raises InvalidSpec if a size changes that the row leaves alone. The error names the size that was asked
-    for, from which others follow."""
+    """Raises InvalidSpec if a size changes that the row leaves alone, or does not follow from another one as
+    the row says. The error names the size that was asked for, from which others follow."""
+    if row.shared_experts is not None and new.shared_expert_intermediate_size != _shared(old, new):
+        raise InvalidSpec(
+            f"{row.model_type} has no field for the FFN of the shared expert, which is that of the experts "
+            f"times {row.shared_experts} (config.json): keep {_shared(old, new)} of its channels with "
+            f"{new.moe_intermediate_size} of each expert, got {new.shared_expert_intermediate_size}",
+            "spec.structure.criterion",
+        )
     for fixed in row.fixed:
         changed = [size for size in fixed.sizes if getattr(new, size) != getattr(old, size)]
         if not changed or not fixed.holds(config):
             continue
         size = next((size for size in changed if size in asked), changed[0])
-        has = f" with {fixed.where} (config.json)" if fixed.where is not None else ""
+        has = f" with {fixed.condition.replace('`', '')} (config.json)" if fixed.where is not None else ""
+        fields = ", ".join(_FIELDS.get(one, one) for one in fixed.sizes)
+        field = _FIELDS.get(size) or (size if size in asked else next(iter(asked), "criterion"))
         raise InvalidSpec(
             f"{row.model_type}{has} keeps its {size}={getattr(old, size)}, and this structure would leave "
-            f"{getattr(new, size)}: {fixed.why}; leave {', '.join(fixed.sizes)} out",
-            f"spec.structure.{size if size in asked else next(iter(asked), 'criterion')}",
+            f"{getattr(new, size)}: {fixed.why}; leave {fields} out",
+            f"spec.structure.{field}",
         )
 
 
@@ -110,6 +123,12 @@ def nearest(value: int, most: int, valid: Callable[[int], bool]) -> tuple[int, .
     below = next((n for n in range(min(value, most), 0, -1) if valid(n)), None)
     above = next((n for n in range(max(value + 1, 1), most + 1) if valid(n)), None)
     return tuple(n for n in (below, above) if n is not None)
+
+
+def _shared(old: Sizes, new: Sizes) -> int:
+    """Returns the FFN of the shared expert, which stays as many times that of an expert."""
+    times = (old.shared_expert_intermediate_size or 0) // (old.moe_intermediate_size or 1)
+    return times * (new.moe_intermediate_size or 0)
 
 
 def _known(row: Architecture, old: Sizes, size: Size, wanted: int) -> None:

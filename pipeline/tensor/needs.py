@@ -3,5 +3,13 @@ code, so that specs can name them without loading torch."""
 
 from typing import Literal
 
-Statistic = Literal["input_norm", "input_mean", "hessian", "channel_score", "similarity"]
+Statistic = Literal[
+    "input_norm",
+    "input_mean",
+    "hessian",
+    "channel_score",
+    "similarity",
+    "expert_gain",
+    "expert_similarity",  # needs expert_gain too
+]
 Needs = frozenset[Statistic]  # an empty set needs no calibration

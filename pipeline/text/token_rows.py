@@ -4,10 +4,13 @@ import json
 
 from torch import Tensor
 
+from pipeline.architecture.rows import row_for
 from pipeline.artifacts.refs import CheckpointRef
+from pipeline.checkpoint.language_model import language_config
 from pipeline.checkpoint.layout import CONFIG_JSON
 from pipeline.errors import InvalidSpec
 from pipeline.storage.content import ContentStore
+from pipeline.structure.sizes import sizes_of
 from pipeline.text.tokens import Tokenizer
 
 SHOWN = 4  # tokens that the error names
@@ -15,7 +18,9 @@ SHOWN = 4  # tokens that the error names
 
 def embedding_rows(ref: CheckpointRef, content: ContentStore) -> int:
     """Returns the number of rows of a checkpoint's embedding, as its config.json states it."""
-    return int(json.loads(content.get_bytes(ref.file(CONFIG_JSON)))["vocab_size"])
+    config = language_config(json.loads(content.get_bytes(ref.file(CONFIG_JSON))))
+    row = row_for(str(config["model_type"]))
+    return sizes_of(row, config).vocab_size
 
 
 def check_token_rows(tokens: Tensor, tokenizer: Tokenizer, *, rows: int, source: str, field: str) -> None:

@@ -12,6 +12,7 @@ from pipeline.artifacts.refs import MASKS_PATH, CertificateRef, CutRef, Vocabula
 from pipeline.artifacts.vocabulary import KeptTokens
 from pipeline.errors import InvalidSpec, VerificationFailed
 from pipeline.masks.file import MaskFile
+from pipeline.plain_yaml import read_yaml
 from pipeline.report.model_card import SIDE_FILE
 from pipeline.report.side_file import SideFile
 from pipeline.structure.cut import Cut
@@ -56,7 +57,7 @@ def _check_card(directory: Path) -> None:
     card = _bytes(directory, CARD).decode(errors="replace")
     matter, closed, text = card.removeprefix("---\n").partition("\n---\n")
     try:
-        fields = yaml.safe_load(matter) if card.startswith("---\n") and closed else None
+        fields = read_yaml(matter) if card.startswith("---\n") and closed else None
     except yaml.YAMLError as error:
         raise VerificationFailed(f"the front matter of {CARD} is not YAML: {error}") from error
     if not isinstance(fields, dict) or not text.strip():

@@ -14,6 +14,7 @@ from pipeline.artifacts.tensor_index import TensorEntry, TensorIndex
 from pipeline.checkpoint.keeps import Keeps
 from pipeline.checkpoint.layout import WEIGHTS, WEIGHTS_INDEX_JSON
 from pipeline.checkpoint.scan import read_header
+from pipeline.checkpoint.slices import slices_of, stored_apart, values_apart, whole_name
 from pipeline.errors import UnsupportedCheckpoint, VerificationFailed, ZerosLost
 from pipeline.masks.certify import certify_tensors
 from pipeline.tensor.masks import all_finite
@@ -42,10 +43,11 @@ def check_weights(directory: Path, index: TensorIndex, keeps: Keeps | None) -> C
     another shape or type, not finite, or not zero where `keeps` says so, and for a weight index that does not
     agree.
     """
+    sliced = stored_apart(index.tensors)
     found = _headers(directory, sorted({entry.file for entry in index.tensors.values()}))
-    _check_tensors(index.tensors, found)
+    _check_tensors(index.tensors, found, sliced)
     _check_index(directory, found)
-    finite = _finite(directory, found, keeps)
+    finite = _finite(directory, found, keeps, sliced)
     certificates: tuple[TensorCertificate, ...] = ()
     if keeps is None:
         for _ in finite:
@@ -88,7 +90,13 @@ def _headers(directory: Path, files: list[str]) -> dict[str, _Found]:
     return found
 
 
-def _check_tensors(expected: Mapping[str, TensorEntry], found: Mapping[str, _Found]) -> None:
+def _check_tensors(
+    expected: Mapping[str, TensorEntry], stored: Mapping[str, _Found], sliced: Mapping[str, int]
+) -> None:
+    found: dict[str, _Found] = {}
+    for name, whole in stored.items():
+        parts = slices_of(name, whole.shape, sliced[name]) if name in sliced else [(name, whole.shape)]
+        found |= {part: _Found(whole.file, whole.dtype, shape) for part, shape in parts}
     for name, entry in expected.items():
         one = found.get(name)
         if one is None:
@@ -132,20 +140,20 @@ def _check_index(directory: Path, found: Mapping[str, _Found]) -> None:
 
 
 def _finite(
-    directory: Path, found: Mapping[str, _Found], keeps: Keeps | None
+    directory: Path, found: Mapping[str, _Found], keeps: Keeps | None, sliced: Mapping[str, int]
 ) -> Iterator[tuple[str, Tensor]]:
     """Yields every tensor, block by block within a file. Raises VerificationFailed for NaN and infinity."""
-    held = keeps.tensors if keeps is not None else {}
+    held = {} if keeps is None else {whole_name(name): one.block for name, one in keeps.tensors.items()}
     for file in sorted({one.file for one in found.values()}):
         names = [name for name, one in found.items() if one.file == file]
-        names.sort(key=lambda name: (held[name].block if name in held else -1, name))
+        names.sort(key=lambda name: (held.get(name, -1), name))
         try:
             with safe_open(directory / file, framework="pt") as opened:
                 for name in names:
                     tensor = opened.get_tensor(name)
                     if tensor.is_floating_point():
                         _check_finite(tensor, name=name, file=file)
-                    yield name, tensor
+                    yield from values_apart(name, tensor, sliced)
         except SafetensorError as error:
             raise VerificationFailed(f"the safetensors library cannot read {file}: {error}") from error
 

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pydantic import JsonValue
 
 from pipeline.architecture.rows import row_for
+from pipeline.architecture.wrappers import TOKENS
 from pipeline.artifacts.vocabulary import KeptTokens, TokenizerProof, VocabularyProof, VocabularyTable
 from pipeline.checkpoint.config_json import parse_config
+from pipeline.checkpoint.language_model import wrapper_of
 from pipeline.checkpoint.layout import CONFIG_JSON
 from pipeline.errors import TextTooShort, UnsupportedCheckpoint
 from pipeline.spec.vocabulary import FIELD
@@ -49,6 +51,11 @@ def read_vocabulary(files: Mapping[str, bytes]) -> Vocabulary:
     UnsupportedCheckpoint for tokenizers that cannot be cut, and for special tokens without a row."""
     config = parse_config(files.get(CONFIG_JSON, b"{}"))
     assert isinstance(config, dict), "resolve has read it"
+    if wrapper_of(config) is not None:
+        raise UnsupportedCheckpoint(
+            f"the vocabulary of a {config['model_type']}, which is multimodal, cannot be cut: {TOKENS.why}",
+            "spec.structure.vocabulary",
+        )
     rows = row_for(str(config.get("model_type"))).read(config, "vocab_size")
     if not isinstance(rows, int) or rows < 1:
         raise UnsupportedCheckpoint(

@@ -58,7 +58,7 @@ def started_job(api: RunningApi, **given: Any) -> FakeDriver:
 def next_attempt(api: RunningApi) -> FakeDriver:
     """The next attempt of the job that waits."""
     services: Services = api.services
-    assert attempts.open_next(services.database, LEASE, limit=100)
+    assert attempts.open_next(services.database, LEASE, limit=100, unread={})
     live = attempts.claim_live(services.database, LEASE)[-1]
     token = new_token()
     attempts.set_token(services.database, LEASE, live, digest=token_digest(token))

@@ -6,7 +6,7 @@ import pytest
 
 from api.model_types import LACKED, cut, lacking, linears
 from pipeline.architecture.encoder_decoder import ENCODER_DECODERS
-from pipeline.architecture.row import Feature
+from pipeline.architecture.parts import Feature
 from pipeline.architecture.rows import row_for
 from pipeline.errors import InvalidSpec
 from pipeline.spec.structure import Structure

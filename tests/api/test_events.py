@@ -1,18 +1,20 @@
 """GET /jobs/{id}/events: pages and streams."""
 
+import contextlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
 import pytest
 
 from api.service.jobs import attempts
+from api.settings import Settings
 from pipeline.job.events import Message
 from pipeline.job.ledger import JobResult
 from tests.api.attempts import LEASE, FakeDriver, started_job
-from tests.api.conftest import AUTHORIZED, RunningApi
+from tests.api.conftest import AUTHORIZED, RunningApi, running
 
 STREAM = {"Accept": "text/event-stream"}
 
@@ -130,3 +132,64 @@ def test_many_followers_do_not_block_the_api(sqlite_api: RunningApi) -> None:
         thread.join()
     assert len(ends) == 60
     assert all("job.succeeded" in text for text in ends)
+
+
+def test_a_stream_ends_when_its_key_is_revoked(api: RunningApi) -> None:
+    driver = started_job(api)
+    made = api.client.post("/keys", json={"name": "x", "role": "viewer"}).json()
+    headers = {"Authorization": f"Bearer {made['key']}", **STREAM}
+    with httpx.stream(
+        "GET", f"{api.url}/jobs/{driver.live.job}/events", headers=headers, timeout=60
+    ) as answer:
+        told = read(answer)
+        assert next(told)["event"] == "job.queued"
+        assert api.client.post(f"/keys/{made['id']}/revoke").status_code == 200
+        assert [one["event"] for one in told] == ["attempt.submitted"]
+
+
+def test_many_streams_of_many_jobs_hear_each_event_once(api: RunningApi) -> None:
+    drivers = [started_job(api) for _ in range(3)]
+    heard: dict[int, list[str]] = {}
+    begun = threading.Barrier(13)
+
+    def follow(n: int, job: str) -> None:
+        with httpx.stream(
+            "GET", f"{api.url}/jobs/{job}/events", headers=AUTHORIZED | STREAM, timeout=60
+        ) as answer:
+            told = read(answer)
+            heard[n] = [next(told)["id"]]
+            begun.wait(60)
+            heard[n] += [one["id"] for one in told]
+
+    threads = [threading.Thread(target=follow, args=(n, drivers[n % 3].live.job)) for n in range(12)]
+    for thread in threads:
+        thread.start()
+    begun.wait(60)
+    for part in range(10):
+        for driver in drivers:
+            notes(driver, f"{part}")
+    database = api.services.database
+    for driver in drivers:
+        attempts.succeed(database, LEASE, driver.live, JobResult(nodes=()))
+    for thread in threads:
+        thread.join(60)
+    for n in range(12):
+        stored = api.client.get(f"/jobs/{drivers[n % 3].live.job}/events").json()["data"]
+        assert heard[n] == [str(one["id"]) for one in stored]
+
+
+@pytest.mark.servers
+def test_streams_are_limited(make_settings: Callable[..., Settings]) -> None:
+    with running(make_settings(max_streams=2)) as api:
+        path = f"{api.url}/jobs/{started_job(api).live.job}/events"
+        with contextlib.ExitStack() as open_ones:
+            answers = [
+                open_ones.enter_context(httpx.stream("GET", path, headers=AUTHORIZED | STREAM, timeout=60))
+                for _ in range(2)
+            ]
+            told = [read(answer) for answer in answers]  # one that is forgotten ends its stream
+            assert [next(one)["event"] for one in told] == ["job.queued"] * 2
+            refused = api.client.get(path, headers=STREAM)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (429, "too_many_streams")
+            assert refused.headers["Retry-After"] == "5"
+            assert api.client.get(path).status_code == 200

@@ -123,12 +123,14 @@ def test_pages_newest_first(api: RunningApi) -> None:
     assert [i[:13] for i in seen] == sorted((i[:13] for i in made), reverse=True)
 
 
-def test_filters(api: RunningApi) -> None:
+def test_filters(api: RunningApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    long_ago = datetime.now(UTC) - timedelta(days=2)
     one = post(api, labels={"team": "a", "env": "dev"}, model="s3://bucket/llama_7b")["id"]
-    two = post(api, labels={"team": "b"}, model="s3://bucket/mistral")["id"]
+    with monkeypatch.context() as then:
+        then.setattr("api.service.ids.time.time_ns", lambda: int(long_ago.timestamp() * 1e9))
+        two = post(api, labels={"team": "b"}, model="s3://bucket/mistral")["id"]
     api.client.post(f"/jobs/{two}/cancel")
     with api.services.database.write() as session:
-        long_ago = datetime.now(UTC) - timedelta(days=2)
         session.execute(update(Job).where(Job.id == two).values(created_at=long_ago))
     yesterday = int((datetime.now(UTC) - timedelta(days=1)).timestamp())
 

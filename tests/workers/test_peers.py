@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pipeline.blocks.block import ChosenLinear
+from pipeline.tensor.gains import GainShare
 from pipeline.tensor.statistics import Gram, GramTree, leaf_size, share_edges, tree_sum
 from tests.workers.crews import together
 from workers.gang.peers import MeetingPlace, Peers, PeersLost, join
@@ -49,6 +50,10 @@ def decision(member: int, linear: int) -> ChosenLinear:
 def decided(member: int) -> dict[str, ChosenLinear]:
     """Members decide on different numbers of linears; member 0 on none."""
     return {f"linear {member} {i}": decision(member, i) for i in range(member)}
+
+
+def gains(member: int) -> GainShare:
+    return GainShare(torch.full((1, 3, 4), member / 3, dtype=torch.float64), None, leaf=2, first=member)
 
 
 def test_alone_nobody_is_needed() -> None:
@@ -117,6 +122,12 @@ def _spreads(rank: int, port: int, directory: Path) -> None:
                 assert torch.equal(got[name].weight_OI, linear.weight_OI)
                 assert got[name].weight_OI.dtype == linear.weight_OI.dtype
                 assert (got[name].pruned, got[name].note) == (linear.pruned, linear.note)
+    given = peers.spread({"experts": gains(rank)} if rank else {}, to=[0])  # member 0 has no samples
+    assert [list(one) for one in given] == ([["experts"], ["experts"]] if rank == 0 else [[], []])
+    for member, one in enumerate(given, start=1):
+        for share in one.values():
+            assert (share.leaf, share.first, share.products_N2EE) == (2, member, None)
+            assert torch.equal(share.sums_N3E, gains(member).sums_N3E)
     (directory / f"{rank}.ok").touch()
     dist.destroy_process_group()
 

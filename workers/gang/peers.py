@@ -28,12 +28,13 @@ from torch.distributed import Store, TCPStore  # type: ignore[attr-defined] # to
 from pipeline.blocks.block import ChosenLinear
 from pipeline.blocks.crew import Parcel
 from pipeline.errors import MachineFailed
+from pipeline.tensor.gains import GainShare
 from pipeline.tensor.statistics import Gram, InputShare, Node, tree_sum
 
 MEETING = timedelta(minutes=10)
 UNLIMITED = timedelta(days=365)
 LENGTH_BYTES, SHORT = 8, 1016  # the parts of a message whose size everybody knows
-PARCELS = {kind.__name__: kind for kind in (ChosenLinear, InputShare)}
+PARCELS = {kind.__name__: kind for kind in (ChosenLinear, InputShare, GainShare)}
 Flow = dict[int, list[Tensor]]  # by member: flat tensors that go there or come from there, in their order
 
 

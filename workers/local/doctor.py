@@ -27,6 +27,7 @@ from pipeline.checkpoint.compare import compare
 from pipeline.checkpoint.config_json import parse_config
 from pipeline.checkpoint.header import read_headers
 from pipeline.checkpoint.importing import import_checkpoint
+from pipeline.checkpoint.language_model import inside_of, language_config, wrapper_of
 from pipeline.checkpoint.layout import CONFIG_JSON
 from pipeline.checkpoint.megatron.args import args_of
 from pipeline.checkpoint.paired_stream import open_stream
@@ -36,6 +37,7 @@ from pipeline.checkpoint.slicing import full_config
 from pipeline.errors import SecateurError, UnsupportedCheckpoint
 from pipeline.resolve.kinds import check_kind, check_type
 from pipeline.resolve.model import model_pin, resolve_model
+from pipeline.resolve.multimodal import why_alone
 from pipeline.serving.shapes import check_target
 from pipeline.sources import Source, open_source
 from pipeline.spec.targets import TARGET_KINDS, Target
@@ -71,7 +73,7 @@ def main() -> None:
         config = parse_config((directory / CONFIG_JSON).read_bytes())
         if not isinstance(config, dict):
             raise UnsupportedCheckpoint(f"{CONFIG_JSON} of {directory} must be a JSON object")
-        if config.get("model_type") not in ROWS:
+        if language_config(config)["model_type"] not in ROWS:
             _propose(config)
             check_type(config, source=source)
         found = [*findings(source, config)]
@@ -83,15 +85,20 @@ def main() -> None:
 def findings(source: Source, config: Config) -> Iterator[Finding]:
     """Yields what works for a checkpoint of a known type and what does not; first, whether it can be
     pruned."""
+    wrapper = wrapper_of(config)
+    fixed = () if wrapper is None else inside_of(wrapper)
+    config = full_config(language_config(config))
     row = row_for(str(config["model_type"]))
-    yield Finding("pruning, cutting blocks", _refused(lambda: _compared(source)))
+    held = [one for one in (*fixed, *row.fixed) if one.holds(config)]
+    blocks = next((one.why for one in held if "num_hidden_layers" in one.sizes), None)
+    pruned = "pruning, cutting blocks" if blocks is None else "pruning"
+    yield Finding(pruned, _refused(lambda: _compared(source)))
     yield Finding("texts", _refused(lambda: resolve_model(source, needs_tokenizer=True)))
-    config = full_config(config)
     sizes = sizes_of(row, config)
     for size in get_args(Size):
-        if size in ("num_hidden_layers", "vocab_size") or getattr(sizes, size) is None:
+        why = next((one.why for one in held if size in one.sizes), None)
+        if getattr(sizes, size) is None or (size in ("num_hidden_layers", "vocab_size") and why is None):
             continue
-        why = next((one.why for one in row.fixed if size in one.sizes and one.holds(config)), None)
         if size not in row.sizes or (size == "num_key_value_heads" and not has_groups(row, config)):
             why = "it follows from the others"
         yield Finding(f"cutting {size}={getattr(sizes, size)}", why)
@@ -99,10 +106,13 @@ def findings(source: Source, config: Config) -> Iterator[Finding]:
     experts = None if row.experts is None else "masks cannot be learned for models with experts yet"
     yield Finding("learned masks", row.lacks.get("learned_masks", experts))
     yield Finding("evaluation by tasks", row.lacks.get("tasks"))
-    yield Finding("Megatron", row.lacks.get("megatron") or _refused(lambda: args_of(config)))
+    alone = None if wrapper is None else wrapper.model_type
+    megatron = why_alone(alone, "Megatron") if alone is not None else row.lacks.get("megatron")
+    yield Finding("Megatron", megatron or _refused(lambda: args_of(config)))
     for kind in TARGET_KINDS:
-        if "target" in row.lacks:
-            yield Finding(f"target {kind}", row.lacks["target"])
+        lacked = why_alone(alone, f"target {kind}") if alone is not None else row.lacks.get("target")
+        if lacked is not None:
+            yield Finding(f"target {kind}", lacked)
             continue
         target: Target = TypeAdapter[Target](Target).validate_python({"kind": kind})
 
@@ -167,7 +177,7 @@ def _propose(config: Config) -> None:
 
 def _compared(source: Source) -> None:
     pin, facts = resolve_model(source, needs_tokenizer=False)
-    compare(facts.config, read_headers(pin, source), where=source.uri)
+    compare(facts.whole_config, read_headers(pin, source), where=source.uri)
 
 
 def _refused(check: Callable[[], object]) -> str | None:

@@ -6,7 +6,7 @@ The structure comes through standard input: one that names every channel is long
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -23,11 +23,13 @@ from pipeline.canonical import canonical_json
 from pipeline.checkpoint.config_json import parse_config
 from pipeline.checkpoint.constructs import check_constructs
 from pipeline.checkpoint.export import export_checkpoint
+from pipeline.checkpoint.language_model import check_inside, language_config
 from pipeline.checkpoint.layout import CONFIG_JSON
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.scoring import StoredModel
 from pipeline.checkpoint.skeleton import parameter_count
 from pipeline.checkpoint.slicing import full_config, slice_checkpoint
+from pipeline.dag.stages.structure import sweep_needs
 from pipeline.errors import InvalidSpec, UnsupportedCheckpoint
 from pipeline.request.bos import with_bos
 from pipeline.resolve.kinds import check_kind, check_type
@@ -40,15 +42,13 @@ from pipeline.storage import ContentStore
 from pipeline.structure.cut import Cut
 from pipeline.structure.sizes import resized, sizes_of
 from pipeline.structure.target import slow_sizes
-from pipeline.tensor.needs import Needs
+from pipeline.tensor.needs import Statistic
 from pipeline.text.documents import ChatReader, read_documents
 from pipeline.text.loading import load_tokenizer
 from pipeline.text.spans import Gaps
 from pipeline.text.tokens import cut_samples
 from workers.local.cutting import ACCESS, cutting
 from workers.local.refusal import refusing
-
-NEEDS: Needs = frozenset(("channel_score", "similarity"))  # for every criterion at once
 
 
 def main() -> None:
@@ -78,9 +78,10 @@ def _show(directory: Path, structure: Structure) -> None:
         check_kind(source, source.names())
     config = _config(directory / CONFIG_JSON)
     row = row_for(check_type(config, source=source))
-    config = full_config(config)
+    whole, config = config, full_config(language_config(config))
     check_constructs(structure, config)
     old, new = sizes_of(row, config), structure.target(row, config)
+    check_inside(whole, old, new)
     changes = structure.changes(row, config)
     smaller = {**resized(row, config, new, structure.foreseen(row, config)), **changes}
     table = Table(box=None, header_style="bold")
@@ -121,7 +122,9 @@ def _cut(directory: Path, out: Path, structure: Structure, calibration: Calibrat
             task = progress.add_task("measures", total=work.blocks)
             model_type = str(CheckpointReader(content, ref).config["model_type"])
             samples = _samples(content, ref, with_bos(calibration, model_type))
-            statistics = _measured(content, ref, samples, advance=lambda: progress.advance(task))
+            statistics = _measured(
+                content, ref, samples, needs=sweep_needs(structure), advance=lambda: progress.advance(task)
+            )
         model = StoredModel(content, CheckpointReader(content, ref), statistics)
         config = full_config(model.reader.config)
         check_constructs(structure, config)
@@ -150,11 +153,16 @@ def _samples(content: ContentStore, ref: CheckpointRef, calibration: Calibration
 
 
 def _measured(
-    content: ContentStore, ref: CheckpointRef, samples: Sequence[Tensor], *, advance: Callable[[], None]
+    content: ContentStore,
+    ref: CheckpointRef,
+    samples: Sequence[Tensor],
+    *,
+    needs: Iterable[Statistic],
+    advance: Callable[[], None],
 ) -> StatisticsRef:
-    """Measure the scores and similarities of every block in one dense sweep in this process."""
+    """Measure what criteria need of every block in one dense sweep in this process."""
     crew = LocalCrew(content, ref, samples)
-    loop = measure_statistics(crew, NEEDS, samples=len(samples))
+    loop = measure_statistics(crew, frozenset(needs), samples=len(samples))
     return run_through(loop, lambda step: advance())
 
 

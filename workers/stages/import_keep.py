@@ -57,7 +57,7 @@ def _imported(pin: Pin, context: StageContext) -> Steps:
                 if patterns:
                     _check(one, keep_OI, patterns[block], named=masks.file.named)
                 packed[one.name] = pack_keep(keep_OI)
-                linears.append(_sparsity(one, reader.tensor(one.name), turned(keep_OI, row)))
+                linears.append(_sparsity(one, reader.tensor(one.name), turned(keep_OI, row, one.linear)))
             files.append(put_block_keep(content, block, packed))
             yield Progress(block + 1, len(blocks))
     yield Made({"keep": keep_ref(content, files, linears)})

@@ -21,6 +21,8 @@ from pipeline.artifacts.refs import (
 from pipeline.artifacts.sparsity import SparsityTable
 from pipeline.artifacts.vocabulary import KeptTokens, VocabularyTable
 from pipeline.canonical import canonical_json
+from pipeline.checkpoint.language_model import wrapper_of
+from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.dag.stages.results import Publish
 from pipeline.evaluation.task_comparison import compare_tasks
 from pipeline.evaluation.task_pairs import paired_tasks
@@ -133,6 +135,7 @@ def _masks(stage: Publish, context: StageContext) -> FileRef:
 
 def _written(stage: Publish, context: StageContext, certificate: Certificate | None) -> dict[str, bytes]:
     """Write model card, side file and certificate. They contain no times and no name of a job."""
+    reader = CheckpointReader(context.content, context.checkpoint())
     sizes = sizes_through([context.find(name, SizeTable) for name in ("vocabulary", "cut")])
     vocabulary = context.find("vocabulary", VocabularyTable)
     plan = context.find("plan", SparsityPlan)
@@ -163,6 +166,7 @@ def _written(stage: Publish, context: StageContext, certificate: Certificate | N
         evaluations=known,
         tasks=tasks,
         certificate=certificate,
+        multimodal=wrapper_of(reader.whole_config) is not None,
         versions=versions(training=stage.spec.recovery is not None),
         writes_answers=row_for(context.order.pins.facts.model_type).decoder is not None,
     )

@@ -7,6 +7,7 @@ from pipeline.checkpoint.scoring import StoredModel
 from pipeline.checkpoint.slicing import full_config, slice_checkpoint
 from pipeline.dag.stages.structure import Slice
 from pipeline.structure.cut import sizes_after
+from pipeline.structure.expert_table import ExpertGainTable
 from pipeline.structure.table import SizeTable
 from pipeline.structure.target import slow_sizes
 from workers.context import Made, Note, Progress, StageContext, Steps
@@ -40,7 +41,10 @@ def run(stage: Slice, context: StageContext) -> Steps:
         cut_parameters=CheckpointReader(content, checkpoint).weights,
         blocks=tuple(block.block for block in cut.blocks),
     )
+    chosen = stage.structure.experts
+    measured = chosen is not None and chosen.needs_samples
+    gains = [ExpertGainTable.of(cut, model.experts())] if measured else []
     yield Made(
-        {"checkpoint": checkpoint, "cut": CutRef.made(content, cut, table)},
+        {"checkpoint": checkpoint, "cut": CutRef.made(content, cut, table, *gains)},
         peak_memory_bytes=peak_memory_bytes(),
     )

@@ -138,7 +138,7 @@ def _opened(context: StageContext, opening: Opening, model: OpenedModel) -> Open
     prompt_L = torch.tensor(model.prompt)
     if row_for(str(reader.config["model_type"])).decoder is not None:
         prompt_L = joined(prompt_L, prompt_L)  # it was asked to write again what it read
-    streamed_LV = streamed_logits(reader, prompt_L, dtype=opened_LV.dtype)
+    streamed_LV = streamed_logits(reader, prompt_L, dtype=getattr(torch, model.dtype))
     return Opened(
         version=model.version,
         model_class=model.model_class,

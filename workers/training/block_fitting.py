@@ -162,7 +162,8 @@ class Walk:
         self.stream.load(block, tensors)
         total = 0.0
         for hidden_BLH, target_BLH in self.micro_batches(self.hidden_NLH, target_NLH):
-            difference = self.stream.run(block, hidden_BLH).float() - target_BLH.float()
+            output_BLH = self.stream.hidden(self.stream.run(block, hidden_BLH))
+            difference = output_BLH.float() - self.stream.hidden(target_BLH).float()
             total += difference.square().sum(dtype=torch.float64).item()
         self.stream.release(block)
         return ranks.summed([total], target_NLH.device)[0]
@@ -178,7 +179,9 @@ def _fit(
     """Train a block; return how well it fits and its tensors. Where training did not bring its output nearer
     to the target, these are the tensors from before."""
     old = {name: one.clone() for name, one in trained.tensors().items()}  # training overwrites the originals
-    squares = sum(one.float().square().sum(dtype=torch.float64).item() for one in target_NLH)
+    squares = sum(
+        one.float().square().sum(dtype=torch.float64).item() for one in student.stream.hidden(target_NLH)
+    )
     total = ranks.summed([squares], target_NLH.device)[0]
     before = student.squared_distance(block, old, target_NLH)
     if not (math.isfinite(total) and math.isfinite(before) and total > 0):
@@ -259,8 +262,9 @@ class _Training:
                 used = {
                     name: one.to(self._setting.dtype) for name, one in self._trained.weights(step).items()
                 }
-                output_BLH = self._student.stream.run(self._block, x_BLH, weights=used)
-                squares = (output_BLH.float() - y_BLH.float()).square().sum()
+                stream = self._student.stream
+                output_BLH = stream.hidden(stream.run(self._block, x_BLH, weights=used))
+                squares = (output_BLH.float() - stream.hidden(y_BLH).float()).square().sum()
                 (squares * (self._scale / self._batch_squares)).backward()
         grads = [parameter.grad for parameter in parameters]
         return ranks.add_up(torch.cat([grad.flatten() for grad in grads if grad is not None])) / self._scale

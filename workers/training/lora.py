@@ -13,7 +13,7 @@ Shape legend: O out_features, I in_features, R rank.
 
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -31,9 +31,11 @@ from pipeline.artifacts.refs import AdapterRef
 from pipeline.checkpoint.keeps import turned
 from pipeline.errors import InvalidSpec
 from pipeline.spec.recovery import Lora
+from workers.training.expert_lora import PARAMETERS, adapt_experts, adapts_experts, experts_of, peft_tensors
 from workers.training.held import HeldKeep, cleared
 
 ADAPTER = "default"
+BASE = "model"  # transformers' name of a language model without its head, for all types that wrappers have
 A, B = f".lora_A.{ADAPTER}.weight", f".lora_B.{ADAPTER}.weight"
 
 
@@ -68,6 +70,7 @@ def apply_lora(
     keeps: Mapping[str, Tensor],
     *,
     names: Mapping[str, str],
+    stored: Mapping[str, Sequence[str]] | None = None,
     seed: int = 0,
 ) -> PreTrainedModel:
     """Add adapters to the prunable linears of `model`, in place, and freeze everything else.
@@ -75,15 +78,20 @@ def apply_lora(
     Weights without a keep tensor are dense. Weights may be partitioned already. Equal seeds give equal
     adapters on every worker; B starts at zero, so that the model at first gives the same outputs. Parameters
     are now named `<linear>.base_layer.weight`, `<linear>.lora_A.default.weight` and
-    `<linear>.lora_B.default.weight`.
+    `<linear>.lora_B.default.weight`; those of experts are named in expert_lora.py. `stored`: parameter →
+    checkpoint names of its matrices, needed where experts are adapted.
     """
     row = row_for(model.config.model_type)
     config = _config(lora, row)
+    config.target_parameters = None  # of experts, which are adapted below
     config._register_custom_module({nn.Linear: MaskedLinear, Conv1D: MaskedLinear})
     model.requires_grad_(False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        inject_adapter_in_model(config, model, ADAPTER)
+        if config.target_modules:
+            inject_adapter_in_model(config, model, ADAPTER)
+        if adapts_experts(lora, row):
+            adapt_experts(model, row, lora, keeps, stored or {})
     for path, module in model.named_modules():
         if isinstance(module, MaskedLinear):
             weight = next(module.base_layer.parameters())
@@ -124,13 +132,16 @@ def merged_weight(
 
 
 def adapter_files(
-    trained: Mapping[str, Tensor], lora: Lora, *, row: Architecture, base_model: str
+    trained: Mapping[str, Tensor], lora: Lora, *, row: Architecture, base_model: str, module: str = BASE
 ) -> dict[str, bytes]:
     """The files of the adapter as peft stores it, by path.
 
-    `base_model`: the model onto which peft will load it. Equal adapters give equal bytes.
+    `base_model`: the model onto which peft will load it. `module`: the place in it of what is `model` in the
+    language model alone, which a multimodal model has elsewhere. Equal adapters give equal bytes.
     """
     config = _config(lora, row)
+    if module != BASE and isinstance(config.target_modules, str):
+        config.target_modules = config.target_modules.replace(re.escape(BASE), re.escape(module), 1)
     config.base_model_name_or_path = base_model
     config.inference_mode = True
     config.task_type = "CAUSAL_LM"
@@ -139,24 +150,32 @@ def adapter_files(
         described = (Path(directory) / AdapterRef.CONFIG).read_bytes()
     tensors = {}
     for path, a_RI, b_OR in _pairs(trained):
-        tensors[f"base_model.model.{path}.lora_A.weight"] = a_RI.cpu().contiguous()
-        tensors[f"base_model.model.{path}.lora_B.weight"] = b_OR.cpu().contiguous()
+        place = path if module == BASE else f"{module}{path.removeprefix(BASE)}"
+        tensors[f"base_model.model.{place}.lora_A.weight"] = a_RI.cpu().contiguous()
+        tensors[f"base_model.model.{place}.lora_B.weight"] = b_OR.cpu().contiguous()
+    for path in experts_of(trained):
+        place = path if module == BASE else f"{module}{path.removeprefix(BASE)}"
+        tensors |= peft_tensors(trained, path, f"base_model.model.{place}")
     return {AdapterRef.CONFIG: described, AdapterRef.MATRICES: save(tensors, {"format": "pt"})}
 
 
 def _config(lora: Lora, row: Architecture) -> LoraConfig:
-    unknown = set(lora.linears or ()) - set(row.linear_names)  # peft would ignore them
+    known = row.adaptable
+    unknown = set(lora.linears or ()) - set(known)  # peft would ignore them
     if unknown:
         raise InvalidSpec(
-            f"{row.model_type} has no linears {sorted(unknown)}; it has {', '.join(row.linear_names)}",
+            f"{row.model_type} has no linears {sorted(unknown)}; it has {', '.join(known)}",
             "spec.recovery.trains.linears",
         )
-    linears = "|".join(re.escape(name) for name in lora.linears or row.linear_names)
+    named = [name for name in lora.linears or row.adapted_names if name in row.adapted_names]
+    linears = "|".join(re.escape(name) for name in named)
+    experts = row.experts.module if adapts_experts(lora, row) and row.experts is not None else None
     return LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules=rf"{re.escape(row.blocks)}\.\d+\.({linears})",
+        target_modules=rf"{re.escape(row.blocks)}\.\d+\.({linears})" if named else [],
+        target_parameters=None if experts is None else [f"{experts}.{name}" for name in PARAMETERS],
         fan_in_fan_out=row.transposed,
         bias="none",
     )

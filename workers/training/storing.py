@@ -16,8 +16,10 @@ from pipeline.errors import ZerosLost
 from pipeline.spec.recovery import Lora
 from pipeline.storage.content import ContentStore
 from pipeline.tensor.zeros import first_revived
+from workers.training import expert_lora
 from workers.training.certified import tensor_digest
 from workers.training.engine import Engine
+from workers.training.expert_lora import Slice
 from workers.training.guard import Guard
 from workers.training.lora import A, B, merged_weight
 from workers.training.work import Work
@@ -68,12 +70,15 @@ class Storing:
         self._moving = moving
         self._lora = lora
         self._places: dict[str, tuple[str, int]] = {}  # checkpoint name → parameter, place in it
-        self._adapted: dict[str, str] = {}  # checkpoint name → path of the linear with an adapter
+        self._adapted: dict[str, tuple[Slice, Slice]] = {}  # checkpoint name → A and B of its adapter
         for name, disks in stored.items():
+            path = name.removesuffix(".weight")
             if name in engine.parameters:
                 self._places |= {disk: (name, number) for number, disk in enumerate(disks)}
-            elif f"{name.removesuffix('.weight')}{A}" in engine.parameters:
-                self._adapted[disks[0]] = name.removesuffix(".weight")
+            elif f"{path}{A}" in engine.parameters:
+                self._adapted[disks[0]] = (self._matrix(f"{path}{A}"), self._matrix(f"{path}{B}"))
+            elif f"{name}{expert_lora.A}" in engine.parameters:
+                self._adapted |= expert_lora.slices(name, disks, engine.shapes)
 
     @property
     def trained(self) -> frozenset[str]:
@@ -83,8 +88,7 @@ class Storing:
     def collect(self, disk: str, worker: int) -> Collected:
         """Give a tensor's trained values to `worker`. All workers call it."""
         if disk in self._adapted:
-            path = self._adapted[disk]
-            both = [self._whole(f"{path}{matrix}", worker) for matrix in (A, B)]
+            both = [self._slice(one, worker) for one in self._adapted[disk]]
             return Collected(values=tuple(one for one in both if one is not None))
         if disk not in self._places:
             return Collected()
@@ -120,10 +124,13 @@ class Storing:
         stored = StoredTensors.of(put_tensors(self._content, "part.safetensors", tensors))
         return Written(stored, digests, held, file, tuple(linears))
 
-    def _whole(self, name: str, worker: int) -> Tensor | None:
-        shape = self._engine.shapes[name]
-        flat = self._engine.collected(name, 0, math.prod(shape), worker)
-        return None if flat is None else flat.view(shape).cpu()
+    def _matrix(self, name: str) -> Slice:
+        rows, columns = self._engine.shapes[name]
+        return Slice(name, 0, (rows, columns))
+
+    def _slice(self, one: Slice, worker: int) -> Tensor | None:
+        flat = self._engine.collected(one.name, one.start, math.prod(one.shape), worker)
+        return None if flat is None else flat.view(one.shape).cpu()
 
     def _tensor(self, disk: str, collected: Collected) -> Tensor:
         entry = self._reader.index.tensors[disk]

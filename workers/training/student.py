@@ -13,6 +13,7 @@ from pipeline.artifacts.certificate import Check
 from pipeline.artifacts.curve import MaskRecord
 from pipeline.artifacts.refs import AdapterRef, ArtifactRef
 from pipeline.checkpoint.keeps import keep_ref
+from pipeline.checkpoint.language_model import wrapper_of
 from pipeline.dag.stages.training import Recover
 from pipeline.errors import InvalidSpec
 from pipeline.resolve.training_activations import is_fused
@@ -26,7 +27,7 @@ from workers.training.engine import Engine, Teacher
 from workers.training.guard import Guard
 from workers.training.heads import HiddenHead, LossHead
 from workers.training.held import AllKept, StartingKeeps, keep_of_parameter
-from workers.training.lora import adapter_files, apply_lora
+from workers.training.lora import BASE, adapter_files, apply_lora
 from workers.training.model import load_model, load_student
 from workers.training.shares import by_shares, checkpoint_of, parts_of
 from workers.training.stored import Stored
@@ -111,7 +112,7 @@ class Student:
         self._lora = recovery.trains if isinstance(recovery.trains, Lora) else None
         if self._lora is not None:
             names, seed = loaded.names, recovery.text.seed
-            model = apply_lora(model, self._lora, self._keeps, names=names, seed=seed)
+            model = apply_lora(model, self._lora, self._keeps, names=names, stored=loaded.stored, seed=seed)
         else:
             _choose_trained(model, recovery)
         self.engine = Engine(model, config, adam_arguments(recovery))
@@ -210,8 +211,13 @@ class Student:
             if whole is not None:
                 collected[name] = whole.view(shape)
 
+        wrapper = wrapper_of(self._reader.whole_config)
+        module = BASE if wrapper is None else wrapper.module
+
         def put() -> AdapterRef:
-            files = adapter_files(collected, lora, row=self._work.row, base_model=self._work.model_name)
+            files = adapter_files(
+                collected, lora, row=self._work.row, base_model=self._work.model_name, module=module
+            )
             refs = [FileRef(path=path, blob=self._content.put_bytes(data)) for path, data in files.items()]
             return AdapterRef(files=tuple(sorted(refs, key=lambda file: file.path)))
 

@@ -3,6 +3,7 @@
 Shape legend: L tokens of the prompt, V vocabulary.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from transformers import (
 from pipeline.artifacts.refs import AdapterRef
 from pipeline.artifacts.verification import OpenedTokenizer
 from pipeline.checkpoint.layout import CONFIG_JSON, GENERATION_CONFIG_JSON, has_tokenizer
+from pipeline.checkpoint.leftovers import harmless
 from pipeline.checkpoint.skeleton import auto_class
 from pipeline.errors import VerificationFailed
 from workers.memory import peak_memory_bytes
@@ -67,7 +69,7 @@ def open_model(opening: Opening) -> OpenedModel:
         model_class=type(model).__name__,
         tensors=len(model.state_dict()),
         tied=tied,
-        dtype=str(logits_LV.dtype).removeprefix("torch."),
+        dtype=str(model.dtype).removeprefix("torch."),  # the logits may be wider (Nemotron-H)
         prompt=tuple(prompt_L.tolist()),
         generated=len(generated),
         tokenizer=checked,
@@ -105,9 +107,9 @@ def _model(opening: Opening, config: "PreTrainedConfig") -> PreTrainedModel:
         ("unexpected_keys", "the weights have tensor {}, and config.json makes none of that name"),
         ("error_msgs", "transformers: {}"),
     ):
-        for name in sorted(said.get(kind) or ()):
+        for name in sorted(_telling(said.get(kind) or ())):
             raise VerificationFailed(f"{meaning.format(name)} ({type(model).__name__})")
-    ties = getattr(config.get_text_config(), "tie_word_embeddings", False)
+    ties = getattr(config, "tie_word_embeddings", False)
     if ties and not _tied(model) and not config.is_encoder_decoder:  # T5's classes say so whatever they load
         raise VerificationFailed(
             "config.json has tie_word_embeddings true, and the weights hold a head that is not the "
@@ -123,6 +125,13 @@ def _inputs(model: PreTrainedModel, prompt_L: Tensor) -> dict[str, Tensor]:
     if model.config.is_encoder_decoder:
         inputs["decoder_input_ids"] = model.prepare_decoder_input_ids_from_labels(prompt_L[None])
     return inputs
+
+
+def _telling(names: Iterable[str]) -> set[str]:
+    """The names of tensors without those that older versions of transformers saved, and that are carried over
+    in a multimodal model's other parts."""
+    found = {*names}
+    return found.difference(harmless(found))
 
 
 def _check_generation(directory: Path) -> None:

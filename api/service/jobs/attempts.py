@@ -3,7 +3,7 @@
 The API process that holds the lease of a job advances it; a process that has lost the lease changes nothing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -11,9 +11,10 @@ from sqlalchemy import func, or_, select, text, update
 from sqlalchemy.orm import Session
 
 from api.db.engine import Database
-from api.db.models import Attempt, Job
+from api.db.models import QUEUED, Attempt, Job
 from api.service.ids import submission_id
 from api.service.jobs import journal
+from api.service.stored import Unreadable, known, whole
 from pipeline.dag.next_actions import decide
 from pipeline.dag.plan import plan_of
 from pipeline.job.events import (
@@ -31,7 +32,7 @@ from pipeline.job.events import (
     StageFinished,
 )
 from pipeline.job.ledger import JobResult
-from pipeline.job.state import TERMINAL, JobState
+from pipeline.job.state import JobState
 from pipeline.request.prune_spec import JobRequest
 from pipeline.sources.pins import Pins
 
@@ -57,7 +58,13 @@ class Lease:
 
 @dataclass(frozen=True)
 class LiveAttempt:
-    """An attempt under our lease. `reported` is the failure that the driver itself reported."""
+    """An attempt under our lease. `reported` is the failure that the driver itself reported. `deadline` is
+    when its job has used up its time; `heard_at` when its driver last said anything, None for one that sends
+    no heartbeats.
+
+    What it shall do is read when it is handed over (`request_of`), so that one whose request this version
+    does not understand can still be followed, cancelled and settled.
+    """
 
     job: str
     number: int
@@ -65,24 +72,36 @@ class LiveAttempt:
     submitted: bool
     cancelling: bool
     reported: FailureReason | None
-    request: JobRequest
-    pins: Pins
-    reproduces: str | None
+    deadline: datetime | None
+    heard_at: datetime | None
 
 
 def anything_to_do(database: Database) -> bool:
     """Tells whether any job has not ended. Every round asks this first, so an idle service writes nothing."""
     with database.read() as session:
-        return session.scalar(select(Job.id).where(Job.status.not_in(TERMINAL)).limit(1)) is not None
+        waiting, live = (select(Job.id).where(which).limit(1) for which in (QUEUED, Job.live))
+        return session.scalar(waiting) is not None or session.scalar(live) is not None
 
 
-def claim_live(database: Database, lease: Lease) -> list[LiveAttempt]:
-    """Renew our leases, take those that ran out, and return the attempts that are ours to follow."""
+@dataclass(frozen=True)
+class Asked:
+    """The request of a job, its pinned sources, and the job whose work it does again."""
+
+    request: JobRequest
+    pins: Pins
+    reproduces: str | None
+
+
+def claim_live(database: Database, lease: Lease, *, leave: Collection[str] = ()) -> list[LiveAttempt]:
+    """Renew our leases, take those that ran out, and return the attempts that are ours to follow. `leave`:
+    jobs that other processes shall take."""
     now = datetime.now(UTC)
     free = or_(Job.lease_owner.is_(None), Job.lease_owner == lease.owner, Job.lease_until < now)
     with database.write() as session:
         session.execute(
-            update(Job).where(Job.live, free).values(lease_owner=lease.owner, lease_until=lease.until)
+            update(Job)
+            .where(Job.live, free, Job.id.not_in(leave))
+            .values(lease_owner=lease.owner, lease_until=lease.until)
         )
         rows = session.execute(
             select(Job, Attempt)
@@ -93,21 +112,19 @@ def claim_live(database: Database, lease: Lease) -> list[LiveAttempt]:
         return [_live(job, attempt) for job, attempt in rows]
 
 
-def open_next(database: Database, lease: Lease, *, limit: int) -> bool:
-    """Begin an attempt of the most urgent waiting job, unless `limit` jobs run. Returns whether one began."""
+def open_next(database: Database, lease: Lease, *, limit: int, unread: dict[str, Unreadable]) -> bool:
+    """Begin an attempt of the most urgent waiting job, unless `limit` jobs run. Returns whether one began.
+
+    A job whose request this version does not understand is added to `unread` and waits for a process of
+    another version; the next one in the queue begins.
+    """
     now = datetime.now(UTC)
     with database.write() as session:
         if session.get_bind().dialect.name == "postgresql":  # SQLite's writers take turns anyway
             session.execute(text("SELECT pg_advisory_xact_lock(:n)"), {"n": CLAIM_LOCK})
         if len(session.scalars(select(Job.id).where(Job.live).limit(limit)).all()) >= limit:
             return False
-        job = session.scalar(
-            select(Job)
-            .where(Job.status == "queued", ~Job.live, or_(Job.not_before.is_(None), Job.not_before <= now))
-            .order_by(Job.priority.desc(), Job.id)
-            .limit(1)
-            .with_for_update()
-        )
+        job = _most_urgent(session, now, unread)
         if job is None:
             return False
         job.attempt += 1
@@ -127,6 +144,24 @@ def open_next(database: Database, lease: Lease, *, limit: int) -> bool:
     return True
 
 
+def request_of(database: Database, live: LiveAttempt) -> Asked:
+    """What an attempt shall do. Raises Unreadable."""
+    with database.read() as session:
+        job = session.get(Job, live.job, populate_existing=True)
+        assert job is not None, "jobs with attempts are never deleted"
+        return _asked(job)
+
+
+def pass_on(database: Database, lease: Lease, live: LiveAttempt) -> None:
+    """Give up the lease on one job, so that another process may take it."""
+    with database.write() as session:
+        session.execute(
+            update(Job)
+            .where(Job.id == live.job, Job.lease_owner == lease.owner)
+            .values(lease_owner=None, lease_until=None)
+        )
+
+
 def set_token(database: Database, lease: Lease, live: LiveAttempt, *, digest: str) -> None:
     """Store the digest of the token that the driver will have. Raises LeaseLost."""
     with database.write() as session:
@@ -139,6 +174,8 @@ def mark_submitted(database: Database, lease: Lease, live: LiveAttempt) -> None:
     with database.write() as session:
         job, attempt = _held(session, lease, live)
         attempt.submitted_at = datetime.now(UTC)
+        if job.max_runtime is not None and job.deadline_at is None:
+            job.deadline_at = attempt.submitted_at + timedelta(seconds=job.max_runtime)
         _record(session, job, AttemptSubmitted(submission_id=live.submission_id))
 
 
@@ -149,7 +186,8 @@ def succeed(database: Database, lease: Lease, live: LiveAttempt, result: JobResu
         job, _ = _end(session, lease, live)
         state = journal.state_of(job)
         if not state.stages:
-            nodes = plan_of(live.request, live.pins).nodes
+            asked = _asked(job)
+            nodes = plan_of(asked.request, asked.pins).nodes
             planned = (
                 NodePlanned(node=n.id, stage=n.stage.kind, needs=tuple(sorted(n.needs))) for n in nodes
             )
@@ -200,6 +238,21 @@ def interrupt(database: Database, lease: Lease, live: LiveAttempt) -> None:
         _record(session, job, AttemptFailed(reason=reason), after)
 
 
+def tell(database: Database, lease: Lease, live: LiveAttempt, message: Message) -> None:
+    """Tell those who follow the job something about an attempt. Raises LeaseLost."""
+    with database.write() as session:
+        job, _ = _held(session, lease, live)
+        _record(session, job, message)
+
+
+def renew(database: Database, lease: Lease) -> None:
+    """Renew the leases that an owner has."""
+    with database.write() as session:
+        session.execute(
+            update(Job).where(Job.live, Job.lease_owner == lease.owner).values(lease_until=lease.until)
+        )
+
+
 def release(database: Database, owner: str) -> None:
     """Give up all leases of an owner, so that others need not wait for them to run out."""
     with database.write() as session:
@@ -237,11 +290,49 @@ def _live(job: Job, attempt: Attempt) -> LiveAttempt:
         submission_id=attempt.submission_id,
         submitted=attempt.submitted_at is not None,
         cancelling=job.status == "cancelling",
-        reported=FailureReason.model_validate_json(attempt.reason) if attempt.reason else None,
-        request=JobRequest.model_validate_json(job.request),
-        pins=Pins.model_validate_json(job.pins),
+        reported=_reported(attempt),
+        deadline=job.deadline_at,
+        heard_at=attempt.heard_at,
+    )
+
+
+def _reported(attempt: Attempt) -> FailureReason | None:
+    if attempt.reason is None:
+        return None
+    try:
+        return known(FailureReason, attempt.reason, f"the failure of {attempt.submission_id}")
+    except Unreadable as error:
+        return FailureReason(code=error.code, message=error.message, blame="machine")
+
+
+def _asked(job: Job) -> Asked:
+    return Asked(
+        request=whole(JobRequest, job.request, f"the request of {job.id}"),
+        pins=whole(Pins, job.pins, f"the pinned sources of {job.id}"),
         reproduces=job.reproduces,
     )
+
+
+def _most_urgent(session: Session, now: datetime, unread: dict[str, Unreadable]) -> Job | None:
+    """The first job of the queue that this version understands, locked."""
+    while True:
+        job = session.scalar(
+            select(Job)
+            .where(QUEUED, ~Job.live, or_(Job.not_before.is_(None), Job.not_before <= now))
+            .where(Job.id.not_in(unread))
+            .order_by(Job.priority.desc(), Job.id)
+            .limit(1)
+            .with_for_update()
+        )
+        if job is None:
+            return None
+        try:
+            _asked(job)
+            journal.state_of(job)
+        except Unreadable as error:
+            unread[job.id] = error
+        else:
+            return job
 
 
 def _held(session: Session, lease: Lease, live: LiveAttempt) -> tuple[Job, Attempt]:

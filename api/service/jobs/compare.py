@@ -16,6 +16,7 @@ from pipeline.evaluation.task_results import TaskEvaluation
 from pipeline.evaluation.task_samples import Judged, TaskSamples
 from pipeline.job.ledger import NodeResult
 from pipeline.report.summary import summary_line
+from pipeline.request.prune_spec import PruneSpec
 from pipeline.spec.evaluation import EvaluationResult
 
 
@@ -40,7 +41,11 @@ def compare(services: Services, job_ids: Sequence[str]) -> ComparisonView:
     return ComparisonView(
         jobs=tuple(
             ComparedJob(
-                id=job.id, name=job.name, model=job.model, recipe=summary_line(job.spec), final=_final(job)
+                id=job.id,
+                name=job.name,
+                model=job.model,
+                recipe=summary_line(_spec(job)),
+                final=_final(job),
             )
             for job in jobs
         ),
@@ -63,7 +68,7 @@ def _figures(services: Services, job: JobView) -> JobFigures:
             f"job {job.id} is {job.status}; only finished jobs can be compared",
             "job",
         )
-    if job.spec.sweep is not None:
+    if _spec(job).sweep is not None:
         raise ApiError(
             409,
             "job_is_a_sweep",
@@ -73,7 +78,7 @@ def _figures(services: Services, job: JobView) -> JobFigures:
         )
     with services.database.read() as session:
         results = journal.node_results(session, job.id)
-    asked, final = job.spec.evaluation.tasks, _final(job)
+    asked, final = _spec(job).evaluation.tasks, _final(job)
 
     def judged(which: str) -> tuple[Judged, ...]:
         found = []
@@ -94,13 +99,19 @@ def _figures(services: Services, job: JobView) -> JobFigures:
         dense_tasks=judged("dense"),
         final_tasks=judged(final),
         suite=asked.suite if asked is not None else None,
-        own_tokenizer=job.spec.cuts_vocabulary,
+        own_tokenizer=_spec(job).cuts_vocabulary,
     )
+
+
+def _spec(job: JobView) -> PruneSpec:
+    if job.spec is None or job.unread is not None:
+        raise ApiError(409, "stored_by_another_version", job.unread or "the spec is not known", "job")
+    return job.spec
 
 
 def _final(job: JobView) -> str:
     """The name of the model that the job has published."""
-    return "recovered" if job.spec.recovery is not None else "pruned"
+    return "recovered" if _spec(job).recovery is not None else "pruned"
 
 
 def _artifact(job: JobView, results: dict[str, NodeResult], node: str, artifact: str) -> ArtifactRef:

@@ -47,7 +47,7 @@ class Accepted(Frozen):
 
 
 def take(services: Services, job_id: str, number: int, *, token: str, events: DriverEvents) -> Accepted:
-    """Store those events that are new; events that were stored before are skipped.
+    """Store those events that are new; events stored before are skipped. None at all is a heartbeat.
 
     Raises ApiError 401/403 for a wrong token, 410 when the attempt is over, 409 when events are missing.
     """
@@ -69,6 +69,8 @@ def take(services: Services, job_id: str, number: int, *, token: str, events: Dr
             journal.Entry(attempt=number, body=event.body, at=event.at, sequence=event.sequence)
             for event in fresh
         ]
+        if not events.events or attempt.heard_at is not None:  # its first heartbeat, or any sign after it
+            attempt.heard_at = services.now()
         if entries:
             attempt.accepted = fresh[-1].sequence
             journal.append(session, job, entries)

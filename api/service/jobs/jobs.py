@@ -1,5 +1,6 @@
 """Functions that accept, find, cancel and retry jobs."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,14 +12,17 @@ from sqlalchemy.orm import Session
 from api.db.models import Job, JobLabel
 from api.errors import ApiError
 from api.service.context import Services
-from api.service.ids import new_job_id
+from api.service.ids import first_id, new_job_id
 from api.service.jobs import journal
+from api.service.stored import whole
 from pipeline.canonical import digest_of
 from pipeline.job.events import JobCancelled, JobCancelRequested, JobQueued
 from pipeline.job.state import TERMINAL, JobState
 from pipeline.planning.fits import checked_estimates
 from pipeline.request.prune_spec import JobRequest
 from pipeline.sources.pins import Pins
+
+AROUND = 24 * 3600  # seconds; an id has the time of its making, perhaps by the clock of another process
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ def submit(services: Services, request: JobRequest, *, idempotency_key: str | No
     A repeated idempotency key returns the job of its first use. Raises ApiError 409 when the body differs,
     and InvalidRequest when a source is wrong or a stage cannot fit the declared GPUs.
     """
-    digest = digest_of(request)
+    digest = digest_of(request.model_dump(mode="json", exclude_unset=True))  # new fields leave it as it is
     if idempotency_key is not None:
         with services.database.read() as session:
             earlier = _by_idempotency_key(session, idempotency_key, digest)
@@ -98,7 +102,7 @@ def page(
     services: Services, filters: Filters, *, after: str | None, limit: int
 ) -> tuple[Sequence[Job], bool]:
     """Returns jobs older than the job `after`, newest first, and whether there are more."""
-    query = select(Job).order_by(Job.id.desc()).limit(limit + 1)
+    query = select(Job.id).order_by(Job.id.desc()).limit(limit + 1)  # from indexes; rows are wide
     if after is not None:
         query = query.where(Job.id < after)
     if filters.status is not None:
@@ -106,16 +110,23 @@ def page(
     if filters.model is not None:
         query = query.where(Job.model.contains(filters.model, autoescape=True))
     if filters.created_after is not None:
-        query = query.where(Job.created_at >= datetime.fromtimestamp(filters.created_after, UTC))
+        moment = datetime.fromtimestamp(filters.created_after, UTC)
+        query = query.where(
+            Job.created_at >= moment, Job.id >= first_id("job", filters.created_after - AROUND)
+        )
     if filters.created_before is not None:
-        query = query.where(Job.created_at < datetime.fromtimestamp(filters.created_before, UTC))
+        moment = datetime.fromtimestamp(filters.created_before, UTC)
+        query = query.where(
+            Job.created_at < moment, Job.id < first_id("job", filters.created_before + AROUND)
+        )
     for key, value in filters.labels:
         query = query.where(
             exists().where(JobLabel.job == Job.id, JobLabel.key == key, JobLabel.value == value)
         )
     with services.database.read() as session:
-        rows = session.scalars(query).all()
-    return rows[:limit], len(rows) > limit
+        ids = session.scalars(query).all()
+        rows = session.scalars(select(Job).where(Job.id.in_(ids)).order_by(Job.id.desc())).all()
+    return rows[:limit], len(ids) > limit
 
 
 def cancel(services: Services, job_id: str) -> Job:
@@ -151,7 +162,7 @@ def retry(services: Services, job_id: str) -> Job:
                 f"job {job_id} is {job.status}; only a failed or cancelled job can be retried",
             )
         job.tries = 0
-        job.not_before = None
+        job.not_before = job.deadline_at = None
         journal.append(session, job, [journal.said_now(JobQueued(), attempt=job.attempt)])
     services.wake.set()
     return job
@@ -168,8 +179,9 @@ def reproduce(services: Services, job_id: str) -> Job:
                 "job_not_reproducible",
                 f"job {job_id} is {first.status}; only a job that has succeeded can be reproduced",
             )
-        request = JobRequest.model_validate_json(first.request)
-        job = add(session, request, Pins.model_validate_json(first.pins), reproduces=job_id)
+        request = whole(JobRequest, first.request, f"the request of {job_id}")
+        pins = whole(Pins, first.pins, f"the pinned sources of {job_id}")
+        job = add(session, request, pins, reproduces=job_id)
     services.wake.set()
     return job
 
@@ -198,6 +210,10 @@ def _by_idempotency_key(session: Session, key: str, digest: str) -> Job | None:
     return job
 
 
+def _seconds(hours: float | None) -> int | None:
+    return None if hours is None else math.ceil(hours * 3600)
+
+
 def _new_job(request: JobRequest, pins: Pins, *, digest: str, idempotency_key: str | None) -> Job:
     state = JobState()
     return Job(
@@ -207,6 +223,7 @@ def _new_job(request: JobRequest, pins: Pins, *, digest: str, idempotency_key: s
         pins=pins.model_dump_json(),
         model=request.spec.model.source,
         priority=request.priority,
+        max_runtime=_seconds(request.max_runtime_hours),
         idempotency_key=idempotency_key,
         body_digest=digest,
         status=state.status,

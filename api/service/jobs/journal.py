@@ -13,7 +13,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from api.db.models import EventRow, Job
-from pipeline.job.events import Event, EventBody
+from api.service.stored import Unreadable, changed, known, known_value
+from pipeline.job.events import Event, EventBody, Message
 from pipeline.job.ledger import NodeResult
 from pipeline.job.state import JobState, fold
 
@@ -56,19 +57,24 @@ def append(session: Session, job: Job, entries: Iterable[Entry]) -> JobState:
     session.add_all(rows)
     session.flush()  # ids grow in the order of the entries
     state = fold((event_of(row) for row in rows), state_of(job))
-    job.state = state.model_dump_json()
+    job.state = changed(job.state, state)
     job.status = state.status
     return state
 
 
 def state_of(job: Job) -> JobState:
-    """The state of a job."""
-    return JobState.model_validate_json(job.state)
+    """The state of a job. Raises Unreadable."""
+    return known(JobState, job.state, f"the state of {job.id}")
 
 
 def event_of(row: EventRow) -> Event:
-    """A stored event."""
-    body = BODY.validate_json(row.body)
+    """A stored event. One that this version does not know becomes a message that says so, which changes no
+    state."""
+    body: EventBody
+    try:
+        body = known_value(BODY, row.body, f"event {row.id}")
+    except Unreadable as error:
+        body = Message(level="warning", text=f"{row.type}: {error.message}")
     return Event(id=row.id, job=row.job, attempt=row.attempt, at=row.at, body=body)
 
 
@@ -79,13 +85,13 @@ def events_after(session: Session, job: str, *, after: int, limit: int) -> Seque
 
 
 def node_results(session: Session, job: str) -> dict[str, NodeResult]:
-    """The latest result of each node of a job that has finished so far."""
+    """The latest result of each node of a job that has finished so far. Raises Unreadable."""
     query = (
         select(EventRow).where(EventRow.job == job, EventRow.type == "stage.finished").order_by(EventRow.id)
     )
     found: dict[str, NodeResult] = {}
     for row in session.scalars(query):
-        body = BODY.validate_json(row.body)
+        body = known_value(BODY, row.body, f"event {row.id}")
         assert body.type == "stage.finished"
         found[body.result.node] = body.result
     return found

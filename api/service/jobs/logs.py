@@ -1,10 +1,8 @@
 """The output of drivers, from Ray while they run and from storage afterwards."""
 
-import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from fastapi.concurrency import run_in_threadpool
 from sqlalchemy import select
 
 from api.db.models import Attempt
@@ -14,8 +12,6 @@ from api.service.jobs.attempts import LiveAttempt, note_log_stored
 from api.service.jobs.jobs import find
 from api.submit import RayUnavailable
 from pipeline.job.state import TERMINAL
-
-FOLLOW_SECONDS = 1.0
 
 
 def log_key(job: str, attempt: int) -> str:
@@ -40,35 +36,12 @@ def store_log(services: Services, live: LiveAttempt) -> None:
 def read_log(services: Services, job_id: str, *, attempt: int | None) -> Iterator[bytes]:
     """The output of one attempt, by default the latest; empty when none has begun. Raises ApiError 404."""
     find(services, job_id)
-    row = _attempt(services, job_id, attempt)
+    row = attempt_row(services, job_id, attempt)
     return iter(()) if row is None else _output(services, row)
 
 
-def follow_log(services: Services, job_id: str, *, attempt: int | None) -> AsyncIterator[bytes]:
-    """Follows the output of an attempt until it has ended. If no attempt is named, follows one attempt after
-    the other until the job has ended. Raises ApiError 404."""
-    find(services, job_id)
-    _attempt(services, job_id, attempt)
-    return _followed(services, job_id, attempt=attempt)
-
-
-async def _followed(services: Services, job_id: str, *, attempt: int | None) -> AsyncIterator[bytes]:
-    number, sent = attempt, 0
-    while True:
-        look = await run_in_threadpool(_look, services, job_id, number)
-        yield look.output[sent:]
-        sent = max(sent, len(look.output))
-        if look.over and look.next is not None and attempt is None:
-            number, sent = look.next, 0
-            yield f"\n--- attempt {number} ---\n".encode()
-        elif look.over and (look.job_over or attempt is not None):
-            return
-        else:
-            await asyncio.sleep(FOLLOW_SECONDS)
-
-
 @dataclass(frozen=True)
-class _Look:
+class Look:
     """The output of an attempt so far. `over`: it has ended. `next`: the number of the attempt after it."""
 
     output: bytes
@@ -77,19 +50,19 @@ class _Look:
     job_over: bool
 
 
-def _look(services: Services, job_id: str, number: int | None) -> _Look:
+def look(services: Services, job_id: str, number: int | None) -> Look:
     """Reads the state first and the output after it, so that the output of an ended attempt is complete."""
     job = find(services, job_id)
-    row = _attempt(services, job_id, number or 1) if job.attempt else None
+    row = attempt_row(services, job_id, number or 1) if job.attempt else None
     if row is None:
-        return _Look(output=b"", over=True, next=None, job_over=job.status in TERMINAL)
+        return Look(output=b"", over=True, next=None, job_over=job.status in TERMINAL)
     over = row.ended_at is not None
     try:
         output = b"".join(_output(services, row))
     except RayUnavailable:  # Ray may come back; until then there is no new output
         output = b""
     following = row.number + 1 if over and job.attempt > row.number else None
-    return _Look(output=output, over=over, next=following, job_over=job.status in TERMINAL)
+    return Look(output=output, over=over, next=following, job_over=job.status in TERMINAL)
 
 
 def _output(services: Services, row: Attempt) -> Iterator[bytes]:
@@ -98,7 +71,7 @@ def _output(services: Services, row: Attempt) -> Iterator[bytes]:
     return iter([(services.ray.log(row.submission_id) or "").encode("utf-8", "replace")])
 
 
-def _attempt(services: Services, job_id: str, number: int | None) -> Attempt | None:
+def attempt_row(services: Services, job_id: str, number: int | None) -> Attempt | None:
     """The named attempt, or the latest. Raises ApiError 404 when the named one does not exist."""
     query = select(Attempt).where(Attempt.job == job_id).order_by(Attempt.number.desc()).limit(1)
     if number is not None:

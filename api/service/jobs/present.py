@@ -4,35 +4,41 @@ from datetime import datetime
 from urllib.parse import quote
 
 from api.db.models import Job
+from api.service.jobs.journal import state_of
 from api.service.jobs.views import ArtifactView, FileView, JobErrorView, JobView, Links, StageView
+from api.service.stored import Unreadable, known, whole, word
 from pipeline.job.ledger import NodeResult
-from pipeline.job.state import JobState
+from pipeline.job.state import JobState, Status
 from pipeline.request.prune_spec import JobRequest
 
 
 def job_view(job: Job) -> JobView:
-    """A job as users see it."""
-    request = JobRequest.model_validate_json(job.request)
-    state = JobState.model_validate_json(job.state)
+    """A job as users see it, also when another version of Secateur stored it."""
+    request, why = _request(job)
+    try:
+        state = state_of(job)
+    except Unreadable as error:
+        state, why = JobState(attempt=job.attempt), why or error.message
     base = f"/jobs/{job.id}"
     return JobView(
         id=job.id,
         created_at=int(job.created_at.timestamp()),
         started_at=_whole(state.started_at),
         finished_at=_whole(state.finished_at),
-        status=state.status,
+        status=word(job.status, Status),
         stage=state.stage,
         progress=round(state.progress, 4),
         error=_error(state),
-        name=request.name,
-        labels=request.labels,
-        priority=request.priority,
-        model=request.spec.model.source,
+        name=request.name if request is not None else None,
+        labels=request.labels if request is not None else {},
+        priority=job.priority,
+        model=job.model,
         attempt=state.attempt,
         reproduces=job.reproduces,
         stages=tuple(_stages(state)),
-        spec=request.spec,
-        resources=request.resources,
+        spec=request.spec if request is not None else None,
+        resources=request.resources if request is not None else None,
+        unread=why,
         links=Links(
             self=base,
             events=f"{base}/events",
@@ -41,6 +47,19 @@ def job_view(job: Job) -> JobView:
             report=f"{base}/report",
         ),
     )
+
+
+def _request(job: Job) -> tuple[JobRequest | None, str | None]:
+    """The request, as far as this version knows it, and a sentence if that is not all of it."""
+    what = f"the request of {job.id}"
+    try:
+        return whole(JobRequest, job.request, what), None
+    except Unreadable as error:
+        why = error.message
+    try:
+        return known(JobRequest, job.request, what), why
+    except Unreadable:
+        return None, why
 
 
 def _stages(state: JobState) -> list[StageView]:

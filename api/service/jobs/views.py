@@ -53,14 +53,19 @@ class Links(Frozen):
 
 
 class JobView(Frozen):
-    """A job. Times are Unix seconds; `progress` is in [0, 1]."""
+    """A job. Times are Unix seconds; `progress` is in [0, 1].
+
+    `unread` is set if another version of Secateur stored the job and this one does not understand all of it.
+    It names the first field; `spec` and `resources` are then without such fields, or null, and the status may
+    be `unknown`. The job waits for a process of that version.
+    """
 
     id: str
     object: Literal["job"] = "job"
     created_at: int
     started_at: int | None
     finished_at: int | None
-    status: Status
+    status: Status | Literal["unknown"]
     stage: str | None = Field(description="The stage that runs now.")
     progress: float
     error: JobErrorView | None
@@ -71,8 +76,9 @@ class JobView(Frozen):
     attempt: int
     reproduces: str | None = Field(default=None, description="The job whose work is done again and compared.")
     stages: tuple[StageView, ...]
-    spec: PruneSpec
-    resources: Resources
+    spec: PruneSpec | None
+    resources: Resources | None
+    unread: str | None = None
     links: Links
 
 

@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import ColumnElement, and_, or_, select, text, update
@@ -124,6 +124,13 @@ def add(session: Session, key: str, *, name: str, role: Role, expires_at: dateti
 def find(session: Session, key: str) -> ApiKey | None:
     """The row of a key in any state; None for an unknown key."""
     return session.scalar(select(ApiKey).where(ApiKey.digest == token_digest(key)))
+
+
+def active_among(session: Session, prefixes: Collection[str]) -> frozenset[str]:
+    """Those of the prefixes that belong to a key which is neither revoked nor expired."""
+    if not prefixes:
+        return frozenset()
+    return frozenset(session.scalars(select(ApiKey.prefix).where(ApiKey.prefix.in_(prefixes), _is_active())))
 
 
 def is_active(row: ApiKey) -> bool:

@@ -19,7 +19,7 @@ from api.service.schedules.views import Outcome
 from pipeline.artifacts.refs import ReportRef
 from pipeline.errors import CorruptObject, ObjectNotFound
 from pipeline.job.ledger import manifest_of
-from pipeline.job.state import TERMINAL, JobState
+from pipeline.job.state import TERMINAL
 from pipeline.report.data import Summary
 from pipeline.report.gate_grammar import parse
 from pipeline.report.gates import Verdict, check_gate
@@ -95,7 +95,7 @@ def _decision(services: Services, definition: ScheduleRequest, job: Job) -> _Dec
     if job.status == "cancelled":
         return _Decision("cancelled", "its job was cancelled")
     if job.status == "failed":
-        error = JobState.model_validate_json(job.state).error
+        error = journal.state_of(job).error
         return _Decision("failed", error.message if error is not None else "its job failed")
     if not definition.gates:
         return _Decision("passed", None)

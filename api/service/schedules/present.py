@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import cast
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -10,7 +9,16 @@ from sqlalchemy.orm import Session
 from api.db.models import Firing, Schedule, Sighting
 from api.service.schedules.outcomes import VERDICTS
 from api.service.schedules.request import ScheduleRequest
-from api.service.schedules.views import CandidateView, Cause, FiringView, Outcome, ScheduleView
+from api.service.schedules.views import (
+    CandidateView,
+    Cause,
+    FiringView,
+    Outcome,
+    ScheduleView,
+    UnreadSchedule,
+)
+from api.service.stored import Unreadable, known_value, whole, word
+from pipeline.report.gates import Verdict
 from pipeline.resolve.watching import State, natural_order
 
 MAX_CANDIDATES = 100
@@ -18,13 +26,26 @@ ORDER: Mapping[str, int] = {"ready": 0, "settling": 1, "incomplete": 2, "unusabl
 
 
 def definition_of(schedule: Schedule) -> ScheduleRequest:
-    """The request of a schedule, with all changes since."""
-    stored = ScheduleRequest.model_validate_json(schedule.definition)
+    """The request of a schedule, with all changes since. Raises Unreadable."""
+    stored = whole(ScheduleRequest, schedule.definition, f"schedule {schedule.name}")
     return stored.model_copy(update={"paused": schedule.paused})
 
 
+def split(schedules: Sequence[Schedule]) -> tuple[list[Schedule], tuple[UnreadSchedule, ...]]:
+    """Returns the schedules that this version understands, and why it does not understand the others."""
+    understood, unread = [], []
+    for schedule in schedules:
+        try:
+            definition_of(schedule)
+        except Unreadable as error:
+            unread.append(UnreadSchedule(id=schedule.id, name=schedule.name, why=error.message))
+        else:
+            understood.append(schedule)
+    return understood, tuple(unread)
+
+
 def schedule_views(session: Session, schedules: Sequence[Schedule]) -> tuple[ScheduleView, ...]:
-    """Schedules as users see them, with two queries for any number of schedules."""
+    """Schedules as users see them, with two queries for any number of schedules. Raises Unreadable."""
     ids = [schedule.id for schedule in schedules]
     latest = select(func.max(Firing.id)).where(Firing.schedule.in_(ids)).group_by(Firing.schedule)
     last = {
@@ -41,15 +62,15 @@ def firing_view(firing: Firing, schedule: str) -> FiringView:
     return FiringView(
         id=firing.id,
         schedule=schedule,
-        cause=cast(Cause, firing.cause),
+        cause=word(firing.cause, Cause),
         at=int(firing.at.timestamp()),
         due_at=_whole(firing.due_at),
         source=firing.source,
         digest=firing.digest,
         job=firing.job,
-        outcome=cast(Outcome, firing.outcome),
+        outcome=word(firing.outcome, Outcome),
         reason=firing.reason,
-        gates=VERDICTS.validate_json(firing.gates) if firing.gates is not None else (),
+        gates=_verdicts(firing),
         decided_at=_whole(firing.decided_at),
     )
 
@@ -74,10 +95,21 @@ def _view(schedule: Schedule, last: Firing | None, seen: Sequence[Sighting]) -> 
 def _candidate(sighting: Sighting) -> CandidateView:
     return CandidateView(
         source=sighting.source,
-        state=cast(State, sighting.state),
+        state=word(sighting.state, State),
         since=int(sighting.since.timestamp()),
         reason=sighting.reason,
     )
+
+
+def _verdicts(firing: Firing) -> tuple[Verdict, ...]:
+    """What the gates said, or nothing if another version stored it in words of its own; `reason` of the
+    firing has it in a sentence."""
+    if firing.gates is None:
+        return ()
+    try:
+        return known_value(VERDICTS, firing.gates, f"the gates of firing {firing.id}")
+    except Unreadable:
+        return ()
 
 
 def _whole(moment: datetime | None) -> int | None:

@@ -17,9 +17,9 @@ from api.service.context import Services
 from api.service.ids import new_id
 from api.service.schedules import firings, looking
 from api.service.schedules.moments import next_of
-from api.service.schedules.present import definition_of, firing_view, schedule_views
+from api.service.schedules.present import definition_of, firing_view, schedule_views, split
 from api.service.schedules.request import SchedulePatch, ScheduleRequest, check
-from api.service.schedules.views import FiringView, Outcome, ScheduleView
+from api.service.schedules.views import FiringView, Outcome, ScheduleList, ScheduleView
 from pipeline.errors import InvalidRequest, InvalidSpec, SourceUnreachable
 from pipeline.request.hints import suggestion
 from pipeline.sources.tree import open_tree
@@ -59,10 +59,8 @@ def view(services: Services, key: str) -> ScheduleView:
         return schedule_views(session, [_found(session, key)])[0]
 
 
-def page(
-    services: Services, *, paused: bool | None, after: str | None, limit: int
-) -> tuple[tuple[ScheduleView, ...], bool]:
-    """Returns schedules older than the schedule `after`, newest first, and whether there are more."""
+def page(services: Services, *, paused: bool | None, after: str | None, limit: int) -> ScheduleList:
+    """Returns schedules older than the schedule `after`, newest first."""
     query = select(Schedule).order_by(Schedule.id.desc()).limit(limit + 1)
     if after is not None:
         query = query.where(Schedule.id < after)
@@ -70,7 +68,14 @@ def page(
         query = query.where(Schedule.paused == paused)
     with services.database.read() as session:
         rows = session.scalars(query).all()
-        return schedule_views(session, rows[:limit]), len(rows) > limit
+        understood, unread = split(rows[:limit])
+        more = len(rows) > limit
+        return ScheduleList(
+            data=schedule_views(session, understood),
+            unread=unread,
+            has_more=more,
+            next=rows[limit - 1].id if more else None,
+        )
 
 
 def change(services: Services, key: str, patch: SchedulePatch) -> ScheduleView:
@@ -79,18 +84,21 @@ def change(services: Services, key: str, patch: SchedulePatch) -> ScheduleView:
     Checkpoints that had their firing stay known. Raises the errors of `create`, and ApiError 404.
     """
     given = patch.model_dump(mode="json", include=patch.model_fields_set)
-    try:
-        with services.database.write() as session:
-            schedule = _found(session, key, lock=True)
-            before = definition_of(schedule)
-            merged = before.model_dump(mode="json") | given
-            after = _validated(merged)
-            _check(services, after)
-            _replace(services, session, schedule, before=before, after=after)
-    except IntegrityError:
-        _taken(str(given.get("name")))
-    services.wake_scheduler.set()
-    return view(services, schedule.id)
+    while True:
+        with services.database.read() as session:
+            seen = _found(session, key)
+        after = _validated(definition_of(seen).model_dump(mode="json") | given)
+        _check(services, after)  # it may ask a slow bucket, so no transaction is open
+        try:
+            with services.database.write() as session:
+                schedule = _found(session, seen.id, lock=True)
+                if schedule.updated_at != seen.updated_at:
+                    continue  # somebody else has changed it meanwhile
+                _replace(services, session, schedule, before=definition_of(schedule), after=after)
+        except IntegrityError:
+            _taken(str(given.get("name")))
+        services.wake_scheduler.set()
+        return view(services, schedule.id)
 
 
 def pause(services: Services, key: str, *, paused: bool) -> ScheduleView:

@@ -26,13 +26,13 @@ class FiringView(Frozen):
     id: int
     object: Literal["firing"] = "firing"
     schedule: str = Field(description="Name of the schedule.")
-    cause: Cause
+    cause: Cause | Literal["unknown"]
     at: int
     due_at: int | None
     source: str | None
     digest: str | None
     job: str | None
-    outcome: Outcome
+    outcome: Outcome | Literal["unknown"]
     reason: str | None
     gates: tuple[Verdict, ...]
     decided_at: int | None
@@ -55,7 +55,7 @@ class CandidateView(Frozen):
     """
 
     source: str
-    state: State
+    state: State | Literal["unknown"]
     since: int
     reason: str | None
 
@@ -76,11 +76,21 @@ class ScheduleView(ScheduleRequest):
     )
 
 
+class UnreadSchedule(Frozen):
+    """A schedule that another version of Secateur stored and this one does not understand. It waits for a
+    process of that version. `why` names the first field."""
+
+    id: str
+    name: str
+    why: str
+
+
 class ScheduleList(Frozen):
     """A page of schedules, newest first. `next` is the `after` of the next page."""
 
     object: Literal["list"] = "list"
     data: tuple[ScheduleView, ...]
+    unread: tuple[UnreadSchedule, ...] = ()
     has_more: bool
     next: str | None
 

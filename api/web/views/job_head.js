@@ -118,8 +118,12 @@ export function jobHead(changed) {
     fillIfNew(facts.labels, labels, () =>
       labels.map(([key, value]) => h("span", { class: "label" }, `${key}: ${value}`)),
     );
-    show(problem, job.error !== null);
-    fillIfNew(problem, job.error, () => (job.error ? described(job) : []));
+    const { error, unread } = job;
+    show(problem, error !== null || unread !== null);
+    fillIfNew(problem, { error, unread }, () => [
+      ...(unread ? [h("p", { class: "message" }, unread)] : []),
+      ...(error ? described(job) : []),
+    ]);
   }
 
   return { node, update };
@@ -160,6 +164,7 @@ function described(job) {
 }
 
 function resources({ resources: asked, priority }) {
+  if (!asked) return "unknown"; // another version of Secateur stored it
   const urgent = priority ? ` · priority ${priority}` : "";
   return [workers(asked), ...PARTS.flatMap((part) => ofPart(part, asked))].join(" · ") + urgent;
 }

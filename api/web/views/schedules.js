@@ -32,7 +32,7 @@ export function mount(main) {
 
   async function look(signal) {
     try {
-      const [{ data: found }, { data: moved }] = await Promise.all([
+      const [{ data: found, unread }, { data: moved }] = await Promise.all([
         get("/schedules?limit=200", { signal }),
         get("/aliases", { signal }),
       ]);
@@ -40,8 +40,9 @@ export function mount(main) {
       keyed(aliases, moved, (one) => one.name, aliasRow);
       show(first, found.length > 0);
       show(lower, moved.length > 0);
-      show(message, found.length === 0);
-      fillIfNew(message, "none", () => [
+      show(message, found.length === 0 || unread.length > 0);
+      if (unread.length) fillIfNew(message, unread, () => unread.map(({ why }) => h("p", null, why)));
+      else fillIfNew(message, "none", () => [
         "No schedules yet. ",
         h("code", null, "secateur schedules create FILE.yaml"),
         " or POST /schedules makes one.",

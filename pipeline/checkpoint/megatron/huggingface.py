@@ -13,13 +13,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.checkpoint.compare import compare
-from pipeline.checkpoint.config_json import written
+from pipeline.checkpoint.config_json import TIED, written
 from pipeline.checkpoint.header import read_local_headers
 from pipeline.checkpoint.layout import CONFIG_JSON, PICKLE_ENDINGS, WEIGHTS, WEIGHTS_INDEX_JSON
 from pipeline.checkpoint.megatron.parameters import HERE, check_names, parameters_of
 from pipeline.checkpoint.megatron.weights import Facts, Weights
 from pipeline.checkpoint.reader import DTYPES
-from pipeline.checkpoint.ties import TIED, untied_remark
+from pipeline.checkpoint.ties import untied_remark
 from pipeline.errors import IncompleteCheckpoint, UnsupportedCheckpoint
 
 BASE = "model."  # checkpoints saved from the base model lack this prefix

@@ -6,6 +6,7 @@ from pipeline.dag.stages.base import BaseStage
 from pipeline.sources.pins import PinnedFile
 from pipeline.spec.structure import Structure
 from pipeline.spec.texts import TextSource
+from pipeline.tensor.needs import Statistic
 
 
 class CountTokens(BaseStage):
@@ -39,3 +40,14 @@ class Slice(BaseStage):
     outputs: ClassVar = ("checkpoint", "cut")
     unit: ClassVar = "block"
     structure: Structure
+
+
+def sweep_needs(structure: Structure) -> tuple[Statistic, ...]:
+    """Returns what a dense sweep measures for a structure, sorted: the scores for every criterion at once, so
+    that structures share it, and what experts give, which costs more, only if it is asked for."""
+    needs: set[Statistic] = {"channel_score", "similarity"}
+    if structure.experts is not None and structure.experts.needs_samples:
+        needs.add("expert_gain")
+        if structure.experts.merges:
+            needs.add("expert_similarity")
+    return tuple(sorted(needs))

@@ -1,6 +1,8 @@
 """A Ray of our own making, and an API whose dispatcher moves only when the test says so."""
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any, cast
 
 from sqlalchemy import update
@@ -28,13 +30,15 @@ class FakeRay:
     stopped: list[str] = field(default_factory=list)
     logs: dict[str, str] = field(default_factory=dict)
     away: bool = False
-    refuses: bool = False
+    refuses: int | None = None  # the HTTP status with which it refuses submissions
+    delay: Callable[[], None] = lambda: None  # what every answer takes
     dies_after_submit: bool = False
+    asked: int = 0
 
     def submit(self, submission: Submission) -> None:
         self._answer()
-        if self.refuses:
-            raise RayRefused("no agent")
+        if self.refuses is not None:
+            raise RayRefused("no agent", status=self.refuses)
         assert submission.submission_id not in self.jobs, "submitted twice"
         self.submissions.append(submission)
         self.jobs[submission.submission_id] = RayJob(status="PENDING")
@@ -44,6 +48,10 @@ class FakeRay:
     def find(self, submission_id: str) -> RayJob | None:
         self._answer()
         return self.jobs.get(submission_id)
+
+    def found(self, submission_ids: Collection[str]) -> dict[str, RayJob]:
+        self._answer()
+        return {one: self.jobs[one] for one in submission_ids if one in self.jobs}
 
     def stop(self, submission_id: str) -> None:
         self._answer()
@@ -59,6 +67,8 @@ class FakeRay:
         self.jobs[latest] = RayJob(status=status, message=message, exit_code=exit_code)
 
     def _answer(self) -> None:
+        self.asked += 1
+        self.delay()
         if self.away:
             raise RayUnavailable("Ray is away")
 
@@ -70,12 +80,16 @@ class Scene:
     api: RunningApi
     ray: FakeRay
     settings: Settings
+    now: datetime = field(default_factory=lambda: datetime.now(UTC))
+    seconds: float = 0  # of the clock that measures rounds
 
-    def dispatcher(self, **changes: Any) -> Dispatcher:
-        """One more dispatcher, whose leases last until the test ends them."""
+    def dispatcher(self, *, owner: str = "one", **changes: Any) -> Dispatcher:
+        """One more dispatcher, whose leases last until the test ends them, and whose clock the test moves."""
         settings = self.settings.model_copy(update={"lease_seconds": 600, **changes})
-        services = replace(self.api.services, ray=cast(RayJobsClient, self.ray), settings=settings)
-        return Dispatcher(services)
+        services = replace(
+            self.api.services, ray=cast(RayJobsClient, self.ray), settings=settings, now=lambda: self.now
+        )
+        return Dispatcher(services, owner=owner, clock=lambda: self.seconds)
 
     def post(self, **given: Any) -> str:
         answer = self.api.client.post("/jobs", json=body(**given))

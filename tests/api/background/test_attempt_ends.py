@@ -2,6 +2,7 @@
 
 import pytest
 
+from api.background.following import LINGER
 from api.submit import RayJob
 from pipeline.job.events import AttemptFailed, AttemptStarted, FailureReason, NodePlanned
 from tests.api.background.dispatching import Scene
@@ -96,7 +97,7 @@ def test_the_drivers_own_reason_decides(scene: Scene, retryable: bool) -> None:
         )
 
 
-def test_a_driver_that_lingers_is_stopped(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_driver_that_lingers_is_stopped(scene: Scene) -> None:
     scene.post()
     dispatcher = scene.dispatcher()
     dispatcher.round()
@@ -104,7 +105,7 @@ def test_a_driver_that_lingers_is_stopped(scene: Scene, monkeypatch: pytest.Monk
     scene.says(AttemptFailed(reason=FailureReason(code="x", message="x")))
     dispatcher.round()
     assert scene.ray.stopped == []
-    monkeypatch.setattr("api.background.dispatcher.LINGER_SECONDS", -1.0)
+    scene.now += 2 * LINGER
     dispatcher.round()
     assert scene.ray.stopped == [scene.ray.submissions[0].submission_id]
 

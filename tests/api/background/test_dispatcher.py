@@ -1,13 +1,12 @@
 """The dispatcher against a Ray of our own making: what it hands over, waits for, and cancels."""
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from api.auth import token_matches
-from api.background.dispatcher import REFUSALS, Dispatcher
+from api.background.dispatcher import Dispatcher
 from api.db.models import Attempt
 from api.submit import RayJob, RayStatus
 from pipeline.job.events import AttemptStarted
@@ -52,9 +51,7 @@ def test_urgent_ones_first_then_the_oldest(scene: Scene) -> None:
 
 def test_two_processes_never_hand_over_the_same_job(scene: Scene) -> None:
     jobs = [scene.post() for _ in range(12)]
-    dispatchers = [scene.dispatcher(max_running_jobs=12) for _ in range(4)]
-    for n, dispatcher in enumerate(dispatchers):
-        dispatcher._lease = replace(dispatcher._lease, owner=f"process {n}")
+    dispatchers = [scene.dispatcher(owner=f"process {n}", max_running_jobs=12) for n in range(4)]
 
     def work(dispatcher: Dispatcher) -> None:
         for _ in range(5):
@@ -68,9 +65,7 @@ def test_two_processes_never_hand_over_the_same_job(scene: Scene) -> None:
 def test_two_processes_keep_the_limit_together(scene: Scene) -> None:
     for _ in range(8):
         scene.post()
-    dispatchers = [scene.dispatcher(max_running_jobs=3) for _ in range(4)]
-    for n, dispatcher in enumerate(dispatchers):
-        dispatcher._lease = replace(dispatcher._lease, owner=f"process {n}")
+    dispatchers = [scene.dispatcher(owner=f"process {n}", max_running_jobs=3) for n in range(4)]
 
     def work(dispatcher: Dispatcher) -> None:
         for _ in range(3):
@@ -107,16 +102,6 @@ def test_a_ray_that_is_away_changes_nothing(scene: Scene) -> None:
     for _ in range(3):
         dispatcher.round()
     assert scene.types(waiting) == ["job.queued", "attempt.submitted"]
-
-
-def test_a_ray_that_keeps_refusing(scene: Scene) -> None:
-    job, dispatcher = scene.post(), scene.dispatcher(max_attempts=1)
-    scene.ray.refuses = True
-    for _ in range(REFUSALS - 1):
-        dispatcher.round()
-    assert scene.job(job)["status"] == "queued"
-    dispatcher.round()
-    assert scene.job(job)["error"]["code"] == "submission_refused"
 
 
 def test_cancelling_what_runs(scene: Scene) -> None:

@@ -1,7 +1,6 @@
 """Whose an attempt is: leases run out, are lost, and are given up."""
 
 import socket
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -24,8 +23,7 @@ def test_leases_run_out(scene: Scene) -> None:
     job = scene.post()
     first = scene.dispatcher(lease_seconds=600)
     first.round()
-    second = scene.dispatcher()
-    second._lease = replace(second._lease, owner="another")
+    second = scene.dispatcher(owner="another")
     second.round()
     scene.stores_result(job)
     scene.ray.end("SUCCEEDED")
@@ -42,8 +40,7 @@ def test_who_lost_the_lease_changes_nothing(scene: Scene) -> None:
     first.round()
     (stale,) = attempts.claim_live(scene.api.services.database, first._lease)
     _run_out_leases(scene)
-    second = scene.dispatcher()
-    second._lease = replace(second._lease, owner="another")
+    second = scene.dispatcher(owner="another")
     second.round()
     with pytest.raises(attempts.LeaseLost):
         attempts.succeed(scene.api.services.database, first._lease, stale, RESULT)

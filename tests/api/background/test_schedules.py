@@ -189,7 +189,7 @@ def test_a_definition_from_elsewhere_stops_nobody_else(night: Scene) -> None:
     with night.api.services.database.write() as session:
         row = session.scalar(select(Schedule).where(Schedule.name == "strange"))
         assert row is not None
-        assert "not understood" in str(row.error)
+        assert "another version" in str(row.error)
         row.definition = kept
     night.round(seconds=1)
     assert night.outcomes("strange") == ["running"]

@@ -53,7 +53,7 @@ def made_masks(
     generator = torch.Generator().manual_seed(seed)
     keeps, blocks = {}, 0
     for held in held_tensors(row, reader.index.tensors):
-        shape = turned(torch.empty(reader.index.tensors[held.name].shape), row).shape
+        shape = turned(torch.empty(reader.index.tensors[held.name].shape), row, held.linear).shape
         scores = torch.rand(shape, generator=generator)
         if nm is None:
             keeps[held.name] = scores < 0.4 + 0.2 * (held.block % 2)

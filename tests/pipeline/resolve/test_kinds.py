@@ -15,6 +15,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
+from pipeline.architecture.wrappers import WRAPPERS
 from pipeline.checkpoint.importing import import_checkpoint
 from pipeline.errors import InvalidRequest, UnsupportedCheckpoint, UnsupportedModel
 from pipeline.resolve.model import model_pin
@@ -79,7 +80,9 @@ def test_a_merge_that_was_forgotten_is_seen_in_the_names(base: Path, tmp_path: P
 
 
 @pytest.mark.slow
-def test_the_language_model_of_a_multimodal_one_is_saved_as_advised(tmp_path: Path) -> None:
+def test_the_language_model_of_a_multimodal_one_is_saved_as_advised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     text = tiny_config("gemma3_text").to_dict()
     sight = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = AutoConfig.for_model(
@@ -90,6 +93,7 @@ def test_the_language_model_of_a_multimodal_one_is_saved_as_advised(tmp_path: Pa
     )
     whole = AutoModelForImageTextToText.from_config(config)
     whole.save_pretrained(tmp_path / "wrapper")
+    monkeypatch.delitem(WRAPPERS, "gemma3")  # as if the multimodal type had no row
     message = refused(tmp_path / "wrapper")
     assert "'gemma3'" in message
     assert "text_config" in message
@@ -100,7 +104,7 @@ def test_the_language_model_of_a_multimodal_one_is_saved_as_advised(tmp_path: Pa
         assert torch.allclose(alone(tokens).logits, whole.eval()(input_ids=tokens).logits, atol=1e-5)
 
 
-@pytest.mark.parametrize("model_type", ["qwen3_5", "llama4_text", "gpt_oss", "gemma9"])
+@pytest.mark.parametrize("model_type", ["qwen3_5", "llama4_text", "ernie4_5_moe", "gemma9"])
 def test_a_new_type_is_no_slip_of_the_pen(base: Path, tmp_path: Path, model_type: str) -> None:
     message = refused(changed(base, tmp_path / "model", model_type=model_type))
     assert f"{model_type!r}" in message

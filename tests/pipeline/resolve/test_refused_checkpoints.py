@@ -43,9 +43,15 @@ class TestCheckpointsThatAreRefused:
             (b"\xff", "is not JSON"),
             (b"[1]", "must be a JSON object, got list"),
             (b"{}", "has no model_type"),
-            (b'{"model_type": "llama", "num_hidden_layers": "4"}', "must be a positive number, got '4'"),
+            (
+                b'{"model_type": "llama", "num_hidden_layers": "4"}',
+                "must be a positive number, got '4'",
+            ),
             (b'{"model_type": "llama", "num_hidden_layers": true}', "must be a positive number"),
-            (b'{"model_type": "llama", "num_hidden_layers": 0}', "must be a positive number, got 0"),
+            (
+                b'{"model_type": "llama", "num_hidden_layers": 0}',
+                "must be a positive number, got 0",
+            ),
         ],
     )
     def test_a_config_that_is_none(self, place: Place, content: bytes, told: str) -> None:

@@ -21,6 +21,7 @@ from pipeline.spec.targets import TARGET_KINDS, Target, Targets
 from pipeline.structure.sizes import Sizes, sizes_of
 from tests.llama_like_configs import LLAMA_LIKE_TYPES
 from tests.model_configs import KINDS, tiny_config
+from tests.own_configs import OWN_TYPES
 
 TARGET: TypeAdapter[Target] = TypeAdapter(Target)
 SIZES = Sizes(
@@ -106,7 +107,7 @@ def test_every_model_type_that_is_exported_has_a_row_and_no_experts() -> None:
     assert set(EXPORTED) <= {name for name, row in ROWS.items() if row.experts is None}
 
 
-@pytest.mark.parametrize("kind", [*KINDS, *LLAMA_LIKE_TYPES])
+@pytest.mark.parametrize("kind", [*KINDS, *LLAMA_LIKE_TYPES, *OWN_TYPES])
 def test_the_weights_that_a_token_reads_are_those_of_the_matrices(kind: str) -> None:
     """Compared with transformers' own model: all matrices but the embedding, and the head."""
     import torch
@@ -117,7 +118,7 @@ def test_the_weights_that_a_token_reads_are_those_of_the_matrices(kind: str) -> 
         model = AutoModelForCausalLM.from_config(config)
     row = row_for(kind)
     blocks = model.get_submodule(row.blocks)
-    routers = ("mlp.gate.weight", "shared_expert_gate.weight")
+    routers = ("mlp.gate.weight", "mlp.router.weight", "shared_expert_gate.weight", "_bias", "conv1d.weight")
     matrices = sum(
         p.numel() for name, p in blocks.named_parameters() if p.dim() > 1 and not name.endswith(routers)
     )
