@@ -4,6 +4,7 @@ programs take. tests/api/test_model_types.py holds them against what the code ac
 from collections.abc import Collection, Iterable, Mapping
 
 from pipeline.architecture.axes import Size
+from pipeline.architecture.parts import Feature
 from pipeline.architecture.row import Architecture
 from pipeline.architecture.rows import ROWS
 from pipeline.architecture.wrappers import READ_AS, WRAPPERS, Wrapper
@@ -29,6 +30,19 @@ FORMATS: Mapping[str, Collection[str]] = {
     "GGUF": ARCHITECTURES,
     "ONNX, OpenVINO": EXPORTED,
 }
+LACKED: Mapping[Feature, str] = {
+    "recovery": "recovery training",
+    "learned_masks": "learned masks",
+    "reconstruction": "`reconstruction`",
+    "spaced": "`drop_blocks` of kind `spaced`",
+    "self_calibration": "calibration by the model itself",
+    "tasks": "evaluation by tasks",
+    "behaviour": "evaluation of behaviour",
+    "target": "`target`",
+    "sparse": "`publish.sparse`",
+    "megatron": "conversion to Megatron's layouts",
+    "float16": "`compute_dtype` float16",
+}
 MULTIMODAL = ("multimodal `model_type`", "its language model", "has a row", "sizes that stay besides")
 SHORT = {f"{name}_proj": name for name in ("q", "k", "v", "o", "out", "qkv", "gate", "up", "down", "gate_up")}
 
@@ -51,7 +65,7 @@ def tables() -> str:
             _table(
                 sizes, ((f"`{row.model_type}`", *(cut(row, size) for _, size in COLUMNS)) for row in rows)
             ),
-            "".join(reason for row in rows for reason in reasons(row)),
+            "".join((*(reason for row in rows for reason in reasons(row)), *lacking(rows))),
             _table(MULTIMODAL, (_wrapper(one) for _, one in sorted(WRAPPERS.items()))),
         )
     )
@@ -60,6 +74,8 @@ def tables() -> str:
 def linears(row: Architecture) -> str:
     """The linears of a block; those with the same input lie between two semicolons."""
     groups = [_group(group) for group in row.linears]
+    if row.decoder is not None:  # its stacks have the same linears in other places
+        groups = [*dict.fromkeys(groups)]
     if row.experts is not None:
         entering, leaving = row.experts.entering(0), row.experts.leaving(0)
         groups += [f"{_group(entering)} of every expert", f"{_group(leaving)} of every expert"]
@@ -93,8 +109,18 @@ def reasons(row: Architecture) -> Iterable[str]:
         yield f"- `{row.model_type}`{flag} keeps {sizes}: {one.why}.\n"
 
 
+def lacking(rows: Iterable[Architecture]) -> Iterable[str]:
+    """A line for everything that is not offered for some types, for one reason."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        for feature, why in row.lacks.items():
+            found.setdefault((LACKED[feature], why), []).append(f"`{row.model_type}`")
+    for (what, why), types in found.items():
+        yield f"- {', '.join(types)}: no {what}: {why}.\n"
+
+
 def _kind(row: Architecture) -> tuple[str, ...]:
-    masks = YES if row.experts is None else NO
+    masks = YES if row.experts is None and "learned_masks" not in row.lacks else NO
     taken = (YES if row.model_type in types else NO for types in FORMATS.values())
     return (f"`{row.model_type}`", linears(row), masks, *taken)
 
@@ -108,6 +134,8 @@ def _wrapper(wrapper: Wrapper) -> tuple[str, ...]:
 
 def _group(linears: tuple[str, ...]) -> str:
     names = ", ".join(SHORT.get(name, name) for name in (linear.rpartition(".")[2] for linear in linears))
+    if "EncDecAttention" in linears[0]:
+        return f"{names} of cross-attention"
     return f"{names} of the shared expert" if "shared_expert" in linears[0] else names
 
 

@@ -6,7 +6,8 @@ inputs are small, and stay dense.
 
 from pipeline.architecture.axes import MLP, NORMS, OUTER, SIZES, Labels, Size
 from pipeline.architecture.llama_like import GATED, GATED_LABELS
-from pipeline.architecture.row import Architecture, Beside, Fixed
+from pipeline.architecture.parts import Beside
+from pipeline.architecture.row import Architecture, Fixed
 
 _HEADS: tuple[Size, ...] = ("num_attention_heads", "num_key_value_heads")
 

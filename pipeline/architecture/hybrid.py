@@ -6,7 +6,8 @@ others.
 
 from pipeline.architecture.axes import OUTER, SIZES, Labels
 from pipeline.architecture.llama_like import ATTENTION_LINEARS, GATED_LABELS, QUERIES
-from pipeline.architecture.row import Ahead, Architecture, Experts, Fixed
+from pipeline.architecture.parts import Ahead
+from pipeline.architecture.row import Architecture, Experts, Fixed
 
 
 def _state_space(module: str) -> Labels:

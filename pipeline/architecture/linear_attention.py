@@ -18,7 +18,8 @@ from pipeline.architecture.axes import (
     Size,
 )
 from pipeline.architecture.llama_like import GATED
-from pipeline.architecture.row import Ahead, Architecture, Experts
+from pipeline.architecture.parts import Ahead
+from pipeline.architecture.row import Architecture, Experts
 
 _KINDS = {"linear_attention": "linear_attn.", "full_attention": "self_attn."}
 _GATED_ATTENTION: Labels = {**ATTENTION, "self_attn.q_proj": ("gated_query", "hidden")}

@@ -17,7 +17,8 @@ from pipeline.architecture.axes import (
     Size,
 )
 from pipeline.architecture.llama_like import ATTENTION_LINEARS, BY_ALL_HEADS, GATED, GATED_LABELS, WIDE_NORMS
-from pipeline.architecture.row import Ahead, Architecture, Experts, Format
+from pipeline.architecture.parts import Ahead
+from pipeline.architecture.row import Architecture, Experts, Format
 
 _SHARED = (
     ("mlp.shared_experts.gate_proj", "mlp.shared_experts.up_proj"),

@@ -9,8 +9,10 @@ from pydantic import JsonValue
 
 from pipeline.architecture.axes import Dimension, Labels, Size
 from pipeline.architecture.config_names import CONFIG_NAMES, ConfigNames
+from pipeline.architecture.encoder_decoder_config_names import ENCODER_DECODER_CONFIG_NAMES
 from pipeline.architecture.hybrid_config_names import HYBRID_CONFIG_NAMES
 from pipeline.architecture.own_config_names import OWN_CONFIG_NAMES
+from pipeline.architecture.parts import Ahead, Beside, Decoder, Feature
 from pipeline.errors import UnsupportedCheckpoint
 
 _NUMBER = re.compile(r"\.\d+$")
@@ -92,34 +94,6 @@ class Fixed:
 
 
 @dataclass(frozen=True)
-class Beside:
-    """What a type's blocks read beside the hidden states of the block before (checkpoint/states.py).
-
-    `inputs`: the place of an argument, counted after the hidden states, with which each block gets a tensor
-    of its own for every token; `width`: the field of config.json with that tensor's channels; `table`: the
-    embedding of tokens that it is made from. `shared`: the argument through which a block hands its keys and
-    values to later ones. `streams`: the field with the number of hidden states that a token has; None for
-    one.
-    """
-
-    inputs: int
-    width: str
-    table: str
-    shared: str
-    streams: str | None = None
-
-
-@dataclass(frozen=True)
-class Ahead:
-    """Blocks that predict tokens further ahead, which checkpoints store and transformers' class of the type
-    does not read. `field`: their number in config.json. `prefix`: the beginning of their tensors' names; None
-    if they are numbered on after the last block."""
-
-    field: str
-    prefix: str | None = None
-
-
-@dataclass(frozen=True)
 class Architecture:
     """One model type.
 
@@ -152,6 +126,9 @@ class Architecture:
     `bos`: where the type needs BOS although its tokenizer does not put it there, the place that texts get by
     default (pipeline/request/bos.py). `pads_embedding`: the class takes `pad_token_id` of config.json as a
     row of its embedding, so it cannot be made with one beyond the rows.
+
+    `decoder`: the second stack of an encoder-decoder; blocks are numbered through both, the encoder's first.
+    `lacks`: what is not offered for the type, each with its reason.
     """
 
     model_type: str
@@ -182,12 +159,36 @@ class Architecture:
     quantized: tuple[Format, ...] = ()
     kinds: Mapping[str, str] = field(default_factory=dict)
     not_adapted: tuple[str, ...] = ()
+    decoder: Decoder | None = None
+    lacks: Mapping[Feature, str] = field(default_factory=dict)
+
+    @property
+    def pairs(self) -> Literal["gaps"] | None:
+        """How texts become what an encoder reads and a decoder writes (pipeline/text/spans.py); None for
+        types that read one sequence."""
+        return None if self.decoder is None else "gaps"
+
+    @property
+    def stacks(self) -> tuple[tuple[str, str], ...]:
+        """The lists of blocks in the order in which they run, each with the field of config.json that has the
+        number of its blocks."""
+        first = (self.blocks, self.sizes["num_hidden_layers"])
+        return (first,) if self.decoder is None else (first, (self.decoder.blocks, self.decoder.count))
+
+    def inside(self, name: str) -> tuple[str, str] | None:
+        """Splits the name of a parameter in the model into the prefix of its block, `model.layers.3.`, and
+        its name inside the block; None for a parameter outside of the blocks."""
+        for stack, _ in self.stacks:
+            block = re.match(rf"{re.escape(stack)}\.\d+\.", name)
+            if block is not None:
+                return block[0], name[block.end() :]
+        return None
 
     @property
     def config_names(self) -> ConfigNames:
         """How transformers' class of this type reads config.json; a type without an entry reads each field
         under its own name."""
-        names = {**CONFIG_NAMES, **OWN_CONFIG_NAMES, **HYBRID_CONFIG_NAMES}
+        names = {**CONFIG_NAMES, **OWN_CONFIG_NAMES, **HYBRID_CONFIG_NAMES, **ENCODER_DECODER_CONFIG_NAMES}
         return names.get(self.model_type, ConfigNames())
 
     def stated(self, config: Mapping[str, JsonValue], field: str) -> tuple[str, ...]:

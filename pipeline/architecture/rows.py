@@ -1,8 +1,8 @@
 """The blocks, linears and dimensions of each model type: one row of data each.
 
 A new type is a new row, here or in the file of its family; one that resembles Llama is a line of
-llama_like.py. Modules are named relative to the causal language model (`blocks`, `outer`) or to one decoder
-block (`linears`, `inner`).
+llama_like.py, one that resembles T5 a line of encoder_decoder.py. Modules are named relative to the model
+with its head (`blocks`, `outer`) or to one block (`linears`, `inner`).
 """
 
 from collections.abc import Iterator
@@ -19,6 +19,7 @@ from pipeline.architecture.axes import (
     UNGROUPED,
     Labels,
 )
+from pipeline.architecture.encoder_decoder import ENCODER_DECODERS
 from pipeline.architecture.gemma import GEMMA
 from pipeline.architecture.hybrid import HYBRID
 from pipeline.architecture.linear_attention import LINEAR_ATTENTION
@@ -45,6 +46,7 @@ ROWS = {
     row.model_type: row
     for row in (
         *LLAMA_LIKE,
+        *ENCODER_DECODERS,
         *GEMMA,
         *HYBRID,
         *LINEAR_ATTENTION,

@@ -6,14 +6,14 @@ Shape legend: L tokens, V vocabulary.
 import torch
 from torch import Tensor
 
+from pipeline.checkpoint.paired_stream import open_stream
 from pipeline.checkpoint.reader import CheckpointReader
-from pipeline.checkpoint.stream import BlockStream
 
 
 def streamed_logits(reader: CheckpointReader, tokens_L: Tensor, *, dtype: torch.dtype) -> Tensor:
     """Returns the logits [L, V] of one sequence, computed on the CPU in `dtype`. Raises UnsupportedCheckpoint
     when a token has no row in the embedding."""
-    stream = BlockStream(reader, dtype=dtype, device=torch.device("cpu"))
+    stream = open_stream(reader, dtype=dtype, device=torch.device("cpu"))
     with torch.no_grad():
         (hidden_1LH,) = stream.embed([tokens_L])
         for block in range(stream.num_blocks):

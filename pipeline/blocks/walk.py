@@ -13,9 +13,9 @@ from pipeline.artifacts.refs import CheckpointRef
 from pipeline.blocks.activations import Activations, MemoryBudget, StoredActivations
 from pipeline.blocks.beside import Ahead, BlockReader
 from pipeline.blocks.block import BlockWork
+from pipeline.checkpoint.paired_stream import open_stream
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.stored_block import StoredBlock
-from pipeline.checkpoint.stream import BlockStream
 from pipeline.storage.content import ContentStore
 from pipeline.tensor.devices import device_name, peak_gpu_bytes, read_together
 from pipeline.tensor.sequence_loss import loss_parts
@@ -44,7 +44,7 @@ class Walk:
         self._samples = len(sequences) if samples is None else samples
         self._budget = budget
         self._reader = CheckpointReader(content, checkpoint)
-        self._stream = BlockStream(self._reader, dtype=dtype, device=device)
+        self._stream = open_stream(self._reader, dtype=dtype, device=device)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="blocks")
         pinned = device.type == "cuda" and torch.cuda.is_available()  # a simulated GPU has no pinned memory
         self._blocks = BlockReader(content, self._reader, self._stream, self._thread, pinned=pinned)
@@ -120,13 +120,13 @@ class Walk:
         """Returns for each sequence the cross-entropy in nats, summed over its last `scored` predictions, and
         their number."""
         self._stream.load_head()
-        counts = [
-            min(count, len(tokens_L) - 1) for tokens_L, count in zip(self._sequences, scored, strict=True)
-        ]
-        parts = [
-            loss_parts(self._stream.logits(tokens_L, hidden), tokens_L, scored=count)
-            for tokens_L, hidden, count in zip(self._sequences, self._hidden, scored, strict=True)
-        ]
+        counts: list[int] = []
+        parts: list[list[Tensor]] = []
+        for tokens_L, hidden, count in zip(self._sequences, self._hidden, scored, strict=True):
+            predicted_LV, predicted_L = self._stream.predicted(tokens_L, hidden)
+            logits_LV, targets_L = predicted_LV[-count:], predicted_L[-count:]
+            counts.append(len(targets_L))
+            parts.append(loss_parts(logits_LV, targets_L))
         found = iter(read_together([part for one in parts for part in one]))
         return [(sum(next(found) for _ in one), count) for one, count in zip(parts, counts, strict=True)]
 

@@ -89,7 +89,7 @@ class SweepWorker(StoringWalk):
                 output = self._stream.run(self.work.block, hidden)
             if "similarity" in needs:
                 assert advance, "similarities need the block's output"
-                before, after = self._stream.hidden(hidden), self._stream.hidden(output)
+                before, after = (self._stream.own(self.work.block, one) for one in (hidden, output))
                 self._similarities.append(_similarity(before, after))
             if advance:
                 self._hidden[i] = output

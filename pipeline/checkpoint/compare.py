@@ -4,7 +4,6 @@ transformers loads what fits, drops the rest and initializes what is missing. He
 have a place in the model, and every place its tensor, before anything is computed. Headers are enough for it.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -114,15 +113,16 @@ def _check_known(row: Architecture, located: "Located", *, where: str) -> None:
     """Checks that the row knows all tensors of the blocks. Others would stay as they are, and nobody would be
     told: the experts of a type that has them in some models alone."""
     for name in located.shapes:
-        block = re.match(rf"{re.escape(row.blocks)}\.\d+\.", name)
-        if block is None:
+        placed = row.inside(name)
+        if placed is None:
             continue
+        _, inside = placed
         try:
-            row.labels(name[block.end() :])
+            row.labels(inside)
         except UnsupportedCheckpoint as error:
             raise UnsupportedCheckpoint(
                 f"{where} is a kind of {row.model_type} that is not known here: its blocks have "
-                f"{name[block.end() :]}, of which pipeline/architecture says nothing; use another model",
+                f"{inside}, of which pipeline/architecture says nothing; use another model",
                 FIELD,
             ) from error
 

@@ -49,7 +49,7 @@ def _refused(
     only its config. Raises what `structure.target` does."""
     new = structure.target(row, dense)
     changes = structure.changes(row, dense)
-    smaller = {**resized(row, dense, new, range(new.num_hidden_layers)), **changes}
+    smaller = {**resized(row, dense, new, structure.foreseen(row, dense)), **changes}
     try:
         if whole:
             empty_model(smaller)

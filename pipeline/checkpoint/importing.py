@@ -6,7 +6,7 @@ is hashed, and its numbers are looked at, so that nothing is fetched twice and m
 
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from pydantic import JsonValue
@@ -75,6 +75,9 @@ def import_checkpoint(
 
         ref, tensors = dequantized(content, ref, tensors, row)
     ties = find_ties(compared.same, tensors, partial(_equal, content, ref, tensors))
+    if row.decoder is not None:
+        # There the field says how outputs are scaled, and stays; a head of its own is loaded in any case.
+        ties = replace(ties, untied=())
     yield from (Remark(text) for text in ties.remarks)
     changes: dict[str, JsonValue] = {TIED: False} if ties.untied else {}
     remarks = list(ties.remarks)

@@ -6,6 +6,7 @@ Shape legend: O out_features, I in_features.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Protocol
 
 import torch
@@ -175,24 +176,25 @@ def held_tensors(
     """
     names = set(stored)
     block = 0
-    while True:
-        prefix = f"{row.blocks}.{block}."
-        renamed = (prefix.replace(*row.renamed),) if row.renamed else ()
-        spelled = (*spellings(prefix), *renamed, prefix.partition(".")[2])
-        prefix = next((one for one in spelled if any(name.startswith(one) for name in names)), prefix)
-        own = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
-        inside = {matrix_name(row.experts, name): name for name in own}
-        found = [
-            HeldTensor(name=f"{prefix}{inside[f'{linear}.weight']}", block=block, linear=linear)
-            for group in row.groups_in(inside)
-            for linear in group
-            if f"{linear}.weight" in inside
-        ]
-        if not found:
-            return
-        if paths is None or _path(block) in paths:
-            yield from found
-        block += 1
+    for stack, _ in row.stacks:
+        for number in count():
+            prefix = f"{stack}.{number}."
+            renamed = (prefix.replace(*row.renamed),) if row.renamed else ()
+            spelled = (*spellings(prefix), *renamed, prefix.partition(".")[2])
+            prefix = next((one for one in spelled if any(name.startswith(one) for name in names)), prefix)
+            own = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+            inside = {matrix_name(row.experts, name): name for name in own}
+            found = [
+                HeldTensor(name=f"{prefix}{inside[f'{linear}.weight']}", block=block, linear=linear)
+                for group in row.groups_in(inside)
+                for linear in group
+                if f"{linear}.weight" in inside
+            ]
+            if not found:
+                break
+            if paths is None or _path(block) in paths:
+                yield from found
+            block += 1
 
 
 def _path(block: int) -> str:

@@ -10,9 +10,10 @@ GENERATION_CONFIG_JSON = "generation_config.json"
 WEIGHTS_INDEX_JSON = "model.safetensors.index.json"
 WEIGHTS = "model.safetensors"  # takes precedence over shards, as in transformers
 TOKENIZER_CONFIG_JSON = "tokenizer_config.json"
+SENTENCEPIECE = ("tokenizer.model", "spiece.model")  # T5 and its kin have the second name
 TOKENIZER_FILES = (
     "tokenizer.json",
-    "tokenizer.model",
+    *SENTENCEPIECE,
     TOKENIZER_CONFIG_JSON,
     "special_tokens_map.json",
     "vocab.json",
@@ -24,7 +25,7 @@ PICKLE_ENDINGS = (".bin", ".pt", ".pth", ".ckpt")
 
 # Further files are carried from the source into the result unchanged. Names are compared without their case.
 TEMPLATES = ("chat_template.json", f"{TEMPLATE_FOLDER}/*.jinja")
-OTHER_TOKENIZERS = ("tekken.json", "*.tiktoken", "spiece.model", "vocab.txt", "tokenizer.model.v*")
+OTHER_TOKENIZERS = ("tekken.json", "*.tiktoken", "vocab.txt", "tokenizer.model.v*")
 BESIDE = (
     *TEMPLATES,
     *OTHER_TOKENIZERS,
@@ -60,7 +61,8 @@ def depends_on_ids(name: str) -> bool:
 
 def has_tokenizer(names: Collection[str]) -> bool:
     """Tells whether a tokenizer can be loaded from these files."""
-    return "tokenizer.json" in names or "tokenizer.model" in names or {"vocab.json", "merges.txt"} <= {*names}
+    alone = ("tokenizer.json", *SENTENCEPIECE)
+    return any(name in names for name in alone) or {"vocab.json", "merges.txt"} <= {*names}
 
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:

@@ -15,6 +15,7 @@ _ENDINGS = (
     r"attn\.(masked_)?bias",  # GPT-2: the causal mask, and the number that it writes
     r"attention\.(masked_)?bias",  # GPT-NeoX: the same
     r"decoder\.version",  # OPT
+    r"EncDecAttention\.relative_attention_bias\.weight",  # T5: cross-attention has no relative positions
 )
 _HARMLESS = re.compile(rf"(^|\.)({'|'.join(_ENDINGS)})$")
 

@@ -106,21 +106,22 @@ def _check_blocks(
     row: Architecture, config: Mapping[str, JsonValue], read: Collection[str], *, where: str
 ) -> None:
     """Compares the number of blocks. A class with a wrong number would be slow to make, or never be made."""
-    field = row.sizes["num_hidden_layers"]
-    stated = row.read(config, field)
-    numbers = [block for name in read if (block := _place(row, name)[0]) is not None]
-    stored = 1 + max(numbers, default=-1)
-    if stored == 0 and read:
-        raise UnsupportedCheckpoint(
-            f"{where} holds no blocks of {row.model_type}: names such as {row.blocks}.0 were expected, and "
-            f"the first is {min(read)}; save the language model itself, without what is wrapped around it "
-            f"(torch.compile, DistributedDataParallel, a multimodal model)"
-        )
-    if isinstance(stated, int) and stored != stated:
-        raise UnsupportedCheckpoint(
-            f"{where} holds {stored} blocks, and config.json says {field} {stated}; use the config.json that "
-            f"belongs to the weights, or set {field} to {stored} if the others were cut away on purpose"
-        )
+    places = [place for name in read if (place := _place(row, name)[0]) is not None]
+    for stack, field in row.stacks:
+        stated = row.read(config, field)
+        stored = 1 + max((block for in_stack, block in places if in_stack == stack), default=-1)
+        if stored == 0 and read:
+            raise UnsupportedCheckpoint(
+                f"{where} holds no blocks of {row.model_type}: names such as {stack}.0 were expected, and "
+                f"the first is {min(read)}; save the language model itself, without what is wrapped around "
+                f"it (torch.compile, DistributedDataParallel, a multimodal model)"
+            )
+        if isinstance(stated, int) and stored != stated:
+            raise UnsupportedCheckpoint(
+                f"{where} holds {stored} blocks, and config.json says {field} {stated}; use the config.json "
+                f"that belongs to the weights, or set {field} to {stored} if the others were cut away on "
+                f"purpose"
+            )
 
 
 def _stated(
@@ -157,15 +158,17 @@ def _other_size(
     )
 
 
-def _place(row: Architecture, name: str) -> tuple[int | None, str]:
-    """Returns the number of the block that a tensor belongs to, None outside of them, and its module's name:
-    inside the block, or in the model. Checkpoints of the base model lack the first part of the names."""
+def _place(row: Architecture, name: str) -> tuple[tuple[str, int] | None, str]:
+    """Returns the stack and number of the block that a tensor belongs to, None outside of them, and its
+    module's name: inside the block, or in the model. Checkpoints of the base model lack the first part of the
+    names."""
     ours, theirs = row.renamed or ("", "")
     named = name.replace(theirs, ours) if theirs else name
-    bare = row.blocks.partition(".")[2]
-    block = re.match(rf"({re.escape(row.blocks)}|{re.escape(bare)})\.(\d+)\.", named)
-    if block is not None:
-        return int(block[2]), named[block.end() :]
+    for stack, _ in row.stacks:
+        bare = stack.partition(".")[2]
+        block = re.match(rf"({re.escape(stack)}|{re.escape(bare)})\.(\d+)\.", named)
+        if block is not None:
+            return (stack, int(block[2])), named[block.end() :]
     without = {module.partition(".")[2]: module for module in row.outer if "." in module}
     module, _, kind = named.rpartition(".")
     return None, f"{without.get(module, module)}.{kind}"

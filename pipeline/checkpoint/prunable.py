@@ -5,8 +5,8 @@ import math
 import torch
 
 from pipeline.artifacts.refs import CheckpointRef
+from pipeline.checkpoint.paired_stream import open_stream
 from pipeline.checkpoint.reader import CheckpointReader
-from pipeline.checkpoint.stream import BlockStream
 from pipeline.spec.sparsity_plan import Weights
 from pipeline.storage.content import ContentStore
 
@@ -15,7 +15,7 @@ def prunable_weights(content: ContentStore, checkpoint: CheckpointRef) -> Weight
     """Returns the number of weights of every prunable linear, per block, in the order in which the linears
     run."""
     reader = CheckpointReader(content, checkpoint)
-    stream = BlockStream(reader, dtype=torch.float32, device=torch.device("cpu"))
+    stream = open_stream(reader, dtype=torch.float32, device=torch.device("cpu"))
     weights = []
     for block in range(stream.num_blocks):
         names = stream.block_tensors(block)

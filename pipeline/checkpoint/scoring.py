@@ -6,7 +6,6 @@ Shape legend: H hidden size, A query heads, F FFN channels, E experts, G FFN cha
 labelled dimension.
 """
 
-import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from pipeline.storage.content import ContentStore
 from pipeline.structure.base import Known
 from pipeline.structure.expert_facts import ExpertFacts
 from pipeline.structure.scores import BlockScores, ModelScores
-from pipeline.structure.sizes import Sizes, sizes_of
+from pipeline.structure.sizes import Sizes, prefixes, sizes_of
 
 Scores = NDArray[np.float64]
 Sums = dict[str, Scores]  # by field of BlockScores, and "hidden_H"
@@ -134,19 +133,19 @@ class StoredModel(Known):
     @cached_property
     def _outer(self) -> dict[str, str]:
         """Maps names to checkpoint names outside the blocks, with tied tensors once."""
-        prefix = f"{self.row.blocks}."
-        once = {disk: name for name, disk in self._names.items() if not name.startswith(prefix)}
+        once = {disk: name for name, disk in self._names.items() if self.row.inside(name) is None}
         return {name: disk for disk, name in once.items()}
 
     @cached_property
     def _blocks(self) -> list[dict[str, str]]:
         """Maps, for each block, the name inside it to the name in the checkpoint."""
-        found: dict[int, dict[str, str]] = defaultdict(dict)
+        found: dict[str, dict[str, str]] = defaultdict(dict)
         for name, disk in self._names.items():
-            block = re.match(rf"{re.escape(self.row.blocks)}\.(\d+)\.", name)
-            if block is not None:
-                found[int(block[1])][name[block.end() :]] = disk
-        return [found[block] for block in range(self.sizes.num_hidden_layers)]
+            placed = self.row.inside(name)
+            if placed is not None:
+                prefix, inside = placed
+                found[prefix][inside] = disk
+        return [found[prefix] for prefix in prefixes(self.row, self.reader.config)]
 
     def _empty(self, block: int) -> Sums:
         """Returns zeros for every score that a block has."""

@@ -4,7 +4,6 @@ lies.
 transformers' models and accelerate take seconds to import, so only the functions that build import them.
 """
 
-import re
 import threading
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pydantic import JsonValue
 
 from pipeline.architecture.row import Architecture
 from pipeline.architecture.rows import row_for
+from pipeline.architecture.wrappers import WRAPPERS
 from pipeline.checkpoint.class_config import class_config, reason
 from pipeline.checkpoint.experts import stored_names, stored_shape
 from pipeline.checkpoint.language_model import language_names
@@ -23,7 +23,13 @@ from pipeline.checkpoint.slices import sliced_name
 from pipeline.errors import UnsupportedCheckpoint
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers import (
+        AutoModelForCausalLM,
+        AutoModelForMultimodalLM,
+        AutoModelForSeq2SeqLM,
+        PreTrainedConfig,
+        PreTrainedModel,
+    )
 
 _BUILDING = threading.Lock()  # building without weights changes torch for all threads while it runs
 
@@ -73,24 +79,33 @@ def empty_model(config: Mapping[str, JsonValue]) -> "PreTrainedModel":
         ) from error
 
 
+def auto_class(
+    config: "PreTrainedConfig",
+) -> "type[AutoModelForCausalLM] | type[AutoModelForMultimodalLM] | type[AutoModelForSeq2SeqLM]":
+    """Returns the family of classes that makes the model of a config: multimodal, with an encoder, or
+    causal."""
+    from transformers import AutoModelForCausalLM, AutoModelForMultimodalLM, AutoModelForSeq2SeqLM
+
+    if config.model_type in WRAPPERS:
+        return AutoModelForMultimodalLM
+    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+
+
 def shapes_only(config: "PreTrainedConfig") -> "PreTrainedModel":
     """Returns the model that transformers builds from a config, with neither weights nor buffers: whatever
     sizes the config has, no memory is allocated."""
-    from transformers import AutoModelForCausalLM
-
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model = auto_class(config).from_config(config, dtype=torch.float32)
     model.tie_weights()
     return cast("PreTrainedModel", model)
 
 
 def _without_weights(config: "PreTrainedConfig", dtype: torch.dtype) -> "PreTrainedModel":
     from accelerate import init_empty_weights
-    from transformers import AutoModelForCausalLM
 
     with _BUILDING:  # meanwhile, every parameter that any thread registers becomes an empty one
         with init_empty_weights(include_buffers=False):
-            model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+            model = auto_class(config).from_config(config, dtype=dtype)
         model.tie_weights()  # building without weights has separated tied parameters
     return cast("PreTrainedModel", model.eval().requires_grad_(False))
 
@@ -182,9 +197,9 @@ def stored_parts(model: "PreTrainedModel", names: Mapping[str, str]) -> dict[str
 
 def _as_stored(row: Architecture, name: str, shape: torch.Size) -> tuple[list[str], tuple[int, ...]]:
     """Returns the stored names of a parameter, and the shape of each."""
-    block = re.match(rf"{re.escape(row.blocks)}\.\d+\.", name)
-    if row.experts is None or block is None:
+    placed = row.inside(name)
+    if row.experts is None or placed is None:
         return [name], tuple(shape)
-    inside = name[block.end() :]
-    named = [block[0] + one for one in stored_names(row.experts, inside, shape)]
+    prefix, inside = placed
+    named = [prefix + one for one in stored_names(row.experts, inside, shape)]
     return named, stored_shape(row.experts, inside, shape)

@@ -30,7 +30,7 @@ from pipeline.checkpoint.writer import put_tensors
 from pipeline.errors import InvalidSpec
 from pipeline.storage.content import ContentStore
 from pipeline.structure.cut import BlockCut, Cut, sizes_after, staying
-from pipeline.structure.sizes import Sizes, resized, sizes_of
+from pipeline.structure.sizes import Sizes, prefixes, resized, sizes_of
 
 
 def slice_checkpoint(
@@ -52,9 +52,9 @@ def slice_checkpoint(
     smaller = {**resized(row, config, sizes_after(cut, dense.sizes), kept), **(changes or {})}
     _check_kinds(row, smaller)
     parts = [dense.outer(content, cut)]
-    for new, block in enumerate(cut.blocks):
-        parts.append(dense.block(content, cut, block, number=new))
-        yield new + 1
+    for made, (block, prefix) in enumerate(zip(cut.blocks, prefixes(row, smaller), strict=True), start=1):
+        parts.append(dense.block(content, cut, block, becomes=prefix))
+        yield made
     whole = with_language(reader.whole_config, reader.config, smaller)
     yield assemble(content, like, parts, replaced={CONFIG_JSON: written(whole)})
 
@@ -99,21 +99,30 @@ class Dense:
 
     def outer(self, content: ContentStore, cut: Cut) -> StoredTensors:
         """Stores the tensors outside of the blocks, tied ones once."""
-        named = {
-            disk: name for name, disk in self.names.items() if not name.startswith(f"{self.row.blocks}.")
-        }
+        named = {disk: name for name, disk in self.names.items() if self.row.inside(name) is None}
         kept = {disk: self.tensor(disk, name, cut, None) for disk, name in named.items()}
         return StoredTensors.of(put_tensors(content, "outer.safetensors", kept))
 
-    def block(self, content: ContentStore, cut: Cut, block: BlockCut, *, number: int) -> StoredTensors:
-        """Stores one block under its new number."""
-        prefix = f"{self.row.blocks}.{block.block}."
+    @cached_property
+    def prefixes(self) -> tuple[str, ...]:
+        """What the names of each block's parameters begin with."""
+        return prefixes(self.row, self.reader.config)
+
+    def block(self, content: ContentStore, cut: Cut, block: BlockCut, *, becomes: str) -> StoredTensors:
+        """Stores one block. `becomes`: what the names of its parameters begin with in the smaller model."""
+        prefix = self.prefixes[block.block]
         merged = self._merged(block, prefix)
         kept = {}
         for name, disk in self.names.items():
             inner = name.removeprefix(prefix)
-            if name.startswith(prefix) and (moved := self._moved(disk, inner, block, number)) is not None:
-                kept[moved] = self.tensor(disk, inner, cut, block, instead=merged.pop(inner, None))
+            if name.startswith(prefix):
+                moved = self._moved(disk, inner, block, _number(prefix), _number(becomes))
+                if moved is not None:
+                    kept[moved] = self.tensor(disk, inner, cut, block, instead=merged.pop(inner, None))
+        bias = None if self.row.decoder is None else self.row.decoder.bias
+        if bias is not None and _number(becomes) == 0:  # what the stack shares moves to its new first block
+            first = self.names[f"{becomes}{bias}"]
+            kept[first] = self.tensor(first, bias, cut, block)
         return StoredTensors.of(put_tensors(content, "block.safetensors", kept))
 
     def tensor(
@@ -153,10 +162,11 @@ class Dense:
         experts = self.row.experts
         return experts.number(name) if experts is not None and experts.owns(name) else None
 
-    def _moved(self, disk: str, inner: str, block: BlockCut, number: int) -> str | None:
-        """Returns a tensor's name in the smaller checkpoint, or None if it is dropped."""
+    def _moved(self, disk: str, inner: str, block: BlockCut, old: int, new: int) -> str | None:
+        """Returns a tensor's name in the smaller checkpoint, or None if it is dropped. `old`, `new`: the
+        numbers of its block within the stack."""
         leaf = self.row.blocks.rpartition(".")[2]
-        moved = re.sub(rf"\b{leaf}\.{block.block}\.", f"{leaf}.{number}.", disk, count=1)
+        moved = re.sub(rf"\b{leaf}\.{old}\.", f"{leaf}.{new}.", disk, count=1)
         expert = self._expert(inner)
         if expert is None or block.experts is None:
             return moved
@@ -167,3 +177,8 @@ class Dense:
         if at:
             return slice_name(whole, (kept, *at[1:]))
         return re.sub(rf"\bexperts\.{expert}\.", f"experts.{kept}.", moved, count=1)
+
+
+def _number(prefix: str) -> int:
+    """Returns the number of a block within its stack, from what the names of its parameters begin with."""
+    return int(prefix.rstrip(".").rpartition(".")[2])

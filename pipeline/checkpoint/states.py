@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from pipeline.architecture.row import Beside
+from pipeline.architecture.parts import Beside
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig
@@ -55,7 +55,9 @@ class States:
     """Takes the states of one model apart and puts them together. `beside`: what its row says; with None a
     state is the hidden states, and nothing is copied."""
 
-    def __init__(self, beside: Beside | None, config: "PreTrainedConfig", blocks: nn.ModuleList) -> None:
+    def __init__(
+        self, beside: Beside | None, config: "PreTrainedConfig", blocks: Sequence[nn.Module]
+    ) -> None:
         self._beside = beside
         self._streams, self._hidden, self._width = 1, int(config.hidden_size), 0
         self._handed: list[_Handed] = []

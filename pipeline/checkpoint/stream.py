@@ -45,10 +45,14 @@ class BlockStream:
         self._device = device
         self._model = skeleton(reader, dtype)
         self.row: Architecture = row_for(self._model.config.model_type)
-        blocks = self._model.get_submodule(self.row.blocks)
-        assert isinstance(blocks, nn.ModuleList)
-        self._blocks = blocks
-        self._states = States(self.row.beside, self._model.config, blocks)
+        self._blocks: list[nn.Module] = []
+        self._prefixes: list[str] = []  # of the names of each block's parameters
+        for stack, _ in self.row.stacks:
+            blocks = self._model.get_submodule(stack)
+            assert isinstance(blocks, nn.ModuleList)
+            self._blocks += blocks
+            self._prefixes += [f"{stack}.{number}." for number in range(len(blocks))]
+        self._states = States(self.row.beside, self._model.config, self._blocks)
         self._exact = kept_in_float32(self._model, dtype)
         self._disk_names = disk_names(self._model, reader)
         self._token_rows: dict[int, int] = {}
@@ -65,7 +69,7 @@ class BlockStream:
     def block_tensors(self, block: int) -> dict[str, str]:
         """Maps the name inside the block to the name in the checkpoint, for every stored tensor of a block.
         The matrices of experts appear one by one, by their stored names."""
-        prefix = f"{self.row.blocks}.{block}."
+        prefix = self._prefixes[block]
         return {
             name.removeprefix(prefix): disk
             for name, disk in self._disk_names.items()
@@ -89,8 +93,8 @@ class BlockStream:
 
     def outer_tensors(self) -> tuple[str, ...]:
         """Returns the checkpoint names of all tensors outside the blocks, tied ones once."""
-        prefix = f"{self.row.blocks}."
-        return tuple(sorted({disk for name, disk in self._disk_names.items() if not name.startswith(prefix)}))
+        names = self._disk_names.items()
+        return tuple(sorted({disk for name, disk in names if self.row.inside(name) is None}))
 
     def embed(self, sequences: Sequence[Tensor]) -> Iterator[Tensor]:
         """Yields the states [1, L, S] that enter block 0, for token sequences [L]. Captures the block calls.
@@ -151,14 +155,30 @@ class BlockStream:
     def logits(self, tokens_L: Tensor, state_1LS: Tensor) -> Tensor:
         """Returns logits [L, V] from the state after the last block, through the model's own norm and
         head."""
-        last, last_hidden = self.num_blocks - 1, self._states.unpacked(state_1LS)
+        return self._logits({"input_ids": self._rows(tokens_L)}, self._states.unpacked(state_1LS))
+
+    def predicted(self, tokens_L: Tensor, state_1LS: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the logits of every token that the model predicts, and these tokens, from the state after
+        the last block: all tokens of a sequence but the first."""
+        logits_LV = self.logits(tokens_L, state_1LS)
+        return logits_LV[:-1], tokens_L[1:].to(logits_LV.device)
+
+    def own(self, block: int, state_1LS: Tensor) -> Tensor:
+        """Returns the hidden states of a state that a block changes: all of them, where there is one
+        stack."""
+        return self.hidden(state_1LS)
+
+    def _logits(self, inputs: Mapping[str, Tensor], leaving: Tensor) -> Tensor:
+        """Returns logits [L, V]. `inputs`: of the model; `leaving`: the hidden states that leave the last
+        block, as the model hands them on."""
+        last = self.num_blocks - 1
 
         def forward(
             block: int, hidden: Tensor, args: tuple[object, ...], kwargs: dict[str, object]
         ) -> Tensor:
-            return last_hidden if block == last else hidden
+            return leaving if block == last else hidden
 
-        output = self._through_patched_blocks(self._rows(tokens_L), forward)
+        output = self._through_patched_blocks(inputs, forward)
         return cast("CausalLMOutput", output).logits[0]
 
     def _type_of(self, name: str) -> torch.dtype:
@@ -166,13 +186,13 @@ class BlockStream:
         return torch.float32 if any(part in self._exact for part in name.split(".")) else self._dtype
 
     def _load_outer(self, sequences: Iterable[Tensor]) -> None:
-        prefix = f"{self.row.blocks}."
         tables = self._tables()
+        stored = {self._disk_names[name] for name in tables}
         head_name = _name_of(self._model, self._model.get_output_embeddings()) + "."
         for name, disk in self._disk_names.items():
-            if name.startswith((prefix, head_name)) or name in tables:
+            if self.row.inside(name) is not None or name.startswith(head_name) or disk in stored:
                 continue
-            _assign(self._model, name, self._reader.tensor(disk).to(self._device, self._type_of(name)))
+            assign(self._model, name, self._reader.tensor(disk).to(self._device, self._type_of(name)))
         used = torch.cat([tokens_L.reshape(-1) for tokens_L in sequences]).unique()
         self._token_rows = {int(token): row for row, token in enumerate(used)}
         for name, embedding in tables.items():
@@ -218,7 +238,7 @@ class BlockStream:
             return hidden
 
         try:
-            self._through_patched_blocks(rows_BL, forward)
+            self._through_patched_blocks({"input_ids": rows_BL}, forward)
         except _Captured:
             self._calls.setdefault((rows_BL.shape[0], rows_BL.shape[1]), calls)
             return self._states.entering(entering[0], calls).detach()
@@ -226,16 +246,20 @@ class BlockStream:
             f"{self.row.model_type} did not call its {self.num_blocks} blocks in order"
         )
 
+    def _beside(self, block: int) -> tuple[object, ...] | None:
+        """Returns what a block gives in a tuple beside its hidden states; None where it gives no tuple."""
+        return () if self.row.in_tuple else None
+
     def _through_patched_blocks(
         self,
-        rows_BL: Tensor,
+        inputs: Mapping[str, Tensor],
         forward: Callable[[int, Tensor, tuple[object, ...], dict[str, object]], Tensor],
     ) -> object:
         for i, block in enumerate(self._blocks):
-            block.forward = _patched(i, forward, in_tuple=self.row.in_tuple)
+            block.forward = _patched(i, forward, beside=self._beside(i))
         try:
             with torch.no_grad():
-                return self._model(input_ids=rows_BL, use_cache=False)
+                return self._model(**inputs, use_cache=False)
         finally:
             for block in self._blocks:
                 del block.forward
@@ -245,11 +269,11 @@ def _patched(
     block: int,
     forward: Callable[[int, Tensor, tuple[object, ...], dict[str, object]], Tensor],
     *,
-    in_tuple: bool,
-) -> Callable[..., Tensor | tuple[Tensor]]:
-    def call(hidden_states: Tensor, *args: object, **kwargs: object) -> Tensor | tuple[Tensor]:
+    beside: tuple[object, ...] | None,
+) -> Callable[..., object]:
+    def call(hidden_states: Tensor, *args: object, **kwargs: object) -> object:
         output = forward(block, hidden_states, args, kwargs)
-        return (output,) if in_tuple else output
+        return output if beside is None else (output, *beside)
 
     return call
 
@@ -258,7 +282,8 @@ def _name_of(model: nn.Module, wanted: nn.Module) -> str:
     return next(name for name, module in model.named_modules() if module is wanted)
 
 
-def _assign(model: nn.Module, name: str, tensor: Tensor) -> None:
+def assign(model: nn.Module, name: str, tensor: Tensor) -> None:
+    """Puts a tensor in the place of a parameter or buffer without weights, by its name in the model."""
     module_name, _, leaf = name.rpartition(".")
     module = model.get_submodule(module_name)
     module.load_state_dict({leaf: tensor}, strict=False, assign=True)

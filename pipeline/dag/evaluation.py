@@ -18,6 +18,7 @@ def evaluation_nodes(which: str, checkpoint: Input, spec: PruneSpec, pins: Pins)
         texts=tuple(pin.files for pin in texts),
         evaluation=_named(spec.evaluation),
         compute_dtype=spec.dtype,
+        pairs=row_for(pins.facts.model_type).pairs,
     )
     yield Node(id=f"evaluate:{which}", stage=evaluate, inputs={"checkpoint": checkpoint})
     tasks = spec.evaluation.tasks

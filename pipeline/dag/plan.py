@@ -220,7 +220,8 @@ def _source_nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
 def _calibrating(calibration: AnyCalibration, spec: PruneSpec, pins: Pins) -> Calibrate | CalibrateSelf:
     """The stage that makes the samples, from documents or by the model itself."""
     if isinstance(calibration, Calibration):
-        return Calibrate(files=pins.of("spec.calibration.source").files, calibration=calibration)
+        files, pairs = pins.of("spec.calibration.source").files, row_for(pins.facts.model_type).pairs
+        return Calibrate(files=files, calibration=calibration, pairs=pairs)
     return CalibrateSelf(
         files=prompt_files(calibration.prompts, "spec.calibration.prompts", pins),
         calibration=calibration,

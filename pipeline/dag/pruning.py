@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from pipeline.allocations import Candidate
 from pipeline.allocations.contest import ContestAllocation
+from pipeline.architecture.rows import row_for
 from pipeline.artifacts.mask_overlap import PRIOR
 from pipeline.dag.nodes import Input, Node
 from pipeline.dag.stages.pruning import (
@@ -90,6 +91,7 @@ def pruning_nodes(
             files=pins.of("spec.calibration.source").files,
             calibration=spec.calibration,
             samples=prune.allocation.samples,
+            pairs=row_for(pins.facts.model_type).pairs,
         )
         yield Node(id="hold_out", stage=held_out, inputs={"checkpoint": dense})
         scored: dict[str, Input] = {}

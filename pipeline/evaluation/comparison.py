@@ -37,7 +37,8 @@ class Comparison(Frozen):
     @property
     def title(self) -> str:
         """The name of the text in tables."""
-        return self.name if self.per == "token" else f"{self.name}, per byte"
+        gaps = ", in gaps" if self.contract.pairs is not None else ""
+        return f"{self.name}{gaps}" if self.per == "token" else f"{self.name}{gaps}, per byte"
 
     @property
     def final(self) -> float:

@@ -67,9 +67,9 @@ def check_same_contract(
     before, after = dense.model_dump(), other.model_dump()
     ignored = but | unrecorded(dense, other)
     differing = [
-        f"{field} is {value} for {against} and {after[field]} for {which}"
-        for field, value in before.items()
-        if value != after[field] and field not in ignored
+        f"{field} is {before.get(field)} for {against} and {after.get(field)} for {which}"
+        for field in {**before, **after}  # some are left out where they are None
+        if before.get(field) != after.get(field) and field not in ignored
     ]
     if differing:
         raise UnequalContracts(f"{what} is not comparable: {'; '.join(differing)}")

@@ -8,7 +8,7 @@ from pydantic import JsonValue
 
 from pipeline.architecture.row import Architecture
 from pipeline.structure.sizes import Sizes, has_experts
-from pipeline.structure.widths import kind_of_block, widths_outside_of_experts
+from pipeline.structure.widths import in_decoder, kind_of_block, widths_outside_of_experts
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,11 @@ def shape_of(row: Architecture, config: Mapping[str, JsonValue], sizes: Sizes) -
     token meets."""
     per_token = row.read(config, "num_experts_per_tok")
     each = per_token if isinstance(per_token, int) else 1
-    kinds: dict[tuple[bool, str | None], BlockShape] = {}
+    kinds: dict[tuple[bool, bool, str | None], BlockShape] = {}
     blocks = []
     for block in range(sizes.num_hidden_layers):
-        kind = (has_experts(row, config, block), kind_of_block(row, config, block))
+        written = in_decoder(row, config, sizes, block)
+        kind = (written, has_experts(row, config, block), kind_of_block(row, config, block))
         if kind not in kinds:
             kinds[kind] = _block(row, config, sizes, block=block, per_token=each)
         blocks.append(kinds[kind])

@@ -26,11 +26,12 @@ def model_card(published: Published, *, adapter: str | None = None) -> str:
     published beside the model. Raises UnequalContracts."""
     spec, recovery = published.spec, published.spec.recovery
     sparsity = published.sparsity.sparsity if published.sparsity is not None else None
+    auto_class, task = _opened_as(published)
     template = _templates().get_template("model_card.md.j2")
     return template.render(
-        front_matter=_front_matter(spec, model_name=published.model_name, multimodal=published.multimodal),
+        front_matter=_front_matter(published, task=task),
         multimodal=published.multimodal,
-        auto_class="AutoModelForMultimodalLM" if published.multimodal else "AutoModelForCausalLM",
+        auto_class=auto_class,
         model_name=published.model_name,
         base_model=_base_model(spec, model_name=published.model_name),
         recipe=summary_line(spec),
@@ -89,15 +90,25 @@ def _templates() -> jinja2.Environment:
     return environment
 
 
-def _front_matter(spec: PruneSpec, *, model_name: str, multimodal: bool) -> str:
+def _opened_as(published: Published) -> tuple[str, str]:
+    """The class that opens the model, and what hubs call what it does."""
+    if published.multimodal:
+        return "AutoModelForMultimodalLM", "image-text-to-text"
+    if published.writes_answers:
+        return "AutoModelForSeq2SeqLM", "text2text-generation"
+    return "AutoModelForCausalLM", "text-generation"
+
+
+def _front_matter(published: Published, *, task: str) -> str:
+    spec = published.spec
     cut = ["pruned"] if spec.structure is not None or spec.prune is not None else []
     pruned = [*cut, "secateur", *(["sparse", spec.prune.method.kind] if spec.prune is not None else [])]
     trained = [spec.recovery.objective.kind.replace("_", "-")] if spec.recovery is not None else []
     text: str = yaml.safe_dump(
         {
-            "base_model": _base_model(spec, model_name=model_name),
+            "base_model": _base_model(spec, model_name=published.model_name),
             "library_name": "transformers",
-            "pipeline_tag": "image-text-to-text" if multimodal else "text-generation",
+            "pipeline_tag": task,
             "tags": [*pruned, *trained],
         },
         sort_keys=False,

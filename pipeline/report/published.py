@@ -31,7 +31,7 @@ class Zeros(Frozen):
 class Published:
     """A model that is published. Parts that a job does not have are None. `evaluations`: by the name of the
     model: dense, pruned, recovered. `multimodal`: the model has a language model inside, which is what the
-    job worked on."""
+    job worked on. `writes_answers`: it has an encoder, and does not continue a text."""
 
     model_name: str
     spec: PruneSpec
@@ -45,6 +45,7 @@ class Published:
     certificate: Certificate | None = None
     multimodal: bool = False
     versions: Mapping[str, str]
+    writes_answers: bool = False
 
     @property
     def comparisons(self) -> tuple[Comparison, ...]:

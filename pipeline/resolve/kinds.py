@@ -85,8 +85,9 @@ def check_type(config: Mapping[str, JsonValue], *, source: Source) -> str:
 
 def to_safetensors(source: Source) -> str:
     """Returns how to convert pickle weights of a checkpoint."""
+    encoder = _small_json(source, CONFIG_JSON).get("is_encoder_decoder") is True
     code = (
-        "from transformers import AutoModelForCausalLM as M; "
+        f"from transformers import AutoModelFor{'Seq2Seq' if encoder else 'Causal'}LM as M; "
         f'M.from_pretrained({_place(source)}, dtype="auto").save_pretrained("NEW")'
     )
     return (

@@ -13,6 +13,7 @@ from pipeline.checkpoint.language_model import language_config, wrapper_of
 from pipeline.checkpoint.layout import (
     BESIDE_BYTES,
     CONFIG_JSON,
+    SENTENCEPIECE,
     TOKENIZER_CONFIG_JSON,
     WEIGHTS,
     WEIGHTS_INDEX_JSON,
@@ -29,7 +30,7 @@ from pipeline.sources.pins import ModelFacts, Pin, PinnedFile
 from pipeline.storage.base import is_key
 from pipeline.structure.sizes import LARGEST, MOST_BLOCKS, SHORT
 
-FACTS: tuple[Size, ...] = ("num_hidden_layers", "hidden_size", "vocab_size")
+FACTS: tuple[Size, ...] = ("hidden_size", "vocab_size")
 SHOWN = 20  # names of files in one note
 CONFIG_BYTES = 1024 * 1024  # it is stored with each job
 DESCRIPTION_BYTES = 64 * 1024 * 1024  # limit for a file that is read here; a huge model's index has 30 MB
@@ -51,7 +52,8 @@ def resolve_model(source: Source, *, needs_tokenizer: bool) -> tuple[Pin, ModelF
     if needs_tokenizer and not has_tokenizer(names):
         raise IncompleteCheckpoint(
             f"{source.uri} has no tokenizer, which calibration and evaluation need; "
-            f"expected tokenizer.json, tokenizer.model, or vocab.json with merges.txt among its files"
+            f"expected tokenizer.json, {' or '.join(SENTENCEPIECE)}, or vocab.json with merges.txt among its "
+            f"files"
         )
     kept = [file for file in described.files if _is_kept(file, weights)]
     pinned = source.pin(weights.__contains__)
@@ -145,14 +147,12 @@ def _facts(checkpoint: _Description, names: Collection[str]) -> tuple[ModelFacts
     row = row_for(model_type)
     _check_limits(row, config, where=checkpoint.uri)
     sizes = {size: _number(row, config, row.sizes[size], where=checkpoint.uri) for size in FACTS}
-    blocks = sizes["num_hidden_layers"]
-    if blocks is None:
-        raise UnsupportedCheckpoint(
-            f"{CONFIG_JSON} of {checkpoint.uri} has no {row.sizes['num_hidden_layers']}"
-        )
+    first, *others = (_number(row, config, count, where=checkpoint.uri) for _, count in row.stacks)
+    if first is None:
+        raise UnsupportedCheckpoint(f"{CONFIG_JSON} of {checkpoint.uri} has no {row.stacks[0][1]}")
     facts = ModelFacts(
         model_type=model_type,
-        blocks=blocks,
+        blocks=first + sum(first if count is None else count for count in others),
         max_positions=_number(row, config, row.positions_key, where=checkpoint.uri),
         hidden_size=sizes["hidden_size"],
         vocabulary=sizes["vocab_size"],

@@ -8,6 +8,7 @@ from pipeline.architecture.rows import row_for
 from pipeline.checkpoint.language_model import check_inside
 from pipeline.errors import InvalidSpec, SequenceTooLong, TextTooShort
 from pipeline.request.prune_spec import PruneSpec
+from pipeline.resolve.lacking import check_lacking
 from pipeline.resolve.multimodal import check_multimodal
 from pipeline.serving.llama_cpp import check_gguf_types
 from pipeline.serving.quantized import check_quantization
@@ -28,6 +29,7 @@ def check_against_model(spec: PruneSpec, facts: ModelFacts) -> None:
     """Check a spec against its model, without the teacher. Raises InvalidRequest subclasses that name the
     field."""
     row = row_for(facts.model_type)
+    check_lacking(spec, row)
     blocks, vocabulary = facts.blocks, facts.vocabulary
     if spec.structure is not None:
         new = _check_structure(spec.structure, spec.recovery, row, facts)
@@ -92,6 +94,7 @@ def _check_structure(
 ) -> Sizes:
     """Check structure against the model and the recovery, and return the sizes of the smaller model."""
     new = structure.target(row, facts.config)
+    structure.foreseen(row, facts.config)
     structure.changes(row, facts.config)
     check_inside(facts.whole_config, sizes_of(row, facts.config), new)
     if recovery is None or not isinstance(recovery.objective, Distillation):

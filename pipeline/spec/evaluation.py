@@ -70,7 +70,8 @@ class PerplexityContract(Frozen):
     `text_digest` is that of the text as it was tokenised, and `split` the split of the dataset that it was
     taken from. `tokens_per_byte` is that of the whole text in UTF-8. It lets models with other tokenizers be
     compared. `device`: `cpu`, or the name of the GPU. Fields that are None in figures of earlier versions
-    were not recorded then.
+    were not recorded then. `pairs`: set where an encoder-decoder fills gaps in each window, so that only what
+    was in the gaps is scored.
     """
 
     text_digest: str
@@ -84,6 +85,7 @@ class PerplexityContract(Frozen):
     dtype: str
     split: str | None = None
     device: str | None = None
+    pairs: Literal["gaps"] | None = Field(default=None, exclude_if=is_unset)
 
 
 class PerplexityResult(Frozen):

@@ -1,6 +1,7 @@
 """The part of a spec that asks for a smaller model."""
 
 from collections.abc import Mapping
+from itertools import accumulate
 from typing import Literal, Self, get_args
 
 from pydantic import Field, JsonValue, PositiveInt, model_validator
@@ -19,7 +20,7 @@ from pipeline.structure.depth import DropBlocks
 from pipeline.structure.expert_counts import check_experts
 from pipeline.structure.expert_criteria import ExplicitExperts
 from pipeline.structure.experts import ExpertChoice
-from pipeline.structure.sizes import Sizes, expert_groups, sizes_of
+from pipeline.structure.sizes import Sizes, expert_groups, sizes_of, stack_sizes, staying_by_stack
 from pipeline.structure.target import check_fixed, check_shares, target_sizes
 
 
@@ -134,6 +135,21 @@ class Structure(Frozen):
         check_shares(old, new, self.tensor_parallel)
         return new
 
+    def foreseen(self, row: Architecture, config: Mapping[str, JsonValue]) -> tuple[int, ...]:
+        """The blocks that stay, by number. Where activations will choose them, as many others: the first ones
+        of the model, and of each of its stacks one. Raises InvalidSpec where a stack would have none."""
+        old, new = sizes_of(row, config), self.target(row, config)
+        if isinstance(self.criterion, Explicit):
+            return tuple(block.block for block in self.criterion.cut.blocks)
+        if self.drop_blocks is not None and not self.drop_blocks.needs_samples:
+            blocks = self.drop_blocks.kept(old.num_hidden_layers, ())
+        else:
+            starts = [0, *accumulate(stack_sizes(row, config))][:-1]
+            rest = [block for block in range(old.num_hidden_layers) if block not in starts]
+            blocks = tuple(sorted([*starts, *rest][: new.num_hidden_layers]))
+        staying_by_stack(row, config, blocks)
+        return blocks
+
     def changes(self, row: Architecture, config: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
         """The fields of config.json that `export_as` changes. Raises InvalidSpec if the other type would
         compute something else."""
@@ -164,6 +180,7 @@ class Structure(Frozen):
         if self.drop_blocks is not None:
             influences = known.influences() if self.drop_blocks.needs_samples else ()
             blocks = self.drop_blocks.kept(old.num_hidden_layers, influences)
+            staying_by_stack(row, config, blocks)  # refuses to empty one
         scores = self.criterion.scores(known) if self.ranks_by_criterion else known.shapes()
         if self.experts is not None:
             scores = self.experts.ranked(scores, known)

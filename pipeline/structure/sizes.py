@@ -9,7 +9,7 @@ from pydantic import JsonValue
 from pipeline.architecture.axes import Size
 from pipeline.architecture.row import Architecture
 from pipeline.canonical import Frozen
-from pipeline.errors import UnsupportedCheckpoint
+from pipeline.errors import InvalidSpec, UnsupportedCheckpoint
 
 LARGEST = 1 << 25  # of any size: far above what exists, and far below what would fill memory by being counted
 MOST_BLOCKS = 10_000
@@ -62,7 +62,7 @@ def sizes_of(row: Architecture, config: Mapping[str, JsonValue]) -> Sizes:
         shared = inner * (_checked(row.read(config, row.shared_experts), row.shared_experts, least=0) or 0)
     return Sizes(
         hidden_size=hidden,
-        num_hidden_layers=_required(row, known, "num_hidden_layers"),
+        num_hidden_layers=sum(stack_sizes(row, config)),
         num_attention_heads=heads,
         num_key_value_heads=groups,
         head_dim=head_dim or hidden // heads,
@@ -72,6 +72,41 @@ def sizes_of(row: Architecture, config: Mapping[str, JsonValue]) -> Sizes:
         shared_expert_intermediate_size=shared,
         num_experts=known.get("num_experts"),
     )
+
+
+def stack_sizes(row: Architecture, config: Mapping[str, JsonValue]) -> tuple[int, ...]:
+    """Returns the number of blocks of each stack, in the order of `row.stacks`. Raises
+    UnsupportedCheckpoint."""
+    first, *others = (_read(row, config, count) for _, count in row.stacks)
+    if first is None:
+        raise UnsupportedCheckpoint(f"config.json has no {row.stacks[0][1]}", "spec.model.source")
+    return (first, *(first if count is None else count for count in others))
+
+
+def prefixes(row: Architecture, config: Mapping[str, JsonValue]) -> tuple[str, ...]:
+    """Returns what the names of each block's parameters begin with, such as `model.layers.3.`."""
+    counts = zip(row.stacks, stack_sizes(row, config), strict=True)
+    return tuple(f"{stack}.{number}." for (stack, _), count in counts for number in range(count))
+
+
+def staying_by_stack(
+    row: Architecture, config: Mapping[str, JsonValue], blocks: Sequence[int]
+) -> tuple[int, ...]:
+    """Returns how many of `blocks`, which stay, each stack has. Raises InvalidSpec where a stack would have
+    none."""
+    found = []
+    first = 0
+    for (stack, _), count in zip(row.stacks, stack_sizes(row, config), strict=True):
+        end = first + count
+        left = sum(first <= block < end for block in blocks)
+        if not left:
+            raise InvalidSpec(
+                f"structure.drop_blocks leaves nothing of {stack}, blocks {first} to {end - 1}; keep one",
+                "spec.structure.drop_blocks",
+            )
+        found.append(left)
+        first = end
+    return tuple(found)
 
 
 def has_groups(row: Architecture, config: Mapping[str, JsonValue]) -> bool:
@@ -100,6 +135,8 @@ def resized(
         if size == "num_key_value_heads" and not has_groups(row, config):
             value = new.num_attention_heads  # Falcon has the field even where it is not read
         changed |= dict.fromkeys(row.stated(config, row.sizes[size]), value)
+    if row.decoder is not None:
+        changed |= _by_stack(row, config, blocks)
     for field in row.follows_hidden:
         if config.get(field) in (None, old.hidden_size):
             changed[field] = new.hidden_size
@@ -117,6 +154,14 @@ def resized(
     if per_token is not None and new.num_experts is not None:
         changed["num_experts_per_tok"] = min(per_token, new.num_experts)
     return changed
+
+
+def _by_stack(
+    row: Architecture, config: Mapping[str, JsonValue], blocks: Sequence[int]
+) -> dict[str, JsonValue]:
+    """Returns the fields with the number of blocks of each stack."""
+    counts = zip(row.stacks, staying_by_stack(row, config, blocks), strict=True)
+    return {name: left for (_, field), left in counts for name in row.stated(config, field)}
 
 
 def _by_block(
@@ -184,7 +229,7 @@ def _required(row: Architecture, known: Mapping[Size, int | None], size: Size) -
 
 
 def _read(row: Architecture, config: Mapping[str, JsonValue], name: str) -> int | None:
-    most = MOST_BLOCKS if name == row.sizes["num_hidden_layers"] else LARGEST
+    most = MOST_BLOCKS if name in (count for _, count in row.stacks) else LARGEST
     return _checked(row.read(config, name), row.stated(config, name)[0], most=most)
 
 

@@ -7,7 +7,7 @@ from pydantic import JsonValue
 
 from pipeline.architecture.axes import Dimension
 from pipeline.architecture.row import Architecture
-from pipeline.structure.sizes import Sizes, has_experts
+from pipeline.structure.sizes import Sizes, has_experts, stack_sizes
 
 Widths = tuple[int, tuple[int, ...]]  # the input features of linears that share them, the outputs of each
 # Of Qwen's blocks each fourth is an ordinary one, where config.json states neither kinds nor an interval.
@@ -26,6 +26,15 @@ def kind_of_block(row: Architecture, config: Mapping[str, JsonValue], block: int
     return "linear_attention" if (block + 1) % interval else "full_attention"
 
 
+def in_decoder(row: Architecture, config: Mapping[str, JsonValue], sizes: Sizes, block: int) -> bool:
+    """Tells whether a block of a model of `sizes` is in the second stack of an encoder-decoder. Where blocks
+    were cut, the encoder is taken to have kept its share."""
+    if row.decoder is None:
+        return False
+    read, written = stack_sizes(row, config)
+    return block >= round(sizes.num_hidden_layers * read / (read + written))
+
+
 def widths_outside_of_experts(
     row: Architecture, config: Mapping[str, JsonValue], sizes: Sizes, block: int
 ) -> tuple[Widths, ...]:
@@ -34,12 +43,15 @@ def widths_outside_of_experts(
     widths = dimension_widths(row, config, sizes)
     mixture, kind = has_experts(row, config, block), kind_of_block(row, config, block)
     others = tuple(prefix for name, prefix in row.kinds.items() if name != kind)
+    written = in_decoder(row, config, sizes, block)
     found: list[Widths] = []
     counted: set[str] = set()
     for linears in row.linears:
         labels = [row.inner[name][::-1] if row.transposed else row.inner[name] for name in linears]
         if counted.intersection(linears) or linears[0].startswith(others or ("\0",)):
             continue
+        if row.decoder is not None and not row.decoder.has(linears[0], config, in_decoder=written):
+            continue  # only blocks of the other stack, or models with another MLP
         if any(label not in widths for pair in labels for label in pair):
             continue  # blocks of this model have no such linears
         if any(("ffn" in pair or "gate_up" in pair) if mixture else "shared_ffn" in pair for pair in labels):

@@ -10,14 +10,12 @@ from torch.nn import functional
 LOSS_ROWS = 256  # logits are turned into losses this many tokens at a time
 
 
-def loss_parts(logits_LV: Tensor, tokens_L: Tensor, *, scored: int) -> list[Tensor]:
-    """The cross-entropy in nats of the last `scored` predictions of a sequence, as float64 scalars whose sum
-    it is. They lie on the device of the logits, so that those of many sequences can be read at once."""
-    predicting_LV = logits_LV[:-1][-scored:]
-    targets_L = tokens_L[1:][-scored:].to(logits_LV.device)
+def loss_parts(logits_LV: Tensor, targets_L: Tensor) -> list[Tensor]:
+    """The cross-entropy in nats of predictions, `logits_LV` of `targets_L`, as float64 scalars whose sum it
+    is. They lie on the device of the logits, so that those of many sequences can be read at once."""
     return [
         functional.cross_entropy(rows.float(), targets, reduction="sum").double()
-        for rows, targets in zip(predicting_LV.split(LOSS_ROWS), targets_L.split(LOSS_ROWS), strict=True)
+        for rows, targets in zip(logits_LV.split(LOSS_ROWS), targets_L.split(LOSS_ROWS), strict=True)
     ]
 
 
@@ -26,4 +24,5 @@ def whole_loss(model: torch.nn.Module, tokens_L: Tensor, *, scored: int) -> floa
     model that is in memory as a whole. The model may have other linears than transformers gave it."""
     with torch.no_grad():
         logits_LV = model(input_ids=tokens_L[None], use_cache=False).logits[0]
-        return sum(float(part) for part in loss_parts(logits_LV, tokens_L, scored=scored))
+        targets_L = tokens_L[1:][-scored:].to(logits_LV.device)
+        return sum(float(part) for part in loss_parts(logits_LV[:-1][-scored:], targets_L))

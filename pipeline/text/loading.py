@@ -10,11 +10,12 @@ from pipeline.artifacts.refs import CheckpointRef
 from pipeline.errors import UnsupportedCheckpoint
 from pipeline.storage.content import ContentStore
 from pipeline.text.chats import Templated
+from pipeline.text.spans import Vocabulary
 from pipeline.text.tokens import Tokenizer, materialise_tokenizer
 
 
-class LoadedTokenizer(Tokenizer, Templated, Protocol):
-    """What a checkpoint's tokenizer does: cut texts into tokens, and render chats."""
+class LoadedTokenizer(Tokenizer, Templated, Vocabulary, Protocol):
+    """What a checkpoint's tokenizer does: cut texts into tokens, mark gaps in them, and render chats."""
 
 
 def load_tokenizer(ref: CheckpointRef, content: ContentStore) -> LoadedTokenizer:

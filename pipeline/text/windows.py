@@ -3,41 +3,62 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
+import torch
 from torch import Tensor
 
 from pipeline.errors import NumericalError
 from pipeline.spec.evaluation import PerplexityContract, PerplexityResult, PerplexityText
 from pipeline.spec.model import Dtype, way_to_finite
+from pipeline.tensor.pairs import parted
+from pipeline.text.spans import Gaps
 from pipeline.text.token_rows import check_token_rows
 from pipeline.text.tokens import Tokenizer, perplexity_tokens, perplexity_windows
+
+GAPS_SEED = 0  # one draw of gaps for every model, so that figures can be compared
+Pairs = Literal["gaps"]
 
 
 @dataclass(frozen=True)
 class Windows:
-    """A text cut into windows: window i holds `tokens[i]` [L] and scores its last `scored[i]` predictions."""
+    """A text cut into windows: window i holds `tokens[i]` [L] and scores its last `scored[i]` predictions.
+    For an encoder-decoder it is a pair (pipeline/tensor/pairs.py), and all that the decoder writes counts."""
 
     text: PerplexityText
     text_digest: str
     tokens_per_byte: float
     tokens: list[Tensor]
     scored: list[int]
+    pairs: Pairs | None = None
 
 
 def cut(
-    text: PerplexityText, documents: Iterable[str], tokenizer: Tokenizer, *, rows: int, field: str
+    text: PerplexityText,
+    documents: Iterable[str],
+    tokenizer: Tokenizer,
+    *,
+    rows: int,
+    field: str,
+    pairs: Pairs | None = None,
 ) -> Windows:
-    """The windows of a text. `rows`: those of the model's embedding; `field`: the source's place in the spec.
-    Raises the errors of `perplexity_tokens` and `check_token_rows`."""
+    """The windows of a text. `rows`: those of the model's embedding; `field`: the source's place in the spec;
+    `pairs`: how windows become what an encoder-decoder reads and writes. Raises the errors of
+    `perplexity_tokens` and `check_token_rows`."""
     tokenised = perplexity_tokens(text, documents, tokenizer)
     check_token_rows(tokenised.tokens_T, tokenizer, rows=rows, source=text.source, field=field)
     windows = perplexity_windows(text, tokenised.tokens_T)
+    if pairs is not None:
+        gaps = Gaps.of(tokenizer, field=field.rpartition(".")[0])
+        pairs_NL = gaps.pairs(torch.stack([tokens for tokens, _ in windows]), seed=GAPS_SEED)
+        windows = [(pair_L, len(parted(pair_L)[1])) for pair_L in pairs_NL]
     return Windows(
         text,
         tokenised.digest,
         tokenised.tokens_per_byte,
         [tokens for tokens, _ in windows],
         [scored for _, scored in windows],
+        pairs,
     )
 
 
@@ -69,6 +90,7 @@ def figure(
         dtype=dtype,
         split=text.split,
         device=device,
+        pairs=windows.pairs,
     )
     try:
         perplexity = math.exp(loss)

@@ -21,7 +21,7 @@ from pipeline.vocabulary.loading import LoadedTokenizer, SentencePieceFile, expl
 from pipeline.vocabulary.pieces import Pieces
 from pipeline.vocabulary.proof import check_special_tokens, prove_tokenizer
 from pipeline.vocabulary.protected import protected_ids
-from pipeline.vocabulary.reading import SENTENCEPIECE, read_pieces
+from pipeline.vocabulary.reading import read_pieces, sentencepiece_of
 from pipeline.vocabulary.rewriting import rewrite_tokenizer
 from pipeline.vocabulary.token_ids import renumbered
 
@@ -64,7 +64,7 @@ def read_vocabulary(files: Mapping[str, bytes]) -> Vocabulary:
     named = {**files, CONFIG_JSON: json.dumps(explicit_ids(config)).encode()}
     tokenizer = LoadedTokenizer(files)
     backend = tokenizer.backend
-    models = read_pieces(backend, files.get(SENTENCEPIECE))
+    models = read_pieces(backend, sentencepiece_of(files))
     return Vocabulary(
         files=named,
         config=config,

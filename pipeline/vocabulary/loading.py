@@ -10,7 +10,7 @@ from pydantic import JsonValue
 from pipeline.checkpoint.class_config import class_config
 from pipeline.checkpoint.layout import CONFIG_JSON, TOKENIZER_FILES, has_tokenizer, is_template
 from pipeline.errors import UnsupportedCheckpoint
-from pipeline.vocabulary.reading import SENTENCEPIECE
+from pipeline.vocabulary.reading import NAMED, sentencepiece_of
 
 
 class LoadedTokenizer:
@@ -24,7 +24,7 @@ class LoadedTokenizer:
         if not has_tokenizer(files):
             raise UnsupportedCheckpoint(
                 "the checkpoint has no tokenizer whose vocabulary can be cut; expected tokenizer.json, "
-                "tokenizer.model, or vocab.json with merges.txt",
+                f"{NAMED}, or vocab.json with merges.txt",
                 "spec.model.source",
             )
         with tempfile.TemporaryDirectory(prefix="secateur-tokenizer-") as directory:
@@ -90,7 +90,7 @@ class LoadedTokenizer:
 
 
 class SentencePieceFile:
-    """A tokenizer.model, run by the sentencepiece library."""
+    """A SentencePiece model, run by the sentencepiece library."""
 
     def __init__(self, data: bytes) -> None:
         from sentencepiece import SentencePieceProcessor
@@ -108,8 +108,9 @@ class SentencePieceFile:
 
 
 def load_sentencepiece(files: Mapping[str, bytes]) -> SentencePieceFile | None:
-    """Loads the tokenizer.model among the files of a checkpoint, if there is one."""
-    return SentencePieceFile(files[SENTENCEPIECE]) if SENTENCEPIECE in files else None
+    """Loads the SentencePiece model among the files of a checkpoint, if there is one."""
+    data = sentencepiece_of(files)
+    return None if data is None else SentencePieceFile(data)
 
 
 def explicit_ids(config: Mapping[str, JsonValue]) -> dict[str, JsonValue]:

@@ -2,6 +2,7 @@
 configs name."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 
@@ -13,6 +14,8 @@ from pipeline.vocabulary.pieces import Pieces
 from pipeline.vocabulary.token_ids import named_ids
 
 ADDED = "added and special tokens"
+SENTINELS = "sentinels, which mark gaps in a text"
+_SENTINEL = re.compile(r"▁?<extra_id_\d+>")  # mT5 has them as ordinary pieces
 
 
 def protected_ids(
@@ -34,6 +37,8 @@ def protected_ids(
                 raise _without_row(f"{field} in {path}", token, rows)
             found.setdefault(token, f"ids that {path} names")
     for piece, token in chain.from_iterable(model.ids.items() for model in models):
+        if _SENTINEL.fullmatch(piece):
+            found[token] = SENTINELS
         if token >= rows:
             raise _without_row(f"{piece!r} of the tokenizer", token, rows)
     for token, why in found.items():

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 
 from pydantic import JsonValue
 
+from pipeline.checkpoint.layout import SENTENCEPIECE
 from pipeline.errors import UnsupportedCheckpoint
 from pipeline.vocabulary.pieces import MergedPieces, Pieces, ScoredPieces, UnigramPieces
 
-SENTENCEPIECE = "tokenizer.model"
 NORMAL, UNKNOWN_TYPE, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # sentencepiece_model.proto
 TYPES = {
     UNKNOWN_TYPE: "the unknown piece",
@@ -19,11 +19,17 @@ TYPES = {
 }
 UNIGRAM_MODEL, BPE_MODEL = 1, 2
 WHERE = "spec.model.source"
+NAMED = " or ".join(SENTENCEPIECE)  # in errors
+
+
+def sentencepiece_of(files: Mapping[str, bytes]) -> bytes | None:
+    """Returns the SentencePiece model among a checkpoint's files, if there is one."""
+    return next((files[name] for name in SENTENCEPIECE if name in files), None)
 
 
 def read_pieces(backend: str | None, sentencepiece: bytes | None) -> tuple[Pieces, ...]:
     """Reads the models of a tokenizer. `backend`: tokenizer.json as transformers has it in memory, whatever
-    files it came from; `sentencepiece`: the bytes of tokenizer.model.
+    files it came from; `sentencepiece`: the bytes of its SentencePiece model.
 
     Raises UnsupportedCheckpoint for kinds that cannot be cut, empty ones, and models that disagree on an id.
     """
@@ -35,7 +41,7 @@ def read_pieces(backend: str | None, sentencepiece: bytes | None) -> tuple[Piece
     if not models:
         raise UnsupportedCheckpoint(
             "the tokenizer is neither one of the tokenizers library nor of SentencePiece; supported are "
-            "tokenizer.json (BPE, Unigram), vocab.json with merges.txt, and tokenizer.model (BPE, Unigram)",
+            f"tokenizer.json (BPE, Unigram), vocab.json with merges.txt, and {NAMED} (BPE, Unigram)",
             WHERE,
         )
     _check_consistent(models)
@@ -87,7 +93,7 @@ def merge_pair(merge: JsonValue) -> tuple[str, str]:
 
 
 def sentencepiece_pieces(data: bytes) -> Pieces:
-    """Reads a tokenizer.model."""
+    """Reads the bytes of a SentencePiece model."""
     from google.protobuf.message import DecodeError
     from sentencepiece import sentencepiece_model_pb2
 
@@ -95,16 +101,15 @@ def sentencepiece_pieces(data: bytes) -> Pieces:
     try:
         proto.ParseFromString(data)
     except DecodeError as error:
-        raise UnsupportedCheckpoint(f"{SENTENCEPIECE} is no SentencePiece model: {error}", WHERE) from error
+        raise UnsupportedCheckpoint(f"{NAMED} is no SentencePiece model: {error}", WHERE) from error
     kind = proto.trainer_spec.model_type
     if kind not in (UNIGRAM_MODEL, BPE_MODEL):
         name = sentencepiece_model_pb2.TrainerSpec.ModelType.Name(kind)
         raise UnsupportedCheckpoint(
-            f"{SENTENCEPIECE} holds a model of type {name}, whose vocabulary cannot be cut; supported: BPE, "
-            f"UNIGRAM",
+            f"{NAMED} holds a model of type {name}, whose vocabulary cannot be cut; supported: BPE, UNIGRAM",
             WHERE,
         )
-    ids = _not_empty({piece.piece: i for i, piece in enumerate(proto.pieces)}, SENTENCEPIECE)
+    ids = _not_empty({piece.piece: i for i, piece in enumerate(proto.pieces)}, NAMED)
     text = (NORMAL,) if kind == UNIGRAM_MODEL else (NORMAL, UNUSED)  # BPE merges through unused pieces
     scores = {piece.piece: piece.score for piece in proto.pieces if piece.type in text}
     fixed = {i: TYPES[piece.type] for i, piece in enumerate(proto.pieces) if piece.type != NORMAL}
@@ -120,7 +125,7 @@ def _check_consistent(models: Sequence[Pieces]) -> None:
         for piece, token in model.ids.items():
             if first.get(piece, token) != token:
                 raise UnsupportedCheckpoint(
-                    f"piece {piece!r} has id {token} in {SENTENCEPIECE} and id {first[piece]} in the "
+                    f"piece {piece!r} has id {token} in its SentencePiece model and id {first[piece]} in the "
                     f"tokenizer that transformers loads; leave out the file that is not the model's",
                     WHERE,
                 )

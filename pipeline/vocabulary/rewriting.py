@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from pydantic import JsonValue
 
 from pipeline.artifacts.vocabulary import KeptTokens
-from pipeline.checkpoint.layout import depends_on_ids
+from pipeline.checkpoint.layout import SENTENCEPIECE, depends_on_ids
 from pipeline.errors import UnsupportedCheckpoint
-from pipeline.vocabulary.reading import SENTENCEPIECE, merge_pair
+from pipeline.vocabulary.reading import merge_pair
 from pipeline.vocabulary.token_ids import NewIds, renumbered
 
 Json = dict[str, JsonValue]
@@ -34,8 +34,9 @@ def rewrite_tokenizer(files: Mapping[str, bytes], tokens: KeptTokens) -> dict[st
     if "config.json" in files:
         config = renumbered(_object("config.json", files["config.json"]), ids)
         rewritten["config.json"] = _dumped({**config, "vocab_size": tokens.rows})
-    if SENTENCEPIECE in files:
-        rewritten[SENTENCEPIECE] = _sentencepiece(files[SENTENCEPIECE], ids)
+    for name in SENTENCEPIECE:
+        if name in files:
+            rewritten[name] = _sentencepiece(files[name], ids)
     if "merges.txt" in files and "vocab.json" in files:
         kept = set(_object("vocab.json", rewritten["vocab.json"]))
         rewritten["merges.txt"] = _merges_txt(files["merges.txt"].decode(), kept).encode()

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pipeline.spec.vocabulary import VocabularySize
 from pipeline.vocabulary.choosing import check_size
 from pipeline.vocabulary.protected import protected_ids
-from pipeline.vocabulary.reading import SENTENCEPIECE, read_pieces
+from pipeline.vocabulary.reading import read_pieces, sentencepiece_of
 
 TOKENIZER_JSON = "tokenizer.json"
 
@@ -17,11 +17,12 @@ def check_tokens(asked: VocabularySize, files: Mapping[str, bytes], *, rows: int
     Details that only transformers knows are checked when the job runs: ids that config.json leaves to the
     model's class, and files in forms that it converts.
     """
-    if TOKENIZER_JSON not in files and SENTENCEPIECE not in files:
+    sentencepiece = sentencepiece_of(files)
+    if TOKENIZER_JSON not in files and sentencepiece is None:
         return
     try:
         backend = files[TOKENIZER_JSON].decode() if TOKENIZER_JSON in files else None
-        models = read_pieces(backend, files.get(SENTENCEPIECE))
+        models = read_pieces(backend, sentencepiece)
         protected = protected_ids(models, backend, files, rows=rows)
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
         return  # an unknown form: transformers reads it when the job runs, or reports why it cannot

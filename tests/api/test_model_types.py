@@ -9,6 +9,7 @@ from pipeline.architecture.rows import ROWS, row_for
 from pipeline.errors import InvalidSpec
 from pipeline.spec.structure import Structure
 from pipeline.structure.sizes import sizes_of
+from tests.encoder_decoder_configs import ENCODER_DECODERS
 from tests.model_configs import FAMILIES, KINDS, VARIANTS, tiny_config
 
 # Half of the hidden size of opt-post-norm is the width of its projections, which is refused for that reason.
@@ -42,8 +43,9 @@ def test_what_can_be_cut_is_what_the_table_says(name: str) -> None:
         assert refused(config, size) == (None if expected else f"spec.structure.{size}"), cut(row, size)
 
 
-def test_every_condition_of_the_table_is_met_and_not_met_by_some_model_above() -> None:
+def test_every_condition_of_the_table_is_met_and_not_met_by_some_tiny_model() -> None:
     configs = [tiny_config(name).to_dict() for name in NAMES]
+    configs += [{"model_type": kind, **config} for kind, config in ENCODER_DECODERS.values()]
     for row in ROWS.values():
         own = [one for one in configs if one["model_type"] == row.model_type]
         for fixed in row.fixed:

@@ -10,6 +10,7 @@ from pipeline.architecture.rows import ROWS
 from pipeline.errors import UnsupportedModel
 from pipeline.sources import open_source
 from pipeline.spec.targets import TARGET_KINDS
+from tests.encoder_decoder_checkpoints import encoder_decoder
 from tests.llama_like_checkpoints import llama_like_checkpoint
 from tests.models import tiny_checkpoint
 from workers.local import doctor
@@ -100,3 +101,14 @@ def test_a_known_type_would_be_proposed_as_it_is(model_type: str, monkeypatch: p
     assert found.linears == row.linears
     assert found.by_block == row.by_block
     assert {name: row.inner[name] for name in found.inner} == {**found.inner}
+
+
+def test_an_encoder_decoder_is_told_what_it_lacks(tmp_path: Path) -> None:
+    told = told_of(encoder_decoder("t5", tmp_path / "model"))
+    assert told["pruning, cutting blocks"] is None
+    assert told["texts"] is None
+    assert told["cutting intermediate_size=48"] is None
+    assert "relative positions" in str(told["cutting num_attention_heads=4"])
+    assert "it follows from the others" in str(told["cutting num_key_value_heads=4"])
+    for what in ("recovery training", "learned masks", "evaluation by tasks", "Megatron", "target vllm"):
+        assert told[what] is not None, what

@@ -30,10 +30,10 @@ from pipeline.checkpoint.importing import import_checkpoint
 from pipeline.checkpoint.language_model import inside_of, language_config, wrapper_of
 from pipeline.checkpoint.layout import CONFIG_JSON
 from pipeline.checkpoint.megatron.args import args_of
+from pipeline.checkpoint.paired_stream import open_stream
 from pipeline.checkpoint.proposing import Proposal, proposed, scaled_down
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.slicing import full_config
-from pipeline.checkpoint.stream import BlockStream
 from pipeline.errors import SecateurError, UnsupportedCheckpoint
 from pipeline.resolve.kinds import check_kind, check_type
 from pipeline.resolve.model import model_pin, resolve_model
@@ -102,14 +102,17 @@ def findings(source: Source, config: Config) -> Iterator[Finding]:
         if size not in row.sizes or (size == "num_key_value_heads" and not has_groups(row, config)):
             why = "it follows from the others"
         yield Finding(f"cutting {size}={getattr(sizes, size)}", why)
-    yield Finding("recovery training")
+    yield Finding("recovery training", row.lacks.get("recovery"))
     experts = None if row.experts is None else "masks cannot be learned for models with experts yet"
-    yield Finding("learned masks", experts)
+    yield Finding("learned masks", row.lacks.get("learned_masks", experts))
+    yield Finding("evaluation by tasks", row.lacks.get("tasks"))
     alone = None if wrapper is None else wrapper.model_type
-    yield Finding("Megatron", why_alone(alone, "Megatron") if alone else _refused(lambda: args_of(config)))
+    megatron = why_alone(alone, "Megatron") if alone is not None else row.lacks.get("megatron")
+    yield Finding("Megatron", megatron or _refused(lambda: args_of(config)))
     for kind in TARGET_KINDS:
-        if alone is not None:
-            yield Finding(f"target {kind}", why_alone(alone, f"target {kind}"))
+        lacked = why_alone(alone, f"target {kind}") if alone is not None else row.lacks.get("target")
+        if lacked is not None:
+            yield Finding(f"target {kind}", lacked)
             continue
         target: Target = TypeAdapter[Target](Target).validate_python({"kind": kind})
 
@@ -143,7 +146,7 @@ def _streams(place: Path) -> bool:
     *_, ref = import_checkpoint(model_pin(source), source, content)
     assert isinstance(ref, CheckpointRef)
     reader = CheckpointReader(content, ref)
-    stream = BlockStream(reader, dtype=torch.float32, device=torch.device("cpu"))
+    stream = open_stream(reader, dtype=torch.float32, device=torch.device("cpu"))
     hidden = list(stream.embed(TOKENS))
     for block in range(stream.num_blocks):
         names = stream.block_tensors(block)

@@ -45,6 +45,7 @@ from pipeline.structure.target import slow_sizes
 from pipeline.tensor.needs import Statistic
 from pipeline.text.documents import ChatReader, read_documents
 from pipeline.text.loading import load_tokenizer
+from pipeline.text.spans import Gaps
 from pipeline.text.tokens import cut_samples
 from workers.local.cutting import ACCESS, cutting
 from workers.local.refusal import refusing
@@ -82,7 +83,7 @@ def _show(directory: Path, structure: Structure) -> None:
     old, new = sizes_of(row, config), structure.target(row, config)
     check_inside(whole, old, new)
     changes = structure.changes(row, config)
-    smaller = {**resized(row, config, new, range(new.num_hidden_layers)), **changes}
+    smaller = {**resized(row, config, new, structure.foreseen(row, config)), **changes}
     table = Table(box=None, header_style="bold")
     for heading in ("", "dense", "cut"):
         table.add_column(heading, justify="right" if heading else "left")
@@ -145,7 +146,10 @@ def _samples(content: ContentStore, ref: CheckpointRef, calibration: Calibration
     documents = read_documents(
         calibration, pin, source, ACCESS, reader=ChatReader(tokenizer, "the checkpoint")
     )
-    return list(cut_samples(documents, tokenizer, calibration))
+    samples_NL = cut_samples(documents, tokenizer, calibration)
+    if row_for(str(CheckpointReader(content, ref).config["model_type"])).pairs is not None:
+        samples_NL = Gaps.of(tokenizer, field="calibration").pairs(samples_NL, seed=calibration.seed)
+    return list(samples_NL)
 
 
 def _measured(

@@ -2,13 +2,16 @@
 
 from collections.abc import Iterable
 
-from pipeline.dag.stages.sources import Calibrate
+from torch import Tensor
+
+from pipeline.dag.stages.sources import Calibrate, HoldOut
 from pipeline.sources import open_source
 from pipeline.spec.texts import Calibration
 from pipeline.text.documents import ChatReader, read_documents
-from pipeline.text.loading import load_tokenizer
+from pipeline.text.loading import LoadedTokenizer, load_tokenizer
+from pipeline.text.spans import Gaps
 from pipeline.text.token_rows import check_token_rows, embedding_rows
-from pipeline.text.tokens import Tokenizer, cut_samples
+from pipeline.text.tokens import cut_samples
 from workers.context import Made, StageContext, Steps
 from workers.stages.samples import put_samples
 
@@ -24,12 +27,22 @@ def run(stage: Calibrate, context: StageContext) -> Steps:
         source=stage.calibration.source,
         field="spec.calibration.source",
     )
+    samples_NL = as_pairs(tokens_NL, tokenizer, stage)
     yield Made(
-        {"samples": put_samples(context.content, tokens_NL)}, details={"tokens": float(tokens_NL.numel())}
+        {"samples": put_samples(context.content, samples_NL)}, details={"tokens": float(samples_NL.numel())}
     )
 
 
-def calibration_text(calibration: Calibration, context: StageContext) -> tuple[Iterable[str], Tokenizer]:
+def as_pairs(tokens_NL: Tensor, tokenizer: LoadedTokenizer, stage: Calibrate | HoldOut) -> Tensor:
+    """What an encoder-decoder reads and writes of each sample; for other models the samples as they are."""
+    if stage.pairs is None:
+        return tokens_NL
+    return Gaps.of(tokenizer, field="spec.calibration").pairs(tokens_NL, seed=stage.calibration.seed)
+
+
+def calibration_text(
+    calibration: Calibration, context: StageContext
+) -> tuple[Iterable[str], LoadedTokenizer]:
     """The documents that the spec names, and the tokenizer of the checkpoint."""
     pin = context.order.pins.of("spec.calibration.source")
     access = context.settings.access()

@@ -9,7 +9,7 @@ from pipeline.text.documents import ChatReader, read_documents
 from pipeline.text.loading import load_tokenizer
 from pipeline.text.token_rows import embedding_rows
 from pipeline.text.tokens import tokenizer_digest
-from pipeline.text.windows import Windows, cut, figure
+from pipeline.text.windows import Pairs, Windows, cut, figure
 from workers.context import Made, StageContext, Steps
 from workers.turns import Keeper, made_by
 
@@ -18,7 +18,9 @@ def run(stage: Evaluate, context: StageContext, keeper: Keeper) -> Steps:
     """Run all windows of all texts through the blocks together, divided among the workers."""
     checkpoint = context.checkpoint()
     tokenizer = tokenizer_digest(checkpoint)
-    texts = keeper.once(f"windows {tokenizer}", cut_windows, stage.evaluation.perplexity, checkpoint, context)
+    texts = keeper.once(
+        f"windows {tokenizer}", cut_windows, stage.evaluation.perplexity, checkpoint, context, stage.pairs
+    )
     windows = [window for text in texts for window in text.tokens]
     scored = [count for text in texts for count in text.scored]
     outcomes: list[tuple[float, int]] = []
@@ -48,9 +50,13 @@ def run(stage: Evaluate, context: StageContext, keeper: Keeper) -> Steps:
 
 
 def cut_windows(
-    texts: tuple[PerplexityText, ...], checkpoint: CheckpointRef, context: StageContext
+    texts: tuple[PerplexityText, ...],
+    checkpoint: CheckpointRef,
+    context: StageContext,
+    pairs: Pairs | None = None,
 ) -> list[Windows]:
-    """The windows of all texts of `evaluation.perplexity`, cut with a checkpoint's own tokenizer."""
+    """The windows of all texts of `evaluation.perplexity`, cut with a checkpoint's own tokenizer. `pairs`:
+    see `cut`."""
     access = context.settings.access()
     found = []
     tokenizer = load_tokenizer(checkpoint, context.content)
@@ -61,5 +67,5 @@ def cut_windows(
         pin = context.order.pins.of(field)
         source = open_source(pin.source, access, repository="dataset")
         documents = read_documents(text, pin, source, access, reader=reader)
-        found.append(cut(text, documents, tokenizer, rows=rows, field=field))
+        found.append(cut(text, documents, tokenizer, rows=rows, field=field, pairs=pairs))
     return found

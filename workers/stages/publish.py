@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 
 from pipeline.allocations.measures import Measurements
+from pipeline.architecture.rows import row_for
 from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.certificate import Certificate
 from pipeline.artifacts.refs import (
@@ -176,6 +177,7 @@ def _written(stage: Publish, context: StageContext, certificate: Certificate | N
         certificate=certificate,
         multimodal=wrapper_of(reader.whole_config) is not None,
         versions=versions(training=stage.spec.recovery is not None),
+        writes_answers=row_for(context.order.pins.facts.model_type).decoder is not None,
     )
     card = model_card(published, adapter=ADAPTER if "adapter" in context.inputs else None)
     files = {file.path: file.blob.digest for file in context.checkpoint().files}

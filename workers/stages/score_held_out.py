@@ -14,11 +14,11 @@ from workers.turns import Keeper, made_by
 
 
 def run(stage: ScoreHeldOut, context: StageContext, keeper: Keeper) -> Steps:
-    """Measure the loss over every token of each sample but the first."""
+    """Measure the loss over every token that the model predicts of each sample."""
     samples = load_samples(context)
     with keeper.turn() as turn:
         crew = yield from turn.open(context, samples, dtype=stage.compute_dtype)
-        outcomes = yield from sequence_losses(crew, [len(sample) - 1 for sample in samples])
+        outcomes = yield from sequence_losses(crew, [len(sample) for sample in samples])
         use = crew.use()
     tokens = sum(count for _, count in outcomes)
     loss = math.fsum(total for total, _ in outcomes) / tokens

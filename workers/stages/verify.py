@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from pipeline.architecture.rows import row_for
 from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.manifest import Manifest, ManifestEntry
 from pipeline.artifacts.refs import (
@@ -27,6 +28,7 @@ from pipeline.dag.stages.results import Verify
 from pipeline.errors import UnsupportedModel, VerificationFailed
 from pipeline.report.quantity import human_bytes
 from pipeline.storage.content import ContentStore
+from pipeline.tensor.pairs import joined
 from pipeline.verification.documents import check_documents
 from pipeline.verification.fetching import fetched
 from pipeline.verification.logits import compare_logits
@@ -139,8 +141,10 @@ def _memory(context: StageContext) -> int:
 def _opened(context: StageContext, opening: Opening, model: OpenedModel) -> Opened:
     opened_LV = load_file(opening.logits)[LOGITS]
     reader = CheckpointReader(context.content, context.checkpoint())
-    dtype = getattr(torch, model.dtype)
-    streamed_LV = streamed_logits(reader, torch.tensor(model.prompt), dtype=dtype)
+    prompt_L = torch.tensor(model.prompt)
+    if row_for(str(reader.config["model_type"])).decoder is not None:
+        prompt_L = joined(prompt_L, prompt_L)  # it was asked to write again what it read
+    streamed_LV = streamed_logits(reader, prompt_L, dtype=getattr(torch, model.dtype))
     return Opened(
         version=model.version,
         model_class=model.model_class,

@@ -5,7 +5,7 @@ Shape legend: L tokens of the prompt, V vocabulary.
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import transformers
@@ -16,19 +16,17 @@ from torch import Tensor
 # which files are being fetched.
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForMultimodalLM,
     AutoTokenizer,
     GenerationConfig,
     PreTrainedModel,
 )
 
-from pipeline.architecture.wrappers import WRAPPERS
 from pipeline.artifacts.refs import AdapterRef
 from pipeline.artifacts.verification import OpenedTokenizer
 from pipeline.checkpoint.gguf_file import GGUFFile
 from pipeline.checkpoint.layout import CONFIG_JSON, GENERATION_CONFIG_JSON, has_tokenizer
 from pipeline.checkpoint.leftovers import harmless
+from pipeline.checkpoint.skeleton import auto_class
 from pipeline.errors import VerificationFailed
 from workers.memory import peak_memory_bytes
 from workers.verification.answer import LOGITS, Answer, OpenedModel, Opening
@@ -62,7 +60,7 @@ def open_model(opening: Opening) -> OpenedModel:
     prompt_L = _prompt(tokenizer, config, rows=rows)
     checked = None if tokenizer is None else _check_tokenizer(tokenizer, rows=rows)
     with torch.no_grad():
-        logits_LV = model(input_ids=prompt_L[None], use_cache=False).logits[0]
+        logits_LV = model(**_inputs(model, prompt_L), use_cache=False).logits[0]
         save_file({LOGITS: logits_LV.contiguous()}, opening.logits)
         generated = _generated(model, prompt_L, rows=rows)
     if tokenizer is not None:
@@ -97,7 +95,7 @@ def _model(opening: Opening, config: "PreTrainedConfig") -> PreTrainedModel:
     placed = {"device_map": {"": "disk"}, "offload_folder": str(opening.aside)}
     whole = {"gguf_file": opening.gguf, "config": config, "dtype": torch.float32}
     try:
-        model, said = _auto_class(config).from_pretrained(
+        model, said = auto_class(config).from_pretrained(
             opening.directory,
             local_files_only=True,
             use_safetensors=True,
@@ -119,7 +117,8 @@ def _model(opening: Opening, config: "PreTrainedConfig") -> PreTrainedModel:
     ):
         for name in sorted(_telling(said.get(kind) or ())):
             raise VerificationFailed(f"{meaning.format(name)} ({type(model).__name__})")
-    if getattr(config, "tie_word_embeddings", False) and not _tied(model):
+    ties = getattr(config, "tie_word_embeddings", False)
+    if ties and not _tied(model) and not config.is_encoder_decoder:  # T5's classes say so whatever they load
         raise VerificationFailed(
             "config.json has tie_word_embeddings true, and the weights hold a head that is not the "
             "embedding; libraries that follow the config would make another model. Set it to false"
@@ -127,9 +126,13 @@ def _model(opening: Opening, config: "PreTrainedConfig") -> PreTrainedModel:
     return model.eval()
 
 
-def _auto_class(config: "PreTrainedConfig") -> Any:
-    """The class with which users open the model: that of the whole, if it is multimodal."""
-    return AutoModelForMultimodalLM if config.model_type in WRAPPERS else AutoModelForCausalLM
+def _inputs(model: PreTrainedModel, prompt_L: Tensor) -> dict[str, Tensor]:
+    """The prompt as the model takes it. An encoder-decoder reads it, and is asked how it would write it
+    again."""
+    inputs = {"input_ids": prompt_L[None]}
+    if model.config.is_encoder_decoder:
+        inputs["decoder_input_ids"] = model.prepare_decoder_input_ids_from_labels(prompt_L[None])
+    return inputs
 
 
 def _telling(names: Iterable[str]) -> set[str]:
@@ -224,7 +227,8 @@ def _generated(model: PreTrainedModel, prompt_L: Tensor, *, rows: int) -> list[i
         )
     except Exception as error:
         raise _cannot("the model's generation (generation_config.json)", error) from error
-    ids: list[int] = made[0, len(prompt_L) :].tolist()
+    given = 1 if model.config.is_encoder_decoder else len(prompt_L)  # a decoder begins with its start token
+    ids: list[int] = made[0, given:].tolist()
     if not ids or max(ids) >= rows:
         raise VerificationFailed(f"the model generates {ids} (generation_config.json)")
     return ids
@@ -238,7 +242,7 @@ def _adapter(opening: Opening, model: PreTrainedModel, config: "PreTrainedConfig
     directory = opening.directory / opening.adapter
     if opening.weights == "from_disk":
         with torch.device("meta"):
-            model = _auto_class(config).from_config(config)
+            model = auto_class(config).from_config(config)
     try:
         adapter = PeftConfig.from_pretrained(str(directory))
         matrices = load_peft_weights(str(directory), device="cpu")

@@ -15,7 +15,8 @@ from pipeline.spec.texts import is_unset
 
 
 class Evaluate(BaseStage):
-    """Perplexities of one checkpoint. `texts`: the pinned files of each text, parallel to the evaluation."""
+    """Perplexities of one checkpoint. `texts`: the pinned files of each text, parallel to the evaluation.
+    `pairs`: for an encoder-decoder, how a window becomes what the encoder reads and the decoder writes."""
 
     kind: Literal["evaluate"] = "evaluate"
     names_sources: ClassVar = True
@@ -25,6 +26,7 @@ class Evaluate(BaseStage):
     texts: tuple[tuple[PinnedFile, ...], ...]
     evaluation: Evaluation
     compute_dtype: Dtype
+    pairs: Literal["gaps"] | None = Field(default=None, exclude_if=is_unset)
 
 
 class EvaluateTask(BaseStage):

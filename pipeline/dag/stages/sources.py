@@ -2,12 +2,14 @@
 
 from typing import ClassVar, Literal
 
+from pydantic import Field
+
 from pipeline.dag.stages.base import BaseStage
 from pipeline.sources.pins import PinnedFile
 from pipeline.spec.eval_tasks import LM_EVAL_VERSION, EvalTask
 from pipeline.spec.model import Dtype
 from pipeline.spec.self_calibration import SelfCalibration
-from pipeline.spec.texts import Calibration
+from pipeline.spec.texts import Calibration, is_unset
 from pipeline.spec.training_recipe import TrainingText
 
 
@@ -32,13 +34,15 @@ class ImportKeep(BaseStage):
 
 
 class Calibrate(BaseStage):
-    """Documents → calibration samples. Reads `checkpoint` for its tokenizer only."""
+    """Documents → calibration samples. Reads `checkpoint` for its tokenizer only. `pairs`: for an
+    encoder-decoder, how a sample becomes what the encoder reads and what the decoder writes."""
 
     kind: Literal["calibrate"] = "calibrate"
     names_sources: ClassVar = True
     outputs: ClassVar = ("samples",)
     files: tuple[PinnedFile, ...]
     calibration: Calibration
+    pairs: Literal["gaps"] | None = Field(default=None, exclude_if=is_unset)
 
 
 class CalibrateSelf(BaseStage):
@@ -65,6 +69,7 @@ class HoldOut(BaseStage):
     files: tuple[PinnedFile, ...]
     calibration: Calibration
     samples: int
+    pairs: Literal["gaps"] | None = Field(default=None, exclude_if=is_unset)
 
 
 class PrepareText(BaseStage):

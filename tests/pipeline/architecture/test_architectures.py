@@ -19,6 +19,7 @@ from pipeline.masks.certify import certify
 from pipeline.methods.wanda import Wanda
 from pipeline.storage import ContentStore
 from tests.checkpoints import imported
+from tests.encoder_decoder_configs import ENCODER_DECODER_TYPES
 from tests.exported import exported
 from tests.hybrid_configs import HYBRID_TYPES
 from tests.llama_like_configs import LLAMA_LIKE_TYPES
@@ -94,7 +95,8 @@ def test_batches_are_called_as_the_model_calls_them(name: str, tmp_path: Path) -
 
 
 def test_every_row_has_a_tiny_model() -> None:
-    assert sorted(ROWS) == sorted((*KINDS, *LLAMA_LIKE_TYPES, *OWN_TYPES, *HYBRID_TYPES))
+    every = (*KINDS, *LLAMA_LIKE_TYPES, *OWN_TYPES, *HYBRID_TYPES, *ENCODER_DECODER_TYPES)
+    assert sorted(ROWS) == sorted(every)
 
 
 def test_a_linear_that_its_block_passes_by_is_not_measured(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_unknown_kinds_are_refused() -> None:
         read_pieces(None, b"\xff\xff")
     with pytest.raises(UnsupportedCheckpoint, match="neither one of the tokenizers library"):
         read_pieces(None, None)
-    with pytest.raises(UnsupportedCheckpoint, match=r"has id \d+ in tokenizer.model and id \d+"):
+    with pytest.raises(UnsupportedCheckpoint, match=r"has id \d+ in its SentencePiece model and id \d+"):
         read_pieces(dense("bpe").tokenizer.backend, tokenizer_files("unigram")["tokenizer.model"])
     empty = counts([0] * 384)
     with pytest.raises(TextTooShort, match=r"1 documents and no token"):
