@@ -60,7 +60,8 @@ def test_every_stage_runs_once_and_the_gang_never_starts_beside_a_task_that_need
         evaluation={"behaviour": {"prompts": ["The gardener"]}},
     )
     served = dag(target={"kind": "llama.cpp"})
-    others = (own, dag(TOURNAMENT), sweep, cut, learning(), served)
+    rounded = dag(quantize=[{"kind": "gptq", "weights": "int4", "group_size": 32}])
+    others = (own, dag(TOURNAMENT), sweep, cut, learning(), served, rounded)
     every = [node for one in (graph, *others) for node in one.nodes]
     assert {node.stage.kind for node in every} == set(PLACES)
     done: list[str] = []
