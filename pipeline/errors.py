@@ -32,6 +32,7 @@ again. docs/errors.md lists them all.
         ├── WrongHarness            a worker has another lm-eval than the requested one
         ├── TargetFailed            a serving program does not open the result, or computes something else
         ├── WorkerLost              an actor or node died (retried)
+        │   └── MachineLeaves       a node is about to be taken away (goes on elsewhere, and no try is lost)
         └── MachineFailed           a connection, a disk or the system failed (retried)
 
 `message` says what is wrong, what was got, what is allowed and which field to change; `param` is that field's
@@ -185,6 +186,10 @@ class WorkerLost(StageError):
     code = "worker_lost"
     blame = "machine"
     retryable = True
+
+
+class MachineLeaves(WorkerLost):
+    code = "machine_leaves"
 
 
 class MachineFailed(StageError):

@@ -12,7 +12,7 @@ from pipeline.artifacts.curve import StepRecord, Validation
 from pipeline.dag.next_actions import MAX_STAGE_TRIES, decide, next_actions
 from pipeline.dag.nodes import Dag, Node, node_key, resolve_inputs
 from pipeline.dag.plan import plan_of
-from pipeline.errors import InvalidRequest
+from pipeline.errors import InvalidRequest, MachineLeaves
 from pipeline.job.events import (
     AttemptFailed,
     AttemptFinished,
@@ -180,7 +180,8 @@ class _Attempt:
         self._stopped.set()
 
     def run_node(self, node: Node, earlier: Mapping[str, NodeResult]) -> NodeResult:
-        """Find the node's result in storage or make it, trying again after retryable errors."""
+        """Find the node's result in storage or make it, trying again after retryable errors. To leave a
+        machine that is about to be taken away costs no try."""
         made = {node_id: result.artifacts for node_id, result in earlier.items()}
         inputs = resolve_inputs(node, made)
         key = node_key(node, made, salt=self._order.salt)
@@ -206,6 +207,10 @@ class _Attempt:
             )
             try:
                 return self._finished(node, self._make(node, context, content), cached=False)
+            except MachineLeaves as error:  # as announced, and all that was done is stored
+                tries -= 1
+                log.warning("stage %s: %s", node.id, error.message)
+                self._reporter.emit(StageRetried(node=node.id, reason=self.reason(error, node)))
             except Exception as error:
                 reason = self.reason(error, node)
                 decision = decide(reason, tries=tries, limit=MAX_STAGE_TRIES)

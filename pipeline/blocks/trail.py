@@ -17,7 +17,7 @@ from pipeline.blocks.crew import Crew
 from pipeline.blocks.snapshots import Snapshots
 from pipeline.blocks.steps import Note, Progress
 from pipeline.checkpoint.stored_block import StoredBlock
-from pipeline.errors import WorkerLost
+from pipeline.errors import MachineLeaves
 from pipeline.storage.progress import StageProgress
 
 Part = TypeVar("Part", bound=BaseModel)
@@ -101,13 +101,13 @@ class Trail(Generic[Part]):
         """Stores the activations that enter `block`, when all blocks before it were added, and ends the loop.
         Whoever goes on runs no block again.
 
-        Raises WorkerLost.
+        Raises MachineLeaves.
         """
         for recording in self._recording:
             recording.result()
         if self._snapshots is not None:
             self._snapshots.take(block)
-        raise WorkerLost(
+        raise MachineLeaves(
             f"the machine of a worker is about to be taken away; {block} of {self._crew.blocks} blocks are "
             f"stored, and the stage goes on from there elsewhere"
         )
