@@ -57,3 +57,6 @@ system:
 	@test -x /usr/bin/chromium \
 	  || { apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium; } \
 	  || echo "Chromium is missing and could not be installed (Debian package chromium)"
+	@command -v aarch64-linux-gnu-g++ qemu-aarch64 >/dev/null \
+	  || { apt-get update -qq && apt-get install -qq -y --no-install-recommends g++-aarch64-linux-gnu qemu-user; } \
+	  || echo "NEON kernels cannot be tested (Debian packages g++-aarch64-linux-gnu and qemu-user, 300 MB)"

@@ -51,6 +51,13 @@ class Metrics:
             registry=self.registry,
         )
 
+        self._rounds = Histogram(
+            "secateur_dispatcher_round_seconds",
+            "Time of one round of the dispatcher, which looks at every job that runs.",
+            buckets=LATENCY_BUCKETS,
+            registry=self.registry,
+        )
+
     def request(self, *, method: str, route: str, status: int, seconds: float) -> None:
         """Count an HTTP request that was answered."""
         self._requests.labels(method, route, str(status)).inc()
@@ -59,6 +66,10 @@ class Metrics:
     def attempt_ended(self, outcome: str) -> None:
         """Count an attempt that ended."""
         self._attempts.labels(outcome).inc()
+
+    def round_took(self, seconds: float) -> None:
+        """Count a round of the dispatcher."""
+        self._rounds.observe(seconds)
 
     def fired(self, outcome: str) -> None:
         """Count a firing of a schedule whose outcome was decided."""

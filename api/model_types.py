@@ -39,6 +39,7 @@ LACKED: Mapping[Feature, str] = {
     "tasks": "evaluation by tasks",
     "behaviour": "evaluation of behaviour",
     "target": "`target`",
+    "quantize": "`quantize`",
     "sparse": "`publish.sparse`",
     "megatron": "conversion to Megatron's layouts",
     "float16": "`compute_dtype` float16",
@@ -98,13 +99,13 @@ def cut(row: Architecture, size: Size) -> str:
         return f"with `{row.grouped}`"
     together = {"hidden_size": "with heads", "num_attention_heads": "with hidden"}
     said = together.get(size, YES) if row.head_dim == "tied" else YES
-    return f"{said}, not with {fixed[0].condition}" if fixed else said
+    return f"{said}, not with `{fixed[0].where}`" if fixed else said
 
 
 def reasons(row: Architecture) -> Iterable[str]:
     """A line for all sizes that a type leaves alone for one reason."""
     for one in row.fixed:
-        flag = f" with {one.condition}" if one.where is not None else ""
+        flag = f" with `{one.where}`" if one.where is not None else ""
         sizes = ", ".join(f"`{size}`" for size in one.sizes)
         yield f"- `{row.model_type}`{flag} keeps {sizes}: {one.why}.\n"
 

@@ -1,12 +1,13 @@
 """Whole models for sparse_cpu.py: two pruned checkpoints, and their tokens per second in each engine. This is
 no bench itself.
 
-Ours differ in their linears only: those of the blocks are sparse, dense by kernels of the same make, or
-torch's. The head has no zeros and is dense, in the engine's type, in all of ours. Every engine runs in a
-process of its own.
+Ours are opened as anybody would, and differ in their linears only: those of the blocks are sparse, dense by
+kernels of the same make, or torch's. The head has no zeros; all but torch's read it in bfloat16. Every engine
+runs in a process of its own.
 """
 
 import concurrent.futures
+import math
 import multiprocessing
 import shutil
 import statistics
@@ -16,27 +17,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter, LlamaFileType
-from gguf.constants import GGUFValueType
-from gguf.quants import dequantize, quantize
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 import secateur
 from jobs import calibration
-from secateur.sparse import SparseLinear, pack
-from secateur.sparse.dense import DenseLinear
+from pipeline.spec.targets import GgufType
+from secateur.sparse import SparseLinear, load
 from workers.demo_data import DemoData
 from workers.targets.consumer import Opening
 from workers.targets.gguf_file import write_gguf
+from workers.targets.gguf_types import write_as
 from workers.targets.llama_cpp import open_session
 
 SPARSITY = 0.7
 PROMPT = 256
-TYPES = {"bf16": torch.bfloat16, "int8": torch.int8, "fp32": torch.float32}
-LLAMA_CPP = {
-    "llamacpp_bf16": None,
-    "llamacpp_q8_0": (GGMLQuantizationType.Q8_0, LlamaFileType.MOSTLY_Q8_0),
-    "llamacpp_q4_0": (GGMLQuantizationType.Q4_0, LlamaFileType.MOSTLY_Q4_0),
+TYPES = {"bf16": torch.bfloat16, "int8": torch.int8}
+LLAMA_CPP: dict[str, GgufType] = {
+    "llamacpp_bf16": "BF16",
+    "llamacpp_q8_0": "Q8_0",
+    "llamacpp_q4_0": "Q4_0",
 }
 ENGINES = ("dense_bf16", "sparse_bf16", "dense_int8", "sparse_int8", "torch_fp32", *LLAMA_CPP)
 
@@ -101,14 +100,14 @@ def random_llama(data: DemoData, directory: Path) -> Path:
 
 
 def write_ggufs(checkpoint: Path) -> None:
-    """The checkpoint for llama.cpp, in bfloat16 and quantized; a Q4_0 file has its embedding in Q8_0."""
+    """The checkpoint, which is stored in bfloat16, for llama.cpp in each type."""
     plain = checkpoint / "llamacpp_bf16.gguf"
     if not plain.exists():
         write_gguf(checkpoint, plain)
-    for engine, types in LLAMA_CPP.items():
+    for engine, kind in LLAMA_CPP.items():
         path = checkpoint / f"{engine}.gguf"
-        if types is not None and not path.exists():
-            _quantize(plain, path, *types)
+        if not path.exists():
+            write_as(plain, path, kind)
 
 
 def speed_of(engine: str, checkpoint: Path, *, threads: int, tokens: int, rounds: int) -> Speed:
@@ -122,21 +121,15 @@ def speed_of(engine: str, checkpoint: Path, *, threads: int, tokens: int, rounds
 def _ours(engine: str, checkpoint: Path, threads: int, tokens: int, rounds: int) -> Speed:
     torch.set_num_threads(threads)
     torch.set_grad_enabled(False)
-    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
     kind, _, name = engine.partition("_")
-    held = 0
-    for path, linear in _block_linears(model).items():
-        if kind == "sparse":
-            made: torch.nn.Module = SparseLinear.of(pack(linear.weight, values=TYPES[name]), linear.bias)
-            held += made.nbytes
-        else:
-            held += linear.weight.numel() * TYPES[name].itemsize
-            if kind == "torch":
-                continue
-            made = DenseLinear.of(linear.weight, values=TYPES[name], bias=linear.bias)
-        model.set_submodule(path, made)
-    if kind != "torch":
-        model.lm_head = DenseLinear.of(model.lm_head.weight, values=TYPES[name])
+    if kind == "torch":
+        model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+        held = sum(linear.weight.nbytes for linear in _block_linears(model).values())
+    else:
+        model = load(checkpoint, values=name, kernels=kind)  # type: ignore[arg-type]
+        report = model.sparse_report
+        held = sum(one.nbytes for one in model.modules() if isinstance(one, SparseLinear))
+        held = held or sum(math.prod(one.shape) * TYPES[name].itemsize for one in report.sparse)
     ids = torch.arange(1000, 1000 + PROMPT)[None]
     _run(model, ids, 2)
     timed = [_run(model, ids, tokens) for _ in range(rounds)]
@@ -181,26 +174,3 @@ def _block_linears(model: torch.nn.Module) -> dict[str, torch.nn.Linear]:
         for name, module in model.named_modules()
         if isinstance(module, torch.nn.Linear) and ".layers." in name
     }
-
-
-def _quantize(plain: Path, path: Path, kind: GGMLQuantizationType, file_type: LlamaFileType) -> None:
-    reader = GGUFReader(plain)
-    writer = GGUFWriter(path, reader.fields["general.architecture"].contents())
-    for name, field in reader.fields.items():
-        if name.startswith("GGUF.") or name in ("general.architecture", "general.file_type"):
-            continue
-        value_type = field.types[0]
-        inner = field.types[-1] if value_type == GGUFValueType.ARRAY else None
-        writer.add_key_value(name, field.contents(), value_type, sub_type=inner)
-    writer.add_file_type(file_type)
-    for tensor in reader.tensors:
-        if len(tensor.shape) == 1:
-            writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
-            continue
-        own = GGMLQuantizationType.Q8_0 if tensor.name == "token_embd.weight" else kind
-        values = quantize(dequantize(tensor.data, tensor.tensor_type), own)
-        writer.add_tensor(tensor.name, values, raw_dtype=own)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()

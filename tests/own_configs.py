@@ -36,7 +36,7 @@ _ROUTED: dict[str, Any] = {
     "topk_group": 1,
     "first_k_dense_replace": 2,
 }
-_GROUPS: dict[str, Any] = {"n_routed_experts": 8, "n_group": 4, "topk_group": 2}
+_GROUPS: dict[str, Any] = {"n_routed_experts": 16, "n_group": 4, "topk_group": 2}
 _LATENT: dict[str, Any] = {
     **_ROUTED,
     "num_key_value_heads": 4,

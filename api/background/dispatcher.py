@@ -18,8 +18,8 @@ from datetime import UTC, datetime
 from api.background.following import Follower
 from api.embedded import EmbeddedRay
 from api.service.context import Services
-from api.service.jobs import attempts
-from api.service.jobs.attempts import Lease, LeaseLost, LiveAttempt
+from api.service.jobs import attempts, leases
+from api.service.jobs.leases import Lease, LeaseLost, LiveAttempt
 from api.service.owner import is_dead, this_process
 from api.service.stored import Unreadable
 from api.submit import RAY_ENDED, RayJob, RayUnavailable
@@ -67,17 +67,17 @@ class Dispatcher:
             self._stop_drivers()
             self.embedded.stop()
             self._interrupt_all()
-        attempts.release(self.services.database, self._lease.owner)
+        leases.release(self.services.database, self._lease.owner)
 
     def round(self) -> None:
         """Look at the attempts of this process, and start new ones."""
         if self.embedded is not None:
             self.embedded.ensure()
         database = self.services.database
-        if not attempts.anything_to_do(database):
+        if not leases.anything_to_do(database):
             return
         self._open()
-        ours = attempts.claim_live(database, self._lease, leave=self._unread)
+        ours = leases.claim_live(database, self._lease, leave=self._unread)
         self._follower.forget_all_but(ours)
         try:
             states = self.services.ray.found([live.submission_id for live in ours])
@@ -94,7 +94,7 @@ class Dispatcher:
 
     def renew(self) -> None:
         """Renew the leases of this process."""
-        attempts.renew(self.services.database, self._lease)
+        leases.renew(self.services.database, self._lease)
 
     def _open(self) -> None:
         database, limit, before = (
@@ -102,7 +102,7 @@ class Dispatcher:
             self.services.settings.running_limit,
             set(self._unread),
         )
-        while attempts.open_next(database, self._lease, limit=limit, unread=self._unread):
+        while leases.open_next(database, self._lease, limit=limit, unread=self._unread):
             pass
         for job in self._unread.keys() - before:
             log.warning("%s is not started: %s", job, self._unread[job].message)
@@ -117,7 +117,7 @@ class Dispatcher:
             log.info("%s", lost)
         except Unreadable as error:
             self._unread[live.job] = error
-            attempts.pass_on(self.services.database, self._lease, live)
+            leases.pass_on(self.services.database, self._lease, live)
             log.warning("%s is left to another process: %s", live.submission_id, error.message)
         except (RayUnavailable, SecateurError) as error:
             self._follower.warn(live, str(error))
@@ -125,8 +125,10 @@ class Dispatcher:
     def _work(self) -> None:
         self._release_the_dead()
         while not self._stopping.is_set():
+            began = time.monotonic()
             try:
                 self.round()
+                self.services.metrics.round_took(time.monotonic() - began)
             except RayUnavailable as error:
                 log.warning("%s", error)
             except Exception:
@@ -145,7 +147,7 @@ class Dispatcher:
         """Ask our drivers to end, and give them a moment, because Ray ends much faster without them."""
         asked = [
             live.submission_id
-            for live in attempts.claim_live(self.services.database, self._lease)
+            for live in leases.claim_live(self.services.database, self._lease)
             if live.submitted
         ]
         deadline = time.monotonic() + LEAVE_SECONDS
@@ -160,12 +162,12 @@ class Dispatcher:
         return ray_job is not None and ray_job.status not in RAY_ENDED
 
     def _interrupt_all(self) -> None:
-        for live in attempts.claim_live(self.services.database, self._lease):
+        for live in leases.claim_live(self.services.database, self._lease):
             if live.submitted and self._follower.result(live) is None:
                 attempts.interrupt(self.services.database, self._lease, live)
 
     def _release_the_dead(self) -> None:
         """Release the leases of API processes on this machine that were killed, before they run out."""
-        for owner in attempts.lease_owners(self.services.database):
+        for owner in leases.lease_owners(self.services.database):
             if is_dead(owner):
-                attempts.release(self.services.database, owner)
+                leases.release(self.services.database, owner)

@@ -12,8 +12,8 @@ from datetime import datetime, timedelta
 
 from api.auth import new_token, token_digest
 from api.service.context import Services
-from api.service.jobs import attempts
-from api.service.jobs.attempts import Lease, LiveAttempt
+from api.service.jobs import attempts, leases
+from api.service.jobs.leases import Lease, LiveAttempt
 from api.service.jobs.logs import log_link, store_log
 from api.submit import RAY_ENDED, RayJob, RayRefused, RayUnavailable, Submission
 from pipeline.errors import SecateurError, StorageError
@@ -118,7 +118,7 @@ class Follower:
 
     def _order(self, live: LiveAttempt) -> JobRequest:
         """Put the driver's order into storage, with a token of its own."""
-        asked = attempts.request_of(self.services.database, live)
+        asked = leases.request_of(self.services.database, live)
         token = new_token()
         attempts.set_token(self.services.database, self.lease, live, digest=token_digest(token))
         order = WorkOrder(

@@ -18,7 +18,7 @@ from pipeline.architecture.axes import (
 )
 from pipeline.architecture.llama_like import ATTENTION_LINEARS, BY_ALL_HEADS, GATED, GATED_LABELS, WIDE_NORMS
 from pipeline.architecture.parts import Ahead
-from pipeline.architecture.row import Architecture, Experts, Fixed, Format
+from pipeline.architecture.row import Architecture, Experts, Format
 
 _SHARED = (
     ("mlp.shared_experts.gate_proj", "mlp.shared_experts.up_proj"),
@@ -74,28 +74,15 @@ _LATENT_WIDTHS: dict[Dimension, tuple[tuple[str, ...], ...]] = {
 }
 
 
-def _by_groups(*, unsaid: int) -> Fixed:
-    """`unsaid`: the number of groups that transformers' class takes where config.json has none."""
-    return Fixed(
-        ("num_experts",),
-        "its router chooses groups of experts first, and what a group is worth would change with the experts "
-        "that go",
-        where="n_group",
-        most=1,
-        unsaid=unsaid,
-    )
-
-
 def _latent(
     model_type: str,
     router: Labels,
     *,
-    groups: int,
     by_block: tuple[str, ...] = ("layer_types",),
     ahead: Ahead | None = _AHEAD,
     quantized: tuple[Format, ...] = (),
 ) -> Architecture:
-    """Returns the row of a type with latent attention. `groups`: see _by_groups."""
+    """Returns the row of a type with latent attention."""
     return Architecture(
         model_type,
         "model.layers",
@@ -105,7 +92,6 @@ def _latent(
         _SIZES,
         experts=_EXPERTS,
         head_dim="parts",
-        fixed=(_by_groups(unsaid=groups),),
         by_block=by_block,
         widths=_LATENT_WIDTHS,
         shared_experts="n_shared_experts",
@@ -123,13 +109,12 @@ MIXTURES = (
         OUTER,
         _SIZES,
         experts=_EXPERTS,
-        fixed=(_by_groups(unsaid=1),),
         shared_experts="n_shared_experts",
         ahead=_AHEAD,
     ),
-    _latent("glm4_moe_lite", _CORRECTED, groups=1, by_block=("layer_types", "mlp_layer_types")),
-    _latent("deepseek_v3", _CORRECTED, groups=8, quantized=("fp8",)),
-    _latent("deepseek_v2", ROUTER, groups=1, ahead=None),
+    _latent("glm4_moe_lite", _CORRECTED, by_block=("layer_types", "mlp_layer_types")),
+    _latent("deepseek_v3", _CORRECTED, quantized=("fp8",)),
+    _latent("deepseek_v2", ROUTER, ahead=None),
     Architecture(
         "minimax_m2",
         "model.layers",

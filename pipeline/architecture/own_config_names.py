@@ -103,6 +103,8 @@ OWN_CONFIG_NAMES: Mapping[str, ConfigNames] = {
             "n_routed_experts": 256,
             "n_shared_experts": 1,
             "num_experts_per_tok": 8,
+            "n_group": 8,
+            "topk_group": 4,
             "first_k_dense_replace": 3,
             "kv_lora_rank": 512,
             "q_lora_rank": 1536,

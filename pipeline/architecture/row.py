@@ -12,7 +12,7 @@ from pipeline.architecture.config_names import CONFIG_NAMES, ConfigNames
 from pipeline.architecture.encoder_decoder_config_names import ENCODER_DECODER_CONFIG_NAMES
 from pipeline.architecture.hybrid_config_names import HYBRID_CONFIG_NAMES
 from pipeline.architecture.own_config_names import OWN_CONFIG_NAMES
-from pipeline.architecture.parts import Ahead, Beside, Decoder, Feature
+from pipeline.architecture.parts import Ahead, Beside, Decoder, Feature, Pairs
 from pipeline.errors import UnsupportedCheckpoint
 
 _NUMBER = re.compile(r"\.\d+$")
@@ -78,30 +78,19 @@ Format = Literal["mxfp4", "fp8"]
 @dataclass(frozen=True)
 class Fixed:
     """Sizes that a cut leaves as they are, and why. `where`: the flag of config.json without which they may
-    change, or the number that lets them change up to `most`; None for every model of the type. `unsaid`: what
-    transformers' class takes for that field where config.json lacks it. `varies`: some tensors are wider or
+    change; None for every model of the type. `unsaid`: what transformers' class takes for that field where
+    config.json lacks it. `varies`: some tensors are wider or
     narrower than these sizes of config.json say."""
 
     sizes: tuple[Size, ...]
     why: str
     where: str | None = None
-    most: int = 0
     unsaid: int = 0
     varies: bool = False
 
     def holds(self, config: Mapping[str, JsonValue]) -> bool:
         """Tells whether the sizes of the model with this config.json are fixed."""
-        if self.where is None:
-            return True
-        value = config.get(self.where, self.unsaid)
-        return value > self.most if isinstance(value, int) else bool(value)
-
-    @property
-    def condition(self) -> str:
-        """The words for `where`, in Markdown; empty if the sizes are always fixed."""
-        if self.where is None:
-            return ""
-        return f"`{self.where}`" if self.most == 0 else f"`{self.where}` above {self.most}"
+        return self.where is None or bool(config.get(self.where, self.unsaid))
 
 
 @dataclass(frozen=True)
@@ -174,7 +163,7 @@ class Architecture:
     lacks: Mapping[Feature, str] = field(default_factory=dict)
 
     @property
-    def pairs(self) -> Literal["gaps"] | None:
+    def pairs(self) -> Pairs | None:
         """How texts become what an encoder reads and a decoder writes (pipeline/text/spans.py); None for
         types that read one sequence."""
         return None if self.decoder is None else "gaps"

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pipeline.canonical import Frozen
 
-Moment = Literal["mask", "step", "frozen", "gather", "save", "reload", "published"]
+Moment = Literal["mask", "step", "frozen", "gather", "save", "reload", "quantized", "published"]
 
 
 class TensorCertificate(Frozen):
@@ -30,7 +30,8 @@ class Check(Frozen):
     mask: the masks right after they were made. step: master weights, optimizer moments and working weights in
     training. frozen: where masks are learned, kept weights are compared to the bit with those of the model
     before. gather: the whole tensors, put together from all workers. save: the tensors as they were handed to
-    storage. reload: the stored checkpoint, read back. published: the published files, read back by
+    storage. reload: the stored checkpoint, read back. quantized: a quantized form of it, read back from what
+    was written. published: the published files, read back by
     safetensors. A check that finds a pruned weight that is not zero fails the job, so `revived` is 0 in
     stored certificates.
     """

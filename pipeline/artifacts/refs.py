@@ -15,6 +15,7 @@ from pipeline.artifacts.certificate import Certificate
 from pipeline.artifacts.curve import BlockFits, Curve, TokensIndex
 from pipeline.artifacts.manifest import Manifest
 from pipeline.artifacts.mask_overlap import MaskOverlaps
+from pipeline.artifacts.quantized import QuantizedRef
 from pipeline.artifacts.remarks import ImportRemarks
 from pipeline.artifacts.serving import Serving, TargetCheck
 from pipeline.artifacts.sparsity import ExpertTable, SparsityTable
@@ -286,6 +287,7 @@ ArtifactRef = Annotated[
     | TaskEvaluationRef
     | HarnessRef
     | ExportRef
+    | QuantizedRef
     | TargetCheckRef
     | ServingRef
     | PublishedRef

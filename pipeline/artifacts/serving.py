@@ -1,12 +1,12 @@
 """What targets made of a published model: whether they agree with transformers, and how fast they are."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 
 from pydantic import Field
 
 from pipeline.canonical import Frozen
-from pipeline.spec.targets import TargetKind
+from pipeline.spec.targets import GgufType, TargetKind
 
 
 class TargetCheck(Frozen):
@@ -44,19 +44,30 @@ class Spread(Frozen):
 class Served(Frozen):
     """One model in a target. `prefill`, `decode`: tokens per second of the prompt, and of the generated
     tokens after the first one. `first_token`: seconds until it is there. `memory`: peak bytes of the process,
-    with mapped files and without the memory of GPUs. `file_bytes`: what the target reads."""
+    with mapped files and without the memory of GPUs. `file_bytes`: what the target reads. `perplexity`: by
+    the names of the texts, where it was measured in the target."""
 
     prefill: Spread
     decode: Spread
     first_token: Spread
     memory: Spread
     file_bytes: int
+    perplexity: Mapping[str, float] = Field(default={}, exclude_if=lambda found: not found)
+
+
+class Beside(Frozen):
+    """The dense model in llama.cpp, with weights of a type."""
+
+    type: GgufType
+    version: str
+    served: Served
 
 
 class Serving(Frozen):
     """Content of `serving.json`: the dense and the final model in one target, measured in turn, one request
     at a time. `machine`: processor and GPUs. `dense_kernels`: the final model again, for a target that skips
-    zeros, with kernels of the same make and type that do not."""
+    zeros, with kernels of the same make and type that do not. `beside`: the dense model in llama.cpp, in the
+    same rounds."""
 
     target: TargetKind
     version: str
@@ -69,3 +80,4 @@ class Serving(Frozen):
     dense: Served
     final: Served
     dense_kernels: Served | None = Field(default=None, exclude_if=lambda served: served is None)
+    beside: tuple[Beside, ...] = Field(default=(), exclude_if=lambda found: not found)

@@ -72,13 +72,24 @@ class PackedWeights(Frozen):
     ordinary_bytes: int
 
 
+class OpenedForm(Frozen):
+    """A quantized form that transformers opened in a process of its own. `logits`: beside those of the
+    weights that were read back when the form was written."""
+
+    name: str
+    version: str
+    model_class: str
+    logits: OpenedLogits
+
+
 class Verification(Frozen):
     """Content of `verification.json`. It has no times: equal jobs with equal memory have equal files.
 
     `files`, `bytes`: what lies in storage, with the digests that were published. `tensors`, `values`: of the
     weights, all finite. `zeros`: number of weights that must be zero and are. `documents`: files that were
     read and agree with the weights. `remarks`: what is no fault, but worth knowing. `targets`: what the
-    targets of the spec found. `packed`: the packed weights, if they were published.
+    targets of the spec found. `packed`: the packed weights, if they were published. `quantized`: the
+    quantized forms that were published.
     """
 
     format: Literal["secateur-verification/1"] = "secateur-verification/1"
@@ -93,6 +104,7 @@ class Verification(Frozen):
     # where no target was asked for, the file is that of the time before there were any
     targets: tuple[TargetCheck, ...] = Field(default=(), exclude_if=lambda targets: not targets)
     packed: PackedWeights | None = Field(default=None, exclude_if=lambda packed: packed is None)
+    quantized: tuple[OpenedForm, ...] = Field(default=(), exclude_if=lambda forms: not forms)
 
     @property
     def words(self) -> str:

@@ -23,7 +23,7 @@ from pipeline.checkpoint.stored_block import StoredBlock
 from pipeline.checkpoint.stream import BlockStream
 from pipeline.checkpoint.writer import put_tensors
 from pipeline.errors import InvalidSpec, NumericalError
-from pipeline.methods import OneShot
+from pipeline.methods import BlockMethod
 from pipeline.spec.sparsity_plan import SparsityPlan
 from pipeline.storage.content import ContentStore
 from pipeline.tensor.devices import read_together
@@ -97,7 +97,7 @@ class BlockWork:
         self,
         linears: Sequence[str],
         measured: Measured | None,
-        method: OneShot,
+        method: BlockMethod,
         plan: SparsityPlan,
         grams: Mapping[int, Tensor],
     ) -> None:
@@ -207,7 +207,7 @@ class BlockWork:
         self,
         measured: Measured | None,
         linears: Sequence[str],
-        method: OneShot,
+        method: BlockMethod,
         grams: Mapping[int, Tensor],
     ) -> dict[str, LinearStatistics]:
         if measured is None:

@@ -21,7 +21,7 @@ from pipeline.blocks.worker import SweepWorker
 from pipeline.checkpoint.assemble import StoredTensors, assemble
 from pipeline.checkpoint.keeps import keep_ref
 from pipeline.checkpoint.stored_block import StoredBlock
-from pipeline.methods import OneShot
+from pipeline.methods import BlockMethod
 from pipeline.spec.propagation import Propagation
 from pipeline.spec.reconstruction import BlockReconstruction
 from pipeline.spec.sparsity_plan import SparsityPlan
@@ -39,7 +39,7 @@ class Pruning:
     the same in the dense model. `reproducible`: see Crew.
     """
 
-    method: OneShot
+    method: BlockMethod
     plan: SparsityPlan
     propagation: Propagation
     samples: int

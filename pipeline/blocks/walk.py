@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from pipeline.artifacts.refs import CheckpointRef
 from pipeline.blocks.activations import Activations, MemoryBudget, StoredActivations
@@ -19,8 +18,7 @@ from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.stored_block import StoredBlock
 from pipeline.storage.content import ContentStore
 from pipeline.tensor.devices import device_name, peak_gpu_bytes, read_together
-
-LOSS_ROWS = 256  # logits are turned into losses this many tokens at a time
+from pipeline.tensor.sequence_loss import loss_parts
 
 
 class Walk:
@@ -128,14 +126,7 @@ class Walk:
             predicted_LV, predicted_L = self._stream.predicted(tokens_L, hidden)
             logits_LV, targets_L = predicted_LV[-count:], predicted_L[-count:]
             counts.append(len(targets_L))
-            parts.append(
-                [
-                    functional.cross_entropy(rows.float(), targets, reduction="sum").double()
-                    for rows, targets in zip(
-                        logits_LV.split(LOSS_ROWS), targets_L.split(LOSS_ROWS), strict=True
-                    )
-                ]
-            )
+            parts.append(loss_parts(logits_LV, targets_L))
         found = iter(read_together([part for one in parts for part in one]))
         return [(sum(next(found) for _ in one), count) for one, count in zip(parts, counts, strict=True)]
 

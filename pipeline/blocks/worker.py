@@ -43,7 +43,7 @@ from pipeline.blocks.measured import Shares
 from pipeline.blocks.pauses import PausedRuns
 from pipeline.blocks.sharing import Size, size_of
 from pipeline.blocks.storing import StoringWalk
-from pipeline.methods import OneShot
+from pipeline.methods import BlockMethod
 from pipeline.spec.reconstruction import BlockReconstruction
 from pipeline.spec.sparsity_plan import SparsityPlan
 from pipeline.tensor.devices import read_together
@@ -191,7 +191,7 @@ class SweepWorker(StoringWalk):
         self,
         linears: Sequence[str],
         measured: Measured | None,
-        method: OneShot,
+        method: BlockMethod,
         plan: SparsityPlan,
     ) -> None:
         """Chooses keep and values of some linears by the method: see BlockWork.choose. `measured`: statistics

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from pipeline.architecture.row import Experts
-from pipeline.checkpoint.slices import BIAS, DOWN, GATE_UP, UP
+from pipeline.checkpoint.slices import BIAS, DOWN, GATE_UP, entering_parameter
 
 
 def stored_names(experts: Experts, name: str, shape: torch.Size) -> tuple[str, ...]:
@@ -75,15 +75,10 @@ def slot(experts: Experts | None, parameters: Mapping[str, Tensor], name: str) -
     if linear in experts.leaving(expert):
         return parameters[f"{experts.module}.{DOWN}{ending}"][expert]
     together = experts.entering(expert)
-    whole = parameters[f"{experts.module}.{_opening(experts)}{ending}"][expert]
+    whole = parameters[f"{experts.module}.{entering_parameter(experts)}{ending}"][expert]
     return whole.chunk(len(together))[together.index(linear)]
 
 
 def _parameters(experts: Experts) -> dict[str, Callable[[int], tuple[str, ...]]]:
     """Maps the module's parameters to the linears of one expert in each."""
-    return {_opening(experts): experts.entering, DOWN: experts.leaving}
-
-
-def _opening(experts: Experts) -> str:
-    """Returns the parameter with which a token enters every expert."""
-    return UP if experts.gate is None else GATE_UP
+    return {entering_parameter(experts): experts.entering, DOWN: experts.leaving}

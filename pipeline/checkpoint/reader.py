@@ -24,13 +24,13 @@ DTYPES = {
     "F32": torch.float32,
     "F16": torch.float16,
     "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,  # of weights that were quantized here: a source has none
     "I64": torch.int64,
     "I32": torch.int32,
     "I16": torch.int16,
     "I8": torch.int8,
     "U8": torch.uint8,
     "BOOL": torch.bool,
-    "F8_E4M3": torch.float8_e4m3fn,  # codes, which importing replaces by weights
 }
 DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 

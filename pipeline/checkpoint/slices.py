@@ -107,10 +107,16 @@ def parts_of_an_expert(row: Architecture, name: str) -> int:
     if row.experts is None:
         return 0
     endings = "|".join((BIAS, *CODES)) if row.experts.interleaved else ""
-    found = re.search(rf"\.{re.escape(row.experts.module)}\.({GATE_UP}|{DOWN})({endings})?$", name)
+    first = entering_parameter(row.experts)
+    found = re.search(rf"\.{re.escape(row.experts.module)}\.({first}|{DOWN})({endings})?$", name)
     if found is None:
         return 0
-    return 1 if row.experts.together or found[1] == DOWN else 2
+    return 1 if row.experts.together or found[1] != GATE_UP else 2
+
+
+def entering_parameter(experts: Experts) -> str:
+    """Returns the parameter of transformers' module with the matrices that an expert's tokens enter."""
+    return UP if experts.gate is None else GATE_UP
 
 
 def sliced_name(experts: Experts | None, name: str) -> str | None:
@@ -125,7 +131,7 @@ def sliced_name(experts: Experts | None, name: str) -> str | None:
         return slice_name(f"{before}{experts.module}.{DOWN}{ending}", (expert,))
     entering = experts.entering(expert)
     part = (entering.index(linear),) if len(entering) > 1 else ()
-    return slice_name(f"{before}{experts.module}.{GATE_UP}{ending}", (expert, *part))
+    return slice_name(f"{before}{experts.module}.{entering_parameter(experts)}{ending}", (expert, *part))
 
 
 def matrix_name(experts: Experts | None, name: str) -> str:

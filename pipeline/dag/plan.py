@@ -17,6 +17,7 @@ from pipeline.dag.pruning import (
     to_prune,
     with_own_tokens,
 )
+from pipeline.dag.quantizing import form_evaluations, forms, quantizing_nodes, read_backs
 from pipeline.dag.serving import checks, export_nodes, exports, measure_nodes, measured, open_nodes
 from pipeline.dag.stages.pruning import MeasureBlocks, MeasureStatistics
 from pipeline.dag.stages.results import Publish, Report, ReportSweep, Verify
@@ -118,20 +119,23 @@ def _nodes(spec: PruneSpec, pins: Pins) -> Iterator[Node]:
     publish = Publish(model_name=name, spec=spec)
     if "curve" in made:  # the curve has speeds, which differ between equal jobs, so it is not published
         report_inputs["curve"] = made.pop("curve")
+    yield from quantizing_nodes(spec, pins, final=made["checkpoint"], keep=made.get("keep"))
     yield from export_nodes(spec, dense=DENSE, final=made["checkpoint"])
-    yield Node(id="publish", stage=publish, inputs={**made, **_unpruned(spec), **exports(spec)})
+    inputs = {**made, **_unpruned(spec), **exports(spec), **forms(spec)}
+    yield Node(id="publish", stage=publish, inputs=inputs)
 
     written = Input(node="publish", artifact="published")
     yield from open_nodes(spec, written)
     asked = {name: given for name, given in made.items() if name in ("checkpoint", "keep")}
-    yield Node(id="verify", stage=Verify(), inputs={**asked, **checks(spec), "published": written})
+    asked |= {**checks(spec), **read_backs(spec), "published": written}
+    yield Node(id="verify", stage=Verify(), inputs=asked)
     yield from measure_nodes(spec, dense=DENSE, final=made["checkpoint"])
 
     report_inputs |= {artifact: Input(node="verify", artifact=artifact) for artifact in Verify.outputs}
     if "certificate" in publish.outputs:
         report_inputs["certificate"] = Input(node="publish", artifact="certificate")
     report_inputs |= {f"{which}_checkpoint": checkpoint for which, checkpoint in checkpoints.items()}
-    report_inputs |= measured(spec)
+    report_inputs |= {**measured(spec), **forms(spec), **form_evaluations(spec)}
     if spec.recovery is not None:
         report_inputs["tokens"] = tokens
     report = Report(model_name=name, spec=spec)

@@ -54,7 +54,9 @@ def measure_nodes(spec: PruneSpec, *, dense: Input, final: Input) -> Iterator[No
                 f"{which}_export": Input(node=_export(which, target), artifact="export")
                 for which in ("dense", "final")
             }
-        yield Node(id=f"measure_serving:{target.kind}", stage=MeasureServing(target=target), inputs=inputs)
+        compares = isinstance(target, SecateurSparse) and target.llama_cpp
+        stage = MeasureServing(target=target, perplexity=spec.evaluation.perplexity if compares else ())
+        yield Node(id=f"measure_serving:{target.kind}", stage=stage, inputs=inputs)
 
 
 def measured(spec: PruneSpec) -> dict[str, Input]:

@@ -7,9 +7,11 @@ from typing import Annotated
 from pydantic import Field
 
 from pipeline.methods.composed import Composed
+from pipeline.methods.gptq import GptqRounding
 from pipeline.methods.maskllm import MaskLLM
 from pipeline.methods.single import Single
 
 OneShot = Annotated[Single | Composed, Field(discriminator="kind")]
+BlockMethod = OneShot | GptqRounding  # what a walk over the blocks applies to their linears
 Learned = MaskLLM
 Method = Annotated[OneShot | Learned, Field(discriminator="kind")]

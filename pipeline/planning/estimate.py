@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 from pipeline.architecture.rows import row_for
 from pipeline.dag.nodes import Node
 from pipeline.dag.stages.pruning import MeasureBlocks, MeasureStatistics, PruneBlocks, ScoreHeldOut
+from pipeline.dag.stages.quantizing import Quantize, RoundBlocks
 from pipeline.dag.stages.results import Behave, Evaluate, EvaluateTask, Publish
 from pipeline.dag.stages.sources import ImportModel
 from pipeline.dag.stages.training import LearnMasks, Recover
 from pipeline.errors import UnsupportedCheckpoint
 from pipeline.job.estimate import Estimate
+from pipeline.methods.sparsegpt import SparseGPT
 from pipeline.planning.evaluating import perplexity_cost, whole_model_cost
 from pipeline.planning.machine import cpus, gpu_of
 from pipeline.planning.place import NONE, Cost, Place, Samples
@@ -30,6 +32,8 @@ from pipeline.structure.sizes import sizes_of
 
 CHARACTERS_PER_TOKEN = 4  # of English text
 CHECKPOINT_WIDTH = 2  # bytes of a weight whose config.json states no other type
+# GPTQ takes the same Hessians as SparseGPT, and the same steps through the columns.
+ROUNDING = Walk(runs=2, measures=frozenset({"hessian"}), method=SparseGPT())
 
 
 def estimates(request: JobRequest, pins: Pins, nodes: Sequence[Node]) -> tuple[Estimate, ...]:
@@ -82,7 +86,7 @@ class _Estimator:
         match stage:
             case ImportModel():
                 return self._copied(sum(file.size for file in stage.files))
-            case Publish():
+            case Publish() | Quantize():
                 return self._copied(shape.weights * self._stored)
             case MeasureStatistics():
                 place = self._place(stage.compute_dtype)
@@ -99,6 +103,9 @@ class _Estimator:
             case PruneBlocks():
                 place = self._place(stage.compute_dtype)
                 return walk_cost(shape, self._calibration(), place, _walk(stage)), place
+            case RoundBlocks():
+                place = self._place(stage.compute_dtype)
+                return walk_cost(shape, self._calibration(), place, ROUNDING), place
             case ScoreHeldOut():
                 place = self._place(stage.compute_dtype)
                 return perplexity_cost(shape, self._calibration(), place), place

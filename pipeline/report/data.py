@@ -15,6 +15,7 @@ from pipeline.report.sections.linears import LinearsSection
 from pipeline.report.sections.mask_overlap import MaskOverlapHeadline, MaskOverlapSection
 from pipeline.report.sections.masks import MasksHeadline, MasksSection
 from pipeline.report.sections.perplexity import PerplexityHeadline, PerplexitySection
+from pipeline.report.sections.quantized import QuantizedHeadline, QuantizedSection
 from pipeline.report.sections.reconstruction import ReconstructionSection
 from pipeline.report.sections.recovery import RecoveryHeadline, RecoverySection
 from pipeline.report.sections.reproduction import ReproductionHeadline, ReproductionSection
@@ -39,6 +40,7 @@ class ReportData(
     SizesSection,
     ExpertGainsSection,
     VocabularySection,
+    QuantizedSection,
     ServingSection,
     MasksSection,
     RecoverySection,
@@ -70,6 +72,7 @@ class Summary(
     PerplexityHeadline,
     TasksHeadline,
     BehaviourHeadline,
+    QuantizedHeadline,
     ServingHeadline,
     MasksHeadline,
     RecoveryHeadline,

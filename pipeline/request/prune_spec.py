@@ -31,6 +31,7 @@ from pipeline.spec.model import Dtype, ModelSource
 from pipeline.spec.patterns import AskedPattern
 from pipeline.spec.propagation import Propagation
 from pipeline.spec.publishing import Publishing
+from pipeline.spec.quantization import Gptq, Quantizations
 from pipeline.spec.reconstruction import BlockReconstruction
 from pipeline.spec.recovery import Recovery
 from pipeline.spec.self_calibration import AnyCalibration, SelfCalibration
@@ -73,7 +74,8 @@ class SpecTemplate(Frozen):
     `structure` is applied first, then `prune` on the smaller model, then training. Without `structure` and
     `prune`, training gets the dense model. `target`: the programs that shall serve the result, one or
     several; each opens what is published and is measured with it. `publish`: what is published beside the
-    ordinary checkpoint.
+    ordinary checkpoint. `quantize`: forms of the result with weights of few bits, which are published beside
+    it.
     """
 
     model: ModelSource | None = None
@@ -86,6 +88,7 @@ class SpecTemplate(Frozen):
     # specs without a target have the keys of the time before there were any
     target: Targets = Field(default=(), exclude_if=lambda targets: not targets)
     publish: Publishing | None = Field(default=None, exclude_if=lambda publish: publish is None)
+    quantize: Quantizations = Field(default=(), exclude_if=lambda forms: not forms)
     compute_dtype: Dtype | None = Field(
         default=None,
         description="Type of weights and activations while measuring and evaluating. By default it is that "
@@ -133,6 +136,8 @@ class SpecTemplate(Frozen):
         """The first part of the spec that needs calibration, as error messages name it."""
         if self.structure is not None and self.structure.needs_samples:
             return "structure"
+        if self.rounds_by_samples:
+            return "quantize kind gptq"
         assert self.prune is not None, "something needs it"
         if self.prune.method.needs:
             return f"method {self.prune.method.kind}"
@@ -143,7 +148,7 @@ class SpecTemplate(Frozen):
     @property
     def needs_calibration(self) -> bool:
         """True if any part of the spec uses activations."""
-        if self.structure is not None and self.structure.needs_samples:
+        if self.rounds_by_samples or (self.structure is not None and self.structure.needs_samples):
             return True
         if self.prune is None:
             return False
@@ -151,6 +156,11 @@ class SpecTemplate(Frozen):
         measures = any(measure.needs_samples for measure in prune.allocation.measures)
         scores = isinstance(prune.allocation, ContestAllocation)
         return bool(prune.method.needs) or measures or scores or prune.reconstruction is not None
+
+    @property
+    def rounds_by_samples(self) -> bool:
+        """True if calibration samples decide how weights are rounded."""
+        return any(isinstance(form, Gptq) for form in self.quantize)
 
     @property
     def makes_zeros(self) -> bool:
@@ -204,16 +214,12 @@ class PruneSpec(SpecTemplate):
                 "a sweep compares pruned models and trains none: leave recovery out, and train the member "
                 "that pleases in a job of its own"
             )
-        if self.target:
-            raise ValueError(
-                "a sweep publishes no model that a target could open; leave target out, and name it for the "
-                "member that pleases in a job of its own"
-            )
-        if self.publish is not None:
-            raise ValueError(
-                "a sweep publishes no model; leave publish out, and name it for the member that pleases in a "
-                "job of its own"
-            )
+        for field in ("target", "publish", "quantize"):
+            if getattr(self, field):
+                raise ValueError(
+                    f"a sweep publishes no model; leave {field} out, and name it for the member that pleases "
+                    f"in a job of its own"
+                )
         if not self.evaluation.perplexity:
             raise ValueError("a sweep compares perplexities: name a text under evaluation.perplexity")
         if self.evaluation.behaviour is not None:

@@ -10,6 +10,8 @@ from pipeline.errors import InvalidSpec, SequenceTooLong, TextTooShort
 from pipeline.request.prune_spec import PruneSpec
 from pipeline.resolve.lacking import check_lacking
 from pipeline.resolve.multimodal import check_multimodal
+from pipeline.serving.llama_cpp import check_gguf_types
+from pipeline.serving.quantized import check_quantization
 from pipeline.serving.shapes import check_target
 from pipeline.sources.pins import MODEL, TEACHER, ModelFacts, Pins
 from pipeline.spec.evaluation import PerplexityText
@@ -17,6 +19,7 @@ from pipeline.spec.recovery import Lora, Recovery
 from pipeline.spec.self_calibration import SelfCalibration
 from pipeline.spec.source_fields import source_fields
 from pipeline.spec.structure import Structure
+from pipeline.spec.targets import SecateurSparse
 from pipeline.spec.texts import Calibration
 from pipeline.spec.training_recipe import Distillation, TrainingRecipe, TrainingText
 from pipeline.structure.sizes import Sizes, sizes_of
@@ -56,16 +59,34 @@ def check_against_model(spec: PruneSpec, facts: ModelFacts) -> None:
 
 
 def _check_targets(spec: PruneSpec, row: Architecture, facts: ModelFacts) -> None:
-    """Check the sizes and the type of the result against the targets that shall open it."""
-    if not spec.target:
+    """Check the sizes and the type of the result against its targets, and against its quantized forms."""
+    if not spec.target and not spec.quantize:
         return
     sizes, config = sizes_of(row, facts.config), dict(facts.config)
+    for i, target in enumerate(spec.target):
+        if isinstance(target, SecateurSparse) and target.llama_cpp:
+            check_gguf_types(target.llama_cpp, sizes, field=f"spec.target.{i}.llama_cpp")
+            _check_one_vocabulary(spec, field=f"spec.target.{i}.llama_cpp")
     if spec.structure is not None:
         sizes = spec.structure.target(row, facts.config)
         config |= spec.structure.changes(row, facts.config)
+    model_type = str(config.get("model_type", facts.model_type))
     for i, target in enumerate(spec.target):
-        model_type = str(config.get("model_type", facts.model_type))
         check_target(target, model_type=model_type, config=config, sizes=sizes, field=f"spec.target.{i}")
+    for i, form in enumerate(spec.quantize):
+        check_quantization(
+            form, model_type=model_type, config=config, sizes=sizes, field=f"spec.quantize.{i}"
+        )
+
+
+def _check_one_vocabulary(spec: PruneSpec, *, field: str) -> None:
+    if spec.structure is not None and spec.structure.vocabulary is not None and spec.evaluation.perplexity:
+        raise InvalidSpec(
+            "the perplexity of the dense model in llama.cpp cannot be compared with that of a result whose "
+            "vocabulary is cut, because their tokens differ; leave llama_cpp out, or "
+            "spec.structure.vocabulary",
+            field,
+        )
 
 
 def _check_structure(

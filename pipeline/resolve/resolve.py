@@ -35,8 +35,9 @@ from pipeline.serving.llama_cpp import check_gguf_tokenizer
 from pipeline.sources.access import Source, SourceAccess, open_source
 from pipeline.sources.pins import MODEL, ModelFacts, Pin, Pins
 from pipeline.spec.evaluation import PerplexityText
+from pipeline.spec.quantization import Gguf
 from pipeline.spec.source_fields import SourceField, source_fields
-from pipeline.spec.targets import LlamaCpp
+from pipeline.spec.targets import LlamaCpp, SecateurSparse
 from pipeline.spec.texts import FORMATS, Calibration, TextSource
 from pipeline.spec.uri import SourceKind, parse_uri
 from pipeline.text.unpacking import is_packed
@@ -79,9 +80,11 @@ def _resolve_checkpoint(
         tokens = read_special_tokens(description_files(source, pin, wanted=READ.__contains__))
         notes = check_special_tokens(with_bos(spec, facts.model_type), facts, tokens)
         facts = facts.model_copy(update={"notes": (*facts.notes, *notes)})
-    for i, target in enumerate(spec.target if ours else ()):
-        if isinstance(target, LlamaCpp):
-            check_gguf_tokenizer(description_files(source, pin), field=f"spec.target.{i}")
+    parts = {"target": spec.target, "quantize": spec.quantize} if ours else {}
+    for part, asked in parts.items():
+        for i, one in enumerate(asked):
+            if isinstance(one, LlamaCpp | Gguf) or (isinstance(one, SecateurSparse) and one.llama_cpp):
+                check_gguf_tokenizer(description_files(source, pin), field=f"spec.{part}.{i}")
     size = spec.structure.vocabulary if ours and spec.structure is not None else None
     if size is not None and facts.vocabulary is not None:
         check_tokens(size, description_files(source, pin), rows=facts.vocabulary)

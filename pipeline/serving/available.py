@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field, field_validator
 
 from pipeline.errors import InvalidSpec
 from pipeline.spec.eval_tasks import EvalTasks
-from pipeline.spec.targets import TARGET_KINDS, Target, TargetKind
+from pipeline.spec.targets import TARGET_KINDS, SecateurSparse, Target, TargetKind
 
 EXTRA = "pip install 'secateur[targets]'"
 # The modules that writing and opening take.
@@ -69,6 +69,8 @@ def check_available(
     to install."""
     for i, target in enumerate(targets):
         _check(target.kind, settings, f"spec.target.{i}.kind", "leave the target out")
+        if isinstance(target, SecateurSparse) and target.llama_cpp:
+            _check("llama.cpp", settings, f"spec.target.{i}.llama_cpp", "leave llama_cpp out")
     if tasks is not None and tasks.engine == "vllm":
         _check(tasks.engine, settings, "spec.evaluation.tasks.engine", "use engine transformers")
 

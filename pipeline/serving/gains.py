@@ -10,7 +10,7 @@ from typing import Literal
 from pipeline.canonical import Frozen
 from pipeline.spec.targets import TARGET_KINDS, TargetKind
 
-TABLE_VERSION = 2  # raise it when a fact changes
+TABLE_VERSION = 3  # raise it when a fact changes
 
 Form = Literal["unstructured", "nm", "smaller sizes", "smaller vocabulary"]
 ZEROS: tuple[Form, ...] = ("unstructured", "nm")
@@ -98,8 +98,9 @@ GAINS: tuple[Gain, ...] = (
         target="secateur_sparse",
         form="nm",
         gains="what was measured",
-        why="its kernels read bits and values instead of zeros, which is little less where a half of the "
-        f"weights is left, as at 2:4. {_MOST_DENSITY}",
+        why="at 2:4, on CPUs with AVX-512, a kernel of its own multiplies one token with the values alone: "
+        "1.4 to 2.2 times as fast as dense kernels of the same make in bfloat16, and 1.1 to 1.25 times in "
+        f"int8. Other patterns run by the kernels for unstructured zeros. {_MOST_DENSITY}",
         sources=(_SPARSE,),
     ),
     *(gain for target in TARGET_KINDS for gain in _sizes(target)),

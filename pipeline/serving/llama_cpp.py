@@ -1,17 +1,21 @@
 """The models that a GGUF file can describe so that llama.cpp computes what transformers does."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from pydantic import JsonValue
 
 from pipeline.errors import InvalidSpec
+from pipeline.spec.targets import GgufType
+from pipeline.structure.sizes import Sizes
 
 # llama.cpp's architecture for a model type. Mistral's graph is Llama's.
 ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
 # Architectures whose rotary embedding turns neighbouring rows, where transformers turns rows of two halves.
 INTERLEAVED = frozenset({"llama"})
 ROPE_TYPES = ("default", "linear", "llama3")
+QUANTIZED: tuple[GgufType, ...] = ("Q8_0", "Q4_0")
+QUANTIZED_TOGETHER = 32  # weights of a row that share a scale in these types
 
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -25,7 +29,7 @@ def check_gguf(model_type: str, config: Mapping[str, JsonValue], *, field: str) 
     if model_type not in ARCHITECTURES:
         raise InvalidSpec(
             f"llama.cpp: {model_type} cannot be written as GGUF here; types that can: "
-            f"{', '.join(ARCHITECTURES)}. Leave the target out, or use onnxruntime, openvino or vllm",
+            f"{', '.join(ARCHITECTURES)}. Leave this field out, or use onnxruntime, openvino or vllm",
             field,
         )
     window, positions = config.get("sliding_window"), config.get("max_position_embeddings")
@@ -33,19 +37,36 @@ def check_gguf(model_type: str, config: Mapping[str, JsonValue], *, field: str) 
     if slides and config.get("use_sliding_window", True):
         raise InvalidSpec(
             f"llama.cpp: the graph for {model_type} attends to every position, and config.json has "
-            f"sliding_window={window}; leave the target out, or lower max_position_embeddings to it",
+            f"sliding_window={window}; leave this field out, or lower max_position_embeddings to it",
             field,
         )
     if config.get("hidden_act", "silu") != "silu":
         raise InvalidSpec(
             f"llama.cpp: the graph for {model_type} has the activation silu, and config.json has "
-            f"hidden_act={config['hidden_act']!r}; leave the target out",
+            f"hidden_act={config['hidden_act']!r}; leave this field out",
             field,
         )
     if (kind := rope_type(config)) not in ROPE_TYPES:
         raise InvalidSpec(
             f"llama.cpp: rotary scaling of type {kind!r} (config.json) cannot be written as GGUF here; types "
-            f"that can: {', '.join(ROPE_TYPES)}. Leave the target out",
+            f"that can: {', '.join(ROPE_TYPES)}. Leave this field out",
+            field,
+        )
+
+
+def check_gguf_types(types: Iterable[GgufType], sizes: Sizes, *, field: str) -> None:
+    """Raises InvalidSpec for a quantized type that a model of these sizes cannot have."""
+    quantized = [one for one in types if one in QUANTIZED]
+    rows = {
+        "hidden_size": sizes.hidden_size,
+        "intermediate_size": sizes.intermediate_size or 0,
+        "num_attention_heads * head_dim": sizes.num_attention_heads * sizes.head_dim,
+    }
+    odd = [f"{name}={size}" for name, size in rows.items() if size % QUANTIZED_TOGETHER]
+    if quantized and odd:
+        raise InvalidSpec(
+            f"llama.cpp: {', '.join(quantized)} have a scale for every {QUANTIZED_TOGETHER} weights of a "
+            f"row, which do not divide {', '.join(odd)} of this model; use F32 or BF16",
             field,
         )
 
@@ -66,7 +87,7 @@ def check_gguf_tokenizer(files: Mapping[str, bytes], *, field: str) -> None:
     if "tokenizer.json" not in files:
         raise InvalidSpec(
             "llama.cpp: a GGUF file has its tokenizer inside, which is read from tokenizer.json or "
-            "tokenizer.model, and the checkpoint has neither; add one, or leave the target out",
+            "tokenizer.model, and the checkpoint has neither; add one, or leave this field out",
             field,
         )
     splitting_of(json.loads(files["tokenizer.json"]), field=field)
@@ -78,8 +99,8 @@ def splitting_of(tokenizer: Mapping[str, JsonValue], *, field: str | None = None
     model = tokenizer.get("model")
     if not isinstance(model, Mapping) or model.get("type") != "BPE" or model.get("byte_fallback"):
         raise InvalidSpec(
-            "llama.cpp: tokenizer.json is no byte-level BPE, and there is no tokenizer.model; leave the "
-            "target out",
+            "llama.cpp: tokenizer.json is no byte-level BPE, and there is no tokenizer.model; leave this "
+            "field out",
             field,
         )
     name = _splitting(tokenizer.get("pre_tokenizer"))
@@ -89,7 +110,7 @@ def splitting_of(tokenizer: Mapping[str, JsonValue], *, field: str | None = None
         raise InvalidSpec(
             f"llama.cpp: the tokenizer splits or normalises texts in a way that is not known to be one of "
             f"llama.cpp's (pre_tokenizer {json.dumps(tokenizer.get('pre_tokenizer'))[:300]}, normalizer "
-            f"{normal}); known ones: gpt-2, smollm, {', '.join(_SPLITS.values())}. Leave the target out",
+            f"{normal}); known ones: gpt-2, smollm, {', '.join(_SPLITS.values())}. Leave this field out",
             field,
         )
     return name

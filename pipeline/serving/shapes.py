@@ -46,6 +46,8 @@ def check_target(
         check_gguf(model_type, config, field=field)
     elif isinstance(target, SecateurSparse):
         _check_plain(model_type, field=field)
+        if target.llama_cpp:
+            check_gguf(model_type, config, field=f"{field}.llama_cpp")
     elif isinstance(target, Vllm):
         check_shares(sizes, target.tensor_parallel, field=f"{field}.tensor_parallel")
     else:

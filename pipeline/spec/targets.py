@@ -10,6 +10,15 @@ from pipeline.spec.publishing import PackedValues
 
 TargetKind = Literal["vllm", "llama.cpp", "onnxruntime", "openvino", "secateur_sparse"]
 TARGET_KINDS: tuple[TargetKind, ...] = get_args(TargetKind)
+GgufType = Literal["F32", "BF16", "Q8_0", "Q4_0"]
+GGUF_TYPES: tuple[GgufType, ...] = get_args(GgufType)
+
+
+def _once(types: tuple[GgufType, ...]) -> tuple[GgufType, ...]:
+    twice = sorted({one for one in types if types.count(one) > 1})
+    if twice:
+        raise ValueError(f"{', '.join(twice)} is named twice; each type may be asked for once")
+    return types
 
 
 class _Target(Frozen):
@@ -60,11 +69,16 @@ class OpenVino(_Target):
 class SecateurSparse(_Target):
     """transformers with the sparse linears of `secateur.sparse` reads the published checkpoint itself, on the
     CPU, with activations in float32. `values`: the type of packed values; left out, one that holds those of
-    the checkpoint to the bit."""
+    the checkpoint to the bit. `llama_cpp`: types in which llama.cpp runs the dense model in the same rounds,
+    to compare with. Where there are some, the perplexity of each on the texts of the evaluation is measured
+    too."""
 
     reads_exports: ClassVar = False
     kind: Literal["secateur_sparse"] = "secateur_sparse"
     values: PackedValues | None = None
+    llama_cpp: Annotated[tuple[GgufType, ...], AfterValidator(_once)] = Field(
+        default=(), max_length=len(GGUF_TYPES), exclude_if=lambda types: not types
+    )
 
 
 Target = Annotated[Vllm | LlamaCpp | OnnxRuntime | OpenVino | SecateurSparse, Field(discriminator="kind")]

@@ -69,7 +69,7 @@ def check_fixed(
         if not changed or not fixed.holds(config):
             continue
         size = next((size for size in changed if size in asked), changed[0])
-        has = f" with {fixed.condition.replace('`', '')} (config.json)" if fixed.where is not None else ""
+        has = f" with {fixed.where} (config.json)" if fixed.where is not None else ""
         fields = ", ".join(_FIELDS.get(one, one) for one in fixed.sizes)
         field = _FIELDS.get(size) or (size if size in asked else next(iter(asked), "criterion"))
         raise InvalidSpec(

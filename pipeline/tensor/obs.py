@@ -2,7 +2,7 @@
 
 Columns are decided from left to right; the error that zeroing a weight makes in the linear's output is
 compensated by the weights to its right. Each column block is decided first, and its errors are then applied
-to the columns after it.
+to the columns after it. Rounding (rounding.py) settles columns in the same way.
 
 Shape legend: O out_features, I in_features, C columns of a column block.
 """
@@ -21,6 +21,8 @@ DAMPING_STEP, MAX_DAMPING = 10.0, 10.0
 COLUMN_BLOCK_SIZE = 128  # used for N:M, where it affects nothing but speed
 
 Choose = Callable[[Tensor, int], Tensor]  # score [O, C] and its first column → keep, bool [O, C]
+Settle = Callable[[Tensor, int], Tensor]  # a column [O] and its place in its column block → its final values
+Begin = Callable[[Tensor, int], Settle]  # a column block [O, C] and its first column → how its columns end
 
 
 @dataclass(frozen=True)
@@ -75,16 +77,27 @@ def prune_by_obs(
     """
     weight_OI = weight_OI.float().masked_fill(factor.dead_I, 0)
     keep_OI = torch.ones_like(weight_OI, dtype=torch.bool)
+
+    def begin(block_OC: Tensor, first: int) -> Settle:
+        last = first + block_OC.shape[1]
+        keep_OC = choose(_score(block_OC, factor.upper_II[first:last, first:last]), first)
+        keep_OI[:, first:last] = keep_OC
+        return _zeroing(keep_OC)
+
+    settle_columns(weight_OI, factor, begin, column_block_size=column_block_size)
+    return keep_OI, weight_OI
+
+
+def settle_columns(weight_OI: Tensor, factor: InverseFactor, begin: Begin, *, column_block_size: int) -> None:
+    """Gives every column of a float32 weight its final values, in place, from left to right. The columns
+    after a column compensate the error that this makes in the linear's output."""
     columns = weight_OI.shape[1]
     for first in range(0, columns, column_block_size):
         last = min(first + column_block_size, columns)
-        upper_CC = factor.upper_II[first:last, first:last]
         block_OC = weight_OI[:, first:last].clone()
-        keep_OI[:, first:last] = choose(_score(block_OC, upper_CC), first)
-        errors_OC = _compensate(block_OC, upper_CC, keep_OI[:, first:last])
+        errors_OC = _compensate(block_OC, factor.upper_II[first:last, first:last], begin(block_OC, first))
         weight_OI[:, first:last] = block_OC
         weight_OI[:, last:] -= errors_OC @ factor.upper_II[first:last, last:]
-    return keep_OI, weight_OI
 
 
 def prune_groups_by_obs(weight_OI: Tensor, factor: InverseFactor, pattern: NM) -> tuple[Tensor, Tensor]:
@@ -103,7 +116,7 @@ def prune_groups_by_obs(weight_OI: Tensor, factor: InverseFactor, pattern: NM) -
             group_OC = weight_OI[:, start:stop].clone()
             keep_OC = keep_of_groups(_score(group_OC, upper_CC), keep=pattern.keep, group=pattern.group)
             keep_OI[:, start:stop] = keep_OC
-            errors.append(_compensate(group_OC, upper_CC, keep_OC))
+            errors.append(_compensate(group_OC, upper_CC, _zeroing(keep_OC)))
             weight_OI[:, start:stop] = group_OC
             weight_OI[:, stop:last] -= errors[-1] @ factor.upper_II[start:stop, stop:last]
         weight_OI[:, last:] -= torch.cat(errors, dim=1) @ factor.upper_II[first:last, last:]
@@ -126,13 +139,18 @@ def _score(weight_OC: Tensor, upper_CC: Tensor) -> Tensor:
     return weight_OC.square() / upper_CC.diagonal().square()
 
 
-def _compensate(weight_OC: Tensor, upper_CC: Tensor, keep_OC: Tensor) -> Tensor:
-    """Zeroes the weights that are not kept, in place, column by column, and returns the errors per weight,
-    [O, C]."""
+def _zeroing(keep_OC: Tensor) -> Settle:
+    """Weights that are not kept end as zeros."""
+    pruned_OC = ~keep_OC
+    return lambda column_O, i: column_O.masked_fill(pruned_OC[:, i], 0)
+
+
+def _compensate(weight_OC: Tensor, upper_CC: Tensor, settle: Settle) -> Tensor:
+    """Settles the columns of a column block, in place, and returns the errors per weight, [O, C]."""
     errors_OC = torch.zeros_like(weight_OC)
     for i in range(weight_OC.shape[1]):
-        pruned_O = weight_OC[:, i].masked_fill(keep_OC[:, i], 0)
-        errors_OC[:, i] = pruned_O / upper_CC[i, i]
-        weight_OC[:, i] -= pruned_O
+        final_O = settle(weight_OC[:, i], i)
+        errors_OC[:, i] = (weight_OC[:, i] - final_O) / upper_CC[i, i]
+        weight_OC[:, i] = final_O
         weight_OC[:, i + 1 :] -= errors_OC[:, i : i + 1] * upper_CC[i, i + 1 :]
     return errors_OC

@@ -23,14 +23,19 @@ def load_tokenizer(ref: CheckpointRef, content: ContentStore) -> LoadedTokenizer
     cannot, because only the checkpoint's owner can mend them."""
     with tempfile.TemporaryDirectory(prefix="secateur-tokenizer-") as directory:
         materialise_tokenizer(ref, content, Path(directory))
-        names = sorted(path.name for path in Path(directory).iterdir())
-        try:
-            tokenizer = cast(LoadedTokenizer, AutoTokenizer.from_pretrained(directory))
-            tokenizer("a", add_special_tokens=True, verbose=False)  # some odd settings show only now
-        except Exception as error:  # the tokenizers library raises bare ones
-            raise UnsupportedCheckpoint(
-                f"transformers cannot load the tokenizer from {', '.join(names)}: {type(error).__name__}: "
-                f"{error}; copy the tokenizer files that belong to the model there",
-                "spec.model.source",
-            ) from error
+        return tokenizer_in(Path(directory))
+
+
+def tokenizer_in(directory: Path) -> LoadedTokenizer:
+    """The tokenizer that transformers makes of the files in a directory. Raises UnsupportedCheckpoint."""
+    names = sorted(path.name for path in directory.iterdir()) if directory.is_dir() else []
+    try:
+        tokenizer = cast(LoadedTokenizer, AutoTokenizer.from_pretrained(directory, local_files_only=True))
+        tokenizer("a", add_special_tokens=True, verbose=False)  # some odd settings show only now
+    except Exception as error:  # the tokenizers library raises bare ones
+        raise UnsupportedCheckpoint(
+            f"transformers cannot load the tokenizer from {', '.join(names) or directory}: "
+            f"{type(error).__name__}: {error}; copy the tokenizer files that belong to the model there",
+            "spec.model.source",
+        ) from error
     return tokenizer

@@ -12,7 +12,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 SOURCES = Path(__file__).parent / "native"
@@ -28,16 +28,23 @@ FLAGS = (
     "-Wextra",
 )
 _AVX2 = ("-mavx2", "-mfma", "-mbmi", "-mbmi2", "-mpopcnt")
-_AVX512 = tuple(f"-mavx512{part}" for part in ("f", "bw", "vl", "dq", "vbmi", "vbmi2"))
-FILES: dict[str, tuple[str, ...]] = {
-    "plain.cpp": (),
-    "neon.cpp": (),
-    "avx2.cpp": _AVX2 if platform.machine() in ("x86_64", "AMD64") else (),
-    "avx512.cpp": (*_AVX2, *_AVX512) if platform.machine() in ("x86_64", "AMD64") else (),
-    "product.cpp": ("-fopenmp",),
-}
-"""Each source, and the flags that it alone gets: the library is made for any CPU of the architecture, and
-chooses when it runs."""
+_AVX512 = tuple(f"-mavx512{part}" for part in ("f", "bw", "vl", "dq", "vbmi", "vbmi2", "vnni"))
+
+
+def files_for(machine: str) -> dict[str, tuple[str, ...]]:
+    """Each source, and the flags that it alone gets: the library is made for any CPU of an architecture, and
+    chooses when it runs. `machine`: as `platform.machine` calls it."""
+    x86 = machine in ("x86_64", "AMD64")
+    return {
+        "plain.cpp": (),
+        "neon.cpp": (),
+        "avx2.cpp": _AVX2 if x86 else (),
+        "avx512.cpp": (*_AVX2, *_AVX512) if x86 else (),
+        "product.cpp": ("-fopenmp",),
+    }
+
+
+FILES = files_for(platform.machine())
 
 
 class NotBuilt(Exception):
@@ -68,11 +75,18 @@ def built(*, linked_openmp: bool) -> Path:
     return library
 
 
-def build(compiler: str, work: Path, *, extra: Sequence[str] = (), link: Sequence[str] = ()) -> Path:
-    """Compiles all sources at once into `work`, with `extra` flags, and links them. Raises NotBuilt with what
-    the compiler said."""
+def build(
+    compiler: str,
+    work: Path,
+    *,
+    extra: Sequence[str] = (),
+    link: Sequence[str] = (),
+    files: Mapping[str, Sequence[str]] | None = None,
+) -> Path:
+    """Compiles all sources at once into `work`, with `extra` flags, and links them. `files`: those of another
+    architecture, for its compiler. Raises NotBuilt with what the compiler said."""
     running = []
-    for file, flags in FILES.items():
+    for file, flags in (FILES if files is None else files).items():
         made = work / f"{file}.o"
         command = [compiler, *FLAGS, *flags, *extra, "-c", str(SOURCES / file), "-o", str(made)]
         running.append((made, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)))

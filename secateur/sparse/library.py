@@ -29,6 +29,7 @@ class _Weight(ctypes.Structure):
         ("values", c_void_p),
         ("scales", c_void_p),
         ("starts", c_void_p),
+        ("codes", c_void_p),
         ("rows", c_int64),
         ("columns", c_int64),
         ("group", c_int64),
@@ -68,16 +69,18 @@ class Native:
         scales: Tensor | None,
         group: int,
         way: str,
+        codes: Tensor | None = None,
     ) -> Tensor:
         """float32 [T, rows] of x float32 [T, C], by the kernels for "few" or "many" tokens of the chosen set.
-        Without bits the values are a dense weight. All tensors are contiguous, and `values` has 64 elements
-        more than its rows need."""
+        Without bits the values are a dense weight. `codes`: those of Pairs. All tensors are contiguous, and
+        `values` has 64 elements more than its rows need."""
         made = torch.empty(x.shape[0], rows)
         weight = _Weight(
             bits.data_ptr() if bits is not None else None,
             values.data_ptr(),
             scales.data_ptr() if scales is not None else None,
             starts.data_ptr() if starts is not None else None,
+            codes.data_ptr() if codes is not None else None,
             rows,
             x.shape[1],
             group,

@@ -5,7 +5,9 @@ from torch import Tensor, nn
 
 from secateur.sparse import operators
 from secateur.sparse.packed import Packed
+from secateur.sparse.pairs import paired, without
 
+PERMUTING = ("avx512",)  # instruction sets with kernels for pairs
 PADDING = 64  # a kernel reads this many values at once, past the last one too
 
 
@@ -22,7 +24,11 @@ class SparseLinear(nn.Module):
         super().__init__()
         self.out_features, self.in_features = packed.shape
         self.density = packed.density
-        self.nbytes = packed.nbytes
+        pairs = paired(packed) if operators.backend() in PERMUTING else None
+        packed = packed if pairs is None else pairs.packed
+        self._codes = None if pairs is None else pairs.codes
+        self._added = None if pairs is None else pairs.added
+        self.nbytes = packed.nbytes + (0 if self._codes is None else self._codes.nbytes)
         self._bits = packed.bits.contiguous()
         self._values = nn.functional.pad(packed.values, (0, PADDING))
         self._scales = None if packed.scales is None else packed.scales.contiguous()
@@ -51,14 +57,16 @@ class SparseLinear(nn.Module):
         """The weight and what belongs to it, as it was given."""
         values = self._values[: self._values.shape[0] - PADDING]
         shape = (self.out_features, self.in_features)
-        return Packed(shape, self._bits, values, self._scales, self._group or None)
+        held = Packed(shape, self._bits, values, self._scales, self._group or None)
+        return held if self._added is None else without(held, self._added)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., R] of x [..., C], in the type of x. Sums are float32."""
         flat = x.reshape(-1, self.in_features).float()
         # Outside of torch.compile the operator's function is called at once: the way through it costs 5 us.
         product = torch.ops.secateur_sparse.linear if torch.compiler.is_compiling() else operators.linear
-        made = product(flat, self._bits, self._values, self._starts, self._scales, self._group)
+        parts = (self._bits, self._values, self._starts, self._scales, self._group)
+        made = product(flat, *parts, codes=self._codes)
         if self.bias is not None:
             made = made + self.bias
         return made.to(x.dtype).view(*x.shape[:-1], self.out_features)

@@ -25,7 +25,7 @@ from secateur.sparse.operators import backend
 from secateur.sparse.packed import Packed, pack
 from secateur.sparse.report import LoadedLinear, SparseReport
 from secateur.sparse.tensor_file import DTYPES, read_header
-from secateur.sparse.worth import worth
+from secateur.sparse.worth import READS_BFLOAT16, worth
 
 OWN_VALUES: Mapping[torch.dtype, Values] = {torch.bfloat16: "bf16"}  # any other type becomes float32
 GENERATION = "generation_config.json"
@@ -47,8 +47,9 @@ def load(
     of the weights that stay dense. `kernels`: `dense` gives the same linears kernels of the same make that
     read zeros like other values, to compare with.
 
-    A linear becomes sparse where that was measured to be faster. `model.sparse_report` tells which did, and
-    why the others did not. Raises SparseError for a directory that cannot be used.
+    A linear becomes sparse where that was measured to be faster. A head that stays dense is read in bfloat16
+    where that holds its weights to the bit and the kernels are faster so. `model.sparse_report` tells what
+    became sparse, and why the others did not. Raises SparseError for a directory that cannot be used.
     """
     from transformers import AutoConfig, GenerationConfig
 
@@ -77,8 +78,20 @@ def load(
     if (opened / GENERATION).is_file():
         model.generation_config = GenerationConfig.from_pretrained(opened, local_files_only=True)
     model.config.name_or_path = str(directory)
-    model.sparse_report = plan.report
+    model.sparse_report = SparseReport(tuple(plan.linears), narrow_head=_narrowed_head(model))
     return model.eval().requires_grad_(False)
+
+
+def _narrowed_head(model: Any) -> bool:
+    """Put a dense head into bfloat16 if nothing is lost. It is the largest matrix of small models, and every
+    generated token reads it once; the embedding that it may share its weight with stays as it is."""
+    head = model.get_output_embeddings()
+    if not isinstance(head, nn.Linear) or backend() not in READS_BFLOAT16:
+        return False
+    if not torch.equal(head.weight.bfloat16().to(head.weight.dtype), head.weight):
+        return False
+    model.set_output_embeddings(DenseLinear.of(head.weight, bias=head.bias).eval())
+    return True
 
 
 def _made(stored: "_Stored", values: Values, bias: Tensor | None, kernels: Kernels) -> nn.Module:
@@ -187,10 +200,6 @@ class _Plan:
     sparse: dict[str, str] = field(default_factory=dict)
     values: dict[str, Values] = field(default_factory=dict)
     linears: list[LoadedLinear] = field(default_factory=list)
-
-    @property
-    def report(self) -> SparseReport:
-        return SparseReport(tuple(self.linears))
 
 
 def _plan(config: Any, stored: Mapping[str, _Stored], values: Values | None) -> _Plan:

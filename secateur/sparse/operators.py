@@ -18,7 +18,7 @@ from secateur.sparse.thresholds import way_of
 _LIBRARY = torch.library.Library("secateur_sparse", "DEF")
 _LIBRARY.define(
     "linear(Tensor x, Tensor bits, Tensor values, Tensor starts, Tensor? scales, int group, "
-    "str? way=None) -> Tensor"
+    "str? way=None, Tensor? codes=None) -> Tensor"
 )
 _LIBRARY.define("dense_linear(Tensor x, Tensor values, Tensor? scales, int group) -> Tensor")
 
@@ -38,12 +38,14 @@ def linear(
     scales: Tensor | None,
     group: int,
     way: str | None = None,
+    codes: Tensor | None = None,
 ) -> Tensor:
     """float32 [T, R] of x float32 [T, C] and the parts of a Packed weight, by the native library or by torch.
 
     `starts` int64 [R + 1] tells where the values of each row begin. `values` has 64 elements more than the
     bits need. `way`: "few" or "many" are the kernels for that many tokens; None takes the faster ones.
-    Raises ValueError where shapes or types do not fit.
+    `codes`: those of Pairs, which the kernels of some instruction sets use. Raises ValueError where shapes or
+    types do not fit.
     """
     rows = bits.shape[0]
     if x.dtype != torch.float32 or x.ndim != 2 or -(-x.shape[1] // 8) != bits.shape[1]:
@@ -52,6 +54,10 @@ def linear(
         )
     if starts.shape[0] != rows + 1:
         raise ValueError(f"starts has {starts.shape[0]} elements, and needs {rows + 1} for {rows} rows")
+    if codes is not None and (codes.shape != bits.shape or x.shape[1] % BLOCK):
+        raise ValueError(
+            f"codes are {tuple(codes.shape)}, and need the shape of the bits, {tuple(bits.shape)}"
+        )
     if (found := _native()) is None:
         return plain_linear(x, bits, values, scales, group)
     return found.product(
@@ -63,6 +69,7 @@ def linear(
         scales=scales,
         group=group,
         way=way or way_of(x.shape[0], values.shape[0] / (rows * x.shape[1]), found.chosen),
+        codes=codes,
     )
 
 
@@ -114,6 +121,7 @@ def _fake_linear(
     scales: Tensor | None,
     group: int,
     way: str | None = None,
+    codes: Tensor | None = None,
 ) -> Tensor:
     return x.new_empty(x.shape[0], bits.shape[0])
 

@@ -21,9 +21,10 @@ class LoadedLinear:
 
 @dataclass(frozen=True)
 class SparseReport:
-    """All of them."""
+    """All of them. `narrow_head`: True if a head that stayed dense is read in bfloat16."""
 
     linears: tuple[LoadedLinear, ...]
+    narrow_head: bool = False
 
     @property
     def sparse(self) -> tuple[LoadedLinear, ...]:
@@ -48,4 +49,6 @@ class SparseReport:
             lines[0] += f", with {1 - self.density:.1%} zeros and {types} values; kernels: {backend()}"
         reasons = Counter(one.why for one in self.linears if one.why is not None)
         lines += [f"{count} stay dense: {why}" for why, count in reasons.items()]
+        if self.narrow_head:
+            lines.append("the head is read in bfloat16, which holds its weights to the bit")
         return tuple(lines)

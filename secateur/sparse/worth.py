@@ -8,6 +8,10 @@ from collections.abc import Mapping
 MOST_DENSITY: Mapping[str, float] = {"avx512": 0.8, "avx2": 0.8, "neon": 0.5}
 
 
+# Instruction sets whose dense kernels in bfloat16 are faster than torch's product in float32.
+READS_BFLOAT16 = ("avx512", "avx2")
+
+
 def worth(density: float, instructions: str) -> bool:
     """Tell whether a weight with this share of values is faster when it is packed. `instructions`: what the
     kernels use, as `SparseLinear.backend` names it. The shape makes no difference from 576 x 1536 on."""

@@ -8,8 +8,8 @@ import httpx
 
 from api.auth import new_token, token_digest
 from api.service.context import Services
-from api.service.jobs import attempts
-from api.service.jobs.attempts import Lease, LiveAttempt
+from api.service.jobs import attempts, leases
+from api.service.jobs.leases import Lease, LiveAttempt
 from pipeline.job.events import EventBody
 from tests.api.bodies import body
 from tests.api.conftest import RunningApi
@@ -58,8 +58,8 @@ def started_job(api: RunningApi, **given: Any) -> FakeDriver:
 def next_attempt(api: RunningApi) -> FakeDriver:
     """The next attempt of the job that waits."""
     services: Services = api.services
-    assert attempts.open_next(services.database, LEASE, limit=100, unread={})
-    live = attempts.claim_live(services.database, LEASE)[-1]
+    assert leases.open_next(services.database, LEASE, limit=100, unread={})
+    live = leases.claim_live(services.database, LEASE)[-1]
     token = new_token()
     attempts.set_token(services.database, LEASE, live, digest=token_digest(token))
     attempts.mark_submitted(services.database, LEASE, live)

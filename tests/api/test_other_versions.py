@@ -10,7 +10,7 @@ from sqlalchemy import text, update
 from api.db.engine import Database
 from api.db.migrate import NewerDatabaseError, upgrade
 from api.db.models import Attempt, EventRow, Job, Schedule
-from api.service.jobs import attempts
+from api.service.jobs import leases
 from api.service.stored import changed
 from pipeline.job.events import AttemptStarted, StageFinished
 from pipeline.job.ledger import Measured, NodeResult
@@ -97,9 +97,9 @@ def test_what_tomorrow_accepted_can_be_cancelled_here(scene: Scene) -> None:
 def test_an_attempt_that_another_version_opened_is_passed_on(scene: Scene) -> None:
     """The other version died before it submitted: its successor takes the job, and we do not hold it."""
     job, other = scene.post(), scene.dispatcher(owner="other")
-    assert attempts.open_next(scene.api.services.database, other._lease, limit=1, unread={})
+    assert leases.open_next(scene.api.services.database, other._lease, limit=1, unread={})
     with_new_field(scene, job)
-    attempts.release(scene.api.services.database, "other")
+    leases.release(scene.api.services.database, "other")
     ours = scene.dispatcher(owner="ours")
     for _ in range(3):
         ours.round()

@@ -87,7 +87,8 @@ def test_every_stage_that_walks_the_blocks_reports_its_use(material: Path, tmp_p
     asked = spec(material, allocation={"kind": "tournament", "candidates": candidates, "samples": 2})
     secateur.prune(material / "model", asked, tmp_path / "out", threads=1, told=told.append)
     kinds = {"measure_statistics", "measure_blocks", "judge", "prune", "evaluate"}
-    assert kinds == {kind for kind, place in PLACES.items() if place.where == "gang"}
+    walking = {kind for kind, place in PLACES.items() if place.where == "gang"}
+    assert walking == {*kinds, "round"}  # for which test_quantize.py has a job
     walked = {
         event.result.node.partition(":")[0]: event.result.measured
         for event in told

@@ -23,10 +23,11 @@ from tests.oracles.choosing import (
     wanda_saliency,
 )
 from tests.oracles.figures import divergence, perplexity, random_windows
-from tests.oracles.solving import obs_row, ridge_on_support, sparsegpt_row_block, swap_row
+from tests.oracles.solving import gptq_row, obs_row, ridge_on_support, sparsegpt_row_block, swap_row
 
 __all__ = [
     "divergence",
+    "gptq_row",
     "input_norm",
     "keep_matrix_exact",
     "keep_matrix_floor",

@@ -18,6 +18,25 @@ def obs_row(weight: np.ndarray, hessian: np.ndarray, keep: np.ndarray, *, dampin
     return weight
 
 
+def gptq_row(
+    weight: np.ndarray, hessian: np.ndarray, scales: np.ndarray, *, bits: int, damping: float
+) -> np.ndarray:
+    """One row [I] by GPTQ in column order, with one of `scales` for each of as many equal groups. For each
+    column, the inverse Hessian of the remaining columns is computed anew, and rounding a weight changes only
+    weights to its right. Weights that were zero end as zero."""
+    pruned = weight == 0
+    weight = weight.astype(np.float64).copy()
+    hessian = hessian.astype(np.float64) + damping * np.mean(np.diag(hessian)) * np.eye(len(weight))
+    for j in range(len(weight)):
+        scale = float(scales[j * len(scales) // len(weight)])
+        code = min(max(round(weight[j] / scale), -(2 ** (bits - 1))), 2 ** (bits - 1) - 1)
+        final = 0.0 if pruned[j] else code * scale
+        inverse = np.linalg.inv(hessian[j:, j:])
+        weight[j:] -= (weight[j] - final) / inverse[0, 0] * inverse[0]
+        weight[j] = final
+    return weight
+
+
 def sparsegpt_row_block(
     weight: np.ndarray, hessian: np.ndarray, zeros: int, *, damping: float
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from api.service.jobs import attempts
+from api.service.jobs import attempts, leases
 from api.service.jobs.logs import log_key
 from pipeline.artifacts.artifact import FileRef
 from pipeline.artifacts.refs import ArtifactRef, ManifestRef, ReportRef
@@ -158,7 +158,7 @@ class Play:
         )
         self.store_log(LOG)
         self.say(AttemptFailed(reason=reason))
-        live = attempts.claim_live(self.api.services.database, LEASE)
+        live = leases.claim_live(self.api.services.database, LEASE)
         mine = next(one for one in live if one.job == self.id)
         attempts.fail(self.api.services.database, LEASE, mine, reason, limit=1)
 

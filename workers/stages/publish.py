@@ -33,6 +33,7 @@ from pipeline.report.published import Published
 from pipeline.report.side_file import side_file
 from pipeline.report.summary import name_of
 from pipeline.spec.evaluation import EvaluationResult
+from pipeline.spec.quantization import QUANTIZED_FOLDER
 from pipeline.spec.sparsity_plan import SparsityPlan
 from pipeline.storage.content import BlobRef, ContentStore
 from pipeline.storage.slug import slug
@@ -54,9 +55,8 @@ def run(stage: Publish, context: StageContext) -> Steps:
     content = context.content
     prefix = f"published/{slug(stage.model_name)}-{context.key[:12]}"
     packed = yield from sparse_files(stage, context)
-    files = _by_path(
-        [*context.checkpoint().model_files, *_adapter(stage, context), *_exports(stage, context), *packed]
-    )
+    beside = [*_adapter(stage, context), *_exports(stage, context), *_forms(stage, context), *packed]
+    files = _by_path([*context.checkpoint().model_files, *beside])
     yield from _copied(content, prefix, files, before=0)
 
     made: dict[str, ArtifactRef] = {}
@@ -120,6 +120,15 @@ def _exports(stage: Publish, context: StageContext) -> list[FileRef]:
         for target in stage.spec.target
         if target.reads_exports
         for file in context.inputs[f"export:{target.kind}"].files
+    ]
+
+
+def _forms(stage: Publish, context: StageContext) -> list[FileRef]:
+    """The quantized forms, each in a directory with its name."""
+    return [
+        FileRef(path=f"{QUANTIZED_FOLDER}/{form.name}/{file.path}", blob=file.blob)
+        for form in stage.spec.quantize
+        for file in context.inputs[f"quantize:{form.name}"].files
     ]
 
 

@@ -35,6 +35,7 @@ from pipeline.verification.logits import compare_logits
 from pipeline.verification.weights import CheckedWeights, check_weights
 from workers.context import Made, Note, Progress, StageContext, Step, Steps
 from workers.memory import peak_memory_bytes
+from workers.stages.verify_forms import opened_forms
 from workers.verification.answer import LOGITS, OpenedModel, Opening
 from workers.verification.packed import check_packed
 from workers.verification.process import OpeningProcess
@@ -71,6 +72,10 @@ def run(stage: Verify, context: StageContext) -> Steps:
         digests = {file.path: file.blob.digest for file in published.files}
         documents = check_documents(directory, digests, weights.certificates)
         yield Progress(CHECKS, CHECKS, "documents")
+        forms = []
+        for form in opened_forms(context, directory, aside, process=OpeningProcess):
+            yield Progress(CHECKS, CHECKS, form.name)
+            forms.append(form)
     verification = Verification(
         files=len(published.files),
         bytes=published.size,
@@ -82,6 +87,7 @@ def run(stage: Verify, context: StageContext) -> Steps:
         remarks=_remarks(opened),
         targets=_targets(context),
         packed=packed,
+        quantized=tuple(forms),
     )
     peak = peak_memory_bytes() + answer.peak_memory_bytes
     yield _manifest(context.content, published, verification, peak_memory_bytes=peak)

@@ -1,6 +1,7 @@
 """A fresh process that opens one model in one target, does what standard input asks, and ends.
 
     python -m workers.targets.child < {"opening": {...}, "generate": [...], "tokenize": [...], "time": {...}}
+    python -m workers.targets.child < {"opening": {...}, "score": [...]}
 
 It writes one line of JSON to standard output; what the target itself prints goes to standard error.
 """
@@ -14,7 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from workers.targets.consumer import Opening, Session
+from workers.targets.consumer import Opening, ScoringSession, Session
 
 MODULES = {
     "vllm": "vllm",
@@ -33,6 +34,13 @@ def open_session(opening: Opening) -> Session:
     return opened(opening)
 
 
+def open_scoring(opening: Opening) -> ScoringSession:
+    """Open a model to predict texts, in this process. llama.cpp and secateur_sparse do that."""
+    module = importlib.import_module(f"workers.targets.{MODULES[opening.kind]}")
+    opened: Callable[[Opening], ScoringSession] = module.open_scoring
+    return opened(opening)
+
+
 def answers(session: Session, asked: dict[str, Any]) -> dict[str, Any]:
     """What a session answers to a request, as JSON."""
     found: dict[str, Any] = {"version": session.version}
@@ -48,6 +56,12 @@ def answers(session: Session, asked: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def losses(session: ScoringSession, asked: dict[str, Any]) -> dict[str, Any]:
+    """The losses of the texts in a request, as JSON."""
+    found = [session.loss(one["tokens"], one["scored"]) for one in asked["score"]]
+    return {"version": session.version, "losses": found}
+
+
 def peak_memory() -> int:
     """The largest memory of this process so far, in bytes, with mapped files and without that of GPUs."""
     status = Path("/proc/self/status").read_text()
@@ -59,8 +73,11 @@ def main() -> None:
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # targets print to standard output
     asked = json.load(sys.stdin)
-    session = open_session(Opening(**asked["opening"]))
-    answer.write(json.dumps(answers(session, asked)) + "\n")
+    opening = Opening(**asked["opening"])
+    found = (
+        losses(open_scoring(opening), asked) if "score" in asked else answers(open_session(opening), asked)
+    )
+    answer.write(json.dumps(found) + "\n")
     answer.flush()
     os._exit(0)  # servers keep threads that end late
 

@@ -67,6 +67,16 @@ class Session(Protocol):
         ...
 
 
+class ScoringSession(Protocol):
+    """A model that is open in a target which tells how well it predicts a text."""
+
+    version: str
+
+    def loss(self, tokens: Sequence[int], scored: int) -> float:
+        """The cross-entropy in nats, summed over the last `scored` predictions of a text."""
+        ...
+
+
 def on_the_clock(arrivals: Iterator[None], tokens: int) -> Timing:
     """Time an answer whose tokens arrive one by one. Raises RuntimeError where their number is another."""
     started = time.perf_counter()

@@ -1,20 +1,28 @@
 """Measures how fast a target is with the dense and with the final model, in one run."""
 
 import json
+import math
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel
 
-from pipeline.artifacts.serving import Served, Serving, Spread
-from pipeline.spec.targets import Target
+from pipeline.artifacts.serving import Beside, Served, Serving, Spread
+from pipeline.errors import NumericalError
+from pipeline.spec.targets import GGUF_TYPES, GgufType, Target
 from workers.targets.consumer import Opening
 from workers.targets.opened import ask
 
-Which = Literal["dense", "final", "dense_kernels"]
+if TYPE_CHECKING:
+    from pipeline.text.windows import Windows  # which imports torch
+
+Which = Literal["dense", "final", "dense_kernels"] | GgufType
+Perplexities = Mapping[Which, Mapping[str, float]]
 Openings = Mapping[Which, Opening]
+MOST_LOSS = 700.0  # nats; of more, the perplexity is beyond float64
 
 
 class Clock(BaseModel):
@@ -32,6 +40,13 @@ class Timed(BaseModel):
     peak_memory_bytes: int
 
 
+class Scored(BaseModel):
+    """The losses of all windows, by one fresh process, in nats."""
+
+    version: str
+    losses: list[float]
+
+
 def timed_rounds(openings: Openings, target: Target, *, python: str = "") -> Iterator[tuple[Which, Timed]]:
     """Time all models, round by round. Raises TargetFailed.
 
@@ -46,14 +61,40 @@ def timed_rounds(openings: Openings, target: Target, *, python: str = "") -> Ite
             yield which, Timed.model_validate(ask(openings[which], asked, python=python))
 
 
+def text_perplexities(opening: Opening, texts: "Sequence[Windows]", *, python: str = "") -> dict[str, float]:
+    """The perplexity of a model on each text by name, as its target computes it in a fresh process. Raises
+    TargetFailed, and NumericalError where a loss is not finite."""
+    windows = [pair for text in texts for pair in zip(text.tokens, text.scored, strict=True)]
+    asked = {"score": [{"tokens": tokens.tolist(), "scored": scored} for tokens, scored in windows]}
+    length = max(len(tokens) for tokens, _ in windows)
+    found = iter(Scored.model_validate(ask(replace(opening, length=length), asked, python=python)).losses)
+    perplexities = {}
+    for text in texts:
+        loss = sum(next(found) for _ in text.tokens) / sum(text.scored)
+        if not loss < MOST_LOSS:
+            raise NumericalError(f"{opening.kind}: the loss on {text.text.label} is {loss}; prune less")
+        perplexities[text.text.label] = math.exp(loss)
+    return perplexities
+
+
 def serving_of(
-    openings: Openings, target: Target, rounds: Iterable[tuple[Which, Timed]], *, machine: str
+    openings: Openings,
+    target: Target,
+    rounds: Iterable[tuple[Which, Timed]],
+    *,
+    machine: str,
+    perplexities: Perplexities | None = None,
 ) -> Serving:
-    """The figures of all rounds."""
+    """The figures of all rounds, and the perplexities of those models that have some."""
     timed: dict[Which, list[Timed]] = {which: [] for which in openings}
     for which, one in rounds:
         timed[which].append(one)
     some = openings["final"]
+
+    def served(which: Which) -> Served:
+        made = _served(timed[which], openings[which], target)
+        return made.model_copy(update={"perplexity": (perplexities or {}).get(which, {})})
+
     return Serving(
         target=target.kind,
         version=timed["final"][0].version,
@@ -63,9 +104,14 @@ def serving_of(
         threads=some.threads,
         gpus=some.gpus,
         machine=machine,
-        dense=_served(timed["dense"], openings["dense"], target),
-        final=_served(timed["final"], some, target),
-        dense_kernels=_served(timed["dense_kernels"], some, target) if "dense_kernels" in timed else None,
+        dense=served("dense"),
+        final=served("final"),
+        dense_kernels=served("dense_kernels") if "dense_kernels" in timed else None,
+        beside=tuple(
+            Beside(type=kind, version=timed[kind][0].version, served=served(kind))
+            for kind in GGUF_TYPES
+            if kind in timed
+        ),
     )
 
 

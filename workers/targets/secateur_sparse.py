@@ -11,8 +11,13 @@ def open_session(opening: Opening) -> "_Session":
     return _Session(opening)
 
 
+def open_scoring(opening: Opening) -> "_Session":
+    """Open the same, to predict texts."""
+    return _Session(opening)
+
+
 class _Session:
-    """See Session."""
+    """See Session and ScoringSession."""
 
     def __init__(self, opening: Opening) -> None:
         import torch
@@ -40,6 +45,14 @@ class _Session:
         """A token is there when it is chosen."""
         steps = self._answerer.steps(prompt, tokens, lambda logits_V: int(logits_V.argmax()))
         return on_the_clock((None for _ in steps), tokens)
+
+    def loss(self, tokens: Sequence[int], scored: int) -> float:
+        """As a job evaluates, with the whole model in memory."""
+        import torch
+
+        from pipeline.tensor.sequence_loss import whole_loss
+
+        return whole_loss(self._answerer.model, torch.tensor(tokens), scored=scored)
 
     def tokenize(self, text: str) -> list[int] | None:
         """It uses transformers' tokenizer, which there is no need to compare with itself."""

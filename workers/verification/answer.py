@@ -16,13 +16,15 @@ LOGITS = "logits"
 
 class Opening(Frozen):
     """What to open. `directory`: the fetched files; `aside`: an empty directory for the logits, and for
-    weights that the library rearranges. `adapter`: the directory of a LoRA adapter below `directory`."""
+    weights that the library rearranges. `adapter`: the directory of a LoRA adapter below `directory`;
+    `gguf`: the GGUF file there that is the whole model."""
 
     directory: Path
     aside: Path
     weights: Literal["in_memory", "from_disk"]
     threads: int
     adapter: str | None = None
+    gguf: str | None = None
 
     @property
     def logits(self) -> Path:

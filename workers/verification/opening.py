@@ -23,6 +23,7 @@ from transformers import (
 
 from pipeline.artifacts.refs import AdapterRef
 from pipeline.artifacts.verification import OpenedTokenizer
+from pipeline.checkpoint.gguf_file import GGUFFile
 from pipeline.checkpoint.layout import CONFIG_JSON, GENERATION_CONFIG_JSON, has_tokenizer
 from pipeline.checkpoint.leftovers import harmless
 from pipeline.checkpoint.skeleton import auto_class
@@ -50,7 +51,7 @@ def answer_to(opening: Opening) -> Answer:
 def open_model(opening: Opening) -> OpenedModel:
     """Opens everything once, on the CPU. Raises VerificationFailed, which names file and field or tensor."""
     torch.set_num_threads(opening.threads)
-    config = _config(opening.directory)
+    config = _config(opening)
     _check_generation(opening.directory)
     model = _model(opening, config)
     tied = _tied(model)  # asked before weights on the disk come and go
@@ -77,16 +78,22 @@ def open_model(opening: Opening) -> OpenedModel:
     )
 
 
-def _config(directory: Path) -> "PreTrainedConfig":
+def _config(opening: Opening) -> "PreTrainedConfig":
+    directory, gguf = opening.directory, opening.gguf
     try:
-        return AutoConfig.from_pretrained(directory, local_files_only=True)
+        if gguf is None:
+            return AutoConfig.from_pretrained(directory, local_files_only=True)
+        config = AutoConfig.from_pretrained(directory, gguf_file=gguf, local_files_only=True)
+        GGUFFile(directory / gguf).complete(config)  # what transformers leaves out
+        return config
     except Exception as error:
-        raise _cannot(CONFIG_JSON, error) from error
+        raise _cannot(gguf or CONFIG_JSON, error) from error
 
 
 def _model(opening: Opening, config: "PreTrainedConfig") -> PreTrainedModel:
     """Loads the model as users do, but that differences are reported instead of warned about."""
     placed = {"device_map": {"": "disk"}, "offload_folder": str(opening.aside)}
+    whole = {"gguf_file": opening.gguf, "config": config, "dtype": torch.float32}
     try:
         model, said = auto_class(config).from_pretrained(
             opening.directory,
@@ -95,6 +102,7 @@ def _model(opening: Opening, config: "PreTrainedConfig") -> PreTrainedModel:
             ignore_mismatched_sizes=True,  # so that they are listed with their names
             output_loading_info=True,
             **(placed if opening.weights == "from_disk" else {}),
+            **(whole if opening.gguf is not None else {}),
         )
     except Exception as error:
         raise _cannot(f"the model of config.json (model_type {config.model_type})", error) from error

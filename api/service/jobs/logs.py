@@ -8,8 +8,9 @@ from sqlalchemy import select
 from api.db.models import Attempt
 from api.errors import ApiError
 from api.service.context import Services
-from api.service.jobs.attempts import LiveAttempt, note_log_stored
+from api.service.jobs.attempts import note_log_stored
 from api.service.jobs.jobs import find
+from api.service.jobs.leases import LiveAttempt
 from api.submit import RayUnavailable
 from pipeline.job.state import TERMINAL
 

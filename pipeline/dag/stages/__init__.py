@@ -19,6 +19,7 @@ from pipeline.dag.stages.pruning import (
     PruneBlocks,
     ScoreHeldOut,
 )
+from pipeline.dag.stages.quantizing import Quantize, RoundBlocks
 from pipeline.dag.stages.results import (
     Behave,
     Evaluate,
@@ -64,6 +65,8 @@ Stage = Annotated[
     | CheckTasks
     | EvaluateTask
     | Behave
+    | RoundBlocks
+    | Quantize
     | ExportTarget
     | Publish
     | OpenTarget

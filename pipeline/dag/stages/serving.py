@@ -5,6 +5,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from pipeline.dag.stages.base import BaseStage
+from pipeline.spec.evaluation import PerplexityText
 from pipeline.spec.publishing import PackedValues
 from pipeline.spec.targets import Target, TargetKind
 
@@ -33,10 +34,13 @@ class OpenTarget(BaseStage):
 class MeasureServing(BaseStage):
     """The speed and memory of a target with the `dense` and the `final` checkpoint, and with their
     `dense_export` and `final_export` where it reads files of its own. Takes `check`, so that only what agrees
-    is measured. Each job measures anew, on its own machines."""
+    is measured. Each job measures anew, on its own machines. `perplexity`: the texts on which the target's
+    model and what it is compared with are measured too."""
 
     kind: Literal["measure_serving"] = "measure_serving"
     outputs: ClassVar = ("serving",)
     reusable: ClassVar = False
+    names_sources: ClassVar = True
     unit: ClassVar = "opening"
     target: Target
+    perplexity: tuple[PerplexityText, ...] = Field(default=(), exclude_if=lambda texts: not texts)

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Mapping
 from typing import Self
 
-from pipeline.artifacts.serving import Serving, Spread
+from pipeline.artifacts.serving import Served, Serving, Spread
 from pipeline.report.inputs import Inputs
-from pipeline.report.quantity import human_bytes
+from pipeline.report.quantity import human_bytes, human_perplexity
 from pipeline.report.section import Headline, ModelSection, Tile
 
 
@@ -47,7 +47,11 @@ class ServingSection(ModelSection):
         """Rows of a table for each target; None without a target."""
         if not report.serving:
             return None
-        return {"targets": [(one, list(_rows(one))) for one in report.serving]}
+        return {
+            "targets": [
+                (one, list(_rows(one)), list(_others(one)), list(_faster(one))) for one in report.serving
+            ]
+        }
 
 
 def decode_ratio(serving: Serving) -> float:
@@ -78,6 +82,40 @@ def _rows(serving: Serving) -> Iterable[tuple[str, str, str, str]]:
     yield "peak memory", human_bytes(int(before.median)), human_bytes(int(after.median)), ratio
     sizes = dense.file_bytes, final.file_bytes
     yield "files", human_bytes(sizes[0]), human_bytes(sizes[1]), f"{sizes[1] / sizes[0]:.2f}"
+
+
+def _others(serving: Serving) -> Iterable[tuple[str, str, str, str, str]]:
+    """A row for each model that ran in the same rounds: its name, tokens per second of the prompt and of the
+    answer, its files, and its perplexities. None where there is nothing to compare with."""
+    if not serving.beside:
+        return
+    for name, served in (
+        (f"{serving.target}, final", serving.final),
+        (f"{serving.target}, dense", serving.dense),
+        *((f"llama.cpp {one.type}, dense", one.served) for one in serving.beside),
+    ):
+        rates = _spread(served.prefill), _spread(served.decode)
+        yield name, *rates, human_bytes(served.file_bytes), _perplexities(served) or "not measured"
+
+
+def _faster(serving: Serving) -> Iterable[str]:
+    """A sentence for each type in which llama.cpp generates as fast with the dense model as the target with
+    the final one, with the perplexity of both."""
+    for one in serving.beside:
+        ratio = one.served.decode.median / serving.final.decode.median
+        if ratio < 1:
+            continue
+        sentence = f"llama.cpp generates {ratio:.2f} times as fast with the dense model in {one.type}"
+        theirs, ours = _perplexities(one.served), _perplexities(serving.final)
+        yield (
+            f"{sentence}, whose perplexity is {theirs}; that of the final model is {ours}"
+            if ours
+            else sentence
+        )
+
+
+def _perplexities(served: Served) -> str:
+    return ", ".join(f"{human_perplexity(value)} ({name})" for name, value in served.perplexity.items())
 
 
 def _spread(spread: Spread, factor: float = 1) -> str:

@@ -15,6 +15,7 @@ MOMENTS = {
     "gather": "of the whole tensors, put together from all workers",
     "save": "of what training has stored",
     "reload": "of the stored checkpoint, read back",
+    "quantized": "of a quantized form, read back from what was written",
     "published": "of the published files, read back with safetensors",
 }
 

@@ -14,6 +14,9 @@ struct SecateurWeight {
     const void* values;     // row by row, of the type `kind`
     const float* scales;    // [rows, ceil(columns / group)] for int8, else null
     const int64_t* starts;  // [rows + 1]: where the values of a row begin, or null
+    // [rows, columns / 32], or null: only where every four columns have two values, and 64 divides the columns.
+    // Bits 2 i and 2 i + 1 tell in which of its four columns value i of 32 columns stands.
+    const uint32_t* codes;
     int64_t rows;
     int64_t columns;
     int64_t group;  // a multiple of 64 for int8, else 0

@@ -8,7 +8,7 @@
 namespace {
 
 struct V {
-    static constexpr int LANES = 8, SUMS = 2;
+    static constexpr int LANES = 8, SUMS = 2, ROWS = 1, SPAN = 1;
     using F = __m256;
     static F zero() { return _mm256_setzero_ps(); }
     static F set1(float value) { return _mm256_set1_ps(value); }
@@ -78,5 +78,5 @@ struct V {
 #include "eight_by_eight.hpp"
 #include "kernels.hpp"
 
-const Kernels avx2_kernels = {V::LANES, arrange, few, many, transpose};
+const Kernels avx2_kernels = {V::LANES, arrange, few, many, nullptr, transpose};
 #endif

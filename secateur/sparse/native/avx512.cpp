@@ -1,4 +1,5 @@
-// Kernels for AVX-512 with byte permutations and expansions (VBMI, VBMI2): Ice Lake, Zen 4 and later.
+// Kernels for AVX-512 with byte permutations, expansions and dot products (VBMI, VBMI2, VNNI): Ice Lake, Zen 4
+// and later.
 #if defined(__x86_64__)
 #include <immintrin.h>
 
@@ -7,7 +8,7 @@
 namespace {
 
 struct V {
-    static constexpr int LANES = 16, SUMS = 4;
+    static constexpr int LANES = 16, SUMS = 4, ROWS = 4, SPAN = 4;
     using F = __m512;
     static F zero() { return _mm512_setzero_ps(); }
     static F set1(float value) { return _mm512_set1_ps(value); }
@@ -26,11 +27,12 @@ struct V {
     static F odd(__m512i pairs) {
         return _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(int(0xffff0000u))));
     }
+    // The dot product of every four bytes with 1, 0, 0, 0 is the first of them, with its sign, in one
+    // instruction; shifts need two, and are what limits the dense product.
     static void widen_bytes(__m512i bytes, F* w) {
-        w[0] = _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(bytes, 24), 24));
-        w[1] = _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(bytes, 16), 24));
-        w[2] = _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(bytes, 8), 24));
-        w[3] = _mm512_cvtepi32_ps(_mm512_srai_epi32(bytes, 24));
+        for (int k = 0; k < 4; k++)
+            w[k] = _mm512_cvtepi32_ps(
+                _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi32(1 << (8 * k)), bytes));
     }
     static F of_bytes(__m128i bytes) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes)); }
 
@@ -46,6 +48,15 @@ struct V {
         __m512i zero = _mm512_setzero_si512();
         __asm__("" : "+v"(zero));
         return zero;
+    }
+
+    static F sixteen(const float* values) { return _mm512_loadu_ps(values); }
+    static F sixteen(const uint16_t* values) {
+        const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(values));
+        return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+    }
+    static F sixteen(const int8_t* values) {
+        return of_bytes(_mm_loadu_si128(reinterpret_cast<const __m128i*>(values)));
     }
 
     template <int KIND>
@@ -96,17 +107,12 @@ struct V {
     static const float* widen(const float* values, int, float, float*) { return values; }
     template <int KIND>
     static const float* widen(const uint16_t* values, int count, float, float* out) {
-        for (int i = 0; i < count; i += 16) {
-            const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(values + i));
-            store(out + i, _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16)));
-        }
+        for (int i = 0; i < count; i += 16) store(out + i, sixteen(values + i));
         return out;
     }
     template <int KIND>
     static const float* widen(const int8_t* values, int count, float scale, float* out) {
-        for (int i = 0; i < count; i += 16)
-            store(out + i, _mm512_mul_ps(set1(scale), of_bytes(_mm_loadu_si128(
-                                                          reinterpret_cast<const __m128i*>(values + i)))));
+        for (int i = 0; i < count; i += 16) store(out + i, _mm512_mul_ps(set1(scale), sixteen(values + i)));
         return out;
     }
 };
@@ -115,6 +121,7 @@ struct V {
 
 #include "eight_by_eight.hpp"
 #include "kernels.hpp"
+#include "pairs.hpp"
 
-const Kernels avx512_kernels = {V::LANES, arrange, few, many, transpose};
+const Kernels avx512_kernels = {V::LANES, arrange, few, many, pairs, transpose};
 #endif

@@ -8,7 +8,7 @@
 namespace {
 
 struct V {
-    static constexpr int LANES = 4, SUMS = 4;
+    static constexpr int LANES = 4, SUMS = 4, ROWS = 1, SPAN = 1;
     using F = float32x4_t;
     static F zero() { return vdupq_n_f32(0); }
     static F set1(float value) { return vdupq_n_f32(value); }
@@ -96,5 +96,5 @@ void transpose(const float* in, int64_t stride_in, float* out, int64_t stride_ou
 
 #include "kernels.hpp"
 
-const Kernels neon_kernels = {V::LANES, arrange, few, many, transpose};
+const Kernels neon_kernels = {V::LANES, arrange, few, many, nullptr, transpose};
 #endif

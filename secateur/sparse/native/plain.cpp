@@ -4,7 +4,7 @@
 namespace {
 
 struct V {
-    static constexpr int LANES = 4, SUMS = 4;
+    static constexpr int LANES = 4, SUMS = 4, ROWS = 1, SPAN = 1;
     struct F { float at[LANES]; };
     static F zero() { return set1(0); }
     static F set1(float value) { return F{{value, value, value, value}}; }
@@ -65,4 +65,4 @@ void transpose(const float* in, int64_t stride_in, float* out, int64_t stride_ou
 
 }  // namespace
 
-const Kernels plain_kernels = {V::LANES, arrange, few, many, transpose};
+const Kernels plain_kernels = {V::LANES, arrange, few, many, nullptr, transpose};

@@ -36,7 +36,8 @@ const Kernels* kernels_of(int64_t set) {
         return &avx2_kernels;
     if (set == SECATEUR_AVX512 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vbmi2"))
+        __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vbmi2") &&
+        __builtin_cpu_supports("avx512vnni"))
         return &avx512_kernels;
 #elif defined(__aarch64__)
     if (set == SECATEUR_NEON) return &neon_kernels;
@@ -51,6 +52,14 @@ float* reserve(int64_t floats) {
 
 int few(const Kernels& kernels, const SecateurWeight& weight, const float* x, int64_t tokens, float* y,
         int threads) {
+    if (tokens == 1 && weight.codes && kernels.pairs && finite(x, weight.columns)) {
+#pragma omp parallel num_threads(threads) if (threads > 1)
+        {
+            const Span rows = share(weight.rows, 1, omp_get_thread_num(), omp_get_num_threads());
+            kernels.pairs(weight, rows.first, rows.last, x, y);
+        }
+        return SECATEUR_DONE;
+    }
     const int64_t width = (weight.columns + BLOCK - 1) / BLOCK * BLOCK;
     float* arranged = reserve(tokens * width);
     if (!arranged) return SECATEUR_NO_MEMORY;

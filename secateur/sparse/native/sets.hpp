@@ -14,6 +14,8 @@ struct Kernels {
                 int64_t tokens, float* y);
     void (*many)(const SecateurWeight&, int64_t first, int64_t last, const float* x, int64_t width,
                  int64_t tile, float* out);
+    // One token, of columns that are not arranged, and a weight with `codes`. Null where a set has no such kernel.
+    void (*pairs)(const SecateurWeight&, int64_t first, int64_t last, const float* x, float* y);
     // out [columns, stride_out] = in [rows, stride_in] transposed, for 8 rows and 8 columns.
     void (*transpose)(const float* in, int64_t stride_in, float* out, int64_t stride_out);
 };

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import update
 
 from api.db.models import Job
-from api.service.jobs import attempts
+from api.service.jobs import attempts, leases
 from tests.api.background.dispatching import RESULT, Scene
 
 pytestmark = pytest.mark.servers
@@ -38,11 +38,11 @@ def test_who_lost_the_lease_changes_nothing(scene: Scene) -> None:
     job = scene.post()
     first = scene.dispatcher(lease_seconds=600)
     first.round()
-    (stale,) = attempts.claim_live(scene.api.services.database, first._lease)
+    (stale,) = leases.claim_live(scene.api.services.database, first._lease)
     _run_out_leases(scene)
     second = scene.dispatcher(owner="another")
     second.round()
-    with pytest.raises(attempts.LeaseLost):
+    with pytest.raises(leases.LeaseLost):
         attempts.succeed(scene.api.services.database, first._lease, stale, RESULT)
     assert scene.job(job)["status"] == "queued"
 
@@ -53,9 +53,9 @@ def test_the_dead_on_this_machine_are_not_waited_for(scene: Scene) -> None:
     with scene.api.services.database.write() as session:
         session.execute(update(Job).values(lease_owner=f"{socket.gethostname()[:60]}/999999@1"))
     dispatcher = scene.dispatcher()
-    assert attempts.claim_live(scene.api.services.database, dispatcher._lease) == []
+    assert leases.claim_live(scene.api.services.database, dispatcher._lease) == []
     dispatcher._release_the_dead()
-    assert len(attempts.claim_live(scene.api.services.database, dispatcher._lease)) == 1
+    assert len(leases.claim_live(scene.api.services.database, dispatcher._lease)) == 1
 
 
 def test_a_service_that_is_stopped_takes_no_try(scene: Scene) -> None:

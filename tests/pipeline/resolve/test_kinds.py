@@ -104,7 +104,7 @@ def test_the_language_model_of_a_multimodal_one_is_saved_as_advised(
         assert torch.allclose(alone(tokens).logits, whole.eval()(input_ids=tokens).logits, atol=1e-5)
 
 
-@pytest.mark.parametrize("model_type", ["qwen3_5", "llama4_text", "ernie4_5_moe", "gemma9"])
+@pytest.mark.parametrize("model_type", ["qwen3_omni", "llama9_text", "ernie4_5_moe", "gemma9"])
 def test_a_new_type_is_no_slip_of_the_pen(base: Path, tmp_path: Path, model_type: str) -> None:
     message = refused(changed(base, tmp_path / "model", model_type=model_type))
     assert f"{model_type!r}" in message
@@ -113,8 +113,8 @@ def test_a_new_type_is_no_slip_of_the_pen(base: Path, tmp_path: Path, model_type
 
 
 def test_a_wrapper_around_an_unknown_type_names_both(base: Path, tmp_path: Path) -> None:
-    path = changed(base, tmp_path / "model", model_type="llama4", text_config={"model_type": "llama4_text"})
-    with pytest.raises(UnsupportedModel, match=r"'llama4'.*wraps.*'llama4_text' has no row either"):
+    path = changed(base, tmp_path / "model", model_type="llama4", text_config={"model_type": "llama9_text"})
+    with pytest.raises(UnsupportedModel, match=r"'llama4'.*wraps.*'llama9_text' has no row either"):
         model_pin(open_source(f"file:{path}", SourceAccess(allowed_roots=(tmp_path,))))
 
 
