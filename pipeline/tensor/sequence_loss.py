@@ -13,8 +13,8 @@ LOSS_ROWS = 256  # logits are turned into losses this many tokens at a time
 
 
 def loss_parts(logits_LV: Tensor, targets_L: Tensor) -> list[Tensor]:
-    """The cross-entropy in nats of predictions of some tokens, as float64 scalars whose sum it is. They lie
-    on the device of the logits, so that those of many sequences can be read at once."""
+    """The cross-entropy in nats of predictions, `logits_LV` of `targets_L`, as float64 scalars whose sum it
+    is. They lie on the device of the logits, so that those of many sequences can be read at once."""
     return [
         functional.cross_entropy(rows.float(), targets, reduction="sum").double()
         for rows, targets in zip(logits_LV.split(LOSS_ROWS), targets_L.split(LOSS_ROWS), strict=True)
@@ -32,4 +32,5 @@ def whole_loss(model: torch.nn.Module, tokens_L: Tensor, *, scored: int) -> floa
         else:
             logits_LV = model(input_ids=tokens_L[None], use_cache=False).logits[0][:-1]
             written_L = tokens_L[1:]
-        return sum(float(part) for part in loss_parts(logits_LV[-scored:], written_L[-scored:]))
+        targets_L = written_L[-scored:].to(logits_LV.device)
+        return sum(float(part) for part in loss_parts(logits_LV[-scored:], targets_L))

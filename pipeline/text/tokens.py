@@ -39,6 +39,10 @@ class Tokenizer(Protocol):
         """Returns the text of a token."""
         ...
 
+    def convert_tokens_to_ids(self, tokens: str) -> int | None:
+        """Returns the id of a token, or that of the unknown token."""
+        ...
+
     def __call__(self, text: str, *, add_special_tokens: bool, verbose: bool) -> Mapping[str, list[int]]:
         """Returns the `input_ids` of a text. `verbose`: warn about texts longer than the model's
         positions."""

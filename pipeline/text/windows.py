@@ -12,10 +12,9 @@ from pipeline.errors import NumericalError
 from pipeline.spec.evaluation import PerplexityContract, PerplexityResult, PerplexityText
 from pipeline.spec.model import Dtype, way_to_finite
 from pipeline.tensor.pairs import parted
-from pipeline.text.loading import LoadedTokenizer
 from pipeline.text.spans import Gaps
 from pipeline.text.token_rows import check_token_rows
-from pipeline.text.tokens import perplexity_tokens, perplexity_windows
+from pipeline.text.tokens import Tokenizer, perplexity_tokens, perplexity_windows
 
 GAPS_SEED = 0  # one draw of gaps for every model, so that figures can be compared
 
@@ -37,20 +36,20 @@ class Windows:
 def cut(
     text: PerplexityText,
     documents: Iterable[str],
-    tokenizer: LoadedTokenizer,
+    tokenizer: Tokenizer,
     *,
     rows: int,
     field: str,
     pairs: Pairs | None = None,
 ) -> Windows:
     """The windows of a text. `rows`: those of the model's embedding; `field`: the source's place in the spec;
-    `pairs`: for an encoder-decoder, how a window becomes what the encoder reads and the decoder writes.
-    Raises the errors of `perplexity_tokens`, `check_token_rows` and `Gaps`."""
+    `pairs`: how windows become what an encoder-decoder reads and writes. Raises the errors of
+    `perplexity_tokens`, `check_token_rows` and `Gaps`."""
     tokenised = perplexity_tokens(text, documents, tokenizer)
     check_token_rows(tokenised.tokens_T, tokenizer, rows=rows, source=text.source, field=field)
     windows = perplexity_windows(text, tokenised.tokens_T)
     if pairs is not None:
-        gaps = Gaps.of(tokenizer, field=field.removesuffix(".source"))
+        gaps = Gaps.of(tokenizer, field=field.rpartition(".")[0])
         pairs_NL = gaps.pairs(torch.stack([tokens for tokens, _ in windows]), seed=GAPS_SEED)
         windows = [(pair_L, len(parted(pair_L)[1])) for pair_L in pairs_NL]
     return Windows(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 
-from api_rows import LARGE_EVENTS, request_of
+from bench.service.rows import LARGE_EVENTS, request_of
 
 KINDS = {  # name → path with parameters
     "list": "/jobs",
