@@ -39,6 +39,7 @@ LACKED: Mapping[Feature, str] = {
     "tasks": "evaluation by tasks",
     "behaviour": "evaluation of behaviour",
     "target": "`target`",
+    "quantize": "`quantize`",
     "sparse": "`publish.sparse`",
     "megatron": "conversion to Megatron's layouts",
     "float16": "`compute_dtype` float16",

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import JsonValue, ValidationError
 
+from pipeline.architecture.rows import row_for
 from pipeline.canonical import digest_of, sha256_hex
 from pipeline.errors import InvalidSpec
 from pipeline.request.bos import with_bos
@@ -27,6 +28,7 @@ def perplexity(model: Any, text: Text, *, tokenizer: str | Path | None = None) -
     InvalidSpec for a text that cannot be used, UnsupportedCheckpoint for a directory without a tokenizer, and
     NumericalError where the loss is not finite.
     """
+    from pipeline.resolve.lacking import check_windows
     from pipeline.resolve.resolve import resolve_text
     from pipeline.sources import SourceAccess, open_source
     from pipeline.tensor.sequence_loss import whole_loss
@@ -34,7 +36,10 @@ def perplexity(model: Any, text: Text, *, tokenizer: str | Path | None = None) -
     from pipeline.text.loading import tokenizer_in
     from pipeline.text.windows import cut, figure
 
-    asked = with_bos(_checked(text), model.config.model_type)
+    row = row_for(model.config.model_type)
+    asked = with_bos(_checked(text), row.model_type)
+    if row.pairs is not None:
+        check_windows(asked, row)
     directory = Path(tokenizer or model.config.name_or_path)
     cutting = tokenizer_in(directory)
     access = SourceAccess(allowed_roots=(Path("/"),))
@@ -42,7 +47,7 @@ def perplexity(model: Any, text: Text, *, tokenizer: str | Path | None = None) -
     reader = ChatReader(cutting, str(directory))
     documents = read_documents(asked, resolve_text(asked, access), source, access, reader=reader)
     rows = model.get_input_embeddings().num_embeddings
-    windows = cut(asked, documents, cutting, rows=rows, field="source")
+    windows = cut(asked, documents, cutting, rows=rows, field="source", pairs=row.pairs)
     return figure(
         windows,
         [

@@ -62,6 +62,7 @@ _LACKS: Mapping[Feature, str] = {
     "what the decoder writes for gaps in the text",
     "behaviour": "prompts are continued, and a decoder writes answers to them instead",
     "target": "no serving program is opened here with an encoder and a decoder",
+    "quantize": "quantized forms are made for programs that serve models which continue a text",
     "sparse": "packed linears run in models that continue a text",
     "megatron": "Megatron's layouts are written here for decoders alone",
     "float16": "its hidden states pass the largest number of float16; use bfloat16 or float32",

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import JsonValue
 
+Pairs = Literal["gaps"]  # how a text becomes what an encoder reads and a decoder writes
 Feature = Literal[
     "recovery",
     "learned_masks",
@@ -15,6 +16,7 @@ Feature = Literal[
     "tasks",
     "behaviour",
     "target",
+    "quantize",
     "sparse",  # packed weights beside the ordinary ones
     "megatron",
     "float16",

@@ -12,7 +12,7 @@ from pipeline.architecture.config_names import CONFIG_NAMES, ConfigNames
 from pipeline.architecture.encoder_decoder_config_names import ENCODER_DECODER_CONFIG_NAMES
 from pipeline.architecture.hybrid_config_names import HYBRID_CONFIG_NAMES
 from pipeline.architecture.own_config_names import OWN_CONFIG_NAMES
-from pipeline.architecture.parts import Ahead, Beside, Decoder, Feature
+from pipeline.architecture.parts import Ahead, Beside, Decoder, Feature, Pairs
 from pipeline.errors import UnsupportedCheckpoint
 
 _NUMBER = re.compile(r"\.\d+$")
@@ -163,7 +163,7 @@ class Architecture:
     lacks: Mapping[Feature, str] = field(default_factory=dict)
 
     @property
-    def pairs(self) -> Literal["gaps"] | None:
+    def pairs(self) -> Pairs | None:
         """How texts become what an encoder reads and a decoder writes (pipeline/text/spans.py); None for
         types that read one sequence."""
         return None if self.decoder is None else "gaps"

@@ -6,6 +6,7 @@ from pipeline.architecture.parts import Feature
 from pipeline.architecture.row import Architecture
 from pipeline.errors import InvalidSpec
 from pipeline.request.prune_spec import PruneSpec
+from pipeline.spec.evaluation import PerplexityText
 from pipeline.spec.self_calibration import SelfCalibration
 from pipeline.spec.texts import Calibration
 from pipeline.structure.depth import DropSpaced
@@ -39,6 +40,8 @@ def _asked(spec: PruneSpec) -> Iterator[tuple[Feature, str, str]]:
         yield "behaviour", "an evaluation of behaviour", "spec.evaluation.behaviour"
     if spec.target:
         yield "target", f"target {spec.target[0].kind}", "spec.target"
+    if spec.quantize:
+        yield "quantize", f"quantize {spec.quantize[0].name}", "spec.quantize"
     if spec.publish is not None:
         yield "sparse", "publish.sparse", "spec.publish.sparse"
     if spec.compute_dtype == "float16":
@@ -47,21 +50,27 @@ def _asked(spec: PruneSpec) -> Iterator[tuple[Feature, str, str]]:
 
 def _check_texts(spec: PruneSpec, row: Architecture) -> None:
     """Checks how texts are cut for an encoder-decoder, which fills gaps in them."""
-    marked: dict[str, str | None] = {
-        f"spec.evaluation.perplexity.{i}": text.bos for i, text in enumerate(spec.evaluation.perplexity)
-    }
     if isinstance(spec.calibration, Calibration):
-        marked["spec.calibration"] = spec.calibration.bos
-    for field, bos in marked.items():
-        if bos in ("once", "every_window"):
-            raise InvalidSpec(
-                f"bos {bos}: {row.model_type} reads texts with gaps, which begin without BOS; leave it out",
-                f"{field}.bos",
-            )
+        _check_bos(spec.calibration, row, "spec.calibration.bos")
     for i, text in enumerate(spec.evaluation.perplexity):
-        if text.stride is not None and text.stride != text.sequence_length:
-            raise InvalidSpec(
-                f"stride {text.stride}: {row.model_type} fills gaps in each window, and windows that overlap "
-                f"would count the same tokens in several; leave it out",
-                f"spec.evaluation.perplexity.{i}.stride",
-            )
+        check_windows(text, row, field=f"spec.evaluation.perplexity.{i}.")
+
+
+def check_windows(text: PerplexityText, row: Architecture, *, field: str = "") -> None:
+    """Checks how a text is cut into windows in which an encoder-decoder fills gaps. `field`: the beginning of
+    its fields' names in errors. Raises InvalidSpec."""
+    _check_bos(text, row, f"{field}bos")
+    if text.stride is not None and text.stride != text.sequence_length:
+        raise InvalidSpec(
+            f"stride {text.stride}: {row.model_type} fills gaps in each window, and windows that overlap "
+            f"would count the same tokens in several; leave it out",
+            f"{field}stride",
+        )
+
+
+def _check_bos(text: Calibration | PerplexityText, row: Architecture, field: str) -> None:
+    if text.bos in ("once", "every_window"):
+        raise InvalidSpec(
+            f"bos {text.bos}: {row.model_type} reads texts with gaps, which begin without BOS; leave it out",
+            field,
+        )

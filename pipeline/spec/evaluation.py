@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from pipeline.architecture.parts import Pairs
 from pipeline.canonical import Frozen
 from pipeline.spec.behaviour import Behaviour
 from pipeline.spec.eval_tasks import EvalTasks
@@ -85,7 +86,7 @@ class PerplexityContract(Frozen):
     dtype: str
     split: str | None = None
     device: str | None = None
-    pairs: Literal["gaps"] | None = Field(default=None, exclude_if=is_unset)
+    pairs: Pairs | None = Field(default=None, exclude_if=is_unset)
 
 
 class PerplexityResult(Frozen):

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pipeline.tensor.pairs import parted
+
 LOSS_ROWS = 256  # logits are turned into losses this many tokens at a time
 
 
@@ -20,9 +22,15 @@ def loss_parts(logits_LV: Tensor, targets_L: Tensor) -> list[Tensor]:
 
 
 def whole_loss(model: torch.nn.Module, tokens_L: Tensor, *, scored: int) -> float:
-    """The cross-entropy in nats, summed over the last `scored` predictions of a sequence, of a transformers
-    model that is in memory as a whole. The model may have other linears than transformers gave it."""
+    """The cross-entropy in nats, summed over the last `scored` predictions of a sequence or of a pair
+    (pairs.py), of a transformers model that is in memory as a whole. The model may have other linears than
+    transformers gave it."""
+    read_L, written_L = parted(tokens_L)
     with torch.no_grad():
-        logits_LV = model(input_ids=tokens_L[None], use_cache=False).logits[0]
-        targets_L = tokens_L[1:][-scored:].to(logits_LV.device)
-        return sum(float(part) for part in loss_parts(logits_LV[:-1][-scored:], targets_L))
+        if len(written_L):  # as labels, which the model shifts to what its decoder gets
+            logits_LV = model(input_ids=read_L[None], labels=written_L[None], use_cache=False).logits[0]
+        else:
+            logits_LV = model(input_ids=tokens_L[None], use_cache=False).logits[0][:-1]
+            written_L = tokens_L[1:]
+        targets_L = written_L[-scored:].to(logits_LV.device)
+        return sum(float(part) for part in loss_parts(logits_LV[-scored:], targets_L))

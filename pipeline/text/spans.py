@@ -84,7 +84,7 @@ class Gaps:
             raise InvalidSpec(
                 f"sequence_length {total} leaves no room for a gap with text around it; use at least "
                 f"{LEAST_TOKENS}",
-                f"{self.field}.sequence_length",
+                f"{self.field}.sequence_length".removeprefix("."),
             )
         taken = max(1, round(total * TAKEN_OUT))
         gaps = max(1, min(round(taken / MEAN_GAP), len(self.sentinels)))

@@ -3,11 +3,11 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from pipeline.architecture.parts import Pairs
 from pipeline.errors import NumericalError
 from pipeline.spec.evaluation import PerplexityContract, PerplexityResult, PerplexityText
 from pipeline.spec.model import Dtype, way_to_finite
@@ -17,13 +17,13 @@ from pipeline.text.token_rows import check_token_rows
 from pipeline.text.tokens import Tokenizer, perplexity_tokens, perplexity_windows
 
 GAPS_SEED = 0  # one draw of gaps for every model, so that figures can be compared
-Pairs = Literal["gaps"]
 
 
 @dataclass(frozen=True)
 class Windows:
     """A text cut into windows: window i holds `tokens[i]` [L] and scores its last `scored[i]` predictions.
-    For an encoder-decoder it is a pair (pipeline/tensor/pairs.py), and all that the decoder writes counts."""
+    For an encoder-decoder it is a pair (pipeline/tensor/pairs.py), and all that the decoder writes counts;
+    `pairs` says how it was made."""
 
     text: PerplexityText
     text_digest: str
@@ -44,7 +44,7 @@ def cut(
 ) -> Windows:
     """The windows of a text. `rows`: those of the model's embedding; `field`: the source's place in the spec;
     `pairs`: how windows become what an encoder-decoder reads and writes. Raises the errors of
-    `perplexity_tokens` and `check_token_rows`."""
+    `perplexity_tokens`, `check_token_rows` and `Gaps`."""
     tokenised = perplexity_tokens(text, documents, tokenizer)
     check_token_rows(tokenised.tokens_T, tokenizer, rows=rows, source=text.source, field=field)
     windows = perplexity_windows(text, tokenised.tokens_T)

@@ -65,6 +65,12 @@ def test_a_job_measures_both_stacks_and_publishes_what_transformers_loads(
     assert data.certificate is not None
     assert "AutoModelForSeq2SeqLM.from_pretrained" in (pruned.directory / "README.md").read_text()
     assert "text.txt, in gaps" in (pruned.directory / "report.html").read_text()
+    text = {"source": f"file:{material}/text.txt", "sequence_length": 32, "windows": 12}
+    whole = secateur.perplexity(dense, text)  # a model in memory, and the same windows
+    assert whole.contract == perplexity.contract
+    assert f"{whole.perplexity:.4g}" == f"{perplexity.dense:.4g}"
+    with pytest.raises(InvalidSpec, match="stride 8: t5 fills gaps"):
+        secateur.perplexity(dense, {**text, "stride": 8})
 
 
 def test_depth_and_vocabulary_are_cut_in_one_job(material: Path, tmp_path: Path) -> None:
@@ -98,6 +104,7 @@ def test_depth_and_vocabulary_are_cut_in_one_job(material: Path, tmp_path: Path)
             "measure a perplexity",
         ),
         ({"target": {"kind": "onnxruntime"}}, "spec.target", "no serving program is opened"),
+        ({"quantize": {"kind": "fp8"}}, "spec.quantize", "programs that serve models which continue"),
         ({"publish": {"sparse": "bf16"}}, "spec.publish.sparse", "packed linears"),
         (
             {"structure": {"drop_blocks": {"kind": "spaced", "num_blocks": 4}}},

@@ -1,5 +1,6 @@
 """The stage that measures perplexities of one checkpoint, with one of its blocks in memory at a time."""
 
+from pipeline.architecture.parts import Pairs
 from pipeline.artifacts.refs import CheckpointRef, EvaluationRef
 from pipeline.blocks.losses import sequence_losses
 from pipeline.dag.stages.results import Evaluate
@@ -9,7 +10,7 @@ from pipeline.text.documents import ChatReader, read_documents
 from pipeline.text.loading import load_tokenizer
 from pipeline.text.token_rows import embedding_rows
 from pipeline.text.tokens import tokenizer_digest
-from pipeline.text.windows import Pairs, Windows, cut, figure
+from pipeline.text.windows import Windows, cut, figure
 from workers.context import Made, StageContext, Steps
 from workers.turns import Keeper, made_by
 
@@ -19,7 +20,12 @@ def run(stage: Evaluate, context: StageContext, keeper: Keeper) -> Steps:
     checkpoint = context.checkpoint()
     tokenizer = tokenizer_digest(checkpoint)
     texts = keeper.once(
-        f"windows {tokenizer}", cut_windows, stage.evaluation.perplexity, checkpoint, context, stage.pairs
+        f"windows {tokenizer}",
+        cut_windows,
+        stage.evaluation.perplexity,
+        checkpoint,
+        context,
+        pairs=stage.pairs,
     )
     windows = [window for text in texts for window in text.tokens]
     scored = [count for text in texts for count in text.scored]
@@ -53,10 +59,11 @@ def cut_windows(
     texts: tuple[PerplexityText, ...],
     checkpoint: CheckpointRef,
     context: StageContext,
+    *,
     pairs: Pairs | None = None,
 ) -> list[Windows]:
     """The windows of all texts of `evaluation.perplexity`, cut with a checkpoint's own tokenizer. `pairs`:
-    see `cut`."""
+    see Evaluate."""
     access = context.settings.access()
     found = []
     tokenizer = load_tokenizer(checkpoint, context.content)

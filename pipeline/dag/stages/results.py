@@ -4,6 +4,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from pipeline.architecture.parts import Pairs
 from pipeline.dag.stages.base import BaseStage
 from pipeline.request.prune_spec import PruneSpec
 from pipeline.sources.pins import PinnedFile
@@ -26,7 +27,7 @@ class Evaluate(BaseStage):
     texts: tuple[tuple[PinnedFile, ...], ...]
     evaluation: Evaluation
     compute_dtype: Dtype
-    pairs: Literal["gaps"] | None = Field(default=None, exclude_if=is_unset)
+    pairs: Pairs | None = Field(default=None, exclude_if=is_unset)
 
 
 class EvaluateTask(BaseStage):

@@ -4,6 +4,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from pipeline.architecture.parts import Pairs
 from pipeline.dag.stages.base import BaseStage
 from pipeline.sources.pins import PinnedFile
 from pipeline.spec.eval_tasks import LM_EVAL_VERSION, EvalTask
@@ -42,7 +43,7 @@ class Calibrate(BaseStage):
     outputs: ClassVar = ("samples",)
     files: tuple[PinnedFile, ...]
     calibration: Calibration
-    pairs: Literal["gaps"] | None = Field(default=None, exclude_if=is_unset)
+    pairs: Pairs | None = Field(default=None, exclude_if=is_unset)
 
 
 class CalibrateSelf(BaseStage):
@@ -69,7 +70,7 @@ class HoldOut(BaseStage):
     files: tuple[PinnedFile, ...]
     calibration: Calibration
     samples: int
-    pairs: Literal["gaps"] | None = Field(default=None, exclude_if=is_unset)
+    pairs: Pairs | None = Field(default=None, exclude_if=is_unset)
 
 
 class PrepareText(BaseStage):
