@@ -180,8 +180,7 @@ class _Attempt:
         self._stopped.set()
 
     def run_node(self, node: Node, earlier: Mapping[str, NodeResult]) -> NodeResult:
-        """Find the node's result in storage or make it, trying again after retryable errors. To leave a
-        machine that is about to be taken away costs no try."""
+        """Find the node's result in storage or make it, trying again after retryable errors."""
         made = {node_id: result.artifacts for node_id, result in earlier.items()}
         inputs = resolve_inputs(node, made)
         key = node_key(node, made, salt=self._order.salt)
@@ -207,8 +206,8 @@ class _Attempt:
             )
             try:
                 return self._finished(node, self._make(node, context, content), cached=False)
-            except MachineLeaves as error:  # as announced, and all that was done is stored
-                tries -= 1
+            except MachineLeaves as error:
+                tries -= 1  # it was announced, and all that was done is stored
                 log.warning("stage %s: %s", node.id, error.message)
                 self._reporter.emit(StageRetried(node=node.id, reason=self.reason(error, node)))
             except Exception as error:

@@ -15,6 +15,10 @@ def check_multimodal(spec: PruneSpec, facts: ModelFacts) -> None:
         raise InvalidSpec(why_alone(wrapper.model_type, f"target {spec.target[0].kind}"), "spec.target.0")
     if spec.publish is not None:
         raise InvalidSpec(why_alone(wrapper.model_type, "publish.sparse"), "spec.publish.sparse")
+    if spec.quantize:
+        raise InvalidSpec(
+            why_alone(wrapper.model_type, f"quantize {spec.quantize[0].kind}"), "spec.quantize.0"
+        )
 
 
 def why_alone(model_type: str, form: str) -> str:

@@ -84,6 +84,7 @@ def notes_of(report: ReportDocument) -> list[str]:
         ({"structure": {"vocabulary": {}}}, "spec.structure.vocabulary", "tokens for images"),
         ({"target": [{"kind": "onnxruntime"}]}, "spec.target.0", "is multimodal"),
         ({"publish": {"sparse": "bf16"}}, "spec.publish.sparse", "is multimodal"),
+        ({"quantize": {"kind": "rtn", "weights": "int8"}}, "spec.quantize.0", "is multimodal"),
     ],
 )
 def test_what_would_break_the_other_parts_is_refused(
