@@ -190,6 +190,7 @@ class WorkerLost(StageError):
 
 class MachineLeaves(WorkerLost):
     code = "machine_leaves"
+    blame = "machine"
 
 
 class MachineFailed(StageError):

@@ -9,7 +9,7 @@ import httpx
 from api.auth import new_token, token_digest
 from api.service.context import Services
 from api.service.jobs import attempts, leases
-from api.service.jobs.leases import Lease, LiveAttempt
+from api.service.jobs.leases import Asked, Lease, LiveAttempt, request_of
 from pipeline.job.events import EventBody
 from tests.api.bodies import body
 from tests.api.conftest import RunningApi
@@ -25,6 +25,11 @@ class FakeDriver:
     live: LiveAttempt
     token: str
     sequence: int = field(default=0)
+
+    @property
+    def asked(self) -> Asked:
+        """What the attempt shall do."""
+        return request_of(self.api.services.database, self.live)
 
     def say(self, *bodies: EventBody) -> httpx.Response:
         """Report the next events."""

@@ -77,7 +77,7 @@ class Play:
     @cached_property
     def dag(self) -> Dag:
         """Its stages."""
-        return plan(self.driver.live.request.spec, self.driver.live.pins)
+        return plan(self.driver.asked.request.spec, self.driver.asked.pins)
 
     def begin(self) -> None:
         """The driver has planned."""
@@ -100,7 +100,7 @@ class Play:
 
     def trained(self, first: int, last: int, *, started: int = 1) -> None:
         """Steps of the recovery and their validations, as its workers tell them."""
-        recovery = self.driver.live.request.spec.recovery
+        recovery = self.driver.asked.request.spec.recovery
         assert recovery is not None
         noise = random.Random(first)
         held_out = {one.step: one for one in made_curve(recovery).validations}
@@ -175,7 +175,7 @@ class Play:
             files = tuple(FileRef(path=path, blob=put(content)) for path, content in held.items())
             return {"manifest": ManifestRef(files=files, prefix="published/SmolLM2-135M-0123456789ab/")}
         if node == "report":
-            spec = self.driver.live.request.spec
+            spec = self.driver.asked.request.spec
             data = _data(spec)
             pages = {"report.html": render_html(data).encode(), "report.json": report_json(data)}
             files = tuple(FileRef(path=path, blob=put(content)) for path, content in pages.items())

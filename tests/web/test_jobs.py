@@ -83,7 +83,7 @@ def test_what_was_made_and_asked_for_is_at_hand(page: Page, site: Site) -> None:
     expect(page.get_by_role("tab", name="Spec")).to_be_focused()
     shown = page.get_by_label("Spec", exact=True).and_(page.locator("pre")).inner_text()
     asked = JobRequest.model_validate(yaml.safe_load(shown))
-    assert asked.spec == site.done.driver.live.request.spec
+    assert asked.spec == site.done.driver.asked.request.spec
     assert asked.labels == {"team": "serving"}
     page.get_by_role("tab", name="Spec").press("ArrowRight")
     expect(page.get_by_role("tab", name="Events")).to_be_focused()
