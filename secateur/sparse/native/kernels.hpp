@@ -28,7 +28,7 @@ struct Stored<SECATEUR_INT8> { using Type = int8_t; };
 
 constexpr int VECTORS = BLOCK / V::LANES;
 constexpr int64_t FEW_VALUES = 9;  // of a block, on average
-constexpr int64_t SECOND_CACHE = 1 << 20;  // bytes; larger inputs come from farther away for every chunk
+constexpr int64_t SECOND_CACHE = 1 << 20;  // bytes; what is larger comes from farther away
 
 inline float widened(float value) { return value; }
 inline float widened(int8_t value) { return value; }
@@ -178,7 +178,10 @@ void few_rows(const SecateurWeight& weight, int64_t first, int64_t last, const f
     int64_t row = first;
     // To expand float32 values of four rows at once takes more registers for masks than there are.
     constexpr bool together = V::ROWS > 1 && (DENSE || KIND != SECATEUR_FLOAT32);
-    if (together && tokens == 1 && width == weight.columns)
+    // From memory, one row after the other is one stream, which the CPU fetches ahead; several at once are not.
+    const int64_t values = DENSE ? (last - first) * weight.columns : weight.starts[last] - weight.starts[first];
+    const bool near = values * int64_t(sizeof(typename Stored<KIND>::Type)) <= SECOND_CACHE;
+    if (together && near && tokens == 1 && width == weight.columns)
         for (; row + V::ROWS <= last; row += V::ROWS) rows_at_once<KIND, DENSE>(weight, row, x, y);
     for (; row < last; row++) {
         for (int64_t t = 0; t < tokens; t += 4) {

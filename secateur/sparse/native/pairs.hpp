@@ -57,7 +57,9 @@ void pairs_at_once(const SecateurWeight& weight, int64_t row, const float* x, fl
 template <int KIND>
 void pairs_of(const SecateurWeight& weight, int64_t first, int64_t last, const float* x, float* y) {
     int64_t row = first;
-    for (; row + V::ROWS <= last; row += V::ROWS) pairs_at_once<KIND, V::ROWS>(weight, row, x, y);
+    const int64_t values = (last - first) * (weight.columns / 2);
+    if (values * int64_t(sizeof(typename Stored<KIND>::Type)) <= SECOND_CACHE)  // see few_rows
+        for (; row + V::ROWS <= last; row += V::ROWS) pairs_at_once<KIND, V::ROWS>(weight, row, x, y);
     for (; row < last; row++) pairs_at_once<KIND, 1>(weight, row, x, y);
 }
 
