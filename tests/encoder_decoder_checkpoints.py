@@ -2,20 +2,14 @@
 
 import io
 import json
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import torch
-from pydantic import JsonValue
 from sentencepiece import SentencePieceTrainer
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, PreTrainedModel, T5Tokenizer
 
-from pipeline.artifacts.refs import CheckpointRef
-from pipeline.checkpoint.reader import CheckpointReader
-from pipeline.checkpoint.slicing import full_config
-from pipeline.storage import ContentStore
 from pipeline.tensor.pairs import joined, parted
 from tests.encoder_decoder_configs import ENCODER_DECODERS, OWN_HEAD
 from tests.models import PARAGRAPH
@@ -84,25 +78,6 @@ def pairs(count: int, *, read: int = 14, written: int = 9) -> list[Tensor]:
     generator = torch.Generator().manual_seed(5)
     sides = [torch.randint(3, TOKENS, (read + written,), generator=generator) for _ in range(count)]
     return [joined(side[:read], side[read:]) for side in sides]
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A checkpoint in a directory and in a store."""
-
-    directory: Path
-    content: ContentStore
-    ref: CheckpointRef
-
-    @property
-    def reader(self) -> CheckpointReader:
-        """Reads it from the store."""
-        return CheckpointReader(self.content, self.ref)
-
-    @property
-    def config(self) -> dict[str, JsonValue]:
-        """Its config.json."""
-        return full_config(self.reader.config)
 
 
 def run_whole(model: PreTrainedModel, pair_L: Tensor) -> Tensor:

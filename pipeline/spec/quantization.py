@@ -1,5 +1,6 @@
 """The part of a spec that says in which forms the result is quantized."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
@@ -13,15 +14,15 @@ Integers = Literal["int4", "int8"]
 GroupSize = Literal[32, 64, 128]
 
 
-class _Form(Frozen):
+class _Form(Frozen, ABC):
     """One form of the result, whose zeros are zeros of the pruned model."""
 
     file_format: ClassVar[Literal["compressed-tensors", "gguf"]] = "compressed-tensors"
 
     @property
+    @abstractmethod
     def name(self) -> str:
         """The name of the form's folder, and of its rows in tables."""
-        raise NotImplementedError
 
 
 class _IntegerForm(_Form):

@@ -6,7 +6,8 @@ from functools import cache
 import pytest
 
 from tests.checkpoints import imported
-from tests.encoder_decoder_checkpoints import Stored, encoder_decoder
+from tests.encoder_decoder_checkpoints import encoder_decoder
+from tests.stored import Stored
 
 
 @pytest.fixture(scope="session")

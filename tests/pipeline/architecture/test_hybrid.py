@@ -33,7 +33,7 @@ from tests.exported import export, exported
 from tests.hybrid_checkpoints import hybrid_checkpoint
 from tests.hybrid_configs import HYBRID
 from tests.model_configs import VOCABULARY
-from tests.pipeline.architecture.test_llama_like import Stored, loaded
+from tests.pipeline.architecture.test_llama_like import Dense, loaded
 from tests.pruned_by_loops import HALF, pruned_by_loops
 from tests.shrunk import as_if_cut
 from tests.sweeping import measured_statistics, prune_in_process
@@ -58,15 +58,15 @@ def stored(tmp_path_factory: pytest.TempPathFactory):
     """Checkpoints by name, made once."""
 
     @cache
-    def made(name: str) -> Stored:
+    def made(name: str) -> Dense:
         base = tmp_path_factory.mktemp(name)
         directory = hybrid_checkpoint(name, base / "model")
-        return Stored(directory, *imported(directory, base / "store"))
+        return Dense(directory, *imported(directory, base / "store"))
 
     return made
 
 
-def streamed(dense: Stored, states: list[Tensor], stream: BlockStream) -> list[Tensor]:
+def streamed(dense: Dense, states: list[Tensor], stream: BlockStream) -> list[Tensor]:
     for block in range(stream.num_blocks):
         names = stream.block_tensors(block)
         stream.load(block, {inside: dense.reader.tensor(disk) for inside, disk in names.items()})
@@ -129,7 +129,7 @@ def test_linears_are_reached_in_their_order(name: str, stored) -> None:
     assert all(0.4 < 1 - float(keep.float().mean()) < 0.6 for keep in got.keep.values())
 
 
-def asked_of(name: str, dense: Stored) -> dict[str, int]:
+def asked_of(name: str, dense: Dense) -> dict[str, int]:
     """The sizes of ASKED that the type has, and that its row lets change in this model."""
     row = row_for(HYBRID[name][0])
     sizes = sizes_of(row, dense.config)

@@ -8,23 +8,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from pydantic import JsonValue
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from pipeline.allocations import Uniform
 from pipeline.architecture.rows import row_for
 from pipeline.artifacts.refs import CheckpointRef
 from pipeline.checkpoint.keeps import keep_ref
-from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.scoring import StoredModel
 from pipeline.checkpoint.skeleton import disk_names
-from pipeline.checkpoint.slicing import full_config, slice_checkpoint
+from pipeline.checkpoint.slicing import slice_checkpoint
 from pipeline.checkpoint.stream import BlockStream
 from pipeline.errors import InvalidSpec
 from pipeline.masks.certify import certify
 from pipeline.methods.wanda import Wanda
 from pipeline.spec.structure import Structure
-from pipeline.storage import ContentStore
 from pipeline.structure.sizes import sizes_of
 from tests.checkpoints import imported
 from tests.exported import export, exported
@@ -33,6 +30,7 @@ from tests.llama_like_configs import LLAMA_LIKE
 from tests.model_configs import VOCABULARY
 from tests.pruned_by_loops import HALF, pruned_by_loops
 from tests.shrunk import as_if_cut
+from tests.stored import Stored
 from tests.sweeping import prune_in_process
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_gradients")
@@ -43,22 +41,8 @@ ASKED = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 56}
 
 
 @dataclass(frozen=True)
-class Stored:
-    """A checkpoint of a type, in a directory and in a store."""
-
-    directory: Path
-    content: ContentStore
-    ref: CheckpointRef
-
-    @property
-    def reader(self) -> CheckpointReader:
-        """Reads it from the store."""
-        return CheckpointReader(self.content, self.ref)
-
-    @property
-    def config(self) -> dict[str, JsonValue]:
-        """Its config.json with the fields of each block."""
-        return full_config(self.reader.config)
+class Dense(Stored):
+    """A checkpoint of a type."""
 
     def model(self) -> PreTrainedModel:
         """The whole model."""
@@ -81,10 +65,10 @@ def stored(tmp_path_factory: pytest.TempPathFactory):
     """Checkpoints by name, made once."""
 
     @cache
-    def made(name: str) -> Stored:
+    def made(name: str) -> Dense:
         base = tmp_path_factory.mktemp(name)
         directory = llama_like_checkpoint(name, base / "model")
-        return Stored(directory, *imported(directory, base / "store"))
+        return Dense(directory, *imported(directory, base / "store"))
 
     return made
 
@@ -128,7 +112,7 @@ def test_pruning_is_that_of_the_whole_model_and_loads(name: str, stored, tmp_pat
         assert torch.equal(again[key], tensor), key
 
 
-def asked_of(name: str, dense: Stored) -> dict[str, int]:
+def asked_of(name: str, dense: Dense) -> dict[str, int]:
     """The sizes of ASKED that the row lets change in this model."""
     row = row_for(LLAMA_LIKE[name][0])
     fixed = {size for one in row.fixed if one.holds(dense.config) for size in one.sizes}

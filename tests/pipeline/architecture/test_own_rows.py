@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from pydantic import JsonValue
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from pipeline.allocations import Uniform
@@ -18,14 +17,13 @@ from pipeline.checkpoint.keeps import keep_ref, load_keep
 from pipeline.checkpoint.reader import CheckpointReader
 from pipeline.checkpoint.scoring import StoredModel
 from pipeline.checkpoint.skeleton import disk_names
-from pipeline.checkpoint.slicing import full_config, slice_checkpoint
+from pipeline.checkpoint.slicing import slice_checkpoint
 from pipeline.checkpoint.stream import BlockStream
 from pipeline.errors import InvalidSpec
 from pipeline.masks.certify import certify
 from pipeline.methods.wanda import Wanda
 from pipeline.planning.shape import shape_of
 from pipeline.spec.structure import Structure
-from pipeline.storage import ContentStore
 from pipeline.structure.sizes import expert_groups, has_experts, sizes_of
 from pipeline.structure.widths import kind_of_block
 from tests.checkpoints import imported
@@ -35,6 +33,7 @@ from tests.own_checkpoints import own_checkpoint
 from tests.own_configs import OWN
 from tests.pruned_by_loops import HALF, pruned_by_loops
 from tests.shrunk import as_if_cut
+from tests.stored import Stored
 from tests.sweeping import measured_statistics, prune_in_process
 
 pytestmark = pytest.mark.usefixtures("one_thread", "no_gradients")
@@ -53,23 +52,10 @@ ROUTERS = ("mlp.gate.weight", "mlp.router.weight", "shared_expert_gate.weight", 
 
 
 @dataclass(frozen=True)
-class Stored:
-    """A checkpoint of a type, in a directory and in a store."""
+class Dense(Stored):
+    """The checkpoint of a configuration of OWN."""
 
     name: str
-    directory: Path
-    content: ContentStore
-    ref: CheckpointRef
-
-    @property
-    def reader(self) -> CheckpointReader:
-        """Reads it from the store."""
-        return CheckpointReader(self.content, self.ref)
-
-    @property
-    def config(self) -> dict[str, JsonValue]:
-        """Its config.json with the fields of each block."""
-        return full_config(self.reader.config)
 
 
 def loaded(directory: Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
@@ -86,15 +72,15 @@ def stored(tmp_path_factory: pytest.TempPathFactory):
     """Checkpoints by name, made once."""
 
     @cache
-    def made(name: str) -> Stored:
+    def made(name: str) -> Dense:
         base = tmp_path_factory.mktemp(name)
         directory = own_checkpoint(name, base / "model")
-        return Stored(name, directory, *imported(directory, base / "store"))
+        return Dense(directory, *imported(directory, base / "store"), name)
 
     return made
 
 
-def streamed(dense: Stored, dtype: torch.dtype) -> list[torch.Tensor]:
+def streamed(dense: Dense, dtype: torch.dtype) -> list[torch.Tensor]:
     """The logits of SAMPLES, with one block in memory at a time."""
     stream = BlockStream(dense.reader, dtype=dtype, device=torch.device("cpu"))
     hidden = list(stream.embed(SAMPLES))
@@ -157,7 +143,7 @@ def test_groups_are_in_the_order_in_which_they_run(name: str, stored) -> None:
     assert all(2 * int(keep.sum()) == keep.numel() for keep in got.keep.values())
 
 
-def asked_of(dense: Stored) -> dict[str, int]:
+def asked_of(dense: Dense) -> dict[str, int]:
     """The sizes of ASKED that the row lets change in this model."""
     row = row_for(OWN[dense.name][0])
     fixed = {size for one in row.fixed if one.holds(dense.config) for size in one.sizes}

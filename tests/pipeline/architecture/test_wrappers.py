@@ -1,7 +1,6 @@
 """Multimodal types: their language model is worked on, and everything else is carried over to the bit."""
 
 import json
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
@@ -38,6 +37,7 @@ from tests.checkpoints import imported
 from tests.exported import export, exported
 from tests.model_configs import VOCABULARY
 from tests.pruned_by_loops import HALF
+from tests.stored import Stored
 from tests.sweeping import prune_in_process
 from tests.wrapper_checkpoints import (
     WRAPPED,
@@ -51,20 +51,6 @@ from workers.harness.files import materialise_checkpoint
 pytestmark = pytest.mark.usefixtures("one_thread", "no_gradients")
 
 SAMPLES = tuple(torch.arange(first, first + 24) * 13 % (VOCABULARY - 8) for first in (2, 57))
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A multimodal checkpoint, in a directory and in a store."""
-
-    directory: Path
-    content: ContentStore
-    ref: CheckpointRef
-
-    @property
-    def reader(self) -> CheckpointReader:
-        """Reads it from the store."""
-        return CheckpointReader(self.content, self.ref)
 
 
 @pytest.fixture(scope="module")
